@@ -1,0 +1,71 @@
+"""Package specialize_jax: T5 specialized to multi-step reasoning, in JAX."""
+
+import pathlib
+import re
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).parent
+_VERSION = re.search(
+  r'__version__ = "([^"]+)"',
+  (_ROOT / "specialize_jax" / "__init__.py").read_text(encoding="utf-8"),
+).group(1)
+
+# Lower bounds are the oldest releases that the code was written against: Auto
+# axis types need jax 0.10, logical axis metadata under jax.set_mesh needs
+# flax 0.12, and transformers 5 is the first without Flax classes of its own.
+_REQUIRES = [
+  "absl-py>=2.1",
+  "clu>=0.0.12",
+  "etils>=1.9",
+  "flax>=0.12.4",
+  "gin-config>=0.5",
+  "httpx>=0.28",
+  "jax>=0.10.0",
+  "matplotlib>=3.10",
+  "numpy>=2.0",
+  "optax>=0.2.6",
+  "orbax-checkpoint>=0.11.30",
+  "rapidfuzz>=3.10",
+  "rich>=13.9",
+  "safetensors>=0.5",
+  "sentencepiece>=0.2.0",
+  "seqio>=0.0.20",
+  "tenacity>=9.0",
+  "tensorboard>=2.19",  # clu's writer imports its hparams plugin
+  "tensorflow>=2.19",
+  "tensorflow-datasets>=4.9.9",
+  "tensorstore>=0.1.75",
+  "tokenizers>=0.21",
+  "transformers>=5.0",
+]
+
+_TEST = [
+  "hypothesis>=6.130",
+  "pytest>=8.3",
+  "ruff>=0.12",
+  "torch==2.13.0",  # the parity oracle; its CPU build is enough
+]
+
+setuptools.setup(
+  name="specialize-jax",
+  version=_VERSION,
+  description="Specializes T5 and FlanT5 to multi-step reasoning on TPU pods",
+  long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["specialize_jax*", "tasks*"])
+  + setuptools.find_namespace_packages(include=["gin_configs*"]),
+  package_data={"": ["*.gin"]},
+  install_requires=_REQUIRES,
+  extras_require={
+    "tpu": ["jax[tpu]>=0.10.0"],
+    # The TPU compiler alone, for `specialize plan` on a machine without TPU.
+    "plan": ["libtpu>=0.0.40"],
+    "test": _TEST,
+  },
+  entry_points={
+    "console_scripts": ["specialize = specialize_jax.cli.main:console"],
+  },
+)

@@ -1,0 +1,1 @@
+"""One short `main` per command; the only room that imports gin."""

@@ -1,0 +1,103 @@
+"""The console script `specialize`: finds a command, runs it, ends honestly.
+
+Exit statuses: 0 done; 2 the user can mend it (one sentence on standard
+error); 1 anything else that fails (with its traceback); 130 interrupted.
+
+A command is a module of this package with two functions: `build_parser()`,
+which imports nothing heavy, so that `--help` answers at once, and
+`main(argv) -> int`, which imports what it needs.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import specialize_jax
+from specialize_jax import errors
+
+# In the order of the whole way, from a teacher to a report.
+COMMANDS = {
+  "demo": "the whole way on the mini world, ending in a report",
+  "align": "teacher records to aligned targets, with a coverage report",
+  "prepare": "filter, align and build the dataset that training reads",
+  "train": "train or specialize a T5 from gin files",
+  "eval": "a checkpoint on a seqio task or mixture",
+  "score": "grade a JSONL file of predictions from any system",
+  "select": "the checkpoint with the best held-out out-of-distribution mean",
+  "report": "tables, figures and an HTML page from written results",
+}
+
+
+def run(command: str, argv: Sequence[str]) -> int:
+  """Runs one command and turns what a user can mend into exit status 2.
+
+  Args:
+    command: a name in `COMMANDS`.
+    argv: the command's own arguments, without its name.
+
+  Returns:
+    The exit status.
+  """
+  _quiet_libraries()
+  module = importlib.import_module(f"specialize_jax.cli.{command}")
+  try:
+    return module.main(list(argv))
+  except errors.UserError as error:
+    message = " ".join(str(error).split())
+  except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    # Only files that the user named reach here: the rooms turn the others
+    # into their own errors.
+    message = f"{error.filename}: {error.strerror}"
+  except KeyboardInterrupt:
+    print(f"specialize {command}: interrupted", file=sys.stderr)
+    return 130
+  print(f"specialize {command}: error: {message}", file=sys.stderr)
+  return 2
+
+
+def main(argv: Sequence[str]) -> int:
+  """Dispatches `specialize COMMAND ARGUMENT...`."""
+  parser = _build_parser()
+  if not argv or argv[0] in ("-h", "--help"):
+    parser.print_help()
+    return 0 if argv else 2
+  if argv[0] == "--version":
+    print(f"specialize {specialize_jax.__version__}")
+    return 0
+  if argv[0] not in COMMANDS:
+    parser.error(
+      f"unknown command {argv[0]!r}: expected one of {', '.join(COMMANDS)}"
+    )
+  return run(argv[0], argv[1:])
+
+
+def console() -> None:
+  """The entry point that `setup.py` installs."""
+  sys.exit(main(sys.argv[1:]))
+
+
+def _build_parser() -> argparse.ArgumentParser:
+  width = max(map(len, COMMANDS))
+  listing = "\n".join(
+    f"  {name.ljust(width)}  {what}" for name, what in COMMANDS.items()
+  )
+  return argparse.ArgumentParser(
+    prog="specialize",
+    usage="specialize COMMAND [ARGUMENT ...]",
+    description="Specializes T5 and FlanT5 to multi-step reasoning.",
+    epilog=f"commands:\n{listing}\n\n"
+    "`specialize COMMAND --help` shows an example that runs.",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+
+
+def _quiet_libraries() -> None:
+  """Keeps TensorFlow's start-up messages off the user's terminal."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+if __name__ == "__main__":
+  console()

@@ -1,0 +1,183 @@
+"""The architecture is the import graph: floors, no cycles, small files.
+
+The floors are those of the table in README.md. A room imports only rooms on
+lower floors, never its own floor, so that each can be read, tested and
+replaced knowing only what lies below it.
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+FLOORS = {
+  "cot": 0,
+  "align": 0,
+  "records": 0,
+  "losses": 0,
+  "parallel": 0,
+  "teacher": 1,
+  "data": 1,
+  "t5": 1,
+  "mini": 1,
+  "checkpoints": 2,
+  "decoding": 2,
+  "training": 3,
+  "evaluation": 3,
+  "tpu": 4,
+  "reports": 4,
+  "study": 4,
+  "t5x_bridge": 4,
+  "cli": 5,
+}
+# The ground below floor 0: what every room may import.
+GROUND = {"specialize_jax", "specialize_jax.errors"}
+MAX_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_STORY_LINES = 120  # a loop or a `main` reads as a story of named steps
+MAX_ARGUMENTS = 8
+
+
+def _files(*tops):
+  for top in tops:
+    yield from sorted((ROOT / top).rglob("*.py"))
+
+
+def _module_name(path):
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _exists(module):
+  path = ROOT / pathlib.Path(*module.split("."))
+  return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def _imports(path):
+  """The project's own modules that a file imports, wherever in the file."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      names = [f"{node.module}.{alias.name}" for alias in node.names]
+    else:
+      continue
+    for name in names:
+      if name.split(".")[0] in ("specialize_jax", "tasks", "gin", "tests"):
+        yield name
+
+
+def _room(module):
+  parts = module.split(".")
+  return parts[1] if parts[0] == "specialize_jax" and len(parts) > 1 else None
+
+
+def _package_files():
+  return [pytest.param(p, id=_module_name(p)) for p in _files("specialize_jax")]
+
+
+def _own_files():
+  return [
+    pytest.param(p, id=str(p.relative_to(ROOT)))
+    for p in [*_files("specialize_jax", "tasks", "tests", "bench")]
+    if p.exists()
+  ]
+
+
+@pytest.mark.parametrize("path", _package_files())
+def test_a_room_imports_only_rooms_on_lower_floors(path):
+  room = _room(_module_name(path))
+  if room is None or _module_name(path) in GROUND:
+    return
+  assert room in FLOORS, f"{room} has no floor: give it one"
+  for name in _imports(path):
+    top = name.split(".")[0]
+    if top == "gin":
+      assert room == "cli", f"{path}: only cli/ imports gin"
+      continue
+    if top == "tasks":
+      assert room == "cli", f"{path}: the library does not import tasks/"
+      continue
+    if name in GROUND or name.rsplit(".", 1)[0] in GROUND:
+      if _room(name) not in FLOORS:
+        continue
+    other = _room(name)
+    if other == room:
+      continue  # modules of one room know each other; cycles are caught below
+    assert FLOORS[other] < FLOORS[room], (
+      f"{path}: {room} (floor {FLOORS[room]}) imports {name} "
+      f"(floor {FLOORS[other]})"
+    )
+
+
+def test_tasks_import_the_package_but_no_command():
+  for path in _files("tasks"):
+    for name in _imports(path):
+      assert _room(name) != "cli", f"{path} imports {name}"
+      assert name.split(".")[0] in ("specialize_jax", "tasks"), path
+
+
+def test_there_is_no_import_cycle():
+  graph = {}
+  for path in _files("specialize_jax", "tasks"):
+    targets = set()
+    for name in _imports(path):
+      # `from package import module` names the module; `from module import
+      # thing` names a thing in it.
+      target = name if _exists(name) else name.rsplit(".", 1)[0]
+      targets.add(target)
+    graph[_module_name(path)] = targets - {_module_name(path)}
+
+  done, path = set(), []
+
+  def visit(module):
+    if module in done or module not in graph:
+      return
+    assert module not in path, f"cycle: {' -> '.join([*path, module])}"
+    path.append(module)
+    for target in sorted(graph[module]):
+      visit(target)
+    path.pop()
+    done.add(module)
+
+  for module in sorted(graph):
+    visit(module)
+
+
+@pytest.mark.parametrize("path", _own_files())
+def test_no_file_is_longer_than_400_lines(path):
+  assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", _package_files())
+def test_functions_are_short_and_take_few_arguments(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      continue
+    where = f"{path.name}:{node.lineno} {node.name}"
+    lines = node.end_lineno - node.lineno + 1
+    if ast.get_docstring(node):
+      lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+    story = node.name == "main" or path.name == "loop.py"
+    limit = MAX_STORY_LINES if story else MAX_FUNCTION_LINES
+    assert lines <= limit, f"{where}: {lines} lines without its docstring"
+    arguments = node.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    named = [a for a in named if a.arg not in ("self", "cls")]
+    assert len(named) <= MAX_ARGUMENTS, f"{where}: {len(named)} arguments"
+
+
+def test_init_files_hold_a_docstring_and_no_import():
+  for path in _files("specialize_jax"):
+    if path.name == "__init__.py":
+      tree = ast.parse(path.read_text())
+      assert ast.get_docstring(tree), f"{path} has no docstring"
+      assert not list(_imports(path)), f"{path} imports"
+
+
+def test_no_room_of_leftovers():
+  names = {p.stem for p in _files("specialize_jax", "tasks")}
+  assert not names & {"utils", "common", "misc", "helpers"}
