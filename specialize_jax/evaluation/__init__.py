@@ -1,0 +1,1 @@
+"""Accuracy with its uncertainty, and the choice of a checkpoint by it."""

@@ -1,0 +1,115 @@
+"""The metric that seqio tasks carry: graded accuracy with its interval.
+
+A task names its metric and its postprocessor:
+
+  seqio.TaskRegistry.add(
+    "gsm8k_zero_shot_chain_of_thought_v1",
+    ...,
+    postprocess_fn=metrics.keep_answer,
+    metric_fns=[metrics.number_accuracy],
+  )
+
+Its examples carry `question_id` and the bare `answer` beside the features,
+so that what is graded against never passes through a vocabulary (T5's, for
+one, has no curly brackets).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from specialize_jax.cot import answers
+from specialize_jax.evaluation import intervals
+
+Kind = Literal["number", "exact"]
+Grader = Literal["fixed", "paper_code"]
+GRADERS: tuple[Grader, ...] = ("fixed", "paper_code")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracy:
+  """A seqio metric function that grades and counts.
+
+  seqio tells what a metric needs by the names of its arguments, so
+  `__call__` takes `targets` and `predictions`, both text.
+
+  Attributes:
+    kind: what an answer is: a number, or exact words.
+    grader: whose rule decides; see `specialize_jax.cot.answers`.
+  """
+
+  kind: Kind = "number"
+  grader: Grader = "fixed"
+
+  def __call__(
+    self, targets: Sequence[str], predictions: Sequence[str]
+  ) -> Mapping[str, float]:
+    """Gives the share of right answers with its 95 % Wilson interval.
+
+    Args:
+      targets: the gold answers, bare ("72") or as a sentence.
+      predictions: the model's texts, in the same order.
+
+    Returns:
+      `accuracy`, `low` and `high` from 0 to 1, and `n`, the number graded.
+    """
+    verdicts = [
+      self.grade(prediction, target).correct
+      for target, prediction in zip(targets, predictions, strict=True)
+    ]
+    return summarize(verdicts)
+
+  def grade(self, prediction: str, target: str) -> answers.Verdict:
+    """Grades one prediction by this metric's rule."""
+    return answers.grade(prediction, target, kind=self.kind, grader=self.grader)
+
+
+number_accuracy = Accuracy(kind="number")
+exact_accuracy = Accuracy(kind="exact")
+
+
+def summarize(verdicts: Sequence[bool]) -> Mapping[str, float]:
+  """Counts verdicts: `accuracy`, `n`, and the 95 % interval `low`, `high`.
+
+  Example: eight right of ten give `{"accuracy": 0.8, "n": 10, "low": 0.490,
+  "high": 0.943}`.
+  """
+  interval = intervals.wilson(sum(map(bool, verdicts)), len(verdicts))
+  return {
+    "accuracy": interval.estimate,
+    "n": len(verdicts),
+    "low": interval.low,
+    "high": interval.high,
+  }
+
+
+def keep_answer(
+  decoded: str,
+  example: Mapping[str, np.ndarray | str | bytes] | None = None,
+  is_target: bool = False,
+) -> str:
+  """Replaces the decoded target by the example's own bare answer.
+
+  A seqio postprocessor: it is called for every target and every prediction,
+  and leaves predictions as they are.
+
+  Args:
+    decoded: the text that the vocabulary gave back.
+    example: the task's example, with a string feature `answer`.
+    is_target: whether `decoded` is the target.
+
+  Returns:
+    The text to grade, or to grade against.
+  """
+  if not is_target or example is None or "answer" not in example:
+    return decoded
+  return as_text(example["answer"])
+
+
+def as_text(value: np.ndarray | str | bytes) -> str:
+  """Reads a string feature, which TensorFlow hands over as bytes."""
+  if isinstance(value, np.ndarray):
+    value = value.item()
+  return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,132 @@
+"""Intervals against published numbers, laws and simulated coverage."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specialize_jax.evaluation import intervals
+
+
+def test_wilson_gives_the_docstrings_numbers():
+  interval = intervals.wilson(8, 10)
+  assert interval.estimate == 0.8
+  assert interval.low == pytest.approx(0.490, abs=5e-4)
+  assert interval.high == pytest.approx(0.943, abs=5e-4)
+
+
+def test_wilson_gives_newcombes_published_numbers():
+  # Newcombe (1998), "Two-sided confidence intervals for the single
+  # proportion", table I, method 3.
+  for correct, total, low, high in [
+    (81, 263, 0.2553, 0.3662),
+    (15, 148, 0.0624, 0.1605),
+    (0, 20, 0.0, 0.1611),
+    (1, 29, 0.0061, 0.1718),
+  ]:
+    interval = intervals.wilson(correct, total)
+    assert interval.low == pytest.approx(low, abs=5e-5)
+    assert interval.high == pytest.approx(high, abs=5e-5)
+
+
+def test_newcombe_gives_the_published_numbers_of_a_difference():
+  # Newcombe (1998), "Interval estimation for the difference between
+  # independent proportions", table II, method 10: 56/70 - 48/80.
+  difference = intervals.newcombe(
+    intervals.wilson(48, 80), intervals.wilson(56, 70)
+  )
+  assert difference.estimate == pytest.approx(0.2)
+  assert difference.low == pytest.approx(0.0524, abs=5e-5)
+  assert difference.high == pytest.approx(0.3339, abs=5e-5)
+
+
+@given(st.data())
+def test_wilson_contains_its_estimate_and_stays_within_zero_and_one(data):
+  total = data.draw(st.integers(1, 5000))
+  correct = data.draw(st.integers(0, total))
+  interval = intervals.wilson(correct, total)
+  assert 0.0 <= interval.low <= interval.estimate <= interval.high <= 1.0
+  mirrored = intervals.wilson(total - correct, total)
+  assert mirrored.low == pytest.approx(1.0 - interval.high, abs=1e-12)
+
+
+def test_wilson_of_no_example_knows_nothing():
+  interval = intervals.wilson(0, 0)
+  assert math.isnan(interval.estimate)
+  assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_wilson_covers_the_truth_as_often_as_it_says():
+  generator = np.random.default_rng(0)
+  for truth in (0.1, 0.5, 0.9):
+    correct = generator.binomial(100, truth, size=4000)
+    bounds = [intervals.wilson(int(k), 100) for k in range(101)]
+    covered = [bounds[k].low <= truth <= bounds[k].high for k in correct]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_paired_bootstrap_covers_the_truth_as_often_as_it_says():
+  generator = np.random.default_rng(1)
+  covered = []
+  for trial in range(300):
+    # Half of the questions decide themselves; the rest improve by 0.2.
+    before = generator.random(200) < 0.4
+    after = before | (generator.random(200) < 1.0 / 3.0)
+    interval = intervals.paired_bootstrap(
+      before, after, num_resamples=1000, seed=trial
+    )
+    covered.append(interval.low <= 0.6 / 3.0 <= interval.high)
+  assert np.mean(covered) == pytest.approx(0.95, abs=0.04)
+
+
+def test_pairing_narrows_the_interval():
+  before = [1] * 50 + [0] * 50
+  after = [1] * 70 + [0] * 30
+  paired = intervals.paired_bootstrap(before, after)
+  separate = intervals.newcombe(
+    intervals.wilson(50, 100), intervals.wilson(70, 100)
+  )
+  assert paired.estimate == pytest.approx(separate.estimate)
+  assert paired.high - paired.low < separate.high - separate.low
+
+
+def test_the_paired_bootstrap_is_that_of_drawing_questions():
+  generator = np.random.default_rng(2)
+  before = generator.random(80) < 0.5
+  after = generator.random(80) < 0.7
+  interval = intervals.paired_bootstrap(before, after, num_resamples=20_000)
+  drawn = generator.integers(0, 80, size=(20_000, 80))
+  differences = (after.astype(float) - before)[drawn].mean(axis=1)
+  low, high = np.quantile(differences, [0.025, 0.975])
+  assert interval.low == pytest.approx(low, abs=0.013)
+  assert interval.high == pytest.approx(high, abs=0.013)
+
+
+def test_the_mean_over_tasks_counts_each_task_once():
+  small = ([0, 0], [1, 1])
+  large = ([0] * 100, [0] * 100)
+  interval = intervals.paired_bootstrap_mean([small, large])
+  assert interval.estimate == pytest.approx(0.5)
+
+
+def test_the_same_seed_gives_the_same_interval():
+  before, after = [0, 1, 0, 1, 1], [1, 1, 0, 1, 0]
+  first = intervals.paired_bootstrap(before, after, seed=3)
+  assert first == intervals.paired_bootstrap(before, after, seed=3)
+
+
+@pytest.mark.parametrize(
+  "call, message",
+  [
+    (lambda: intervals.wilson(3, 2), "num_correct must be from 0"),
+    (lambda: intervals.wilson(1, 2, confidence=1.0), "confidence must lie"),
+    (lambda: intervals.paired_bootstrap([1], [1, 0]), "the same questions"),
+    (lambda: intervals.paired_bootstrap([], []), "at least one"),
+    (lambda: intervals.paired_bootstrap_mean([]), "at least one task"),
+  ],
+)
+def test_arguments_out_of_range_are_named(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
