@@ -1,0 +1,163 @@
+"""The four data formats: how a problem becomes a prompt and a target.
+
+A format is {in-context, zero-shot} x {answer-only, chain-of-thought}. The
+wording is the paper's, down to each newline (FranxYao/
+FlanT5-CoT-Specialization: src/data_utils.py, `process_data_format` and
+`sample_in_context_example`), since a checkpoint answers the wording that it
+was trained on.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from specialize_jax import errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demonstration:
+  """A solved problem, shown before the question of an in-context prompt.
+
+  Attributes:
+    question: The problem, without "Q: ".
+    rationale: The chain of thought whole, its last sentence "The answer is
+      X" included.
+    answer: The bare answer, such as "72".
+  """
+
+  question: str
+  rationale: str
+  answer: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFormat:
+  """One of the four ways to write an example.
+
+  Attributes:
+    name: The name that tasks and files use, such as
+      "zero_shot_chain_of_thought".
+    in_context: Whether demonstrations stand before the question.
+    chain_of_thought: Whether the target is the rationale; else the answer
+      alone.
+  """
+
+  name: str
+  in_context: bool
+  chain_of_thought: bool
+
+
+IN_CONTEXT_ANSWER_ONLY = DataFormat(
+  name="in_context_answer_only", in_context=True, chain_of_thought=False
+)
+IN_CONTEXT_CHAIN_OF_THOUGHT = DataFormat(
+  name="in_context_chain_of_thought", in_context=True, chain_of_thought=True
+)
+ZERO_SHOT_ANSWER_ONLY = DataFormat(
+  name="zero_shot_answer_only", in_context=False, chain_of_thought=False
+)
+ZERO_SHOT_CHAIN_OF_THOUGHT = DataFormat(
+  name="zero_shot_chain_of_thought", in_context=False, chain_of_thought=True
+)
+
+FORMATS = (
+  IN_CONTEXT_ANSWER_ONLY,
+  IN_CONTEXT_CHAIN_OF_THOUGHT,
+  ZERO_SHOT_ANSWER_ONLY,
+  ZERO_SHOT_CHAIN_OF_THOUGHT,
+)
+
+
+def by_name(name: str) -> DataFormat:
+  """Gives the format called `name`.
+
+  Raises:
+    UserError: no format has that name.
+  """
+  for data_format in FORMATS:
+    if data_format.name == name:
+      return data_format
+  known = ", ".join(data_format.name for data_format in FORMATS)
+  raise errors.UserError(
+    f"data format {name!r} is unknown; expected one of: {known}"
+  )
+
+
+def render_question(question: str, data_format: DataFormat) -> str:
+  r"""Writes the question as the prompt ends with it.
+
+  Example:
+    >>> render_question("1 + 1?", ZERO_SHOT_ANSWER_ONLY)
+    'Q: 1 + 1? A:'
+    >>> render_question("1 + 1?", IN_CONTEXT_ANSWER_ONLY)
+    'Q: 1 + 1?\nA:'
+    >>> render_question("1 + 1?", ZERO_SHOT_CHAIN_OF_THOUGHT)
+    "Q: 1 + 1?\nLet's think step by step"
+  """
+  if data_format.chain_of_thought:
+    return f"Q: {question}\nLet's think step by step"
+  if data_format.in_context:
+    return f"Q: {question}\nA:"
+  return f"Q: {question} A:"
+
+
+def render_demonstration(
+  demonstration: Demonstration, data_format: DataFormat
+) -> str:
+  r"""Writes one demonstration, its blank line at the end included.
+
+  Example:
+    >>> one = Demonstration(
+    ...   question="1 + 1?", rationale="1 + 1 = 2. The answer is 2", answer="2"
+    ... )
+    >>> render_demonstration(one, IN_CONTEXT_ANSWER_ONLY)
+    'Q: 1 + 1?\nA: The answer is 2\n\n'
+    >>> render_demonstration(one, IN_CONTEXT_CHAIN_OF_THOUGHT)
+    "Q: 1 + 1?\nLet's think step by step\n1 + 1 = 2. The answer is 2\n\n"
+  """
+  question = demonstration.question
+  if data_format.chain_of_thought:
+    rationale = demonstration.rationale
+    return f"Q: {question}\nLet's think step by step\n{rationale}\n\n"
+  return f"Q: {question}\nA: The answer is {demonstration.answer}\n\n"
+
+
+def render_prompt(
+  question: str,
+  data_format: DataFormat,
+  demonstrations: Sequence[Demonstration] = (),
+) -> str:
+  """Writes the encoder's whole input: demonstrations, then the question.
+
+  Raises:
+    UserError: an in-context format has no demonstrations, or a zero-shot
+      format has some.
+  """
+  if data_format.in_context and not demonstrations:
+    raise errors.UserError(
+      f"data format {data_format.name!r} needs demonstrations and got none;"
+      " give at least one or use a zero-shot format"
+    )
+  if demonstrations and not data_format.in_context:
+    raise errors.UserError(
+      f"data format {data_format.name!r} takes no demonstrations and got"
+      f" {len(demonstrations)}; drop them or use an in-context format"
+    )
+  shown = "".join(
+    render_demonstration(demonstration, data_format)
+    for demonstration in demonstrations
+  )
+  return shown + render_question(question, data_format)
+
+
+def render_target(data_format: DataFormat, rationale: str, answer: str) -> str:
+  """Writes the decoder's whole target.
+
+  Example:
+    >>> render_target(ZERO_SHOT_ANSWER_ONLY, "1 + 1 = 2", "2")
+    'The answer is 2'
+    >>> render_target(ZERO_SHOT_CHAIN_OF_THOUGHT, "1 + 1 = 2", "2")
+    '1 + 1 = 2'
+  """
+  if data_format.chain_of_thought:
+    return rationale
+  return f"The answer is {answer}"
