@@ -1,0 +1,304 @@
+"""Runs seqio evaluation on parameters: predict, grade, keep, count.
+
+`Evaluator` is made once and called with `(params, step)`, by the training
+loop or by a command. The tokenised examples are read once and kept; they are
+decoded in batches of one size and of a few input lengths, so that every task
+and every call shares a handful of compiled programs.
+"""
+
+import collections
+import contextlib
+import difflib
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+import tqdm
+from absl import logging
+from flax import linen as nn
+
+from specialize_jax import errors
+from specialize_jax.decoding import loop, strategies
+from specialize_jax.evaluation import batching, metrics, written
+
+# How many batches may wait on the device while the host reads earlier ones.
+_BATCHES_IN_FLIGHT = 2
+
+
+class Evaluator:
+  """Evaluates parameters on a seqio task or on all tasks of a mixture.
+
+  Attributes:
+    task_names: the tasks evaluated, in the mixture's order.
+  """
+
+  def __init__(
+    self,
+    mixture_or_task_name: str,
+    *,
+    model: nn.Module,
+    task_feature_lengths: Mapping[str, int],
+    split: str = "validation",
+    batch_size: int = 64,
+    max_new_tokens: int = 256,
+    num_examples: int | None = None,
+    output_dir: str | pathlib.Path | None = None,
+  ) -> None:
+    """Reads and tokenises the examples of every task.
+
+    Args:
+      mixture_or_task_name: a name registered with seqio.
+      model: the network; see `specialize_jax.t5.network`.
+      task_feature_lengths: the longest "inputs" and "targets", in tokens;
+        longer ones are cut.
+      split: the split of each task.
+      batch_size: how many examples are decoded together; the mesh's `data`
+        times `fsdp` must divide it.
+      max_new_tokens: where decoding gives up on an end of sequence.
+      num_examples: at most so many examples of each task, from its
+        beginning; None for all.
+      output_dir: predictions are kept as `output_dir/STEP/TASK.jsonl`; None
+        keeps none.
+
+    Raises:
+      UserError: the name is not registered, or one of its tasks lacks the
+        split, a metric or any example.
+    """
+    tasks = _tasks_to_evaluate(mixture_or_task_name, split)
+    self.task_names = [task.name for task in tasks]
+    self._model = model
+    self._batch_size = batch_size
+    self._max_new_tokens = max_new_tokens
+    self._input_limit = task_feature_lengths["inputs"]
+    with _only_errors_logged():
+      self._seqio = seqio.Evaluator(
+        mixture_or_task_name,
+        feature_converter=seqio.EncDecFeatureConverter(pack=False),
+        eval_split=split,
+        sequence_length=task_feature_lengths,
+        num_examples=num_examples,
+        logger_cls=[_PredictionLogger] if output_dir else [],
+        log_dir=str(output_dir) if output_dir else None,
+        # Decoding holds the device; a second thread would wait for it.
+        async_compute_metrics=False,
+      )
+    self._examples = {
+      name: _read_examples(name, dataset)
+      for name, dataset in self._seqio.cached_model_datasets.items()
+    }
+
+  def __call__(self, params: batching.Params, step: int) -> Mapping[str, float]:
+    """Decodes and grades every example.
+
+    Args:
+      params: the network's parameters, on one device or sharded.
+      step: the step they are of; names the directory of the predictions.
+
+    Returns:
+      "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task,
+      the last two the 95 % Wilson interval.
+
+    Raises:
+      UserError: the mesh of `params` does not divide the batch size.
+    """
+    sharding = batching.batch_sharding(params, self._batch_size)
+    num_batches = sum(
+      math.ceil(len(examples) / self._batch_size)
+      for examples in self._examples.values()
+    )
+    with tqdm.tqdm(
+      total=num_batches,
+      desc=f"evaluating step {step}",
+      unit="batch",
+      leave=False,
+      disable=None,  # shown on a terminal only
+    ) as progress:
+
+      def predict(
+        dataset: tf.data.Dataset,
+      ) -> Sequence[tuple[int, np.ndarray]]:
+        examples = self._examples[self._name_of(dataset)]
+        return self._decode(params, examples, sharding, progress)
+
+      future, _ = self._seqio.evaluate(
+        compute_metrics=True, step=step, predict_fn=predict
+      )
+    values = {
+      f"{task}/{name}": float(value)
+      for task, task_values in future.result().items()
+      for name, value in task_values.items()
+    }
+    for task in self.task_names:
+      logging.info(
+        "step %d: %s %.3f", step, task, values.get(f"{task}/accuracy", math.nan)
+      )
+    return values
+
+  def _name_of(self, dataset: tf.data.Dataset) -> str:
+    """The task whose cached dataset seqio hands to the predict function."""
+    for name, cached in self._seqio.cached_model_datasets.items():
+      if cached is dataset:
+        return name
+    raise AssertionError("seqio gave a dataset that it does not cache")
+
+  def _decode(
+    self,
+    params: batching.Params,
+    examples: Sequence[np.ndarray],
+    sharding: jax.sharding.Sharding | None,
+    progress: tqdm.tqdm,
+  ) -> Sequence[tuple[int, np.ndarray]]:
+    """Decodes one task's examples: pairs of an index and its tokens."""
+    predictions: dict[int, np.ndarray] = {}
+    in_flight = collections.deque()
+
+    def read_oldest() -> None:
+      indices, tokens = in_flight.popleft()
+      # The last batch repeats its last row; writing it twice is harmless.
+      predictions.update(zip(indices, batching.to_host(tokens), strict=True))
+      progress.update()
+
+    for indices, inputs in batching.batches(
+      examples, batch_size=self._batch_size, limit=self._input_limit
+    ):
+      output = loop.decode(
+        self._model,
+        params,
+        batching.place(inputs, sharding),
+        max_new_tokens=self._max_new_tokens,
+        strategy=strategies.Greedy(),
+      )
+      in_flight.append((indices, output.tokens))
+      if len(in_flight) > _BATCHES_IN_FLIGHT:
+        read_oldest()
+    while in_flight:
+      read_oldest()
+    return sorted(predictions.items())
+
+
+class _PredictionLogger(seqio.Logger):
+  """Keeps what was asked, said and graded as `STEP/TASK.jsonl`."""
+
+  def __call__(  # noqa: PLR0917 (seqio's signature)
+    self,
+    task_name: str,
+    step: int | None,
+    metrics: Mapping[str, object],
+    dataset: tf.data.Dataset,
+    inferences: Mapping[str, Sequence[str]],
+    targets: Sequence[str],
+  ) -> None:
+    """Writes one task's predictions; seqio calls this after its metrics."""
+    if jax.process_index() != 0:
+      return
+    task = seqio.get_mixture_or_task(task_name)
+    rows = prediction_rows(
+      task, tfds.as_numpy(dataset), inferences["prediction"], targets
+    )
+    path = pathlib.Path(self.output_dir) / str(step) / f"{task_name}.jsonl"
+    written.write_rows(path, rows)
+
+
+def prediction_rows(
+  task: seqio.Task,
+  examples: Sequence[Mapping[str, np.ndarray]],
+  predictions: Sequence[str],
+  targets: Sequence[str],
+) -> Iterator[dict[str, object]]:
+  """Gives the rows that are kept of a task; see `written`.
+
+  Args:
+    task: the task, whose first `metrics.Accuracy` grades.
+    examples: the task's examples, in order.
+    predictions: the decoded predictions, in the same order.
+    targets: what they are graded against.
+
+  Yields:
+    One row an example: the extracted answer and `correct` by the task's own
+    grader, `verdicts` by every grader.
+  """
+  metric = next(
+    (fn for fn in task.metric_fns if isinstance(fn, metrics.Accuracy)),
+    metrics.number_accuracy,
+  )
+  vocabulary = task.output_features["inputs"].vocabulary
+  for index, (example, prediction, target) in enumerate(
+    zip(examples, predictions, targets, strict=True)
+  ):
+    if "inputs_pretokenized" in example:
+      prompt = metrics.as_text(example["inputs_pretokenized"])
+    else:
+      prompt = vocabulary.decode([int(i) for i in example["inputs"]])
+    verdict = metric.grade(prediction, target)
+    yield {
+      "question_id": metrics.as_text(example.get("question_id", str(index))),
+      "prompt": prompt,
+      "prediction": prediction,
+      "target": target,
+      "extracted": verdict.extracted,
+      "correct": verdict.correct,
+      "verdicts": {
+        grader: metrics.Accuracy(kind=metric.kind, grader=grader)
+        .grade(prediction, target)
+        .correct
+        for grader in metrics.GRADERS
+      },
+    }
+
+
+def _tasks_to_evaluate(name: str, split: str) -> Sequence[seqio.Task]:
+  """The tasks behind a name, each with the split and a metric."""
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if name not in known:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else "none is near."
+    raise errors.UserError(
+      f"mixture_or_task_name {name!r} is not registered with seqio; {hint}"
+    )
+  tasks = seqio.get_subtasks(seqio.get_mixture_or_task(name))
+  if not tasks:
+    raise errors.UserError(
+      f"mixture {name!r} is empty: expected at least one task to evaluate."
+    )
+  for task in tasks:
+    if split not in task.splits:
+      raise errors.UserError(
+        f"task {task.name!r} has no split {split!r}: expected one of "
+        f"{', '.join(sorted(task.splits)) or 'none, it is empty'}."
+      )
+    if not task.metric_fns:
+      raise errors.UserError(
+        f"task {task.name!r} has no metric, so it cannot be evaluated: name "
+        "an evaluation task, such as gsm8k_zero_shot_chain_of_thought_v1."
+      )
+  return tasks
+
+
+def _read_examples(name: str, dataset: tf.data.Dataset) -> list[np.ndarray]:
+  """Every example's input ids, in seqio's order, without padding."""
+  examples = []
+  for _, features in tfds.as_numpy(dataset):
+    tokens = features["encoder_input_tokens"]
+    used = np.flatnonzero(tokens)
+    examples.append(tokens[: used[-1] + 1 if used.size else 1])
+  if not examples:
+    raise errors.UserError(
+      f"task {name!r} is empty: expected at least one example in its split."
+    )
+  return examples
+
+
+@contextlib.contextmanager
+def _only_errors_logged() -> Iterator[None]:
+  """Keeps seqio's remarks on generous lengths off the terminal."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
