@@ -1,0 +1,292 @@
+"""What a teacher record and an aligned row are, and how one line holds one.
+
+A line is one JSON object with the schema's version in "v". Nothing that the
+teacher returned is rounded or dropped on the way to disk and back.
+"""
+
+import base64
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from specialize_jax import errors
+
+SCHEMA_VERSION = 1
+
+NUM_CANDIDATES = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherStep:
+  """One token that the teacher sampled, and what it weighed against it.
+
+  Attributes:
+    token: The sampled token as the API spells it.
+    log_prob: Its natural log-probability in nats; -inf where the source
+      rounds its probability to 0.
+    top: The API's most probable tokens (at most 5, in the API's order) with
+      their log-probabilities; the sampled token among them when the API
+      returns it so.
+    token_bytes: The sampled token's bytes where the API gives them, else
+      None. They are the truth where a token is not whole UTF-8 characters.
+    top_bytes: The bytes of each token of `top` where the API gives them,
+      else None.
+  """
+
+  token: str
+  log_prob: float
+  top: tuple[tuple[str, float], ...]
+  token_bytes: bytes | None = None
+  top_bytes: tuple[bytes | None, ...] | None = None
+
+  @property
+  def spelling(self) -> bytes:
+    """The bytes that this token adds to the text."""
+    if self.token_bytes is not None:
+      return self.token_bytes
+    return self.token.encode("utf-8", errors="surrogatepass")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherRecord:
+  """One sampled rationale, as the teacher returned it.
+
+  Attributes:
+    question_id: The question's name, or its number where the source numbers
+      its questions; the source's own value and type.
+    sample: Which of the question's samples this is, from 0.
+    question: The problem; "" where the source does not hold it.
+    gold_answer: The bare answer; "" where the source does not hold it.
+    text: The rationale; what the steps spell, stop tokens left out.
+    steps: One entry a teacher token of `text`.
+    finish_reason: Why sampling ended, in the API's word ("stop", "length").
+    request: The request's parameters (model, temperature, ...), JSON-able.
+    verdicts: Whether each grader found the answer right, by grader's name.
+  """
+
+  question_id: str | int
+  sample: int
+  question: str
+  gold_answer: str
+  text: str
+  steps: tuple[TeacherStep, ...]
+  finish_reason: str
+  request: Mapping[str, object]
+  verdicts: Mapping[str, bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignedRow:
+  """A rationale in the student's tokens with the teacher's distributions.
+
+  T counts the rationale's student tokens, end of sequence not among them.
+
+  Attributes:
+    question_id: As in the record that this row was derived from.
+    sample: As in that record.
+    question: As in that record.
+    answer: The bare gold answer.
+    rationale: The record's text.
+    target_ids: int32[T], the student's tokens.
+    top_ids: uint16[T, 5], candidate ids; an unused slot holds 0 (padding).
+    top_log_probs: float16[T, 5], natural log-probabilities in nats; an
+      unused slot holds -inf. The mass of a position never exceeds 1. Where
+      `mask` is 0 slot 0 is the target id at log-probability 0.
+    mask: uint8[T], 1 where the target is the teacher's distribution, 0 where
+      it is one-hot.
+  """
+
+  question_id: str | int
+  sample: int
+  question: str
+  answer: str
+  rationale: str
+  target_ids: np.ndarray
+  top_ids: np.ndarray
+  top_log_probs: np.ndarray
+  mask: np.ndarray
+
+
+def check_spelling(record: TeacherRecord) -> None:
+  """Checks that a record's steps spell exactly its text.
+
+  Raises:
+    UserError: they do not; the message names the question, the sample and
+      the first byte that differs.
+  """
+  spelled = b"".join(step.spelling for step in record.steps)
+  text = record.text.encode("utf-8", errors="surrogatepass")
+  if spelled == text:
+    return
+  shorter = min(len(spelled), len(text))
+  at = next((i for i in range(shorter) if spelled[i] != text[i]), shorter)
+  raise errors.UserError(
+    f"question {record.question_id!r}, sample {record.sample}: the tokens"
+    f" spell {_excerpt(spelled, at)} where the text has {_excerpt(text, at)}"
+    f" (byte {at} of {len(text)}); give the token bytes or the text that the"
+    " tokens spell"
+  )
+
+
+def _excerpt(spelling: bytes, at: int) -> str:
+  shown = spelling[at : at + 20].decode("utf-8", errors="replace")
+  return repr(shown) if shown else "nothing"
+
+
+def to_json_line(record: TeacherRecord) -> str:
+  """Writes a record as one line of JSON, without the newline.
+
+  Example:
+    >>> step = TeacherStep(token="7", log_prob=-0.5, top=(("7", -0.5),))
+    >>> record = TeacherRecord(
+    ...   question_id="q/0",
+    ...   sample=0,
+    ...   question="3 + 4?",
+    ...   gold_answer="7",
+    ...   text="7",
+    ...   steps=(step,),
+    ...   finish_reason="stop",
+    ...   request={},
+    ...   verdicts={"fixed": True},
+    ... )
+    >>> line = to_json_line(record)
+    >>> line[:36]
+    '{"v": 1, "question_id": "q/0", "samp'
+    >>> json.loads(line)["steps"]
+    [{'t': '7', 'p': -0.5, 'top': [['7', -0.5]]}]
+    >>> from_json_line(line, "here") == record
+    True
+  """
+  row = {"v": SCHEMA_VERSION}
+  for field in dataclasses.fields(record):
+    row[field.name] = getattr(record, field.name)
+  row["steps"] = [_step_to_json(step) for step in record.steps]
+  row["request"] = dict(record.request)
+  row["verdicts"] = dict(record.verdicts)
+  return json.dumps(row, ensure_ascii=True, allow_nan=False)
+
+
+def from_json_line(line: str, where: str) -> TeacherRecord:
+  """Reads what `to_json_line` wrote.
+
+  Args:
+    line: One line of a record store.
+    where: The place that an error names, such as "records.jsonl, line 3".
+
+  Raises:
+    UserError: the line is not JSON, or not a teacher record, or is of a
+      newer schema, or its tokens do not spell its text.
+  """
+  try:
+    row = json.loads(line)
+  except json.JSONDecodeError as error:
+    raise errors.UserError(
+      f"{where} is not JSON ({error.msg} at column {error.colno}); expected"
+      " one teacher record a line"
+    ) from error
+  if not isinstance(row, dict) or "v" not in row:
+    raise errors.UserError(
+      f"{where} is not a teacher record: it has no schema version 'v'"
+    )
+  if row["v"] != SCHEMA_VERSION:
+    raise errors.UserError(
+      f"{where} has schema version {row['v']!r}; this version of specialize"
+      f" reads {SCHEMA_VERSION}; upgrade specialize"
+    )
+  try:
+    record = _record_from_json(row)
+  except (KeyError, TypeError, ValueError) as error:
+    raise errors.UserError(
+      f"{where} is not a whole teacher record ({type(error).__name__}: {error})"
+    ) from error
+  check_spelling(record)
+  return record
+
+
+def _record_from_json(row: Mapping) -> TeacherRecord:
+  """Builds the record; KeyError, TypeError or ValueError where it cannot."""
+  strings = ("question", "gold_answer", "text", "finish_reason")
+  for name in strings:
+    _expect(row, name, str)
+  for name in ("request", "verdicts"):
+    _expect(row, name, dict)
+  _expect(row, "question_id", (str, int))
+  _expect(row, "sample", int)
+  _expect(row, "steps", list)
+  return TeacherRecord(
+    **{name: row[name] for name in strings},
+    question_id=row["question_id"],
+    sample=row["sample"],
+    steps=tuple(_step_from_json(step) for step in row["steps"]),
+    request=row["request"],
+    verdicts=row["verdicts"],
+  )
+
+
+def _expect(row: Mapping, name: str, kind: type | tuple[type, ...]) -> None:
+  if not isinstance(row[name], kind) or isinstance(row[name], bool):
+    raise TypeError(f"{name!r} is {row[name]!r}")
+
+
+def _step_to_json(step: TeacherStep) -> dict[str, object]:
+  """Short keys: a store of the paper's size has 35 million steps."""
+  row = {
+    "t": step.token,
+    "p": _finite_or_none(step.log_prob),
+    "top": [[token, _finite_or_none(value)] for token, value in step.top],
+  }
+  if step.token_bytes is not None:
+    row["b"] = _bytes_to_json(step.token_bytes)
+  if step.top_bytes is not None:
+    row["top_b"] = [_bytes_to_json(spelling) for spelling in step.top_bytes]
+  return row
+
+
+def _step_from_json(row: Mapping) -> TeacherStep:
+  if not isinstance(row["t"], str):
+    raise TypeError(f"token {row['t']!r} is not a string")
+  top_bytes = row.get("top_b")
+  if top_bytes is not None and len(top_bytes) != len(row["top"]):
+    raise ValueError("'top_b' and 'top' differ in length")
+  return TeacherStep(
+    token=row["t"],
+    log_prob=_checked_log_prob(row["p"]),
+    top=tuple(_candidate(pair) for pair in row["top"]),
+    token_bytes=_bytes_from_json(row.get("b")),
+    top_bytes=None
+    if top_bytes is None
+    else tuple(_bytes_from_json(spelling) for spelling in top_bytes),
+  )
+
+
+def _candidate(pair: Sequence) -> tuple[str, float]:
+  token, value = pair
+  if not isinstance(token, str):
+    raise TypeError(f"candidate {token!r} is not a string")
+  return token, _checked_log_prob(value)
+
+
+def _checked_log_prob(value: float | None) -> float:
+  if value is None:
+    return -math.inf
+  if isinstance(value, bool) or not isinstance(value, (int, float)):
+    raise TypeError(f"log-probability {value!r} is not a number")
+  if math.isnan(value) or value > 1e-3:
+    raise ValueError(f"log-probability {value!r} is above 0")
+  return float(value)
+
+
+def _finite_or_none(value: float) -> float | None:
+  """JSON has no infinity: null stands for a log-probability of -inf."""
+  return None if value == -math.inf else value
+
+
+def _bytes_to_json(spelling: bytes | None) -> str | None:
+  return None if spelling is None else base64.b64encode(spelling).decode()
+
+
+def _bytes_from_json(text: str | None) -> bytes | None:
+  return None if text is None else base64.b64decode(text, validate=True)
