@@ -1,0 +1,1 @@
+"""From encoded inputs to token sequences."""

@@ -1,0 +1,142 @@
+"""Multi-head attention, whole or one step at a time over a cache.
+
+Scores are not divided by `sqrt(head_dim)`: T5 folds that into the initial
+query kernel. Keys and values are laid out `[B, H, S, K]`, so that each head
+of each row is one contiguous matrix, for the full forward pass and in the
+cache alike.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import layers
+
+# Finite, so that a query that may look at nothing gets a uniform softmax and
+# not NaN; far below any score, so that it vanishes beside one.
+MASKED_SCORE = -1e10
+
+
+class KeysValues(flax.struct.PyTreeNode):
+  """What the queries of one attention look at.
+
+  Attributes:
+    keys_BHSK: in the compute dtype.
+    values_BHSK: in the compute dtype.
+  """
+
+  keys_BHSK: jax.Array
+  values_BHSK: jax.Array
+
+  @classmethod
+  def empty(
+    cls, config: t5_config.T5Config, batch_size: int, length: int
+  ) -> "KeysValues":
+    """Gives zeros with room for `length` positions."""
+    shape = (batch_size, config.num_heads, length, config.head_dim)
+    zeros_BHSK = nn.with_logical_constraint(
+      jnp.zeros(shape, config.dtype), ("batch", "heads", "length", "kv")
+    )
+    return cls(keys_BHSK=zeros_BHSK, values_BHSK=zeros_BHSK)
+
+  def updated(self, new: "KeysValues", index: jax.Array) -> "KeysValues":
+    """Gives a copy in which `new` stands at positions from `index` on."""
+    return jax.tree.map(
+      lambda old, part: jax.lax.dynamic_update_slice_in_dim(
+        old, part, index, axis=2
+      ),
+      self,
+      new,
+    )
+
+
+class Attention(nn.Module):
+  """Projects, attends, and projects back; T5X's parameter names."""
+
+  config: t5_config.T5Config
+
+  def setup(self) -> None:
+    """Declares the four projections."""
+    config = self.config
+    into_heads = ("embed", "joined_kv")
+
+    def query_init(*args: object) -> jax.Array:
+      # T5X folds the 1 / sqrt(head_dim) of the scores into the kernel.
+      kernel = layers.dense_init(*args)
+      return kernel * jnp.asarray(config.head_dim**-0.5, kernel.dtype)
+
+    self.query = layers.Dense(
+      config.joined_kv_dim, into_heads, config, query_init
+    )
+    self.key = layers.Dense(config.joined_kv_dim, into_heads, config)
+    self.value = layers.Dense(config.joined_kv_dim, into_heads, config)
+    self.out = layers.Dense(config.embed_dim, ("joined_kv", "embed"), config)
+    self.weights_dropout = layers.dropout(config)
+
+  def keys_values(self, inputs_BSD: jax.Array) -> KeysValues:
+    """Gives the keys and values of the positions that are looked at."""
+    return KeysValues(
+      keys_BHSK=self._heads(self.key(inputs_BSD)),
+      values_BHSK=self._heads(self.value(inputs_BSD)),
+    )
+
+  def __call__(
+    self,
+    inputs_BTD: jax.Array,
+    memory: KeysValues,
+    mask: jax.Array,
+    bias_HTS: jax.Array | None = None,
+    *,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Gives what each position gathers from the positions it may look at.
+
+    Args:
+      inputs_BTD: where queries come from.
+      memory: keys and values, from `keys_values` or a cache.
+      mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look
+        at key s.
+      bias_HTS: float32 relative position bias; None in cross-attention.
+      deterministic: whether dropout is off.
+
+    Returns:
+      `[B, T, D]` in the compute dtype.
+    """
+    queries_BHTK = self._heads(self.query(inputs_BTD))
+    scores_BHTS = jnp.einsum(
+      "BHTK,BHSK->BHTS",
+      queries_BHTK,
+      memory.keys_BHSK,
+      preferred_element_type=jnp.float32,
+    )
+    if bias_HTS is not None:
+      scores_BHTS = scores_BHTS + bias_HTS[None]
+    scores_BHTS = jnp.where(mask, scores_BHTS, jnp.float32(MASKED_SCORE))
+    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
+    weights_BHTS = weights_BHTS.astype(self.config.dtype)
+    weights_BHTS = self.weights_dropout(
+      weights_BHTS, deterministic=deterministic
+    )
+    gathered_BHTK = jnp.einsum(
+      "BHTS,BHSK->BHTK", weights_BHTS, memory.values_BHSK
+    )
+    batch_size, _, length, _ = gathered_BHTK.shape
+    joined = gathered_BHTK.swapaxes(1, 2).reshape(
+      batch_size, length, self.config.joined_kv_dim
+    )
+    joined = nn.with_logical_constraint(
+      joined, ("batch", "length", "joined_kv")
+    )
+    return self.out(joined)
+
+  def _heads(self, joined: jax.Array) -> jax.Array:
+    """Splits `[B, T, H * K]` into heads, `[B, H, T, K]`."""
+    batch_size, length, _ = joined.shape
+    heads_BTHK = joined.reshape(
+      batch_size, length, self.config.num_heads, self.config.head_dim
+    )
+    return nn.with_logical_constraint(
+      heads_BTHK.swapaxes(1, 2), ("batch", "heads", "length", "kv")
+    )

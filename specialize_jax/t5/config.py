@@ -1,0 +1,130 @@
+"""Every number that makes one T5 differ from another.
+
+T5 1.0 (Raffel et al., arXiv 1910.10683) has `mlp_activations=("relu",)` and
+`tied_head=True`; T5 1.1 and FlanT5 have `("gelu", "linear")` and an untied
+head. Nothing else tells the families apart.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from specialize_jax import errors
+
+PAD_ID = 0
+"""Pads every sequence, and starts the decoder: T5 has no token of its own."""
+
+EOS_ID = 1
+"""Ends every target."""
+
+ACTIVATIONS = ("relu", "gelu", "linear")
+REMAT_POLICIES = ("none", "minimal", "dots", "full")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+  """The shape and the numerics of one network.
+
+  Attributes:
+    vocab_size: rows of the embedding, padding rows included (32,128 in the
+      released checkpoints, whose vocabularies have 32,100 tokens).
+    embed_dim: width of the residual stream (D).
+    mlp_dim: width of the feed-forward blocks (F).
+    num_heads: attention heads (H); `num_heads * head_dim` need not be
+      `embed_dim`.
+    head_dim: width of one head (K).
+    num_encoder_layers: depth of the encoder.
+    num_decoder_layers: depth of the decoder.
+    mlp_activations: one name for each input kernel of a feed-forward block,
+      whose activations are multiplied: `("relu",)` or `("gelu", "linear")`.
+    tied_head: whether the output kernel is the embedding, its logits scaled
+      by `embed_dim ** -0.5`.
+    dropout_rate: of every dropout, from 0 to 1 (excluded).
+    relative_attention_num_buckets: rows of a relative position table.
+    relative_attention_max_distance: the distance in tokens from which all
+      share the last bucket.
+    layer_norm_epsilon: added to the mean square before its root.
+    dtype: name of the type of activations; norms, softmaxes and logits are
+      float32 whatever it is. Any spelling that JAX takes is accepted, and
+      kept as its name.
+    param_dtype: name of the type in which parameters are kept.
+    remat_policy: what the backward pass recomputes: `none`; `dots` keeps all
+      matrix products; `minimal` keeps those with parameters, not the
+      attention scores; `full` keeps only the inputs of each layer.
+    scan_layers: whether the layers of a stack are one scanned layer with
+      stacked parameters, which compiles in time independent of depth.
+  """
+
+  vocab_size: int
+  embed_dim: int
+  mlp_dim: int
+  num_heads: int
+  head_dim: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  mlp_activations: tuple[str, ...]
+  tied_head: bool
+  dropout_rate: float = 0.1
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
+  layer_norm_epsilon: float = 1e-6
+  dtype: str = "bfloat16"
+  param_dtype: str = "float32"
+  remat_policy: str = "none"
+  scan_layers: bool = True
+
+  def __post_init__(self) -> None:
+    """Normalises spellings; raises UserError for a value that cannot be."""
+    for name in ("dtype", "param_dtype"):
+      object.__setattr__(self, name, _dtype_name(name, getattr(self, name)))
+    object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+    for field in dataclasses.fields(self):
+      if field.type is int and getattr(self, field.name) < 1:
+        raise errors.UserError(
+          f"T5Config.{field.name} is {getattr(self, field.name)}, and must be "
+          "at least 1: check the model's gin file."
+        )
+    unknown = sorted(set(self.mlp_activations) - set(ACTIVATIONS))
+    if unknown or not self.mlp_activations:
+      raise errors.UserError(
+        f"T5Config.mlp_activations is {self.mlp_activations}, and must be "
+        f"one or more of {', '.join(ACTIVATIONS)}: T5 1.0 has ('relu',), "
+        "T5 1.1 ('gelu', 'linear')."
+      )
+    if self.remat_policy not in REMAT_POLICIES:
+      raise errors.UserError(
+        f"T5Config.remat_policy is {self.remat_policy!r}, and must be one of "
+        f"{', '.join(REMAT_POLICIES)}."
+      )
+    if not 0.0 <= self.dropout_rate < 1.0:
+      raise errors.UserError(
+        f"T5Config.dropout_rate is {self.dropout_rate}, and must be at least "
+        "0 and below 1."
+      )
+    if self.relative_attention_num_buckets < 4:
+      raise errors.UserError(
+        "T5Config.relative_attention_num_buckets is "
+        f"{self.relative_attention_num_buckets}, and must be at least 4, so "
+        "that each direction has near and far buckets."
+      )
+
+  @property
+  def joined_kv_dim(self) -> int:
+    """Width of all heads together, `num_heads * head_dim`."""
+    return self.num_heads * self.head_dim
+
+
+def _dtype_name(name: str, value: object) -> str:
+  try:
+    dtype = jnp.dtype(value)
+  except TypeError as error:
+    raise errors.UserError(
+      f"T5Config.{name} is {value!r}, and must be a floating point type such "
+      "as 'bfloat16' or 'float32'."
+    ) from error
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise errors.UserError(
+      f"T5Config.{name} is {dtype.name!r}, and must be a floating point type "
+      "such as 'bfloat16' or 'float32'."
+    )
+  return dtype.name

@@ -1,0 +1,281 @@
+"""T5 as one module: tokens in, hidden states and logits out, or one step.
+
+Promises: padding never changes what a real position gives; a packed row gives
+what its examples give alone; one step over the cache gives what the whole
+forward pass gives.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialize_jax.t5 import attention, layers, masks, stacks
+from specialize_jax.t5 import config as t5_config
+
+
+class DecodeCache(flax.struct.PyTreeNode):
+  """All that decoding remembers between two steps.
+
+  Attributes:
+    index: int32 scalar, how many positions have been decoded.
+    past: one a layer, self-attention's keys and values, `[B, H, T, K]` each,
+      zeros from `index` on.
+    cross: one a layer, cross-attention's, `[B, H, S, K]` each.
+    cross_mask: bool `[B, 1, 1, S]`.
+    bias_HT: float32 relative position bias, by distance back from 0 to T - 1.
+  """
+
+  index: jax.Array
+  past: tuple[attention.KeysValues, ...]
+  cross: tuple[attention.KeysValues, ...]
+  cross_mask: jax.Array
+  bias_HT: jax.Array
+
+
+class EncoderDecoder(nn.Module):
+  """The whole network.
+
+  Token ids are int32 and 0 is padding. Where segment ids are given they say
+  what is padding (0) and which example of a packed row a position belongs
+  to; where they are not, a row is one example. Positions are taken for the
+  batch's sake and not read: segments are contiguous, so that inside one the
+  relative positions are differences of indices.
+
+  With `deterministic=False` dropout draws from the `dropout` collection:
+  `model.apply({"params": params}, ..., rngs={"dropout": dropout_rng})`.
+  """
+
+  config: t5_config.T5Config
+
+  def setup(self) -> None:
+    """Declares the shared embedding and the two stacks."""
+    self.token_embedder = layers.TokenEmbedder(self.config)
+    self.encoder = stacks.Encoder(self.config)
+    self.decoder = stacks.Decoder(self.config)
+
+  def __call__(
+    self,
+    encoder_input_tokens_BS: jax.Array,
+    decoder_input_tokens_BT: jax.Array,
+    *,
+    encoder_segment_ids_BS: jax.Array | None = None,
+    decoder_segment_ids_BT: jax.Array | None = None,
+    encoder_positions_BS: jax.Array | None = None,
+    decoder_positions_BT: jax.Array | None = None,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Gives float32 logits `[B, T, V]`."""
+    return self.logits(
+      self.hidden(
+        encoder_input_tokens_BS,
+        decoder_input_tokens_BT,
+        encoder_segment_ids_BS=encoder_segment_ids_BS,
+        decoder_segment_ids_BT=decoder_segment_ids_BT,
+        encoder_positions_BS=encoder_positions_BS,
+        decoder_positions_BT=decoder_positions_BT,
+        deterministic=deterministic,
+      )
+    )
+
+  def hidden(
+    self,
+    encoder_input_tokens_BS: jax.Array,
+    decoder_input_tokens_BT: jax.Array,
+    *,
+    encoder_segment_ids_BS: jax.Array | None = None,
+    decoder_segment_ids_BT: jax.Array | None = None,
+    encoder_positions_BS: jax.Array | None = None,
+    decoder_positions_BT: jax.Array | None = None,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Gives what the head reads, `[B, T, D]`: `encode`, then `decode`."""
+    encoded_BSD = self.encode(
+      encoder_input_tokens_BS,
+      encoder_segment_ids_BS=encoder_segment_ids_BS,
+      encoder_positions_BS=encoder_positions_BS,
+      deterministic=deterministic,
+    )
+    return self.decode(
+      encoded_BSD,
+      encoder_input_tokens_BS,
+      decoder_input_tokens_BT,
+      encoder_segment_ids_BS=encoder_segment_ids_BS,
+      decoder_segment_ids_BT=decoder_segment_ids_BT,
+      decoder_positions_BT=decoder_positions_BT,
+      deterministic=deterministic,
+    )
+
+  def encode(
+    self,
+    encoder_input_tokens_BS: jax.Array,
+    *,
+    encoder_segment_ids_BS: jax.Array | None = None,
+    encoder_positions_BS: jax.Array | None = None,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Gives the encoded input `[B, S, D]`, finite noise at padding."""
+    del encoder_positions_BS
+    segment_ids_BS = _segments(encoder_input_tokens_BS, encoder_segment_ids_BS)
+    return self.encoder(
+      self.token_embedder(encoder_input_tokens_BS),
+      masks.encoder_mask(segment_ids_BS),
+      deterministic=deterministic,
+    )
+
+  def decode(
+    self,
+    encoded_BSD: jax.Array,
+    encoder_input_tokens_BS: jax.Array,
+    decoder_input_tokens_BT: jax.Array,
+    *,
+    encoder_segment_ids_BS: jax.Array | None = None,
+    decoder_segment_ids_BT: jax.Array | None = None,
+    decoder_positions_BT: jax.Array | None = None,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Gives hidden states `[B, T, D]`, after the final norm.
+
+    `decoder_input_tokens_BT` are the targets one step to the right, the
+    padding token first.
+    """
+    del decoder_positions_BT
+    segment_ids_BS = _segments(encoder_input_tokens_BS, encoder_segment_ids_BS)
+    length = decoder_input_tokens_BT.shape[1]
+    return self.decoder(
+      self.token_embedder(decoder_input_tokens_BT),
+      encoded_BSD,
+      (
+        masks.decoder_mask(length, decoder_segment_ids_BT),
+        masks.cross_mask(segment_ids_BS, decoder_segment_ids_BT),
+      ),
+      deterministic=deterministic,
+    )
+
+  def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+    """Gives float32 logits `[B, T, V]`, by the tied or the own head."""
+    if self.config.tied_head:
+      logits_BTV = self.token_embedder.logits(hidden_BTD)
+    else:
+      logits_BTV = self.decoder.logits_dense(hidden_BTD)
+    return nn.with_logical_constraint(logits_BTV, ("batch", "length", "vocab"))
+
+  def start_cache(
+    self,
+    encoded_BSD: jax.Array,
+    encoder_input_tokens_BS: jax.Array,
+    *,
+    max_length: int,
+  ) -> DecodeCache:
+    """Gives the cache before the first step, cross-attention filled in.
+
+    Only layers that are not scanned decode: see `unrolled`.
+    """
+    decoder, batch_size = self.decoder, encoded_BSD.shape[0]
+    empty = attention.KeysValues.empty(self.config, batch_size, max_length)
+    return DecodeCache(
+      index=jnp.zeros((), jnp.int32),
+      past=tuple(empty for _ in decoder.layers),
+      cross=tuple(
+        layer.cross_keys_values(encoded_BSD) for layer in decoder.layers
+      ),
+      cross_mask=masks.cross_mask(
+        masks.segments_of_tokens(encoder_input_tokens_BS)
+      ),
+      bias_HT=decoder.relpos_bias.by_distance(-np.arange(max_length)),
+    )
+
+  def extend(
+    self, cache: DecodeCache, tokens_BT: jax.Array
+  ) -> tuple[jax.Array, DecodeCache]:
+    """Decodes the next T positions, which are usually one.
+
+    Returns:
+      Hidden states `[B, T, D]` of those positions, as `decode` gives them,
+      and the cache after them.
+    """
+    num_new, max_length = tokens_BT.shape[1], cache.bias_HT.shape[1]
+    query_T1 = cache.index + jnp.arange(num_new)[:, None]
+    distance_TS = query_T1 - jnp.arange(max_length)[None, :]
+    bias_HTS = cache.bias_HT[:, jnp.maximum(distance_TS, 0)]
+    self_mask = (distance_TS >= 0)[None, None]
+    hidden_BTD = self.token_embedder(tokens_BT)
+    past = []
+    for layer, *layer_cache in zip(
+      self.decoder.layers, cache.past, cache.cross, strict=True
+    ):
+      hidden_BTD, seen = layer.extend(
+        hidden_BTD,
+        tuple(layer_cache),
+        cache.index,
+        (self_mask, cache.cross_mask),
+        bias_HTS,
+      )
+      past.append(seen)
+    hidden_BTD = self.decoder.decoder_norm(hidden_BTD)
+    return hidden_BTD, cache.replace(
+      index=cache.index + num_new, past=tuple(past)
+    )
+
+
+def _segments(
+  tokens_BS: jax.Array, segment_ids_BS: jax.Array | None
+) -> jax.Array:
+  if segment_ids_BS is not None:
+    return segment_ids_BS
+  return masks.segments_of_tokens(tokens_BS)
+
+
+Params = Mapping[str, "jax.Array | Params"]
+
+
+def output_kernel(params: Params) -> jax.Array:
+  """Gives the head's matrix `[D, V]`, tied or not, in the parameters' dtype.
+
+  `hidden_BTD @ output_kernel(params)` are the logits: the tied head's
+  `D ** -0.5` is folded in.
+
+  Args:
+    params: the network's tree, with or without logical axis metadata.
+  """
+  params = nn.meta.unbox(params)
+  if "logits_dense" in params["decoder"]:
+    return params["decoder"]["logits_dense"]["kernel"]
+  embedding_VD = params["token_embedder"]["embedding"]
+  scale = jnp.asarray(embedding_VD.shape[1] ** -0.5, embedding_VD.dtype)
+  return embedding_VD.T * scale
+
+
+def unrolled(
+  model: EncoderDecoder, params: Params
+) -> tuple[EncoderDecoder, Params]:
+  """Gives the same network with a list of layers for each scanned stack.
+
+  Decoding wants each layer's cache to be an array of its own, updated in
+  place: a scan would copy all of them at every step.
+  """
+  params = nn.meta.unbox(params)
+  config = model.config
+  if not config.scan_layers:
+    return model, params
+  config = dataclasses.replace(config, scan_layers=False)
+  return EncoderDecoder(config), {
+    **params,
+    "encoder": _unstacked(params["encoder"], config.num_encoder_layers),
+    "decoder": _unstacked(params["decoder"], config.num_decoder_layers),
+  }
+
+
+def _unstacked(stack_params: Params, num_layers: int) -> Params:
+  rest = {k: v for k, v in stack_params.items() if k != "layers"}
+  listed = {
+    f"layers_{index}": jax.tree.map(
+      lambda leaf, i=index: leaf[i], stack_params["layers"]
+    )
+    for index in range(num_layers)
+  }
+  return rest | listed

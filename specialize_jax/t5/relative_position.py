@@ -1,0 +1,115 @@
+"""T5's relative position bias: one number a head for each bucket of distance.
+
+The bias of a query at t and a key at s depends on s - t alone. So it is
+looked up once for each distance, and laid out on the query-key plane without
+a gather, whose gradient would be a slow scatter. Packed segments are
+contiguous: inside one the difference of indices is the difference of
+positions, and across two the mask hides whatever stands there.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialize_jax.t5 import config as t5_config
+
+
+def bucket(
+  distance: np.ndarray,
+  *,
+  bidirectional: bool,
+  num_buckets: int,
+  max_distance: int,
+) -> np.ndarray:
+  """Gives the table row of each distance.
+
+  Half of the buckets hold one distance each, the other half ever wider
+  ranges up to `max_distance`, growing by a constant factor; all farther keys
+  share the last bucket. With `bidirectional` each direction has one half of
+  the buckets. Formula and float32 rounding are those of T5X
+  (t5x/examples/t5/layers.py, `RelativePositionBiases`) and of `transformers`.
+
+  Args:
+    distance: int, key index minus query index, in tokens.
+    bidirectional: whether keys after the query have buckets of their own;
+      otherwise they share the bucket of distance 0.
+    num_buckets: rows of the table.
+    max_distance: where the last bucket begins, about.
+
+  Returns:
+    int32 rows, of `distance`'s shape.
+
+  Example: with 8 bidirectional buckets and `max_distance=16`, the distances
+  -20, -2, -1, 0, 1, 2, 20 have buckets 3, 2, 1, 0, 5, 6, 7.
+  """
+  if bidirectional:
+    num_buckets //= 2
+    offset = np.where(distance > 0, num_buckets, 0)
+    distance = np.abs(distance)
+  else:
+    offset = 0
+    distance = np.maximum(-distance, 0)
+  num_exact = num_buckets // 2
+  ratio = distance.astype(np.float32) / np.float32(num_exact)
+  # Distance 0 is exact; the epsilon only keeps its logarithm finite.
+  logarithm = np.log(ratio + np.finfo(np.float32).eps)
+  span = np.float32(np.log(max_distance / num_exact))
+  far = num_exact + (logarithm / span * (num_buckets - num_exact)).astype(
+    np.int32
+  )
+  row = np.where(distance < num_exact, distance, far)
+  return (offset + np.minimum(row, num_buckets - 1)).astype(np.int32)
+
+
+class RelativePositionBias(nn.Module):
+  """The bias table of one stack, shared by all of its layers.
+
+  Attributes:
+    bidirectional: true in the encoder, false in the decoder.
+    config: gives the table's shape.
+  """
+
+  bidirectional: bool
+  config: t5_config.T5Config
+
+  def setup(self) -> None:
+    """Declares the table, `[heads, buckets]` as in T5X."""
+    config = self.config
+    self.rel_embedding = self.param(
+      "rel_embedding",
+      nn.with_logical_partitioning(
+        nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+        ("heads", "relpos_buckets"),
+      ),
+      (config.num_heads, config.relative_attention_num_buckets),
+      config.param_dtype,
+    )
+
+  def by_distance(self, distance: np.ndarray) -> jax.Array:
+    """Gives the bias of each distance, float32 `[H, len(distance)]`."""
+    rows = bucket(
+      distance,
+      bidirectional=self.bidirectional,
+      num_buckets=self.config.relative_attention_num_buckets,
+      max_distance=self.config.relative_attention_max_distance,
+    )
+    return self.rel_embedding.astype(jnp.float32)[:, rows]
+
+  def __call__(self, query_length: int, key_length: int) -> jax.Array:
+    """Gives the bias of all pairs, float32 `[H, T, S]`.
+
+    Repeating a row of width W and reading it in rows of width W - 1 moves
+    each row one step to the right: row t, column j is `row[(j - t) % W]`.
+    """
+    num_queries, num_keys = query_length, key_length
+    width = num_queries + num_keys
+    bias_HW = self.by_distance(np.arange(width) - (num_queries - 1))
+    bias_HTW = jnp.broadcast_to(
+      bias_HW[:, None, :], (self.config.num_heads, num_queries, width)
+    )
+    flat = bias_HTW.reshape(self.config.num_heads, num_queries * width)
+    flat = flat[:, : num_queries * (width - 1)]
+    shifted = flat.reshape(self.config.num_heads, num_queries, width - 1)
+    bias_HTS = shifted[:, :, num_queries - 1 :]
+    return nn.with_logical_constraint(bias_HTS, ("heads", None, None))

@@ -1,0 +1,277 @@
+"""The encoder's and the decoder's layers, and the two stacks of them.
+
+A stack is one scanned layer with stacked parameters (`layers`), or a list of
+layers (`layers_0`, `layers_1`, ... as in T5X), by `T5Config.scan_layers`.
+Its relative position bias is computed once, outside of the layers.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from specialize_jax.t5 import attention, layers, relative_position
+from specialize_jax.t5 import config as t5_config
+
+_SAVEABLE = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.dots_saveable,
+}
+
+
+class EncoderLayer(nn.Module):
+  """Self-attention and feed-forward, each normed before and added after."""
+
+  config: t5_config.T5Config
+
+  def setup(self) -> None:
+    """Declares the parts."""
+    self.pre_attention_layer_norm = layers.RMSNorm(self.config)
+    self.attention = attention.Attention(self.config)
+    self.pre_mlp_layer_norm = layers.RMSNorm(self.config)
+    self.mlp = layers.MlpBlock(self.config)
+    self.dropout = layers.dropout(self.config)
+
+  def __call__(
+    self,
+    hidden_BSD: jax.Array,
+    mask: jax.Array,
+    bias_HSS: jax.Array,
+    *,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Gives the next layer's input."""
+    normed_BSD = self.pre_attention_layer_norm(hidden_BSD)
+    attended_BSD = self.attention(
+      normed_BSD,
+      self.attention.keys_values(normed_BSD),
+      mask,
+      bias_HSS,
+      deterministic=deterministic,
+    )
+    hidden_BSD += self.dropout(attended_BSD, deterministic=deterministic)
+    mixed_BSD = self.mlp(
+      self.pre_mlp_layer_norm(hidden_BSD), deterministic=deterministic
+    )
+    hidden_BSD += self.dropout(mixed_BSD, deterministic=deterministic)
+    return nn.with_logical_constraint(hidden_BSD, ("batch", "length", "embed"))
+
+
+class DecoderLayer(nn.Module):
+  """Self-attention, cross-attention and feed-forward."""
+
+  config: t5_config.T5Config
+
+  def setup(self) -> None:
+    """Declares the parts."""
+    self.pre_self_attention_layer_norm = layers.RMSNorm(self.config)
+    self.self_attention = attention.Attention(self.config)
+    self.pre_cross_attention_layer_norm = layers.RMSNorm(self.config)
+    self.encoder_decoder_attention = attention.Attention(self.config)
+    self.pre_mlp_layer_norm = layers.RMSNorm(self.config)
+    self.mlp = layers.MlpBlock(self.config)
+    self.dropout = layers.dropout(self.config)
+
+  def __call__(
+    self,
+    hidden_BTD: jax.Array,
+    encoded_BSD: jax.Array,
+    masks: tuple[jax.Array, jax.Array],
+    bias_HTT: jax.Array,
+    *,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Gives the next layer's input; masks are the self and the cross mask."""
+    normed_BTD = self.pre_self_attention_layer_norm(hidden_BTD)
+    return self._layer(
+      hidden_BTD,
+      normed_BTD,
+      (
+        self.self_attention.keys_values(normed_BTD),
+        self.encoder_decoder_attention.keys_values(encoded_BSD),
+      ),
+      masks,
+      bias_HTT,
+      deterministic=deterministic,
+    )
+
+  def cross_keys_values(self, encoded_BSD: jax.Array) -> attention.KeysValues:
+    """Gives what cross-attention looks at, the same at every step."""
+    return self.encoder_decoder_attention.keys_values(encoded_BSD)
+
+  def extend(
+    self,
+    hidden_BTD: jax.Array,
+    cache: tuple[attention.KeysValues, attention.KeysValues],
+    index: jax.Array,
+    masks: tuple[jax.Array, jax.Array],
+    bias_HTS: jax.Array,
+  ) -> tuple[jax.Array, attention.KeysValues]:
+    """Gives the next layer's input at new positions, and what it now holds.
+
+    Args:
+      hidden_BTD: the new positions.
+      cache: self and cross keys and values; the former of the longest length.
+      index: int32 scalar, the first new position.
+      masks: self and cross mask of the new positions.
+      bias_HTS: bias of the new positions over the whole cache.
+    """
+    normed_BTD = self.pre_self_attention_layer_norm(hidden_BTD)
+    past, cross = cache
+    seen = past.updated(self.self_attention.keys_values(normed_BTD), index)
+    hidden_BTD = self._layer(
+      hidden_BTD,
+      normed_BTD,
+      (seen, cross),
+      masks,
+      bias_HTS,
+      deterministic=True,
+    )
+    return hidden_BTD, seen
+
+  def _layer(
+    self,
+    hidden_BTD: jax.Array,
+    normed_BTD: jax.Array,
+    memory: tuple[attention.KeysValues, attention.KeysValues],
+    masks: tuple[jax.Array, jax.Array],
+    bias_HTS: jax.Array,
+    *,
+    deterministic: bool,
+  ) -> jax.Array:
+    seen, cross = memory
+    self_mask, cross_mask = masks
+    attended_BTD = self.self_attention(
+      normed_BTD, seen, self_mask, bias_HTS, deterministic=deterministic
+    )
+    hidden_BTD += self.dropout(attended_BTD, deterministic=deterministic)
+    crossed_BTD = self.encoder_decoder_attention(
+      self.pre_cross_attention_layer_norm(hidden_BTD),
+      cross,
+      cross_mask,
+      deterministic=deterministic,
+    )
+    hidden_BTD += self.dropout(crossed_BTD, deterministic=deterministic)
+    mixed_BTD = self.mlp(
+      self.pre_mlp_layer_norm(hidden_BTD), deterministic=deterministic
+    )
+    hidden_BTD += self.dropout(mixed_BTD, deterministic=deterministic)
+    return nn.with_logical_constraint(hidden_BTD, ("batch", "length", "embed"))
+
+
+class Encoder(nn.Module):
+  """All encoder layers and their final norm."""
+
+  config: t5_config.T5Config
+
+  def setup(self) -> None:
+    """Declares the stack."""
+    config = self.config
+    self.relpos_bias = relative_position.RelativePositionBias(
+      bidirectional=True, config=config
+    )
+    self.layers = _stack(EncoderLayer, config, config.num_encoder_layers)
+    self.encoder_norm = layers.RMSNorm(config)
+    self.dropout = layers.dropout(config)
+
+  def __call__(
+    self, embedded_BSD: jax.Array, mask: jax.Array, *, deterministic: bool
+  ) -> jax.Array:
+    """Gives the encoded input, `[B, S, D]`."""
+    length = embedded_BSD.shape[1]
+    bias_HSS = self.relpos_bias(length, length)
+    hidden_BSD = self.dropout(embedded_BSD, deterministic=deterministic)
+    hidden_BSD = _run(
+      self,
+      lambda layer, hidden_BSD: layer(
+        hidden_BSD, mask, bias_HSS, deterministic=deterministic
+      ),
+      hidden_BSD,
+      self.config.num_encoder_layers,
+    )
+    return self.dropout(
+      self.encoder_norm(hidden_BSD), deterministic=deterministic
+    )
+
+
+class Decoder(nn.Module):
+  """All decoder layers, their final norm, and the untied head if any."""
+
+  config: t5_config.T5Config
+
+  def setup(self) -> None:
+    """Declares the stack."""
+    config = self.config
+    self.relpos_bias = relative_position.RelativePositionBias(
+      bidirectional=False, config=config
+    )
+    self.layers = _stack(DecoderLayer, config, config.num_decoder_layers)
+    self.decoder_norm = layers.RMSNorm(config)
+    self.dropout = layers.dropout(config)
+    if not config.tied_head:
+      self.logits_dense = layers.LogitsHead(config)
+
+  def __call__(
+    self,
+    embedded_BTD: jax.Array,
+    encoded_BSD: jax.Array,
+    masks: tuple[jax.Array, jax.Array],
+    *,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Gives the hidden states that the head reads, `[B, T, D]`."""
+    length = embedded_BTD.shape[1]
+    bias_HTT = self.relpos_bias(length, length)
+    hidden_BTD = self.dropout(embedded_BTD, deterministic=deterministic)
+    hidden_BTD = _run(
+      self,
+      lambda layer, hidden_BTD: layer(
+        hidden_BTD, encoded_BSD, masks, bias_HTT, deterministic=deterministic
+      ),
+      hidden_BTD,
+      self.config.num_decoder_layers,
+    )
+    return self.dropout(
+      self.decoder_norm(hidden_BTD), deterministic=deterministic
+    )
+
+
+def _stack(
+  layer_class: Callable[[t5_config.T5Config], nn.Module],
+  config: t5_config.T5Config,
+  num_layers: int,
+) -> nn.Module | list[nn.Module]:
+  if config.scan_layers:
+    return layer_class(config)
+  return [layer_class(config) for _ in range(num_layers)]
+
+
+def _run(
+  stack: Encoder | Decoder,
+  apply_layer: Callable[[nn.Module, jax.Array], jax.Array],
+  hidden_BTD: jax.Array,
+  num_layers: int,
+) -> jax.Array:
+  """Sends the residual stream through all layers, scanned or not."""
+  config = stack.config
+  if config.remat_policy != "none":
+    apply_layer = nn.remat(
+      apply_layer,
+      policy=_SAVEABLE[config.remat_policy],
+      # Inside a scan nothing can be merged across the two passes anyway.
+      prevent_cse=not config.scan_layers,
+    )
+  if not config.scan_layers:
+    for layer in stack.layers:
+      hidden_BTD = apply_layer(layer, hidden_BTD)
+    return hidden_BTD
+  scanned = nn.scan(
+    lambda layer, hidden_BTD, _: (apply_layer(layer, hidden_BTD), None),
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    length=num_layers,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )
+  hidden_BTD, _ = scanned(stack.layers, hidden_BTD, None)
+  return hidden_BTD
