@@ -1,0 +1,168 @@
+"""The teacher's grammar: every way to tell a problem's solution, with its odds.
+
+A problem's solutions are the paths of a finite acyclic automaton. Its arcs
+carry text and a probability, the arcs that leave a node sum to one, and a
+path's probability is the product along it. Because the automaton is locally
+normalised, the mass of all solutions that begin in some way is the mass of
+the paths that lead there: nothing needs to be summed backwards.
+
+Every arc's text begins with a space, save at the start of a solution, and
+ends without one. GPT-2's pre-tokenizer always cuts there, so a solution's
+tokens are its arcs' tokens one after another.
+
+A wrong number is a different node: later steps use it and stay consistent.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from specialize_jax.mini import arithmetic, problems
+
+Choices = tuple[tuple[str, float], ...]
+
+OPENINGS: Choices = (("", 0.8), ("Let us count.", 0.12), ("We add up.", 0.08))
+
+LEADS: Mapping[str, tuple[Choices, Choices]] = {
+  "own": (
+    (("{name} has", 0.55), ("Now {name} has", 0.25), ("So {name} has", 0.2)),
+    (
+      ("Then {he} has", 0.5),
+      ("Now {he} has", 0.25),
+      ("So {name} has", 0.15),
+      ("That makes", 0.1),
+    ),
+  ),
+  "part": (
+    (("The bags hold", 0.6), ("In the bags are", 0.25), ("That makes", 0.15)),
+    (("The bags hold", 0.6), ("In the bags are", 0.25), ("That makes", 0.15)),
+  ),
+  "other": (
+    (("{name} has", 0.55), ("So {name} has", 0.25), ("Now {name} has", 0.2)),
+    (("{name} has", 0.55), ("So {name} has", 0.25), ("Then {name} has", 0.2)),
+  ),
+  "together": (
+    (("Together they have", 0.6), ("In all they have", 0.4)),
+    (("Together they have", 0.6), ("In all they have", 0.4)),
+  ),
+  "plain": (
+    (("That makes", 0.6), ("That is", 0.4)),
+    (("That makes", 0.6), ("That is", 0.4)),
+  ),
+}
+"""Of each role: how its sentence begins, as the first one and later on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+  """A place in a solution.
+
+  Attributes:
+    order: Which of the problem's orders the steps are told in.
+    place: How many steps are told, or being told.
+    values: The results so far, by step; None where not told yet.
+    waits_for_value: The sum is told and its result comes next.
+    opened: Something is told already, so that a space comes first.
+    ended: The whole solution is told.
+  """
+
+  order: int
+  place: int
+  values: tuple[int | None, ...]
+  waits_for_value: bool = False
+  opened: bool = True
+  ended: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Arc:
+  """One way on: what is told, how likely it is, and where it leads."""
+
+  text: str
+  probability: float
+  target: Node
+
+
+class Grammar:
+  """The automaton of one problem's solutions, spread out as it is asked for.
+
+  Attributes:
+    problem: The problem.
+    mistake_rate: The probability that a step's result is a near miss.
+  """
+
+  def __init__(self, problem: problems.Problem, *, mistake_rate: float):
+    self.problem = problem
+    self.mistake_rate = mistake_rate
+
+  def starts(self) -> tuple[tuple[Node, float], ...]:
+    """Gives the nodes where solutions start: one for each order."""
+    empty = (None,) * len(self.problem.steps)
+    return tuple(
+      (Node(order, 0, empty, opened=False), probability)
+      for order, (_, probability) in enumerate(self.problem.orders)
+    )
+
+  def arcs(self, node: Node) -> tuple[Arc, ...]:
+    """Gives the ways on from a node; none where a solution ends."""
+    if node.ended:
+      return ()
+    if node.place == len(self.problem.steps):
+      end = dataclasses.replace(node, ended=True)
+      return (Arc(f" The answer is {node.values[-1]}.", 1.0, end),)
+    if node.waits_for_value:
+      return self._value_arcs(node)
+    return self._sentence_arcs(node)
+
+  def _step_index(self, node: Node) -> int:
+    return self.problem.orders[node.order][0][node.place]
+
+  def _operands(self, node: Node) -> tuple[int, int]:
+    step = self.problem.steps[self._step_index(node)]
+    return (
+      problems.operand_value(step.left, node.values),
+      problems.operand_value(step.right, node.values),
+    )
+
+  def _sentence_arcs(self, node: Node) -> tuple[Arc, ...]:
+    step = self.problem.steps[self._step_index(node)]
+    left, right = self._operands(node)
+    target = dataclasses.replace(node, waits_for_value=True, opened=True)
+    first, later = LEADS[step.role]
+    arcs = []
+    for opening, opening_odds in (("", 1.0),) if node.opened else OPENINGS:
+      for lead, odds in later if node.place else first:
+        words = lead.format(name=step.name, he=step.pronoun)
+        told = f"{words} {left} {step.operation} {right} ="
+        start = f"{opening} " if opening or node.opened else ""
+        arcs.append(Arc(f"{start}{told}", opening_odds * odds, target))
+    return tuple(arcs)
+
+  def _value_arcs(self, node: Node) -> tuple[Arc, ...]:
+    index = self._step_index(node)
+    step = self.problem.steps[index]
+    right = arithmetic.apply(step.operation, *self._operands(node))
+    values = [(right, 1.0 - self.mistake_rate)]
+    if self.mistake_rate:
+      values += [
+        (wrong, self.mistake_rate * odds)
+        for wrong, odds in arithmetic.near_misses(right)
+      ]
+    return tuple(
+      Arc(f" {value} {step.things}.", odds, self._after(node, index, value))
+      for value, odds in values
+    )
+
+  def _after(self, node: Node, index: int, value: int) -> Node:
+    values = (*node.values[:index], value, *node.values[index + 1 :])
+    return Node(node.order, node.place + 1, values)
+
+
+def likeliest_solution(problem: problems.Problem) -> str:
+  """Tells a right solution by the likeliest choice at each place."""
+  grammar = Grammar(problem, mistake_rate=0.0)
+  node, _ = max(grammar.starts(), key=lambda start: start[1])
+  told = ""
+  while arcs := grammar.arcs(node):
+    arc = max(arcs, key=lambda arc: arc.probability)
+    told, node = told + arc.text, arc.target
+  return told

@@ -1,0 +1,41 @@
+"""The words of the mini world: people, things and what people do with them."""
+
+PRONOUNS = {
+  "Tom": "he",
+  "Anna": "she",
+  "Ben": "he",
+  "Mia": "she",
+  "Sam": "he",
+  "Lily": "she",
+  "Max": "he",
+  "Emma": "she",
+  "Leo": "he",
+  "Nina": "she",
+  "Jack": "he",
+  "Rosa": "she",
+}
+NAMES = tuple(PRONOUNS)
+
+FRUITS = ("apples", "pears", "plums", "melons")
+SWEETS = ("cakes", "cookies")
+TOOLS = ("books", "pens", "cups", "hats", "lamps")
+TREASURES = ("balls", "cards", "stamps", "coins", "shells")
+ANIMALS = ("cats", "dogs", "goats", "hens", "ducks", "fish")
+
+FOOD = FRUITS + SWEETS
+THINGS = FOOD + TOOLS + TREASURES
+SORTABLE = THINGS + ANIMALS
+
+GAINS = ("buys", "finds", "gets", "wins")
+LOSSES = ("loses", "sells", "eats")
+"""`eats` is for food only: see `losses_of`."""
+
+
+def losses_of(things: str) -> tuple[str, ...]:
+  """Gives the verbs by which one may have fewer of some things."""
+  return LOSSES if things in FOOD else LOSSES[:-1]
+
+
+def others_than(name: str) -> tuple[str, ...]:
+  """Gives the people whom the other pronoun stands for."""
+  return tuple(n for n in NAMES if PRONOUNS[n] != PRONOUNS[name])

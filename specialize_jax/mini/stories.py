@@ -1,0 +1,247 @@
+"""The in-distribution family `mini_gsm`: little stories of 1 to 4 steps.
+
+  Tom has 3 bags with 4 apples each. He eats 5 apples. Then he buys 6 apples.
+  How many apples does Tom have now?
+
+A story starts with an amount, something happens to it a few times, and it
+may end with another person who has more or less of the same.
+"""
+
+import random
+
+from specialize_jax.mini import arithmetic, lexicon, problems
+
+FAMILY = "mini_gsm"
+
+_CONNECTIVES = ("", "Then", "Later", "At last")
+_BAGS_SHARE = 0.25
+_BAG_EVENT_SHARE = 0.15
+_HALF_SHARE = 0.12
+_COMPARE_SHARE = 0.2
+_TOGETHER_SHARE = 0.15
+_BYSTANDER_SHARE = 0.25
+_PART_FIRST_SHARE = 0.25
+
+
+class _Story:
+  """A story in the making: its sentences, its plan, and the numbers in it."""
+
+  def __init__(self, rng: random.Random):
+    self.rng = rng
+    self.name = rng.choice(lexicon.NAMES)
+    self.pronoun = lexicon.PRONOUNS[self.name]
+    # The others are of the other pronoun, so that `he` is always one person.
+    self.other, self.receiver = rng.sample(lexicon.others_than(self.name), 2)
+    self.things, self.other_things = rng.sample(lexicon.THINGS, 2)
+    self.sentences: list[str] = []
+    self.steps: list[problems.Step] = []
+    self.values: list[int] = []
+    self.amount: problems.Operand = 0
+    self.used_numbers: set[int] = set()
+    self.used_verbs: set[str] = set()
+    self.num_events = 0
+    self.part_step: int | None = None
+
+  def current(self) -> int:
+    """The running amount's value."""
+    return problems.operand_value(self.amount, self.values)
+
+  def number(self, low: int, high: int) -> int:
+    """A number that the story does not use yet."""
+    free = [n for n in range(low, high + 1) if n not in self.used_numbers]
+    number = self.rng.choice(free)
+    self.used_numbers.add(number)
+    return number
+
+  def step(
+    self,
+    operation: str,
+    left: problems.Operand,
+    right: problems.Operand,
+    *,
+    role: str,
+    name: str | None = None,
+  ) -> problems.Result | None:
+    """Adds a step, or gives nothing where its sum is no fact."""
+    numbers = [problems.operand_value(o, self.values) for o in (left, right)]
+    if not arithmetic.is_fact(operation, *numbers):
+      return None
+    self.values.append(arithmetic.apply(operation, *numbers))
+    self.steps.append(
+      problems.Step(
+        operation=operation,
+        left=left,
+        right=right,
+        role=role,
+        name=name or self.name,
+        things=self.things,
+      )
+    )
+    return problems.Result(len(self.steps) - 1)
+
+  def tell_event(self, phrase: str) -> None:
+    """Adds an event's sentence, with the connective of its place."""
+    connective = _CONNECTIVES[self.num_events]
+    subject = f"{connective} {self.pronoun}" if connective else self.pronoun
+    subject = subject.strip()
+    self.sentences.append(f"{subject[0].upper()}{subject[1:]} {phrase}.")
+    self.num_events += 1
+
+
+def draw_of_length(
+  rng: random.Random, num_steps: int
+) -> problems.Problem | None:
+  """Draws a story of so many steps, or nothing when the numbers do not fit."""
+  story = _Story(rng)
+  left = num_steps
+  finish = _draw_finish(rng, left)
+  left -= {"none": 0, "compare": 1, "together": 2}[finish]
+  if left and rng.random() < _BAGS_SHARE:
+    fits = _start_with_bags(story)
+    left -= 1
+  else:
+    fits = _start_with_amount(story, bystander=finish == "none")
+  while fits and left:
+    took, fits = _add_event(story, left)
+    left -= took
+  if not fits:
+    return None
+  if finish == "none":
+    ask = _ask_for_own(story)
+  else:
+    fits, ask = _add_other_person(story, together=finish == "together")
+  if not fits or arithmetic.LARGEST < story.values[-1]:
+    return None
+  return problems.Problem(
+    family=FAMILY,
+    body=" ".join(story.sentences),
+    ask=ask,
+    steps=tuple(story.steps),
+    orders=_orders(story),
+  )
+
+
+def draw(
+  rng: random.Random, step_weights: tuple[float, ...]
+) -> problems.Problem | None:
+  """Draws a story; `step_weights` are the odds of 1, 2, 3 and 4 steps."""
+  lengths = range(1, len(step_weights) + 1)
+  num_steps = rng.choices(lengths, weights=step_weights)[0]
+  # The length is kept while its numbers are redrawn: longer stories fit more
+  # rarely and would otherwise come out too few.
+  return problems.draw(lambda r: draw_of_length(r, num_steps), rng)
+
+
+def _draw_finish(rng: random.Random, num_steps: int) -> str:
+  if rng.random() < _COMPARE_SHARE:
+    return "compare"
+  if num_steps >= 2 and rng.random() < _TOGETHER_SHARE:
+    return "together"
+  return "none"
+
+
+def _start_with_amount(story: _Story, *, bystander: bool) -> bool:
+  story.amount = story.number(3, 20)
+  told = f"{story.name} has {story.amount} {story.things}"
+  kind = story.rng.random() / _BYSTANDER_SHARE if bystander else 1.0
+  if kind < 0.5:
+    told += f" and {story.number(2, 12)} {story.other_things}"
+  story.sentences.append(f"{told}.")
+  if 0.5 <= kind < 1.0:
+    number = story.number(2, 12)
+    story.sentences.append(f"{story.other} has {number} {story.things}.")
+  return True
+
+
+def _start_with_bags(story: _Story) -> bool:
+  bags, each = story.number(2, 5), story.number(2, 10)
+  story.sentences.append(
+    f"{story.name} has {bags} bags with {each} {story.things} each."
+  )
+  amount = story.step("*", bags, each, role="own")
+  story.amount = amount or 0
+  return amount is not None
+
+
+def _add_event(story: _Story, left: int) -> tuple[int, bool]:
+  """Adds an event; gives how many steps it took and whether it fits."""
+  rng = story.rng
+  bag_event = left >= 2 and story.part_step is None
+  if bag_event and rng.random() < _BAG_EVENT_SHARE:
+    return 2, _add_bag_event(story)
+  if "half" not in story.used_verbs and rng.random() < _HALF_SHARE:
+    story.used_verbs.add("half")
+    amount = story.step("/", story.amount, 2, role="own")
+    story.tell_event(f"gives half of the {story.things} to {story.receiver}")
+  else:
+    operation = rng.choice("+-")
+    verbs = (
+      lexicon.GAINS
+      if operation == "+"
+      else (*lexicon.losses_of(story.things), "gives")
+    )
+    verb = rng.choice([v for v in verbs if v not in story.used_verbs])
+    story.used_verbs.add(verb)
+    number = story.number(2, 10)
+    amount = story.step(operation, story.amount, number, role="own")
+    receiver = f" to {story.receiver}" if verb == "gives" else ""
+    story.tell_event(f"{verb} {number} {story.things}{receiver}")
+  story.amount = amount or 0
+  return 1, amount is not None and story.values[-1] > 0
+
+
+def _add_bag_event(story: _Story) -> bool:
+  bags, each = story.number(2, 5), story.number(2, 10)
+  verb = story.rng.choice(lexicon.GAINS)
+  story.used_verbs.add(verb)
+  story.tell_event(f"{verb} {bags} bags with {each} {story.things} each")
+  part = story.step("*", bags, each, role="part")
+  if part is None:
+    return False
+  story.part_step = part.step
+  amount = story.step("+", story.amount, part, role="own")
+  story.amount = amount or 0
+  return amount is not None
+
+
+def _add_other_person(story: _Story, *, together: bool) -> tuple[bool, str]:
+  """Adds who has more or less of the same, and gives what is then asked."""
+  rng, name, other, things = story.rng, story.name, story.other, story.things
+  kind = rng.choice(("times", "more", "fewer", "half"))
+  operation = {"times": "*", "more": "+", "fewer": "-", "half": "/"}[kind]
+  if kind == "half":
+    told = f"{other} has half as many {things} as {name}."
+    operands = (story.amount, 2)
+  elif kind == "times":
+    number = story.number(2, 5)
+    told = f"{other} has {number} times as many {things} as {name}."
+    operands = (number, story.amount)
+  else:
+    number = story.number(2, 10)
+    told = f"{other} has {number} {kind} {things} than {name}."
+    operands = (story.amount, number)
+  story.sentences.append(told)
+  amount = story.step(operation, *operands, role="other", name=other)
+  if amount is None or story.values[-1] == 0:
+    return False, ""
+  if not together:
+    return True, f"How many {things} does {other} have?"
+  total = story.step("+", story.amount, amount, role="together")
+  words = rng.choice(("together", "in all"))
+  return total is not None, f"How many {things} do they have {words}?"
+
+
+def _ask_for_own(story: _Story) -> str:
+  words = story.rng.choice(("now", "in the end", "now"))
+  return f"How many {story.things} does {story.name} have {words}?"
+
+
+def _orders(
+  story: _Story,
+) -> tuple[tuple[tuple[int, ...], float], ...]:
+  """Where a part depends on nothing before it, it may also be told first."""
+  plan = tuple(range(len(story.steps)))
+  if not story.part_step:
+    return ((plan, 1.0),)
+  part_first = (story.part_step, *(i for i in plan if i != story.part_step))
+  return ((plan, 1.0 - _PART_FIRST_SHARE), (part_first, _PART_FIRST_SHARE))

@@ -1,0 +1,113 @@
+"""Problems from written templates, for the out-of-distribution families.
+
+A template is a body with slots and what may be asked of it. Capital letters
+stand for words (`{N}` and `{M}` people, `{T}` and `{U}` things), `{he}` and
+`{He}` for the first person's pronoun, `{gains}` and `{loses}` for verbs, and small
+letters for numbers that differ: `{a}` to `{d}`, and the small factor `{k}`.
+"""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from specialize_jax.mini import lexicon, problems
+
+_NUMBERS = range(2, 21)
+_FACTORS = range(2, 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+  """One step of a plan in a template's terms.
+
+  Attributes:
+    operation: One of `arithmetic.OPERATIONS`.
+    left: A number's letter, a digit, or `#i` for the result of step i.
+    right: The same.
+    role: See `problems.Step`.
+    name: The holder, `N` or `M`.
+    things: The unit: `T`, `U`, or a word such as `dollars`.
+  """
+
+  operation: str
+  left: str
+  right: str
+  role: str = "own"
+  name: str = "N"
+  things: str = "T"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+  """What may be asked of a body, in several wordings, and its plan."""
+
+  wordings: tuple[str, ...]
+  sums: tuple[Sum, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """A body and what may be asked of it."""
+
+  body: str
+  asks: tuple[Ask, ...]
+
+
+def draw(
+  rng: random.Random, family: str, templates: Sequence[Template]
+) -> problems.Problem | None:
+  """Draws a problem, or nothing when the numbers make no arithmetic fact."""
+  template = rng.choice(templates)
+  ask = rng.choice(template.asks)
+  words = _draw_words(rng)
+  numbers = _draw_numbers(rng)
+  steps = tuple(_step(one, words, numbers) for one in ask.sums)
+  if not problems.is_sound(steps):
+    return None
+  slots = {**words, **numbers}
+  return problems.Problem(
+    family=family,
+    body=template.body.format(**slots),
+    ask=rng.choice(ask.wordings).format(**slots),
+    steps=steps,
+    orders=((tuple(range(len(steps))), 1.0),),
+  )
+
+
+def _draw_words(rng: random.Random) -> dict[str, str]:
+  name = rng.choice(lexicon.NAMES)
+  things, others = rng.sample(lexicon.THINGS, 2)
+  return {
+    "N": name,
+    "M": rng.choice(lexicon.others_than(name)),
+    "he": lexicon.PRONOUNS[name],
+    "He": lexicon.PRONOUNS[name].capitalize(),
+    "T": things,
+    "U": others,
+    "gains": rng.choice(lexicon.GAINS),
+    "loses": rng.choice(lexicon.losses_of(things)),
+  }
+
+
+def _draw_numbers(rng: random.Random) -> dict[str, int]:
+  factor = rng.choice(_FACTORS)
+  free = [n for n in _NUMBERS if n != factor]
+  return {"k": factor, **dict(zip("abcd", rng.sample(free, 4), strict=True))}
+
+
+def _step(
+  one: Sum, words: dict[str, str], numbers: dict[str, int]
+) -> problems.Step:
+  def operand(text: str) -> problems.Operand:
+    if text.startswith("#"):
+      return problems.Result(int(text[1:]))
+    return int(text) if text.isdecimal() else numbers[text]
+
+  return problems.Step(
+    operation=one.operation,
+    left=operand(one.left),
+    right=operand(one.right),
+    role=one.role,
+    name=words[one.name],
+    things=words.get(one.things, one.things),
+  )
