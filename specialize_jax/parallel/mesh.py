@@ -1,0 +1,65 @@
+"""A mesh of the axes `data`, `fsdp` and `model` over the devices."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import mesh_utils
+
+from specialize_jax import errors
+
+AXES = ("data", "fsdp", "model")
+
+
+def make_mesh(
+  *,
+  data: int = -1,
+  fsdp: int = 1,
+  model: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Mesh:
+  """Arranges all devices in a mesh; an axis of -1 takes what is left.
+
+  Example: on 8 devices `data=-1, fsdp=2, model=2` gives 2 x 2 x 2.
+
+  The axis types are `Auto`: the compiler places what the rules leave open.
+  (Since JAX 0.10 `jax.make_mesh` defaults to explicit sharding, under which
+  ordinary products of sharded arrays are errors.) Enter the mesh with
+  `jax.set_mesh`; under the legacy `with mesh:` flax drops logical sharding
+  constraints without a word.
+
+  Args:
+    data: replicas of the model.
+    fsdp: shards of the parameters' embed axis.
+    model: shards of heads, mlp and vocabulary; neighbours in the network.
+    devices: all of the process group's by default.
+
+  Raises:
+    UserError: the axes do not multiply to the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = {"data": data, "fsdp": fsdp, "model": model}
+  written = ", ".join(f"{name}={size}" for name, size in sizes.items())
+  open_axes = [name for name, size in sizes.items() if size == -1]
+  if len(open_axes) > 1 or any(
+    size < 1 and size != -1 for size in sizes.values()
+  ):
+    raise errors.UserError(
+      f"The mesh {written} is not possible: expected axes of 1 or more, and "
+      "at most one of -1, which takes the devices that are left."
+    )
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if open_axes:
+    sizes[open_axes[0]] = len(devices) // fixed
+  if math.prod(sizes.values()) != len(devices):
+    raise errors.UserError(
+      f"The mesh {written} does not fit {len(devices)} devices: expected "
+      f"axes whose product is {len(devices)}; set one of them to -1 to take "
+      "the devices that are left."
+    )
+  shape = tuple(sizes.values())
+  return jax.sharding.Mesh(
+    mesh_utils.create_device_mesh(shape, devices),
+    AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+  )
