@@ -79,10 +79,12 @@ class T5Config:
       object.__setattr__(self, name, _dtype_name(name, getattr(self, name)))
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
     for field in dataclasses.fields(self):
-      if field.type is int and getattr(self, field.name) < 1:
+      value = getattr(self, field.name)
+      if field.type is int and not (type(value) is int and value >= 1):
         raise errors.UserError(
-          f"T5Config.{field.name} is {getattr(self, field.name)}, and must be "
-          "at least 1: check the model's gin file."
+          f"T5Config.{field.name} is {value!r}, and must be a whole number of "
+          "at least 1: include the gin file of a size, such as "
+          "models/flan_t5_base.gin."
         )
     unknown = sorted(set(self.mlp_activations) - set(ACTIVATIONS))
     if unknown or not self.mlp_activations:

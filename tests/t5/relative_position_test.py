@@ -1,0 +1,79 @@
+"""Buckets by hand and by transformers; the laid-out bias by a plain gather."""
+
+import jax
+import numpy as np
+import pytest
+
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import relative_position
+
+CONFIG = t5_config.T5Config(
+  vocab_size=32,
+  embed_dim=8,
+  mlp_dim=16,
+  num_heads=3,
+  head_dim=4,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  mlp_activations=("relu",),
+  tied_head=True,
+)
+
+
+def test_small_numbers_have_the_buckets_of_the_docstring():
+  distance = np.array([-20, -2, -1, 0, 1, 2, 20])
+  rows = relative_position.bucket(
+    distance, bidirectional=True, num_buckets=8, max_distance=16
+  )
+  assert rows.tolist() == [3, 2, 1, 0, 5, 6, 7]
+
+
+def test_a_decoder_has_one_bucket_for_all_later_keys():
+  rows = relative_position.bucket(
+    np.array([3, 0, -1, -7, -8, -500]),
+    bidirectional=False,
+    num_buckets=32,
+    max_distance=128,
+  )
+  assert rows.tolist() == [0, 0, 1, 7, 8, 31]
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 20)])
+def test_buckets_are_those_of_transformers(bidirectional, buckets, distance):
+  torch = pytest.importorskip("torch")
+  from transformers.models.t5 import modeling_t5
+
+  distances = np.arange(-2048, 2049)
+  theirs = modeling_t5.T5Attention._relative_position_bucket(
+    torch.from_numpy(distances),
+    bidirectional=bidirectional,
+    num_buckets=buckets,
+    max_distance=distance,
+  )
+  ours = relative_position.bucket(
+    distances,
+    bidirectional=bidirectional,
+    num_buckets=buckets,
+    max_distance=distance,
+  )
+  np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+@pytest.mark.parametrize("lengths", [(1, 1), (5, 5), (3, 7), (6, 2), (1, 9)])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_the_laid_out_bias_is_the_table_gathered_by_distance(
+  lengths, bidirectional
+):
+  query_length, key_length = lengths
+  module = relative_position.RelativePositionBias(
+    bidirectional=bidirectional, config=CONFIG
+  )
+  variables = module.init(jax.random.key(0), 2, 2)
+  table = variables["params"]["rel_embedding"].value
+  bias = module.apply(variables, query_length, key_length)
+  distance = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
+  rows = relative_position.bucket(
+    distance, bidirectional=bidirectional, num_buckets=32, max_distance=128
+  )
+  np.testing.assert_array_equal(bias, np.asarray(table)[:, rows])
