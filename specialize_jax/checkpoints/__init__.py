@@ -1,0 +1,1 @@
+"""Parameters in and out: Orbax for our own runs, converters for the world."""
