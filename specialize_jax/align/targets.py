@@ -1,0 +1,148 @@
+"""What alignment takes and gives: teacher tokens in, student targets out."""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherToken:
+  """One token that the teacher sampled.
+
+  Attributes:
+    spelling: The bytes that it adds to the text; not always whole characters.
+    log_prob: Its natural log-probability in nats, -inf for none.
+    top: The API's candidates as (spelling, log-probability) in the API's
+      order, the sampled token among them or not.
+  """
+
+  spelling: bytes
+  log_prob: float
+  top: tuple[tuple[bytes, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Teacher tokens and student tokens that stand for each other.
+
+  Attributes:
+    teacher: Indices of teacher tokens, rising; empty for none.
+    student: Indices of student tokens, rising; empty for none.
+  """
+
+  teacher: tuple[int, ...]
+  student: tuple[int, ...]
+
+
+class Kind(enum.IntEnum):
+  """Where a student position's target comes from."""
+
+  ONE_HOT = 0
+  ONE_TO_ONE = 1
+  CHUNK = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignedTargets:
+  """A rationale in student tokens, with what the teacher says of each.
+
+  C is the largest number of candidates of a position; all are here, storage
+  may keep fewer.
+
+  Attributes:
+    ids_T: int32[T], the student's tokens, end of sequence not among them.
+    pieces: The T pieces as the student's vocabulary spells them.
+    top_ids_TC: int32[T, C], candidates; an unused slot holds 0 (padding).
+    top_log_probs_TC: float64[T, C], in nats; -inf for a candidate whose
+      probability the teacher rounds to 0, and in an unused slot.
+    mask_T: uint8[T], 1 where the target is the teacher's, 0 where one-hot.
+    kinds_T: uint8[T], a `Kind` each.
+    groups: Partition of both token sequences, in order.
+    characters_lost: Characters of the text that the pieces do not spell:
+      unknown to the student, removed or rewritten by its normalisation.
+    mass_offered: The probability that the teacher's tokens name (sampled and
+      candidates), summed over its tokens that are not white space.
+    mass_kept: The part of it that reaches a target of mask 1.
+  """
+
+  ids_T: np.ndarray
+  pieces: tuple[str, ...]
+  top_ids_TC: np.ndarray
+  top_log_probs_TC: np.ndarray
+  mask_T: np.ndarray
+  kinds_T: np.ndarray
+  groups: tuple[Group, ...]
+  characters_lost: int
+  mass_offered: float
+  mass_kept: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+  """A sample that gives no targets.
+
+  Attributes:
+    reason: Why, in words that a coverage report counts by.
+  """
+
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+  """One student position's target while it is put together.
+
+  Attributes:
+    candidates: Probability by student id, in the order they are listed.
+    kind: Where it comes from; one-hot means mask 0.
+  """
+
+  candidates: dict[int, float]
+  kind: Kind
+
+
+def one_hot(student_id: int) -> Target:
+  """Gives the target of a position that the teacher says nothing of."""
+  return Target(candidates={student_id: 1.0}, kind=Kind.ONE_HOT)
+
+
+def one_to_one(candidates: dict[int, float]) -> Target:
+  """Gives the target of a position that one teacher token speaks for."""
+  return Target(candidates=candidates, kind=Kind.ONE_TO_ONE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transferred:
+  """What a mode's rule gives for a sample.
+
+  Attributes:
+    targets: One a student token.
+    groups: Partition of both token sequences, in order.
+    mass_kept: The teacher's probability that reached a target of mask 1,
+      summed over its tokens that are not white space.
+  """
+
+  targets: tuple[Target, ...]
+  groups: tuple[Group, ...]
+  mass_kept: float
+
+
+def stack(targets: Sequence[Target]) -> tuple[np.ndarray, np.ndarray]:
+  """Pads the targets of T positions to `top_ids_TC`, `top_log_probs_TC`.
+
+  Example:
+    >>> ids, log_probs = stack([one_hot(7)])
+    >>> ids.tolist(), log_probs.tolist()
+    ([[7]], [[0.0]])
+  """
+  num_candidates = max(len(target.candidates) for target in targets)
+  ids_TC = np.zeros((len(targets), num_candidates), np.int32)
+  probs_TC = np.zeros((len(targets), num_candidates), np.float64)
+  for position, target in enumerate(targets):
+    used = len(target.candidates)
+    ids_TC[position, :used] = list(target.candidates)
+    probs_TC[position, :used] = list(target.candidates.values())
+  with np.errstate(divide="ignore"):
+    return ids_TC, np.log(probs_TC)
