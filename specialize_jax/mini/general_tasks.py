@@ -24,12 +24,14 @@ class Exercise:
     rationale: The chain of thought, with its last sentence `The answer is X.`
     answer: The bare answer.
     key: What makes two exercises the same one.
+    question_id: `task/split/number` once the exercise belongs to a split.
   """
 
   question: str
   rationale: str
   answer: str
   key: str
+  question_id: str = ""
 
 
 def _exercise(
@@ -44,7 +46,7 @@ def _exercise(
 
 
 def draw_boolean_expression(rng: random.Random) -> Exercise:
-  """Draws an expression of 2 to 4 literals, in brackets of at most one level."""
+  """Draws an expression of 3 or 4 literals with one or two brackets."""
   sentences: list[str] = []
 
   def literal() -> tuple[str, bool]:

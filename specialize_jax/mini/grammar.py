@@ -14,6 +14,7 @@ A wrong number is a different node: later steps use it and stay consistent.
 """
 
 import dataclasses
+import random
 from collections.abc import Mapping
 
 from specialize_jax.mini import arithmetic, problems
@@ -90,7 +91,7 @@ class Grammar:
     mistake_rate: The probability that a step's result is a near miss.
   """
 
-  def __init__(self, problem: problems.Problem, *, mistake_rate: float):
+  def __init__(self, problem: problems.Problem, *, mistake_rate: float) -> None:
     self.problem = problem
     self.mistake_rate = mistake_rate
 
@@ -164,5 +165,16 @@ def likeliest_solution(problem: problems.Problem) -> str:
   told = ""
   while arcs := grammar.arcs(node):
     arc = max(arcs, key=lambda arc: arc.probability)
+    told, node = told + arc.text, arc.target
+  return told
+
+
+def random_solution(grammar: Grammar, rng: random.Random) -> str:
+  """Tells one solution, each choice drawn by its probability."""
+  nodes, odds = zip(*grammar.starts(), strict=True)
+  node = rng.choices(nodes, odds)[0]
+  told = ""
+  while arcs := grammar.arcs(node):
+    arc = rng.choices(arcs, [arc.probability for arc in arcs])[0]
     told, node = told + arc.text, arc.target
   return told

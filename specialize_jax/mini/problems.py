@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from specialize_jax.mini import arithmetic, lexicon
 
-MAX_ATTEMPTS = 10_000
+_MAX_ATTEMPTS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +103,6 @@ class Problem:
     return normalize(self.body)
 
 
-Drawer = Callable[[random.Random], Problem | None]
-"""Draws a problem, or nothing when the numbers it drew do not fit."""
-
-
 def operand_value(operand: Operand, values: list[int] | tuple[int, ...]) -> int:
   """Gives an operand's number, given the results of the steps so far."""
   return values[operand.step] if isinstance(operand, Result) else operand
@@ -123,17 +119,19 @@ def is_sound(steps: tuple[Step, ...]) -> bool:
   return True
 
 
-def draw(drawer: Drawer, rng: random.Random) -> Problem:
+def draw(
+  attempt: Callable[[random.Random], Problem | None], rng: random.Random
+) -> Problem:
   """Draws until the numbers fit.
 
   Raises:
-    RuntimeError: The drawer never gives a problem, which is a defect.
+    RuntimeError: `attempt` never gives a problem, which is a defect.
   """
-  for _ in range(MAX_ATTEMPTS):
-    problem = drawer(rng)
+  for _ in range(_MAX_ATTEMPTS):
+    problem = attempt(rng)
     if problem is not None:
       return problem
-  raise RuntimeError(f"{drawer} gave no problem in {MAX_ATTEMPTS} attempts")
+  raise RuntimeError(f"{attempt} gave no problem in {_MAX_ATTEMPTS} attempts")
 
 
 def normalize(text: str) -> str:

@@ -8,6 +8,7 @@ may end with another person who has more or less of the same.
 """
 
 import random
+from collections.abc import Sequence
 
 from specialize_jax.mini import arithmetic, lexicon, problems
 
@@ -26,7 +27,7 @@ _PART_FIRST_SHARE = 0.25
 class _Story:
   """A story in the making: its sentences, its plan, and the numbers in it."""
 
-  def __init__(self, rng: random.Random):
+  def __init__(self, rng: random.Random) -> None:
     self.rng = rng
     self.name = rng.choice(lexicon.NAMES)
     self.pronoun = lexicon.PRONOUNS[self.name]
@@ -110,7 +111,7 @@ def draw_of_length(
     ask = _ask_for_own(story)
   else:
     fits, ask = _add_other_person(story, together=finish == "together")
-  if not fits or arithmetic.LARGEST < story.values[-1]:
+  if not fits:
     return None
   return problems.Problem(
     family=FAMILY,
@@ -121,9 +122,7 @@ def draw_of_length(
   )
 
 
-def draw(
-  rng: random.Random, step_weights: tuple[float, ...]
-) -> problems.Problem | None:
+def draw(rng: random.Random, step_weights: Sequence[float]) -> problems.Problem:
   """Draws a story; `step_weights` are the odds of 1, 2, 3 and 4 steps."""
   lengths = range(1, len(step_weights) + 1)
   num_steps = rng.choices(lengths, weights=step_weights)[0]
@@ -180,7 +179,10 @@ def _add_event(story: _Story, left: int) -> tuple[int, bool]:
       if operation == "+"
       else (*lexicon.losses_of(story.things), "gives")
     )
-    verb = rng.choice([v for v in verbs if v not in story.used_verbs])
+    fresh = [verb for verb in verbs if verb not in story.used_verbs]
+    if not fresh:
+      return 1, False
+    verb = rng.choice(fresh)
     story.used_verbs.add(verb)
     number = story.number(2, 10)
     amount = story.step(operation, story.amount, number, role="own")

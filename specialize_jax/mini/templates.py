@@ -2,8 +2,8 @@
 
 A template is a body with slots and what may be asked of it. Capital letters
 stand for words (`{N}` and `{M}` people, `{T}` and `{U}` things), `{he}` and
-`{He}` for the first person's pronoun, `{gains}` and `{loses}` for verbs, and small
-letters for numbers that differ: `{a}` to `{d}`, and the small factor `{k}`.
+`{He}` for the first person's pronoun, `{gains}` and `{loses}` for verbs, and
+small letters for numbers that differ: `{a}` to `{c}`, and the factor `{k}`.
 """
 
 import dataclasses
@@ -57,21 +57,38 @@ def draw(
   rng: random.Random, family: str, templates: Sequence[Template]
 ) -> problems.Problem | None:
   """Draws a problem, or nothing when the numbers make no arithmetic fact."""
+  siblings = draw_siblings(rng, family, templates)
+  return rng.choice(siblings) if siblings else None
+
+
+def draw_siblings(
+  rng: random.Random, family: str, templates: Sequence[Template]
+) -> tuple[problems.Problem, ...]:
+  """Draws one body with everything that may be asked of it.
+
+  Returns:
+    Problems of the same body, without those whose numbers make no arithmetic
+    fact; perhaps none.
+  """
   template = rng.choice(templates)
-  ask = rng.choice(template.asks)
   words = _draw_words(rng)
   numbers = _draw_numbers(rng)
-  steps = tuple(_step(one, words, numbers) for one in ask.sums)
-  if not problems.is_sound(steps):
-    return None
   slots = {**words, **numbers}
-  return problems.Problem(
-    family=family,
-    body=template.body.format(**slots),
-    ask=rng.choice(ask.wordings).format(**slots),
-    steps=steps,
-    orders=((tuple(range(len(steps))), 1.0),),
-  )
+  siblings = []
+  for ask in template.asks:
+    steps = tuple(_step(one, words, numbers) for one in ask.sums)
+    wording = rng.choice(ask.wordings).format(**slots)
+    if problems.is_sound(steps):
+      siblings.append(
+        problems.Problem(
+          family=family,
+          body=template.body.format(**slots),
+          ask=wording,
+          steps=steps,
+          orders=((tuple(range(len(steps))), 1.0),),
+        )
+      )
+  return tuple(siblings)
 
 
 def _draw_words(rng: random.Random) -> dict[str, str]:
@@ -92,7 +109,7 @@ def _draw_words(rng: random.Random) -> dict[str, str]:
 def _draw_numbers(rng: random.Random) -> dict[str, int]:
   factor = rng.choice(_FACTORS)
   free = [n for n in _NUMBERS if n != factor]
-  return {"k": factor, **dict(zip("abcd", rng.sample(free, 4), strict=True))}
+  return {"k": factor, **dict(zip("abc", rng.sample(free, 3), strict=True))}
 
 
 def _step(

@@ -1,0 +1,345 @@
+"""Builds a mini world on disk: problems, tokenizers, text, teacher records.
+
+    build("data", seed=0, config=WorldConfig())
+
+writes under `data/mini`:
+
+    <family>/{train,validation,test}.jsonl   word problems, four families
+    <task>/{train,validation,test}.jsonl     general tasks
+    weak_maths/train.jsonl                   facts and one-step problems
+    text/train.jsonl                         questions as plain text
+    student.model, teacher_tokenizer.json    the two tokenizers
+    records/records.jsonl                    the teacher's samples
+    world.json                               what the world was built from
+
+A row of a family or task is {"question_id", "question", "answer",
+"rationale"}; weak maths adds the "format" it is for; text is {"text"}.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import tqdm
+
+from specialize_jax import errors
+from specialize_jax.cot import formats
+from specialize_jax.mini import (
+  arithmetic,
+  general_tasks,
+  grammar,
+  problems,
+  splits,
+  stories,
+  teacher,
+  vocabulary,
+)
+from specialize_jax.records import schema, store
+
+DIRECTORY = "mini"
+
+_MANIFEST = "world.json"
+_VERSION = 1  # of what is written; a world of another version is built anew
+
+Row = dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+  """How large a world is and how its teacher speaks.
+
+  Attributes:
+    train_size: Training problems of `mini_gsm`.
+    out_of_distribution_train_size: Those of each other family.
+    validation_size: Validation problems of each family.
+    test_size: Test problems of each family.
+    general_train_size: Training exercises of each general task.
+    general_validation_size: Validation exercises of each.
+    general_test_size: Test exercises of each.
+    weak_maths_size: One-step problems in each family's wordings.
+    step_weights: The odds of 1, 2, 3 and 4 steps in `mini_gsm`.
+    samples_per_question: Teacher samples for each `mini_gsm` training problem;
+      0 writes no records.
+    temperature: What the teacher samples with.
+    mistake_rate: The probability that a step's result is wrong.
+    student_vocab_size: The most pieces of the student, sentinels excluded.
+    teacher_vocab_size: The teacher's tokens; so few that names and some
+      numbers are several.
+  """
+
+  train_size: int = 3000
+  out_of_distribution_train_size: int = 600
+  validation_size: int = 200
+  test_size: int = 300
+  general_train_size: int = 1500
+  general_validation_size: int = 100
+  general_test_size: int = 200
+  weak_maths_size: int = 1000
+  step_weights: tuple[float, ...] = (0.2, 0.4, 0.3, 0.1)
+  samples_per_question: int = 8
+  temperature: float = 0.7
+  mistake_rate: float = 0.03
+  student_vocab_size: int = 512
+  teacher_vocab_size: int = 470
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+  """A world's items, before anything is written.
+
+  Attributes:
+    maths: Word problems by family and split.
+    general: Exercises by task and split.
+    weak_maths: One-step problems, of all families.
+  """
+
+  maths: Mapping[str, Mapping[str, Sequence[problems.Problem]]]
+  general: Mapping[str, Mapping[str, Sequence[general_tasks.Exercise]]]
+  weak_maths: Sequence[problems.Problem]
+
+
+def build(
+  directory: str | os.PathLike[str], *, seed: int, config: WorldConfig
+) -> None:
+  """Builds `directory/mini`, whole or not at all; a built world is kept.
+
+  Raises:
+    UserError: Another world lies there already, or the config asks for what
+      cannot be had.
+  """
+  place = pathlib.Path(directory) / DIRECTORY
+  manifest = _manifest(seed, config)
+  if _is_built(place, manifest):
+    return
+  place.parent.mkdir(parents=True, exist_ok=True)
+  scratch = pathlib.Path(tempfile.mkdtemp(prefix=".mini-", dir=place.parent))
+  try:
+    _write_world(scratch, seed, config)
+    _write_text(scratch / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    scratch.chmod(0o755)
+    # An empty directory in the way is replaced; a full one is an error.
+    scratch.rename(place)
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def draw_world(seed: int, config: WorldConfig) -> World:
+  """Draws all items of a world; a pure function of its arguments.
+
+  Raises:
+    UserError: A family has too few different problems.
+  """
+  taken = splits.Registry()
+  other_sizes = {
+    "train": config.out_of_distribution_train_size,
+    "validation": config.validation_size,
+    "test": config.test_size,
+  }
+  general_sizes = {
+    "train": config.general_train_size,
+    "validation": config.general_validation_size,
+    "test": config.general_test_size,
+  }
+  families = splits.families(config.step_weights)
+  sizes = dict.fromkeys(families, other_sizes)
+  sizes[stories.FAMILY] = {**other_sizes, "train": config.train_size}
+  tasks = splits.general()
+  maths = splits.fill_all(families, sizes, seed=seed, taken=taken)
+  weak_maths = []
+  for name, draw in splits.one_step_families().items():
+    # All of a family's validation and test keys are taken by now.
+    weak_maths += splits.fill(
+      f"weak_maths/{name}",
+      "train",
+      config.weak_maths_size,
+      draw=draw,
+      seed=seed,
+      taken=taken,
+    )
+  general = splits.fill_all(
+    tasks, dict.fromkeys(tasks, general_sizes), seed=seed, taken=taken
+  )
+  return World(maths=maths, general=general, weak_maths=weak_maths)
+
+
+def row_of(item: problems.Problem | general_tasks.Exercise) -> Row:
+  """Gives an item's row as it is written."""
+  rationale = (
+    grammar.likeliest_solution(item)
+    if isinstance(item, problems.Problem)
+    else item.rationale
+  )
+  return {
+    "question_id": item.question_id,
+    "question": item.question,
+    "answer": item.answer,
+    "rationale": rationale,
+  }
+
+
+def weak_maths_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
+  """Gives the weak maths of pre-training: facts, and short answers.
+
+  Every arithmetic fact comes once for its bare answer and once told in
+  full; one-step problems come for their bare answer alone, so that a
+  pre-trained student has yet to learn to reason.
+  """
+  rows = []
+  for operation, left, right in arithmetic.facts():
+    result = arithmetic.apply(operation, left, right)
+    told = f"{left} {operation} {right} ="
+    for data_format in (
+      formats.ZERO_SHOT_ANSWER_ONLY,
+      formats.ZERO_SHOT_CHAIN_OF_THOUGHT,
+    ):
+      rows.append(
+        {
+          "question": told,
+          "answer": str(result),
+          "rationale": f"{told} {result}. The answer is {result}.",
+          "format": data_format.name,
+        }
+      )
+  for problem in one_step:
+    rows.append(
+      {**row_of(problem), "format": formats.ZERO_SHOT_ANSWER_ONLY.name}
+    )
+  return [
+    {**row, "question_id": f"weak_maths/train/{index}"}
+    for index, row in enumerate(rows)
+  ]
+
+
+def _manifest(seed: int, config: WorldConfig) -> dict[str, object]:
+  written = dataclasses.asdict(config)
+  written["step_weights"] = list(config.step_weights)
+  return {"version": _VERSION, "seed": seed, "config": written}
+
+
+def _is_built(place: pathlib.Path, manifest: Mapping[str, object]) -> bool:
+  """Says whether the very world lies there.
+
+  Raises:
+    UserError: Something else lies there.
+  """
+  if not place.exists() or not any(place.iterdir()):
+    return False
+  try:
+    found = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    found = {}
+  if found == manifest:
+    return True
+  differing = sorted(
+    key
+    for key in ("version", "seed", "config")
+    if found.get(key) != manifest[key]
+  )
+  raise errors.UserError(
+    f"directory={str(place.parent)!r} already holds something in"
+    f" {place.name}/ that is not the mini world asked for (it differs in"
+    f" {', '.join(differing)}; seed {found.get('seed')} there,"
+    f" {manifest['seed']} asked for); delete {place} or choose another"
+    " directory"
+  )
+
+
+def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
+  """Writes all files of a world into an empty directory."""
+  progress = tqdm.tqdm(
+    total=3 + config.train_size * config.samples_per_question,
+    desc="mini world: problems",
+    bar_format="{desc} {percentage:3.0f}% {elapsed}",
+    leave=False,
+    disable=None,
+  )
+  with progress:
+    world = draw_world(seed, config)
+    train_rows = _write_items(place, world)
+    weak_rows = weak_maths_rows(world.weak_maths)
+    _write_rows(place / "weak_maths" / "train.jsonl", weak_rows)
+    questions = [{"text": row["question"]} for row in train_rows]
+    _write_rows(place / "text" / "train.jsonl", questions)
+    progress.update()
+
+    progress.set_description("mini world: tokenizers")
+    texts = list(_tokenizer_texts(world, [*train_rows, *weak_rows], seed))
+    student = vocabulary.train_student(
+      texts, vocab_size=config.student_vocab_size
+    )
+    (place / "student.model").write_bytes(student)
+    progress.update()
+    tokenizer = vocabulary.train_teacher(
+      texts, vocab_size=config.teacher_vocab_size
+    )
+    _write_text(place / "teacher_tokenizer.json", tokenizer)
+    progress.update()
+
+    progress.set_description("mini world: teacher records")
+    if config.samples_per_question:
+      with store.RecordWriter(place / "records") as writer:
+        for record in _sample_records(world, tokenizer, seed, config):
+          writer.append(record)
+          progress.update()
+
+
+def _write_items(place: pathlib.Path, world: World) -> list[Row]:
+  """Writes the families' and tasks' files; gives the training rows."""
+  train_rows: list[Row] = []
+  for name, by_split in {**world.maths, **world.general}.items():
+    for split in splits.SPLITS:
+      rows = [row_of(item) for item in by_split[split]]
+      _write_rows(place / name / f"{split}.jsonl", rows)
+      if split == "train":
+        train_rows += rows
+  return train_rows
+
+
+def _tokenizer_texts(
+  world: World, rows: Sequence[Row], seed: int
+) -> Iterable[str]:
+  """Gives what both tokenizers are trained on: training splits only."""
+  rng = random.Random(f"{seed}/tokenizers")
+  for row in rows:
+    for data_format in formats.FORMATS:
+      yield formats.render_question(row["question"], data_format)
+    for data_format in (
+      formats.ZERO_SHOT_ANSWER_ONLY,
+      formats.ZERO_SHOT_CHAIN_OF_THOUGHT,
+    ):
+      yield formats.render_target(data_format, row["rationale"], row["answer"])
+  # The likeliest solutions above lack the teacher's rarer words.
+  for problem in world.maths[stories.FAMILY]["train"]:
+    told = grammar.Grammar(problem, mistake_rate=0.5)
+    yield grammar.random_solution(told, rng)
+
+
+def _sample_records(
+  world: World, tokenizer: str, seed: int, config: WorldConfig
+) -> Iterator[schema.TeacherRecord]:
+  """Gives the teacher's samples, question by question."""
+  mini_teacher = teacher.MiniTeacher(
+    vocabulary.TeacherTokenizer.from_json(tokenizer),
+    mistake_rate=config.mistake_rate,
+  )
+  for problem in world.maths[stories.FAMILY]["train"]:
+    yield from mini_teacher.sample(
+      problem,
+      config.samples_per_question,
+      temperature=config.temperature,
+      seed=seed,
+    )
+
+
+def _write_rows(path: pathlib.Path, rows: Sequence[Mapping]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+  path.write_text(text, encoding="utf-8")
