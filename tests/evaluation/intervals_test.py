@@ -111,6 +111,15 @@ def test_the_mean_over_tasks_counts_each_task_once():
   assert interval.estimate == pytest.approx(0.5)
 
 
+def test_a_mean_of_intervals_narrows_as_standard_deviations_do():
+  part = intervals.Interval(0.5, 0.4, 0.6)
+  mean = intervals.mean([part, part])
+  assert mean.estimate == 0.5
+  assert mean.low == pytest.approx(0.429, abs=5e-4)
+  assert mean.high == pytest.approx(0.571, abs=5e-4)
+  assert intervals.mean([part]) == part
+
+
 def test_the_same_seed_gives_the_same_interval():
   before, after = [0, 1, 0, 1, 1], [1, 1, 0, 1, 0]
   first = intervals.paired_bootstrap(before, after, seed=3)
@@ -125,6 +134,7 @@ def test_the_same_seed_gives_the_same_interval():
     (lambda: intervals.paired_bootstrap([1], [1, 0]), "the same questions"),
     (lambda: intervals.paired_bootstrap([], []), "at least one"),
     (lambda: intervals.paired_bootstrap_mean([]), "at least one task"),
+    (lambda: intervals.mean([]), "at least one interval"),
   ],
 )
 def test_arguments_out_of_range_are_named(call, message):

@@ -1,0 +1,213 @@
+"""One aligned sample as pictures: what the student is taught, and whence.
+
+An example is `{"teacher_tokens": [text, ...], "student_pieces": [piece, ...],
+"groups": [[[teacher index, ...], [student index, ...]], ...], "targets":
+[[[piece, probability], ...], ...], "mask": [0 | 1, ...]}`: a group lays some
+teacher tokens on the student pieces that spell the same text; targets and
+mask have one entry a student piece.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colors as mpl_colors
+from matplotlib import patches as mpl_patches
+
+from specialize_jax.reports import drawing
+
+# From one hue, dark where the teacher is sure: it survives a grey print.
+_COLORS = mpl_colors.LinearSegmentedColormap.from_list(
+  "teacher", ["#F1F6FA", drawing.SKY, drawing.BLUE]
+)
+_ONE_HOT_COLOR = drawing.ORANGE
+_MAX_PIECES = 44
+_ALTERNATIVES = 3
+
+Example = Mapping[str, Sequence[object]]
+
+
+def heat_map(example: Example) -> str:
+  """Draws teacher tokens against student pieces, a cell where they meet.
+
+  A cell's colour is the probability that the target gives the sampled piece;
+  cells of one group are framed together. Long samples are cut at their first
+  44 pieces.
+
+  Args:
+    example: see this module's header.
+
+  Returns:
+    The figure, as SVG text.
+  """
+  num_pieces, num_tokens, groups = _visible(example)
+  height = min(9.6, 2.0 + 0.19 * num_pieces)
+  with drawing.figure(
+    height, "Heat map of teacher tokens against student pieces."
+  ) as (figure, svg):
+    axes = figure.add_subplot()
+    shades = np.full([num_pieces, num_tokens], np.nan)
+    for tokens, pieces in groups:
+      for piece in pieces:
+        if example["mask"][piece]:
+          shades[piece, tokens] = _own_probability(example, piece)
+      _frame(axes, example, tokens, pieces)
+    image = axes.pcolormesh(
+      np.arange(num_tokens + 1) - 0.5,
+      np.arange(num_pieces + 1) - 0.5,
+      np.ma.masked_invalid(shades),
+      cmap=_COLORS,
+      vmin=0.0,
+      vmax=1.0,
+      zorder=2,
+    )
+    axes.invert_yaxis()
+    bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.025)
+    bar.set_label("probability of the sampled piece", color=drawing.INK)
+    bar.outline.set_visible(False)
+    axes.set_xticks(
+      range(num_tokens),
+      [_drawn(_shown_token(t)) for t in example["teacher_tokens"][:num_tokens]],
+      rotation=90,
+      fontsize=8,
+      family="DejaVu Sans Mono",
+    )
+    axes.set_yticks(
+      range(num_pieces),
+      [_drawn(str(p)) for p in example["student_pieces"][:num_pieces]],
+      fontsize=8,
+      family="DejaVu Sans Mono",
+    )
+    for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+      tick.set_color(drawing.INK)
+    axes.set_xlabel("teacher tokens (␣ is a space)")
+    axes.set_ylabel("student pieces (▁ starts a word)")
+    axes.grid(color=drawing.LINE, linewidth=0.4)
+    handles = [
+      mpl_patches.Patch(
+        facecolor=_COLORS(0.9), label="the teacher's distribution"
+      ),
+      mpl_patches.Patch(
+        facecolor=_ONE_HOT_COLOR, label="one-hot: no distribution fits"
+      ),
+    ]
+    axes.legend(
+      handles=handles, loc="upper right", frameon=True, edgecolor="none"
+    )
+  return svg()
+
+
+def links(example: Example) -> str:
+  """Gives the sample as HTML: groups in reading order, with alternatives.
+
+  Each group shows the teacher's tokens above and the student's pieces below,
+  a piece on the colour of its probability, and under it the alternatives
+  that the target holds.
+
+  Args:
+    example: see this module's header.
+
+  Returns:
+    HTML, to be styled by `stylesheet.CSS`.
+  """
+  _, _, groups = _visible(example)
+  parts = []
+  for tokens, pieces in groups:
+    above = "".join(
+      f'<span class="token">{_text(_shown_token(example["teacher_tokens"][t]))}'
+      "</span>"
+      for t in tokens
+    )
+    below = "".join(_piece_html(example, piece) for piece in pieces)
+    parts.append(
+      f'<div class="group"><div class="teacher">{above}</div>'
+      f'<div class="student">{below}</div></div>'
+    )
+  cut = len(example["student_pieces"]) - sum(len(p) for _, p in groups)
+  if cut > 0:
+    parts.append(f'<div class="cut">… and {cut} more pieces</div>')
+  return f'<div class="links">{"".join(parts)}</div>'
+
+
+def _visible(
+  example: Example,
+) -> tuple[int, int, list[tuple[list[int], list[int]]]]:
+  """The groups that are shown, with how many pieces and tokens they hold."""
+  groups = [
+    (list(tokens), list(pieces))
+    for tokens, pieces in example["groups"]
+    if tokens and pieces and max(pieces) < _MAX_PIECES
+  ]
+  num_pieces = 1 + max((max(p) for _, p in groups), default=0)
+  num_tokens = 1 + max((max(t) for t, _ in groups), default=0)
+  return num_pieces, num_tokens, groups
+
+
+def _own_probability(example: Example, piece: int) -> float:
+  """What the target gives to the piece that was sampled."""
+  own = example["student_pieces"][piece]
+  return sum(p for text, p in example["targets"][piece] if text == own)
+
+
+def _frame(
+  axes: object,
+  example: Example,
+  tokens: Sequence[int],
+  pieces: Sequence[int],
+) -> None:
+  """Frames a group's cells, and fills those that are one-hot."""
+  one_hot = not all(example["mask"][piece] for piece in pieces)
+  axes.add_patch(
+    mpl_patches.Rectangle(
+      (min(tokens) - 0.5, min(pieces) - 0.5),
+      max(tokens) - min(tokens) + 1,
+      max(pieces) - min(pieces) + 1,
+      facecolor=_ONE_HOT_COLOR if one_hot else "none",
+      edgecolor=drawing.INK,
+      linewidth=0.7,
+      zorder=3,
+    )
+  )
+
+
+def _piece_html(example: Example, piece: int) -> str:
+  own = example["student_pieces"][piece]
+  probability = _own_probability(example, piece)
+  one_hot = not example["mask"][piece]
+  background = mpl_colors.to_hex(_COLORS(probability))
+  ink = "#fff" if probability > 0.75 else drawing.INK
+  if one_hot:
+    background, ink = _ONE_HOT_COLOR, drawing.BLACK
+  others = sorted(
+    ((text, p) for text, p in example["targets"][piece] if text != own),
+    key=lambda item: -item[1],
+  )[:_ALTERNATIVES]
+  alternatives = "".join(
+    f"<li><b>{_text(text)}</b> {_share(p)}</li>" for text, p in others
+  )
+  label = "one-hot" if one_hot else _share(probability)
+  return (
+    '<div class="piece">'
+    f'<span style="background:{background};color:{ink}">'
+    f"{_text(own)}</span><small>{label}</small>"
+    f"<ul>{alternatives}</ul></div>"
+  )
+
+
+def _share(probability: float) -> str:
+  if 0.0 < probability < 0.001:
+    return "&lt;.001"
+  return f"{probability:.3f}".removeprefix("0") if probability < 1 else "1.0"
+
+
+def _shown_token(token: object) -> str:
+  return str(token).replace("\n", "↵").replace(" ", "␣")
+
+
+def _drawn(text: str) -> str:
+  """Keeps a dollar sign from starting a formula in a figure."""
+  return text.replace("$", r"\$")
+
+
+def _text(text: str) -> str:
+  return html.escape(text) or "&nbsp;"

@@ -1,0 +1,190 @@
+"""The hand that draws every figure: palette, style, axes and labels.
+
+Colours are those of Okabe and Ito, which people of all kinds of colour
+vision tell apart; markers, dashes and hatches repeat what colour says, so
+that a grey print loses nothing.
+"""
+
+import contextlib
+import hashlib
+import html
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import axes as mpl_axes
+from matplotlib import figure as mpl_figure
+from matplotlib import ticker as mpl_ticker
+
+# Okabe and Ito (2008), "Color universal design".
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
+# Neutrals of the page.
+INK = "#2B3440"
+GREY = "#5F6B7A"
+PALE = "#C3CAD3"
+LINE = "#E4E8ED"
+
+_STYLE = {
+  "font.family": "sans-serif",
+  "font.sans-serif": ["DejaVu Sans"],
+  "font.size": 10,
+  "axes.titlesize": 11,
+  "axes.titleweight": "bold",
+  "axes.titlelocation": "left",
+  "axes.titlepad": 10,
+  "axes.labelsize": 10,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.edgecolor": GREY,
+  "axes.labelcolor": INK,
+  "axes.titlecolor": INK,
+  "axes.grid": True,
+  "axes.axisbelow": True,
+  "grid.color": LINE,
+  "grid.linewidth": 0.8,
+  "xtick.color": GREY,
+  "ytick.color": GREY,
+  "legend.frameon": False,
+  "legend.fontsize": 9,
+  "lines.linewidth": 1.8,
+  "lines.markersize": 5,
+  "hatch.linewidth": 0.8,
+  "svg.fonttype": "path",
+  "svg.hashsalt": "specialize",  # the same figure is the same file
+  "figure.constrained_layout.use": True,
+}
+_WIDTH_INCHES = 9.6
+
+
+@contextlib.contextmanager
+def figure(
+  height: float, description: str
+) -> Iterator[tuple[mpl_figure.Figure, Callable[[], str]]]:
+  """Opens a figure in the report's style.
+
+  Args:
+    height: in inches; the width is that of the page.
+    description: what the figure shows, for those who cannot see it.
+
+  Yields:
+    The figure, and what turns it into SVG text once it is drawn; call it
+    after the block.
+  """
+  drawn = {}
+  with mpl.rc_context(_STYLE):
+    made = mpl_figure.Figure(figsize=(_WIDTH_INCHES, height))
+    yield made, lambda: drawn["svg"]
+    buffer = io.StringIO()
+    made.savefig(
+      buffer, format="svg", metadata={"Date": None}, transparent=True
+    )
+  drawn["svg"] = _inline(buffer.getvalue(), description)
+
+
+def percents(values: Sequence[float]) -> np.ndarray:
+  """Gives shares as percents."""
+  return 100.0 * np.asarray(values)
+
+
+def step_axis(axes: mpl_axes.Axes, label: str) -> None:
+  """Labels the x axis, with few and whole steps."""
+  axes.set_xlabel(label)
+  axes.xaxis.set_major_locator(
+    mpl_ticker.MaxNLocator(7, integer=True, min_n_ticks=2)
+  )
+  axes.xaxis.set_major_formatter(mpl_ticker.StrMethodFormatter("{x:,.0f}"))
+
+
+def percent_axis(axes: mpl_axes.Axes, label: str) -> None:
+  """Labels the y axis and lets it begin at zero."""
+  axes.set_ylabel(label)
+  axes.set_ylim(bottom=0.0, top=min(105.0, max(1.08 * axes.get_ylim()[1], 10)))
+
+
+def name_ends(
+  axes: mpl_axes.Axes, ends: Sequence[tuple[float, float, str, str]]
+) -> None:
+  """Writes each curve's name beside its end, without overlap.
+
+  Args:
+    axes: with its y limits set.
+    ends: x, y, name and colour of each curve's last point.
+  """
+  low, high = axes.get_ylim()
+  gap = 0.075 * (high - low)
+  ordered = sorted(ends, key=lambda end: end[1])
+  heights = spaced([end[1] for end in ordered], gap)
+  for (x, y, name, color), height in zip(ordered, heights, strict=True):
+    axes.annotate(
+      name,
+      (x, y),
+      xytext=(1.015, height),
+      textcoords=axes.get_yaxis_transform(),
+      va="center",
+      color=color,
+      fontsize=9.5,
+      fontweight="bold",
+      annotation_clip=False,
+    )
+
+
+def spaced(values: Sequence[float], gap: float) -> list[float]:
+  """Moves rising values apart until each is `gap` above the one before.
+
+  The group keeps its middle. Example: [1, 1.1, 9] with a gap of 1 gives
+  [0.55, 1.55, 9].
+  """
+  groups: list[list[float]] = []  # each: its values, to be spread evenly
+  for value in values:
+    groups.append([value])
+    while len(groups) > 1:
+      low, high = groups[-2], groups[-1]
+      if _spread(high, gap)[0] - _spread(low, gap)[-1] >= gap:
+        break
+      groups[-2:] = [low + high]
+  return [height for group in groups for height in _spread(group, gap)]
+
+
+def smooth(values: Sequence[float]) -> np.ndarray:
+  """Gives a centred running mean, over a thirtieth of the curve."""
+  values = np.asarray(values, np.float64)
+  half = len(values) // 60
+  total = np.concatenate([[0.0], np.cumsum(values)])
+  places = np.arange(len(values))
+  start = np.maximum(places - half, 0)
+  stop = np.minimum(places + half + 1, len(values))
+  return (total[stop] - total[start]) / (stop - start)
+
+
+def legend_below(made: mpl_figure.Figure, axes: mpl_axes.Axes) -> None:
+  """Puts the legend below the figure, where it hides no curve."""
+  handles, labels = axes.get_legend_handles_labels()
+  made.legend(
+    handles, labels, loc="outside lower center", ncols=min(len(labels), 5)
+  )
+
+
+def _spread(group: Sequence[float], gap: float) -> list[float]:
+  """The members of a group, `gap` apart around their mean."""
+  middle = sum(group) / len(group)
+  first = middle - gap * (len(group) - 1) / 2
+  return [first + gap * place for place in range(len(group))]
+
+
+def _inline(svg: str, description: str) -> str:
+  """Makes a whole SVG file a part of a page that adapts to its width."""
+  svg = svg[svg.index("<svg") :]
+  svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+  # Two figures of a page must not share the names of their parts.
+  salt = hashlib.sha256(svg.encode()).hexdigest()[:8]
+  svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>f{salt}-", svg)
+  label = html.escape(description, quote=True)
+  return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -1,0 +1,205 @@
+"""Reads a results directory: what a report can be built from.
+
+Every file is optional, and what is absent is None or empty; a file that is
+there and cannot be read is an error, since half a report misleads.
+
+  results.json                  accuracies before and after, and task roles
+  predictions/before/**/TASK.jsonl, predictions/after/**/TASK.jsonl
+                                verdicts on the same questions
+  pretrain/metrics.jsonl        the general model's training
+  specialize/metrics.jsonl      specialization, with validation accuracies
+  selection.json                the chosen step; see evaluation.selection
+  alignment.json                the coverage report of `specialize align`
+  alignment_example.json        one sample, aligned
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.evaluation import history as history_lib
+from specialize_jax.evaluation import written
+
+Json = Mapping[str, object]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+  """What a results directory holds.
+
+  Attributes:
+    directory: where it was read from.
+    before: `{task: {"accuracy", "n"}}` of the general model.
+    after: the same of the specialized one.
+    in_distribution: the task of the training data's own dataset, or None.
+    out_of_distribution: the other tasks of the target ability.
+    general: the tasks of the abilities given up.
+    seconds: how long the whole run took, or None.
+    peak_rss_gib: the most memory it held, or None.
+    pretraining: training values by step of the general model.
+    specialization: training values by step of specialization.
+    validation: validation values by step of specialization.
+    selection: `selection.json`, or None.
+    alignment: coverage reports by name, usually of one alignment mode.
+    alignment_example: `alignment_example.json`, or None.
+    predictions: `{"before" | "after": {task: rows}}`.
+  """
+
+  directory: pathlib.Path
+  before: Mapping[str, Mapping[str, float]]
+  after: Mapping[str, Mapping[str, float]]
+  in_distribution: str | None
+  out_of_distribution: Sequence[str]
+  general: Sequence[str]
+  seconds: float | None
+  peak_rss_gib: float | None
+  pretraining: history_lib.History
+  specialization: history_lib.History
+  validation: history_lib.History
+  selection: Json | None
+  alignment: Mapping[str, Json]
+  alignment_example: Json | None
+  predictions: Mapping[str, Mapping[str, Sequence[Json]]]
+
+
+def load(directory: str | pathlib.Path) -> Results:
+  """Reads a results directory.
+
+  Args:
+    directory: as described in this module's header.
+
+  Returns:
+    Its contents.
+
+  Raises:
+    UserError: it is no directory, holds none of the files, or one of them
+      cannot be read.
+  """
+  directory = pathlib.Path(directory)
+  if not directory.is_dir():
+    raise errors.UserError(
+      f"results_dir {str(directory)!r} is not a directory: expected one that "
+      "`specialize demo` or a training run has written."
+    )
+  numbers = _read_json(directory / "results.json") or {}
+  tasks = {*numbers.get("before", {}), *numbers.get("after", {})}
+  results = Results(
+    directory=directory,
+    before=numbers.get("before", {}),
+    after=numbers.get("after", {}),
+    in_distribution=numbers.get("in_distribution"),
+    out_of_distribution=tuple(numbers.get("out_of_distribution", ())),
+    general=tuple(numbers.get("general", ())),
+    seconds=numbers.get("seconds"),
+    peak_rss_gib=numbers.get("peak_rss_gib"),
+    pretraining=_read_history(directory, "pretrain", "train"),
+    specialization=_read_history(directory, "specialize", "train"),
+    validation=_read_history(directory, "specialize", "evaluation"),
+    selection=_read_json(directory / "selection.json"),
+    alignment=_read_alignment(directory / "alignment.json"),
+    alignment_example=_read_json(directory / "alignment_example.json"),
+    predictions={
+      when: _read_predictions(directory / "predictions" / when, tasks)
+      for when in ("before", "after")
+    },
+  )
+  _check_some_file(results, numbers)
+  return results
+
+
+def validation_curve(
+  results: Results, task: str
+) -> tuple[list[int], list[float]]:
+  """Gives the steps and validation accuracies of a task.
+
+  A task that results.json calls by its dataset alone ("mini_svamp") is found
+  in the run under its full name.
+  """
+  names = history_lib.names(results.validation)
+  wanted = f"{task}/accuracy"
+  if wanted not in names:
+    longer = [n for n in names if n.startswith(f"{task}_")]
+    wanted = next((n for n in longer if n.endswith("/accuracy")), wanted)
+  return history_lib.curve(results.validation, wanted)
+
+
+def mean_curve(
+  results: Results, tasks: Sequence[str]
+) -> tuple[list[int], list[float]]:
+  """Gives the mean validation accuracy at the steps that have every task."""
+  curves = [
+    dict(zip(*validation_curve(results, task), strict=True)) for task in tasks
+  ]
+  if not curves:
+    return [], []
+  steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+  return steps, [sum(c[s] for c in curves) / len(curves) for s in steps]
+
+
+def _read_json(path: pathlib.Path) -> Json | None:
+  if not path.is_file():
+    return None
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise errors.UserError(
+      f"{path} is not JSON ({error}): remove it, or run again what wrote it."
+    ) from error
+  if not isinstance(value, dict):
+    raise errors.UserError(
+      f"{path} is not a JSON object: got a {type(value).__name__}."
+    )
+  return value
+
+
+def _read_history(
+  directory: pathlib.Path, run: str, group: str
+) -> history_lib.History:
+  path = directory / run / "metrics.jsonl"
+  return history_lib.read(path, group) if path.is_file() else {}
+
+
+def _read_alignment(path: pathlib.Path) -> Mapping[str, Json]:
+  """One coverage report, or several by name."""
+  report = _read_json(path)
+  if not report:
+    return {}
+  if "positions" in report:
+    return {str(report.get("mode", "alignment")): report}
+  return {
+    name: part
+    for name, part in report.items()
+    if isinstance(part, dict) and "positions" in part
+  }
+
+
+def _read_predictions(
+  directory: pathlib.Path, tasks: set[str]
+) -> Mapping[str, Sequence[Json]]:
+  """The rows of each task, from wherever below the directory."""
+  found = {}
+  for task in sorted(tasks):
+    paths = sorted(directory.rglob(f"{task}.jsonl"))
+    if paths:
+      found[task] = written.read_rows(paths[-1])
+  return found
+
+
+def _check_some_file(results: Results, numbers: Json) -> None:
+  parts = (
+    numbers,
+    results.pretraining,
+    results.specialization,
+    results.validation,
+    results.selection,
+    results.alignment,
+    results.alignment_example,
+  )
+  if not any(parts):
+    raise errors.UserError(
+      f"results_dir {str(results.directory)!r} holds no results: expected a "
+      "results.json, specialize/metrics.jsonl or alignment.json, as "
+      "`specialize demo` writes them."
+    )

@@ -1,0 +1,241 @@
+"""The main table: each task before and after, with how sure that is."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+from rich import console as rich_console
+from rich import table as rich_table
+
+from specialize_jax.evaluation import intervals
+from specialize_jax.reports import results as results_lib
+
+IN_DISTRIBUTION = "In distribution"
+OUT_OF_DISTRIBUTION = "Out of distribution"
+GENERAL = "General ability"
+
+_DATASETS = {
+  "gsm8k": "GSM8K",
+  "gsm": "GSM",
+  "multiarith": "MultiArith",
+  "asdiv": "ASDiv",
+  "svamp": "SVAMP",
+}
+_FORMATS = {
+  "in_context_answer_only": "in-context answer only",
+  "in_context_chain_of_thought": "in-context CoT",
+  "zero_shot_answer_only": "answer only",
+  "zero_shot_chain_of_thought": "CoT",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """One task, or the mean of a role's tasks.
+
+  Attributes:
+    task: the registered name; empty for a mean.
+    label: the dataset as people write it.
+    data_format: the prompt's format in few words; empty for a mean.
+    role: one of this module's role names.
+    before: the accuracy before specialization, with its interval.
+    after: the accuracy after.
+    difference: after minus before, with its interval.
+    num_examples: how many questions were asked.
+    paired: whether the difference's interval comes from the verdicts on the
+      same questions, rather than from the two accuracies alone.
+  """
+
+  task: str
+  label: str
+  data_format: str
+  role: str
+  before: intervals.Interval
+  after: intervals.Interval
+  difference: intervals.Interval
+  num_examples: int
+  paired: bool
+
+
+def rows(results: results_lib.Results) -> list[Row]:
+  """Gives the rows of the main table, by role, each role with its mean.
+
+  A role of one task has no mean of its own. Tasks that lack either accuracy
+  are left out.
+  """
+  table = []
+  in_distribution = [results.in_distribution] if results.in_distribution else []
+  for role, tasks in (
+    (IN_DISTRIBUTION, in_distribution),
+    (OUT_OF_DISTRIBUTION, results.out_of_distribution),
+    (GENERAL, results.general),
+  ):
+    known = [t for t in tasks if t in results.before and t in results.after]
+    role_rows = [_task_row(results, task, role) for task in known]
+    table += role_rows
+    if len(role_rows) > 1:
+      table.append(_mean_row(results, role_rows))
+  return table
+
+
+def mean_or_only(table: Sequence[Row], role: str) -> Row | None:
+  """Gives the one row that stands for a role, or None."""
+  of_role = [row for row in table if row.role == role]
+  means = [row for row in of_role if not row.task]
+  return (means or of_role or [None])[0]
+
+
+def label(task: str) -> tuple[str, str]:
+  """Splits a registered name into dataset and format, as people write them.
+
+  Example: "mini_svamp_zero_shot_chain_of_thought_v1" gives ("mini SVAMP",
+  "CoT"), "mini_word_sorting" gives ("word sorting", "").
+  """
+  name = re.sub(r"_v\d+$", "", task)
+  data_format = ""
+  for suffix, words in _FORMATS.items():
+    if name.endswith(f"_{suffix}"):
+      name, data_format = name.removesuffix(f"_{suffix}"), words
+  dataset = name.removeprefix("mini_")
+  if dataset in _DATASETS:
+    mini = "mini " if name.startswith("mini_") else ""
+    return mini + _DATASETS[dataset], data_format
+  return dataset.replace("_", " "), data_format
+
+
+def percent(share: float) -> str:
+  """Gives "72.5" for 0.725."""
+  return f"{100 * share:.1f}"
+
+
+def points(difference: float) -> str:
+  """Gives "+4.2" or "−4.2" (percentage points) for ±0.042."""
+  text = f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+  return "0.0" if float(f"{100 * difference:.1f}") == 0.0 else text
+
+
+def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
+  """Gives the main table as text for a terminal.
+
+  Args:
+    results: a loaded results directory.
+    width: columns to fit into; None for those of the terminal.
+
+  Returns:
+    Lines of text, without colours where the output is no terminal.
+  """
+  drawn = rich_table.Table(
+    title="Accuracy in %, before and after", title_style="bold"
+  )
+  for name in ("", "format"):
+    drawn.add_column(name, no_wrap=True)
+  for name in ("before", "after", "difference", "95 % interval", "n"):
+    drawn.add_column(name, justify="right", no_wrap=True)
+  role = None
+  for row in rows(results):
+    if row.role != role:
+      role = row.role
+      drawn.add_section()
+      drawn.add_row(f"[bold]{role}")
+    style = None if row.task else "bold"
+    drawn.add_row(f"  {row.label}", row.data_format, *_cells(row), style=style)
+  console = rich_console.Console(width=width, highlight=False)
+  with console.capture() as capture:
+    console.print(drawn)
+  return capture.get()
+
+
+def markdown(results: results_lib.Results) -> str:
+  """Gives the main table as Markdown."""
+  lines = [
+    "| | format | before | after | difference | 95 % interval | n |",
+    "|---|---|---:|---:|---:|---:|---:|",
+  ]
+  role = None
+  for row in rows(results):
+    if row.role != role:
+      role = row.role
+      lines.append(f"| **{role}** | | | | | | |")
+    name = row.label if row.task else f"*{row.label}*"
+    lines.append(f"| {name} | {row.data_format} | {' | '.join(_cells(row))} |")
+  return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+  return (
+    percent(row.before.estimate),
+    percent(row.after.estimate),
+    points(row.difference.estimate),
+    interval_text(row.difference),
+    str(row.num_examples),
+  )
+
+
+def interval_text(difference: intervals.Interval) -> str:
+  """Gives "[+1.0, +4.2]", in percentage points."""
+  return f"[{points(difference.low)}, {points(difference.high)}]"
+
+
+def _task_row(results: results_lib.Results, task: str, role: str) -> Row:
+  before, after = (_accuracy(r[task]) for r in (results.before, results.after))
+  pair = _verdicts(results, task)
+  dataset, data_format = label(task)
+  return Row(
+    task=task,
+    label=dataset,
+    data_format=data_format,
+    role=role,
+    before=before,
+    after=after,
+    difference=intervals.paired_bootstrap(*pair)
+    if pair
+    else intervals.newcombe(before, after),
+    num_examples=int(results.after[task]["n"]),
+    paired=pair is not None,
+  )
+
+
+def _mean_row(results: results_lib.Results, parts: Sequence[Row]) -> Row:
+  pairs = [_verdicts(results, row.task) for row in parts]
+  paired = all(pair is not None for pair in pairs)
+  return Row(
+    task="",
+    label=f"mean of {len(parts)}",
+    data_format="",
+    role=parts[0].role,
+    before=intervals.mean([row.before for row in parts]),
+    after=intervals.mean([row.after for row in parts]),
+    difference=intervals.paired_bootstrap_mean(pairs)
+    if paired
+    else intervals.mean([row.difference for row in parts]),
+    num_examples=sum(row.num_examples for row in parts),
+    paired=paired,
+  )
+
+
+def _accuracy(entry: Mapping[str, float]) -> intervals.Interval:
+  num_examples = int(entry["n"])
+  return intervals.wilson(round(entry["accuracy"] * num_examples), num_examples)
+
+
+def _verdicts(
+  results: results_lib.Results, task: str
+) -> tuple[list[bool], list[bool]] | None:
+  """The verdicts on the same questions, if both sides kept just them."""
+  sides = []
+  for when, accuracies in (
+    ("before", results.before),
+    ("after", results.after),
+  ):
+    kept = results.predictions[when].get(task, ())
+    verdicts = {r["question_id"]: bool(r["correct"]) for r in kept}
+    num_examples = int(accuracies[task]["n"])
+    num_correct = round(accuracies[task]["accuracy"] * num_examples)
+    # Predictions of another step or split are not those of the table.
+    if (len(verdicts), sum(verdicts.values())) != (num_examples, num_correct):
+      return None
+    sides.append(verdicts)
+  before, after = sides
+  if not before or before.keys() != after.keys():
+    return None
+  return [before[q] for q in before], [after[q] for q in before]

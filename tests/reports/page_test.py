@@ -1,0 +1,161 @@
+"""The page is complete, self-contained and small, whatever is absent."""
+
+import html.parser
+import re
+import shutil
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from specialize_jax.reports import (
+  alignment_view,
+  drawing,
+  page,
+  plots,
+  tables,
+)
+from specialize_jax.reports import results as results_lib
+
+SECTIONS = (
+  "accuracy",
+  "training",
+  "checkpoint",
+  "price",
+  "alignment",
+  "predictions",
+)
+
+
+class _Balance(html.parser.HTMLParser):
+  """Fails on a tag that is closed out of turn."""
+
+  def __init__(self):
+    super().__init__()
+    self.open = []
+
+  def handle_starttag(self, tag, attrs):
+    if tag not in ("meta", "br"):
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def _check(text):
+  balance = _Balance()
+  balance.feed(text)
+  assert balance.open == []
+  for name in SECTIONS:
+    assert text.count(f'<section id="{name}">') == 1
+  # Nothing is fetched: parts of the page and inline data only.
+  fetched = re.findall(r'(?:src|href)="(?!#|data:)([^"]*)"|url\((?!#)', text)
+  assert fetched == []
+  assert "<script" not in text
+
+
+def test_the_page_of_a_finished_demo_shows_every_section(results_dir, tmp_path):
+  output = tmp_path / "deep" / "report.html"
+  page.build(results_dir, output)
+  text = output.read_text()
+  _check(text)
+  assert 'class="absent"' not in text
+  assert text.count("<svg") == 6
+  assert len(text) < 2_000_000
+  results = results_lib.load(results_dir)
+  for row in tables.rows(results):
+    assert tables.interval_text(row.difference) in text
+  # What a model says is text, never markup.
+  assert "&lt;pencils&gt;" in text and "<pencils>" not in text
+
+
+@pytest.mark.parametrize(
+  "kept",
+  [
+    "results.json",
+    "specialize/metrics.jsonl",
+    "pretrain/metrics.jsonl",
+    "alignment.json",
+    "alignment_example.json",
+    "selection.json",
+  ],
+)
+def test_a_section_without_its_file_says_so(results_dir, tmp_path, kept):
+  alone = tmp_path / "alone"
+  (alone / kept).parent.mkdir(parents=True)
+  shutil.copy(results_dir / kept, alone / kept)
+  text = page.render(results_lib.load(alone))
+  _check(text)
+  assert 'class="absent"' in text
+
+
+def test_the_same_results_give_the_same_page(results_dir):
+  results = results_lib.load(results_dir)
+  assert page.render(results) == page.render(results)
+
+
+def test_figures_are_well_formed_and_share_no_names(results_dir):
+  results = results_lib.load(results_dir)
+  figures = [
+    plots.accuracy_bars(tables.rows(results)),
+    plots.loss_curves(results),
+    plots.selection_curves(results),
+    plots.general_curves(results),
+    plots.coverage_bars(results.alignment),
+    alignment_view.heat_map(results.alignment_example),
+  ]
+  seen = set()
+  for figure in figures:
+    root = ET.fromstring(figure.replace("xlink:href", "href"))
+    assert root.get("aria-label")
+    names = {e.get("id") for e in root.iter() if e.get("id")}
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', figure))
+    assert used <= names
+    assert not names & seen
+    seen |= names
+
+
+def test_one_step_of_validation_is_drawn_too(results_dir):
+  results = results_lib.load(results_dir)
+  last = max(results.validation)
+  short = {last: results.validation[last]}
+  results = results_lib.dataclasses.replace(
+    results, validation=short, selection=None
+  )
+  assert plots.selection_curves(results).startswith("<svg")
+  assert plots.general_curves(results).startswith("<svg")
+
+
+def test_the_mean_curve_takes_the_steps_that_have_every_task(results_dir):
+  results = results_lib.load(results_dir)
+  tasks = results.out_of_distribution
+  steps, values = results_lib.mean_curve(results, tasks)
+  row = results.validation[steps[3]]
+  mean = sum(row[f"{task}/accuracy"] for task in tasks) / 3
+  assert values[3] == pytest.approx(mean)
+  assert results_lib.mean_curve(results, []) == ([], [])
+
+
+def test_names_beside_curves_keep_apart():
+  assert drawing.spaced([1, 1.1, 9], 1) == pytest.approx([0.55, 1.55, 9])
+  heights = drawing.spaced([0.0, 0.1, 0.2, 0.9, 1.0], 0.5)
+  gaps = [b - a for a, b in zip(heights, heights[1:], strict=False)]
+  assert min(gaps) >= 0.5 - 1e-9
+
+
+def test_a_running_mean_keeps_a_constant_and_the_length():
+  assert drawing.smooth([2.0] * 300).tolist() == pytest.approx([2.0] * 300)
+  assert drawing.smooth([1.0, 3.0]).tolist() == [1.0, 3.0]
+
+
+def test_the_aligned_example_escapes_and_cuts(results_dir):
+  example = dict(results_lib.load(results_dir).alignment_example)
+  example["teacher_tokens"] = ["<b>"] * 27
+  assert "<b></span>" not in alignment_view.links(example)
+  long = {
+    "teacher_tokens": ["a"] * 100,
+    "student_pieces": ["a"] * 100,
+    "groups": [[[i], [i]] for i in range(100)],
+    "targets": [[["a", 1.0]]] * 100,
+    "mask": [1] * 100,
+  }
+  assert "and 56 more pieces" in alignment_view.links(long)
