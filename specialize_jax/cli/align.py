@@ -1,0 +1,203 @@
+"""`specialize align`: teacher records to aligned targets, and a report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+
+from specialize_jax import errors
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.align import coverage, student, targets
+  from specialize_jax.records import schema
+
+_EXAMPLE = """example (records and vocabulary as `specialize demo` leaves them):
+  specialize align --records=demo_output/world/mini/records \\
+    --vocabulary=demo_output/world/mini/student.model --mode=whitespace \\
+    --output=aligned.jsonl --report=coverage.json
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize align",
+    description="Lays a teacher's tokens on a student's, and the teacher's"
+    " most probable tokens on the student's pieces. Writes one JSON object a"
+    " sample, and a coverage report.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--records",
+    required=True,
+    metavar="PATH",
+    help="a record store, a .jsonl file of records, or the paper's released"
+    " JSON list of samples",
+  )
+  parser.add_argument(
+    "--vocabulary",
+    required=True,
+    metavar="SPIECE",
+    help="the student's SentencePiece model, such as T5's spiece.model",
+  )
+  parser.add_argument(
+    "--mode",
+    default="whitespace",
+    metavar="paper|whitespace|chunk|marginal",
+    help="what a student token learns from the teacher (default: whitespace)",
+  )
+  parser.add_argument(
+    "--output",
+    required=True,
+    metavar="FILE.jsonl",
+    help="one row a sample: pieces, targets and mask, or why it was rejected",
+  )
+  parser.add_argument(
+    "--report",
+    required=True,
+    metavar="FILE.json",
+    help="counts of positions by kind, and the share of teacher mass kept",
+  )
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Aligns a store; writes both files whole or neither."""
+  flags = build_parser().parse_args(argv)
+  if (
+    pathlib.Path(flags.output).resolve() == pathlib.Path(flags.report).resolve()
+  ):
+    raise errors.UserError(
+      f"--output and --report are both {flags.output}; give two files"
+    )
+
+  from specialize_jax.align import sample, student
+  from specialize_jax.records import store
+
+  sample.check_mode(flags.mode)
+  tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
+  records = _with_progress(store.read_records(flags.records))
+  with (
+    _written_whole(flags.output) as output,
+    _written_whole(flags.report) as report_file,
+  ):
+    total = _align(records, tokenizer, flags.mode, output)
+    if total.samples == 0:
+      raise errors.UserError(
+        f"--records={flags.records} holds no record; nothing to align"
+      )
+    report = {
+      "mode": flags.mode,
+      "vocabulary": tokenizer.fingerprint,
+      **total.report(),
+    }
+    report_file.write(json.dumps(report, indent=2) + "\n")
+  print(_summary(total, flags.mode))
+  return 0
+
+
+def _align(
+  records: Iterable[schema.TeacherRecord],
+  tokenizer: student.StudentTokenizer,
+  mode: str,
+  output: typing.TextIO,
+) -> coverage.Coverage:
+  """Writes a row for each record and gives the coverage of all."""
+  from specialize_jax.align import coverage, targets
+  from specialize_jax.data import aligned_records
+
+  total = coverage.Coverage()
+  for record in records:
+    aligned = aligned_records.align_record(record, tokenizer, mode=mode)
+    total += coverage.Coverage.of(aligned)
+    row = {"question_id": record.question_id, "sample": record.sample}
+    if isinstance(aligned, targets.Rejected):
+      row["rejected"] = aligned.reason
+    else:
+      row["pieces"] = aligned.pieces
+      row["targets"] = _named_targets(aligned, tokenizer)
+      row["mask"] = aligned.mask_T.tolist()
+    output.write(json.dumps(row) + "\n")
+  return total
+
+
+def _named_targets(
+  aligned: targets.AlignedTargets, tokenizer: student.StudentTokenizer
+) -> list[list[list[object]]]:
+  """Gives each position's candidates as [piece, probability].
+
+  Twelve digits give back a probability that the source rounded to fewer.
+  """
+  return [
+    [
+      [tokenizer.id_to_piece(index), float(f"{math.exp(log_prob):.12g}")]
+      for index, log_prob in zip(ids, log_probs, strict=True)
+      if index != 0 or log_prob > -math.inf
+    ]
+    for ids, log_probs in zip(
+      aligned.top_ids_TC.tolist(),
+      aligned.top_log_probs_TC.tolist(),
+      strict=True,
+    )
+  ]
+
+
+def _summary(total: coverage.Coverage, mode: str) -> str:
+  positions = max(1, total.positions)
+  rejected = sum(total.rejected.values())
+  return (
+    f"{mode}: {total.samples:,} samples ({rejected:,} rejected),"
+    f" {total.positions:,} positions:"
+    f" {total.one_to_one / positions:.1%} one-to-one,"
+    f" {total.in_chunks / positions:.1%} in chunks,"
+    f" {total.one_hot / positions:.1%} one-hot;"
+    f" teacher mass kept {total.teacher_mass_kept:.1%};"
+    f" {total.characters_lost:,} characters lost"
+  )
+
+
+def _with_progress(
+  records: Iterable[schema.TeacherRecord],
+) -> Iterator[schema.TeacherRecord]:
+  """Shows on standard error how many records have passed, and how fast."""
+  from rich import console, progress
+
+  columns = (
+    progress.TextColumn("aligned {task.completed:,} samples"),
+    progress.TimeElapsedColumn(),
+    progress.SpinnerColumn(),
+  )
+  screen = console.Console(stderr=True)
+  with progress.Progress(*columns, console=screen, transient=True) as bar:
+    yield from bar.track(records, total=None)
+
+
+@contextlib.contextmanager
+def _written_whole(path: str) -> Iterator[typing.TextIO]:
+  """Opens a file that appears under its name only when it is complete."""
+  file = pathlib.Path(path)
+  if file.is_dir():
+    raise errors.UserError(f"{path} is a directory; give a file's name")
+  file.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
+  try:
+    with unfinished.open("w", encoding="utf-8") as stream:
+      yield stream
+    unfinished.replace(file)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as command_line
+
+  sys.exit(command_line.run("align", sys.argv[1:]))
