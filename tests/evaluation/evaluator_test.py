@@ -1,0 +1,192 @@
+"""Evaluation says what decoding says, keeps it, and compiles it once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+from flax import linen as nn
+
+from specialize_jax import errors
+from specialize_jax.decoding import loop, strategies
+from specialize_jax.evaluation import evaluator, metrics, written
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import network
+
+VOCABULARY = seqio.ByteVocabulary()
+LENGTHS = {"inputs": 64, "targets": 16}
+NEW_TOKENS = 6
+CONFIG = t5_config.T5Config(
+  vocab_size=VOCABULARY.vocab_size,
+  embed_dim=16,
+  mlp_dim=24,
+  num_heads=2,
+  head_dim=8,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  mlp_activations=("gelu", "linear"),
+  tied_head=False,
+  dtype="float32",
+)
+QUESTIONS = [f"Q: {'why ' * (i % 5 + 1)}{i}?" for i in range(7)]
+
+
+def _add_task(name, answers, *, metric_fns=(metrics.exact_accuracy,)):
+  """Registers a task of the first questions, one for each answer."""
+
+  def dataset(split, shuffle_files=False, seed=None):
+    rows = {
+      "question_id": [f"{name}/{split}/{i}" for i in range(len(answers))],
+      "inputs": QUESTIONS[: len(answers)],
+      "targets": [f"The answer is {a}" for a in answers],
+      "answer": list(answers),
+    }
+    return tf.data.Dataset.from_tensor_slices(
+      {key: tf.constant(column, tf.string) for key, column in rows.items()}
+    )
+
+  feature = seqio.Feature(VOCABULARY, add_eos=True)
+  seqio.TaskRegistry.add(
+    name,
+    source=seqio.FunctionDataSource(dataset, splits=("validation",)),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos,
+    ],
+    output_features={"inputs": feature, "targets": feature},
+    postprocess_fn=metrics.keep_answer,
+    metric_fns=list(metric_fns),
+  )
+
+
+@pytest.fixture
+def registry():
+  """Forgets what a test registers."""
+  tasks, mixtures = (
+    set(seqio.TaskRegistry.names()),
+    set(seqio.MixtureRegistry.names()),
+  )
+  yield
+  for name in set(seqio.MixtureRegistry.names()) - mixtures:
+    seqio.MixtureRegistry.remove(name)
+  for name in set(seqio.TaskRegistry.names()) - tasks:
+    seqio.TaskRegistry.remove(name)
+
+
+@pytest.fixture(scope="module")
+def model():
+  return network.EncoderDecoder(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+  tokens = jnp.ones([1, 4], jnp.int32)
+  boxed = model.init(jax.random.key(0), tokens, tokens, deterministic=True)
+  params = nn.meta.unbox(boxed["params"])
+  # Spread out, so that different questions get different answers.
+  return jax.tree.map(lambda x: 3.0 * x, params)
+
+
+def _say(model, params, question):
+  """What the model says to one question, decoded on its own."""
+  tokens = [*VOCABULARY.encode(question), 1]
+  inputs = np.zeros([1, LENGTHS["inputs"]], np.int32)
+  inputs[0, : len(tokens)] = tokens
+  output = loop.decode(
+    model,
+    params,
+    inputs,
+    max_new_tokens=NEW_TOKENS,
+    strategy=strategies.Greedy(),
+  )
+  return VOCABULARY.decode([int(i) for i in output.tokens[0]])
+
+
+def _make(name, model, **changes):
+  arguments = {
+    "model": model,
+    "task_feature_lengths": LENGTHS,
+    "batch_size": 4,
+    "max_new_tokens": NEW_TOKENS,
+  }
+  return evaluator.Evaluator(name, **(arguments | changes))
+
+
+def test_it_grades_and_keeps_what_the_model_says(
+  registry, model, params, tmp_path
+):
+  said = [_say(model, params, question) for question in QUESTIONS]
+  assert len(set(said)) > 1, "the test's model says the same to everything"
+  right = [i for i in range(7) if i % 3 and answers_alike(said[i])]
+  answers = [said[i] if i in right else "never" for i in range(7)]
+  _add_task("said", answers)
+  evaluate = _make("said", model, output_dir=tmp_path)
+  values = evaluate(params, 30)
+  assert values["said/n"] == 7
+  assert values["said/accuracy"] == pytest.approx(len(right) / 7)
+  assert values["said/low"] < values["said/accuracy"] < values["said/high"]
+  rows = written.read_rows(tmp_path / "30" / "said.jsonl")
+  assert [row["prediction"] for row in rows] == said
+  assert [row["prompt"] for row in rows] == QUESTIONS
+  assert [row["target"] for row in rows] == answers
+  assert [i for i in range(7) if rows[i]["correct"]] == right
+  assert rows[3]["question_id"] == "said/validation/3"
+  assert rows[0]["verdicts"].keys() == {"fixed", "paper_code"}
+
+
+def answers_alike(text):
+  """Whether a text, taken as its own answer, is graded right."""
+  return metrics.exact_accuracy.grade(text, text).correct
+
+
+def test_a_second_call_and_a_second_task_compile_nothing(
+  registry, model, params
+):
+  _add_task("first", ["1"] * 7)
+  _add_task("second", ["1"] * 5, metric_fns=[metrics.number_accuracy])
+  seqio.MixtureRegistry.add("both", ["first", "second"], default_rate=1.0)
+  evaluate = _make("both", model)
+  assert evaluate.task_names == ["first", "second"]
+  values = evaluate(params, 1)
+  assert values["first/n"] == 7
+  assert values["second/n"] == 5
+  compiled = loop._decode._cache_size()
+  assert evaluate(params, 2) == values
+  assert loop._decode._cache_size() == compiled
+
+
+def test_num_examples_takes_the_first_ones(registry, model, params):
+  _add_task("some", ["1"] * 7)
+  assert _make("some", model, num_examples=2)(params, 0)["some/n"] == 2
+
+
+def test_sharded_parameters_give_the_same_predictions(
+  registry, model, params, tmp_path
+):
+  _add_task("sharded", ["1"] * 7)
+  evaluate = _make("sharded", model, output_dir=tmp_path)
+  evaluate(params, 1)
+  mesh = jax.make_mesh(
+    (2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  evaluate(jax.device_put(params, everywhere), 2)
+  first, second = (
+    written.read_rows(tmp_path / step / "sharded.jsonl") for step in "12"
+  )
+  assert first == second
+
+
+def test_what_cannot_be_evaluated_is_named(registry, model):
+  _add_task("gsm_v1", ["1"])
+  _add_task("nothing_v1", [])
+  _add_task("no_metric_v1", ["1"], metric_fns=[])
+  for name, changes, message in (
+    ("gsm_v2", {}, "'gsm_v2' is not registered .* did you mean gsm_v1"),
+    ("gsm_v1", {"split": "test"}, "no split 'test': expected one of valid"),
+    ("nothing_v1", {}, "'nothing_v1' is empty"),
+    ("no_metric_v1", {}, "'no_metric_v1' has no metric"),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      _make(name, model, **changes)
