@@ -178,3 +178,13 @@ def random_solution(grammar: Grammar, rng: random.Random) -> str:
     arc = rng.choices(arcs, [arc.probability for arc in arcs])[0]
     told, node = told + arc.text, arc.target
   return told
+
+
+def leads_of(problem: problems.Problem) -> tuple[str, ...]:
+  """Lists how a sentence of the problem's solutions may begin."""
+  told = [opening for opening, _ in OPENINGS if opening]
+  for place, step in enumerate(problem.steps):
+    for lead, _ in LEADS[step.role][min(place, 1)]:
+      words = lead.format(name=step.name, he=step.pronoun)
+      told.append(f" {words}" if place else words)
+  return tuple(told)

@@ -9,6 +9,7 @@ may end with another person who has more or less of the same.
 
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
 from specialize_jax.mini import arithmetic, lexicon, problems
 
@@ -22,6 +23,13 @@ _COMPARE_SHARE = 0.2
 _TOGETHER_SHARE = 0.15
 _BYSTANDER_SHARE = 0.25
 _PART_FIRST_SHARE = 0.25
+
+
+_T = TypeVar("_T")
+
+
+class _DoesNotFitError(Exception):
+  """The numbers drawn so far cannot be told on."""
 
 
 class _Story:
@@ -43,16 +51,23 @@ class _Story:
     self.num_events = 0
     self.part_step: int | None = None
 
-  def current(self) -> int:
-    """The running amount's value."""
-    return problems.operand_value(self.amount, self.values)
-
   def number(self, low: int, high: int) -> int:
-    """A number that the story does not use yet."""
-    free = [n for n in range(low, high + 1) if n not in self.used_numbers]
-    number = self.rng.choice(free)
+    """Draws a number that the story does not use yet."""
+    number = self._fresh(range(low, high + 1), self.used_numbers)
     self.used_numbers.add(number)
     return number
+
+  def verb(self, verbs: Sequence[str]) -> str:
+    """Draws a verb that the story does not use yet."""
+    verb = self._fresh(verbs, self.used_verbs)
+    self.used_verbs.add(verb)
+    return verb
+
+  def _fresh(self, choices: Sequence[_T], used: set[_T]) -> _T:
+    free = [choice for choice in choices if choice not in used]
+    if not free:
+      raise _DoesNotFitError
+    return self.rng.choice(free)
 
   def step(
     self,
@@ -62,12 +77,13 @@ class _Story:
     *,
     role: str,
     name: str | None = None,
-  ) -> problems.Result | None:
-    """Adds a step, or gives nothing where its sum is no fact."""
+  ) -> problems.Result:
+    """Adds a step, whose sum must be a fact and leave something."""
     numbers = [problems.operand_value(o, self.values) for o in (left, right)]
-    if not arithmetic.is_fact(operation, *numbers):
-      return None
-    self.values.append(arithmetic.apply(operation, *numbers))
+    value = arithmetic.apply(operation, *numbers)
+    if not arithmetic.is_fact(operation, *numbers) or value == 0:
+      raise _DoesNotFitError
+    self.values.append(value)
     self.steps.append(
       problems.Step(
         operation=operation,
@@ -83,8 +99,7 @@ class _Story:
   def tell_event(self, phrase: str) -> None:
     """Adds an event's sentence, with the connective of its place."""
     connective = _CONNECTIVES[self.num_events]
-    subject = f"{connective} {self.pronoun}" if connective else self.pronoun
-    subject = subject.strip()
+    subject = f"{connective} {self.pronoun}".strip()
     self.sentences.append(f"{subject[0].upper()}{subject[1:]} {phrase}.")
     self.num_events += 1
 
@@ -94,24 +109,20 @@ def draw_of_length(
 ) -> problems.Problem | None:
   """Draws a story of so many steps, or nothing when the numbers do not fit."""
   story = _Story(rng)
-  left = num_steps
-  finish = _draw_finish(rng, left)
-  left -= {"none": 0, "compare": 1, "together": 2}[finish]
-  if left and rng.random() < _BAGS_SHARE:
-    fits = _start_with_bags(story)
-    left -= 1
-  else:
-    fits = _start_with_amount(story, bystander=finish == "none")
-  while fits and left:
-    took, fits = _add_event(story, left)
-    left -= took
-  if not fits:
-    return None
-  if finish == "none":
-    ask = _ask_for_own(story)
-  else:
-    fits, ask = _add_other_person(story, together=finish == "together")
-  if not fits:
+  finish = _draw_finish(rng, num_steps)
+  last_event = num_steps - {"none": 0, "compare": 1, "together": 2}[finish]
+  try:
+    if last_event and rng.random() < _BAGS_SHARE:
+      _start_with_bags(story)
+    else:
+      _start_with_amount(story, bystander=finish == "none")
+    while len(story.steps) < last_event:
+      _add_event(story, last_event - len(story.steps))
+    if finish == "none":
+      ask = _ask_for_own(story)
+    else:
+      ask = _add_other_person(story, together=finish == "together")
+  except _DoesNotFitError:
     return None
   return problems.Problem(
     family=FAMILY,
@@ -139,7 +150,8 @@ def _draw_finish(rng: random.Random, num_steps: int) -> str:
   return "none"
 
 
-def _start_with_amount(story: _Story, *, bystander: bool) -> bool:
+def _start_with_amount(story: _Story, *, bystander: bool) -> None:
+  """Starts with a number; a second one may stand by, for nothing."""
   story.amount = story.number(3, 20)
   told = f"{story.name} has {story.amount} {story.things}"
   kind = story.rng.random() / _BYSTANDER_SHARE if bystander else 1.0
@@ -149,88 +161,67 @@ def _start_with_amount(story: _Story, *, bystander: bool) -> bool:
   if 0.5 <= kind < 1.0:
     number = story.number(2, 12)
     story.sentences.append(f"{story.other} has {number} {story.things}.")
-  return True
 
 
-def _start_with_bags(story: _Story) -> bool:
+def _start_with_bags(story: _Story) -> None:
   bags, each = story.number(2, 5), story.number(2, 10)
   story.sentences.append(
     f"{story.name} has {bags} bags with {each} {story.things} each."
   )
-  amount = story.step("*", bags, each, role="own")
-  story.amount = amount or 0
-  return amount is not None
+  story.amount = story.step("*", bags, each, role="own")
 
 
-def _add_event(story: _Story, left: int) -> tuple[int, bool]:
-  """Adds an event; gives how many steps it took and whether it fits."""
+def _add_event(story: _Story, steps_left: int) -> None:
+  """Adds an event of one step, or of two where so many are left."""
   rng = story.rng
-  bag_event = left >= 2 and story.part_step is None
-  if bag_event and rng.random() < _BAG_EVENT_SHARE:
-    return 2, _add_bag_event(story)
-  if "half" not in story.used_verbs and rng.random() < _HALF_SHARE:
+  can_be_bags = steps_left >= 2 and story.part_step is None
+  if can_be_bags and rng.random() < _BAG_EVENT_SHARE:
+    _add_bag_event(story)
+  elif "half" not in story.used_verbs and rng.random() < _HALF_SHARE:
     story.used_verbs.add("half")
-    amount = story.step("/", story.amount, 2, role="own")
     story.tell_event(f"gives half of the {story.things} to {story.receiver}")
+    story.amount = story.step("/", story.amount, 2, role="own")
   else:
     operation = rng.choice("+-")
-    verbs = (
-      lexicon.GAINS
-      if operation == "+"
-      else (*lexicon.losses_of(story.things), "gives")
-    )
-    fresh = [verb for verb in verbs if verb not in story.used_verbs]
-    if not fresh:
-      return 1, False
-    verb = rng.choice(fresh)
-    story.used_verbs.add(verb)
+    losses = (*lexicon.losses_of(story.things), "gives")
+    verb = story.verb(lexicon.GAINS if operation == "+" else losses)
     number = story.number(2, 10)
-    amount = story.step(operation, story.amount, number, role="own")
     receiver = f" to {story.receiver}" if verb == "gives" else ""
     story.tell_event(f"{verb} {number} {story.things}{receiver}")
-  story.amount = amount or 0
-  return 1, amount is not None and story.values[-1] > 0
+    story.amount = story.step(operation, story.amount, number, role="own")
 
 
-def _add_bag_event(story: _Story) -> bool:
+def _add_bag_event(story: _Story) -> None:
   bags, each = story.number(2, 5), story.number(2, 10)
-  verb = story.rng.choice(lexicon.GAINS)
-  story.used_verbs.add(verb)
+  verb = story.verb(lexicon.GAINS)
   story.tell_event(f"{verb} {bags} bags with {each} {story.things} each")
   part = story.step("*", bags, each, role="part")
-  if part is None:
-    return False
   story.part_step = part.step
-  amount = story.step("+", story.amount, part, role="own")
-  story.amount = amount or 0
-  return amount is not None
+  story.amount = story.step("+", story.amount, part, role="own")
 
 
-def _add_other_person(story: _Story, *, together: bool) -> tuple[bool, str]:
+def _add_other_person(story: _Story, *, together: bool) -> str:
   """Adds who has more or less of the same, and gives what is then asked."""
   rng, name, other, things = story.rng, story.name, story.other, story.things
   kind = rng.choice(("times", "more", "fewer", "half"))
-  operation = {"times": "*", "more": "+", "fewer": "-", "half": "/"}[kind]
   if kind == "half":
     told = f"{other} has half as many {things} as {name}."
-    operands = (story.amount, 2)
+    operands = ("/", story.amount, 2)
   elif kind == "times":
     number = story.number(2, 5)
     told = f"{other} has {number} times as many {things} as {name}."
-    operands = (number, story.amount)
+    operands = ("*", number, story.amount)
   else:
     number = story.number(2, 10)
     told = f"{other} has {number} {kind} {things} than {name}."
-    operands = (story.amount, number)
+    operands = ("+" if kind == "more" else "-", story.amount, number)
   story.sentences.append(told)
-  amount = story.step(operation, *operands, role="other", name=other)
-  if amount is None or story.values[-1] == 0:
-    return False, ""
+  amount = story.step(*operands, role="other", name=other)
   if not together:
-    return True, f"How many {things} does {other} have?"
-  total = story.step("+", story.amount, amount, role="together")
+    return f"How many {things} does {other} have?"
+  story.step("+", story.amount, amount, role="together")
   words = rng.choice(("together", "in all"))
-  return total is not None, f"How many {things} do they have {words}?"
+  return f"How many {things} do they have {words}?"
 
 
 def _ask_for_own(story: _Story) -> str:

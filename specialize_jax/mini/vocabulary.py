@@ -73,8 +73,8 @@ def train_teacher(texts: Iterable[str], *, vocab_size: int) -> str:
 
   Args:
     texts: What the teacher reads and writes.
-    vocab_size: The end of text, 256 bytes, and one token for each merge. Few
-      merges leave the rarer words in several tokens.
+    vocab_size: The end of text, 256 bytes, and one token for each merge. The
+      fewer merges, the more of the rarer words are several tokens.
 
   Returns:
     The tokenizer as JSON, what `TeacherTokenizer.from_json` reads.
