@@ -132,7 +132,8 @@ def character_groups(
   A teacher token that covers nothing at such a cut (white space alone) is a
   group of its own without student tokens. A student token that covers nothing
   (a word start alone, say) belongs to the group after it; those after the
-  last group are one without teacher tokens.
+  last group are one without teacher tokens. Without any student token the
+  teacher's are all one group.
 
   Args:
     teacher_spans: What each of L tokens covers, as (start, end) in visible
@@ -146,6 +147,8 @@ def character_groups(
     >>> [(g.teacher, g.student) for g in groups]
     [((0,), (0, 1)), ((1,), (2, 3))]
   """
+  if not student_spans:
+    return (targets.Group(tuple(range(len(teacher_spans))), ()),)
   groups = []
   i = j = 0
   while i < len(teacher_spans):

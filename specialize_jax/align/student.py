@@ -156,8 +156,9 @@ def _tile(ends: list[int], num_bytes: int) -> tuple[tuple[int, int], ...]:
   Bytes that the student drops between two tokens go to the second, and those
   after the last to the last.
   """
-  if ends:
-    ends = [*ends[:-1], num_bytes]
+  if not ends:
+    return ()
+  ends = [*ends[:-1], num_bytes]
   return tuple(zip([0, *ends[:-1]], ends, strict=True))
 
 

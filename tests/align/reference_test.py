@@ -1,0 +1,188 @@
+"""The two layings of tokens, held to definitions and to brute force."""
+
+import doctest
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from testdata import trees
+
+from specialize_jax.align import reference, targets
+
+COSTS = st.integers(1, 4).flatmap(
+  lambda rows: st.integers(1, 4).flatmap(
+    lambda columns: st.lists(
+      st.lists(st.integers(0, 3), min_size=columns, max_size=columns),
+      min_size=rows,
+      max_size=rows,
+    )
+  )
+)
+
+
+def test_the_docstrings_numbers_are_true():
+  for module in (reference, targets):
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+def _edits(left, right):
+  """The edit distance by its definition."""
+
+  @functools.cache
+  def edits(i, j):
+    if i == 0 or j == 0:
+      return i + j
+    changed = left[i - 1] != right[j - 1]
+    return min(
+      edits(i - 1, j) + 1, edits(i, j - 1) + 1, edits(i - 1, j - 1) + changed
+    )
+
+  return edits(len(left), len(right))
+
+
+@settings(deadline=None)
+@given(
+  st.text(alphabet="ab\n\u00e9 \U0001f600", max_size=6),
+  st.text(alphabet="ab\n\u00e9\u2581\U0001f600", max_size=6),
+)
+def test_the_distance_is_the_edit_distance_without_blanks(token, piece):
+  assert reference.token_distance(token, piece) == _edits(
+    token.replace(" ", ""), piece.replace("\u2581", "")
+  )
+
+
+def _all_paths(rows, columns):
+  def grow(path):
+    i, j = path[-1]
+    if (i, j) == (rows - 1, columns - 1):
+      yield path
+    for step in ((1, 1), (1, 0), (0, 1)):
+      cell = i + step[0], j + step[1]
+      if cell[0] < rows and cell[1] < columns:
+        yield from grow([*path, cell])
+
+  return grow([(0, 0)])
+
+
+@settings(deadline=None, max_examples=60)
+@given(COSTS)
+def test_no_monotone_path_is_cheaper(costs):
+  cost_LT = np.array(costs, float)
+  path = reference.warping_path(cost_LT)
+  every = list(_all_paths(*cost_LT.shape))
+  assert path in every
+  cheapest = min(sum(cost_LT[cell] for cell in other) for other in every)
+  assert sum(cost_LT[cell] for cell in path) == cheapest
+
+
+def test_of_equal_ways_back_the_diagonal_is_taken_then_up_then_left():
+  assert reference.warping_path(np.zeros((2, 2))) == [(0, 0), (1, 1)]
+  # The way back from (2, 2) avoids the 9; (1, 2) and (2, 1) cost the same.
+  around = np.array([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 0.0]])
+  assert reference.warping_path(around) == [(0, 0), (0, 1), (1, 2), (2, 2)]
+
+
+def _check_partition(groups, length, width):
+  assert [i for g in groups for i in g.teacher] == list(range(length))
+  assert [j for g in groups for j in g.student] == list(range(width))
+
+
+@settings(deadline=None, max_examples=60)
+@given(COSTS)
+def test_a_paths_groups_partition_both_sequences(costs):
+  cost_LT = np.array(costs, float)
+  groups = reference.path_groups(reference.warping_path(cost_LT))
+  _check_partition(groups, *cost_LT.shape)
+  assert all(group.teacher and group.student for group in groups)
+
+
+@settings(deadline=None, max_examples=200)
+@given(trees.samples())
+def test_character_groups_partition_both_and_conserve_text(sample):
+  text, tokens = sample
+  laid = reference.lay(tokens, text, trees.tiny_student())
+  _check_partition(laid.groups, len(tokens), len(laid.encoding.ids))
+  spelled = text.encode()
+  ranks = reference.visible_ranks(text)
+  spans = reference.token_spans([token.spelling for token in tokens])
+  for group in laid.groups:
+    if not group.teacher or not group.student:
+      continue
+    teacher = [ranks[spans[group.teacher[k]][k]] for k in (0, -1)]
+    student = [ranks[laid.encoding.spans[group.student[k]][k]] for k in (0, -1)]
+    assert teacher == student  # the same visible bytes
+  if laid.encoding.ids:
+    assert b"".join(spelled[a:b] for a, b in laid.encoding.spans) == spelled
+
+
+@settings(deadline=None, max_examples=100)
+@given(trees.samples())
+def test_groups_are_as_small_as_can_be(sample):
+  text, tokens = sample
+  laid = reference.lay(tokens, text, trees.tiny_student())
+  ranks = reference.visible_ranks(text)
+  spans = reference.token_spans([token.spelling for token in tokens])
+  teacher_ends = {int(ranks[end]) for _, end in spans}
+  student_ends = {int(ranks[end]) for _, end in laid.encoding.spans}
+  cuts = (teacher_ends & student_ends) - {0}
+  visible = [
+    group
+    for group in laid.groups
+    if any(not laid.blank[i] for i in group.teacher)
+  ]
+  if laid.encoding.ids:
+    assert len(visible) == len(cuts)
+
+
+@pytest.mark.parametrize(
+  ("spellings", "pairs"),
+  [
+    (["If", " Natalia"], {0: 0}),
+    ([".", "\n", "If"], {1: 0, 2: 2}),
+    (["\n", "\n", "If"], {0: 2}),
+  ],
+)
+def test_white_space_is_not_a_difference(spellings, pairs):
+  student = _Words()
+  laid = reference.lay(
+    trees.plain_tokens([s.encode() for s in spellings]),
+    "".join(spellings),
+    student,
+  )
+  assert laid.pairs == pairs
+
+
+class _Words:
+  """A student whose pieces are spelled out by the test."""
+
+  _PIECES = {
+    "If Natalia": (("\u2581If", 0, 2), ("\u2581Nat", 2, 6), ("alia", 6, 10)),
+    ".\nIf": (("\u2581", 0, 0), (".", 0, 1), ("\u2581If", 1, 4)),
+    "\n\nIf": (("\u2581If", 0, 4),),
+  }
+
+  def encode_with_spans(self, text):
+    from specialize_jax.align import student
+
+    found = self._PIECES[text]
+    return student.Encoding(
+      ids=tuple(range(len(found))),
+      pieces=tuple(piece for piece, _, _ in found),
+      spans=tuple((start, end) for _, start, end in found),
+      characters_lost=0,
+    )
+
+
+def test_a_piece_that_spells_part_of_a_character_matches_nothing():
+  pieces = [("\u25811", 0, 0), ("\u2044", 0, 0), ("2", 0, 2)]
+  student = _Words()
+  student._PIECES = {"\u00bd": tuple(pieces)}
+  laid = reference.lay(
+    trees.plain_tokens(["\u00bd".encode()]), "\u00bd", student
+  )
+  assert laid.pairs == {}
+  assert [(g.teacher, g.student) for g in laid.groups] == [((0,), (0, 1, 2))]

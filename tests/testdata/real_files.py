@@ -1,0 +1,69 @@
+"""Real tokenizers and records, where they lie; a skip where they do not.
+
+They are found at the environment's `SPECIALIZE_DATA`, else at
+`../shared/data` beside the project.
+"""
+
+import base64
+import functools
+import os
+import pathlib
+
+import pytest
+import regex
+
+from specialize_jax.align import student
+
+_BESIDE = pathlib.Path(__file__).parents[3] / "shared" / "data"
+
+# How GPT-2, and code-davinci-002 after it, cuts a text before merging.
+_WORDS = regex.compile(
+  r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
+  r"|\s+(?!\S)|\s+"
+)
+
+
+def find(*parts):
+  """Gives a file of the real data, or skips the test that asks for it."""
+  path = pathlib.Path(os.environ.get("SPECIALIZE_DATA", _BESIDE), *parts)
+  if not path.exists():
+    pytest.skip(f"there is no {path}; set SPECIALIZE_DATA to the real data")
+  return path
+
+
+@functools.cache
+def t5():
+  """Gives T5's own tokenizer."""
+  return student.StudentTokenizer.from_file(
+    find("tokenizers", "t5_spiece.model")
+  )
+
+
+@functools.cache
+def _ranks():
+  lines = find("tokenizers", "p50k_base.tiktoken").read_bytes().splitlines()
+  pairs = (line.split() for line in lines)
+  return {base64.b64decode(token): int(rank) for token, rank in pairs}
+
+
+@functools.cache
+def _merge(word):
+  ranks = _ranks()
+  parts = [word[i : i + 1] for i in range(len(word))]
+  while len(parts) > 1:
+    found = [
+      (ranks.get(parts[i] + parts[i + 1], len(ranks)), i)
+      for i in range(len(parts) - 1)
+    ]
+    rank, at = min(found)
+    if rank == len(ranks):
+      break
+    parts[at : at + 2] = [parts[at] + parts[at + 1]]
+  return tuple(parts)
+
+
+def p50k(text):
+  """Gives the byte tokens of code-davinci-002's tokenizer."""
+  return [
+    part for word in _WORDS.findall(text) for part in _merge(word.encode())
+  ]
