@@ -16,6 +16,9 @@ from typing import Literal
 
 from specialize_jax import errors
 
+Kind = Literal["number", "exact"]
+Grader = Literal["fixed", "paper_code"]
+
 _MARKER = re.compile(r"the answer is|####|\bA:", re.IGNORECASE)
 _SENTENCE_MARKER = re.compile(r"the answer is", re.IGNORECASE)
 
@@ -137,8 +140,8 @@ def grade(
   prediction: str,
   target: str,
   *,
-  kind: Literal["number", "exact"] = "number",
-  grader: Literal["fixed", "paper_code"] = "fixed",
+  kind: Kind = "number",
+  grader: Grader = "fixed",
 ) -> Verdict:
   """Judges a prediction.
 

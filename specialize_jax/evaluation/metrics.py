@@ -16,16 +16,13 @@ one, has no curly brackets).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
 from specialize_jax.cot import answers
 from specialize_jax.evaluation import intervals
 
-Kind = Literal["number", "exact"]
-Grader = Literal["fixed", "paper_code"]
-GRADERS: tuple[Grader, ...] = ("fixed", "paper_code")
+GRADERS: tuple[answers.Grader, ...] = ("fixed", "paper_code")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +37,8 @@ class Accuracy:
     grader: whose rule decides; see `specialize_jax.cot.answers`.
   """
 
-  kind: Kind = "number"
-  grader: Grader = "fixed"
+  kind: answers.Kind = "number"
+  grader: answers.Grader = "fixed"
 
   def __call__(
     self, targets: Sequence[str], predictions: Sequence[str]

@@ -59,7 +59,7 @@ def read_rows(path: Path) -> list[dict[str, object]]:
       message names the line.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
+  if not path.exists() or path.is_dir():  # a pipe is no plain file, and fine
     raise errors.UserError(
       f"there is no {path}: expected a file of JSON lines."
     )

@@ -6,7 +6,7 @@ whose files are absent says so in one sentence.
 
 import html
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from specialize_jax.evaluation import written
 from specialize_jax.reports import (
@@ -40,15 +40,33 @@ def build(
   written.write_text(output_html, render(results_lib.load(results_dir)))
 
 
+def figures(results: results_lib.Results) -> Mapping[str, str]:
+  """Gives every figure that the results allow, by name, as SVG text."""
+  table = tables.rows(results)
+  example = results.alignment_example
+  drawn = {
+    "accuracy": plots.accuracy_bars(table) if table else None,
+    "training": plots.loss_curves(results),
+    "selection": plots.selection_curves(results),
+    "general": plots.general_curves(results),
+    "coverage": plots.coverage_bars(results.alignment)
+    if results.alignment
+    else None,
+    "alignment": alignment_view.heat_map(example) if example else None,
+  }
+  return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
 def render(results: results_lib.Results) -> str:
   """Gives the page as HTML text."""
   table = tables.rows(results)
+  drawn = figures(results)
   sections = (
-    ("accuracy", "Accuracy before and after", _accuracy(table)),
-    ("training", "Training", _training(results)),
-    ("checkpoint", "Which checkpoint", _selection(results)),
-    ("price", "The price in general ability", _general(results, table)),
-    ("alignment", "What the student is taught", _alignment(results)),
+    ("accuracy", "Accuracy before and after", _accuracy(table, drawn)),
+    ("training", "Training", _training(drawn)),
+    ("checkpoint", "Which checkpoint", _selection(results, drawn)),
+    ("price", "The price in general ability", _general(table, drawn)),
+    ("alignment", "What the student is taught", _alignment(results, drawn)),
     ("predictions", "Some predictions", _examples(results)),
   )
   links = "".join(
@@ -117,8 +135,8 @@ def _cards(table: Sequence[tables.Row]) -> str:
   return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _accuracy(table: Sequence[tables.Row]) -> str:
-  if not table:
+def _accuracy(table: Sequence[tables.Row], drawn: Mapping[str, str]) -> str:
+  if "accuracy" not in drawn:
     return _absent("results.json", "no accuracies before and after")
   paired = all(row.paired for row in table)
   how = (
@@ -131,7 +149,7 @@ def _accuracy(table: Sequence[tables.Row]) -> str:
     f"{_html_table(table)}<p>{how}; those of an accuracy are Wilson's. "
     "n is the number of test questions.</p>"
     + _figure(
-      plots.accuracy_bars(table),
+      drawn["accuracy"],
       "Accuracy on the test sets, before and after specialization, with 95 % "
       "intervals.",
     )
@@ -168,24 +186,22 @@ def _with_bounds(part: object) -> str:
   return f"{tables.percent(part.estimate)} <small>{bounds}</small>"
 
 
-def _training(results: results_lib.Results) -> str:
-  curves = plots.loss_curves(results)
-  if curves is None:
+def _training(drawn: Mapping[str, str]) -> str:
+  if "training" not in drawn:
     return _absent(
       "pretrain/metrics.jsonl and specialize/metrics.jsonl",
       "no training curves",
     )
   return _figure(
-    curves,
+    drawn["training"],
     "The training losses. Those of the two phases are not comparable: "
     "pre-training predicts text, specialization matches the teacher's "
     "distribution.",
   )
 
 
-def _selection(results: results_lib.Results) -> str:
-  curves = plots.selection_curves(results)
-  if curves is None:
+def _selection(results: results_lib.Results, drawn: Mapping[str, str]) -> str:
+  if "selection" not in drawn:
     return _absent(
       "specialize/metrics.jsonl", "no validation accuracies over steps"
     )
@@ -205,15 +221,14 @@ def _selection(results: results_lib.Results) -> str:
       f"{tables.percent(cost)} points of that mean."
     )
   return f"<p>{text}</p>" + _figure(
-    curves,
+    drawn["selection"],
     "Validation accuracy in distribution, and on each of the other datasets "
     "and their mean, over the steps of specialization.",
   )
 
 
-def _general(results: results_lib.Results, table: Sequence[tables.Row]) -> str:
-  curves = plots.general_curves(results)
-  if curves is None:
+def _general(table: Sequence[tables.Row], drawn: Mapping[str, str]) -> str:
+  if "general" not in drawn:
     return _absent("specialize/metrics.jsonl", "no general ability over steps")
   price = tables.mean_or_only(table, tables.GENERAL)
   text = (
@@ -223,14 +238,14 @@ def _general(results: results_lib.Results, table: Sequence[tables.Row]) -> str:
     else ""
   )
   return text + _figure(
-    curves,
+    drawn["general"],
     "Validation accuracy on the general tasks over the steps of "
     "specialization: the mean of each of the prompt's formats, and thin the "
     "single tasks.",
   )
 
 
-def _alignment(results: results_lib.Results) -> str:
+def _alignment(results: results_lib.Results, drawn: Mapping[str, str]) -> str:
   parts = []
   if results.alignment:
     parts.append(
@@ -238,9 +253,7 @@ def _alignment(results: results_lib.Results) -> str:
       "they can be laid on each other, the student learns the teacher's whole "
       "distribution; elsewhere only the token that was sampled.</p>"
     )
-    parts.append(
-      _figure(plots.coverage_bars(results.alignment), _coverage(results))
-    )
+    parts.append(_figure(drawn["coverage"], _coverage(results)))
   else:
     parts.append(_absent("alignment.json", "no alignment coverage"))
   example = results.alignment_example
@@ -248,7 +261,7 @@ def _alignment(results: results_lib.Results) -> str:
     parts.append(
       "<h3>One sample, aligned</h3>"
       + _figure(
-        alignment_view.heat_map(example),
+        drawn["alignment"],
         "Each framed cell lays teacher tokens on the student pieces that "
         "spell the same text; the darker, the surer the teacher was of what "
         "it sampled.",

@@ -8,6 +8,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from specialize_jax.evaluation import intervals
+from specialize_jax.evaluation import selection as selection_lib
 from specialize_jax.reports import results as results_lib
 
 IN_DISTRIBUTION = "In distribution"
@@ -139,10 +140,41 @@ def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
       drawn.add_row(f"[bold]{role}")
     style = None if row.task else "bold"
     drawn.add_row(f"  {row.label}", row.data_format, *_cells(row), style=style)
-  console = rich_console.Console(width=width, highlight=False)
-  with console.capture() as capture:
-    console.print(drawn)
-  return capture.get()
+  return _captured(drawn, width)
+
+
+def selection(
+  chosen: selection_lib.Selection, *, width: int | None = None
+) -> str:
+  """Gives a selection's ranking as text for a terminal.
+
+  Args:
+    chosen: what `selection.select` gave.
+    width: columns to fit into; None for those of the terminal.
+
+  Returns:
+    Lines of text, the best step first.
+  """
+  drawn = rich_table.Table(
+    title="Steps by mean out-of-distribution validation accuracy, %",
+    title_style="bold",
+  )
+  for name in ("step", "mean", "in distribution"):
+    drawn.add_column(name, justify="right")
+  drawn.add_column("")
+  for step in sorted(chosen.means, key=lambda s: (-chosen.means[s], s)):
+    notes = ["selected"] if step == chosen.step else []
+    if step == chosen.in_distribution_step:
+      notes.append("best in distribution")
+    inside = chosen.in_distribution_accuracies.get(step)
+    drawn.add_row(
+      f"{step:,}",
+      percent(chosen.means[step]),
+      "" if inside is None else percent(inside),
+      ", ".join(notes),
+      style="bold" if step == chosen.step else None,
+    )
+  return _captured(drawn, width)
 
 
 def markdown(results: results_lib.Results) -> str:
@@ -159,6 +191,13 @@ def markdown(results: results_lib.Results) -> str:
     name = row.label if row.task else f"*{row.label}*"
     lines.append(f"| {name} | {row.data_format} | {' | '.join(_cells(row))} |")
   return "\n".join(lines) + "\n"
+
+
+def _captured(drawn: rich_table.Table, width: int | None) -> str:
+  console = rich_console.Console(width=width, highlight=False)
+  with console.capture() as capture:
+    console.print(drawn)
+  return capture.get().rstrip()
 
 
 def _cells(row: Row) -> tuple[str, ...]:

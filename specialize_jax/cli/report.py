@@ -1,0 +1,65 @@
+"""`specialize report`: tables, figures and a page from written results."""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+_EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
+  specialize report --results_dir=demo_output --output=report.html
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize report",
+    description="Builds one self-contained HTML page from a results directory:"
+    " it opens without network, prints well, and leaves out, with a sentence,"
+    " what the directory does not hold.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--results_dir",
+    required=True,
+    metavar="DIR",
+    help="what `specialize demo` wrote: results.json, the runs' metrics.jsonl,"
+    " predictions, selection.json, alignment.json",
+  )
+  parser.add_argument(
+    "--output",
+    default="",
+    metavar="FILE.html",
+    help="the page (default: DIR/report.html)",
+  )
+  parser.add_argument(
+    "--figures_dir",
+    default="",
+    metavar="DIR",
+    help="also write each figure as an SVG file, and the main table as "
+    "table.md, to this directory",
+  )
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Builds the page, prints the main table and where the page is."""
+  flags = build_parser().parse_args(argv)
+
+  from specialize_jax.evaluation import written
+  from specialize_jax.reports import page, tables
+  from specialize_jax.reports import results as results_lib
+
+  results = results_lib.load(flags.results_dir)
+  output = pathlib.Path(flags.output or results.directory / "report.html")
+  written.write_text(output, page.render(results))
+  if flags.figures_dir:
+    figures_dir = pathlib.Path(flags.figures_dir)
+    for name, svg in page.figures(results).items():
+      written.write_text(figures_dir / f"{name}.svg", svg)
+    written.write_text(figures_dir / "table.md", tables.markdown(results))
+  if results.before and results.after:
+    print(tables.terminal(results))
+  print(f"report: {output}")
+  return 0

@@ -1,0 +1,97 @@
+"""`specialize score`: grades the predictions of any system."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+
+_EXAMPLE = """example:
+  echo '{"prediction": "So the answer is 1,200.", "target": "1200"}' \\
+    > predictions.jsonl
+  specialize score --task=gsm8k --inputs=predictions.jsonl \\
+    --output=graded.jsonl
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize score",
+    description='Grades a JSONL file of {"prediction", "target"} rows. '
+    'Output rows add "extracted" and "correct"; the last line printed is JSON '
+    'with "accuracy", "n" and its 95 % Wilson interval "low", "high".',
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--task",
+    required=True,
+    metavar="TASK",
+    help="gsm8k, multiarith, asdiv, svamp, or bbh/TASK with the name of one "
+    "of the 27 BIG-Bench-Hard tasks: tells what an answer is",
+  )
+  parser.add_argument(
+    "--grader",
+    default="fixed",
+    choices=("fixed", "paper_code"),
+    help="whose rule decides: ours, or that of the paper's released code "
+    "with its faults (default: fixed)",
+  )
+  parser.add_argument(
+    "--inputs",
+    required=True,
+    metavar="FILE.jsonl",
+    help='rows with "prediction" and "target"; other fields are kept',
+  )
+  parser.add_argument(
+    "--output",
+    required=True,
+    metavar="FILE.jsonl",
+    help="the graded rows, written whole or not at all",
+  )
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Grades a file."""
+  flags = build_parser().parse_args(argv)
+
+  from specialize_jax.evaluation import benchmarks, metrics, written
+
+  metric = metrics.Accuracy(
+    kind=benchmarks.kind(flags.task), grader=flags.grader
+  )
+  rows = written.read_rows(flags.inputs)
+  if not rows:
+    raise errors.UserError(
+      f"--inputs={flags.inputs} has no rows: expected at least one object "
+      'with "prediction" and "target".'
+    )
+  graded = []
+  for number, row in enumerate(rows, start=1):
+    prediction = _text(row, "prediction", flags.inputs, number)
+    target = _text(row, "target", flags.inputs, number)
+    verdict = metric.grade(prediction, target)
+    graded.append(
+      {**row, "extracted": verdict.extracted, "correct": verdict.correct}
+    )
+  written.write_rows(flags.output, graded)
+  print(json.dumps(metrics.summarize([row["correct"] for row in graded])))
+  return 0
+
+
+def _text(row: Mapping[str, object], key: str, path: str, number: int) -> str:
+  """A field as text; an answer may be written as a bare number."""
+  value = row.get(key)
+  if isinstance(value, str):
+    return value
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    return str(value)
+  if key == "prediction" and key in row and value is None:
+    return ""  # a system that said nothing
+  raise errors.UserError(
+    f"--inputs={path}, row {number} has no text under {key!r} (got "
+    f'{value!r}): expected {{"prediction": "...", "target": "..."}}.'
+  )

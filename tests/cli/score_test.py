@@ -1,0 +1,82 @@
+"""`specialize score` as scripts rely on it."""
+
+import json
+import re
+
+import pytest
+
+from specialize_jax.cli import main
+
+ROWS = [
+  {"prediction": "So the answer is 1,200.", "target": "1200", "id": 7},
+  {"prediction": "The answer is -5", "target": 5},
+  {"prediction": None, "target": "3"},
+]
+
+
+def _score(tmp_path, capsys, rows=ROWS, **flags):
+  inputs = tmp_path / "inputs.jsonl"
+  inputs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  arguments = {
+    "task": "gsm8k",
+    "grader": "fixed",
+    "inputs": inputs,
+    "output": tmp_path / "graded.jsonl",
+  } | flags
+  status = main.run("score", [f"--{k}={v}" for k, v in arguments.items()])
+  captured = capsys.readouterr()
+  return status, captured.out, captured.err
+
+
+def test_rows_are_graded_and_the_last_line_is_json(tmp_path, capsys):
+  status, out, _ = _score(tmp_path, capsys)
+  assert status == 0
+  summary = json.loads(out.splitlines()[-1])
+  assert summary["accuracy"] == pytest.approx(1 / 3)
+  assert summary["n"] == 3
+  assert 0 < summary["low"] < 1 / 3 < summary["high"] < 1
+  lines = (tmp_path / "graded.jsonl").read_text().splitlines()
+  graded = [json.loads(line) for line in lines]
+  assert graded[0] == ROWS[0] | {"extracted": "1200", "correct": True}
+  assert [row["correct"] for row in graded] == [True, False, False]
+  assert graded[2]["extracted"] is None
+
+
+def test_the_papers_grader_takes_a_minus_for_nothing(tmp_path, capsys):
+  _, out, _ = _score(tmp_path, capsys, grader="paper_code")
+  assert json.loads(out)["accuracy"] == pytest.approx(1 / 3)
+  graded = (tmp_path / "graded.jsonl").read_text().splitlines()
+  assert [json.loads(line)["correct"] for line in graded] == [
+    False,
+    True,
+    False,
+  ]
+
+
+def test_a_bbh_task_is_graded_by_its_own_kind(tmp_path, capsys):
+  rows = [{"prediction": "So the answer is (B).", "target": "(B)"}]
+  status, out, _ = _score(tmp_path, capsys, rows, task="bbh/snarks")
+  assert status == 0
+  assert json.loads(out)["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+  ("rows", "flags", "message"),
+  [
+    (ROWS, {"task": "gms8k"}, "task 'gms8k' is unknown.*did you mean gsm8k"),
+    (ROWS, {"task": "bbh/snark"}, "did you mean bbh/snarks"),
+    (ROWS, {"inputs": "absent.jsonl"}, "there is no absent.jsonl"),
+    ([], {}, "has no rows"),
+    ([{"prediction": "1"}], {}, "row 1 has no text under 'target'"),
+    ([{"target": "1"}], {}, "row 1 has no text under 'prediction'"),
+  ],
+)
+def test_what_a_user_can_mend_is_one_sentence(
+  tmp_path, capsys, rows, flags, message
+):
+  status, out, err = _score(tmp_path, capsys, rows, **flags)
+  assert status == 2
+  assert out == ""
+  assert err.count("\n") == 1
+  assert re.search(message, err), err
+  assert not (tmp_path / "graded.jsonl").exists()

@@ -1,0 +1,68 @@
+"""`specialize select` reads a run's metrics and writes its choice."""
+
+import json
+
+from specialize_jax.cli import main
+
+SUFFIX = "_zero_shot_chain_of_thought_v1"
+
+
+def _run_dir(tmp_path, curves):
+  rows = [
+    {
+      "step": 100 * (index + 1),
+      "group": "evaluation",
+      "values": {f"{name}{SUFFIX}/accuracy": v[index] for name, v in curves},
+    }
+    for index in range(len(curves[0][1]))
+  ]
+  rows.insert(0, {"step": 1, "group": "train", "values": {"loss": 2.0}})
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  (tmp_path / "metrics.jsonl").write_text(text)
+
+
+CURVES = (
+  ("mini_gsm", [0.2, 0.5, 0.9]),
+  ("mini_multiarith", [0.2, 0.6, 0.3]),
+  ("mini_asdiv", [0.2, 0.5, 0.4]),
+  ("mini_svamp", [0.2, 0.4, 0.2]),
+  ("mini_navigate", [0.9, 0.5, 0.1]),
+)
+
+
+def test_the_choice_is_printed_and_written(tmp_path, capsys):
+  _run_dir(tmp_path, CURVES)
+  assert main.run("select", [f"--model_dir={tmp_path}"]) == 0
+  out = capsys.readouterr().out
+  summary = json.loads(out.splitlines()[-1])
+  assert summary["step"] == 200
+  assert summary["in_distribution_step"] == 300
+  assert summary["checkpoint"] == str(tmp_path / "checkpoints" / "200")
+  assert "best in distribution" in out
+  written = json.loads((tmp_path / "selection.json").read_text())
+  assert written["step"] == 200
+  assert written["in_distribution"] == f"mini_gsm{SUFFIX}"
+
+
+def test_tasks_can_be_named(tmp_path, capsys):
+  _run_dir(tmp_path, CURVES)
+  flags = [
+    f"--model_dir={tmp_path}",
+    f"--out_of_distribution=mini_navigate{SUFFIX}",
+    f"--output={tmp_path / 'choice.json'}",
+  ]
+  assert main.run("select", flags) == 0
+  assert json.loads(capsys.readouterr().out.splitlines()[-1])["step"] == 100
+  assert (tmp_path / "choice.json").exists()
+  assert not (tmp_path / "selection.json").exists()
+
+
+def test_what_a_user_can_mend_is_one_sentence(tmp_path, capsys):
+  assert main.run("select", [f"--model_dir={tmp_path}"]) == 2
+  assert "there is no" in capsys.readouterr().err
+  _run_dir(tmp_path, CURVES[4:])
+  assert main.run("select", [f"--model_dir={tmp_path}"]) == 2
+  assert "has no validation accuracy of" in capsys.readouterr().err
+  flags = [f"--model_dir={tmp_path}", "--out_of_distribution=navigate"]
+  assert main.run("select", flags) == 2
+  assert "was never evaluated" in capsys.readouterr().err
