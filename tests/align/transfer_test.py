@@ -1,0 +1,240 @@
+"""Each mode's rule on hand-worked samples, and the laws of all of them."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from testdata import real_files, trees
+
+from specialize_jax.align import sample, targets
+
+SETTINGS = settings(
+  deadline=None,
+  max_examples=150,
+  suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+MODES = st.sampled_from(sample.MODES)
+
+
+def align(tokens, mode, student=None):
+  text = b"".join(token.spelling for token in tokens).decode()
+  return sample.align_sample(
+    tokens, text, student=student or real_files.t5(), mode=mode
+  )
+
+
+def named(aligned, student=None):
+  """The targets as {piece: probability} a position."""
+  student = student or real_files.t5()
+  return [
+    {
+      student.id_to_piece(index): round(math.exp(log_prob), 9)
+      for index, log_prob in zip(ids, log_probs, strict=True)
+      if index != 0
+    }
+    for ids, log_probs in zip(
+      aligned.top_ids_TC.tolist(),
+      aligned.top_log_probs_TC.tolist(),
+      strict=True,
+    )
+  ]
+
+
+def test_the_paper_gives_a_one_hot_target_at_a_line_start():
+  aligned = align(
+    [trees.token("If", 0.5, **{"She": 0.25}), trees.token(" she", 0.5)],
+    "paper",
+  )
+  assert aligned.pieces == ("\u2581If", "\u2581she")
+  assert named(aligned) == [{"\u2581If": 1.0}, {"\u2581she": 0.5}]
+  assert aligned.mask_T.tolist() == [0, 1]
+
+
+def test_whitespace_transfers_at_a_line_start():
+  aligned = align(
+    [
+      trees.token("May", 0.5, **{"April": 0.25}),
+      trees.token(".", 0.5, **{"\n": 0.25, ",": 0.125, " and": 0.125}),
+      trees.token("\n", 0.5, **{" She": 0.5}),
+      trees.token("If", 0.5, **{"She": 0.25, " The": 0.125, "xqzj": 0.125}),
+    ],
+    "whitespace",
+  )
+  assert aligned.pieces == ("\u2581May", ".", "\u2581If")
+  assert named(aligned) == [
+    {"\u2581May": 0.5, "\u2581April": 0.25},
+    {".": 0.5, ",": 0.125, "\u2581and": 0.125},
+    {"\u2581If": 0.5, "\u2581She": 0.25, "\u2581The": 0.125},
+  ]
+  assert aligned.mask_T.tolist() == [1, 1, 1]
+  assert [(g.teacher, g.student) for g in aligned.groups] == [
+    ((0,), (0,)),
+    ((1,), (1,)),
+    ((2,), ()),
+    ((3,), (2,)),
+  ]
+
+
+def test_whitespace_merges_what_differs_in_white_space_alone():
+  aligned = align(
+    [
+      trees.token("x", 1.0),
+      trees.token(
+        " 48", 0.5, **{"48": 0.25, "  24": 0.0625, " 24": 0.0625, "24": 0.125}
+      ),
+    ],
+    "whitespace",
+  )
+  # "48" is the sampled " 48"; "24" would go on with the word, " 24" begins.
+  assert named(aligned)[-1] == {
+    "\u258148": 0.75,
+    "\u258124": 0.125,
+    "24": 0.125,
+  }
+
+
+def test_after_a_word_start_alone_candidates_go_on_without_one():
+  aligned = align(
+    [
+      trees.token("as", 1.0),
+      trees.token(" a", 0.5, **{" the": 0.25, ",": 0.125}),
+    ],
+    "whitespace",
+  )
+  assert aligned.pieces == ("\u2581as", "\u2581", "a")
+  # "," cannot follow: the student has begun a word.
+  assert named(aligned)[1:] == [{"\u2581": 1.0}, {"a": 0.5, "the": 0.25}]
+  assert aligned.mask_T.tolist() == [1, 0, 1]
+
+
+def test_a_chunk_has_the_teachers_likelihood():
+  tokens = [
+    trees.token("Nat", 0.5),
+    trees.token("al", 0.5, **{"an": 0.5}),
+    trees.token("ia", 0.25),
+    trees.token(" sold", 0.5, **{" had": 0.25}),
+  ]
+  whitespace = align(tokens, "whitespace")
+  assert whitespace.pieces == ("\u2581Nat", "alia", "\u2581sold")
+  assert named(whitespace)[1] == {"alia": 1.0}
+  assert whitespace.kinds_T.tolist() == [1, 0, 1]
+  aligned = align(tokens, "chunk")
+  assert named(aligned) == [
+    {"\u2581Nat": 0.5},
+    {"alia": 0.125},
+    {"\u2581sold": 0.5, "\u2581had": 0.25},
+  ]
+  assert aligned.kinds_T.tolist() == [1, 2, 1]
+  one_to_many = align([trees.token("Natalia", 0.25)], "chunk")
+  assert named(one_to_many) == [{"\u2581Nat": 0.5}, {"alia": 0.5}]
+
+
+def test_what_the_student_cannot_spell_is_counted():
+  aligned = align(
+    [trees.token("{", 0.5, **{"x": 0.25}), trees.token("\u00bd", 0.5)],
+    "whitespace",
+  )
+  assert aligned.characters_lost == 2
+  assert aligned.pieces[1] == "<unk>"
+  assert named(aligned)[1] == {"<unk>": 0.5, "x": 0.25}
+
+
+def test_a_candidate_never_becomes_a_control_piece():
+  aligned = align(
+    [
+      trees.token(
+        "x", 0.5, **{"</s>": 0.125, "<pad>": 0.125, "<unk>": 0.125, "{": 0.125}
+      )
+    ],
+    "whitespace",
+  )
+  assert named(aligned)[-1] == {"x": 0.5}
+  assert aligned.mass_kept == pytest.approx(0.5)
+  assert aligned.mass_offered == pytest.approx(1.0)
+
+
+def test_a_zero_probability_stays_listed_by_the_paper_only():
+  token = targets.TeacherToken(
+    spelling=b"x", log_prob=math.log(0.5), top=((b".", -math.inf),)
+  )
+  again = targets.TeacherToken(
+    spelling=b".", log_prob=math.log(0.5), top=((b",", -math.inf),)
+  )
+  assert named(align([token, again], "paper"))[-1] == {".": 0.5, ",": 0.0}
+  assert named(align([token, again], "whitespace"))[-1] == {".": 0.5}
+
+
+def test_mass_above_one_is_scaled():
+  aligned = align([trees.token("May", 0.75, June=0.5)], "whitespace")
+  assert named(aligned) == [{"\u2581May": 0.6, "\u2581June": 0.4}]
+
+
+@SETTINGS
+@given(trees.samples(), MODES, st.booleans())
+def test_laws_of_every_mode(drawn, mode, real):
+  text, tokens = drawn
+  student = real_files.t5() if real else trees.tiny_student()
+  aligned = sample.align_sample(tokens, text, student=student, mode=mode)
+  if isinstance(aligned, targets.Rejected):
+    assert student.encode(text)[0] == ()
+    return
+  assert tuple(aligned.ids_T.tolist()) == student.encode(text)[0]
+  assert aligned.pieces == student.encode(text)[1]
+  probs_TC = np.exp(aligned.top_log_probs_TC)
+  assert (probs_TC.sum(axis=1) <= 1 + 1e-9).all()
+  assert (probs_TC.sum(axis=1) > 0).all()
+  assert (aligned.mask_T == (aligned.kinds_T != 0)).all()
+  for j in np.flatnonzero(aligned.mask_T == 0):
+    assert aligned.top_ids_TC[j, 0] == aligned.ids_T[j]
+    assert probs_TC[j].tolist() == [1.0] + [0.0] * (probs_TC.shape[1] - 1)
+  for ids in aligned.top_ids_TC.tolist():
+    used = [index for index in ids if index != 0]
+    assert len(used) == len(set(used))
+  teacher = [i for group in aligned.groups for i in group.teacher]
+  assert teacher == list(range(len(tokens)))
+  positions = [j for group in aligned.groups for j in group.student]
+  assert positions == list(range(len(aligned.ids_T)))
+  assert 0 <= aligned.mass_kept <= aligned.mass_offered + 1e-9
+  assert aligned.mass_offered <= len(tokens) + 1e-9
+
+
+@SETTINGS
+@given(trees.samples())
+def test_chunks_conserve_the_likelihood_of_visible_text(drawn):
+  text, tokens = drawn
+  student = trees.tiny_student()
+  aligned = sample.align_sample(tokens, text, student=student, mode="chunk")
+  if isinstance(aligned, targets.Rejected):
+    return
+  for group in aligned.groups:
+    if not group.teacher or not group.student:
+      continue
+    if {int(aligned.kinds_T[j]) for j in group.student} != {2}:
+      continue
+    likelihood = math.prod(math.exp(tokens[i].log_prob) for i in group.teacher)
+    product = math.prod(
+      math.exp(aligned.top_log_probs_TC[j, 0]) for j in group.student
+    )
+    assert product == pytest.approx(likelihood)
+
+
+@SETTINGS
+@given(trees.texts)
+def test_a_teacher_with_the_students_own_tokens_is_followed_whole(text):
+  student = trees.tiny_student()
+  encoding = student.encode_with_spans(text)
+  spelled = text.encode()
+  spellings = [spelled[a:b] for a, b in encoding.spans]
+  if not encoding.ids or not all(spellings):
+    return  # a token without a cover of its own has no teacher token
+  tokens = trees.plain_tokens(spellings)
+  aligned = sample.align_sample(
+    tokens, text, student=student, mode="whitespace"
+  )
+  for j, piece in enumerate(aligned.pieces):
+    visible = spellings[j].decode().strip() != ""
+    if visible:
+      assert aligned.kinds_T[j] == targets.Kind.ONE_TO_ONE, piece
+      assert math.exp(aligned.top_log_probs_TC[j, 0]) == pytest.approx(0.5)
