@@ -23,7 +23,7 @@ from specialize_jax.mini import (
 
 SPLITS = ("train", "validation", "test")
 
-_MAX_FRUITLESS_DRAWS = 20_000
+_MAX_FRUITLESS_DRAWS = 5_000
 
 Item = problems.Problem | general_tasks.Exercise
 Draw = Callable[[random.Random], Sequence[Item]]

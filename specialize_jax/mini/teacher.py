@@ -13,7 +13,6 @@ until a token tells them apart.
 """
 
 import bisect
-import dataclasses
 import itertools
 import math
 import random
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specialize_jax.cot import answers
 from specialize_jax.mini import grammar, problems, vocabulary
 from specialize_jax.records import schema
 
@@ -31,19 +31,23 @@ _Place = tuple[grammar.Node, tuple[int, ...]]
 _Frontier = tuple[tuple[_Place, float], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Moves:
-  """What may come after a frontier.
+class _State:
+  """A frontier and, once it is asked for, what may come after it.
 
   Attributes:
+    frontier: Places and their weights, which sum to one.
     tokens: The possible next tokens, likeliest first.
-    probs: Their probabilities, summing to one.
-    frontiers: Where each leads.
+    probs: Their probabilities, which sum to one.
+    states: Where each leads.
   """
 
-  tokens: tuple[int, ...]
-  probs: tuple[float, ...]
-  frontiers: tuple[_Frontier, ...]
+  __slots__ = ("frontier", "probs", "states", "tokens")
+
+  def __init__(self, frontier: _Frontier) -> None:
+    self.frontier = frontier
+    self.tokens: tuple[int, ...] = ()
+    self.probs: tuple[float, ...] = ()
+    self.states: tuple[_State, ...] = ()
 
 
 class _TokenAutomaton:
@@ -56,20 +60,26 @@ class _TokenAutomaton:
   ) -> None:
     self._solutions = solutions
     self._tokenizer = tokenizer
-    self._moves: dict[_Frontier, _Moves] = {}
-    self.start: _Frontier = tuple(
-      ((node, ()), probability) for node, probability in solutions.starts()
+    # Equal frontiers share a state, so that samples share the work.
+    self._states: dict[_Frontier, _State] = {}
+    self.start = self.expand(
+      _State(
+        tuple(
+          ((node, ()), probability) for node, probability in solutions.starts()
+        )
+      )
     )
 
-  def moves(self, frontier: _Frontier) -> _Moves:
-    """Gives the next tokens after a frontier."""
-    if frontier not in self._moves:
-      self._moves[frontier] = self._expand(frontier)
-    return self._moves[frontier]
+  def after(self, state: _State, choice: int) -> _State:
+    """Gives the state after a state's next token number `choice`."""
+    return self.expand(state.states[choice])
 
-  def _expand(self, frontier: _Frontier) -> _Moves:
+  def expand(self, state: _State) -> _State:
+    """Fills in what may come after a state, once."""
+    if state.tokens:
+      return state
     masses: dict[int, dict[_Place, float]] = {}
-    for (node, rest), weight in frontier:
+    for (node, rest), weight in state.frontier:
       for token, place, probability in self._ways(node, rest):
         reached = masses.setdefault(token, {})
         reached[place] = reached.get(place, 0.0) + weight * probability
@@ -77,10 +87,12 @@ class _TokenAutomaton:
     moves = []
     for token, reached in masses.items():
       mass = math.fsum(reached.values())
-      after = tuple((place, w / mass) for place, w in reached.items())
-      moves.append((token, mass / total, after))
+      frontier = tuple((place, w / mass) for place, w in reached.items())
+      target = self._states.setdefault(frontier, _State(frontier))
+      moves.append((token, mass / total, target))
     moves.sort(key=lambda move: (-move[1], move[0]))
-    return _Moves(*(tuple(column) for column in zip(*moves, strict=True)))
+    state.tokens, state.probs, state.states = zip(*moves, strict=True)
+    return state
 
   def _ways(
     self, node: grammar.Node, rest: tuple[int, ...]
@@ -135,18 +147,16 @@ class MiniTeacher:
       ValueError: No solution begins with the prefix.
     """
     automaton = self._automaton(problem)
-    frontier = automaton.start
+    state = automaton.start
     for place, token in enumerate(prefix_tokens):
-      moves = automaton.moves(frontier)
-      if token not in moves.tokens or token == self.tokenizer.end_id:
+      if token not in state.tokens or token == self.tokenizer.end_id:
         raise ValueError(
           f"prefix_tokens={list(prefix_tokens)}: no solution goes on with"
           f" {self.tokenizer.spell(token)!r} at place {place}"
         )
-      frontier = moves.frontiers[moves.tokens.index(token)]
-    moves = automaton.moves(frontier)
+      state = automaton.after(state, state.tokens.index(token))
     distribution = np.zeros(self.tokenizer.vocab_size)
-    distribution[list(moves.tokens)] = moves.probs
+    distribution[list(state.tokens)] = state.probs
     return distribution
 
   def sample(
@@ -188,8 +198,7 @@ class MiniTeacher:
       rng = random.Random(f"{seed}/{problem.question_id}/{index}")
       steps = sampler.draw(rng)
       text = "".join(step.token for step in steps)
-      # What the fixed grader finds: every solution ends in this sentence.
-      correct = text.endswith(f"The answer is {problem.answer}.")
+      verdict = answers.grade(text, problem.answer)
       records.append(
         schema.TeacherRecord(
           question_id=problem.question_id,
@@ -200,7 +209,7 @@ class MiniTeacher:
           steps=steps,
           finish_reason="stop",
           request=request,
-          verdicts={"fixed": correct},
+          verdicts={"fixed": verdict.correct},
         )
       )
     return tuple(records)
@@ -208,6 +217,10 @@ class MiniTeacher:
   def _automaton(self, problem: problems.Problem) -> _TokenAutomaton:
     solutions = grammar.Grammar(problem, mistake_rate=self.mistake_rate)
     return _TokenAutomaton(solutions, self.tokenizer)
+
+
+# The tempered odds of a state's tokens, summed up, and the steps they make.
+_Choice = tuple[list[float], list[schema.TeacherStep]]
 
 
 class _Sampler:
@@ -222,46 +235,42 @@ class _Sampler:
     self._automaton = automaton
     self._tokenizer = tokenizer
     self._temperature = temperature
-    self._choices: dict[_Frontier, tuple[list[float], tuple]] = {}
+    self._choices: dict[_State, _Choice] = {}
 
   def draw(self, rng: random.Random) -> tuple[schema.TeacherStep, ...]:
     """Draws one solution; the end of text is not among its steps."""
     steps = []
-    frontier = self._automaton.start
+    state = self._automaton.start
     while True:
-      moves = self._automaton.moves(frontier)
-      cumulative, taken = self._choice(frontier, moves)
+      if state not in self._choices:
+        self._choices[state] = self._choice(state)
+      cumulative, taken = self._choices[state]
       # Only a real choice costs a random number.
-      chosen = (
-        bisect.bisect_right(cumulative, rng.random() * cumulative[-1])
-        if len(cumulative) > 1
-        else 0
-      )
-      chosen = min(chosen, len(cumulative) - 1)
-      if moves.tokens[chosen] == self._tokenizer.end_id:
+      chosen = 0
+      if len(taken) > 1:
+        chosen = bisect.bisect_right(
+          cumulative, rng.random(), hi=len(taken) - 1
+        )
+      if state.tokens[chosen] == self._tokenizer.end_id:
         return tuple(steps)
       steps.append(taken[chosen])
-      frontier = moves.frontiers[chosen]
+      state = self._automaton.after(state, chosen)
 
-  def _choice(
-    self, frontier: _Frontier, moves: _Moves
-  ) -> tuple[list[float], tuple[schema.TeacherStep, ...]]:
-    if frontier not in self._choices:
-      odds = tempered(moves.probs, self._temperature)
-      steps = tuple(self._step(moves, i) for i in range(len(moves.tokens)))
-      self._choices[frontier] = (list(itertools.accumulate(odds)), steps)
-    return self._choices[frontier]
+  def _choice(self, state: _State) -> _Choice:
+    odds = tempered(state.probs, self._temperature)
+    steps = [self._step(state, chosen) for chosen in range(len(state.tokens))]
+    return list(itertools.accumulate(odds)), steps
 
-  def _step(self, moves: _Moves, chosen: int) -> schema.TeacherStep:
-    shown = list(range(min(schema.NUM_CANDIDATES, len(moves.tokens))))
+  def _step(self, state: _State, chosen: int) -> schema.TeacherStep:
+    shown = list(range(min(schema.NUM_CANDIDATES, len(state.tokens))))
     if chosen not in shown:
       shown[-1] = chosen
     spell = self._tokenizer.spell
     return schema.TeacherStep(
-      token=spell(moves.tokens[chosen]),
-      log_prob=math.log(moves.probs[chosen]),
+      token=spell(state.tokens[chosen]),
+      log_prob=math.log(state.probs[chosen]),
       top=tuple(
-        (spell(moves.tokens[i]), math.log(moves.probs[i])) for i in shown
+        (spell(state.tokens[i]), math.log(state.probs[i])) for i in shown
       ),
     )
 
