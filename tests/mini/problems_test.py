@@ -1,5 +1,6 @@
 """What makes two problems the same, and what a plan works out to."""
 
+import dataclasses
 import random
 
 import pytest
@@ -42,6 +43,8 @@ def test_a_plan_takes_earlier_results():
   )
   assert problem.values == (8, 4)
   assert problem.answer == "4"
+  longer = (*problem.steps, step("-", problems.Result(1), 3))
+  assert dataclasses.replace(problem, steps=longer).values == (8, 4, 1)
   assert problem.question == "b a"
 
 

@@ -1,0 +1,60 @@
+"""A story's plan gives what the story says, read by another reader."""
+
+import random
+import re
+
+from specialize_jax.mini import lexicon, stories
+
+GAIN = re.compile(r"(?:buys|finds|gets|wins) (\d+) (?:bags with (\d+))?")
+LOSS = re.compile(r"(?:loses|sells|eats|gives) (\d+) ")
+
+
+def read(question):
+  """Works a story out sentence by sentence, from its words alone."""
+  *told, asked = re.split(r"(?<=[.]) ", question)
+  teller = told[0].split()[0]
+  asked_things = re.match(r"How many (\w+)", asked)[1]
+  has = {}
+  for sentence in told:
+    words = sentence.rstrip(".").split()
+    bags = re.match(r"\w+ has (\d+) bags with (\d+)", sentence)
+    compared = re.match(
+      r"(\w+) has (?:(\d+) (times|more|fewer)|(half)) .* (\w+)\.", sentence
+    )
+    if bags:
+      has[words[0]] = int(bags[1]) * int(bags[2])
+    elif compared:
+      who, number, kind, half, base = compared.groups()
+      has[who] = {
+        "times": lambda a, b: a * b,
+        "more": lambda a, b: a + b,
+        "fewer": lambda a, b: a - b,
+        "half": lambda a, b: a / 2,
+      }[kind or half](has[base], int(number or 2))
+    elif words[0] in lexicon.NAMES:
+      has[words[0]] = int(re.search(rf"(\d+) {asked_things}", sentence)[1])
+    elif "half" in words:
+      has[teller] /= 2
+    elif gained := GAIN.search(sentence):
+      has[teller] += int(gained[1]) * int(gained[2] or 1)
+    else:
+      has[teller] -= int(LOSS.search(sentence)[1])
+  if "they" in asked:
+    return sum(has.values())
+  return has[next(word for word in asked.split() if word in has)]
+
+
+def test_a_plan_gives_what_the_story_says():
+  rng = random.Random(0)
+  for _ in range(2000):
+    problem = stories.draw(rng, (0.2, 0.3, 0.3, 0.2))
+    assert read(problem.question) == int(problem.answer), problem.question
+
+
+def test_he_and_she_are_never_two_people():
+  rng = random.Random(1)
+  for _ in range(500):
+    question = stories.draw(rng, (0.2, 0.3, 0.3, 0.2)).question
+    named = [name for name in lexicon.NAMES if name in question]
+    pronoun = lexicon.PRONOUNS[question.split()[0]]
+    assert sum(lexicon.PRONOUNS[name] == pronoun for name in named) == 1
