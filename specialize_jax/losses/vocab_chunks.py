@@ -198,7 +198,7 @@ def _measure_chunks(
   target_chunks: jax.Array,
 ) -> student_scores.StudentScores:
   """Scores of `[chunks, B, T / chunks, ..]` arrays."""
-  kernel_DV = kernel_DV.astype(hidden_chunks.dtype)
+  kernel_DV = _ready(kernel_DV, hidden_chunks.dtype)
 
   def one_chunk(chunk: tuple[jax.Array, ...]) -> student_scores.StudentScores:
     hidden_BTD, ids_BTC, targets_BT = chunk
@@ -225,14 +225,14 @@ def _measure_chunks_backward(
   hidden_chunks, kernel_DV, ids_chunks, target_chunks, scores = residuals
   compute_dtype = hidden_chunks.dtype
   sum_dtype = student_scores.accumulation_dtype(compute_dtype)
-  narrow_kernel_DV = kernel_DV.astype(compute_dtype)
+  ready_kernel_DV = _ready(kernel_DV, compute_dtype)
 
   def one_chunk(
     kernel_gradient_DV: jax.Array, chunk: tuple
   ) -> tuple[jax.Array, jax.Array]:
     hidden_BTD, ids_BTC, targets_BT, scores, cotangents = chunk
     gradient_BTV = student_scores.pull_back(
-      _logits(hidden_BTD, narrow_kernel_DV),
+      _logits(hidden_BTD, ready_kernel_DV),
       ids_BTC,
       targets_BT,
       scores,
@@ -247,7 +247,7 @@ def _measure_chunks_backward(
     hidden_gradient_BTD = jnp.einsum(
       "btv,dv->btd",
       gradient_BTV,
-      narrow_kernel_DV,
+      ready_kernel_DV,
       preferred_element_type=sum_dtype,
     )
     return kernel_gradient_DV, hidden_gradient_BTD.astype(compute_dtype)
@@ -266,6 +266,15 @@ def _measure_chunks_backward(
 
 
 _measure_chunks.defvjp(_measure_chunks_forward, _measure_chunks_backward)
+
+
+def _ready(kernel_DV: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """The kernel as all chunks use it, made once and not once a chunk.
+
+  In the compute dtype, and whole along D: where parameters are cut along
+  `embed`, this is the one all-gather of them.
+  """
+  return nn.with_logical_constraint(kernel_DV.astype(dtype), (None, "vocab"))
 
 
 def _logits(hidden_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:

@@ -1,0 +1,75 @@
+"""What a step reports: sums over positions, then shares of them."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from specialize_jax.losses import normalization, vocab_chunks
+
+# A divergence of float32 rounding below zero is not a negative one.
+_ROUNDING = 1e-5
+
+
+def position_sums(
+  output: vocab_chunks.LossOutput, batch: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """Sums of a (micro)batch, float32 scalars that add up over microbatches."""
+
+  def total(values_BT: jax.Array) -> jax.Array:
+    return normalization.weighted_sum(
+      values_BT.astype(jnp.float32), output.weights_BT
+    )
+
+  def count(where: jax.Array) -> jax.Array:
+    return jnp.sum(where, dtype=jnp.float32)
+
+  weighted_BT = output.weights_BT > 0
+  sources_BS = batch["encoder_input_tokens"] > 0
+  targets_BT = batch["decoder_target_tokens"] > 0
+  return {
+    "weight": jnp.sum(output.weights_BT),
+    "loss": total(output.loss_BT),
+    "kl": total(output.kl_BT),
+    "one_hot": total(output.one_hot_BT),
+    "z_loss": total(output.z_loss_BT),
+    "correct": total(output.correct_BT),
+    "positions": count(weighted_BT),
+    "teacher": count(weighted_BT & output.has_teacher_BT),
+    "negative_kl": count(weighted_BT & (output.kl_BT < -_ROUNDING)),
+    "tokens": count(sources_BS) + count(targets_BT),
+    "slots": jnp.float32(sources_BS.size + targets_BT.size),
+  }
+
+
+def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """The metrics of a whole batch.
+
+  Returns:
+    loss: mean weighted loss, nats a target token; the sum of the next three.
+    loss_kl: the sparse KL's part.
+    loss_one_hot: the one-hot cross-entropy's part.
+    loss_z: the squared log-normalizer's part.
+    token_accuracy: weighted share of targets that no other token outscores.
+    teacher_share: share of positions with weight that have a teacher.
+    negative_kl_rate: share of those whose KL is negative.
+    padding_share: share of encoder and decoder slots that hold padding.
+    num_tokens: encoder and decoder tokens that are not padding.
+    num_target_tokens: positions with weight.
+  """
+
+  def share(part: str, whole: str) -> jax.Array:
+    return normalization.divide(sums[part], sums[whole])
+
+  return {
+    "loss": share("loss", "weight"),
+    "loss_kl": share("kl", "weight"),
+    "loss_one_hot": share("one_hot", "weight"),
+    "loss_z": share("z_loss", "weight"),
+    "token_accuracy": share("correct", "weight"),
+    "teacher_share": share("teacher", "positions"),
+    "negative_kl_rate": share("negative_kl", "teacher"),
+    "padding_share": 1.0 - share("tokens", "slots"),
+    "num_tokens": sums["tokens"],
+    "num_target_tokens": sums["positions"],
+  }

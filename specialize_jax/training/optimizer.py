@@ -1,0 +1,166 @@
+"""Optimizers and learning rate schedules, from optax."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from specialize_jax import errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+  """How gradients become updates.
+
+  Attributes:
+    name: "adamw", or "adafactor" as T5 was trained with: second moments by
+      rows and columns, updates scaled by the parameter's own size and clipped
+      at a root mean square of 1, decay rate 1 - step ** -0.8. (Of layers
+      stacked by a scan, size and clipping are those of the whole stack.)
+    learning_rate: its peak, reached after the warm-up.
+    schedule: after the warm-up "constant"; "cosine" down to
+      `final_learning_rate` at `num_steps`; "rsqrt", falling as 1 / sqrt(step).
+    warmup_steps: steps over which the rate rises linearly; the first step has
+      `learning_rate / warmup_steps`.
+    num_steps: where the cosine ends; the others do not read it.
+    final_learning_rate: where the cosine ends.
+    weight_decay: decoupled: each step takes `rate * weight_decay * parameter`.
+    no_decay: last parts of the names that do not decay.
+    max_gradient_norm: gradients of a larger global norm are scaled down to it;
+      None for no limit.
+    beta1: AdamW's decay of the first moment.
+    beta2: AdamW's decay of the second moment.
+    epsilon: AdamW's floor of the denominator.
+  """
+
+  name: Literal["adamw", "adafactor"] = "adamw"
+  learning_rate: float
+  schedule: Literal["constant", "cosine", "rsqrt"] = "constant"
+  warmup_steps: int = 0
+  num_steps: int | None = None
+  final_learning_rate: float = 0.0
+  weight_decay: float = 0.0
+  no_decay: tuple[str, ...] = ("scale", "rel_embedding")
+  max_gradient_norm: float | None = 1.0
+  beta1: float = 0.9
+  beta2: float = 0.999
+  epsilon: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  """A direction, and how far to go along it.
+
+  The rate is kept apart from optax's own step counters, which stand still when
+  a non-finite step is skipped: it is a function of the step alone.
+
+  Attributes:
+    transformation: gradients to the direction of descent, times minus one.
+    learning_rate: float32 rate by step; the update is `-rate * direction`.
+  """
+
+  transformation: optax.GradientTransformation
+  learning_rate: optax.Schedule
+
+  def direction(
+    self,
+    gradients: optax.Updates,
+    opt_state: optax.OptState,
+    params: optax.Params,
+  ) -> tuple[optax.Updates, optax.OptState]:
+    """Gives the direction and the optimizer's next state."""
+    with _promotion_as_optax_wants():
+      return self.transformation.update(gradients, opt_state, params)
+
+
+def build(config: OptimizerConfig) -> Optimizer:
+  """Gives the optimizer that a config describes.
+
+  Raises:
+    UserError: a name is unknown, or the cosine's end is missing or too early.
+  """
+  links = []
+  if config.max_gradient_norm is not None:
+    links.append(optax.clip_by_global_norm(config.max_gradient_norm))
+  if config.name == "adamw":
+    links.append(
+      optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+    )
+  elif config.name == "adafactor":
+    # optax's chain ends by turning to descent; ours turns in the step.
+    links += [optax.adafactor(learning_rate=None), optax.scale(-1.0)]
+  else:
+    raise errors.UserError(
+      f"OptimizerConfig.name={config.name!r} is unknown: expected adamw or "
+      "adafactor."
+    )
+  if config.weight_decay:
+    links.append(
+      optax.add_decayed_weights(
+        config.weight_decay,
+        mask=lambda params: _decays(params, config.no_decay),
+      )
+    )
+  return Optimizer(
+    transformation=optax.chain(*links), learning_rate=_schedule(config)
+  )
+
+
+def _decays(params: optax.Params, no_decay: tuple[str, ...]) -> optax.Params:
+  """A tree of bools, False where the last part of a name is in `no_decay`."""
+
+  def decays(path: tuple, _: jax.Array) -> bool:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.split("/")[-1] not in no_decay
+
+  return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _schedule(config: OptimizerConfig) -> optax.Schedule:
+  """The rate of step n, counted from zero."""
+  peak, warmup = config.learning_rate, config.warmup_steps
+  if config.schedule == "constant":
+    after = optax.constant_schedule(peak)
+  elif config.schedule == "cosine":
+    if config.num_steps is None or config.num_steps <= warmup:
+      raise errors.UserError(
+        f"OptimizerConfig.num_steps={config.num_steps} cannot end a cosine: "
+        f"expected more than warmup_steps={warmup}."
+      )
+    after = optax.cosine_decay_schedule(
+      peak,
+      config.num_steps - warmup,
+      alpha=config.final_learning_rate / peak,
+    )
+  elif config.schedule == "rsqrt":
+    start = max(warmup, 1)
+
+    def after(step: jax.Array) -> jax.Array:
+      return peak * jax.lax.rsqrt(1.0 + step / start)
+
+  else:
+    raise errors.UserError(
+      f"OptimizerConfig.schedule={config.schedule!r} is unknown: expected "
+      "constant, cosine or rsqrt."
+    )
+  rising = optax.linear_schedule(
+    peak / max(warmup, 1), peak, max(warmup - 1, 1)
+  )
+  joined = optax.join_schedules([rising, after], [warmup])
+
+  def rate(step: jax.Array) -> jax.Array:
+    with _promotion_as_optax_wants():
+      return jnp.asarray(joined(step), jnp.float32)
+
+  return rate
+
+
+@contextlib.contextmanager
+def _promotion_as_optax_wants() -> Iterator[None]:
+  """Lets optax mix int32 counters with floats where our own code may not."""
+  with jax.numpy_dtype_promotion("standard"):
+    yield

@@ -1,0 +1,163 @@
+"""The train state, and how it comes to be on a mesh."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from specialize_jax.parallel import placement as placements
+from specialize_jax.t5 import network
+from specialize_jax.training import optimizer as optimizers
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+  """All that one step hands to the next.
+
+  Attributes:
+    step: int32 scalar, number of batches seen, skipped ones included.
+    params: float32 tree of the network.
+    opt_state: optax's, sharded as the parameters that it belongs to.
+    num_skipped: int32 scalar, updates skipped as non-finite since the start.
+    num_skipped_in_a_row: int32 scalar, those since the last finite one.
+  """
+
+  step: jax.Array
+  params: optax.Params
+  opt_state: optax.OptState
+  num_skipped: jax.Array
+  num_skipped_in_a_row: jax.Array
+
+
+def from_params(
+  params: optax.Params, optimizer: optimizers.Optimizer
+) -> TrainState:
+  """A state at step zero with a fresh optimizer; traceable."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.transformation.init(params),
+    num_skipped=jnp.zeros((), jnp.int32),
+    num_skipped_in_a_row=jnp.zeros((), jnp.int32),
+  )
+
+
+def abstract(
+  model: network.EncoderDecoder,
+  optimizer: optimizers.Optimizer,
+  placement: placements.Placement,
+) -> TrainState:
+  """Shapes, dtypes and shardings of the state; computes nothing.
+
+  Returns:
+    A state of `jax.ShapeDtypeStruct`, as a checkpoint is restored into.
+
+  Raises:
+    UserError: the rules cannot place a parameter.
+  """
+  boxed = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+  shapes = jax.eval_shape(lambda p: from_params(p, optimizer), _unbox(boxed))
+  boxed_state = dataclasses.replace(
+    shapes,
+    params=boxed,
+    opt_state=_name_axes(shapes.opt_state, boxed),
+  )
+  return jax.tree.map(
+    lambda leaf, sharding: leaf.update(sharding=sharding),
+    shapes,
+    placement.tree_shardings(boxed_state),
+  )
+
+
+def create(
+  model: network.EncoderDecoder,
+  optimizer: optimizers.Optimizer,
+  placement: placements.Placement,
+  *,
+  init_rng: jax.Array,
+) -> TrainState:
+  """A new state, each array made where it will lie.
+
+  The same on every mesh: no array is ever whole on one device, and its random
+  numbers do not depend on how it is cut.
+  """
+  shardings = _shardings(abstract(model, optimizer, placement))
+  with placement.entered():
+    return jax.jit(
+      lambda rng: from_params(_unbox(_init(model, rng)), optimizer),
+      out_shardings=shardings,
+    )(init_rng)
+
+
+def start_from(
+  params: optax.Params,
+  model: network.EncoderDecoder,
+  optimizer: optimizers.Optimizer,
+  placement: placements.Placement,
+) -> TrainState:
+  """A state at step zero from given parameters, placed on the mesh."""
+  shardings = _shardings(abstract(model, optimizer, placement))
+  params = jax.device_put(params, shardings.params)
+  with placement.entered():
+    return jax.jit(
+      lambda params: from_params(params, optimizer),
+      out_shardings=shardings,
+      donate_argnums=0,
+    )(params)
+
+
+def _init(model: network.EncoderDecoder, rng: jax.Array) -> optax.Params:
+  """The parameters in their boxes of logical axis names."""
+  tokens = jnp.ones((1, 2), jnp.int32)
+  return model.init(rng, tokens, tokens, deterministic=True)["params"]
+
+
+def _unbox(boxed: optax.Params) -> optax.Params:
+  """Takes the boxes off; `nn.meta.unbox` would constrain abstract arrays."""
+  return jax.tree.map(
+    lambda leaf: leaf.value if _is_box(leaf) else leaf, boxed, is_leaf=_is_box
+  )
+
+
+def _shardings(abstract_state: TrainState) -> TrainState:
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+
+
+def _is_box(node: object) -> bool:
+  return isinstance(node, nn.LogicallyPartitioned)
+
+
+def _name_axes(opt_state: optax.OptState, boxed: optax.Params) -> object:
+  """Boxes the parts of an optimizer's state that mirror the parameters."""
+  structure = jax.tree.structure(_unbox(boxed))
+
+  def mirrors(node: object) -> bool:
+    return jax.tree.structure(node) == structure
+
+  def name(node: object) -> object:
+    if not mirrors(node):
+      return node
+    return jax.tree.map(_like, boxed, node, is_leaf=_is_box)
+
+  return jax.tree.map(name, opt_state, is_leaf=mirrors)
+
+
+def _like(box: object, leaf: jax.ShapeDtypeStruct) -> object:
+  """Names the axes of a leaf that belongs to a boxed parameter.
+
+  A moment has the parameter's shape; a factored one lacks one of its axes
+  (where two of them are equally long, either name places it validly); what
+  else there is are placeholders of one element.
+  """
+  if not _is_box(box):
+    return leaf
+  shape, names = box.value.shape, box.names
+  if leaf.shape == shape:
+    return box.replace_boxed(leaf)
+  for axis in range(len(shape)):
+    if leaf.shape == (*shape[:axis], *shape[axis + 1 :]):
+      return nn.LogicallyPartitioned(leaf, (*names[:axis], *names[axis + 1 :]))
+  return leaf

@@ -1,0 +1,184 @@
+"""One train step: a pure, jitted function of state and batch."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from specialize_jax import errors
+from specialize_jax.losses import normalization, vocab_chunks
+from specialize_jax.t5 import network
+from specialize_jax.training import metrics, state
+from specialize_jax.training import optimizer as optimizers
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[
+  [state.TrainState, Batch], tuple[state.TrainState, Metrics]
+]
+
+
+def make_train_step(
+  model: network.EncoderDecoder,
+  optimizer: optimizers.Optimizer,
+  loss_config: vocab_chunks.LossConfig,
+  *,
+  dropout_rng: jax.Array,
+  num_microbatches: int = 1,
+) -> TrainStep:
+  """Builds the step: `(state, batch) -> (state, metrics)`, jitted.
+
+  The gradient is that of the batch's weighted mean loss, whatever the number
+  of microbatches: losses and gradients are summed over them and divided once
+  by the sum of all weights. A step whose loss or gradient is not finite
+  leaves parameters and optimizer as they are, and is counted.
+
+  The state is donated. Call the step within `Placement.entered()`, for the
+  model's sharding constraints to hold.
+
+  Args:
+    model: the network; its config gives compute dtype and dropout.
+    optimizer: from `optimizer.build`.
+    loss_config: what is minimised.
+    dropout_rng: base key; step n draws from it folded with n.
+    num_microbatches: pieces of the batch that go one after the other; must
+      divide its rows on every device.
+
+  Returns:
+    The step. Its metrics are those of `metrics.shares`, and gradient_norm
+    (before clipping), update_norm, learning_rate, num_skipped,
+    num_skipped_in_a_row; float32 and int32 scalars.
+  """
+
+  def train_step(
+    train_state: state.TrainState, batch: Batch
+  ) -> tuple[state.TrainState, Metrics]:
+    step_rng = jax.random.fold_in(dropout_rng, train_state.step)
+    gradients, sums = _summed_gradients(
+      lambda params, rows, rng: _loss_sum(
+        model, loss_config, params, rows, rng
+      ),
+      train_state.params,
+      _split(batch, num_microbatches),
+      jax.random.split(step_rng, num_microbatches),
+    )
+    gradients = jax.tree.map(
+      lambda g: normalization.divide(g, sums["weight"]), gradients
+    )
+    new_state, update_metrics = _update(optimizer, train_state, gradients, sums)
+    return new_state, metrics.shares(sums) | update_metrics
+
+  return jax.jit(train_step, donate_argnums=0)
+
+
+def _loss_sum(
+  model: network.EncoderDecoder,
+  loss_config: vocab_chunks.LossConfig,
+  params: optax.Params,
+  batch: Batch,
+  dropout_rng: jax.Array,
+) -> tuple[jax.Array, Metrics]:
+  """The weighted loss, summed, and all sums that metrics are made of."""
+  hidden_BTD = model.apply(
+    {"params": params},
+    batch["encoder_input_tokens"],
+    batch["decoder_input_tokens"],
+    encoder_segment_ids_BS=batch.get("encoder_segment_ids"),
+    decoder_segment_ids_BT=batch.get("decoder_segment_ids"),
+    encoder_positions_BS=batch.get("encoder_positions"),
+    decoder_positions_BT=batch.get("decoder_positions"),
+    deterministic=False,
+    rngs={"dropout": dropout_rng},
+    method="hidden",
+  )
+  output = vocab_chunks.distillation_loss(
+    hidden_BTD, network.output_kernel(params), batch, config=loss_config
+  )
+  sums = metrics.position_sums(output, batch)
+  return sums["loss"], sums
+
+
+def _summed_gradients(
+  loss_fn: Callable[..., tuple[jax.Array, Metrics]],
+  params: optax.Params,
+  microbatches: Batch,
+  rngs: jax.Array,
+) -> tuple[optax.Updates, Metrics]:
+  """Gradients and sums, added up over microbatches along the first axis."""
+  gradient_fn = jax.grad(loss_fn, has_aux=True)
+
+  def microbatch(index: int) -> tuple:
+    return jax.tree.map(lambda x: x[index], (microbatches, rngs))
+
+  if len(rngs) == 1:
+    return gradient_fn(params, *microbatch(0))
+
+  def add_one(totals: tuple, one: tuple) -> tuple[tuple, None]:
+    return jax.tree.map(jnp.add, totals, gradient_fn(params, *one)), None
+
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(gradient_fn, params, *microbatch(0)),
+  )
+  totals, _ = jax.lax.scan(add_one, zeros, (microbatches, rngs))
+  return totals
+
+
+def _split(batch: Batch, num_microbatches: int) -> Batch:
+  """[B, ..] -> [num_microbatches, B / num_microbatches, ..].
+
+  Microbatch i takes rows i, i + n, i + 2 n, ..., so that each device, which
+  holds neighbouring rows, keeps its own and none moves.
+  """
+
+  def split(rows: jax.Array) -> jax.Array:
+    if rows.shape[0] % num_microbatches:
+      raise errors.UserError(
+        f"num_microbatches={num_microbatches} does not divide a batch of "
+        f"{rows.shape[0]} rows: expected a divisor of BATCH_SIZE."
+      )
+    pieces = rows.reshape(-1, num_microbatches, *rows.shape[1:])
+    return jnp.swapaxes(pieces, 0, 1)
+
+  return {name: split(rows) for name, rows in batch.items()}
+
+
+def _update(
+  optimizer: optimizers.Optimizer,
+  train_state: state.TrainState,
+  gradients: optax.Updates,
+  sums: Metrics,
+) -> tuple[state.TrainState, Metrics]:
+  """Takes the update, or skips it where something is not finite."""
+  gradient_norm = optax.tree.norm(gradients)
+  finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(gradient_norm)
+  learning_rate = optimizer.learning_rate(train_state.step)
+  direction, opt_state = optimizer.direction(
+    gradients, train_state.opt_state, train_state.params
+  )
+  updates = jax.tree.map(
+    lambda d: jnp.where(finite, -learning_rate.astype(d.dtype) * d, 0.0),
+    direction,
+  )
+  skipped = (~finite).astype(jnp.int32)
+  new_state = dataclasses.replace(
+    train_state,
+    step=train_state.step + 1,
+    params=optax.apply_updates(train_state.params, updates),
+    opt_state=jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      opt_state,
+      train_state.opt_state,
+    ),
+    num_skipped=train_state.num_skipped + skipped,
+    num_skipped_in_a_row=(train_state.num_skipped_in_a_row + 1) * skipped,
+  )
+  return new_state, {
+    "gradient_norm": gradient_norm,
+    "update_norm": optax.tree.norm(updates),
+    "learning_rate": learning_rate,
+    "num_skipped": new_state.num_skipped,
+    "num_skipped_in_a_row": new_state.num_skipped_in_a_row,
+  }

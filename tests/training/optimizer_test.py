@@ -1,0 +1,110 @@
+"""Schedules by their numbers, decay by name, errors by their sentence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specialize_jax import errors
+from specialize_jax.training import optimizer
+
+
+def _rates(steps, **config):
+  built = optimizer.build(
+    optimizer.OptimizerConfig(learning_rate=0.8, **config)
+  )
+  return [float(built.learning_rate(jnp.int32(step))) for step in steps]
+
+
+@pytest.mark.parametrize(
+  ("config", "steps", "expected"),
+  [
+    ({}, (0, 9), (0.8, 0.8)),
+    ({"warmup_steps": 4}, (0, 1, 3, 4, 9), (0.2, 0.4, 0.8, 0.8, 0.8)),
+    ({"warmup_steps": 1}, (0, 1), (0.8, 0.8)),
+    (
+      {"schedule": "cosine", "warmup_steps": 2, "num_steps": 12},
+      (0, 1, 2, 7, 12, 20),
+      (0.4, 0.8, 0.8, 0.4, 0.0, 0.0),
+    ),
+    (
+      {"schedule": "cosine", "num_steps": 10, "final_learning_rate": 0.2},
+      (0, 5, 10),
+      (0.8, 0.5, 0.2),
+    ),
+    (
+      {"schedule": "rsqrt", "warmup_steps": 10},
+      (9, 10, 40),
+      (0.8, 0.8, 0.4),
+    ),
+  ],
+)
+def test_schedules_rise_and_fall_by_the_step(config, steps, expected):
+  np.testing.assert_allclose(_rates(steps, **config), expected, atol=1e-6)
+
+
+def _params():
+  return {
+    "norm": {"scale": jnp.ones(4)},
+    "kernel": jnp.full((4, 3), 2.0),
+  }
+
+
+def test_weight_decay_spares_the_norms():
+  built = optimizer.build(
+    optimizer.OptimizerConfig(learning_rate=1.0, weight_decay=0.5)
+  )
+  params = _params()
+  direction, _ = built.direction(
+    jax.tree.map(jnp.zeros_like, params),
+    built.transformation.init(params),
+    params,
+  )
+  np.testing.assert_array_equal(direction["norm"]["scale"], 0.0)
+  np.testing.assert_allclose(direction["kernel"], 1.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_a_step_along_minus_the_direction_goes_down(name):
+  built = optimizer.build(
+    optimizer.OptimizerConfig(name=name, learning_rate=1.0)
+  )
+  params = _params()
+  gradients = jax.tree.map(jnp.ones_like, params)
+  direction, _ = built.direction(
+    gradients, built.transformation.init(params), params
+  )
+  assert all((d > 0).all() for d in jax.tree.leaves(direction))
+
+
+def test_clipping_bounds_the_global_norm():
+  """Adam's first moment is a tenth of what it is given."""
+  built = optimizer.build(
+    optimizer.OptimizerConfig(learning_rate=1.0, max_gradient_norm=2.0)
+  )
+  params = _params()
+  _, state = built.direction(
+    jax.tree.map(lambda p: 100.0 * jnp.ones_like(p), params),
+    built.transformation.init(params),
+    params,
+  )
+  moments = jax.tree.leaves(state[1].mu)
+  norm = np.sqrt(sum((m**2).sum() for m in moments))
+  np.testing.assert_allclose(norm, 0.2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ({"name": "adam"}, "name='adam' is unknown: expected adamw or adafactor"),
+    ({"schedule": "linear"}, "schedule='linear' is unknown"),
+    ({"schedule": "cosine"}, "num_steps=None cannot end a cosine"),
+    (
+      {"schedule": "cosine", "num_steps": 5, "warmup_steps": 5},
+      "num_steps=5 cannot end a cosine: expected more than warmup_steps=5",
+    ),
+  ],
+)
+def test_a_config_that_names_no_optimizer_is_refused(config, message):
+  with pytest.raises(errors.UserError, match=message):
+    optimizer.build(optimizer.OptimizerConfig(learning_rate=1.0, **config))

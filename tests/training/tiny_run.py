@@ -1,0 +1,216 @@
+"""A tiny network, batches and an iterator that the training tests share.
+
+Also what `crash_run.py` runs, in a process of its own, to be killed.
+"""
+
+import functools
+import json
+
+import jax
+import numpy as np
+
+from specialize_jax.losses import vocab_chunks
+from specialize_jax.parallel import mesh, placement
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import network
+from specialize_jax.training import optimizer, state, step
+
+VOCAB, CANDIDATES = 64, 5
+SOURCE_LENGTH, TARGET_LENGTH, BATCH_SIZE = 16, 12, 8
+
+
+def model(**changes):
+  """A T5 1.1 of 2 + 2 layers in float32."""
+  return network.EncoderDecoder(
+    t5_config.T5Config(
+      **{
+        "vocab_size": VOCAB,
+        "embed_dim": 16,
+        "mlp_dim": 32,
+        "num_heads": 2,
+        "head_dim": 8,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "mlp_activations": ("gelu", "linear"),
+        "tied_head": False,
+        "dropout_rate": 0.0,
+        "dtype": "float32",
+        **changes,
+      }
+    )
+  )
+
+
+def adamw(**changes):
+  """AdamW with everything on."""
+  return optimizer.build(
+    optimizer.OptimizerConfig(
+      **{
+        "learning_rate": 1e-2,
+        "schedule": "cosine",
+        "warmup_steps": 2,
+        "num_steps": 50,
+        "weight_decay": 0.01,
+        **changes,
+      }
+    )
+  )
+
+
+@functools.cache
+def one_device():
+  """Everything on the first device."""
+  return placement.Placement(mesh=mesh.make_mesh(devices=jax.devices()[:1]))
+
+
+def make_step(**changes):
+  """A jitted step of the tiny network."""
+  arguments = {
+    "model": model(),
+    "optimizer": adamw(),
+    "loss_config": vocab_chunks.LossConfig(num_chunks=2),
+    "dropout_rng": jax.random.key(1),
+    **changes,
+  }
+  return step.make_train_step(
+    arguments.pop("model"),
+    arguments.pop("optimizer"),
+    arguments.pop("loss_config"),
+    **arguments,
+  )
+
+
+@functools.cache
+def plain_step():
+  """`make_step()`, compiled once for all tests of a process."""
+  return make_step()
+
+
+@functools.cache
+def _first_state():
+  """The state of seed 0, on the host."""
+  first = state.create(
+    model(), adamw(), one_device(), init_rng=jax.random.key(0)
+  )
+  return jax.tree.map(np.asarray, first)
+
+
+@functools.cache
+def _shardings(where):
+  planned = state.abstract(model(), adamw(), where)
+  return jax.tree.map(lambda leaf: leaf.sharding, planned)
+
+
+def new_state(where=None):
+  """A fresh copy of the tiny network's state from seed 0, to be donated."""
+  shardings = _shardings(where or one_device())
+  # Copies, because a donated buffer may be the host array itself.
+  return jax.device_put(jax.tree.map(np.copy, _first_state()), shardings)
+
+
+def example(rng, source_length, target_length):
+  """One unpadded example with teacher distributions at most positions."""
+  targets = rng.integers(2, VOCAB, target_length).astype(np.int32)
+  targets[-1] = 1
+  ids = np.argsort(rng.random((target_length, VOCAB - 2)), -1) + 2
+  probs = rng.dirichlet(np.ones(CANDIDATES), target_length) * 0.9
+  mask = rng.random(target_length) < 0.7
+  mask[-1] = False
+  one_hot = np.eye(1, CANDIDATES)[0]
+  return {
+    "encoder_input_tokens": rng.integers(2, VOCAB, source_length),
+    "decoder_input_tokens": np.concatenate([[0], targets[:-1]]),
+    "decoder_target_tokens": targets,
+    "decoder_loss_weights": np.ones(target_length, np.float32),
+    "decoder_teacher_top_ids": np.where(
+      mask[:, None], ids[:, :CANDIDATES], targets[:, None] * (one_hot > 0)
+    ),
+    "decoder_teacher_top_probs": np.where(mask[:, None], probs, one_hot),
+    "decoder_teacher_top_mask": mask,
+  }
+
+
+def row(examples, source_length=SOURCE_LENGTH, target_length=TARGET_LENGTH):
+  """Examples packed one after another, padded; with segments, positions."""
+
+  def joined(arrays, length):
+    arrays = np.concatenate(arrays)
+    padding = [(0, length - len(arrays))] + [(0, 0)] * (arrays.ndim - 1)
+    return np.pad(arrays, padding)
+
+  def length(name):
+    return source_length if name.startswith("encoder") else target_length
+
+  packed = {
+    name: joined([e[name] for e in examples], length(name))
+    for name in examples[0]
+  }
+  for side, name in (
+    ("encoder", "encoder_input_tokens"),
+    ("decoder", "decoder_target_tokens"),
+  ):
+    sizes = [len(e[name]) for e in examples]
+    packed[f"{side}_segment_ids"] = joined(
+      [np.full(n, i + 1) for i, n in enumerate(sizes)], length(name)
+    )
+    packed[f"{side}_positions"] = joined(
+      [np.arange(n) for n in sizes], length(name)
+    )
+  return {
+    name: array.astype(
+      np.float32 if name.endswith(("weights", "probs")) else np.int32
+    )
+    for name, array in packed.items()
+  }
+
+
+def stack(rows):
+  """A batch of rows."""
+  return {name: np.stack([r[name] for r in rows]) for name in rows[0]}
+
+
+def batch(number, batch_size=BATCH_SIZE):
+  """Batch n, a function of n alone: two or three examples a row."""
+  rng = np.random.default_rng(number)
+  return stack(
+    [
+      row(
+        [
+          example(rng, rng.integers(2, 6), rng.integers(2, 5))
+          for _ in range(rng.integers(2, 4))
+        ]
+      )
+      for _ in range(batch_size)
+    ]
+  )
+
+
+class Batches:
+  """Counts batches, and tells where it stands."""
+
+  def __init__(self):
+    self.number = 0
+
+  def __next__(self):
+    self.number += 1
+    return batch(self.number - 1)
+
+  def state(self):
+    """Where it stands, as bytes."""
+    return json.dumps({"next": self.number}).encode()
+
+  def restore(self, saved):
+    """Goes back, or forth, to where `state` was taken."""
+    self.number = json.loads(saved)["next"]
+
+
+def run_steps(train_step, train_state, where, num_steps=3):
+  """Steps over batches 0, 1, ...; gives the last state and all metrics."""
+  history = []
+  with where.entered():
+    for number in range(num_steps):
+      train_state, metrics = train_step(
+        train_state, where.put_batch(batch(number))
+      )
+      history.append({name: float(x) for name, x in metrics.items()})
+  return train_state, history
