@@ -1,0 +1,78 @@
+"""Attention against its definition in NumPy, and its cache."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialize_jax.t5 import attention
+from specialize_jax.t5 import config as t5_config
+
+CONFIG = t5_config.T5Config(
+  vocab_size=4,
+  embed_dim=6,
+  mlp_dim=4,
+  num_heads=2,
+  head_dim=5,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  mlp_activations=("relu",),
+  tied_head=True,
+  dropout_rate=0.0,
+  dtype="float32",
+)
+
+
+def by_definition(kernels, inputs, memory, mask, bias):
+  def split(joined):
+    return joined.reshape(*joined.shape[:2], 2, 5)
+
+  queries, keys, values = (
+    split(np.asarray(x) @ np.asarray(kernels[name]["kernel"]))
+    for x, name in [(inputs, "query"), (memory, "key"), (memory, "value")]
+  )
+  scores = np.einsum("bthk,bshk->bhts", queries, keys) + bias
+  weights = np.where(mask, np.exp(scores), 0)
+  weights /= weights.sum(-1, keepdims=True)
+  gathered = np.einsum("bhts,bshk->bthk", weights, values)
+  joined = gathered.reshape(*gathered.shape[:2], 10)
+  return joined @ np.asarray(kernels["out"]["kernel"])
+
+
+def test_attention_is_an_unscaled_softmax_over_the_unmasked_keys():
+  rng = np.random.default_rng(0)
+  inputs, memory = rng.normal(size=(2, 3, 6)), rng.normal(size=(2, 4, 6))
+  inputs, memory = inputs.astype(np.float32), memory.astype(np.float32)
+  mask = rng.random((2, 1, 3, 4)) < 0.7
+  mask[..., 0] = True
+  bias = rng.normal(size=(2, 3, 4)).astype(np.float32)
+  module = attention.Attention(CONFIG)
+
+  def attend(module, inputs, memory):
+    return module(
+      inputs,
+      module.keys_values(memory),
+      jnp.asarray(mask),
+      jnp.asarray(bias),
+      deterministic=True,
+    )
+
+  out, variables = module.init_with_output(
+    jax.random.key(0), inputs, memory, method=attend
+  )
+  kernels = jax.tree.map(
+    lambda box: box.value,
+    variables["params"],
+    is_leaf=lambda x: hasattr(x, "names"),
+  )
+  expected = by_definition(kernels, inputs, memory, mask, bias[None])
+  np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_a_cache_holds_what_was_put_at_an_index():
+  cache = attention.KeysValues.empty(CONFIG, 1, 4)
+  new = attention.KeysValues(
+    keys_BHSK=jnp.ones((1, 2, 1, 5)), values_BHSK=jnp.full((1, 2, 1, 5), 2.0)
+  )
+  cache = cache.updated(new, jnp.int32(2))
+  assert cache.keys_BHSK[0, 0, :, 0].tolist() == [0, 0, 1, 0]
+  assert cache.values_BHSK[0, 1, :, 4].tolist() == [0, 0, 2, 0]

@@ -1,0 +1,84 @@
+"""The norm and the feed-forward block on numbers worked by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import layers
+
+CONFIG = t5_config.T5Config(
+  vocab_size=4,
+  embed_dim=2,
+  mlp_dim=1,
+  num_heads=1,
+  head_dim=1,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  mlp_activations=("relu",),
+  tied_head=True,
+  dropout_rate=0.5,
+  dtype="float32",
+)
+
+
+def test_the_norm_divides_by_the_root_mean_square():
+  norm = layers.RMSNorm(CONFIG)
+  params = {"params": {"scale": jnp.array([1.0, 10.0])}}
+  # mean(3^2, 4^2) = 12.5
+  normed = norm.apply(params, jnp.array([[3.0, 4.0]]))
+  np.testing.assert_allclose(
+    normed, [[3 / 12.5**0.5, 40 / 12.5**0.5]], rtol=1e-6
+  )
+  assert np.isfinite(norm.apply(params, jnp.zeros((1, 2)))).all()
+
+
+def test_the_norm_is_taken_in_float32():
+  norm = layers.RMSNorm(dataclasses.replace(CONFIG, dtype="bfloat16"))
+  params = {"params": {"scale": jnp.ones(2)}}
+  # 300^2 + 1 is 300^2 in bfloat16 as in float32; 256 + 1 is 256 in bfloat16.
+  inputs = jnp.array([[256.0, 16.0]], jnp.bfloat16)
+  normed = norm.apply(params, inputs)
+  exact = np.array([[256.0, 16.0]]) / ((256.0**2 + 16.0**2) / 2) ** 0.5
+  assert normed.dtype == jnp.bfloat16
+  np.testing.assert_allclose(normed.astype(jnp.float32), exact, rtol=2**-8)
+
+
+def test_a_relu_block_keeps_the_positive_part():
+  block = layers.MlpBlock(CONFIG)
+  params = {
+    "wi": {"kernel": jnp.array([[1.0], [-1.0]])},
+    "wo": {"kernel": jnp.array([[2.0, 3.0]])},
+  }
+  inputs = jnp.array([[[5.0, 1.0], [1.0, 5.0]]])
+  out = block.apply({"params": params}, inputs, deterministic=True)
+  np.testing.assert_allclose(out, [[[8.0, 12.0], [0.0, 0.0]]])
+
+
+def test_a_gated_block_multiplies_tanh_gelu_by_a_linear_part():
+  gated = dataclasses.replace(CONFIG, mlp_activations=("gelu", "linear"))
+  block = layers.MlpBlock(gated)
+  params = {
+    "wi_0": {"kernel": jnp.array([[1.0], [0.0]])},
+    "wi_1": {"kernel": jnp.array([[0.0], [1.0]])},
+    "wo": {"kernel": jnp.array([[1.0, 2.0]])},
+  }
+  out = block.apply(
+    {"params": params}, jnp.array([[[1.0, 7.0]]]), deterministic=True
+  )
+  gelu = 0.5 * (1 + np.tanh((2 / np.pi) ** 0.5 * (1 + 0.044715)))
+  np.testing.assert_allclose(out, [[[7 * gelu, 14 * gelu]]], rtol=1e-6)
+
+
+def test_dropout_drops_a_feature_at_all_positions():
+  dropped = layers.dropout(CONFIG).apply(
+    {},
+    jnp.ones((2, 3, 8)),
+    deterministic=False,
+    rngs={"dropout": jax.random.key(0)},
+  )
+  assert set(np.unique(dropped)) == {0.0, 2.0}
+  np.testing.assert_array_equal(dropped[:, :1] + 0 * dropped, dropped)
+  assert (dropped[0] != dropped[1]).any()

@@ -1,0 +1,321 @@
+"""The laws of the network, float32 unless a test says otherwise."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import network
+
+T5_1_1 = t5_config.T5Config(
+  vocab_size=40,
+  embed_dim=16,
+  mlp_dim=24,
+  num_heads=3,
+  head_dim=4,
+  num_encoder_layers=3,
+  num_decoder_layers=2,
+  mlp_activations=("gelu", "linear"),
+  tied_head=False,
+  dropout_rate=0.0,
+  dtype="float32",
+)
+T5_1_0 = dataclasses.replace(
+  T5_1_1,
+  num_encoder_layers=1,
+  mlp_activations=("relu",),
+  tied_head=True,
+  scan_layers=False,
+)
+BOTH = pytest.mark.parametrize("config", [T5_1_1, T5_1_0], ids=["1_1", "1_0"])
+
+
+def tokens(shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.integers(2, 40, shape), jnp.int32)
+
+
+@functools.cache
+def init(config):
+  """Random parameters, drawn in NumPy: nothing to compile, and lively."""
+  model = network.EncoderDecoder(config)
+  tokens = jnp.ones((1, 4), jnp.int32)
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), tokens, tokens, deterministic=True)
+  )
+  rng = np.random.default_rng(0)
+
+  def draw(leaf):
+    scale = leaf.shape[-2] ** -0.5 if leaf.ndim > 1 else 1.0
+    return jnp.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
+
+  return model, jax.tree.map(draw, nn.meta.unbox(shapes["params"]))
+
+
+@functools.cache
+def _apply(model, deterministic, method):
+  return jax.jit(
+    functools.partial(
+      model.apply, deterministic=deterministic, method=method or "__call__"
+    )
+  )
+
+
+def forward(model, params, *args, method=None, dropout_rng=None, **kwargs):
+  rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
+  run = _apply(model, dropout_rng is None, method)
+  return run({"params": params}, *args, rngs=rngs, **kwargs)
+
+
+def pad(tokens_BT, length):
+  return jnp.pad(tokens_BT, ((0, 0), (0, length - tokens_BT.shape[1])))
+
+
+def close(left, right, tolerance=1e-5):
+  np.testing.assert_allclose(left, right, atol=tolerance, rtol=0)
+
+
+@BOTH
+def test_padding_never_changes_the_logits(config):
+  model, params = init(config)
+  source, target = tokens((2, 5)), tokens((2, 4), seed=1)
+  plain = forward(model, params, source, target)
+  padded = forward(model, params, pad(source, 9), pad(target, 7))
+  assert plain.dtype == jnp.float32
+  close(plain, padded[:, :4])
+  changed = forward(model, params, source.at[:, -1].set(0), target)
+  assert np.abs(changed - plain).max() > 1e-2
+
+
+@BOTH
+def test_packed_examples_have_the_logits_they_have_alone(config):
+  model, params = init(config)
+  sources = tokens((1, 5)), tokens((1, 3), seed=1)
+  targets = tokens((1, 4), seed=2), tokens((1, 6), seed=3)
+  # The decoder starts with the padding token in every segment.
+  targets = [target.at[:, 0].set(0) for target in targets]
+  packed = forward(
+    model,
+    params,
+    pad(jnp.concatenate(sources, axis=1), 10),
+    pad(jnp.concatenate(targets, axis=1), 12),
+    encoder_segment_ids_BS=jnp.array([[1] * 5 + [2] * 3 + [0] * 2]),
+    decoder_segment_ids_BT=jnp.array([[1] * 4 + [2] * 6 + [0] * 2]),
+  )
+  alone = [
+    forward(model, params, source, target)
+    for source, target in zip(sources, targets, strict=True)
+  ]
+  close(packed[:, :4], alone[0])
+  close(packed[:, 4:10], alone[1])
+  assert np.isfinite(packed).all()
+
+
+@BOTH
+def test_no_gradient_flows_from_a_position_to_a_later_one(config):
+  model, params = init(config)
+  source, target = tokens((1, 5)), tokens((1, 6), seed=1)
+  encoded = forward(model, params, source, method="encode")
+
+  def hidden(embedded_BTD):
+    def decode(model, encoded, embedded_BTD):
+      from specialize_jax.t5 import masks
+
+      segments = masks.segments_of_tokens(source)
+      both = masks.decoder_mask(6), masks.cross_mask(segments)
+      return model.decoder(embedded_BTD, encoded, both, deterministic=True)
+
+    return model.apply({"params": params}, encoded, embedded_BTD, method=decode)
+
+  embedded = params["token_embedder"]["embedding"][target]
+  jacobian = jax.jacobian(lambda x: hidden(x).sum((0, 2)))(embedded)
+  influence = np.abs(np.asarray(jacobian)).sum((1, 3))
+  assert (influence[np.triu_indices(6, 1)] == 0).all()
+  assert (influence[np.tril_indices(6)] > 0).all()
+
+
+@BOTH
+def test_a_row_without_any_input_stays_finite(config):
+  model, params = init(config)
+  source = tokens((2, 5)).at[1].set(0)
+  target = tokens((2, 4), seed=1)
+
+  def loss(params):
+    logits = model.apply({"params": params}, source, target, deterministic=True)
+    return logits.sum(), logits
+
+  gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+  assert np.isfinite(logits).all()
+  for leaf in jax.tree.leaves(gradients):
+    assert np.isfinite(leaf).all()
+  close(logits[:1], forward(model, params, source[:1], target[:1]))
+
+
+def test_scanned_layers_equal_listed_layers():
+  scanned, params = init(T5_1_1)
+  listed, listed_params = network.unrolled(scanned, params)
+  _, expected = init(listed.config)
+  assert jax.tree.structure(listed_params) == jax.tree.structure(expected)
+  source, target = tokens((2, 5)), tokens((2, 4), seed=1)
+  close(
+    forward(scanned, params, source, target),
+    forward(listed, listed_params, source, target),
+  )
+  assert network.unrolled(listed, listed_params)[0] is listed
+
+
+@pytest.mark.parametrize(
+  ("config", "policy"),
+  [
+    (T5_1_1, "minimal"),
+    (T5_1_1, "dots"),
+    (T5_1_1, "full"),
+    (T5_1_0, "minimal"),
+  ],
+)
+def test_rematerialisation_changes_no_gradient(config, policy):
+  _, params = init(config)
+  config = dataclasses.replace(config, dropout_rate=0.1)
+  plain = _gradients(config, params)
+  again = _gradients(dataclasses.replace(config, remat_policy=policy), params)
+  jax.tree.map(close, plain, again)
+
+
+@functools.cache
+def _gradient_fn(config):
+  model = network.EncoderDecoder(config)
+
+  def loss(params):
+    logits = model.apply(
+      {"params": params},
+      tokens((2, 5)),
+      tokens((2, 4), seed=1),
+      deterministic=False,
+      rngs={"dropout": jax.random.key(3)},
+    )
+    return jnp.square(logits).mean()
+
+  return jax.jit(jax.value_and_grad(loss))
+
+
+def _gradients(config, params):
+  return _gradient_fn(config)(params)
+
+
+def test_rematerialisation_saves_fewer_activations():
+  source, target = tokens((4, 32)), tokens((4, 32), seed=1)
+  _, params = init(T5_1_1)
+  sizes = {}
+  for policy in t5_config.REMAT_POLICIES:
+    config = dataclasses.replace(T5_1_1, remat_policy=policy)
+    model = network.EncoderDecoder(config)
+    vjp = jax.eval_shape(
+      lambda params, model=model: jax.vjp(
+        lambda params: model.apply(
+          {"params": params}, source, target, deterministic=True
+        ),
+        params,
+      )[1],
+      params,
+    )
+    sizes[policy] = sum(
+      leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(vjp)
+    )
+  order = [sizes[policy] for policy in ("none", "dots", "minimal", "full")]
+  assert order == sorted(order, reverse=True)
+  assert len(set(order)) == 4
+
+
+def test_dropout_draws_by_its_key_and_is_off_when_deterministic():
+  still, params = init(T5_1_1)
+  model = network.EncoderDecoder(dataclasses.replace(T5_1_1, dropout_rate=0.5))
+  source, target = tokens((2, 5)), tokens((2, 4), seed=1)
+
+  def dropped(seed):
+    rng = jax.random.key(seed)
+    return forward(model, params, source, target, dropout_rng=rng)
+
+  close(dropped(0), dropped(0), 0)
+  assert np.abs(dropped(0) - dropped(1)).max() > 1e-2
+  close(
+    forward(model, params, source, target),
+    forward(still, params, source, target),
+    0,
+  )
+
+
+@BOTH
+def test_the_output_kernel_gives_the_logits(config):
+  model, params = init(config)
+  source, target = tokens((2, 5)), tokens((2, 4), seed=1)
+  hidden = forward(model, params, source, target, method="hidden")
+  logits = forward(model, params, source, target)
+  close(hidden @ network.output_kernel(params), logits)
+
+
+@BOTH
+def test_bfloat16_runs_with_float32_parameters_and_logits(config):
+  model, params = init(config)
+  half = network.EncoderDecoder(dataclasses.replace(config, dtype="bfloat16"))
+  source, target = tokens((2, 5)), tokens((2, 4), seed=1)
+  hidden = forward(half, params, source, target, method="hidden")
+  logits = forward(half, params, source, target)
+  assert (hidden.dtype, logits.dtype) == (jnp.bfloat16, jnp.float32)
+  exact = forward(model, params, source, target)
+  assert np.abs(logits - exact).max() < 0.1 * np.abs(exact).max()
+
+
+@BOTH
+def test_initial_kernels_have_t5x_variances(config):
+  config = dataclasses.replace(
+    config, embed_dim=256, mlp_dim=512, num_heads=4, head_dim=32
+  )
+  model = network.EncoderDecoder(config)
+  params = jax.jit(
+    lambda rng: nn.meta.unbox(
+      model.init(rng, tokens((1, 4)), tokens((1, 4)), deterministic=True)
+    )["params"]
+  )(jax.random.key(0))
+  encoder = params["encoder"]
+  layer = encoder["layers" if config.scan_layers else "layers_0"]
+  expected = {
+    "query": (layer["attention"]["query"], (256 * 32) ** -0.5),
+    "key": (layer["attention"]["key"], 256**-0.5),
+    "out": (layer["attention"]["out"], 128**-0.5),
+    "wo": (layer["mlp"]["wo"], 512**-0.5),
+  }
+  for name, (part, deviation) in expected.items():
+    measured = np.std(part["kernel"])
+    assert measured == pytest.approx(deviation, rel=0.03), name
+  assert np.std(params["token_embedder"]["embedding"]) == pytest.approx(
+    1.0, rel=0.03
+  )
+
+
+def test_every_parameter_has_logical_axes():
+  model = network.EncoderDecoder(T5_1_1)
+  variables = jax.eval_shape(
+    lambda: model.init(
+      jax.random.key(0), tokens((1, 4)), tokens((1, 4)), deterministic=True
+    )
+  )
+  boxes = jax.tree.leaves(
+    variables["params"], is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata)
+  )
+  assert all(isinstance(b, nn.LogicallyPartitioned) for b in boxes)
+  assert all(len(b.names) == b.value.ndim for b in boxes)
+  assert {name for b in boxes for name in b.names} == {
+    *("embed", "mlp", "heads", "joined_kv", "vocab"),
+    *("relpos_buckets", "layers"),
+  }
+
+
+def test_a_token_outside_the_vocabulary_gives_no_number():
+  model, params = init(T5_1_1)
+  logits = forward(model, params, jnp.array([[5, 40]]), tokens((1, 3)))
+  assert np.isnan(logits).all()
