@@ -1,0 +1,154 @@
+"""A mixture's examples, mixed and shuffled, as a resumable stream.
+
+What is endless, random and native to TensorFlow ends here: below it are
+NumPy arrays of any length, and a position that fits in a few kilobytes.
+"""
+
+import difflib
+import io
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from specialize_jax import errors
+from specialize_jax.data import features, packing, sources
+
+# Elements that cross from TensorFlow to NumPy together: one at a time, the
+# crossing would cost more than the packing.
+_CHUNK_EXAMPLES = 32
+
+
+class ExampleStream:
+  """Reads a training dataset in chunks and knows where it is."""
+
+  def __init__(self, dataset: tf.data.Dataset) -> None:
+    """Starts at the beginning.
+
+    Args:
+      dataset: as `training_dataset` gives it.
+    """
+    self._elements = iter(dataset.ragged_batch(_CHUNK_EXAMPLES))
+
+  def next_examples(self) -> Sequence[packing.Example]:
+    """Gives the next few examples; none at the end of the data."""
+    chunk = next(self._elements, None)
+    return [] if chunk is None else list(_examples(chunk))
+
+  def state(self) -> bytes:
+    """Gives the position as bytes that `restore` reads."""
+    with tempfile.TemporaryDirectory() as directory:
+      prefix = f"{directory}/elements"
+      tf.train.Checkpoint(elements=self._elements).write(prefix)
+      files = {
+        path.name: np.frombuffer(path.read_bytes(), np.uint8)
+        for path in sorted(pathlib.Path(directory).iterdir())
+      }
+    file = io.BytesIO()
+    np.savez(file, **files)
+    return file.getvalue()
+
+  def restore(self, state: bytes) -> None:
+    """Moves to the position of a `state`."""
+    with tempfile.TemporaryDirectory() as directory:
+      with np.load(io.BytesIO(state), allow_pickle=False) as files:
+        for name in files.files:
+          (pathlib.Path(directory) / name).write_bytes(files[name].tobytes())
+      prefix = f"{directory}/elements"
+      status = tf.train.Checkpoint(elements=self._elements).read(prefix)
+      status.assert_consumed()
+
+
+def training_dataset(
+  mixture_or_task_name: str,
+  *,
+  task_feature_lengths: Mapping[str, int],
+  seed: int,
+  split: str = "train",
+  num_epochs: int | None = None,
+) -> tf.data.Dataset:
+  """Gives a mixture's examples, mixed and shuffled, of any length.
+
+  Raises:
+    UserError: the name is unknown, its tasks have no such split, no examples,
+      or no target distribution to train on.
+  """
+  provider = find_provider(mixture_or_task_name)
+  if split not in provider.splits:
+    raise errors.UserError(
+      f"split={split!r}: {mixture_or_task_name!r} has"
+      f" {', '.join(map(repr, sorted(provider.splits)))}"
+    )
+  missing = set(features.TRAINING_FEATURES) - set(provider.output_features)
+  if missing:
+    raise errors.UserError(
+      f"MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is for evaluation: its"
+      f" examples lack {', '.join(sorted(missing))}; name a training mixture"
+    )
+  tasks = seqio.get_subtasks(provider)
+  foreign = [
+    task.name
+    for task in tasks
+    if not isinstance(task.source, sources.TableSource)
+  ]
+  if foreign and num_epochs not in (None, 1):
+    raise errors.UserError(
+      f"num_epochs={num_epochs}: {foreign[0]!r} reads a source that is not a"
+      " table; expected 1 epoch, or None for no end"
+    )
+  with sources.passes(num_epochs):
+    dataset = provider.get_dataset(
+      sequence_length=dict(task_feature_lengths),
+      split=split,
+      shuffle=True,
+      seed=seed,
+      # Tables hold all passes already; repeating what has no end is harmless.
+      num_epochs=None if num_epochs is None else 1,
+      # What is too long is dropped and counted, not cut.
+      trim_output_features=False,
+      # A cache would fill checkpoints.
+      try_in_mem_cache=False,
+    )
+  return dataset.map(
+    lambda row: {name: row[name] for name in features.TRAINING_FEATURES},
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
+
+
+def find_provider(
+  mixture_or_task_name: str,
+) -> seqio.Task | seqio.Mixture:
+  """Gives a registered mixture or task.
+
+  Raises:
+    UserError: nothing of that name is registered; names what is near.
+  """
+  names = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
+  if mixture_or_task_name in names:
+    return seqio.get_mixture_or_task(mixture_or_task_name)
+  near = difflib.get_close_matches(
+    mixture_or_task_name, sorted(names), n=3, cutoff=0.4
+  )
+  hint = (
+    f"did you mean {' or '.join(map(repr, near))}?"
+    if near
+    else ("import the module that registers it, as in `import tasks.mixtures`.")
+  )
+  raise errors.UserError(
+    f"MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is not registered: {hint}"
+  )
+
+
+def _examples(
+  chunk: Mapping[str, tf.RaggedTensor],
+) -> Iterator[packing.Example]:
+  """Takes a ragged chunk apart into examples of NumPy arrays."""
+  columns = {}
+  for name, ragged in chunk.items():
+    ends = ragged.row_splits.numpy()
+    columns[name] = np.split(ragged.flat_values.numpy(), ends[1:-1])
+  for values in zip(*columns.values(), strict=True):
+    yield dict(zip(columns, values, strict=True))

@@ -1,0 +1,152 @@
+"""seqio's way from task features to model features, teacher included.
+
+`pipeline.TrainIterator` packs in NumPy; wherever seqio itself converts, as
+`seqio.Evaluator` does, this converter yields the same arrays, one example a
+row.
+"""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+from specialize_jax import errors
+from specialize_jax.data import features
+
+_SPEC = seqio.FeatureConverter.FeatureSpec
+_ENCODER = ("encoder_input_tokens", "encoder_segment_ids", "encoder_positions")
+_DECODER = (
+  "decoder_target_tokens",
+  "decoder_input_tokens",
+  "decoder_loss_weights",
+  "decoder_segment_ids",
+  "decoder_positions",
+)
+_FLOATS = ("decoder_loss_weights",)
+
+
+class DistillationFeatureConverter(seqio.FeatureConverter):
+  """Converts one example to one row that carries the teacher's candidates.
+
+  Example. With `{"inputs": 4, "targets": 4}` and two candidates a token
+  (five in truth), the example
+
+    inputs [7, 8, 1]  targets [3, 1]  teacher_top_ids [[3, 9], [1, 0]]
+    teacher_top_probs [[0.7, 0.2], [1.0, 0.0]]  teacher_top_mask [1, 0]
+
+  becomes
+
+    encoder_input_tokens       7 8 1 0
+    encoder_segment_ids        1 1 1 0
+    encoder_positions          0 1 2 0
+    decoder_target_tokens      3 1 0 0
+    decoder_input_tokens       0 3 0 0
+    decoder_loss_weights       1 1 0 0
+    decoder_segment_ids        1 1 0 0
+    decoder_positions          0 1 0 0
+    decoder_teacher_top_ids    [3 9] [1 0] [0 0] [0 0]
+    decoder_teacher_top_probs  [0.7 0.2] [1.0 0.0] [0 0] [0 0]
+    decoder_teacher_top_mask   1 0 0 0
+
+  Unlike seqio's encoder-decoder converter it gives segment ids and positions
+  for unpacked rows too, so that a model reads the same keys either way, and
+  its `decoder_input_tokens` are 0 after the target's end.
+
+  Attributes:
+    TASK_FEATURES: what an example must have; without a teacher (`teacher=
+      False`, for tasks that are only decoded) just `inputs` and `targets`.
+    MODEL_FEATURES: what a row has.
+  """
+
+  TASK_FEATURES: Mapping[str, _SPEC] = {}
+  MODEL_FEATURES: Mapping[str, _SPEC] = {}
+  PACKING_FEATURE_DTYPES: Mapping[str, tf.dtypes.DType] = {}
+
+  def __init__(self, *, pack: bool = False, teacher: bool = True) -> None:
+    """Chooses whether examples carry a teacher.
+
+    Args:
+      pack: must be False.
+      teacher: whether the task has `features.training_features` (True) or
+        `features.evaluation_features`.
+
+    Raises:
+      UserError: packing was asked for, which tf.data cannot do here.
+    """
+    if pack:
+      raise errors.UserError(
+        "DistillationFeatureConverter(pack=True): this converter gives one"
+        " example a row; packed batches come from data.pipeline.TrainIterator"
+        " (pack=True)."
+      )
+    self._target_features = (
+      features.TARGET_FEATURES if teacher else {features.TARGETS: ()}
+    )
+    self.TASK_FEATURES = {
+      features.INPUTS: _SPEC(dtype=tf.int32),
+      features.TARGETS: _SPEC(dtype=tf.int32),
+    }
+    self.MODEL_FEATURES = {
+      name: _SPEC(dtype=tf.float32 if name in _FLOATS else tf.int32)
+      for name in (*_ENCODER, *_DECODER)
+    }
+    for name in self._teacher_features():
+      dtype, shape = features.TARGET_FEATURES[name]
+      spec = _SPEC(dtype=tf.as_dtype(dtype), rank=1 + len(shape))
+      self.TASK_FEATURES[name] = spec
+      self.MODEL_FEATURES[f"decoder_{name}"] = spec
+    super().__init__(pack=False)
+
+  def get_model_feature_lengths(
+    self, task_feature_lengths: Mapping[str, int]
+  ) -> Mapping[str, int]:
+    """Gives the row length of every model feature, in tokens."""
+    source = task_feature_lengths[features.INPUTS]
+    target = task_feature_lengths[features.TARGETS]
+    return {
+      name: source if name in _ENCODER else target
+      for name in self.MODEL_FEATURES
+    }
+
+  def task_feature_lengths(
+    self, task_feature_lengths: Mapping[str, int]
+  ) -> Mapping[str, int]:
+    """Adds the teacher's features, as long as the targets they run along.
+
+    seqio wants a length for every task feature; users give two.
+    """
+    target = task_feature_lengths[features.TARGETS]
+    return {
+      **task_feature_lengths,
+      **dict.fromkeys(self._teacher_features(), target),
+    }
+
+  def _teacher_features(self) -> list[str]:
+    return [n for n in self._target_features if n != features.TARGETS]
+
+  def _convert_features(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    lengths = dict(task_feature_lengths)
+
+    def convert(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+      ids, targets = example[features.INPUTS], example[features.TARGETS]
+      source = tf.shape(ids)[0]
+      target = tf.shape(targets)[0]
+      row = {
+        "encoder_input_tokens": ids,
+        "encoder_segment_ids": tf.ones_like(ids),
+        "encoder_positions": tf.range(source),
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": tf.pad(targets, [[1, 0]])[:target],
+        "decoder_loss_weights": tf.ones([target], tf.float32),
+        "decoder_segment_ids": tf.ones_like(targets),
+        "decoder_positions": tf.range(target),
+      }
+      for name in self._teacher_features():
+        row[f"decoder_{name}"] = example[name]
+      return row
+
+    ds = ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    model_lengths = self.get_model_feature_lengths(lengths)
+    return seqio.utils.trim_and_pad_dataset(ds, model_lengths)

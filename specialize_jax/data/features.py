@@ -1,0 +1,67 @@
+"""Names, dtypes and ranks of what a task yields and of what a model reads.
+
+A task example has token ids with EOS appended and, for every target token,
+the teacher's candidates:
+
+  inputs             int32 [source]
+  targets            int32 [target]
+  teacher_top_ids    int32 [target, 5]    unused slots hold 0
+  teacher_top_probs  float32 [target, 5]  unused slots hold 0.0
+  teacher_top_mask   int32 [target]       1 where the teacher was aligned
+
+Where the mask is 0 (EOS, or a token that no teacher token matches) the
+candidates are the one-hot target: its id and probability 1.0 in slot 0.
+
+The model reads seqio's batch keys and `decoder_teacher_top_{ids,probs,mask}`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+NUM_CANDIDATES = 5
+
+INPUTS = "inputs"
+TARGETS = "targets"
+TEACHER_TOP_IDS = "teacher_top_ids"
+TEACHER_TOP_PROBS = "teacher_top_probs"
+TEACHER_TOP_MASK = "teacher_top_mask"
+
+# Every feature that runs along the target: its dtype and trailing shape.
+TARGET_FEATURES: Mapping[str, tuple[type, tuple[int, ...]]] = {
+  TARGETS: (np.int32, ()),
+  TEACHER_TOP_IDS: (np.int32, (NUM_CANDIDATES,)),
+  TEACHER_TOP_PROBS: (np.float32, (NUM_CANDIDATES,)),
+  TEACHER_TOP_MASK: (np.int32, ()),
+}
+TRAINING_FEATURES: Mapping[str, tuple[type, tuple[int, ...]]] = {
+  INPUTS: (np.int32, ()),
+  **TARGET_FEATURES,
+}
+
+
+def evaluation_features(
+  vocabulary: seqio.Vocabulary,
+) -> Mapping[str, seqio.Feature]:
+  """Gives the output features of a task that is only decoded."""
+  return {
+    INPUTS: seqio.Feature(vocabulary, add_eos=True),
+    TARGETS: seqio.Feature(vocabulary, add_eos=True),
+  }
+
+
+def training_features(
+  vocabulary: seqio.Vocabulary,
+) -> Mapping[str, seqio.Feature]:
+  """Gives the output features of a task with a target distribution."""
+  ids = seqio.PassThroughVocabulary(size=0)
+  return {
+    **evaluation_features(vocabulary),
+    TEACHER_TOP_IDS: seqio.Feature(ids, add_eos=False, rank=2),
+    TEACHER_TOP_PROBS: seqio.Feature(
+      ids, add_eos=False, dtype=tf.float32, rank=2
+    ),
+    TEACHER_TOP_MASK: seqio.Feature(ids, add_eos=False),
+  }

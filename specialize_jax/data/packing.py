@@ -1,0 +1,255 @@
+"""Packs examples of any length into rows of two fixed lengths.
+
+seqio's packer casts to int32, takes rank 1 only and finds an example's end by
+counting non-zeros, so it cannot carry a teacher's `[length, 5]`
+probabilities. This one packs by the lengths of `inputs` and `targets` and
+carries whatever runs along the target at the same offsets.
+
+Example. With lengths `{"inputs": 6, "targets": 5}` the examples
+
+  inputs [7, 8, 1]  targets [3, 1]  mask [1, 0]
+  inputs [9, 1]     targets [4, 5, 1]  mask [1, 1, 0]
+
+fill one row:
+
+  encoder_input_tokens      7 8 1 9 1 0
+  encoder_segment_ids       1 1 1 2 2 0
+  encoder_positions         0 1 2 0 1 0
+  decoder_target_tokens     3 1 4 5 1
+  decoder_input_tokens      0 3 0 4 5    shifted right within a segment
+  decoder_loss_weights      1 1 1 1 1
+  decoder_segment_ids       1 1 2 2 2
+  decoder_positions         0 1 0 1 2
+  decoder_teacher_top_mask  1 0 1 1 0
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from specialize_jax import errors
+from specialize_jax.data import features
+
+# One task example: the arrays of `features.TRAINING_FEATURES`.
+Example = Mapping[str, np.ndarray]
+# The examples that share one row, in order.
+Row = Sequence[Example]
+
+
+class Packer:
+  """First-fit packing over a bounded number of open rows.
+
+  An example goes to the oldest open row that has room for both of its sides,
+  else to a new row; when that would open more than `max_open_rows`, the
+  fullest row is closed first. So a row's content depends on the examples and
+  their order alone, and at most `max_open_rows` rows wait at any time.
+
+  With `pack=False` every example is a row of its own.
+  """
+
+  def __init__(
+    self,
+    task_feature_lengths: Mapping[str, int],
+    *,
+    max_open_rows: int = 64,
+    pack: bool = True,
+  ) -> None:
+    """Starts with no open row.
+
+    Args:
+      task_feature_lengths: row lengths in tokens, `inputs` and `targets`.
+      max_open_rows: how many rows may wait for an example that fits.
+      pack: whether several examples may share a row.
+    """
+    check_lengths(task_feature_lengths)
+    if max_open_rows < 1:
+      raise errors.UserError(
+        f"max_open_rows={max_open_rows}: expected at least one open row."
+      )
+    self._lengths = np.array(
+      [task_feature_lengths[features.INPUTS]]
+      + [task_feature_lengths[features.TARGETS]]
+    )
+    self._max_open_rows = max_open_rows
+    self._pack = pack
+    self._open: list[list[Example]] = []
+    # Free tokens of each open row, [rows, 2]: inputs and targets.
+    self._free = np.zeros((0, 2), np.int64)
+
+  def fits(self, example: Example) -> bool:
+    """Tells whether an example is short enough for an empty row."""
+    return bool((_sizes(example) <= self._lengths).all())
+
+  def add(self, example: Example) -> list[Row]:
+    """Places one example and returns the rows that this closed, if any.
+
+    Raises:
+      ValueError: the example is longer than a row; ask `fits` first.
+    """
+    if not self.fits(example):
+      raise ValueError(
+        f"an example of {_sizes(example).tolist()} tokens does not fit a row"
+        f" of {self._lengths.tolist()}; drop it by `fits` first"
+      )
+    if not self._pack:
+      return [[example]]
+    sizes = _sizes(example)
+    fitting = np.flatnonzero((self._free >= sizes).all(axis=1))
+    closed: list[Row] = []
+    if fitting.size:
+      place = int(fitting[0])
+    else:
+      if len(self._open) == self._max_open_rows:
+        closed.append(self._close(self._fullest()))
+      self._open.append([])
+      self._free = np.concatenate([self._free, self._lengths[None]])
+      place = len(self._open) - 1
+    self._open[place].append(example)
+    self._free[place] -= sizes
+    if not self._free[place].all():  # one side is full: nothing more fits
+      closed.append(self._close(place))
+    return closed
+
+  def flush(self) -> list[Row]:
+    """Closes every open row, oldest first: the end of the data."""
+    rows, self._open = self._open, []
+    self._free = self._free[:0]
+    return rows
+
+  def state(self) -> bytes:
+    """Gives the open rows as bytes that `restore` reads."""
+    return rows_to_bytes(self._open)
+
+  def restore(self, state: bytes) -> None:
+    """Continues from a `state`, whatever was packed before."""
+    self._open = [list(row) for row in rows_from_bytes(state)]
+    used = [sum(map(_sizes, row), np.zeros(2, np.int64)) for row in self._open]
+    self._free = self._lengths - np.array(used, np.int64).reshape(-1, 2)
+
+  def _fullest(self) -> int:
+    return int(np.argmin((self._free / self._lengths).sum(axis=1)))
+
+  def _close(self, place: int) -> Row:
+    self._free = np.delete(self._free, place, axis=0)
+    return self._open.pop(place)
+
+
+def check_lengths(task_feature_lengths: Mapping[str, int]) -> None:
+  """Raises a `UserError` unless both lengths are given and positive."""
+  expected = {features.INPUTS, features.TARGETS}
+  if set(task_feature_lengths) != expected or not all(
+    isinstance(n, int) and n > 0 for n in task_feature_lengths.values()
+  ):
+    raise errors.UserError(
+      f"TASK_FEATURE_LENGTHS={dict(task_feature_lengths)}: expected positive"
+      ' token counts for "inputs" and "targets", as in'
+      ' {"inputs": 768, "targets": 256}.'
+    )
+
+
+def to_batch(
+  rows: Sequence[Row], task_feature_lengths: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+  """Lays rows out as the model's arrays, zero where nothing is.
+
+  Args:
+    rows: the examples of each row, which must fit it.
+    task_feature_lengths: row lengths in tokens, `inputs` and `targets`.
+
+  Returns:
+    The batch of the module's header, [rows, length] and, for the teacher's
+    ids (int32) and probabilities (float32), [rows, length, 5].
+  """
+  source = task_feature_lengths[features.INPUTS]
+  target = task_feature_lengths[features.TARGETS]
+  batch = _empty_batch(len(rows), source, target)
+  for r, row in enumerate(rows):
+    start_s = start_t = 0
+    for segment, example in enumerate(row, start=1):
+      ids, targets = example[features.INPUTS], example[features.TARGETS]
+      s = slice(start_s, start_s + len(ids))
+      t = slice(start_t, start_t + len(targets))
+      batch["encoder_input_tokens"][r, s] = ids
+      batch["encoder_segment_ids"][r, s] = segment
+      batch["encoder_positions"][r, s] = np.arange(len(ids))
+      batch["decoder_target_tokens"][r, t] = targets
+      batch["decoder_input_tokens"][r, start_t + 1 : t.stop] = targets[:-1]
+      batch["decoder_loss_weights"][r, t] = 1.0
+      batch["decoder_segment_ids"][r, t] = segment
+      batch["decoder_positions"][r, t] = np.arange(len(targets))
+      for name in features.TARGET_FEATURES:
+        if name != features.TARGETS:
+          batch[f"decoder_{name}"][r, t] = example[name]
+      start_s, start_t = s.stop, t.stop
+  return batch
+
+
+def padding_shares(batch: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+  """Gives the share of padding positions, 0 to 1, on each side."""
+  return {
+    "encoder": float((batch["encoder_segment_ids"] == 0).mean()),
+    "decoder": float((batch["decoder_segment_ids"] == 0).mean()),
+  }
+
+
+def rows_to_bytes(rows: Iterable[Row]) -> bytes:
+  """Serializes rows of examples exactly (NumPy's own file format)."""
+  rows = [list(row) for row in rows]
+  examples = [example for row in rows for example in row]
+  arrays = {"row_sizes": np.array([len(row) for row in rows], np.int64)}
+  for name in (features.INPUTS, features.TARGETS):
+    arrays[f"{name}_sizes"] = np.array(
+      [len(example[name]) for example in examples], np.int64
+    )
+  for name, (dtype, shape) in features.TRAINING_FEATURES.items():
+    parts = [np.asarray(example[name], dtype) for example in examples]
+    arrays[name] = np.concatenate([np.zeros((0, *shape), dtype), *parts])
+  file = io.BytesIO()
+  np.savez(file, **arrays)
+  return file.getvalue()
+
+
+def rows_from_bytes(state: bytes) -> list[Row]:
+  """Reads back what `rows_to_bytes` wrote."""
+  with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+    columns = {}
+    for name in features.TRAINING_FEATURES:
+      side = features.INPUTS if name == features.INPUTS else features.TARGETS
+      ends = np.cumsum(arrays[f"{side}_sizes"])
+      columns[name] = np.split(arrays[name], ends[:-1])
+    row_sizes = arrays["row_sizes"]
+  examples = iter(
+    [
+      dict(zip(columns, values, strict=True))
+      for values in zip(*columns.values(), strict=True)
+    ]
+  )
+  return [[next(examples) for _ in range(size)] for size in row_sizes]
+
+
+def _sizes(example: Example) -> np.ndarray:
+  return np.array([len(example["inputs"]), len(example["targets"])])
+
+
+def _empty_batch(rows: int, source: int, target: int) -> dict[str, np.ndarray]:
+  batch = {
+    name: np.zeros((rows, source), np.int32)
+    for name in (
+      "encoder_input_tokens",
+      "encoder_segment_ids",
+      "encoder_positions",
+    )
+  }
+  for name in (
+    "decoder_target_tokens",
+    "decoder_input_tokens",
+    "decoder_segment_ids",
+    "decoder_positions",
+  ):
+    batch[name] = np.zeros((rows, target), np.int32)
+  batch["decoder_loss_weights"] = np.zeros((rows, target), np.float32)
+  for name, (dtype, shape) in features.TARGET_FEATURES.items():
+    if name != features.TARGETS:
+      batch[f"decoder_{name}"] = np.zeros((rows, target, *shape), dtype)
+  return batch

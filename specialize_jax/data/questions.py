@@ -1,0 +1,123 @@
+"""What a question row is, and the plain files that hold such rows.
+
+A question row has `question_id`, `question`, `rationale` (the chain of
+thought with its last sentence "The answer is X", or "" where the data has
+none) and the bare `answer`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.cot import formats
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+  """One problem with its answer.
+
+  Attributes:
+    question_id: names the problem within all data, as in `gsm8k/train/0`.
+    question: the problem as it is asked.
+    rationale: a chain of thought that ends in "The answer is X", or "".
+    answer: the bare answer, such as "72".
+  """
+
+  question_id: str
+  question: str
+  rationale: str
+  answer: str
+
+
+def to_columns(questions: Sequence[Question]) -> Mapping[str, list[str]]:
+  """Turns questions into the columns of a `sources.TableSource`."""
+  names = [field.name for field in dataclasses.fields(Question)]
+  return {
+    name: [getattr(question, name) for question in questions] for name in names
+  }
+
+
+def read_json_lines(
+  path: str, keys: Sequence[str]
+) -> list[Mapping[str, object]]:
+  """Reads a file of one JSON object a line.
+
+  Args:
+    path: the file.
+    keys: what every object must have.
+
+  Raises:
+    UserError: a line is not such an object; names the line.
+  """
+  rows = []
+  with open(path, encoding="utf-8") as lines:
+    for number, line in enumerate(lines, start=1):
+      if not line.strip():
+        continue
+      try:
+        row = json.loads(line)
+      except json.JSONDecodeError as error:
+        raise errors.UserError(
+          f"{path}, line {number}: expected a JSON object, got"
+          f" {line.strip()[:60]!r}"
+        ) from error
+      missing = [k for k in keys if not isinstance(row, dict) or k not in row]
+      if missing:
+        raise errors.UserError(
+          f"{path}, line {number}: expected a JSON object with"
+          f" {', '.join(map(repr, keys))}, missing {', '.join(missing)}"
+        )
+      rows.append(row)
+  return rows
+
+
+def read_questions(path: str) -> list[Question]:
+  """Reads question rows as the mini world writes them, one a line.
+
+  Raises:
+    UserError: a line lacks one of a question's four fields.
+  """
+  names = [field.name for field in dataclasses.fields(Question)]
+  return [
+    Question(**{name: str(row[name]) for name in names})
+    for row in read_json_lines(path, names)
+  ]
+
+
+def to_demonstrations(
+  questions: Sequence[Question],
+) -> list[formats.Demonstration]:
+  """Turns questions that have a rationale into demonstrations."""
+  return [
+    formats.Demonstration(
+      question=question.question,
+      rationale=question.rationale,
+      answer=question.answer,
+    )
+    for question in questions
+    if question.rationale
+  ]
+
+
+def read_formatted(path: str) -> Mapping[str, list[str]]:
+  """Reads question rows that each name their own zero-shot `format`.
+
+  Raises:
+    UserError: a row names no zero-shot format.
+  """
+  names = [field.name for field in dataclasses.fields(Question)] + ["format"]
+  rows = read_json_lines(path, names)
+  zero_shot = [f.name for f in formats.FORMATS if not f.in_context]
+  for number, row in enumerate(rows, start=1):
+    if row["format"] not in zero_shot:
+      raise errors.UserError(
+        f"{path}, row {number}: format {row['format']!r}; expected one of"
+        f" {', '.join(zero_shot)}"
+      )
+  return {name: [str(row[name]) for row in rows] for name in names}
+
+
+def read_texts(path: str) -> Mapping[str, list[str]]:
+  """Reads rows of `text`."""
+  return {"text": [str(r["text"]) for r in read_json_lines(path, ["text"])]}

@@ -1,0 +1,143 @@
+"""T5's pre-training objective: fill in the spans that sentinels hide.
+
+Source: Raffel et al., "Exploring the Limits of Transfer Learning with a
+Unified Text-to-Text Transformer" (JMLR 2020), section 3.1.4 and figure 2;
+spans as in section 3.3.4 (15 % of the tokens in spans of 3 on average).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from specialize_jax.data import features
+
+
+def span_corruption(
+  dataset: tf.data.Dataset,
+  output_features: Mapping[str, seqio.Feature],
+  sequence_length: Mapping[str, int] | None = None,
+  *,
+  noise_density: float = 0.15,
+  mean_span_tokens: float = 3.0,
+) -> tf.data.Dataset:
+  """Turns rows of `text` into corrupted `inputs` and the hidden `targets`.
+
+  A text longer than a row, or than the sentinels can cover, gives a window
+  drawn uniformly; a text of a single token gives nothing.
+
+  Example. With sentinels 99, 98, ... the tokens 11 12 13 14 15 16 17 and the
+  spans (12) and (15 16) hidden give
+
+    inputs   11 99 13 14 98 17 EOS
+    targets  99 12 98 15 16 EOS
+
+  Args:
+    dataset: rows with `text`.
+    output_features: the task's; sentinels are the vocabulary's highest ids.
+    sequence_length: the task feature lengths, or None for no limit.
+    noise_density: share of the tokens to hide, above 0 and below 1.
+    mean_span_tokens: how many tokens a hidden span has on average.
+  """
+  vocabulary = output_features[features.INPUTS].vocabulary
+  limit = int(vocabulary.extra_ids * mean_span_tokens / noise_density)
+  if sequence_length is not None:
+    limit = min(limit, sequence_length[features.INPUTS] - 1)
+  limit = max(limit, 2)  # one token to hide and one to keep
+  tokenized = dataset.map(
+    lambda row: vocabulary.encode_tf(row["text"]),
+    num_parallel_calls=tf.data.AUTOTUNE,
+  ).filter(lambda tokens: tf.size(tokens) > 1)
+
+  @seqio.map_over_dataset(num_seeds=3)
+  def corrupt(
+    tokens: tf.Tensor, seeds: Sequence[Sequence[tf.Tensor]]
+  ) -> Mapping[str, tf.Tensor]:
+    tokens = window(tf.cast(tokens, tf.int32), limit, tf.stack(seeds[0]))
+    is_noise = noise_mask(
+      tf.size(tokens),
+      noise_density=noise_density,
+      mean_span_tokens=mean_span_tokens,
+      keys=(tf.stack(seeds[1]), tf.stack(seeds[2])),
+    )
+    first_sentinel = vocabulary.vocab_size - 1
+    eos = tf.constant([vocabulary.eos_id], tf.int32)
+    return {
+      features.INPUTS: tf.concat(
+        [hide(tokens, is_noise, first_sentinel), eos], 0
+      ),
+      features.TARGETS: tf.concat(
+        [hide(tokens, ~is_noise, first_sentinel), eos], 0
+      ),
+    }
+
+  return corrupt(tokenized)
+
+
+def window(tokens: tf.Tensor, limit: int, key: tf.Tensor) -> tf.Tensor:
+  """Gives at most `limit` neighbouring tokens, from a uniform start."""
+  latest = tf.maximum(tf.size(tokens) - limit, 0)
+  start = tf.random.stateless_uniform(
+    [], key, maxval=latest + 1, dtype=tf.int32
+  )
+  return tokens[start : start + limit]
+
+
+def noise_mask(
+  length: tf.Tensor,
+  *,
+  noise_density: float,
+  mean_span_tokens: float,
+  keys: tuple[tf.Tensor, tf.Tensor],
+) -> tf.Tensor:
+  """Draws which of `length` tokens to hide.
+
+  Kept and hidden spans alternate, the first kept and the last hidden; their
+  number and their total lengths are fixed by the arguments, and each split
+  of a total into that many positive parts is equally likely.
+
+  Args:
+    length: int32 scalar, at least 2.
+    noise_density: share of the tokens to hide.
+    mean_span_tokens: mean length of a hidden span.
+    keys: two int64 [2] seeds.
+
+  Returns:
+    bool [length].
+  """
+  wanted = tf.cast(length, tf.float32) * noise_density
+  num_noise = tf.clip_by_value(
+    tf.cast(tf.round(wanted), tf.int32), 1, length - 1
+  )
+  num_kept = length - num_noise
+  spans = tf.cast(
+    tf.round(tf.cast(num_noise, tf.float32) / mean_span_tokens), tf.int32
+  )
+  spans = tf.clip_by_value(spans, 1, tf.minimum(num_noise, num_kept))
+  kept = _random_parts(num_kept, spans, keys[0])
+  hidden = _random_parts(num_noise, spans, keys[1])
+  lengths = tf.reshape(tf.stack([kept, hidden], 1), [-1])
+  is_hidden = tf.tile([False, True], [spans])
+  return tf.repeat(is_hidden, lengths)
+
+
+def hide(
+  tokens: tf.Tensor, hidden: tf.Tensor, first_sentinel: int
+) -> tf.Tensor:
+  """Replaces each run of hidden tokens by one sentinel, counting down."""
+  starts = hidden & ~tf.pad(hidden, [[1, 0]])[:-1]
+  index = tf.cumsum(tf.cast(starts, tf.int32)) - 1
+  replaced = tf.where(starts, first_sentinel - index, tokens)
+  return tf.boolean_mask(replaced, starts | ~hidden)
+
+
+def _random_parts(
+  total: tf.Tensor, parts: tf.Tensor, key: tf.Tensor
+) -> tf.Tensor:
+  """Splits `total` into `parts` positive parts, each split equally likely."""
+  is_cut = tf.range(total - 1) < parts - 1
+  is_cut = tf.random.experimental.stateless_shuffle(
+    tf.cast(is_cut, tf.int32), key
+  )
+  part = tf.pad(tf.cumsum(is_cut), [[1, 0]])
+  return tf.math.bincount(part, minlength=parts, maxlength=parts)

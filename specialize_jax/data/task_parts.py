@@ -1,0 +1,128 @@
+"""What a task of each kind is put together from.
+
+A task file names its dataset's source and its formats; these give the rest
+as the arguments of `seqio.TaskRegistry.add`:
+
+  evaluation    text in, text out; decoded and graded
+  pretraining   the row's own rationale or answer as a one-hot target
+  distillation  the teacher's distributions as the target
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+
+from specialize_jax.cot import formats
+from specialize_jax.data import features, preprocessors
+
+ReadDemonstrations = Callable[[], Sequence[formats.Demonstration]]
+
+
+def add_once(name: str, **arguments: object) -> None:
+  """Registers a task unless it is: a module may be imported twice."""
+  if name not in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.add(name, **arguments)
+
+
+def evaluation(
+  source: seqio.DataSource,
+  vocabulary: seqio.Vocabulary,
+  *,
+  data_format: formats.DataFormat,
+  read_demonstrations: ReadDemonstrations | None = None,
+  num_demonstrations: int = 4,
+) -> Mapping[str, object]:
+  """Gives the parts of a task that is decoded and graded.
+
+  Its examples carry `question_id`, `answer` and the texts beside the ids.
+
+  Args:
+    source: question rows.
+    vocabulary: the student's.
+    data_format: how rows are written.
+    read_demonstrations: what in-context formats draw from.
+    num_demonstrations: how many they show.
+  """
+  return {
+    "source": source,
+    "output_features": features.evaluation_features(vocabulary),
+    "preprocessors": [
+      rendering(data_format, read_demonstrations, num_demonstrations),
+      preprocessors.tokenize,
+    ],
+    "shuffle_buffer_size": None,
+  }
+
+
+def pretraining(
+  source: seqio.DataSource,
+  vocabulary: seqio.Vocabulary,
+  *,
+  to_text: Sequence[Callable],
+) -> Mapping[str, object]:
+  """Gives the parts of a task whose rows are their own, certain target.
+
+  Args:
+    source: any rows.
+    vocabulary: the student's.
+    to_text: preprocessors that end with `inputs` and `targets`, as text or
+      as ids.
+  """
+  return {
+    "source": source,
+    "output_features": features.training_features(vocabulary),
+    "preprocessors": [*to_text, preprocessors.add_one_hot_teacher],
+    "shuffle_buffer_size": None,
+  }
+
+
+def distillation(
+  source: seqio.DataSource,
+  vocabulary: seqio.Vocabulary,
+  *,
+  data_format: formats.DataFormat,
+  read_demonstrations: ReadDemonstrations | None = None,
+  num_demonstrations: int = 4,
+) -> Mapping[str, object]:
+  """Gives the parts of a task that learns from the teacher.
+
+  Chain-of-thought formats take the teacher's distributions; answer-only
+  formats have "The answer is X", certain, as their target.
+
+  Args:
+    source: teacher rows.
+    vocabulary: the student's, that the rows were aligned to.
+    data_format: how rows are written.
+    read_demonstrations: what in-context formats draw from.
+    num_demonstrations: how many they show.
+  """
+  target = (
+    preprocessors.use_teacher_targets
+    if data_format.chain_of_thought
+    else preprocessors.add_one_hot_teacher
+  )
+  return {
+    "source": source,
+    "output_features": features.training_features(vocabulary),
+    "preprocessors": [
+      rendering(data_format, read_demonstrations, num_demonstrations),
+      preprocessors.tokenize,
+      target,
+    ],
+    "shuffle_buffer_size": None,
+  }
+
+
+def rendering(
+  data_format: formats.DataFormat,
+  read_demonstrations: ReadDemonstrations | None = None,
+  num_demonstrations: int = 4,
+) -> Callable:
+  """Gives the preprocessor that writes question rows in a format."""
+  return functools.partial(
+    preprocessors.render,
+    data_format=data_format,
+    read_demonstrations=read_demonstrations,
+    num_demonstrations=num_demonstrations,
+  )

@@ -1,0 +1,125 @@
+"""The mini world: small word problems with an exact teacher.
+
+Example problem of `mini_gsm`:
+
+  Tom has 3 apples. He buys 4 apples. Each apple costs 2 dollars. How many
+  dollars are his apples worth?
+
+Tasks, with FORMAT one of the four formats:
+
+  mini_gsm_teacher_FORMAT_v1         distillation from the exact teacher
+  mini_{gsm,...}_FORMAT_v1           evaluation; see MATHS
+  mini_{navigate,...}_FORMAT_v1      evaluation; see GENERAL
+  mini_{navigate,...}_pretrain_FORMAT_v1, mini_weak_maths_v1,
+  mini_text_span_corruption_v1       general pre-training
+
+`specialize_jax.mini.world` writes the files.
+"""
+
+import functools
+
+from specialize_jax.cot import formats
+from specialize_jax.data import (
+  preprocessors,
+  questions,
+  sources,
+  span_corruption,
+  task_parts,
+  vocabularies,
+)
+from specialize_jax.evaluation import metrics
+
+VOCABULARY = vocabularies.mini()
+
+IN_DISTRIBUTION = "mini_gsm"
+OUT_OF_DISTRIBUTION = ("mini_multiarith", "mini_asdiv", "mini_svamp")
+MATHS = (IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION)
+GENERAL = (
+  "mini_boolean_expressions",
+  "mini_word_sorting",
+  "mini_object_counting",
+  "mini_navigate",
+)
+
+
+def _source(dataset: str, salt: str, *splits: str) -> sources.TableSource:
+  return sources.TableSource(
+    lambda split: questions.to_columns(
+      questions.read_questions(sources.find(f"mini/{dataset}/{split}.jsonl"))
+    ),
+    splits=splits,
+    description=dataset,
+    salt=salt,
+  )
+
+
+def _demonstrations(dataset: str) -> list[formats.Demonstration]:
+  path = sources.find(f"mini/{dataset}/train.jsonl")
+  return questions.to_demonstrations(questions.read_questions(path))
+
+
+def _add_evaluation(dataset: str, shown: str, metric: metrics.Accuracy) -> None:
+  """Registers a dataset in all formats; `shown` gives demonstrations."""
+  for data_format in formats.FORMATS:
+    task_parts.add_once(
+      f"{dataset}_{data_format.name}_v1",
+      **task_parts.evaluation(
+        _source(dataset, data_format.name, "validation", "test"),
+        VOCABULARY,
+        data_format=data_format,
+        read_demonstrations=functools.partial(_demonstrations, shown),
+      ),
+      postprocess_fn=metrics.keep_answer,
+      metric_fns=[metric],
+    )
+
+
+for _family in MATHS:
+  _add_evaluation(_family, IN_DISTRIBUTION, metrics.number_accuracy)
+
+for _task in GENERAL:
+  _add_evaluation(_task, _task, metrics.exact_accuracy)
+  for _format in formats.FORMATS:
+    task_parts.add_once(
+      f"{_task}_pretrain_{_format.name}_v1",
+      **task_parts.pretraining(
+        _source(_task, _format.name, "train", "validation"),
+        VOCABULARY,
+        to_text=[
+          task_parts.rendering(
+            _format, functools.partial(_demonstrations, _task)
+          ),
+          preprocessors.tokenize,
+        ],
+      ),
+    )
+
+task_parts.add_once(
+  "mini_weak_maths_v1",
+  **task_parts.pretraining(
+    sources.TableSource(
+      lambda split: questions.read_formatted(
+        sources.find(f"mini/weak_maths/{split}.jsonl")
+      ),
+      splits=["train"],
+      description="mini weak maths",
+    ),
+    VOCABULARY,
+    to_text=[preprocessors.render_by_row, preprocessors.tokenize],
+  ),
+)
+
+task_parts.add_once(
+  "mini_text_span_corruption_v1",
+  **task_parts.pretraining(
+    sources.TableSource(
+      lambda split: questions.read_texts(
+        sources.find(f"mini/text/{split}.jsonl")
+      ),
+      splits=["train"],
+      description="mini text",
+    ),
+    VOCABULARY,
+    to_text=[span_corruption.span_corruption],
+  ),
+)

@@ -1,0 +1,234 @@
+import numpy as np
+import pytest
+import seqio
+
+from specialize_jax import errors
+from specialize_jax.data import features, pipeline, sources, vocabularies
+from tasks import mixtures
+
+LENGTHS = {"inputs": 192, "targets": 48}
+# Two small tasks: building a tf.data graph takes longer than running it.
+MIXTURE = mixtures.add_mixture(
+  "pipeline_test",
+  [
+    ("mini_navigate_pretrain_in_context_chain_of_thought_v1", 1.0),
+    ("mini_text_span_corruption_v1", 2.0),
+  ],
+)
+NAVIGATE = "mini_navigate_pretrain_zero_shot_answer_only_v1"
+
+
+@pytest.fixture
+def make(world):
+  made = []
+
+  def make_iterator(name=MIXTURE, **options):
+    options = {
+      "task_feature_lengths": LENGTHS,
+      "batch_size": 4,
+      "seed": 0,
+      **options,
+    }
+    made.append(pipeline.TrainIterator(name, **options))
+    return made[-1]
+
+  yield make_iterator
+  for iterator in made:
+    iterator.close()
+
+
+def take(iterator, count):
+  return [next(iterator) for _ in range(count)]
+
+
+def assert_same(batches, others):
+  assert len(batches) == len(others)
+  for n, (batch, other) in enumerate(zip(batches, others, strict=True)):
+    assert batch.keys() == other.keys()
+    for name in batch:
+      np.testing.assert_array_equal(
+        batch[name], other[name], err_msg=f"batch {n}, {name}"
+      )
+
+
+def test_a_batch_has_every_key_with_its_shape_and_dtype(make):
+  batch = next(make())
+  shapes = {name: (v.shape, v.dtype.name) for name, v in batch.items()}
+  assert shapes == {
+    "encoder_input_tokens": ((4, 192), "int32"),
+    "encoder_segment_ids": ((4, 192), "int32"),
+    "encoder_positions": ((4, 192), "int32"),
+    "decoder_input_tokens": ((4, 48), "int32"),
+    "decoder_target_tokens": ((4, 48), "int32"),
+    "decoder_loss_weights": ((4, 48), "float32"),
+    "decoder_segment_ids": ((4, 48), "int32"),
+    "decoder_positions": ((4, 48), "int32"),
+    "decoder_teacher_top_ids": ((4, 48, 5), "int32"),
+    "decoder_teacher_top_probs": ((4, 48, 5), "float32"),
+    "decoder_teacher_top_mask": ((4, 48), "int32"),
+  }
+  assert batch["encoder_segment_ids"].max() > 1
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others(make):
+  first = take(make(), 5)
+  assert_same(first, take(make(), 5))
+  other = take(make(seed=1), 5)
+  name = "encoder_input_tokens"
+  assert any(
+    (a[name] != b[name]).any() for a, b in zip(first, other, strict=True)
+  )
+
+
+@pytest.mark.parametrize("stop", [0, 5, 24])
+def test_stop_and_resume_is_never_stopped(make, stop):
+  unbroken = take(make(), stop + 24)
+  stopped = make()
+  take(stopped, stop)
+  state = stopped.state()
+  resumed = make()
+  take(resumed, 3)  # a restored iterator forgets what it gave before
+  resumed.restore(state)
+  assert_same(take(resumed, 24), unbroken[stop:])
+  assert resumed.counters.batches == stop + 24
+
+
+def test_taking_a_state_changes_nothing(make):
+  watched = make()
+  batches = []
+  for _ in range(6):
+    watched.state()
+    batches += take(watched, 1)
+  assert_same(batches, take(make(), 6))
+
+
+def test_two_hosts_together_feed_what_one_host_feeds(make):
+  whole = take(make(), 4)
+  halves = [
+    take(make(host=pipeline.HostSlice(index=i, count=2)), 4) for i in range(2)
+  ]
+  joined = [
+    {name: np.concatenate([a[name], b[name]]) for name in a}
+    for a, b in zip(*halves, strict=True)
+  ]
+  assert_same(joined, whole)
+
+
+def test_a_run_resumes_on_another_number_of_hosts(make):
+  whole = take(make(), 6)
+  one = make()
+  take(one, 3)
+  second = make(host=pipeline.HostSlice(index=1, count=2))
+  second.restore(one.state())
+  assert_same(
+    take(second, 3),
+    [{name: v[2:] for name, v in batch.items()} for batch in whole[3:]],
+  )
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_finite_stream_gives_every_example_once(make, pack):
+  iterator = make(NAVIGATE, num_epochs=2, pack=pack)
+  batches = list(iterator)
+  with pytest.raises(StopIteration):
+    next(iterator)
+  segments = sum(row.max() for b in batches for row in b["decoder_segment_ids"])
+  assert segments == iterator.counters.examples == 48
+  assert all(b["decoder_segment_ids"].shape == (4, 48) for b in batches)
+
+
+def test_an_ended_stream_stays_ended_when_restored(make):
+  ended = make(NAVIGATE, num_epochs=1)
+  batches = list(ended)
+  again = make(NAVIGATE, num_epochs=1)
+  again.restore(ended.state())
+  assert not list(again)
+  fresh = make(NAVIGATE, num_epochs=1)
+  start = fresh.state()
+  again.restore(start)
+  assert_same(list(again), batches)
+
+
+def test_every_epoch_has_its_own_order(make):
+  iterator = make(NAVIGATE, pack=False, batch_size=24, num_epochs=2)
+  first, second = (b["encoder_input_tokens"].tolist() for b in iterator)
+  assert sorted(first) == sorted(second)
+  assert first != second
+
+
+def test_examples_too_long_are_dropped_and_counted(make):
+  name = mixtures.add_mixture(
+    "pipeline_too_long_test",
+    [
+      ("mini_navigate_pretrain_in_context_chain_of_thought_v1", 1.0),
+      ("mini_weak_maths_v1", 1.0),
+    ],
+  )
+  lengths = {"inputs": 50, "targets": 16}
+  iterator = make(name, task_feature_lengths=lengths, num_epochs=1)
+  batches = list(iterator)
+  counters = iterator.counters
+  assert counters.inputs_too_long and counters.targets_too_long
+  # Every target that was kept ends in EOS: none was cut.
+  assert counters.examples == sum(
+    (batch["decoder_target_tokens"] == 1).sum() for batch in batches
+  )
+
+
+def test_lengths_that_nothing_fits_are_an_error(make):
+  with pytest.raises(errors.UserError, match="raise the lengths"):
+    next(make(task_feature_lengths={"inputs": 2, "targets": 2}, num_epochs=1))
+
+
+def test_endless_data_that_never_fits_are_an_error(make, monkeypatch):
+  monkeypatch.setattr(pipeline, "_MAX_DROPPED_IN_A_ROW", 100)
+  with pytest.raises(errors.UserError, match="100 dropped for their inputs"):
+    next(make(task_feature_lengths={"inputs": 2, "targets": 2}))
+
+
+def test_an_unknown_task_is_an_error_that_names_near_ones(make):
+  with pytest.raises(errors.UserError, match="mean 'mini_pretrain_v1'"):
+    make("mini_pretrian_v1")
+  with pytest.raises(errors.UserError, match="import tasks.mixtures"):
+    make("§§§")
+
+
+def test_an_evaluation_task_is_refused_for_training(make):
+  with pytest.raises(errors.UserError, match="is for evaluation"):
+    make("mini_gsm_zero_shot_answer_only_v1", split="test")
+
+
+def test_a_split_that_is_not_there_is_an_error(make):
+  with pytest.raises(errors.UserError, match="split='dev'"):
+    make(split="dev")
+
+
+def test_a_batch_size_that_hosts_cannot_share_is_an_error(make):
+  with pytest.raises(errors.UserError, match="BATCH_SIZE=4"):
+    make(host=pipeline.HostSlice(index=0, count=3))
+
+
+def test_a_state_of_another_stream_is_an_error(make):
+  state = make(seed=1).state()
+  with pytest.raises(errors.UserError, match="seed=1, this run has 0"):
+    make().restore(state)
+
+
+def test_an_empty_dataset_is_an_error(world):
+  source = sources.TableSource(
+    lambda split: {"text": []}, splits=["train"], description="nothing"
+  )
+  seqio.TaskRegistry.add(
+    "empty_for_pipeline_test",
+    source=source,
+    output_features=features.training_features(vocabularies.mini()),
+    preprocessors=[],
+    shuffle_buffer_size=None,
+  )
+  with pytest.raises(errors.UserError, match="nothing.* is empty"):
+    pipeline.TrainIterator(
+      "empty_for_pipeline_test",
+      task_feature_lengths=LENGTHS,
+      batch_size=4,
+      seed=0,
+    )

@@ -1,0 +1,99 @@
+"""A data directory of a few dozen problems, laid out as the mini world is.
+
+The student's SentencePiece model is trained on the spot: a second, and no
+binary file to keep.
+"""
+
+import json
+import pathlib
+import random
+
+import sentencepiece
+
+FAMILIES = ("mini_gsm", "mini_multiarith", "mini_asdiv", "mini_svamp")
+GENERAL = {
+  "mini_boolean_expressions": ("not True is", "False"),
+  "mini_word_sorting": ("Sort the words: pen cup", "cup pen"),
+  "mini_object_counting": ("I have a pen and a cup. How many?", "2"),
+  "mini_navigate": ("Take 1 step left. Do you return?", "No"),
+}
+SIZES = {"train": 24, "validation": 6, "test": 6}
+_NAMES = ("Ann", "Bob", "Cleo", "Dan", "Eve", "Finn")
+_THINGS = ("apples", "cups", "pens", "books")
+
+
+def build(directory, seed=0):
+  """Writes the tiny world under `directory` and gives its path."""
+  root = pathlib.Path(directory)
+  rng = random.Random(seed)
+  texts = []
+  for family in FAMILIES:
+    for split, size in SIZES.items():
+      rows = [problem(rng, f"{family}/{split}/{i}") for i in range(size)]
+      texts += [row["question"] + " " + row["rationale"] for row in rows]
+      write(root / "mini" / family / f"{split}.jsonl", rows)
+  for task, (question, answer) in GENERAL.items():
+    for split, size in SIZES.items():
+      rows = [
+        {
+          "question_id": f"{task}/{split}/{i}",
+          "question": f"{question} {i}",
+          "rationale": f"Let us see, {i}. The answer is {answer}.",
+          "answer": answer,
+        }
+        for i in range(size)
+      ]
+      texts += [row["question"] + " " + row["rationale"] for row in rows]
+      write(root / "mini" / task / f"{split}.jsonl", rows)
+  write(root / "mini/weak_maths/train.jsonl", [_fact(i) for i in range(20)])
+  texts += ["Q: A: Let's think step by step", "The answer is"] * 3
+  write(
+    root / "mini/text/train.jsonl",
+    [{"text": " ".join(rng.sample(texts, 2))} for _ in range(20)],
+  )
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(texts),
+    model_prefix=str(root / "mini/student"),
+    vocab_size=160,
+    hard_vocab_limit=False,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return str(root)
+
+
+def problem(rng, question_id):
+  """Gives one question row."""
+  name, thing = rng.choice(_NAMES), rng.choice(_THINGS)
+  a, b = rng.randrange(2, 40), rng.randrange(2, 40)
+  return {
+    "question_id": question_id,
+    "question": f"{name} has {a} {thing} and buys {b}. How many {thing}?",
+    "rationale": f"{name} has {a} + {b} = {a + b}. The answer is {a + b}.",
+    "answer": str(a + b),
+  }
+
+
+def write(path, rows):
+  """Writes rows as JSON lines, folders included."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read(path):
+  """Reads rows of JSON lines."""
+  return [json.loads(line) for line in pathlib.Path(path).open()]
+
+
+def _fact(i):
+  formats = ("zero_shot_answer_only", "zero_shot_chain_of_thought")
+  return {
+    "question_id": f"mini_weak_maths/train/{i}",
+    "question": f"What is {i} + 1?",
+    "rationale": f"{i} + 1 = {i + 1}. The answer is {i + 1}.",
+    "answer": str(i + 1),
+    "format": formats[i % 2],
+  }
