@@ -72,6 +72,18 @@ def abstract(
   )
 
 
+def abstract_params(
+  model: network.EncoderDecoder, placement: placements.Placement
+) -> optax.Params:
+  """Shapes, dtypes and shardings of the parameters alone."""
+  boxed = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+  return jax.tree.map(
+    lambda leaf, sharding: leaf.update(sharding=sharding),
+    _unbox(boxed),
+    placement.tree_shardings(boxed),
+  )
+
+
 def create(
   model: network.EncoderDecoder,
   optimizer: optimizers.Optimizer,
