@@ -120,10 +120,11 @@ def marginal_rule(
   if any(step.log_prob == -math.inf for step in steps):
     return targets.Rejected("the teacher gives a sampled token probability 0")
   leaves, unplaced = _leaves(laid, steps, student)
+  matched = {j for match in laid.matches for j in match.student}
   result = [
     targets.Target(
       candidates=candidates,
-      kind=targets.Kind.ONE_TO_ONE if j in laid.pairs else targets.Kind.CHUNK,
+      kind=targets.Kind.ONE_TO_ONE if j in matched else targets.Kind.CHUNK,
     )
     for j, candidates in enumerate(from_leaves(laid.encoding.ids, leaves))
   ]
@@ -154,7 +155,7 @@ def from_leaves(
 
   Example: p = 1/2 for the sampled token, 1/4 for another, 1/4 unseen.
     >>> quarter = math.log(0.25)
-    >>> from_leaves(
+    >>> (target,) = from_leaves(
     ...   [7],
     ...   [
     ...     Leaf(position=1, own_id=None, log_weight=math.log(0.5)),
@@ -162,7 +163,8 @@ def from_leaves(
     ...     Leaf(position=0, own_id=None, log_weight=quarter),
     ...   ],
     ... )
-    [{7: 0.5, 9: 0.25}]
+    >>> {index: round(prob, 9) for index, prob in target.items()}
+    {7: 0.5, 9: 0.25}
   """
   length = len(ids)
   parting: list[list[Leaf]] = [[] for _ in range(length + 1)]

@@ -184,7 +184,9 @@ class Laid:
     text: What they spell.
     encoding: The same text in the student's T tokens.
     groups: Partition of both sequences by characters.
-    pairs: The teacher token that student token j matches one-to-one, by j.
+    matches: The groups of one token each. The student may spell the word start
+      with a token of its own before the piece ("▁", "a" for " a"), which
+      covers no character, and then is part of the match.
     blank: Whether each teacher token is white space alone.
     after_space: Whether white space, or the text's start, precedes each.
   """
@@ -193,7 +195,7 @@ class Laid:
   text: str
   encoding: student_lib.Encoding
   groups: tuple[targets.Group, ...]
-  pairs: dict[int, int]
+  matches: tuple[targets.Group, ...]
   blank: tuple[bool, ...]
   after_space: tuple[bool, ...]
 
@@ -217,7 +219,7 @@ def lay(
     text=text,
     encoding=encoding,
     groups=groups,
-    pairs=_one_to_one(groups, encoding.pieces, student_spans),
+    matches=_one_to_one(groups, encoding.pieces, student_spans),
     blank=tuple(start == end for start, end in teacher_spans),
     after_space=tuple(bool(space[start]) for start, _ in byte_spans),
   )
@@ -227,20 +229,20 @@ def _one_to_one(
   groups: Sequence[targets.Group],
   pieces: Sequence[str],
   student_spans: Sequence[tuple[int, int]],
-) -> dict[int, int]:
-  """Finds the student tokens that cover exactly what one teacher token does.
+) -> tuple[targets.Group, ...]:
+  """Finds where one student token covers just what one teacher token does.
 
-  A word start alone covers nothing and does not count; other tokens without
-  a cover spell part of the next one's character, which then is no match.
+  A token without a cover, other than a word start alone, spells part of the
+  next one's character, which then is no match.
   """
-  pairs = {}
+  matches = []
   for group in groups:
-    covering = [
-      j
-      for j in group.student
-      if student_spans[j][0] < student_spans[j][1]
-      or pieces[j] != student_lib.WORD_START
-    ]
-    if len(group.teacher) == len(covering) == 1:
-      (pairs[covering[0]],) = group.teacher
-  return pairs
+    if len(group.teacher) != 1 or not group.student:
+      continue
+    *before, last = group.student
+    apart = [pieces[j] for j in before] in ([], [student_lib.WORD_START])
+    bare = all(student_spans[j][0] == student_spans[j][1] for j in before)
+    covers = student_spans[last][0] < student_spans[last][1]
+    if apart and bare and covers:
+      matches.append(group)
+  return tuple(matches)

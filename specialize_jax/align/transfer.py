@@ -7,7 +7,7 @@ of its own.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from specialize_jax.align import reference, targets
 from specialize_jax.align import student as student_lib
@@ -43,7 +43,11 @@ def paper_rule(
   return targets.Transferred(
     targets=tuple(result),
     groups=reference.path_groups(path),
-    mass_kept=_mass(result),
+    mass_kept=math.fsum(
+      math.fsum(target.candidates.values())
+      for target in result
+      if target.kind is targets.Kind.ONE_TO_ONE
+    ),
   )
 
 
@@ -63,17 +67,16 @@ def whitespace_rule(
   laid: reference.Laid, student: student_lib.StudentTokenizer
 ) -> targets.Transferred:
   """Gives one-to-one positions the teacher's distribution, others one-hot."""
-  result = []
-  for j, student_id in enumerate(laid.encoding.ids):
-    i = laid.pairs.get(j)
-    candidates = {} if i is None else distribution(laid, student, i=i, j=j)
-    result.append(
-      targets.one_to_one(candidates)
-      if candidates
-      else targets.one_hot(student_id)
-    )
+  result = [targets.one_hot(index) for index in laid.encoding.ids]
+  kept = []
+  for match in laid.matches:
+    distributions = match_distributions(laid, student, match)
+    for j, candidates in zip(match.student, distributions, strict=True):
+      if candidates:
+        result[j] = targets.one_to_one(candidates)
+    kept.append(math.fsum(distributions[0].values()))
   return targets.Transferred(
-    targets=tuple(result), groups=laid.groups, mass_kept=_mass(result)
+    targets=tuple(result), groups=laid.groups, mass_kept=math.fsum(kept)
   )
 
 
@@ -82,70 +85,85 @@ def chunk_rule(
 ) -> targets.Transferred:
   """Gives many-to-many groups the teacher's likelihood of their text.
 
-  A group of one token each is as in `whitespace`. In any other, of teacher
-  likelihood P (the product over its tokens) and n student tokens, each student
-  token has the target P^(1/n): the product over the group is P.
+  A match is as in `whitespace`. In any other group, of teacher likelihood P
+  (the product over its tokens) and n student tokens, each student token has
+  the target P^(1/n): the product over the group is P.
+
+  Example: "Nat" "al" "ia" of probability 1/2 each, "▁Nat" "alia" to the
+  student: a match of 1/2, then a chunk of 1/4 that is "alia" alone.
   """
-  result = list(whitespace_rule(laid, student).targets)
-  sampled_kept = 0.0
+  matched = whitespace_rule(laid, student)
+  result = list(matched.targets)
+  kept = [matched.mass_kept]
   for group in laid.groups:
-    single = len(group.teacher) == len(group.student) == 1
-    if single or not group.teacher or not group.student:
+    if group in laid.matches or not group.teacher or not group.student:
       continue
     log_probs = [laid.tokens[i].log_prob for i in group.teacher]
     share = math.exp(math.fsum(log_probs) / len(group.student))
     if share == 0:
       continue
-    sampled_kept += math.fsum(map(math.exp, log_probs))
+    kept += map(math.exp, log_probs)
     for j in group.student:
       result[j] = targets.Target(
         candidates={laid.encoding.ids[j]: share}, kind=targets.Kind.CHUNK
       )
   return targets.Transferred(
-    targets=tuple(result),
-    groups=laid.groups,
-    mass_kept=_mass(result) + sampled_kept,
+    targets=tuple(result), groups=laid.groups, mass_kept=math.fsum(kept)
   )
 
 
-def distribution(
-  laid: reference.Laid, student: student_lib.StudentTokenizer, *, i: int, j: int
-) -> dict[int, float]:
-  """Maps teacher token i's distribution to student ids at position j.
+def match_distributions(
+  laid: reference.Laid,
+  student: student_lib.StudentTokenizer,
+  match: targets.Group,
+) -> list[dict[int, float]]:
+  """Maps a teacher token's distribution to the student token that matches.
 
   White space is not a difference: candidates that differ from the sampled
   token in white space alone are merged with it, and a candidate begins a
   word when white space precedes it, be it its own or the text's. One that is
   no single piece is left out (its mass is missing).
 
+  Where the student spells the word start apart, the candidates part at that
+  position, and the next has what they say once the word has begun.
+
   Returns:
-    Probability by student id, the sampled one first; sums to at most 1.
-    Empty where the teacher gives none of them any.
+    For each student position of the match, probability by student id, the
+    sampled one first; sums to at most 1. Empty where there is none.
 
   Example: after a newline the sampled "If" is "▁If" to the student, and so
-  "She" is "▁She"; after "Natalia" " sold" is "▁sold" and "," is ",".
+  "She" is "▁She"; after "Natalia" " sold" is "▁sold" and "," is ",". For the
+  sampled " a" of probability 1/2 with " the" of 1/4, "▁" has 1/2 against
+  "▁the" 1/4, and "a" after it has 1.
   """
+  (i,) = match.teacher
   token = laid.tokens[i]
   sampled = _text_of(token.spelling)
-  piece = laid.encoding.pieces[j]
+  sampled_path = tuple(laid.encoding.ids[j] for j in match.student)
   context = _Context(
     after_space=laid.after_space[i],
     sampled_begins=laid.after_space[i] or _begins_space(sampled),
-    piece_begins=piece.startswith(student_lib.WORD_START),
+    piece_begins=laid.encoding.pieces[match.student[0]].startswith(
+      student_lib.WORD_START
+    ),
+    word_start=sampled_path[0] if len(sampled_path) == 2 else None,
   )
-  candidates = {laid.encoding.ids[j]: math.exp(token.log_prob)}
+  weighed = [(sampled_path, math.exp(token.log_prob))]
   for spelling, log_prob in distinct(token):
     text = _text_of(spelling)
-    prob = math.exp(log_prob)
-    if text is None or prob == 0:
+    if text is None:
       continue
-    if sampled is not None and text.strip() == sampled.strip():
-      index = laid.encoding.ids[j]
-    else:
-      index = _candidate_id(text, context, student)
-    if index is not None:
-      candidates[index] = candidates.get(index, 0.0) + prob
-  return _at_most_one(candidates)
+    same = sampled is not None and text.strip() == sampled.strip()
+    path = sampled_path if same else _path(text, context, student)
+    weighed.append((path, math.exp(log_prob)))
+  first = _sum_by_id((path[0], prob) for path, prob in weighed if path)
+  result = [_scaled(first, max(1.0, math.fsum(first.values())))]
+  if context.word_start is not None:
+    second = _sum_by_id(
+      (path[1], prob) for path, prob in weighed if path[:1] == sampled_path[:1]
+    )
+    result.append(_scaled(second, math.fsum(second.values())))
+  return result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,31 +173,47 @@ class _Context:
   Attributes:
     after_space: White space precedes the teacher's token.
     sampled_begins: The sampled token begins a word.
-    piece_begins: The sampled student piece starts with the word start.
+    piece_begins: The student marks that beginning, in the piece or before.
+    word_start: The student's token for a word start alone where the sampled
+      text has one, else None.
   """
 
   after_space: bool
   sampled_begins: bool
   piece_begins: bool
+  word_start: int | None
 
 
-def _candidate_id(
+def _path(
   text: str, context: _Context, student: student_lib.StudentTokenizer
-) -> int | None:
-  """Gives the piece that spells a candidate, None where no single one does."""
+) -> tuple[int, ...]:
+  """Gives the tokens of a candidate of a single piece; () for another's."""
   core = text.strip()
   if not core:
-    return None
+    return ()
   begins = context.after_space or _begins_space(text)
-  if begins == context.sampled_begins:
-    with_start = context.piece_begins
-  elif begins:
-    with_start = True
-  elif context.piece_begins:
-    with_start = False
-  else:  # the student has already begun a word, with a word start alone
-    return None
-  return student.piece_id(student_lib.WORD_START + core if with_start else core)
+  bare = student.piece_id(core)
+  # A student that does not mark the text's first word marks no candidate.
+  if not begins or (context.sampled_begins and not context.piece_begins):
+    return () if bare is None else (bare,)
+  marked = student.piece_id(student_lib.WORD_START + core)
+  if marked is not None:
+    return (marked,)
+  if bare is None or context.word_start is None:
+    return ()
+  return context.word_start, bare
+
+
+def _sum_by_id(pairs: Iterable[tuple[int, float]]) -> dict[int, float]:
+  sums: dict[int, float] = {}
+  for index, prob in pairs:
+    if prob > 0:
+      sums[index] = sums.get(index, 0.0) + prob
+  return sums
+
+
+def _scaled(candidates: dict[int, float], total: float) -> dict[int, float]:
+  return {index: prob / total for index, prob in candidates.items()}
 
 
 def distinct(
@@ -193,25 +227,6 @@ def distinct(
       seen.add(spelling)
       result.append((spelling, log_prob))
   return tuple(result)
-
-
-def _at_most_one(candidates: dict[int, float]) -> dict[int, float]:
-  """Drops what has no probability; scales down a sum above 1 (rounding)."""
-  total = max(1.0, math.fsum(candidates.values()))
-  return {
-    index: min(prob / total, 1.0)
-    for index, prob in candidates.items()
-    if prob > 0
-  }
-
-
-def _mass(result: Sequence[targets.Target]) -> float:
-  """Sums what the one-to-one positions were given."""
-  return math.fsum(
-    math.fsum(target.candidates.values())
-    for target in result
-    if target.kind is targets.Kind.ONE_TO_ONE
-  )
 
 
 def _text_of(spelling: bytes) -> str | None:

@@ -139,21 +139,21 @@ def test_groups_are_as_small_as_can_be(sample):
 
 
 @pytest.mark.parametrize(
-  ("spellings", "pairs"),
+  ("spellings", "matches"),
   [
-    (["If", " Natalia"], {0: 0}),
-    ([".", "\n", "If"], {1: 0, 2: 2}),
-    (["\n", "\n", "If"], {0: 2}),
+    (["If", " Natalia"], [((0,), (0,))]),
+    ([".", "\n", "If"], [((0,), (0, 1)), ((2,), (2,))]),
+    (["\n", "\n", "If"], [((2,), (0,))]),
   ],
 )
-def test_white_space_is_not_a_difference(spellings, pairs):
+def test_white_space_is_not_a_difference(spellings, matches):
   student = _Words()
   laid = reference.lay(
     trees.plain_tokens([s.encode() for s in spellings]),
     "".join(spellings),
     student,
   )
-  assert laid.pairs == pairs
+  assert [(m.teacher, m.student) for m in laid.matches] == matches
 
 
 class _Words:
@@ -184,5 +184,5 @@ def test_a_piece_that_spells_part_of_a_character_matches_nothing():
   laid = reference.lay(
     trees.plain_tokens(["\u00bd".encode()]), "\u00bd", student
   )
-  assert laid.pairs == {}
+  assert laid.matches == ()
   assert [(g.teacher, g.student) for g in laid.groups] == [((0,), (0, 1, 2))]

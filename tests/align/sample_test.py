@@ -47,12 +47,12 @@ def coverage_of(many_tokens, mode):
   )
 
 
-def gsm8k_solutions(count):
+def gsm8k_solutions(count, answer="\nThe answer is "):
   """Solutions without calculator marks, in code-davinci-002's tokens."""
   lines = real_files.find("gsm8k", "train.jsonl").read_text().splitlines()
   for line in lines[:count]:
     solution = re.sub(r"<<.*?>>", "", json.loads(line)["answer"])
-    text = solution.replace("\n#### ", "\nThe answer is ")
+    text = solution.replace("\n#### ", answer)
     yield trees.plain_tokens(real_files.p50k(text))
 
 
@@ -110,10 +110,12 @@ def test_coverage_of_gsm8k_in_the_teachers_tokens():
 def test_coverage_of_all_of_gsm8k():
   solutions = list(gsm8k_solutions(None))
   assert len(solutions) == 7473
-  whitespace = coverage_of(solutions, "whitespace")
-  assert whitespace.one_to_one / whitespace.positions >= 0.80
-  chunk = coverage_of(solutions, "chunk")
-  assert chunk.one_hot / chunk.positions <= 0.005
+  as_written = list(gsm8k_solutions(1000, answer="\n#### "))
+  for some in (solutions, as_written):
+    whitespace = coverage_of(some, "whitespace")
+    assert whitespace.one_to_one / whitespace.positions >= 0.80
+    chunk = coverage_of(some, "chunk")
+    assert chunk.one_hot / chunk.positions <= 0.005
 
 
 def test_an_empty_or_unspellable_text_is_rejected():
