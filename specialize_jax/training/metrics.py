@@ -38,6 +38,7 @@ def position_sums(
     "teacher": count(weighted_BT & output.has_teacher_BT),
     "negative_kl": count(weighted_BT & (output.kl_BT < -_ROUNDING)),
     "tokens": count(sources_BS) + count(targets_BT),
+    "rows": jnp.float32(len(sources_BS)),
     "slots": jnp.float32(sources_BS.size + targets_BT.size),
   }
 
@@ -56,6 +57,7 @@ def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     padding_share: share of encoder and decoder slots that hold padding.
     num_tokens: encoder and decoder tokens that are not padding.
     num_target_tokens: positions with weight.
+    num_rows: rows of the batch, each one or several examples.
   """
 
   def share(part: str, whole: str) -> jax.Array:
@@ -72,4 +74,5 @@ def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     "padding_share": 1.0 - share("tokens", "slots"),
     "num_tokens": sums["tokens"],
     "num_target_tokens": sums["positions"],
+    "num_rows": sums["rows"],
   }

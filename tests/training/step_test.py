@@ -184,7 +184,7 @@ def test_gradients_equal_finite_differences_along_a_direction():
 
 def test_a_step_draws_its_dropout_from_its_number():
   """The same step twice is the same; the next one differs."""
-  train_step = tiny_run.make_step(model=tiny_run.model(dropout_rate=0.3))
+  train_step = tiny_run.dropout_step()
   where = tiny_run.one_device()
   batch = where.put_batch(tiny_run.batch(0))
 

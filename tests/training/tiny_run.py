@@ -5,6 +5,7 @@ Also what `crash_run.py` runs, in a process of its own, to be killed.
 
 import functools
 import json
+import time
 
 import jax
 import numpy as np
@@ -84,6 +85,12 @@ def make_step(**changes):
 def plain_step():
   """`make_step()`, compiled once for all tests of a process."""
   return make_step()
+
+
+@functools.cache
+def dropout_step():
+  """A step with dropout, compiled once for all tests of a process."""
+  return make_step(model=model(dropout_rate=0.2))
 
 
 @functools.cache
@@ -188,10 +195,12 @@ def batch(number, batch_size=BATCH_SIZE):
 class Batches:
   """Counts batches, and tells where it stands."""
 
-  def __init__(self):
+  def __init__(self, seconds_per_batch=0.0):
     self.number = 0
+    self._seconds_per_batch = seconds_per_batch
 
   def __next__(self):
+    time.sleep(self._seconds_per_batch)
     self.number += 1
     return batch(self.number - 1)
 

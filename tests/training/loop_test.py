@@ -1,0 +1,288 @@
+"""The loop: what it writes, and that no kill, signal or nan derails it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import manager
+from specialize_jax.parallel import mesh, placement
+from specialize_jax.training import loop, run_log, state
+from training import crash_run, tiny_run
+
+TESTS = pathlib.Path(__file__).parents[1]
+
+
+def _rows(model_dir, group="train"):
+  lines = (pathlib.Path(model_dir) / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  return [row for row in rows if row["group"] == group]
+
+
+def _losses(model_dir):
+  return [(row["step"], row["values"]["loss"]) for row in _rows(model_dir)]
+
+
+def _start(model_dir, seconds_per_batch):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "training.crash_run",
+      str(model_dir),
+      str(seconds_per_batch),
+    ],
+    cwd=TESTS,
+    env=dict(
+      os.environ,
+      PYTHONPATH=f"{TESTS.parent}:{os.environ.get('PYTHONPATH', '')}",
+    ),
+    stderr=subprocess.PIPE,
+  )
+
+
+def _wait_for_step(process, model_dir, step):
+  """Waits until the row of a step is written."""
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.stderr.read().decode()[-3000:]
+    path = pathlib.Path(model_dir) / "metrics.jsonl"
+    if path.exists() and f'"step": {step},' in path.read_text():
+      return
+    time.sleep(0.02)
+  raise AssertionError(f"no step {step} within 300 s")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  """A whole run: its directory and last state."""
+  model_dir = tmp_path_factory.mktemp("unbroken")
+  last_state, _, iterator = crash_run.main(model_dir)
+  assert iterator.number == crash_run.NUM_STEPS
+  return model_dir, jax.tree.map(np.asarray, last_state)
+
+
+def _assert_is_the_unbroken_run(model_dir, last_state, unbroken):
+  expected_dir, expected_state = unbroken
+  assert _losses(model_dir) == _losses(expected_dir)
+  jax.tree.map(np.testing.assert_array_equal, last_state, expected_state)
+
+
+def test_a_killed_run_resumes_to_the_very_same_losses_and_parameters(
+  unbroken, tmp_path
+):
+  process = _start(tmp_path, seconds_per_batch=0.1)
+  _wait_for_step(process, tmp_path, 8)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  process.stderr.close()
+  with (tmp_path / "metrics.jsonl").open("a") as log:
+    log.write('{"step": 9, "group": "tr')  # what a kill in mid-write leaves
+  with manager.CheckpointManager(tmp_path / "checkpoints") as saver:
+    restart = saver.latest_step()
+  assert restart in (3, 6)
+  last_state, _, iterator = crash_run.main(tmp_path)
+  assert iterator.number == crash_run.NUM_STEPS
+  _assert_is_the_unbroken_run(tmp_path, last_state, unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_still_arrives(unbroken, tmp_path):
+  """Moments in mid-save included; each start goes at least to a new step."""
+  rng = np.random.default_rng(0)
+  for step in (2, 3, 4, 6, 7, 9, 10):
+    process = _start(tmp_path, seconds_per_batch=0.02)
+    _wait_for_step(process, tmp_path, step)
+    time.sleep(rng.uniform(0, 0.05))
+    process.kill()
+    process.wait()
+    process.stderr.close()
+  last_state, _, _ = crash_run.main(tmp_path)
+  _assert_is_the_unbroken_run(tmp_path, last_state, unbroken)
+
+
+def test_sigterm_saves_and_exits_with_a_status_of_its_own(unbroken, tmp_path):
+  class Terminated(tiny_run.Batches):
+    def __next__(self):
+      if self.number == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return super().__next__()
+
+  original, tiny_run.Batches = tiny_run.Batches, Terminated
+  try:
+    with pytest.raises(loop.Preempted) as caught:
+      crash_run.main(tmp_path)
+  finally:
+    tiny_run.Batches = original
+  assert (caught.value.code, caught.value.at_step) == (75, 5)
+  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+  with manager.CheckpointManager(tmp_path / "checkpoints") as saver:
+    assert saver.latest_step() == 5
+  last_state, _, _ = crash_run.main(tmp_path)
+  _assert_is_the_unbroken_run(tmp_path, last_state, unbroken)
+
+
+def test_a_checkpoint_goes_on_over_another_mesh(unbroken, tmp_path):
+  """Saved by one device, read by eight: the same arrays, cut."""
+  expected_dir, expected_state = unbroken
+  cube = placement.Placement(mesh=mesh.make_mesh(data=2, fsdp=2, model=2))
+  planned = state.abstract(tiny_run.model(), tiny_run.adamw(), cube)
+  with manager.CheckpointManager(expected_dir / "checkpoints") as saver:
+    restored, _, metadata = saver.restore(planned)
+  assert metadata == {"model": "tiny"}
+  jax.tree.map(np.testing.assert_array_equal, restored, expected_state)
+  head = restored.params["decoder"]["logits_dense"]["kernel"]
+  assert head.sharding.shard_shape(head.shape) == (8, 32)
+
+
+def _run(model_dir, *, config, evaluators=(), train_step=None):
+  return loop.Run(
+    train_step=train_step or tiny_run.plain_step(),
+    placement=tiny_run.one_device(),
+    manager=manager.CheckpointManager(model_dir / "checkpoints"),
+    log=run_log.RunLog(model_dir),
+    config=loop.LoopConfig(**config),
+    evaluators=evaluators,
+  )
+
+
+def _finish(run, iterator=None):
+  iterator = iterator or tiny_run.Batches()
+  train_state = loop.resume_or_start(
+    run,
+    iterator,
+    abstract_state=state.abstract(
+      tiny_run.model(), tiny_run.adamw(), run.placement
+    ),
+    initial_state_fn=tiny_run.new_state,
+  )
+  try:
+    return loop.train(run, train_state, iterator)
+  finally:
+    run.log.close()
+    run.manager.close()
+
+
+def test_evaluators_rows_and_checkpoints_come_when_they_are_due(
+  tmp_path, capfd
+):
+  seen = []
+
+  def evaluator(params, step):
+    seen.append((step, float(params["decoder"]["decoder_norm"]["scale"][0])))
+    return {"task/accuracy": step / 10}
+
+  config = {
+    "num_steps": 7,
+    "log_every": 3,
+    "eval_every": 3,
+    "evaluate_first": True,
+    "checkpoint_every": 4,
+  }
+  last = _finish(
+    _run(
+      tmp_path,
+      config=config,
+      evaluators=[evaluator, lambda params, step: {"other/n": 2.0}],
+    )
+  )
+  assert int(last.step) == 7
+  assert [step for step, _ in seen] == [0, 3, 6, 7]
+  assert seen[0][1] == 1.0 != seen[1][1]
+  assert [row["step"] for row in _rows(tmp_path)] == [1, 3, 6, 7]
+  values = _rows(tmp_path)[-1]["values"]
+  assert {"loss", "token_accuracy", "gradient_norm"} < values.keys()
+  assert values["tokens_per_second"] > 0 <= values["data_wait_seconds"]
+  assert _rows(tmp_path, "evaluation")[1] == {
+    "step": 3,
+    "group": "evaluation",
+    "values": {"task/accuracy": 0.3, "other/n": 2.0},
+  }
+  with manager.CheckpointManager(tmp_path / "checkpoints") as saver:
+    assert saver.all_steps() == [4, 7]
+  assert list((tmp_path / "tensorboard").glob("events.*"))
+  progress = capfd.readouterr().err
+  assert "step 7/7  loss " in progress
+  assert "tokens/s" in progress
+  # A finished run that is started again has nothing to do.
+  again = _finish(_run(tmp_path, config=config, evaluators=[evaluator]))
+  assert int(again.step) == 7
+  assert len(seen) == 4
+
+
+def test_a_step_is_started_before_the_last_ones_metrics_are_read(tmp_path):
+  order = []
+  plain = tiny_run.plain_step()
+
+  def train_step(train_state, batch):
+    new_state, metrics = plain(train_state, batch)
+    order.append(f"start {len([o for o in order if 'start' in o]) + 1}")
+    return new_state, metrics
+
+  class Line:
+    def __init__(self, num_steps):
+      pass
+
+    def show(self, step, **_):
+      order.append(f"read {step}")
+
+  original, loop.progress.ProgressLine = loop.progress.ProgressLine, Line
+  try:
+    _finish(_run(tmp_path, config={"num_steps": 3}, train_step=train_step))
+  finally:
+    loop.progress.ProgressLine = original
+  assert order == [
+    "start 1",
+    "start 2",
+    "read 1",
+    "start 3",
+    "read 2",
+    "read 3",
+  ]
+
+
+def test_steps_that_are_not_finite_end_the_run_with_step_and_loss(tmp_path):
+  class Poisoned(tiny_run.Batches):
+    def __next__(self):
+      batch = super().__next__()
+      if self.number > 2:
+        tokens = batch["encoder_input_tokens"]
+        tokens[tokens > 0] = tiny_run.VOCAB + 1
+      return batch
+
+  run = _run(tmp_path, config={"num_steps": 9, "max_skipped_in_a_row": 2})
+  with pytest.raises(
+    FloatingPointError, match="Step 5: the loss is nan.* 3 steps in a row"
+  ):
+    _finish(run, Poisoned())
+
+
+def test_another_models_directory_is_refused_before_the_first_step(
+  unbroken, tmp_path
+):
+  run = loop.Run(
+    train_step=tiny_run.plain_step(),
+    placement=tiny_run.one_device(),
+    manager=manager.CheckpointManager(unbroken[0] / "checkpoints"),
+    log=run_log.RunLog(tmp_path),
+    config=loop.LoopConfig(num_steps=1),
+  )
+  with pytest.raises(errors.UserError, match="of another model"):
+    loop.resume_or_start(
+      run,
+      tiny_run.Batches(),
+      abstract_state=state.abstract(
+        tiny_run.model(mlp_dim=48), tiny_run.adamw(), run.placement
+      ),
+      initial_state_fn=tiny_run.new_state,
+    )
+  run.manager.close()
+  assert not list(tmp_path.iterdir())
