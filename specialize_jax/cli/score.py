@@ -40,6 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
     "with its faults (default: fixed)",
   )
   parser.add_argument(
+    "--prompt",
+    default="unknown",
+    choices=("chain_of_thought", "answer_only", "unknown"),
+    help="what the model was asked for, on which paper_code for bbh/TASK "
+    "depends (default: unknown, each text tells)",
+  )
+  parser.add_argument(
     "--inputs",
     required=True,
     metavar="FILE.jsonl",
@@ -61,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   from specialize_jax.evaluation import benchmarks, metrics, written
 
   metric = metrics.Accuracy(
-    kind=benchmarks.kind(flags.task), grader=flags.grader
+    kind=benchmarks.kind(flags.task),
+    grader=flags.grader,
+    chain_of_thought={"chain_of_thought": True, "answer_only": False}.get(
+      flags.prompt
+    ),
   )
   rows = written.read_rows(flags.inputs)
   if not rows:

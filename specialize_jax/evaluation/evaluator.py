@@ -8,6 +8,7 @@ and every call shares a handful of compiled programs.
 
 import collections
 import contextlib
+import dataclasses
 import difflib
 import math
 import pathlib
@@ -243,7 +244,7 @@ def prediction_rows(
       "extracted": verdict.extracted,
       "correct": verdict.correct,
       "verdicts": {
-        grader: metrics.Accuracy(kind=metric.kind, grader=grader)
+        grader: dataclasses.replace(metric, grader=grader)
         .grade(prediction, target)
         .correct
         for grader in metrics.GRADERS

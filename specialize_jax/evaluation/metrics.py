@@ -33,12 +33,15 @@ class Accuracy:
   `__call__` takes `targets` and `predictions`, both text.
 
   Attributes:
-    kind: what an answer is: a number, or exact words.
-    grader: whose rule decides; see `specialize_jax.cot.answers`.
+    kind: what an answer is; see `specialize_jax.cot.answers.grade`.
+    grader: whose rule decides.
+    chain_of_thought: whether the prompt asks for one, which only the paper's
+      rule for words looks at; None where it is not known.
   """
 
   kind: answers.Kind = "number"
   grader: answers.Grader = "fixed"
+  chain_of_thought: bool | None = None
 
   def __call__(
     self, targets: Sequence[str], predictions: Sequence[str]
@@ -60,7 +63,13 @@ class Accuracy:
 
   def grade(self, prediction: str, target: str) -> answers.Verdict:
     """Grades one prediction by this metric's rule."""
-    return answers.grade(prediction, target, kind=self.kind, grader=self.grader)
+    return answers.grade(
+      prediction,
+      target,
+      kind=self.kind,
+      grader=self.grader,
+      chain_of_thought=self.chain_of_thought,
+    )
 
 
 number_accuracy = Accuracy(kind="number")
