@@ -1,0 +1,187 @@
+"""Gin files and overrides on the command line, as T5X users write them.
+
+    --gin_file=runs/train.gin --gin.TRAIN_STEPS=1000 --gin.MODEL_DIR=/tmp/m
+
+A file is looked for where `--gin_search_paths` says, then below the working
+directory, then among the files that are installed with the package. A macro
+on the command line that no file uses is an error here: gin itself takes it
+silently, and the run then trains with the value that was meant to change.
+"""
+
+import argparse
+import ast
+import contextlib
+import difflib
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from specialize_jax import errors
+
+_OVERRIDE = re.compile(r"^--gin\.([^=\s]+)=(.*)$", re.DOTALL)
+_MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
+
+
+def add_flags(parser: argparse.ArgumentParser, default_file: str) -> None:
+  """Adds `--gin_file` and `--gin_search_paths` to a command's parser."""
+  group = parser.add_argument_group("gin")
+  group.add_argument(
+    "--gin_file",
+    action="append",
+    metavar="FILE",
+    help=f"a gin file, in order; may be repeated (default: {default_file})",
+  )
+  group.add_argument(
+    "--gin_search_paths",
+    default="",
+    metavar="DIR,DIR",
+    help="where gin files are looked for first",
+  )
+  group.add_argument(
+    "--gin.NAME=value",
+    action="append",
+    dest="_gin_bindings_help",
+    metavar="",
+    help="binds a macro or a parameter over the files, as in T5X",
+  )
+  parser.set_defaults(default_gin_file=default_file)
+
+
+def parse(
+  parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+  """Splits `--gin.NAME=value` from the flags that argparse knows.
+
+  Returns:
+    The parsed flags, and the overrides as gin bindings, "NAME = value".
+
+  Example:
+    `--gin.MODEL_DIR=/tmp/m` gives `MODEL_DIR = '/tmp/m'`, and so does
+    `--gin.MODEL_DIR='"/tmp/m"'`, which is how T5X wants it quoted.
+  """
+  plain, bindings = [], []
+  for argument in argv:
+    match = _OVERRIDE.match(argument)
+    if match:
+      bindings.append(f"{match.group(1)} = {_as_literal(match.group(2))}")
+    else:
+      plain.append(argument)
+  return parser.parse_args(plain), bindings
+
+
+@contextlib.contextmanager
+def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
+  """Loads the files and overrides into gin, and clears gin at the end.
+
+  Args:
+    flags: what `parse` gave.
+    bindings: what `parse` gave beside it.
+
+  Yields:
+    The configuration as gin text, to be kept beside a run's checkpoints.
+
+  Raises:
+    UserError: a file that is not there, a name that gin does not know, a
+      macro that is required and unbound, or one that no file uses.
+  """
+  import gin
+
+  gin.clear_config()
+  for path in _search_paths(flags.gin_search_paths):
+    gin.add_config_file_search_path(path)
+  files = flags.gin_file or [flags.default_gin_file]
+  try:
+    with _silent_search():
+      gin.parse_config_files_and_bindings(files, None, finalize_config=False)
+    _refuse_unknown_macros(gin, bindings)
+    with gin.unlock_config():
+      gin.parse_config(list(bindings))
+    _refuse_unbound_macros(gin)
+    gin.finalize()
+  except errors.UserError:
+    raise
+  except (OSError, SyntaxError, ImportError, ValueError, AttributeError) as e:
+    what = " ".join(str(e).split())
+    raise errors.UserError(
+      f"the gin configuration ({', '.join(files)}) does not load: {what}"
+    ) from e
+  try:
+    yield gin.config_str()
+  finally:
+    gin.clear_config()
+
+
+def configured(target: object) -> object:
+  """The callable with the parameters that the loaded gin files bind."""
+  import gin
+
+  return gin.get_configurable(target)
+
+
+@contextlib.contextmanager
+def _silent_search() -> Iterator[None]:
+  """Keeps gin from logging an error for each place a file is not in."""
+  logging.disable(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.disable(logging.NOTSET)
+
+
+def _as_literal(value: str) -> str:
+  """The value as gin reads it; text that is no literal becomes a string."""
+  if value.startswith(("@", "%")):
+    return value
+  try:
+    ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return repr(value)
+  return value
+
+
+def _search_paths(text: str) -> list[str]:
+  paths = [path for path in text.split(",") if path]
+  spec = importlib.util.find_spec("gin_configs")
+  installed = list(spec.submodule_search_locations) if spec else []
+  return [*paths, os.getcwd(), *installed]
+
+
+def _macros(gin) -> dict[str, object]:  # noqa: ANN001  (the module itself)
+  """Every macro that is bound, by name."""
+  return {
+    scope: parameters.get("value")
+    for (scope, selector), parameters in gin.config._CONFIG.items()
+    if selector == "gin.macro"
+  }
+
+
+def _refuse_unknown_macros(gin, bindings: Sequence[str]) -> None:  # noqa: ANN001
+  known = _macros(gin)
+  for binding in bindings:
+    name = binding.split(" = ", 1)[0]
+    if _MACRO.match(name) and name not in known:
+      near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+      hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else "they have " + (", ".join(sorted(known)) or "none")
+      )
+      raise errors.UserError(
+        f"--gin.{name}: no gin file of this run has a macro of that name; "
+        f"{hint}"
+      )
+
+
+def _refuse_unbound_macros(gin) -> None:  # noqa: ANN001
+  unbound = sorted(
+    name
+    for name, value in _macros(gin).items()
+    if str(value) == "%gin.REQUIRED"  # a reference: the macro of a constant
+  )
+  if unbound:
+    raise errors.UserError(
+      f"the run needs {', '.join(unbound)}: bind each as --gin.NAME=value or "
+      "in a gin file"
+    )

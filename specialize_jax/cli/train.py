@@ -1,0 +1,64 @@
+"""`specialize train`: trains or specializes a T5 from gin files."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from specialize_jax.cli import gin_files
+
+_EXAMPLE = """example (general pre-training on the world that `specialize demo`
+leaves):
+  specialize train --gin_file=experiments/mini/pretrain.gin \\
+    --data_dir=demo_output/world --gin.MODEL_DIR=runs/pretrain \\
+    --gin.TRAIN_STEPS=100
+A second start with the same MODEL_DIR goes on where the first one stopped.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize train",
+    description="Trains a T5 on a seqio mixture; writes checkpoints, "
+    "metrics.jsonl, TensorBoard events and held-out predictions to MODEL_DIR.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  gin_files.add_flags(parser, default_file="runs/train.gin")
+  add_data_flag(parser)
+  return parser
+
+
+def add_data_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds `--data_dir`, which every command that reads tasks has."""
+  parser.add_argument(
+    "--data_dir",
+    default=None,
+    metavar="DIR",
+    help="where the datasets and vocabularies of the tasks lie "
+    "(default: $SPECIALIZE_DATA)",
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Trains until the last step; exits with 75 after a preemption."""
+  argv = sys.argv[1:] if argv is None else argv
+  flags, bindings = gin_files.parse(build_parser(), argv)
+
+  from specialize_jax.data import sources
+  from specialize_jax.study import experiment
+  from tasks import mixtures  # noqa: F401  (registers every task)
+
+  if flags.data_dir is not None:
+    sources.set_data_dir(flags.data_dir)
+  with gin_files.loaded(flags, bindings) as config_text:
+    configured = gin_files.configured(experiment.Experiment)()
+  experiment.train(configured, config_text=config_text)
+  return 0
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as cli_main
+
+  sys.exit(cli_main.run("train", sys.argv[1:]))

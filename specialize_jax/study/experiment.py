@@ -1,0 +1,298 @@
+"""One training run, wired from its configuration.
+
+An `Experiment` says everything that a run depends on, so that a run is a
+value: gin files make one, the demo makes two, a study makes many. `train` is
+the only place where data, network, loss, optimizer, mesh, checkpoints and
+evaluators meet.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import optax
+
+import specialize_jax
+from specialize_jax import errors
+from specialize_jax.checkpoints import manager as managers
+from specialize_jax.data import pipeline
+from specialize_jax.evaluation import evaluator
+from specialize_jax.losses import vocab_chunks
+from specialize_jax.parallel import axis_rules, placement
+from specialize_jax.parallel import mesh as meshes
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import network
+from specialize_jax.training import loop, optimizer, run_log, state, step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshShape:
+  """Devices along each mesh axis; an axis of -1 takes what is left.
+
+  Attributes:
+    data: replicas of the model.
+    fsdp: shards of the parameters' embed axis.
+    model: shards of heads, mlp and vocabulary.
+    rules: logical axes onto mesh axes.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  model: int = 1
+  rules: axis_rules.AxisRules = dataclasses.field(
+    default_factory=axis_rules.AxisRules
+  )
+
+  def placement(self) -> placement.Placement:
+    """Gives the mesh over all devices, with its rules."""
+    mesh = meshes.make_mesh(data=self.data, fsdp=self.fsdp, model=self.model)
+    return placement.Placement(mesh=mesh, rules=self.rules)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """What is evaluated, and how much of it.
+
+  Attributes:
+    mixture_or_task_name: registered with seqio.
+    task_feature_lengths: the longest "inputs" and "targets", in tokens.
+    split: of each task.
+    batch_size: examples decoded together.
+    max_new_tokens: where decoding gives up on an end of sequence.
+    num_examples: of each task, from its beginning; None for all.
+  """
+
+  mixture_or_task_name: str
+  task_feature_lengths: Mapping[str, int]
+  split: str = "validation"
+  batch_size: int = 64
+  max_new_tokens: int = 256
+  num_examples: int | None = None
+
+  def evaluator(
+    self, model: network.EncoderDecoder, output_dir: pathlib.Path | str | None
+  ) -> evaluator.Evaluator:
+    """Reads the examples; the result is called with `(params, step)`."""
+    fields = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name != "mixture_or_task_name"
+    }
+    return evaluator.Evaluator(
+      self.mixture_or_task_name, model=model, output_dir=output_dir, **fields
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """All that one training run depends on.
+
+  Attributes:
+    model_dir: where checkpoints, metrics and predictions are written.
+    model: the network.
+    mixture_or_task_name: what it is trained on, registered with seqio.
+    task_feature_lengths: row lengths "inputs" and "targets", in tokens.
+    batch_size: rows of a global batch.
+    loss: what is minimised.
+    optimizer: how.
+    loop: for how long, and what happens when.
+    mesh: over the devices of all hosts.
+    pack: whether several examples share a row.
+    num_microbatches: pieces of a batch that go one after the other.
+    seed: of parameters, dropout and data.
+    evaluations: held-out sets, evaluated every `loop.eval_every` steps.
+    initial_checkpoint_path: a run's model_dir, its checkpoints directory or
+      one of its steps, whose parameters are started from; None for random.
+    keep: newest checkpoints that stay; None for all.
+    keep_period: steps whose checkpoints stay forever.
+  """
+
+  model_dir: str
+  model: t5_config.T5Config
+  mixture_or_task_name: str
+  task_feature_lengths: Mapping[str, int]
+  batch_size: int
+  loss: vocab_chunks.LossConfig
+  optimizer: optimizer.OptimizerConfig
+  loop: loop.LoopConfig
+  mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
+  pack: bool = True
+  num_microbatches: int = 1
+  seed: int = 0
+  evaluations: Sequence[Evaluation] = ()
+  initial_checkpoint_path: str | None = None
+  keep: int | None = 3
+  keep_period: int | None = None
+
+
+def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
+  """Trains until the experiment's last step, from where it last stopped.
+
+  Args:
+    experiment: the run.
+    config_text: what it was configured by, kept with every checkpoint.
+
+  Returns:
+    The last state, which is saved.
+
+  Raises:
+    UserError: something in the experiment does not fit the data, the devices
+      or the checkpoints that are there.
+    Preempted, FloatingPointError, OSError: see `loop.train`.
+  """
+  model = network.EncoderDecoder(experiment.model)
+  placed = experiment.mesh.placement()
+  optimizer_ = optimizer.build(experiment.optimizer)
+  # One seed for everything that is random but the data, which has its own.
+  init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
+  iterator = _iterator(experiment)
+  # Read before the first device computation: a name or a split that is wrong
+  # must not surface after the first thousand steps.
+  predictions_dir = pathlib.Path(experiment.model_dir) / "predictions"
+  evaluators = [
+    evaluation.evaluator(model, predictions_dir)
+    for evaluation in experiment.evaluations
+  ]
+  train_step = step.make_train_step(
+    model,
+    optimizer_,
+    experiment.loss,
+    dropout_rng=dropout_rng,
+    num_microbatches=experiment.num_microbatches,
+  )
+
+  def initial_state() -> state.TrainState:
+    if experiment.initial_checkpoint_path is None:
+      return state.create(model, optimizer_, placed, init_rng=init_rng)
+    params = restore_params(
+      experiment.initial_checkpoint_path, experiment.model, placed
+    )
+    return state.start_from(params, model, optimizer_, placed)
+
+  with (
+    _checkpoints(experiment) as manager,
+    contextlib.closing(run_log.RunLog(experiment.model_dir)) as log,
+  ):
+    run = loop.Run(
+      train_step=train_step,
+      placement=placed,
+      manager=manager,
+      log=log,
+      config=experiment.loop,
+      evaluators=evaluators,
+      metadata=_metadata(experiment, config_text),
+    )
+    train_state = loop.resume_or_start(
+      run,
+      iterator,
+      abstract_state=state.abstract(model, optimizer_, placed),
+      initial_state_fn=initial_state,
+    )
+    return loop.train(run, train_state, iterator)
+
+
+def evaluate(
+  experiment: Experiment,
+  params: optax.Params,
+  step_number: int,
+  *,
+  evaluations: Sequence[Evaluation],
+  output_dir: pathlib.Path | str,
+) -> dict[str, float]:
+  """Evaluates parameters outside of a training run.
+
+  Args:
+    experiment: gives network and mesh.
+    params: placed on that mesh, from `restore_params`.
+    step_number: the step they are of.
+    evaluations: what on.
+    output_dir: predictions are kept as `output_dir/STEP/TASK.jsonl`.
+
+  Returns:
+    "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task.
+  """
+  model = network.EncoderDecoder(experiment.model)
+  values: dict[str, float] = {}
+  with experiment.mesh.placement().entered():
+    for evaluation in evaluations:
+      evaluate_fn = evaluation.evaluator(model, output_dir)
+      values.update(evaluate_fn(params, step_number))
+  return values
+
+
+def restore_params(
+  checkpoint_path: str | pathlib.Path,
+  model_config: t5_config.T5Config,
+  placed: placement.Placement,
+) -> optax.Params:
+  """Restores a run's parameters, each shard where it will lie.
+
+  Args:
+    checkpoint_path: a run's model_dir, its checkpoints directory, or one of
+      the steps in it; the newest step unless one is named.
+    model_config: what the parameters must fit.
+    placed: the mesh they go to.
+
+  Raises:
+    UserError: there is no checkpoint, or it is of another model.
+  """
+  directory, step_number = locate_checkpoint(checkpoint_path)
+  abstract_params = state.abstract_params(
+    network.EncoderDecoder(model_config), placed
+  )
+  with managers.CheckpointManager(directory, keep=None) as manager:
+    return manager.restore_params(abstract_params, step_number)
+
+
+def locate_checkpoint(
+  checkpoint_path: str | pathlib.Path,
+) -> tuple[pathlib.Path, int | None]:
+  """Gives the checkpoints directory of a path, and the step it names if any.
+
+  Example: `runs/a`, `runs/a/checkpoints` and `runs/a/checkpoints/500` give
+  `runs/a/checkpoints`, and the last one step 500.
+
+  Raises:
+    UserError: there is no such directory.
+  """
+  path = pathlib.Path(checkpoint_path)
+  if not path.is_dir():
+    raise errors.UserError(
+      f"there is no checkpoint directory {checkpoint_path}: expected a run's "
+      "model_dir, its checkpoints directory or one of the steps in it"
+    )
+  if (path / "checkpoints").is_dir():
+    return path / "checkpoints", None
+  if path.name.isdecimal():
+    return path.parent, int(path.name)
+  return path, None
+
+
+def _iterator(experiment: Experiment) -> pipeline.TrainIterator:
+  return pipeline.TrainIterator(
+    experiment.mixture_or_task_name,
+    task_feature_lengths=experiment.task_feature_lengths,
+    batch_size=experiment.batch_size,
+    seed=experiment.seed,
+    pack=experiment.pack,
+    host=pipeline.HostSlice(jax.process_index(), jax.process_count()),
+  )
+
+
+def _checkpoints(experiment: Experiment) -> managers.CheckpointManager:
+  return managers.CheckpointManager(
+    pathlib.Path(experiment.model_dir) / "checkpoints",
+    keep=experiment.keep,
+    keep_period=experiment.keep_period,
+  )
+
+
+def _metadata(experiment: Experiment, config_text: str) -> dict[str, object]:
+  """What a checkpoint says of itself."""
+  return {
+    "model": dataclasses.asdict(experiment.model),
+    "config": config_text,
+    "version": specialize_jax.__version__,
+  }
