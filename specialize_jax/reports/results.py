@@ -5,7 +5,9 @@ there and cannot be read is an error, since half a report misleads.
 
   results.json                  accuracies before and after, and task roles
   predictions/before/**/TASK.jsonl, predictions/after/**/TASK.jsonl
-                                verdicts on the same questions
+                                verdicts on the same questions; other
+                                directories may be named in results.json,
+                                {"predictions": {"before": DIR, "after": DIR}}
   pretrain/metrics.jsonl        the general model's training
   specialize/metrics.jsonl      specialization, with validation accuracies
   selection.json                the chosen step; see evaluation.selection
@@ -85,6 +87,8 @@ def load(directory: str | pathlib.Path) -> Results:
     )
   numbers = _read_json(directory / "results.json") or {}
   tasks = {*numbers.get("before", {}), *numbers.get("after", {})}
+  kept = {"before": "predictions/before", "after": "predictions/after"}
+  kept |= numbers.get("predictions", {})
   results = Results(
     directory=directory,
     before=numbers.get("before", {}),
@@ -101,7 +105,7 @@ def load(directory: str | pathlib.Path) -> Results:
     alignment=_read_alignment(directory / "alignment.json"),
     alignment_example=_read_json(directory / "alignment_example.json"),
     predictions={
-      when: _read_predictions(directory / "predictions" / when, tasks)
+      when: _read_predictions(directory / kept[when], tasks)
       for when in ("before", "after")
     },
   )

@@ -64,6 +64,16 @@ def test_without_predictions_the_difference_is_not_paired(results_dir):
   assert table[0].difference != paired[0].difference
 
 
+def test_predictions_may_lie_elsewhere(results_dir):
+  (results_dir / "predictions" / "before").rename(results_dir / "general_model")
+  assert not tables.rows(results_lib.load(results_dir))[0].paired
+  path = results_dir / "results.json"
+  numbers = json.loads(path.read_text())
+  numbers["predictions"] = {"before": "general_model"}
+  path.write_text(json.dumps(numbers))
+  assert tables.rows(results_lib.load(results_dir))[0].paired
+
+
 def test_predictions_of_another_step_do_not_pair(results_dir):
   path = results_dir / "results.json"
   numbers = json.loads(path.read_text())
