@@ -41,7 +41,7 @@ th, td { padding: .34rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--grey); border-bottom: 2px solid #b9c2cc; }
 th:first-child, td:first-child, th.text, td.text { text-align: left; }
-td small { color: var(--grey); font-size: .8rem; font-weight: 400;
+td small { color: var(--grey); font-size: .86em; font-weight: 400;
   display: inline-block; min-width: 5.4em; }
 tr.role td { font-weight: 650; padding-top: .9rem;
   border-bottom-color: #b9c2cc; }
@@ -84,7 +84,11 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line);
 @media print {
   body { font-size: 10.5pt; } nav { display: none; }
   main { max-width: none; padding: 0; }
-  h2 { break-after: avoid; } figure, table, .card { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } figure, table, .card { break-inside: avoid; }
+  .cards { grid-template-columns: repeat(3, 1fr); }
+  .card .value { font-size: 1.35rem; } .card .change { font-size: .8rem; }
+  table { font-size: 8pt; } th, td { padding: .22rem .35rem; }
+  .scroll { overflow: visible; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 @media (max-width: 40rem) { .examples { grid-template-columns: 1fr; } }
