@@ -211,6 +211,8 @@ def lay(
   byte_spans = token_spans([token.spelling for token in tokens])
   teacher_spans = [(int(ranks[s]), int(ranks[e])) for s, e in byte_spans]
   student_spans = [(int(ranks[s]), int(ranks[e])) for s, e in encoding.spans]
+  if student_spans:  # what the student drops at the end goes to its last
+    student_spans[-1] = student_spans[-1][0], int(ranks[-1])
   groups = character_groups(teacher_spans, student_spans)
   # A byte is white space where it does not raise the rank.
   space = np.concatenate([[True], np.diff(ranks) == 0])

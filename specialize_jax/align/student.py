@@ -21,9 +21,10 @@ class Encoding:
     ids: One id a token; no end of sequence.
     pieces: The token's spellings in the vocabulary ("<unk>" for none).
     spans: The bytes of the UTF-8 text that each token covers, as (start,
-      end). They tile the text in order; a token that covers nothing (a
-      leading word start, the first parts of a character that normalisation
-      spells with several) has an empty span.
+      end). They tile the text in order, but for what the student drops at
+      its end (white space, say); a token that covers nothing (a leading word
+      start, the first parts of a character that normalisation spells with
+      several) has an empty span.
     characters_lost: Characters that the pieces do not spell, white space
       not counted: unknown, removed or rewritten by normalisation.
   """
@@ -83,11 +84,11 @@ class StudentTokenizer:
     tokens = self._processor.encode(text, return_type="proto").pieces
     ids = tuple(token.id for token in tokens)
     surfaces = [token.surface for token in tokens]
-    num_bytes = len(text.encode("utf-8"))
+    ends = [token.end for token in tokens]
     return Encoding(
       ids=ids,
       pieces=tuple(self.id_to_piece(index) for index in ids),
-      spans=_tile([token.end for token in tokens], num_bytes),
+      spans=tuple(zip([0, *ends[:-1]], ends, strict=True)) if ends else (),
       characters_lost=_characters_lost(
         text,
         surfaces,
@@ -148,18 +149,6 @@ class StudentTokenizer:
     if index == self.unknown_id:
       return ""
     return surface if self._processor.is_byte(index) else piece
-
-
-def _tile(ends: list[int], num_bytes: int) -> tuple[tuple[int, int], ...]:
-  """Turns tokens' ends into spans that leave no byte uncovered.
-
-  Bytes that the student drops between two tokens go to the second, and those
-  after the last to the last.
-  """
-  if not ends:
-    return ()
-  ends = [*ends[:-1], num_bytes]
-  return tuple(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def _characters_lost(text: str, surfaces: list[str], spelled: list[str]) -> int:

@@ -210,6 +210,15 @@ def test_candidates_that_differ_in_white_space_alone_are_merged():
   assert step.rest == pytest.approx(0.0)
 
 
+def test_a_leaf_that_goes_on_after_the_end_is_the_same_text():
+  tokens = [
+    trees.token(".", 0.5),
+    trees.token(" ", 0.5),
+    trees.token(" ", 0.25, **{".": 0.5}),
+  ]
+  check_against_enumeration(tokens, ".  ", trees.tiny_student())
+
+
 def test_rounding_above_one_is_scaled():
   step = marginal.merged_step(trees.token("a", 0.75, b=0.5))
   assert math.exp(step.log_prob) == pytest.approx(0.6)
