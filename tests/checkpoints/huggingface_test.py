@@ -1,0 +1,275 @@
+"""Round trips with folders that PyTorch's transformers writes and reads."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import huggingface, name_table
+from specialize_jax.t5 import network
+
+FAMILIES = {"t5_1_0": "relu", "t5_1_1": "gated-gelu"}
+
+
+@functools.cache
+def theirs(family):
+  torch.manual_seed(0)
+  model = transformers.T5ForConditionalGeneration(
+    transformers.T5Config(
+      vocab_size=40,
+      d_model=16,
+      d_kv=6,
+      d_ff=20,
+      num_heads=3,
+      num_layers=3,
+      num_decoder_layers=2,
+      relative_attention_num_buckets=8,
+      relative_attention_max_distance=20,
+      feed_forward_proj=FAMILIES[family],
+      tie_word_embeddings=family == "t5_1_0",
+      decoder_start_token_id=0,
+    )
+  ).eval()
+  if family == "t5_1_1":
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(40, 16))
+  return model
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+  return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family, tmp_path_factory):
+  path = tmp_path_factory.mktemp("transformers") / family
+  theirs(family).save_pretrained(path)
+  return path
+
+
+def load(path, **changes):
+  source = huggingface.Folder(path)
+  config = dataclasses.replace(source.config, dtype="float32", **changes)
+  return config, name_table.assemble(config, source)
+
+
+def tensors_of(path):
+  read = {}
+  for file in sorted(path.glob("*.safetensors")):
+    read |= safetensors.numpy.load_file(file)
+  return read
+
+
+SOURCE = np.random.default_rng(0).integers(2, 40, (3, 9)).astype(np.int32)
+TARGET = np.random.default_rng(1).integers(2, 40, (3, 5)).astype(np.int32)
+
+
+@functools.cache
+def _forward(config):
+  model = network.EncoderDecoder(config)
+  return jax.jit(
+    lambda params: model.apply(
+      {"params": params}, SOURCE, TARGET, deterministic=True
+    )
+  )
+
+
+def our_logits(config, params):
+  return _forward(config)(params)
+
+
+def their_logits(model):
+  with torch.no_grad():
+    return model(
+      input_ids=torch.from_numpy(SOURCE).long(),
+      decoder_input_ids=torch.from_numpy(TARGET).long(),
+    ).logits.numpy()
+
+
+def test_a_folder_gives_its_model(family, folder):
+  config, params = load(folder)
+  assert config.tied_head == (family == "t5_1_0")
+  assert (config.num_encoder_layers, config.num_decoder_layers) == (3, 2)
+  assert config.relative_attention_max_distance == 20
+  np.testing.assert_allclose(
+    our_logits(config, params), their_logits(theirs(family)), atol=1e-4
+  )
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_a_round_trip_changes_no_bit(folder, tmp_path, scan_layers):
+  config, params = load(folder, scan_layers=scan_layers)
+  huggingface.write(tmp_path / "out", config, params)
+  before, after = tensors_of(folder), tensors_of(tmp_path / "out")
+  assert before.keys() == after.keys()
+  for name, value in before.items():
+    np.testing.assert_array_equal(after[name], value, err_msg=name)
+
+
+def test_transformers_loads_what_we_write_in_shards(family, folder, tmp_path):
+  config, params = load(folder)
+  path = tmp_path / "out"
+  huggingface.write(path, config, params, max_shard_bytes=4000)
+  shards = list(path.glob("model-*-of-*.safetensors"))
+  assert len(shards) > 3
+  assert max(shard.stat().st_size for shard in shards) < 8000
+  again = transformers.AutoModelForSeq2SeqLM.from_pretrained(path)
+  np.testing.assert_array_equal(
+    their_logits(again), their_logits(theirs(family))
+  )
+  assert again.generation_config.decoder_start_token_id == 0
+  config_again, params_again = load(path)
+  assert config_again == config
+  jax.tree.map(np.testing.assert_array_equal, params, params_again)
+
+
+def test_bfloat16_files_come_back_as_they_were(folder, tmp_path):
+  config, params = load(folder)
+  huggingface.write(tmp_path / "half", config, params, dtype="bfloat16")
+  config, params = load(tmp_path / "half")
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+  huggingface.write(tmp_path / "again", config, params, dtype="bfloat16")
+  before, after = tensors_of(tmp_path / "half"), tensors_of(tmp_path / "again")
+  for name, value in before.items():
+    assert value.dtype.name == "bfloat16"
+    np.testing.assert_array_equal(after[name], value)
+
+
+def edit(folder, path, *, keys=None, tensors=None):
+  """Copies a folder, with keys of its config and tensors changed."""
+  path.mkdir()
+  config = json.loads((folder / "config.json").read_text()) | (keys or {})
+  config = {k: v for k, v in config.items() if v is not ...}
+  (path / "config.json").write_text(json.dumps(config))
+  values = tensors_of(folder) | (tensors or {})
+  values = {k: v for k, v in values.items() if v is not ...}
+  safetensors.numpy.save_file(values, path / "model.safetensors")
+  return path
+
+
+V4 = {"scale_decoder_outputs": ...}
+
+
+@pytest.mark.parametrize(
+  ("start", "keys", "own_head", "tied"),
+  [
+    # transformers v4 said all by one key.
+    ("t5_1_0", V4 | {"tie_word_embeddings": True}, None, True),
+    ("t5_1_0", V4 | {"tie_word_embeddings": ...}, None, True),
+    ("t5_1_1", V4 | {"tie_word_embeddings": False}, "different", False),
+    # T5 1.0's first files hold the head beside the embedding.
+    ("t5_1_0", V4 | {"tie_word_embeddings": True}, "equal", True),
+    # v5 always writes true, and says by the other key what is scaled.
+    ("t5_1_1", {"tie_word_embeddings": True}, "different", False),
+    # A fresh T5 1.1 of v5: tied, but not scaled.
+    (
+      "t5_1_1",
+      {"tie_word_embeddings": True, "scale_decoder_outputs": False},
+      None,
+      False,
+    ),
+    # A head of its own whose logits are scaled all the same.
+    (
+      "t5_1_1",
+      {"tie_word_embeddings": True, "scale_decoder_outputs": True},
+      "different",
+      False,
+    ),
+  ],
+)
+def test_the_head_is_what_transformers_makes_of_the_files(
+  start, keys, own_head, tied, tmp_path
+):
+  theirs(start).save_pretrained(tmp_path / "start")
+  embedding = tensors_of(tmp_path / "start")["shared.weight"]
+  head = {
+    None: ...,
+    "equal": embedding,
+    "different": np.cos(embedding).astype(np.float32),
+  }[own_head]
+  path = edit(
+    tmp_path / "start",
+    tmp_path / "edited",
+    keys=keys,
+    tensors={"lm_head.weight": head},
+  )
+  config, params = load(path)
+  assert config.tied_head == tied
+  model = transformers.T5ForConditionalGeneration.from_pretrained(path)
+  np.testing.assert_allclose(
+    our_logits(config, params), their_logits(model.eval()), atol=1e-4
+  )
+
+
+def test_known_duplicates_are_passed_over(tmp_path):
+  theirs("t5_1_0").save_pretrained(tmp_path / "start")
+  embedding = tensors_of(tmp_path / "start")["shared.weight"]
+  cross = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias"
+  path = edit(
+    tmp_path / "start",
+    tmp_path / "edited",
+    tensors={
+      "encoder.embed_tokens.weight": embedding,
+      "decoder.embed_tokens.weight": embedding,
+      f"{cross}.weight": np.zeros((8, 3), np.float32),
+    },
+  )
+  load(path)
+
+
+def test_tensors_that_do_not_fit_are_named_as_in_the_file(tmp_path):
+  theirs("t5_1_1").save_pretrained(tmp_path / "start")
+  path = edit(
+    tmp_path / "start",
+    tmp_path / "edited",
+    keys=V4 | {"tie_word_embeddings": False},
+    tensors={"lm_head.weight": ..., "extra.weight": np.zeros(2)},
+  )
+  with pytest.raises(errors.UserError) as raised:
+    load(path)
+  assert "missing: decoder/logits_dense/kernel;" in str(raised.value)
+  assert "unexpected: extra.weight" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ("keys", "message"),
+  [
+    ({"model_type": "mt5"}, "type 'mt5', and only 't5'"),
+    ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj is 'gated-silu'"),
+  ],
+)
+def test_another_architecture_is_refused_by_name(tmp_path, keys, message):
+  theirs("t5_1_1").save_pretrained(tmp_path / "start")
+  path = edit(tmp_path / "start", tmp_path / "edited", keys=keys)
+  with pytest.raises(errors.UserError, match=message):
+    load(path)
+
+
+def test_a_broken_folder_is_named(tmp_path):
+  with pytest.raises(errors.UserError, match="not a Hugging Face folder"):
+    load(tmp_path / "nowhere")
+  theirs("t5_1_1").save_pretrained(tmp_path / "start")
+  weights = tmp_path / "start" / "model.safetensors"
+  weights.write_bytes(weights.read_bytes()[:-100])
+  with pytest.raises(errors.UserError, match="model.safetensors cannot be re"):
+    load(tmp_path / "start")
+  weights.unlink()
+  with pytest.raises(errors.UserError, match="holds no model.safetensors"):
+    load(tmp_path / "start")
+
+
+def test_nothing_is_left_of_a_write_that_failed(folder, tmp_path):
+  config, params = load(folder)
+  with pytest.raises(errors.UserError, match="exists already"):
+    huggingface.write(tmp_path, config, params)
+  del params["decoder"]["decoder_norm"]
+  with pytest.raises(KeyError):
+    huggingface.write(tmp_path / "out", config, params)
+  assert list(tmp_path.iterdir()) == []
