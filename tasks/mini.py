@@ -25,6 +25,7 @@ from specialize_jax.data import (
   sources,
   span_corruption,
   task_parts,
+  teacher_source,
   vocabularies,
 )
 from specialize_jax.evaluation import metrics
@@ -76,6 +77,22 @@ def _add_evaluation(dataset: str, shown: str, metric: metrics.Accuracy) -> None:
 
 for _family in MATHS:
   _add_evaluation(_family, IN_DISTRIBUTION, metrics.number_accuracy)
+
+for _format in formats.FORMATS:
+  task_parts.add_once(
+    f"{IN_DISTRIBUTION}_teacher_{_format.name}_v1",
+    **task_parts.distillation(
+      teacher_source.TeacherSource(
+        f"{IN_DISTRIBUTION}_teacher",
+        VOCABULARY,
+        one_per_question=not _format.chain_of_thought,
+        salt=_format.name,
+      ),
+      VOCABULARY,
+      data_format=_format,
+      read_demonstrations=functools.partial(_demonstrations, IN_DISTRIBUTION),
+    ),
+  )
 
 for _task in GENERAL:
   _add_evaluation(_task, _task, metrics.exact_accuracy)

@@ -1,30 +1,42 @@
 """The mixtures that runs name; importing this registers every task.
 
-Training:    mini_pretrain_v1
-Evaluation:  mini_math_ood_validation_v1, mini_math_test_v1, mini_general_v1
+  gsm8k_specialize_v1              training: four formats of teacher data
+  math_ood_validation_v1           what checkpoints are selected by
+  math_test_v1                     GSM8K and the three others
+  bbh_chain_of_thought_v1, bbh_answer_only_v1          the price
+  mini_pretrain_v1                 training: the mini world's general ability
+  mini_specialize_v1, mini_math_ood_validation_v1, mini_math_test_v1,
+  mini_general_v1                  the mini world's twins
 
 Mixing rates are arguments of the functions below, which gin can bind and
 call in place of a name:
 
-  MIXTURE_OR_TASK_NAME = @mixtures.mini_pretrain()
-  mixtures.mini_pretrain.name = "mini_pretrain_more_text"
-  mixtures.mini_pretrain.text_rate = 2.0
+  MIXTURE_OR_TASK_NAME = @mixtures.specialize()
+  mixtures.specialize.name = "gsm8k_zero_shot"
+  mixtures.specialize.dataset = "gsm8k"
+  mixtures.specialize.in_context_answer_only = 0.0
+  mixtures.specialize.in_context_chain_of_thought = 0.0
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import seqio
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from tasks import mini
+from specialize_jax.evaluation import benchmarks
+from tasks import asdiv, bbh, gsm8k, mini, multiarith, svamp
+
+# Importing a dataset's file registers its tasks.
+DATASETS = (asdiv, bbh, gsm8k, mini, multiarith, svamp)
 
 _ZERO_SHOT = (formats.ZERO_SHOT_CHAIN_OF_THOUGHT, formats.ZERO_SHOT_ANSWER_ONLY)
 
 
-def add_mixture(
-  name: str, rates: Sequence[tuple[str, seqio.dataset_providers.MixtureRate]]
-) -> str:
+Rate = float | Callable[[seqio.Task], float]
+
+
+def add_mixture(name: str, rates: Sequence[tuple[str, Rate]]) -> str:
   """Registers a mixture, unless the very same is; gives its name.
 
   Args:
@@ -48,6 +60,53 @@ def add_mixture(
       " never changes, so give this one its own name"
     )
   return name
+
+
+def num_examples(task: seqio.Task) -> float:
+  """The rate that shows every example of a mixture equally often."""
+  return float(task.num_input_examples("train"))
+
+
+def specialize(
+  *,
+  name: str,
+  dataset: str,
+  in_context_answer_only: Rate = num_examples,
+  in_context_chain_of_thought: Rate = num_examples,
+  zero_shot_answer_only: Rate = num_examples,
+  zero_shot_chain_of_thought: Rate = num_examples,
+) -> str:
+  """Registers the four formats of a teacher's data as one mixture.
+
+  By default a format's share is its number of examples, as in the paper:
+  one a question for answer-only formats, one a right sample for
+  chain-of-thought formats (about 7,100 and 207,619 there).
+
+  Args:
+    name: of the mixture.
+    dataset: whose teacher data, `gsm8k` or `mini_gsm`.
+    in_context_answer_only: rate of this format: a number, or a function of
+      the task. 0 leaves the format out.
+    in_context_chain_of_thought: the same.
+    zero_shot_answer_only: the same.
+    zero_shot_chain_of_thought: the same.
+
+  Returns:
+    The name.
+  """
+  rates = {
+    formats.IN_CONTEXT_ANSWER_ONLY: in_context_answer_only,
+    formats.IN_CONTEXT_CHAIN_OF_THOUGHT: in_context_chain_of_thought,
+    formats.ZERO_SHOT_ANSWER_ONLY: zero_shot_answer_only,
+    formats.ZERO_SHOT_CHAIN_OF_THOUGHT: zero_shot_chain_of_thought,
+  }
+  return add_mixture(
+    name,
+    [
+      (f"{dataset}_teacher_{data_format.name}_v1", rate)
+      for data_format, rate in rates.items()
+    ],
+  )
 
 
 def mini_pretrain(
@@ -100,13 +159,23 @@ def _evaluated(
   ]
 
 
+_COT = formats.ZERO_SHOT_CHAIN_OF_THOUGHT
+_OUT_OF_DISTRIBUTION = ("multiarith", "asdiv", "svamp")
+
+specialize(name="gsm8k_specialize_v1", dataset="gsm8k")
+add_mixture("math_ood_validation_v1", _evaluated(_OUT_OF_DISTRIBUTION, _COT))
+add_mixture("math_test_v1", _evaluated(benchmarks.MATHS, _COT))
+for _format in bbh.FORMATS:
+  add_mixture(
+    f"bbh_{'chain_of_thought' if _format.chain_of_thought else 'answer_only'}"
+    "_v1",
+    _evaluated([f"bbh_{t}" for t in benchmarks.BIG_BENCH_HARD], _format),
+  )
+
 mini_pretrain()
+specialize(name="mini_specialize_v1", dataset="mini_gsm")
 add_mixture(
-  "mini_math_ood_validation_v1",
-  _evaluated(mini.OUT_OF_DISTRIBUTION, formats.ZERO_SHOT_CHAIN_OF_THOUGHT),
+  "mini_math_ood_validation_v1", _evaluated(mini.OUT_OF_DISTRIBUTION, _COT)
 )
-add_mixture(
-  "mini_math_test_v1",
-  _evaluated(mini.MATHS, formats.ZERO_SHOT_CHAIN_OF_THOUGHT),
-)
+add_mixture("mini_math_test_v1", _evaluated(mini.MATHS, _COT))
 add_mixture("mini_general_v1", _evaluated(mini.GENERAL, *_ZERO_SHOT))

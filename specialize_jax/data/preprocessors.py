@@ -168,14 +168,15 @@ def tokenize(
 ) -> tf.data.Dataset:
   """Replaces the text of `inputs` and `targets` by ids that end in EOS.
 
-  The text stays as `inputs_pretokenized` and `targets_pretokenized`. Nothing
-  is cut: what is too long is dropped, and counted, where batches are made.
+  The text stays as `inputs_pretokenized` and `targets_pretokenized`; what is
+  ids already, as a teacher's targets are, stays. Nothing is cut: what is too
+  long is dropped, and counted, where batches are made.
   """
 
   def tokenize_row(row: Example) -> Example:
     row = dict(row)
     for name in (features.INPUTS, features.TARGETS):
-      if name in row:
+      if row[name].dtype == tf.string:
         vocabulary = output_features[name].vocabulary
         row[f"{name}_pretokenized"] = row[name]
         ids = tf.cast(vocabulary.encode_tf(row[name]), tf.int32)

@@ -55,6 +55,23 @@ def evaluation(
   }
 
 
+def written_prompt(
+  source: seqio.DataSource, vocabulary: seqio.Vocabulary
+) -> Mapping[str, object]:
+  """Gives the parts of an evaluated task whose rows are prompts already.
+
+  Args:
+    source: rows with the texts `inputs` and `targets`.
+    vocabulary: the student's.
+  """
+  return {
+    "source": source,
+    "output_features": features.evaluation_features(vocabulary),
+    "preprocessors": [preprocessors.tokenize],
+    "shuffle_buffer_size": None,
+  }
+
+
 def pretraining(
   source: seqio.DataSource,
   vocabulary: seqio.Vocabulary,
@@ -97,19 +114,23 @@ def distillation(
     read_demonstrations: what in-context formats draw from.
     num_demonstrations: how many they show.
   """
-  target = (
-    preprocessors.use_teacher_targets
-    if data_format.chain_of_thought
-    else preprocessors.add_one_hot_teacher
-  )
+  written = rendering(data_format, read_demonstrations, num_demonstrations)
+  if data_format.chain_of_thought:
+    steps = [
+      written,
+      preprocessors.use_teacher_targets,
+      preprocessors.tokenize,
+    ]
+  else:
+    steps = [
+      written,
+      preprocessors.tokenize,
+      preprocessors.add_one_hot_teacher,
+    ]
   return {
     "source": source,
     "output_features": features.training_features(vocabulary),
-    "preprocessors": [
-      rendering(data_format, read_demonstrations, num_demonstrations),
-      preprocessors.tokenize,
-      target,
-    ],
+    "preprocessors": steps,
     "shuffle_buffer_size": None,
   }
 

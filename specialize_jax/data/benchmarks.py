@@ -1,0 +1,251 @@
+"""The four mathematics benchmarks, read from their authors' own files.
+
+Each reader knows its file's quirks and gives clean question rows; `read`
+parts them into splits. GSM8K's validation questions come from its training
+file; the others are never trained on, so validation and test share theirs.
+"""
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+
+from specialize_jax import errors
+from specialize_jax.cot import formats
+from specialize_jax.data import questions, sources, splits
+
+Question = questions.Question
+
+_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+_SUBORDINATE = re.compile(r"(^|\s)(if|when|after|before|as)\s", re.IGNORECASE)
+_ONE_NUMBER = re.compile(
+  r"""
+  (?P<sign>-?) \(? (?P<value> \d[\d,]* (?:\.\d+)? (?:/\d+)? ) \)?
+  \s* (?: \( [^()]* \) )?   # the unit
+  """,
+  re.VERBOSE,
+)
+
+SPLITS: Mapping[str, tuple[str, ...]] = {
+  "gsm8k": ("train", "validation", "test"),
+  "multiarith": ("validation", "test"),
+  "asdiv": ("validation", "test"),
+  "svamp": ("validation", "test"),
+}
+
+
+def read(dataset: str, split: str) -> list[Question]:
+  """Reads a split of a benchmark from the data directory.
+
+  Args:
+    dataset: a key of `SPLITS`.
+    split: one of its splits.
+
+  Raises:
+    UserError: the file is missing or is not that benchmark's.
+  """
+  if dataset == "gsm8k" and split == "test":
+    return read_gsm8k(sources.find("gsm8k/test.jsonl"), "test")
+  if dataset == "gsm8k":
+    rows = read_gsm8k(sources.find("gsm8k/train.jsonl"), "train")
+  else:
+    path, reader = _FILES[dataset]
+    rows = reader(sources.find(path))
+  validation, rest = splits.split_validation(rows)
+  return validation if split == "validation" else rest
+
+
+def demonstrations() -> list[formats.Demonstration]:
+  """Gives what in-context prompts may show: GSM8K's training questions.
+
+  The other three have no rationales, and validation questions are left out.
+  """
+  return questions.to_demonstrations(read("gsm8k", "train"))
+
+
+def evaluation_source(dataset: str) -> sources.TableSource:
+  """Gives a benchmark's seqio source, `validation` and `test`."""
+  return sources.TableSource(
+    lambda split: questions.to_columns(read(dataset, split)),
+    splits=["validation", "test"],
+    description=dataset,
+  )
+
+
+def read_gsm8k(path: str, split: str) -> list[Question]:
+  r"""Reads a GSM8K file: `question` and `answer`, one problem a line.
+
+  The calculator's marks go, and the last line becomes the sentence that
+  every format ends with.
+
+  Example: the answer "48/2 = <<48/2=24>>24 clips.\n#### 24" gives the
+  rationale "48/2 = 24 clips.\nThe answer is 24" and the answer "24".
+
+  Args:
+    path: the file.
+    split: which file it is, for the ids: `gsm8k/SPLIT/LINE`, from 0.
+  """
+  rows = questions.read_json_lines(path, ["question", "answer"])
+  read_rows = []
+  for number, row in enumerate(rows):
+    solution, mark, answer = row["answer"].rpartition("####")
+    if not mark or not answer.strip():
+      raise errors.UserError(
+        f"{path}, row {number + 1}: expected an answer that ends in"
+        f" '#### NUMBER', got {row['answer'][-30:]!r}"
+      )
+    answer = answer.strip()
+    steps = _CALCULATOR_MARK.sub("", solution).strip()
+    read_rows.append(
+      Question(
+        question_id=f"gsm8k/{split}/{number}",
+        question=row["question"].strip(),
+        rationale=f"{steps}\n{_last_sentence(answer)}",
+        answer=answer,
+      )
+    )
+  return read_rows
+
+
+def read_multiarith(path: str) -> list[Question]:
+  """Reads MultiArith: a JSON list with `sQuestion` and one `lSolutions`.
+
+  Of its 600 problems 20 repeat another's words.
+  """
+  return [
+    _without_rationale(
+      f"multiarith/{row['iIndex']}",
+      row["sQuestion"].strip(),
+      plain_number(row["lSolutions"][0]),
+    )
+    for row in _read_json(path, ("iIndex", "sQuestion", "lSolutions"))
+  ]
+
+
+def read_svamp(path: str) -> list[Question]:
+  """Reads SVAMP: a JSON list with `Body`, `Question` and `Answer`.
+
+  358 bodies lack the punctuation that joins them to their question; see
+  `join_svamp`.
+  """
+  return [
+    _without_rationale(
+      f"svamp/{row['ID']}",
+      join_svamp(row["Body"], row["Question"]),
+      plain_number(row["Answer"]),
+    )
+    for row in _read_json(path, ("ID", "Body", "Question", "Answer"))
+  ]
+
+
+def join_svamp(body: str, question: str) -> str:
+  """Joins a body and its question with the punctuation that is missing.
+
+  A body that ends in a subordinate clause takes a comma and the question its
+  small letter; another takes a full stop. A question that does not end in a
+  question mark (one does, in a stray "3") gets one.
+
+  Example:
+    >>> join_svamp("Dan has 3 cats. If he buys 2", "How many has he?")
+    'Dan has 3 cats. If he buys 2, how many has he?'
+    >>> join_svamp("Dan has 3 cats", "How many has he?")
+    'Dan has 3 cats. How many has he?'
+    >>> join_svamp("Dan has 3 cats.", "How many has he 3")
+    'Dan has 3 cats. How many has he?'
+  """
+  body, question = body.strip(), question.strip()
+  if not question.endswith("?"):
+    question = question.rstrip("0123456789 ") + "?"
+  if body.endswith((".", "?")):
+    return f"{body} {question}"
+  last_sentence = body.rpartition(". ")[2]
+  if _SUBORDINATE.search(last_sentence):
+    return f"{body}, {question[0].lower()}{question[1:]}"
+  return f"{body}. {question}"
+
+
+def read_asdiv(path: str) -> list[Question]:
+  """Reads ASDiv: an XML list of problems.
+
+  Kept are the problems whose answer is one number, whole, decimal or a
+  fraction, without its unit: what the graders of numbers can judge. Left out
+  are those with several answers ("5 (hr); 10 (hr)"), ratios ("5:6"), times
+  ("3:30 p.m.") and words ("Mrs. Hilt").
+  """
+  try:
+    root = ET.parse(path).getroot()
+  except ET.ParseError as error:
+    raise errors.UserError(
+      f"{path}: expected ASDiv's XML, got {error}"
+    ) from error
+  rows = []
+  for problem in root.iter("Problem"):
+    answer = one_number(problem.findtext("Answer", ""))
+    if answer is not None:
+      body = problem.findtext("Body", "").strip()
+      question = problem.findtext("Question", "").strip()
+      rows.append(
+        _without_rationale(
+          f"asdiv/{problem.get('ID')}", f"{body} {question}".strip(), answer
+        )
+      )
+  return rows
+
+
+def one_number(answer: str) -> str | None:
+  """Gives an ASDiv answer's number, or None where it is not just one.
+
+  Example:
+    >>> one_number("9 (apples)"), one_number("0.46 (dollars)")
+    ('9', '0.46')
+    >>> one_number("-(1/3)")
+    '-1/3'
+    >>> one_number("5:6"), one_number("5 (hr); 10 (hr)"), one_number("Yes")
+    (None, None, None)
+  """
+  match = _ONE_NUMBER.fullmatch(answer.strip())
+  return f"{match['sign']}{match['value']}" if match else None
+
+
+def plain_number(value: float) -> str:
+  """Writes a number as people do: 39.0 as "39", 2.5 as "2.5"."""
+  if not math.isfinite(value):
+    raise ValueError(f"an answer cannot be {value}")
+  return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _without_rationale(question_id: str, text: str, answer: str) -> Question:
+  return Question(
+    question_id=question_id,
+    question=text,
+    rationale=_last_sentence(answer),
+    answer=answer,
+  )
+
+
+def _last_sentence(answer: str) -> str:
+  return formats.render_target(formats.ZERO_SHOT_ANSWER_ONLY, "", answer)
+
+
+def _read_json(path: str, keys: tuple[str, ...]) -> list[Mapping]:
+  """Reads a JSON list of objects that have `keys`."""
+  with open(path, encoding="utf-8") as file:
+    try:
+      rows = json.load(file)
+    except json.JSONDecodeError as error:
+      raise errors.UserError(f"{path}: not JSON: {error}") from error
+  if not isinstance(rows, list) or not all(
+    isinstance(row, dict) and set(keys) <= set(row) for row in rows
+  ):
+    raise errors.UserError(
+      f"{path}: expected a JSON list of objects with {', '.join(keys)}"
+    )
+  return rows
+
+
+_FILES = {
+  "multiarith": ("multiarith/MultiArith.json", read_multiarith),
+  "asdiv": ("asdiv/ASDiv.xml", read_asdiv),
+  "svamp": ("svamp/SVAMP.json", read_svamp),
+}

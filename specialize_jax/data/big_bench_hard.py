@@ -1,0 +1,147 @@
+"""BIG-Bench-Hard: 27 tasks, each with a prompt of three demonstrations.
+
+Source: Suzgun et al., "Challenging BIG-Bench Tasks and Whether
+Chain-of-Thought Can Solve Them" (2022), whose files and prompts these are.
+A prompt file opens with two lines that are no prompt: a canary against
+training on it, and a rule.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.cot import formats
+from specialize_jax.data import questions, sources
+
+_CANARY_LINES = 2
+_QUESTION = "Q: "
+_ANSWER = "\nA: "
+_STEP_BY_STEP = "Let's think step by step."
+_FINAL_ANSWER = re.compile(r".*the answer is (.*?)\.?\s*\Z", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+  """A task's instruction and its solved examples.
+
+  Attributes:
+    instruction: what the task is.
+    demonstrations: the examples; a rationale here opens with "Let's think
+      step by step." and ends in "So the answer is X.", as the file has it.
+  """
+
+  instruction: str
+  demonstrations: Sequence[formats.Demonstration]
+
+
+def read_prompt(path: str) -> Prompt:
+  """Reads a chain-of-thought prompt file, its canary left out.
+
+  Raises:
+    UserError: the file has no demonstration, or one without a final answer.
+  """
+  with open(path, encoding="utf-8") as file:
+    text = "".join(file.readlines()[_CANARY_LINES:])
+  instruction, *blocks = text.strip().split(f"\n\n{_QUESTION}")
+  demonstrations = []
+  for block in blocks:
+    question, answer_mark, rationale = block.partition(_ANSWER)
+    final = _FINAL_ANSWER.match(rationale)
+    if not answer_mark or final is None:
+      raise errors.UserError(
+        f"{path}: expected every demonstration to have an answer that ends in"
+        f" 'the answer is X', got {block[-60:]!r}"
+      )
+    demonstrations.append(
+      formats.Demonstration(
+        question=question.strip(),
+        rationale=rationale.strip(),
+        answer=final[1].strip(),
+      )
+    )
+  if not demonstrations:
+    raise errors.UserError(
+      f"{path}: expected demonstrations that open with {_QUESTION!r}, got none"
+    )
+  return Prompt(instruction=instruction, demonstrations=demonstrations)
+
+
+def render(prompt: Prompt, question: str, *, chain_of_thought: bool) -> str:
+  r"""Writes a question after the task's prompt.
+
+  With answer only, each of the demonstrations shows its question and its
+  final answer and nothing between.
+
+  Example: with the instruction "Add." and one demonstration, of "1 + 1" with
+  "Let's think step by step.\nIt is 2. So the answer is 2.", answer only:
+
+    Add.\n\nQ: 1 + 1\nA: 2\n\nQ: 3 + 4\nA:
+
+  Args:
+    prompt: the task's prompt.
+    question: the question.
+    chain_of_thought: whether demonstrations show their rationales.
+  """
+  shown = [
+    f"{_QUESTION}{one.question}{_ANSWER}"
+    f"{one.rationale if chain_of_thought else one.answer}"
+    for one in prompt.demonstrations
+  ]
+  asked = f"{_QUESTION}{question}{_ANSWER}"
+  asked = asked + _STEP_BY_STEP if chain_of_thought else asked.rstrip()
+  return "\n\n".join([prompt.instruction, *shown, asked])
+
+
+def source(task: str, *, chain_of_thought: bool) -> sources.TableSource:
+  """Gives the seqio source of a task: its questions, prompt included.
+
+  Rows have `inputs` and `targets` as text beside a question's columns.
+
+  Args:
+    task: one of the 27, such as `boolean_expressions`.
+    chain_of_thought: which prompt to use.
+  """
+
+  def read(split: str) -> Mapping[str, Sequence[str]]:
+    del split  # there is one
+    rows = read_questions(sources.find(f"bbh/{task}.json"), task)
+    prompt = read_prompt(sources.find(f"bbh/cot-prompts/{task}.txt"))
+    return {
+      **questions.to_columns(rows),
+      "inputs": [
+        render(prompt, row.question, chain_of_thought=chain_of_thought)
+        for row in rows
+      ],
+      "targets": [row.answer for row in rows],
+    }
+
+  return sources.TableSource(
+    read, splits=["test"], description=f"BIG-Bench-Hard {task}"
+  )
+
+
+def read_questions(path: str, task: str) -> list[questions.Question]:
+  """Reads a task file: `examples` of `input` and `target`.
+
+  Raises:
+    UserError: the file is not such JSON.
+  """
+  with open(path, encoding="utf-8") as file:
+    try:
+      rows = json.load(file)["examples"]
+      return [
+        questions.Question(
+          question_id=f"bbh/{task}/{number}",
+          question=row["input"].strip(),
+          rationale="",
+          answer=row["target"].strip(),
+        )
+        for number, row in enumerate(rows)
+      ]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+      raise errors.UserError(
+        f"{path}: expected JSON with 'examples' of 'input' and 'target', got"
+        f" {type(error).__name__}: {error}"
+      ) from error
