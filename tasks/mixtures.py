@@ -18,7 +18,7 @@ call in place of a name:
   mixtures.specialize.in_context_chain_of_thought = 0.0
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 
@@ -54,12 +54,21 @@ def add_mixture(name: str, rates: Sequence[tuple[str, Rate]]) -> str:
     )
   if name not in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.add(name, rates)
-  elif dict(rates) != seqio.MixtureRegistry.get(name).rate_per_task_name:
+  elif _comparable(dict(rates)) != _comparable(
+    seqio.MixtureRegistry.get(name).rate_per_task_name
+  ):
     raise errors.UserError(
       f"mixture {name!r} is registered with other rates: a registered mixture"
       " never changes, so give this one its own name"
     )
   return name
+
+
+def _comparable(rates: Mapping[str, Rate]) -> Mapping[str, float | str]:
+  """Names functions, which differ when a module is imported anew."""
+  return {
+    task: getattr(rate, "__qualname__", rate) for task, rate in rates.items()
+  }
 
 
 def num_examples(task: seqio.Task) -> float:
