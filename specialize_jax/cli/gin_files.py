@@ -49,6 +49,17 @@ def add_flags(parser: argparse.ArgumentParser, default_file: str) -> None:
   parser.set_defaults(default_gin_file=default_file)
 
 
+def add_data_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds `--data_dir`, which every command that reads tasks has."""
+  parser.add_argument(
+    "--data_dir",
+    default=None,
+    metavar="DIR",
+    help="where the datasets and vocabularies of the tasks lie "
+    "(default: $SPECIALIZE_DATA)",
+  )
+
+
 def parse(
   parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
@@ -89,8 +100,8 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
   import gin
 
   gin.clear_config()
-  for path in _search_paths(flags.gin_search_paths):
-    gin.add_config_file_search_path(path)
+  # gin only ever adds places, and keeps them from one load to the next.
+  gin.config._LOCATION_PREFIXES[:] = _search_paths(flags.gin_search_paths)
   files = flags.gin_file or [flags.default_gin_file]
   try:
     with _silent_search():
@@ -145,7 +156,7 @@ def _search_paths(text: str) -> list[str]:
   paths = [path for path in text.split(",") if path]
   spec = importlib.util.find_spec("gin_configs")
   installed = list(spec.submodule_search_locations) if spec else []
-  return [*paths, os.getcwd(), *installed]
+  return [*paths, "", os.getcwd(), *installed]
 
 
 def _macros(gin) -> dict[str, object]:  # noqa: ANN001  (the module itself)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import collections
-import json
-import os
+import dataclasses
 import pathlib
 import sys
 import typing
@@ -14,8 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from specialize_jax import errors
 
 if typing.TYPE_CHECKING:
-  from specialize_jax.align import coverage
-  from specialize_jax.data import aligned_records, record_filter
   from specialize_jax.records import schema
 
 DATASETS = ("gsm8k_teacher", "mini_gsm_teacher")
@@ -92,138 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = build_parser().parse_args(argv)
   _check_report(flags.report)
 
-  from specialize_jax.align import coverage, sample, student
-  from specialize_jax.data import aligned_records, record_filter
-  from specialize_jax.records import store, tfds_builder
+  from specialize_jax.data import preparation
+  from specialize_jax.evaluation import written
 
-  sample.check_mode(flags.mode)
-  tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
-  questions_path = flags.questions or _default_questions(flags.dataset_name)
-  index = _index(flags.dataset_name, questions_path)
-
-  tally = _Tally(covered=coverage.Coverage())
-  records = _with_progress(store.read_records(flags.records))
-  right = record_filter.right_training_records(
-    tally.count(records), index, tally.dropped
+  fields = dataclasses.fields(preparation.Preparation)
+  prepared = preparation.prepare(
+    preparation.Preparation(**{f.name: getattr(flags, f.name) for f in fields}),
+    progress=_with_progress,
   )
-  aligned = aligned_records.align_records(
-    right, tokenizer, mode=flags.mode, coverage_fn=tally.add_coverage
-  )
-  try:
-    path = tfds_builder.write(
-      tally.rows(aligned),
-      data_dir=flags.data_dir,
-      name=flags.dataset_name,
-      metadata={
-        tfds_builder.FINGERPRINT: tokenizer.fingerprint,
-        "mode": flags.mode,
-      },
-    )
-  except errors.UserError as error:
-    if tally.kept:
-      raise
-    raise _nothing_kept(flags.records, questions_path, tally) from error
-  report = tally.report(mode=flags.mode, vocabulary=tokenizer.fingerprint)
   if flags.report:
-    _write_whole(flags.report, json.dumps(report, indent=2) + "\n")
-  print(_summary(report, path))
+    written.write_json(flags.report, prepared.report)
+  print(_summary(prepared.report, prepared.path))
   return 0
-
-
-class _Tally:
-  """What became of the records, counted as they pass."""
-
-  def __init__(self, covered: coverage.Coverage) -> None:
-    self.covered = covered
-    self.dropped: collections.Counter[str] = collections.Counter()
-    self.num_records = 0
-    self.kept = 0
-    self._questions: set[str] = set()
-
-  def count(
-    self, records: Iterable[schema.TeacherRecord]
-  ) -> Iterator[schema.TeacherRecord]:
-    for record in records:
-      self.num_records += 1
-      yield record
-
-  def add_coverage(self, one: coverage.Coverage) -> None:
-    self.covered += one
-
-  def rows(
-    self,
-    aligned: Iterable[schema.AlignedRow | aligned_records.Rejection],
-  ) -> Iterator[schema.AlignedRow]:
-    """Lets rows pass and counts rejections by their reason."""
-    from specialize_jax.records import schema
-
-    for one in aligned:
-      if isinstance(one, schema.AlignedRow):
-        self.kept += 1
-        self._questions.add(str(one.question_id))
-        yield one
-      else:
-        self.dropped[f"not alignable: {one.reason}"] += 1
-
-  def report(self, **settings: str) -> dict[str, object]:
-    return {
-      **settings,
-      "records": self.num_records,
-      "kept": self.kept,
-      "questions": len(self._questions),
-      "dropped": dict(sorted(self.dropped.items())),
-      **self.covered.report(),
-    }
-
-
-def _default_questions(dataset_name: str) -> str:
-  from specialize_jax.data import sources
-
-  relative = {
-    "gsm8k_teacher": "gsm8k/train.jsonl",
-    "mini_gsm_teacher": "mini/mini_gsm/train.jsonl",
-  }[dataset_name]
-  try:
-    return sources.find(relative)
-  except errors.UserError as error:
-    raise errors.UserError(
-      f"no training questions for {dataset_name}: pass --questions=FILE.jsonl,"
-      f" or set {sources.ENVIRONMENT_VARIABLE} to a folder with {relative}"
-    ) from error
-
-
-def _index(dataset_name: str, path: str) -> record_filter.QuestionIndex:
-  """Reads what may be trained on and what may not."""
-  from specialize_jax.data import benchmarks, questions, record_filter
-
-  if not os.path.isfile(path):
-    raise errors.UserError(
-      f"--questions={path} does not exist: expected a file of questions, one"
-      " JSON object a line"
-    )
-  if dataset_name == "gsm8k_teacher":
-    return record_filter.gsm8k_index(benchmarks.read_gsm8k(path, "train"))
-  held_out = []
-  for split in ("validation", "test"):
-    beside = pathlib.Path(path).with_name(f"{split}.jsonl")
-    if beside.is_file():
-      held_out += questions.read_questions(str(beside))
-  return record_filter.QuestionIndex(questions.read_questions(path), held_out)
-
-
-def _nothing_kept(
-  records_path: str, questions_path: str, tally: _Tally
-) -> errors.UserError:
-  if not tally.num_records:
-    return errors.UserError(
-      f"--records={records_path} holds no record; nothing to prepare"
-    )
-  why = ", ".join(f"{n} {reason}" for reason, n in tally.dropped.most_common())
-  return errors.UserError(
-    f"--records={records_path}: none of the {tally.num_records} records can be"
-    f" trained on ({why}); check that --questions={questions_path} is the file"
-    " that the teacher was asked from"
-  )
 
 
 def _summary(report: Mapping[str, typing.Any], path: str) -> str:
@@ -242,14 +118,6 @@ def _check_report(path: str | None) -> None:
     raise errors.UserError(
       f"--report={path} is a directory; give a file's name"
     )
-
-
-def _write_whole(path: str, content: str) -> None:
-  file = pathlib.Path(path)
-  file.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
-  unfinished.write_text(content, encoding="utf-8")
-  unfinished.replace(file)
 
 
 def _with_progress(

@@ -26,19 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   gin_files.add_flags(parser, default_file="runs/train.gin")
-  add_data_flag(parser)
+  gin_files.add_data_flag(parser)
   return parser
-
-
-def add_data_flag(parser: argparse.ArgumentParser) -> None:
-  """Adds `--data_dir`, which every command that reads tasks has."""
-  parser.add_argument(
-    "--data_dir",
-    default=None,
-    metavar="DIR",
-    help="where the datasets and vocabularies of the tasks lie "
-    "(default: $SPECIALIZE_DATA)",
-  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

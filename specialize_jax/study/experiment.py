@@ -18,7 +18,7 @@ import specialize_jax
 from specialize_jax import errors
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.data import pipeline
-from specialize_jax.evaluation import evaluator
+from specialize_jax.evaluation import evaluator, written
 from specialize_jax.losses import vocab_chunks
 from specialize_jax.parallel import axis_rules, placement
 from specialize_jax.parallel import mesh as meshes
@@ -193,32 +193,48 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
     return loop.train(run, train_state, iterator)
 
 
-def evaluate(
-  experiment: Experiment,
-  params: optax.Params,
-  step_number: int,
+def evaluate_checkpoint(
+  checkpoint_path: str | pathlib.Path,
   *,
   evaluations: Sequence[Evaluation],
-  output_dir: pathlib.Path | str,
+  output_dir: str | pathlib.Path,
+  mesh: MeshShape | None = None,
 ) -> dict[str, float]:
-  """Evaluates parameters outside of a training run.
+  """Evaluates a run's checkpoint; the network is what the checkpoint says.
+
+  Writes `output_dir/STEP/TASK.jsonl`, the predictions, and
+  `output_dir/metrics.jsonl`, one row of the values given.
 
   Args:
-    experiment: gives network and mesh.
-    params: placed on that mesh, from `restore_params`.
-    step_number: the step they are of.
+    checkpoint_path: as `restore_params` takes it.
     evaluations: what on.
-    output_dir: predictions are kept as `output_dir/STEP/TASK.jsonl`.
+    output_dir: where to.
+    mesh: over the devices of all hosts; data parallel by default.
 
   Returns:
     "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task.
+
+  Raises:
+    UserError: there is no checkpoint, or a task cannot be evaluated.
   """
-  model = network.EncoderDecoder(experiment.model)
+  directory, step_number = locate_checkpoint(checkpoint_path)
+  with managers.CheckpointManager(directory, keep=None) as manager:
+    metadata = manager.metadata(step_number)
+    step_number = step_number or manager.latest_step()
+  model_config = t5_config.T5Config(**metadata["model"])
+  evaluators = [
+    evaluation.evaluator(network.EncoderDecoder(model_config), output_dir)
+    for evaluation in evaluations
+  ]
+  placed = (mesh or MeshShape()).placement()
+  params = restore_params(directory / str(step_number), model_config, placed)
   values: dict[str, float] = {}
-  with experiment.mesh.placement().entered():
-    for evaluation in evaluations:
-      evaluate_fn = evaluation.evaluator(model, output_dir)
+  with placed.entered():
+    for evaluate_fn in evaluators:
       values.update(evaluate_fn(params, step_number))
+  if jax.process_index() == 0:
+    row = {"step": step_number, "group": "evaluation", "values": values}
+    written.write_rows(pathlib.Path(output_dir) / "metrics.jsonl", [row])
   return values
 
 

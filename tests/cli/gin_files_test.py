@@ -1,0 +1,122 @@
+"""Gin files and overrides mean what a T5X user expects of them."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from specialize_jax import errors
+from specialize_jax.cli import gin_files
+from specialize_jax.t5 import config as t5_config
+
+_MODEL = """
+from __gin__ import dynamic_registration
+from specialize_jax.t5 import config
+
+WIDTH = %gin.REQUIRED
+DEPTH = 2
+
+config.T5Config:
+  vocab_size = 64
+  embed_dim = %WIDTH
+  mlp_dim = 32
+  num_heads = 2
+  head_dim = 8
+  num_encoder_layers = %DEPTH
+  num_decoder_layers = %DEPTH
+  mlp_activations = ("relu",)
+  tied_head = True
+"""
+
+
+@pytest.fixture
+def model_file(tmp_path):
+  path = tmp_path / "model.gin"
+  path.write_text(_MODEL)
+  return path
+
+
+def load(*argv):
+  parser = argparse.ArgumentParser()
+  gin_files.add_flags(parser, default_file="runs/train.gin")
+  flags, bindings = gin_files.parse(parser, argv)
+  with gin_files.loaded(flags, bindings) as text:
+    return gin_files.configured(t5_config.T5Config)(), text
+
+
+def test_an_override_wins_over_the_file(model_file):
+  config, text = load(
+    f"--gin_file={model_file}", "--gin.WIDTH=16", "--gin.DEPTH=3"
+  )
+  assert (config.embed_dim, config.num_decoder_layers) == (16, 3)
+  assert "DEPTH = 3" in text
+
+
+def test_a_parameter_can_be_overridden_like_a_macro(model_file):
+  config, _ = load(
+    f"--gin_file={model_file}", "--gin.WIDTH=16", "--gin.T5Config.mlp_dim=48"
+  )
+  assert config.mlp_dim == 48
+
+
+@pytest.mark.parametrize("value", ["bfloat16", "'bfloat16'", '"bfloat16"'])
+def test_text_needs_no_quotes_and_may_have_them(model_file, value):
+  config, _ = load(
+    f"--gin_file={model_file}",
+    "--gin.WIDTH=16",
+    f"--gin.T5Config.dtype={value}",
+  )
+  assert config.dtype == "bfloat16"
+
+
+def test_a_value_is_data_never_gin_code(model_file):
+  hostile = "16\nimport os"
+  with pytest.raises(errors.UserError, match="embed_dim"):
+    load(f"--gin_file={model_file}", f"--gin.WIDTH={hostile}")
+
+
+def test_a_misspelt_macro_is_an_error_that_names_the_near_one(model_file):
+  with pytest.raises(errors.UserError, match="--gin.DEPHT.*DEPTH"):
+    load(f"--gin_file={model_file}", "--gin.WIDTH=16", "--gin.DEPHT=3")
+
+
+def test_a_required_macro_that_is_unbound_is_named(model_file):
+  with pytest.raises(errors.UserError, match="the run needs WIDTH"):
+    load(f"--gin_file={model_file}")
+
+
+def test_an_unknown_parameter_is_an_error(model_file):
+  with pytest.raises(errors.UserError, match="no_such"):
+    load(
+      f"--gin_file={model_file}", "--gin.WIDTH=16", "--gin.T5Config.no_such=1"
+    )
+
+
+def test_a_file_that_is_not_there_is_an_error():
+  with pytest.raises(errors.UserError, match="no_such_file.gin"):
+    load("--gin_file=no_such_file.gin")
+
+
+def test_installed_files_are_found_by_name():
+  config, _ = load("--gin_file=models/flan_t5_xl.gin")
+  assert config.embed_dim == 2048
+
+
+def test_a_file_in_the_search_path_wins_over_the_installed_one(
+  tmp_path, model_file
+):
+  (tmp_path / "models").mkdir()
+  model_file.rename(tmp_path / "models" / "flan_t5_xl.gin")
+  config, _ = load(
+    "--gin_file=models/flan_t5_xl.gin",
+    f"--gin_search_paths={tmp_path}",
+    "--gin.WIDTH=16",
+  )
+  assert config.embed_dim == 16
+
+
+def test_gin_is_clear_after_use(model_file):
+  load(f"--gin_file={model_file}", "--gin.WIDTH=16")
+  with pytest.raises(errors.UserError, match="WIDTH"):
+    load(f"--gin_file={model_file}")
+  assert dataclasses.is_dataclass(t5_config.T5Config)

@@ -1,0 +1,79 @@
+"""`specialize` answers at once and ends with an honest exit status."""
+
+import importlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from specialize_jax import errors
+from specialize_jax.cli import main
+
+_HEAVY = ("jax", "tensorflow", "seqio", "flax", "numpy", "matplotlib")
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_help_shows_an_example_and_imports_nothing_heavy(command):
+  script = (
+    "import sys\n"
+    "from specialize_jax.cli import main\n"
+    "try:\n"
+    f"  main.main([{command!r}, '--help'])\n"
+    "except SystemExit as exit:\n"
+    "  assert exit.code == 0, exit.code\n"
+    f"heavy = [m for m in {_HEAVY!r} if m in sys.modules]\n"
+    "assert not heavy, heavy\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  assert f"specialize {command} " in done.stdout.split("example", 1)[1]
+
+
+def test_every_command_is_a_module_with_a_parser():
+  for command in main.COMMANDS:
+    module = importlib.import_module(f"specialize_jax.cli.{command}")
+    assert module.build_parser().prog == f"specialize {command}"
+
+
+def test_an_error_of_the_user_is_one_sentence_and_status_2(monkeypatch, capsys):
+  command = importlib.import_module("specialize_jax.cli.score")
+
+  def fail(argv):
+    raise errors.UserError("--inputs=x is\n  not there")
+
+  monkeypatch.setattr(command, "main", fail)
+  assert main.main(["score"]) == 2
+  assert capsys.readouterr().err == (
+    "specialize score: error: --inputs=x is not there\n"
+  )
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+  command = importlib.import_module("specialize_jax.cli.score")
+  monkeypatch.setattr(command, "main", lambda argv: 1 // 0)
+  with pytest.raises(ZeroDivisionError):
+    main.main(["score"])
+
+
+def test_an_unknown_command_is_named(capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    main.main(["trian"])
+  assert exit_info.value.code == 2
+  assert "'trian'" in capsys.readouterr().err
+
+
+def test_the_console_script_answers_in_under_a_second():
+  # The best of three: other work on the machine is not ours to measure.
+  times = []
+  for _ in range(3):
+    start = time.monotonic()
+    subprocess.run(
+      [sys.executable, "-m", "specialize_jax.cli.main", "train", "--help"],
+      capture_output=True,
+      check=True,
+    )
+    times.append(time.monotonic() - start)
+  assert min(times) < 1.0
