@@ -225,17 +225,15 @@ def _parting(
   rest, and belongs where the prefix ends.
   """
   ids, spans = laid.encoding.ids, laid.encoding.spans
-  kept_bytes, word = student.split_last_word(prefix)
   try:
-    leaf_ids = student.word_ids((word + spelling).decode("utf-8"))
+    leaf = (prefix + spelling).decode("utf-8")
   except UnicodeDecodeError:
     return _position_at(spans, len(prefix)), None
-  position = _position_at(spans, kept_bytes)
-  for own_id in leaf_ids:
+  leaf_ids = student.encode_ids(leaf)
+  for position, own_id in enumerate(leaf_ids):
     if position == len(ids) or ids[position] != own_id:
       return position, own_id
-    position += 1
-  return position, None
+  return len(leaf_ids), None
 
 
 def _position_at(spans: Sequence[tuple[int, int]], num_bytes: int) -> int:

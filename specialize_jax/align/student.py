@@ -1,7 +1,6 @@
 """The student's tokenizer: pieces, their ids and the bytes that they cover."""
 
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -50,8 +49,6 @@ class StudentTokenizer:
     self.fingerprint = hashlib.sha256(model).hexdigest()
     self.unknown_id = self._processor.unk_id()
     self.vocab_size = self._processor.get_piece_size()
-    self.word_ids = functools.lru_cache(maxsize=1 << 18)(self._word_ids)
-    self._spaces = self._find_spaces()
 
   @classmethod
   def from_file(cls, path: str | os.PathLike[str]) -> "StudentTokenizer":
@@ -76,8 +73,12 @@ class StudentTokenizer:
 
   def encode(self, text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Gives ids and pieces, without end of sequence."""
-    encoding = self.encode_with_spans(text)
-    return encoding.ids, encoding.pieces
+    ids = self.encode_ids(text)
+    return ids, tuple(map(self.id_to_piece, ids))
+
+  def encode_ids(self, text: str) -> tuple[int, ...]:
+    """Gives ids alone, without end of sequence."""
+    return tuple(self._processor.encode(text))
 
   def encode_with_spans(self, text: str) -> Encoding:
     """Encodes `text`, keeping which bytes each token covers."""
@@ -106,43 +107,6 @@ class StudentTokenizer:
   def id_to_piece(self, index: int) -> str:
     """Gives an id's spelling in the vocabulary."""
     return self._processor.id_to_piece(index)
-
-  def split_last_word(self, prefix: bytes) -> tuple[int, bytes]:
-    """Splits off the last word, which alone decides the tokens that follow.
-
-    Pieces never cross a space in T5's vocabulary, so the tokens of a text are
-    those of its words. Where a vocabulary's pieces do, the last word is the
-    whole prefix.
-
-    Returns:
-      How many bytes come before the last word and the white space that it
-      follows, and the last word; b"" where white space ends the prefix.
-    """
-    word_start = len(prefix)
-    while word_start > 0 and prefix[word_start - 1] not in self._spaces:
-      word_start -= 1
-    end = word_start
-    while end > 0 and prefix[end - 1] in self._spaces:
-      end -= 1
-    return end, prefix[word_start:]
-
-  def _word_ids(self, text: str) -> tuple[int, ...]:
-    return tuple(self._processor.encode(text))
-
-  def _find_spaces(self) -> frozenset[int]:
-    """Finds the ASCII characters at which a text's tokens fall apart."""
-    inner = any(
-      WORD_START in self.id_to_piece(index)[1:].strip(WORD_START)
-      for index in range(self.vocab_size)
-    )
-    apart = self._word_ids("a") + self._word_ids("b")
-    return frozenset(
-      ord(space)
-      for space in " \t\n\r"
-      if not inner
-      and self._word_ids(f"a{space}b") == apart
-      and self._word_ids(f"a{space} b") == apart
-    )
 
   def _spelled(self, index: int, piece: str, surface: str) -> str:
     """Gives what a token spells: its piece, its byte's text, or nothing."""

@@ -67,23 +67,6 @@ def test_spans_tile_any_text_but_for_what_is_dropped_at_its_end(text):
     assert 0 <= encoding.characters_lost <= visible
 
 
-@SETTINGS
-@given(trees.texts, trees.texts)
-def test_the_last_word_decides_the_tokens_that_follow(before, after):
-  for tokenizer in (real_files.t5(), trees.tiny_student()):
-    whole = tokenizer.encode(before + after)[0]
-    kept_bytes, word = tokenizer.split_last_word(before.encode())
-    kept = tokenizer.encode(before.encode()[:kept_bytes].decode())[0]
-    assert whole == kept + tokenizer.word_ids(word.decode() + after)
-
-
-def test_words_fall_apart_at_spaces(tokenizer):
-  assert tokenizer.split_last_word(b"48 clips in") == (8, b"in")
-  assert tokenizer.split_last_word(b"48 clips \n") == (8, b"")
-  assert tokenizer.split_last_word(b"48") == (0, b"48")
-  assert tokenizer.split_last_word(b"") == (0, b"")
-
-
 def test_control_and_unknown_pieces_have_no_id_to_give(tokenizer):
   for piece in ("<pad>", "</s>", "<unk>", "no such piece"):
     assert tokenizer.piece_id(piece) is None
