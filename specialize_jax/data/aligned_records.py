@@ -81,8 +81,9 @@ def to_row(
   """Packs an aligned record for storage.
 
   A position keeps its target's own candidate and the most probable others,
-  five in all. Log-probabilities are rounded down to half precision, so that
-  rounding never lifts a position's mass above 1.
+  five in all. Mass above 1, which the API's rounding makes in `paper` mode, is
+  scaled to 1, and log-probabilities are rounded down to half precision, so
+  that no position's mass exceeds 1.
 
   Raises:
     UserError: an id does not fit 16 bits.
@@ -96,6 +97,8 @@ def to_row(
   ids_TC, log_probs_TC = _largest_candidates(
     aligned.ids_T, aligned.top_ids_TC, aligned.top_log_probs_TC
   )
+  mass_T1 = np.exp(log_probs_TC).sum(axis=1, keepdims=True)
+  log_probs_TC = log_probs_TC - np.log(np.maximum(mass_T1, 1.0))
   return schema.AlignedRow(
     question_id=record.question_id,
     sample=record.sample,

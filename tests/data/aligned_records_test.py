@@ -116,6 +116,17 @@ def test_half_precision_never_lifts_the_mass_above_one(parts):
   assert back == pytest.approx(probs, rel=2e-2)
 
 
+def test_mass_above_one_is_scaled():
+  row = aligned_records.to_row(
+    make_record(),
+    make_aligned([7, 8], [[7, 9], [8, 9]], [[0.9, 0.3], [0.5, 0]]),
+  )
+  probs = np.exp(row.top_log_probs.astype(np.float64))
+  assert probs[0, :2] == pytest.approx([0.75, 0.25], rel=2e-3)
+  assert probs[1, :2] == pytest.approx([0.5, 0.0], rel=2e-3)
+  assert probs.sum(axis=1).max() <= 1
+
+
 def test_an_id_beyond_16_bits_is_refused():
   with pytest.raises(errors.UserError, match="id 70000"):
     aligned_records.to_row(
