@@ -17,6 +17,29 @@ from specialize_jax.decoding import loop, strategies
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
+TINY = {
+  "vocab_size": 96,
+  "embed_dim": 32,
+  "mlp_dim": 40,
+  "num_heads": 3,
+  "head_dim": 12,
+  "num_encoder_layers": 3,
+  "num_decoder_layers": 2,
+  "relative_attention_num_buckets": 8,
+  "relative_attention_max_distance": 20,
+}
+SMALL = {
+  "vocab_size": 32128,
+  "embed_dim": 512,
+  "mlp_dim": 1024,
+  "num_heads": 6,
+  "head_dim": 64,
+  "num_encoder_layers": 8,
+  "num_decoder_layers": 8,
+  "relative_attention_num_buckets": 32,
+  "relative_attention_max_distance": 128,
+}
+GEOMETRIES = {"tiny": TINY, "small": SMALL}
 FAMILIES = {
   "t5_1_0": (("relu",), "relu", True),
   "t5_1_1": (("gelu", "linear"), "gated-gelu", False),
@@ -26,21 +49,22 @@ MAX_NEW_TOKENS = 12
 
 
 @functools.cache
-def pair(family):
+def pair(family, geometry="tiny"):
   """The same random network twice: ours with its parameters, and theirs."""
   mlp_activations, feed_forward_proj, tied = FAMILIES[family]
+  sizes = GEOMETRIES[geometry]
   torch.manual_seed(0)
   theirs = transformers.T5ForConditionalGeneration(
     transformers.T5Config(
-      vocab_size=96,
-      d_model=32,
-      d_kv=12,
-      d_ff=40,
-      num_heads=3,
-      num_layers=3,
-      num_decoder_layers=2,
-      relative_attention_num_buckets=8,
-      relative_attention_max_distance=20,
+      vocab_size=sizes["vocab_size"],
+      d_model=sizes["embed_dim"],
+      d_kv=sizes["head_dim"],
+      d_ff=sizes["mlp_dim"],
+      num_heads=sizes["num_heads"],
+      num_layers=sizes["num_encoder_layers"],
+      num_decoder_layers=sizes["num_decoder_layers"],
+      relative_attention_num_buckets=sizes["relative_attention_num_buckets"],
+      relative_attention_max_distance=sizes["relative_attention_max_distance"],
       dropout_rate=0.0,
       feed_forward_proj=feed_forward_proj,
       tie_word_embeddings=tied,
@@ -49,35 +73,29 @@ def pair(family):
     )
   ).eval()
   if not tied:
-    theirs.lm_head.weight = torch.nn.Parameter(torch.randn(96, 32))
+    # Of T5X's initial size, which keeps logits near those of training.
+    head = torch.randn_like(theirs.shared.weight) * sizes["embed_dim"] ** -0.5
+    theirs.lm_head.weight = torch.nn.Parameter(head)
   with torch.no_grad():
     for name, weight in theirs.named_parameters():
       if "layer_norm" in name:
         weight.add_(0.1 * torch.randn_like(weight))
-      elif tied and ".layer." in name:
+      elif tied and geometry == "tiny" and ".layer." in name:
         # It would repeat its input if its layers added as little as at first.
         weight.mul_(3.0)
   assert (theirs.lm_head.weight is theirs.shared.weight) == tied
   config = t5_config.T5Config(
-    vocab_size=96,
-    embed_dim=32,
-    mlp_dim=40,
-    num_heads=3,
-    head_dim=12,
-    num_encoder_layers=3,
-    num_decoder_layers=2,
+    **sizes,
     mlp_activations=mlp_activations,
     tied_head=tied,
     dropout_rate=0.0,
-    relative_attention_num_buckets=8,
-    relative_attention_max_distance=20,
     dtype="float32",
     scan_layers=False,
   )
-  return network.EncoderDecoder(config), to_params(theirs, tied), theirs
+  return network.EncoderDecoder(config), to_params(theirs, sizes, tied), theirs
 
 
-def to_params(theirs, tied):
+def to_params(theirs, sizes, tied):
   """By hand and not through the name table, which has a test of its own."""
   weights = {k: v.detach().numpy() for k, v in theirs.state_dict().items()}
 
@@ -109,7 +127,7 @@ def to_params(theirs, tied):
     "encoder": stack("encoder", "encoder_norm"),
     "decoder": stack("decoder", "decoder_norm"),
   }
-  for index in range(3):
+  for index in range(sizes["num_encoder_layers"]):
     block = f"encoder.block.{index}.layer"
     params["encoder"][f"layers_{index}"] = {
       "pre_attention_layer_norm": norm(f"{block}.0.layer_norm"),
@@ -117,7 +135,7 @@ def to_params(theirs, tied):
       "pre_mlp_layer_norm": norm(f"{block}.1.layer_norm"),
       "mlp": mlp(f"{block}.1.DenseReluDense"),
     }
-  for index in range(2):
+  for index in range(sizes["num_decoder_layers"]):
     block = f"decoder.block.{index}.layer"
     params["decoder"][f"layers_{index}"] = {
       "pre_self_attention_layer_norm": norm(f"{block}.0.layer_norm"),
@@ -143,8 +161,11 @@ def inputs(length=30):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hidden_states_and_logits_are_those_of_transformers(family):
-  model, params, theirs = pair(family)
+@pytest.mark.parametrize(
+  "geometry", ["tiny", pytest.param("small", marks=pytest.mark.slow)]
+)
+def test_hidden_states_and_logits_are_those_of_transformers(family, geometry):
+  model, params, theirs = pair(family, geometry)
   source, target = inputs()
   ids, mask = torch.from_numpy(source), torch.from_numpy(source > 0)
   with torch.no_grad():
