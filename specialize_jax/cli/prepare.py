@@ -132,7 +132,9 @@ def _with_progress(
     progress.SpinnerColumn(),
   )
   screen = console.Console(stderr=True)
-  with progress.Progress(*columns, console=screen, transient=True) as bar:
+  with progress.Progress(
+    *columns, console=screen, transient=True, disable=not screen.is_terminal
+  ) as bar:
     yield from bar.track(records, total=None)
 
 

@@ -107,9 +107,7 @@ def prepare(
         "mode": preparation.mode,
       },
     )
-  except errors.UserError as error:
-    if tally.kept:
-      raise
+  except tfds_builder.EmptyDatasetError as error:
     raise _nothing_kept(preparation.records, questions_path, tally) from error
   report = tally.report(mode=preparation.mode, vocabulary=tokenizer.fingerprint)
   return Prepared(path=path, report=report)

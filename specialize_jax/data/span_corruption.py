@@ -26,10 +26,10 @@ def span_corruption(
   A text longer than a row, or than the sentinels can cover, gives a window
   drawn uniformly; a text of a single token gives nothing.
 
-  Example. With sentinels 99, 98, ... the tokens 11 12 13 14 15 16 17 and the
+  Example. With sentinels 99, 98, ... the tokens 11 12 13 14 15 16 and the
   spans (12) and (15 16) hidden give
 
-    inputs   11 99 13 14 98 17 EOS
+    inputs   11 99 13 14 98 EOS
     targets  99 12 98 15 16 EOS
 
   Args:

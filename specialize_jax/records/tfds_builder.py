@@ -31,6 +31,10 @@ _SHARD_EXAMPLES = 25_000
 _WRITTEN_TOGETHER = 1_000
 
 
+class EmptyDatasetError(errors.UserError):
+  """There was no row to write."""
+
+
 def row_features() -> tfds.features.FeaturesDict:
   """Gives the features of a row, as `schema.AlignedRow` names them."""
   text = tfds.features.Text
@@ -75,7 +79,8 @@ def write(
     The dataset's folder, `data_dir/name/VERSION`.
 
   Raises:
-    UserError: there is no row at all, or `data_dir` cannot be written.
+    EmptyDatasetError: there is no row at all.
+    UserError: `data_dir` cannot be written.
   """
   with _replaced_when_done(pathlib.Path(data_dir), name) as folder:
     info = _dataset_info(name, folder, metadata)
@@ -95,9 +100,8 @@ def write(
         writer.add_examples(batch)
         batch = {split: [] for split in batch}
     if not seen:
-      raise errors.UserError(
-        f"dataset {name!r} would be empty: no record was right, in the"
-        " training split and alignable"
+      raise EmptyDatasetError(
+        f"dataset {name!r} would be empty: expected at least one row"
       )
     writer.add_examples(batch)
     writer.close_all()

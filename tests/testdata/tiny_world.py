@@ -5,10 +5,15 @@ binary file to keep.
 """
 
 import json
+import math
 import pathlib
 import random
+import re
 
 import sentencepiece
+
+from specialize_jax.cot import answers
+from specialize_jax.records import schema
 
 FAMILIES = ("mini_gsm", "mini_multiarith", "mini_asdiv", "mini_svamp")
 GENERAL = {
@@ -97,3 +102,50 @@ def _fact(i):
     "answer": str(i + 1),
     "format": formats[i % 2],
   }
+
+
+def teacher_records(root, num_questions=10):
+  """Gives two right samples of each question, and what must be dropped."""
+  train = read(f"{root}/mini/mini_gsm/train.jsonl")[:num_questions]
+  held_out = read(f"{root}/mini/mini_gsm/validation.jsonl")[0]
+  wrong = {**train[0], "rationale": "So. The answer is 1000."}
+  return [
+    *(record(row, sample) for row in train for sample in range(2)),
+    record(wrong, 2),
+    record(held_out, 0),
+  ]
+
+
+def record(row, sample):
+  """Gives a record whose tokens are words, each with one alternative."""
+  words = re.findall(r"\s*\S+", row["rationale"])
+  steps = tuple(
+    schema.TeacherStep(
+      token=word,
+      log_prob=math.log(0.8),
+      top=((word, math.log(0.8)), (" pens", math.log(0.1))),
+    )
+    for word in words
+  )
+  text = "".join(words)
+  verdict = answers.grade(text, row["answer"], kind="number", grader="fixed")
+  return schema.TeacherRecord(
+    question_id=row["question_id"],
+    sample=sample,
+    question=row["question"],
+    gold_answer=row["answer"],
+    text=text,
+    steps=steps,
+    finish_reason="stop",
+    request={},
+    verdicts={"fixed": verdict.correct},
+  )
+
+
+def write_records(root, directory):
+  """Writes `teacher_records` as a store and gives its path."""
+  directory = pathlib.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  lines = [schema.to_json_line(one) for one in teacher_records(root)]
+  (directory / "records.jsonl").write_text("\n".join(lines) + "\n")
+  return str(directory)

@@ -1,0 +1,137 @@
+import json
+import os
+import pathlib
+import re
+
+import pytest
+from testdata import tiny_world
+
+from specialize_jax.cli import main, prepare
+from specialize_jax.data import sources
+from specialize_jax.records import tfds_builder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  root = tiny_world.build(tmp_path_factory.mktemp("world"))
+  tiny_world.write_records(root, f"{root}/mini/records")
+  return root
+
+
+def arguments(world, output, **changes):
+  flags = {
+    "records": f"{world}/mini/records",
+    "vocabulary": f"{world}/mini/student.model",
+    "questions": f"{world}/mini/mini_gsm/train.jsonl",
+    "data_dir": f"{output}/tfds",
+    "dataset_name": "mini_gsm_teacher",
+    "report": f"{output}/report.json",
+    **changes,
+  }
+  return [f"--{name}={value}" for name, value in flags.items() if value]
+
+
+def failed(capsys, argv, output):
+  """Runs the command that must fail; gives its one sentence."""
+  assert main.run("prepare", argv) == 2
+  assert not list(pathlib.Path(output).glob("tfds/*"))
+  assert not os.path.exists(f"{output}/report.json")
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  return error
+
+
+def test_right_training_samples_become_a_dataset(world, tmp_path, capsys):
+  assert prepare.main(arguments(world, tmp_path)) == 0
+  builder = tfds_builder.open_dataset(tmp_path / "tfds", "mini_gsm_teacher")
+  assert builder.info.splits["train"].num_examples == 20
+  assert builder.info.splits["questions"].num_examples == 10
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert report["records"] == 22
+  assert report["kept"] == 20
+  assert report["questions"] == 10
+  assert report["dropped"] == {
+    "validation or test question": 1,
+    "wrong answer": 1,
+  }
+  assert report["positions"] > 100
+  assert "20 samples of 10 questions" in capsys.readouterr().out
+
+
+def test_the_questions_are_found_in_the_data_directory(world, tmp_path):
+  sources.set_data_dir(world)
+  try:
+    assert prepare.main(arguments(world, tmp_path, questions=None)) == 0
+  finally:
+    sources.set_data_dir(None)
+
+
+def test_preparing_again_replaces_the_dataset(world, tmp_path):
+  assert prepare.main(arguments(world, tmp_path)) == 0
+  assert prepare.main(arguments(world, tmp_path, mode="paper")) == 0
+  builder = tfds_builder.open_dataset(tmp_path / "tfds", "mini_gsm_teacher")
+  assert builder.info.metadata["mode"] == "paper"
+  assert os.listdir(tmp_path / "tfds") == ["mini_gsm_teacher"]
+
+
+@pytest.mark.parametrize(
+  ("change", "sentence"),
+  [
+    ({"records": "{world}/none"}, "does not exist"),
+    ({"vocabulary": "{world}/none.model"}, "none.model does not exist"),
+    ({"mode": "closest"}, "closest"),
+    ({"questions": "{world}/none.jsonl"}, "--questions=.*none.jsonl"),
+    ({"report": "{world}"}, "--report=.* is a directory"),
+    ({"records": "{world}/empty"}, "holds no record"),
+    ({"records": "{world}/cut"}, "line 2, the last, is cut short"),
+    (
+      {"questions": "{world}/mini/mini_svamp/train.jsonl"},
+      "none of the 22 records can be trained on",
+    ),
+  ],
+)
+def test_what_the_user_can_mend_is_one_sentence(
+  world, tmp_path, capsys, change, sentence
+):
+  root = pathlib.Path(world)
+  (root / "empty").mkdir(exist_ok=True)
+  (root / "empty/records.jsonl").write_text("")
+  (root / "cut").mkdir(exist_ok=True)
+  lines = (root / "mini/records/records.jsonl").read_text().splitlines()
+  (root / "cut/records.jsonl").write_text(lines[0] + "\n" + lines[1][:50])
+  change = {name: value.format(world=world) for name, value in change.items()}
+  error = failed(capsys, arguments(world, tmp_path, **change), tmp_path)
+  assert re.search(sentence, error), error
+
+
+def test_without_questions_the_way_out_is_named(world, tmp_path, capsys):
+  sources.set_data_dir(tmp_path)
+  try:
+    error = failed(capsys, arguments(world, tmp_path, questions=None), tmp_path)
+  finally:
+    sources.set_data_dir(None)
+  assert "--questions=FILE.jsonl" in error
+
+
+def test_the_paper_s_released_samples_find_their_question(tmp_path):
+  try:
+    data = sources.data_dir()
+    records = sources.find("codex/gsm8k_train_0.json")
+  except ValueError as error:
+    pytest.skip(str(error))
+  argv = arguments(
+    data,
+    tmp_path,
+    records=records,
+    vocabulary=f"{data}/tokenizers/t5_spiece.model",
+    questions=f"{data}/gsm8k/train.jsonl",
+    dataset_name="gsm8k_teacher",
+  )
+  assert prepare.main(argv) == 0
+  builder = tfds_builder.open_dataset(tmp_path / "tfds", "gsm8k_teacher")
+  assert builder.info.splits["train"].num_examples == 40
+  rows = tfds_builder.read_serialized(builder, "questions")
+  row = builder.info.features.deserialize_example(rows[0])
+  assert row["question_id"].numpy() == b"gsm8k/train/0"
+  assert row["question"].numpy().startswith(b"Natalia sold clips")
+  assert row["answer"].numpy() == b"72"

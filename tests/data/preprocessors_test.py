@@ -1,0 +1,151 @@
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from specialize_jax import errors
+from specialize_jax.cot import formats
+from specialize_jax.data import features, preprocessors, vocabularies
+
+
+def demonstrations(count):
+  return [
+    formats.Demonstration(
+      question=f"q{i}?", rationale=f"r{i}. The answer is {i}", answer=str(i)
+    )
+    for i in range(count)
+  ]
+
+
+def drawn(question, seed, count=10, shown=4):
+  draw = preprocessors.demonstration_drawer(
+    demonstrations(count), formats.IN_CONTEXT_ANSWER_ONLY, shown
+  )
+  text = draw(tf.constant(question), tf.constant([seed, 7], tf.int64))
+  text = text.numpy().decode()
+  return [int(block.split("?")[0]) for block in text.split("Q: q")[1:]]
+
+
+def test_demonstrations_are_different_and_never_the_question():
+  for seed in range(60):
+    shown = drawn("q3?", seed)
+    assert len(set(shown)) == 4
+    assert 3 not in shown
+
+
+def test_demonstrations_are_drawn_afresh_and_evenly():
+  counts = collections.Counter(
+    one for seed in range(300) for one in drawn("other?", seed, 6, 2)
+  )
+  assert set(counts) == set(range(6))
+  # 100 each are expected; 5 standard deviations are 41.
+  assert all(59 < n < 141 for n in counts.values())
+  first = collections.Counter(drawn("o?", seed, 6, 2)[0] for seed in range(300))
+  assert all(16 < first[i] < 84 for i in range(6)), "the order is random too"
+
+
+def test_the_same_seed_draws_the_same():
+  assert drawn("q1?", 5) == drawn("q1?", 5)
+
+
+def test_a_repeated_question_counts_once():
+  twice = demonstrations(3) + demonstrations(3)
+  with pytest.raises(errors.UserError, match="3 different questions"):
+    preprocessors.demonstration_drawer(twice, formats.IN_CONTEXT_ANSWER_ONLY, 3)
+
+
+def test_a_demonstration_reads_as_the_formats_say():
+  draw = preprocessors.demonstration_drawer(
+    demonstrations(2), formats.IN_CONTEXT_CHAIN_OF_THOUGHT, 1
+  )
+  text = draw(tf.constant("q0?"), tf.constant([0, 0], tf.int64))
+  assert text.numpy().decode() == formats.render_demonstration(
+    demonstrations(2)[1], formats.IN_CONTEXT_CHAIN_OF_THOUGHT
+  )
+
+
+def test_distinct_numbers_cover_every_subset():
+  seen = {
+    tuple(preprocessors.distinct(3, 2, tf.constant([s, 1], tf.int64)).numpy())
+    for s in range(60)
+  }
+  assert seen == {(a, b) for a in range(3) for b in range(3) if a != b}
+
+
+@pytest.mark.parametrize("data_format", formats.FORMATS, ids=lambda f: f.name)
+def test_rendering_in_tensorflow_is_rendering_in_python(data_format):
+  row = {
+    "question": "Tom's {cats} \\1 %s?",
+    "rationale": "a\nb. The answer is 5",
+    "answer": "5",
+  }
+  dataset = tf.data.Dataset.from_tensors(row)
+  one = next(
+    preprocessors.render(
+      dataset,
+      data_format=data_format,
+      read_demonstrations=lambda: demonstrations(5),
+      num_demonstrations=4,
+    ).as_numpy_iterator()
+  )
+  inputs = one["inputs"].decode()
+  assert inputs.endswith(formats.render_question(row["question"], data_format))
+  if not data_format.in_context:
+    assert inputs == formats.render_prompt(row["question"], data_format)
+  assert one["targets"].decode() == formats.render_target(
+    data_format, row["rationale"], row["answer"]
+  )
+
+
+def test_an_in_context_format_needs_demonstrations():
+  with pytest.raises(errors.UserError, match="needs demonstrations"):
+    preprocessors.render(
+      tf.data.Dataset.from_tensors({"question": "q"}),
+      data_format=formats.IN_CONTEXT_ANSWER_ONLY,
+    )
+
+
+def test_one_hot_targets_are_certain_and_masked_out():
+  dataset = tf.data.Dataset.from_tensors({"targets": np.array([7, 1], "i4")})
+  one = next(preprocessors.add_one_hot_teacher(dataset).as_numpy_iterator())
+  np.testing.assert_array_equal(
+    one["teacher_top_ids"], [[7, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+  )
+  np.testing.assert_array_equal(
+    one["teacher_top_probs"], [[1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+  )
+  np.testing.assert_array_equal(one["teacher_top_mask"], [0, 0])
+
+
+def test_teacher_targets_get_a_certain_end(world):
+  del world
+  log_probs = np.full((2, 5), -np.inf, np.float16)
+  log_probs[0, :2] = np.log([0.75, 0.25])
+  log_probs[1, 0] = 0
+  ids = np.array([[9, 8, 0, 0, 0], [4, 0, 0, 0, 0]], np.uint16)
+  dataset = tf.data.Dataset.from_tensors(
+    {
+      "target_ids": np.array([9, 4], np.uint16),
+      "top_ids": ids,
+      "top_log_probs": log_probs,
+      "mask": np.array([1, 0], np.uint8),
+    }
+  )
+  output_features = features.training_features(vocabularies.mini())
+  one = next(
+    preprocessors.use_teacher_targets(
+      dataset, output_features
+    ).as_numpy_iterator()
+  )
+  np.testing.assert_array_equal(one["targets"], [9, 4, 1])
+  np.testing.assert_array_equal(
+    one["teacher_top_ids"], [*ids.tolist(), [1, 0, 0, 0, 0]]
+  )
+  np.testing.assert_allclose(
+    one["teacher_top_probs"],
+    [[0.75, 0.25, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]],
+    rtol=1e-3,
+  )
+  np.testing.assert_array_equal(one["teacher_top_mask"], [1, 0, 0])
+  assert one["targets"].dtype == one["teacher_top_ids"].dtype == np.int32

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import seqio
+from testdata import tiny_world
+
+from specialize_jax import errors
+from specialize_jax.align import student
+from specialize_jax.cot import formats
+from specialize_jax.data import aligned_records, pipeline, sources
+from specialize_jax.records import tfds_builder
+from tasks import mini, mixtures
+
+
+@pytest.fixture(scope="module")
+def teacher_dir(tiny_world_dir):
+  """The tiny world with its prepared teacher data, as `prepare` leaves it."""
+  tokenizer = student.StudentTokenizer.from_file(
+    f"{tiny_world_dir}/mini/student.model"
+  )
+  records = tiny_world.teacher_records(tiny_world_dir)[:-2]
+  tfds_builder.write(
+    aligned_records.align_records(records, tokenizer, mode="whitespace"),
+    data_dir=f"{tiny_world_dir}/tfds",
+    name="mini_gsm_teacher",
+    metadata={tfds_builder.FINGERPRINT: tokenizer.fingerprint},
+  )
+  sources.set_data_dir(tiny_world_dir)
+  yield tiny_world_dir
+  sources.set_data_dir(None)
+
+
+def examples(name):
+  dataset = seqio.get_mixture_or_task(name).get_dataset(
+    split="train", shuffle=False, seed=0
+  )
+  return list(dataset.as_numpy_iterator())
+
+
+@pytest.mark.parametrize("data_format", formats.FORMATS, ids=lambda f: f.name)
+def test_a_format_shows_its_rows(teacher_dir, data_format):
+  rows = examples(f"mini_gsm_teacher_{data_format.name}_v1")
+  assert len(rows) == (20 if data_format.chain_of_thought else 10)
+  for row in rows:
+    length = len(row["targets"])
+    assert row["targets"][-1] == 1
+    assert row["teacher_top_ids"].shape == (length, 5)
+    assert row["teacher_top_probs"].shape == (length, 5)
+    assert row["teacher_top_mask"].shape == (length,)
+    assert row["teacher_top_mask"][-1] == 0
+    sums = row["teacher_top_probs"].sum(axis=1)
+    assert (sums > 0).all() and (sums <= 1 + 1e-6).all()
+    text = mini.VOCABULARY.decode(row["targets"].tolist())
+    answer = row["answer"].decode()
+    if data_format.chain_of_thought:
+      assert text == row["rationale"].decode()
+      assert row["teacher_top_mask"].any()
+    else:
+      assert text == f"The answer is {answer}"
+      assert not row["teacher_top_mask"].any()
+    prompt = row["inputs_pretokenized"].decode()
+    asked = row["question"].decode()
+    assert prompt.count(asked) == 1, "a question never demonstrates itself"
+    assert prompt.endswith(formats.render_question(asked, data_format))
+
+
+def test_held_out_questions_are_never_shown(teacher_dir):
+  held_out = {
+    row["question"]
+    for split in ("validation", "test")
+    for row in tiny_world.read(f"{teacher_dir}/mini/mini_gsm/{split}.jsonl")
+  }
+  training = tiny_world.read(f"{teacher_dir}/mini/mini_gsm/train.jsonl")
+  held_out -= {row["question"] for row in training}
+  assert held_out
+  for row in examples("mini_gsm_teacher_in_context_chain_of_thought_v1"):
+    prompt = row["inputs_pretokenized"].decode()
+    assert not [question for question in held_out if question in prompt]
+
+
+def test_rates_are_the_numbers_of_examples(teacher_dir):
+  mixture = seqio.get_mixture_or_task("mini_specialize_v1")
+  rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+  assert rates == {
+    "mini_gsm_teacher_in_context_answer_only_v1": 10.0,
+    "mini_gsm_teacher_in_context_chain_of_thought_v1": 20.0,
+    "mini_gsm_teacher_zero_shot_answer_only_v1": 10.0,
+    "mini_gsm_teacher_zero_shot_chain_of_thought_v1": 20.0,
+  }
+
+
+def test_a_format_may_be_left_out(teacher_dir):
+  name = mixtures.specialize(
+    name="zero_shot_only_test",
+    dataset="mini_gsm",
+    in_context_answer_only=0.0,
+    in_context_chain_of_thought=0.0,
+    zero_shot_answer_only=1.0,
+    zero_shot_chain_of_thought=3.0,
+  )
+  mixture = seqio.get_mixture_or_task(name)
+  assert [mixture.get_rate(task) for task in mixture.tasks] == [1.0, 3.0]
+
+
+def test_the_mixture_trains_packed_and_resumes(teacher_dir):
+  def make():
+    return pipeline.TrainIterator(
+      "mini_specialize_v1",
+      task_feature_lengths={"inputs": 256, "targets": 96},
+      batch_size=2,
+      seed=0,
+    )
+
+  whole, stopped, resumed = make(), make(), make()
+  batches = [next(whole) for _ in range(8)]
+  for _ in range(3):
+    next(stopped)
+  resumed.restore(stopped.state())
+  for batch in batches[3:]:
+    other = next(resumed)
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], other[name])
+  assert batches[0]["decoder_teacher_top_mask"].any()
+  assert batches[0]["decoder_segment_ids"].max() > 1
+  for iterator in (whole, stopped, resumed):
+    iterator.close()
+
+
+def test_data_of_another_vocabulary_is_refused(teacher_dir, tmp_path):
+  other = tiny_world.build(tmp_path / "other", seed=5)
+  (tmp_path / "other/tfds").symlink_to(f"{teacher_dir}/tfds")
+  sources.set_data_dir(other)
+  try:
+    with pytest.raises(errors.UserError, match="aligned to another vocabulary"):
+      examples("mini_gsm_teacher_zero_shot_answer_only_v1")
+  finally:
+    sources.set_data_dir(teacher_dir)
+
+
+def test_seqio_s_own_directory_of_datasets_comes_first(teacher_dir, tmp_path):
+  seqio.set_tfds_data_dir_override(str(tmp_path))
+  try:
+    with pytest.raises(errors.UserError, match=f"--data_dir={tmp_path}"):
+      examples("mini_gsm_teacher_zero_shot_answer_only_v1")
+  finally:
+    seqio.set_tfds_data_dir_override(None)
+  assert examples("mini_gsm_teacher_zero_shot_answer_only_v1")
