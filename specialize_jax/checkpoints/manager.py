@@ -9,7 +9,6 @@ never taken for a checkpoint.
 """
 
 import base64
-import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -48,21 +47,34 @@ class CheckpointManager:
     self._directory = epath.Path(directory)
     if "://" not in os.fspath(directory):
       self._directory = self._directory.resolve()
-    self._options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, keep_period=keep_period, cleanup_tmp_directories=True
-    )
+    self._keep = keep
+    self._keep_period = keep_period
+    self._opened: ocp.CheckpointManager | None = None
+    self._writes = False
 
-  @functools.cached_property
-  def _manager(self) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
-      self._directory,
-      item_handlers={
-        "state": ocp.PyTreeCheckpointHandler(),
-        "iterator": ocp.JsonCheckpointHandler(),
-        "metadata": ocp.JsonCheckpointHandler(),
-      },
-      options=self._options,
-    )
+  def _manager(self, *, to_write: bool = False) -> ocp.CheckpointManager:
+    """Opens Orbax's own manager when it is first needed.
+
+    Only a writer may clear away what a kill has left half-written: to a
+    reader it may be another process's save under way.
+    """
+    if self._opened is None or (to_write and not self._writes):
+      self.close()
+      self._writes = to_write
+      self._opened = ocp.CheckpointManager(
+        self._directory,
+        item_handlers={
+          "state": ocp.PyTreeCheckpointHandler(),
+          "iterator": ocp.JsonCheckpointHandler(),
+          "metadata": ocp.JsonCheckpointHandler(),
+        },
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=self._keep,
+          keep_period=self._keep_period,
+          cleanup_tmp_directories=to_write,
+        ),
+      )
+    return self._opened
 
   def __enter__(self) -> "CheckpointManager":
     """Gives itself."""
@@ -93,11 +105,12 @@ class CheckpointManager:
     Raises:
       OSError or another error of the *last* asynchronous save.
     """
+    manager = self._manager(to_write=True)
     if step in self.all_steps():
       if not force:
         return
-      self._manager.delete(step)
-    self._manager.save(
+      manager.delete(step)
+    manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(state),
@@ -124,7 +137,7 @@ class CheckpointManager:
     """
     step = self._existing(step)
     self._check_names(step, abstract_state)
-    items = self._manager.restore(
+    items = self._manager().restore(
       step,
       args=ocp.args.Composite(
         state=_restore_arguments(abstract_state),
@@ -154,7 +167,7 @@ class CheckpointManager:
     step = self._existing(step)
     wanted = {"params": abstract_params}
     self._check_names(step, wanted, only="params")
-    items = self._manager.restore(
+    items = self._manager().restore(
       step,
       args=ocp.args.Composite(
         state=_restore_arguments(wanted, partial_restore=True)
@@ -164,7 +177,7 @@ class CheckpointManager:
 
   def metadata(self, step: int | None = None) -> dict[str, Any]:
     """Gives what `save` was given as metadata."""
-    items = self._manager.restore(
+    items = self._manager().restore(
       self._existing(step),
       args=ocp.args.Composite(metadata=ocp.args.JsonRestore()),
     )
@@ -178,18 +191,19 @@ class CheckpointManager:
     """All whole steps, oldest first."""
     if not self._directory.exists():
       return []
-    return sorted(self._manager.all_steps())
+    return sorted(self._manager().all_steps())
 
   def wait(self) -> None:
     """Waits until the save under way is whole; raises what it raised."""
-    if "_manager" in self.__dict__:
-      self._manager.wait_until_finished()
+    if self._opened is not None:
+      self._opened.wait_until_finished()
 
   def close(self) -> None:
     """Waits, and frees the threads."""
     self.wait()
-    if "_manager" in self.__dict__:
-      self._manager.close()
+    if self._opened is not None:
+      self._opened.close()
+      self._opened = None
 
   def _existing(self, step: int | None) -> int:
     steps = self.all_steps()
@@ -208,7 +222,7 @@ class CheckpointManager:
     self, step: int, abstract: Any, only: str | None = None
   ) -> None:
     """Raises UserError where the step's arrays are not the wanted ones."""
-    saved = _shapes(self._manager.item_metadata(step)["state"].tree)
+    saved = _shapes(self._manager().item_metadata(step)["state"].tree)
     if only is not None:
       saved = {
         name: shape

@@ -128,6 +128,7 @@ def test_a_half_written_newest_step_is_ignored_and_cleaned_up(saved):
   with manager.CheckpointManager(saved) as reader:
     assert reader.latest_step() == 20
     _assert_equal(reader.restore(_abstract(_state()))[0], _state(20))
+    assert half.exists()  # another process may be writing it
     reader.save(30, _state(30), b"", {})
     reader.wait()
     assert reader.latest_step() == 30
