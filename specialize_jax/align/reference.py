@@ -234,8 +234,8 @@ def _one_to_one(
 ) -> tuple[targets.Group, ...]:
   """Finds where one student token covers just what one teacher token does.
 
-  A token without a cover, other than a word start alone, spells part of the
-  next one's character, which then is no match.
+  Another token than a word start before it spells part of the same
+  characters, which then are no match.
   """
   matches = []
   for group in groups:
@@ -243,8 +243,7 @@ def _one_to_one(
       continue
     *before, last = group.student
     apart = [pieces[j] for j in before] in ([], [student_lib.WORD_START])
-    bare = all(student_spans[j][0] == student_spans[j][1] for j in before)
     covers = student_spans[last][0] < student_spans[last][1]
-    if apart and bare and covers:
+    if apart and covers:
       matches.append(group)
   return tuple(matches)

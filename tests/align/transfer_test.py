@@ -52,6 +52,14 @@ def test_the_paper_gives_a_one_hot_target_at_a_line_start():
   assert aligned.mask_T.tolist() == [0, 1]
 
 
+def test_the_paper_takes_the_first_of_equal_candidates():
+  aligned = align(
+    [trees.token("x", 0.5), trees.token(".", 0.5, **{",": 0.25, ".": 0.125})],
+    "paper",
+  )
+  assert named(aligned)[-1] == {".": 0.5, ",": 0.25}
+
+
 def test_whitespace_transfers_at_a_line_start():
   aligned = align(
     [
