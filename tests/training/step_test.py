@@ -59,10 +59,11 @@ def _gradient_fn():
   return jax.jit(loss_and_gradients)
 
 
-def _loss_and_gradients(rows, params=None):
+def _loss_and_gradients(rows, params=None, segments_without_weight=()):
   """Rows are filled up to six, so that all callers share one compilation."""
-  empty = jax.tree.map(np.zeros_like, rows[0])
-  batch = tiny_run.stack(rows + [empty] * (6 - len(rows)))
+  batch = tiny_run.pack(rows + [[]] * (6 - len(rows)))
+  for segment in segments_without_weight:
+    batch["decoder_loss_weights"][batch["decoder_segment_ids"] == segment] = 0
   if params is None:
     params = tiny_run.new_state().params
   return _gradient_fn()(params, batch)
@@ -136,29 +137,28 @@ def test_packed_equals_unpacked_loss_and_gradients():
     tiny_run.example(rng, rng.integers(2, 6), rng.integers(2, 5))
     for _ in range(6)
   ]
-  packed = [tiny_run.row(examples[:3]), tiny_run.row(examples[3:])]
-  unpacked = [tiny_run.row([example]) for example in examples]
   _assert_close(
-    _loss_and_gradients(packed), _loss_and_gradients(unpacked), atol=1e-5
+    _loss_and_gradients([examples[:3], examples[3:]]),
+    _loss_and_gradients([[example] for example in examples]),
+    atol=1e-5,
   )
 
 
 def test_masked_equals_removed_in_loss_and_gradients():
-  """The last example of a row, without weight, might as well be padding."""
+  """The second example of a row, without weight, might as well be padding."""
   rng = np.random.default_rng(4)
   examples = [tiny_run.example(rng, 4, 4) for _ in range(4)]
-  for example in examples[1::2]:
-    example["decoder_loss_weights"] *= 0
-  masked = [tiny_run.row(examples[:2]), tiny_run.row(examples[2:])]
-  removed = [tiny_run.row(examples[:1]), tiny_run.row(examples[2:3])]
+  rows = [examples[:2], examples[2:]]
+  removed = _loss_and_gradients([examples[:1], examples[2:3]])
   _assert_close(
-    _loss_and_gradients(masked), _loss_and_gradients(removed), atol=1e-6
+    _loss_and_gradients(rows, segments_without_weight=[2]), removed, atol=1e-6
   )
+  assert abs(_loss_and_gradients(rows)[0] - removed[0]) > 0.01
 
 
 def test_gradients_equal_finite_differences_along_a_direction():
   rng = np.random.default_rng(5)
-  rows = [tiny_run.row([tiny_run.example(rng, 5, 4)]) for _ in range(3)]
+  rows = [[tiny_run.example(rng, 5, 4)] for _ in range(3)]
   params = tiny_run.new_state().params
   leaves, structure = jax.tree.flatten(params)
   direction = jax.tree.unflatten(

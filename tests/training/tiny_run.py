@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 
+from specialize_jax.data import packing
 from specialize_jax.losses import vocab_chunks
 from specialize_jax.parallel import mesh, placement
 from specialize_jax.t5 import config as t5_config
@@ -116,7 +117,7 @@ def new_state(where=None):
 
 
 def example(rng, source_length, target_length):
-  """One unpadded example with teacher distributions at most positions."""
+  """One task example, with teacher distributions at most positions."""
   targets = rng.integers(2, VOCAB, target_length).astype(np.int32)
   targets[-1] = 1
   ids = np.argsort(rng.random((target_length, VOCAB - 2)), -1) + 2
@@ -125,68 +126,32 @@ def example(rng, source_length, target_length):
   mask[-1] = False
   one_hot = np.eye(1, CANDIDATES)[0]
   return {
-    "encoder_input_tokens": rng.integers(2, VOCAB, source_length),
-    "decoder_input_tokens": np.concatenate([[0], targets[:-1]]),
-    "decoder_target_tokens": targets,
-    "decoder_loss_weights": np.ones(target_length, np.float32),
-    "decoder_teacher_top_ids": np.where(
+    "inputs": rng.integers(2, VOCAB, source_length),
+    "targets": targets,
+    "teacher_top_ids": np.where(
       mask[:, None], ids[:, :CANDIDATES], targets[:, None] * (one_hot > 0)
     ),
-    "decoder_teacher_top_probs": np.where(mask[:, None], probs, one_hot),
-    "decoder_teacher_top_mask": mask,
+    "teacher_top_probs": np.where(mask[:, None], probs, one_hot),
+    "teacher_top_mask": mask,
   }
 
 
-def row(examples, source_length=SOURCE_LENGTH, target_length=TARGET_LENGTH):
-  """Examples packed one after another, padded; with segments, positions."""
-
-  def joined(arrays, length):
-    arrays = np.concatenate(arrays)
-    padding = [(0, length - len(arrays))] + [(0, 0)] * (arrays.ndim - 1)
-    return np.pad(arrays, padding)
-
-  def length(name):
-    return source_length if name.startswith("encoder") else target_length
-
-  packed = {
-    name: joined([e[name] for e in examples], length(name))
-    for name in examples[0]
-  }
-  for side, name in (
-    ("encoder", "encoder_input_tokens"),
-    ("decoder", "decoder_target_tokens"),
-  ):
-    sizes = [len(e[name]) for e in examples]
-    packed[f"{side}_segment_ids"] = joined(
-      [np.full(n, i + 1) for i, n in enumerate(sizes)], length(name)
-    )
-    packed[f"{side}_positions"] = joined(
-      [np.arange(n) for n in sizes], length(name)
-    )
-  return {
-    name: array.astype(
-      np.float32 if name.endswith(("weights", "probs")) else np.int32
-    )
-    for name, array in packed.items()
-  }
-
-
-def stack(rows):
-  """A batch of rows."""
-  return {name: np.stack([r[name] for r in rows]) for name in rows[0]}
+def pack(rows):
+  """The batch of some rows, each a list of examples, empty for padding."""
+  return packing.to_batch(
+    rows, {"inputs": SOURCE_LENGTH, "targets": TARGET_LENGTH}
+  )
 
 
 def batch(number, batch_size=BATCH_SIZE):
   """Batch n, a function of n alone: two or three examples a row."""
   rng = np.random.default_rng(number)
-  return stack(
+  return pack(
     [
-      row(
-        [
-          example(rng, rng.integers(2, 6), rng.integers(2, 5))
-          for _ in range(rng.integers(2, 4))
-        ]
-      )
+      [
+        example(rng, rng.integers(2, 6), rng.integers(2, 5))
+        for _ in range(rng.integers(2, 4))
+      ]
       for _ in range(batch_size)
     ]
   )
