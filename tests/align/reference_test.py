@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from testdata import trees
+from testdata import real_files, trees
 
 from specialize_jax.align import reference, targets
 
@@ -190,3 +190,12 @@ def test_a_piece_that_spells_part_of_a_character_matches_nothing():
   )
   assert laid.matches == ()
   assert [(g.teacher, g.student) for g in laid.groups] == [((0,), (0, 1, 2))]
+
+
+def test_what_the_student_drops_at_the_end_goes_to_its_last_token():
+  laid = reference.lay(
+    trees.plain_tokens([b"end", b"\x07"]), "end\x07", real_files.t5()
+  )
+  assert laid.encoding.pieces == ("\u2581end",)
+  assert [(g.teacher, g.student) for g in laid.groups] == [((0, 1), (0,))]
+  assert laid.matches == ()
