@@ -3,7 +3,8 @@
   gsm8k_specialize_v1              training: four formats of teacher data
   math_ood_validation_v1           what checkpoints are selected by
   math_test_v1                     GSM8K and the three others
-  bbh_chain_of_thought_v1, bbh_answer_only_v1          the price
+  bbh_chain_of_thought_v1, bbh_answer_only_v1,
+  bbh_answer_only_paper_code_v1    the price in general ability
   mini_pretrain_v1                 training: the mini world's general ability
   mini_specialize_v1, mini_math_ood_validation_v1, mini_math_test_v1,
   mini_general_v1                  the mini world's twins
@@ -123,8 +124,10 @@ def mini_pretrain(
   name: str = "mini_pretrain_v1",
   chain_of_thought_rate: float = 1.0,
   answer_only_rate: float = 1.0,
-  weak_maths_rate: float = 2.0,
-  text_rate: float = 1.0,
+  facts_rate: float = 4.0,
+  weak_maths_rate: float = 10.0,
+  reading_rate: float = 4.0,
+  text_rate: float = 2.0,
 ) -> str:
   """Registers general pre-training, the mini world's stand-in for FlanT5.
 
@@ -132,7 +135,9 @@ def mini_pretrain(
     name: of the mixture.
     chain_of_thought_rate: of each general task, zero-shot.
     answer_only_rate: of each general task, zero-shot.
-    weak_maths_rate: of arithmetic facts and one-step problems.
+    facts_rate: of sums without a story.
+    weak_maths_rate: of one-step problems, for their bare answers.
+    reading_rate: of listing a story's numbers.
     text_rate: of span corruption.
 
   Returns:
@@ -152,7 +157,9 @@ def mini_pretrain(
     name,
     [
       *general,
+      ("mini_facts_v1", facts_rate),
       ("mini_weak_maths_v1", weak_maths_rate),
+      ("mini_reading_v1", reading_rate),
       ("mini_text_span_corruption_v1", text_rate),
     ],
   )
@@ -174,11 +181,12 @@ _OUT_OF_DISTRIBUTION = ("multiarith", "asdiv", "svamp")
 specialize(name="gsm8k_specialize_v1", dataset="gsm8k")
 add_mixture("math_ood_validation_v1", _evaluated(_OUT_OF_DISTRIBUTION, _COT))
 add_mixture("math_test_v1", _evaluated(benchmarks.MATHS, _COT))
-for _format in bbh.FORMATS:
+for _rule in bbh.RULES:
   add_mixture(
-    f"bbh_{'chain_of_thought' if _format.chain_of_thought else 'answer_only'}"
-    "_v1",
-    _evaluated([f"bbh_{t}" for t in benchmarks.BIG_BENCH_HARD], _format),
+    f"bbh_{_rule}_v1",
+    [
+      (f"bbh_{t}_in_context_{_rule}_v1", 1.0) for t in benchmarks.BIG_BENCH_HARD
+    ],
   )
 
 mini_pretrain()

@@ -9,11 +9,14 @@ training on it, and a rule.
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.data import questions, sources
+
+Rule = Literal["chain_of_thought", "answer_only", "answer_only_paper_code"]
 
 _CANARY_LINES = 2
 _QUESTION = "Q: "
@@ -94,31 +97,62 @@ def render(prompt: Prompt, question: str, *, chain_of_thought: bool) -> str:
   return "\n\n".join([prompt.instruction, *shown, asked])
 
 
-def source(task: str, *, chain_of_thought: bool) -> sources.TableSource:
+def render_as_paper_code(file_text: str, question: str) -> str:
+  """Writes an answer-only prompt as the paper's released code does.
+
+  It cuts the file at its first "A:" and at "the answer is ", and so keeps
+  the canary, the first question with its answer, and behind that the second
+  demonstration's question and chain of thought up to its answer; the rest is
+  lost. (FranxYao/FlanT5-CoT-Specialization: test_bbh.py, `modify_prompt`.)
+  For comparison only; `render` is what a prompt should be.
+
+  Args:
+    file_text: the prompt file whole.
+    question: the question.
+  """
+  before = file_text.split("A:", maxsplit=1)[0]
+  between = file_text.split("the answer is ")[1]
+  return (
+    f"{before}A: the answer is {between}"
+    f"\n\n{_QUESTION}{question}{_ANSWER}the answer is "
+  )
+
+
+def source(task: str, rule: Rule) -> sources.TableSource:
   """Gives the seqio source of a task: its questions, prompt included.
 
   Rows have `inputs` and `targets` as text beside a question's columns.
 
   Args:
     task: one of the 27, such as `boolean_expressions`.
-    chain_of_thought: which prompt to use.
+    rule: how its prompt is written.
   """
 
   def read(split: str) -> Mapping[str, Sequence[str]]:
     del split  # there is one
     rows = read_questions(sources.find(f"bbh/{task}.json"), task)
-    prompt = read_prompt(sources.find(f"bbh/cot-prompts/{task}.txt"))
+    write = _writer(sources.find(f"bbh/cot-prompts/{task}.txt"), rule)
     return {
       **questions.to_columns(rows),
-      "inputs": [
-        render(prompt, row.question, chain_of_thought=chain_of_thought)
-        for row in rows
-      ],
+      "inputs": [write(row.question) for row in rows],
       "targets": [row.answer for row in rows],
     }
 
   return sources.TableSource(
     read, splits=["test"], description=f"BIG-Bench-Hard {task}"
+  )
+
+
+def _writer(path: str, rule: Rule) -> Callable[[str], str]:
+  """Gives the function that writes a question by a rule."""
+  if rule == "answer_only_paper_code":
+    with open(path, encoding="utf-8") as file:
+      text = file.read()
+    return lambda question: render_as_paper_code(text, question)
+  prompt = read_prompt(path)
+  chain_of_thought = rule == "chain_of_thought"
+  return lambda question: render(
+    prompt, question, chain_of_thought=chain_of_thought
   )
 
 

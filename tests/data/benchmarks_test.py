@@ -243,6 +243,18 @@ def test_an_answer_only_prompt_has_questions_and_final_answers(tmp_path):
   )
 
 
+def test_the_paper_s_code_leaks_a_chain_of_thought_and_loses_a_shot():
+  demonstrations = "".join(
+    f"\n\nQ: q{i}\nA: Let's think. c{i} So the answer is a{i}."
+    for i in range(3)
+  )
+  text = f"canary\n-----\nAdd.{demonstrations}"
+  assert big_bench_hard.render_as_paper_code(text, "q") == (
+    "canary\n-----\nAdd.\n\nQ: q0\nA: the answer is a0.\n\n"
+    "Q: q1\nA: Let's think. c1 So \n\nQ: q\nA: the answer is "
+  )
+
+
 @pytest.mark.parametrize(
   "body", ["Add.\n", "Add.\n\nQ: 1 + 1\nA: It is 2.\n", "Add.\n\nQ: 1\n"]
 )

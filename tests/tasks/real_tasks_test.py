@@ -69,6 +69,16 @@ def test_the_evaluation_mixtures_have_their_tasks(name, split, count):
   assert all(task.metric_fns for task in mixture.tasks)
 
 
+def test_bbh_as_the_paper_s_code_has_its_own_tasks():
+  mixture = seqio.get_mixture_or_task("bbh_answer_only_paper_code_v1")
+  assert len(mixture.tasks) == 27
+  name = "bbh_boolean_expressions_in_context_answer_only_paper_code_v1"
+  prompt = first(name, "test")["inputs_pretokenized"].decode()
+  assert "canary" in prompt and prompt.endswith("\nA: the answer is ")
+  (metric,) = seqio.get_mixture_or_task(name).metric_fns
+  assert metric.grader == "paper_code"
+
+
 def test_every_real_format_is_registered():
   names = seqio.TaskRegistry.names()
   for dataset in (*benchmarks.MATHS, "gsm8k_teacher"):
