@@ -5,12 +5,17 @@ import functools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testdata import real_files, trees
 
 from specialize_jax.align import reference, targets
 
+SETTINGS = settings(
+  deadline=None,
+  max_examples=100,
+  suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 COSTS = st.integers(1, 4).flatmap(
   lambda rows: st.integers(1, 4).flatmap(
     lambda columns: st.lists(
@@ -44,7 +49,7 @@ def _edits(left, right):
   return edits(len(left), len(right))
 
 
-@settings(deadline=None)
+@SETTINGS
 @given(
   st.text(alphabet="ab\n\u00e9 \U0001f600", max_size=6),
   st.text(alphabet="ab\n\u00e9\u2581\U0001f600", max_size=6),
@@ -68,7 +73,7 @@ def _all_paths(rows, columns):
   return grow([(0, 0)])
 
 
-@settings(deadline=None, max_examples=60)
+@SETTINGS
 @given(COSTS)
 def test_no_monotone_path_is_cheaper(costs):
   cost_LT = np.array(costs, float)
@@ -91,7 +96,7 @@ def _check_partition(groups, length, width):
   assert [j for g in groups for j in g.student] == list(range(width))
 
 
-@settings(deadline=None, max_examples=60)
+@SETTINGS
 @given(COSTS)
 def test_a_paths_groups_partition_both_sequences(costs):
   cost_LT = np.array(costs, float)
@@ -100,7 +105,7 @@ def test_a_paths_groups_partition_both_sequences(costs):
   assert all(group.teacher and group.student for group in groups)
 
 
-@settings(deadline=None, max_examples=200)
+@SETTINGS
 @given(trees.samples())
 def test_character_groups_partition_both_and_conserve_text(sample):
   text, tokens = sample
@@ -122,7 +127,7 @@ def test_character_groups_partition_both_and_conserve_text(sample):
     assert spelled.startswith(covered)
 
 
-@settings(deadline=None, max_examples=100)
+@SETTINGS
 @given(trees.samples())
 def test_groups_are_as_small_as_can_be(sample):
   text, tokens = sample
