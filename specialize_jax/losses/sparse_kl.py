@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from specialize_jax import errors
 from specialize_jax.losses import student_scores
 
 MissingMass = Literal["tail", "renormalize", "zero"]
@@ -51,7 +52,7 @@ def sparse_kl(
     used.
 
   Raises:
-    ValueError: `missing_mass` is none of the three.
+    UserError: `missing_mass` is none of the three.
   """
   dtype = student_scores.accumulation_dtype(logits_BTV.dtype)
   scores = student_scores.measure(
@@ -98,9 +99,9 @@ def divergence(
 
 
 def check_missing_mass(missing_mass: str) -> None:
-  """Raises ValueError unless the name is one of the three."""
+  """Raises UserError unless the name is one of the three."""
   if missing_mass not in get_args(MissingMass):
-    raise ValueError(
+    raise errors.UserError(
       f"missing_mass={missing_mass!r} is unknown: "
       f"expected one of {', '.join(get_args(MissingMass))}."
     )

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from specialize_jax import errors
 from specialize_jax.losses import sample_matching, sparse_kl, student_scores
 
 
@@ -55,17 +56,17 @@ class LossConfig:
     """Refuses a setting that names no loss."""
     sparse_kl.check_missing_mass(self.missing_mass)
     if self.objective not in ("distribution_matching", "sample_matching"):
-      raise ValueError(
+      raise errors.UserError(
         f"objective={self.objective!r} is unknown: expected "
         "distribution_matching or sample_matching."
       )
     if self.masked_out not in ("one_hot", "ignore"):
-      raise ValueError(
+      raise errors.UserError(
         f"masked_out={self.masked_out!r} is unknown: expected one_hot or "
         "ignore."
       )
     if self.num_chunks < 1:
-      raise ValueError(
+      raise errors.UserError(
         f"num_chunks={self.num_chunks} is not possible: expected 1 or more."
       )
 

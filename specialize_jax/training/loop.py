@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from absl import logging
 
+from specialize_jax import errors
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.parallel import placement as placements
 from specialize_jax.training import progress, run_log, state, step
@@ -71,6 +72,16 @@ class LoopConfig:
   evaluate_first: bool = False
   checkpoint_every: int | None = None
   max_skipped_in_a_row: int = 10
+
+  def __post_init__(self) -> None:
+    """Raises UserError for a number that counts nothing."""
+    for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise errors.UserError(
+          f"LoopConfig.{name}={value} is not possible: expected 1 or more, or "
+          "None for never where that is allowed."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,22 +181,24 @@ def train(
       reporter.read_pending()
       reporter.add(step_number, metrics)
 
-      # --- What is due after this step.
-      last = step_number == config.num_steps or termination.received
-      evaluates = step_number == config.num_steps or _is_due(
-        step_number, config.eval_every
+      # --- What is due after this step. The signal is looked at once: one
+      # that comes later is for the next step, and nothing leaves unsaved.
+      preempted = termination.received
+      last = step_number == config.num_steps
+      evaluates = not preempted and (
+        _is_due(step_number, config.eval_every) or (last and config.eval_every)
       )
-      saves = last or _is_due(step_number, config.checkpoint_every)
+      saves = preempted or last or _is_due(step_number, config.checkpoint_every)
       if evaluates or saves:
         # 1. Its row, then 2. its evaluation, then 3. its checkpoint: whatever
         # moment a kill comes at, the rows up to a saved step are complete.
         reporter.read_pending()
         with reporter.throughput.pause():
-          if evaluates and config.eval_every and not termination.received:
+          if evaluates:
             _evaluate(run, train_state, step_number)
           if saves:
             _save(run, train_state, step_number, iterator)
-      if termination.received:
+      if preempted:
         run.manager.wait()
         run.log.flush()
         raise Preempted(step_number)

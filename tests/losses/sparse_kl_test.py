@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import test_util
 
+from specialize_jax import errors
 from specialize_jax.losses import sparse_kl, student_scores
 
 MODES = ["tail", "renormalize", "zero"]
@@ -238,7 +239,7 @@ def test_scores_gradient_equals_that_of_the_plain_reduction():
 
 
 def test_unknown_missing_mass_is_refused_by_name():
-  with pytest.raises(ValueError, match="missing_mass='tails' is unknown"):
+  with pytest.raises(errors.UserError, match="missing_mass='tails' is unknown"):
     sparse_kl.sparse_kl(
       jnp.zeros((1, 1, 4)),
       jnp.array([[[2]]]),

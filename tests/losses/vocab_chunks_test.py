@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import test_util
 
+from specialize_jax import errors
 from specialize_jax.losses import (
   normalization,
   sample_matching,
@@ -295,5 +296,5 @@ def test_sharded_vocabulary_is_never_gathered():
   ],
 )
 def test_a_setting_that_names_no_loss_is_refused(setting, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(errors.UserError, match=message):
     vocab_chunks.LossConfig(**setting)

@@ -286,3 +286,15 @@ def test_another_models_directory_is_refused_before_the_first_step(
     )
   run.manager.close()
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("num_steps", "LoopConfig.num_steps=0 is not possible"),
+    ("eval_every", "LoopConfig.eval_every=0 is not possible"),
+  ],
+)
+def test_a_number_that_counts_nothing_is_refused(name, message):
+  with pytest.raises(errors.UserError, match=message):
+    loop.LoopConfig(**{"num_steps": 1, name: 0})
