@@ -21,7 +21,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-NUM_CANDIDATES = 5
+from specialize_jax.records import schema
+
+NUM_CANDIDATES = schema.NUM_CANDIDATES
 
 INPUTS = "inputs"
 TARGETS = "targets"

@@ -7,7 +7,7 @@ out twice.
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from specialize_jax.data import questions
 
@@ -53,11 +53,6 @@ def split_validation(
   validation = [row for row in rows if words_of(row.question) in held_out]
   rest = [row for row in rows if words_of(row.question) not in held_out]
   return validation, rest
-
-
-def contains(words: Iterable[str], question: str) -> bool:
-  """Tells whether a question is, by its words, among those of `words`."""
-  return words_of(question) in words
 
 
 def _rank(words: str) -> bytes:
