@@ -29,7 +29,7 @@ _REQUIRES = [
   "rapidfuzz>=3.10",
   "rich>=13.9",
   "safetensors>=0.5",
-  "sentencepiece>=0.2.0",
+  "sentencepiece>=0.2.3",  # encode(..., return_type="proto")
   "seqio>=0.0.20",
   "tenacity>=9.0",
   "tensorboard>=2.19",  # clu's writer imports its hparams plugin
@@ -43,6 +43,7 @@ _REQUIRES = [
 _TEST = [
   "hypothesis>=6.130",
   "pytest>=8.3",
+  "regex>=2024.11",  # p50k_base's pattern has classes such as \p{L}
   "ruff>=0.12",
   "torch==2.13.0",  # the parity oracle; its CPU build is enough
 ]

@@ -10,7 +10,8 @@ Tasks, with FORMAT one of the four formats:
   mini_gsm_teacher_FORMAT_v1         distillation from the exact teacher
   mini_{gsm,...}_FORMAT_v1           evaluation; see MATHS
   mini_{navigate,...}_FORMAT_v1      evaluation; see GENERAL
-  mini_{navigate,...}_pretrain_FORMAT_v1, mini_weak_maths_v1,
+  mini_{navigate,...}_pretrain_FORMAT_v1, mini_facts_v1,
+  mini_weak_maths_v1, mini_reading_v1,
   mini_text_span_corruption_v1       general pre-training
 
 `specialize_jax.mini.world` writes the files.
@@ -57,6 +58,10 @@ def _source(dataset: str, salt: str, *splits: str) -> sources.TableSource:
 def _demonstrations(dataset: str) -> list[formats.Demonstration]:
   path = sources.find(f"mini/{dataset}/train.jsonl")
   return questions.to_demonstrations(questions.read_questions(path))
+
+
+def _read_lesson(lesson: str, split: str) -> sources.Columns:
+  return questions.read_formatted(sources.find(f"mini/{lesson}/{split}.jsonl"))
 
 
 def _add_evaluation(dataset: str, shown: str, metric: metrics.Accuracy) -> None:
@@ -111,20 +116,19 @@ for _task in GENERAL:
       ),
     )
 
-task_parts.add_once(
-  "mini_weak_maths_v1",
-  **task_parts.pretraining(
-    sources.TableSource(
-      lambda split: questions.read_formatted(
-        sources.find(f"mini/weak_maths/{split}.jsonl")
+for _lesson in ("facts", "weak_maths", "reading"):
+  task_parts.add_once(
+    f"mini_{_lesson}_v1",
+    **task_parts.pretraining(
+      sources.TableSource(
+        functools.partial(_read_lesson, _lesson),
+        splits=["train"],
+        description=f"mini {_lesson}",
       ),
-      splits=["train"],
-      description="mini weak maths",
+      VOCABULARY,
+      to_text=[preprocessors.render_by_row, preprocessors.tokenize],
     ),
-    VOCABULARY,
-    to_text=[preprocessors.render_by_row, preprocessors.tokenize],
-  ),
-)
+  )
 
 task_parts.add_once(
   "mini_text_span_corruption_v1",

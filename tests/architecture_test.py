@@ -75,6 +75,11 @@ def _room(module):
   return parts[1] if parts[0] == "specialize_jax" and len(parts) > 1 else None
 
 
+def _grounded(name):
+  """Whether `from MODULE import THING` takes a thing of the ground."""
+  return name.rsplit(".", 1)[0] in GROUND
+
+
 def _package_files():
   return [pytest.param(p, id=_module_name(p)) for p in _files("specialize_jax")]
 
@@ -101,10 +106,9 @@ def test_a_room_imports_only_rooms_on_lower_floors(path):
     if top == "tasks":
       assert room == "cli", f"{path}: the library does not import tasks/"
       continue
-    if name in GROUND or name.rsplit(".", 1)[0] in GROUND:
-      if _room(name) not in FLOORS:
-        continue
     other = _room(name)
+    if name in GROUND or (other not in FLOORS and _grounded(name)):
+      continue
     if other == room:
       continue  # modules of one room know each other; cycles are caught below
     assert FLOORS[other] < FLOORS[room], (

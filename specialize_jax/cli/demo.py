@@ -5,7 +5,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import gin_files
+from specialize_jax.cli import gin_files, registered_tasks
 
 _EXAMPLE = """example:
   specialize demo --output_dir=demo_output --seed=0
@@ -56,9 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
 
+  registered_tasks.register(None, None)
+
   from specialize_jax.reports import page, results, tables
   from specialize_jax.study import demo
-  from tasks import mixtures  # noqa: F401  (registers every task)
 
   output_dir = pathlib.Path(flags.output_dir)
   pretraining = _experiment(

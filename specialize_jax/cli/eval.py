@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import gin_files
+from specialize_jax.cli import gin_files, registered_tasks
 
 _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
   specialize eval --data_dir=demo_output/world \\
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   gin_files.add_flags(parser, default_file="runs/eval.gin")
-  gin_files.add_data_flag(parser)
+  registered_tasks.add_flags(parser)
   return parser
 
 
@@ -37,12 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
 
-  from specialize_jax.data import sources
-  from specialize_jax.study import experiment
-  from tasks import mixtures  # noqa: F401  (registers every task)
+  registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
 
-  if flags.data_dir is not None:
-    sources.set_data_dir(flags.data_dir)
+  from specialize_jax.study import experiment
+
   with gin_files.loaded(flags, bindings):
     values = gin_files.configured(experiment.evaluate_checkpoint)()
   tasks = sorted({name.rpartition("/")[0] for name in values})

@@ -49,17 +49,6 @@ def add_flags(parser: argparse.ArgumentParser, default_file: str) -> None:
   parser.set_defaults(default_gin_file=default_file)
 
 
-def add_data_flag(parser: argparse.ArgumentParser) -> None:
-  """Adds `--data_dir`, which every command that reads tasks has."""
-  parser.add_argument(
-    "--data_dir",
-    default=None,
-    metavar="DIR",
-    help="where the datasets and vocabularies of the tasks lie "
-    "(default: $SPECIALIZE_DATA)",
-  )
-
-
 def parse(
   parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:

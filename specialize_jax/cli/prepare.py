@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cli import registered_tasks
 
 if typing.TYPE_CHECKING:
   from specialize_jax.records import schema
@@ -88,8 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = build_parser().parse_args(argv)
   _check_report(flags.report)
 
-  from specialize_jax.data import preparation
-  from specialize_jax.evaluation import written
+  with registered_tasks.quiet_import():
+    from specialize_jax.data import preparation
+    from specialize_jax.evaluation import written
 
   fields = dataclasses.fields(preparation.Preparation)
   prepared = preparation.prepare(

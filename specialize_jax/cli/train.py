@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import gin_files
+from specialize_jax.cli import gin_files, registered_tasks
 
 _EXAMPLE = """example (general pre-training on the world that `specialize demo`
 leaves):
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   gin_files.add_flags(parser, default_file="runs/train.gin")
-  gin_files.add_data_flag(parser)
+  registered_tasks.add_flags(parser)
   return parser
 
 
@@ -35,12 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
 
-  from specialize_jax.data import sources
-  from specialize_jax.study import experiment
-  from tasks import mixtures  # noqa: F401  (registers every task)
+  registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
 
-  if flags.data_dir is not None:
-    sources.set_data_dir(flags.data_dir)
+  from specialize_jax.study import experiment
+
   with gin_files.loaded(flags, bindings) as config_text:
     configured = gin_files.configured(experiment.Experiment)()
   experiment.train(configured, config_text=config_text)

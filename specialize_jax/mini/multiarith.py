@@ -1,6 +1,6 @@
 """The family `mini_multiarith`: always two steps, told in few words.
 
-Anna has 8 pens, buys 5 and loses 3. How many pens are left?
+Anna has 8 pens. She buys 5 pens and loses 3 pens. How many pens are left?
 """
 
 from specialize_jax.mini import templates
@@ -17,23 +17,23 @@ _ALL = ("How many {T} are there in all?", "What is the total of {T}?")
 
 TEMPLATES = (
   _Template(
-    "{N} has {a} {T}, {gains} {b} and {loses} {c}.",
+    "{N} has {a} {T}. {He} {gains} {b} {T} and {loses} {c} {T}.",
     (_Ask(_LEFT + _NOW, (_Sum("+", "a", "b"), _Sum("-", "#0", "c"))),),
   ),
   _Template(
-    "{N} has {a} {T}, {loses} {b} and {gains} {c}.",
+    "{N} has {a} {T}. {He} {loses} {b} {T} and {gains} {c} {T}.",
     (_Ask(_NOW, (_Sum("-", "a", "b"), _Sum("+", "#0", "c"))),),
   ),
   _Template(
-    "{N} has {a} {T} and {loses} {b}, then {he} gives {c} to {M}.",
+    "{N} has {a} {T}. {He} {loses} {b} {T}, and gives {c} {T} to {M}.",
     (_Ask(_LEFT, (_Sum("-", "a", "b"), _Sum("-", "#0", "c"))),),
   ),
   _Template(
-    "{N} {gains} {a} {T}, then {b} more and then {c} more.",
+    "{N} {gains} {a} {T}, then {b} {T} and then {c} {T}.",
     (_Ask(_ALL + _NOW, (_Sum("+", "a", "b"), _Sum("+", "#0", "c"))),),
   ),
   _Template(
-    "{N} has {k} boxes of {a} {T} and {loses} {b}.",
+    "{N} has {k} boxes of {a} {T} and {loses} {b} {T}.",
     (_Ask(_LEFT, (_Sum("*", "k", "a"), _Sum("-", "#0", "b"))),),
   ),
   _Template(
@@ -56,19 +56,19 @@ TEMPLATES = (
 
 ONE_STEP_TEMPLATES = (
   _Template(
-    "{N} has {a} {T} and {gains} {b}.",
+    "{N} has {a} {T} and {gains} {b} {T}.",
     (_Ask(_NOW + _ALL, (_Sum("+", "a", "b"),)),),
   ),
   _Template(
-    "{N} has {a} {T} and {loses} {b}.",
+    "{N} has {a} {T} and {loses} {b} {T}.",
     (_Ask(_LEFT + _NOW, (_Sum("-", "a", "b"),)),),
   ),
   _Template(
-    "{N} has {a} {T}, then {he} gives {b} to {M}.",
+    "{N} has {a} {T}, and gives {b} {T} to {M}.",
     (_Ask(_LEFT, (_Sum("-", "a", "b"),)),),
   ),
   _Template(
-    "{N} {gains} {a} {T}, then {b} more.",
+    "{N} {gains} {a} {T}, then {b} {T}.",
     (_Ask(_ALL + _NOW, (_Sum("+", "a", "b"),)),),
   ),
   _Template(

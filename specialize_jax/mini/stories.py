@@ -4,7 +4,8 @@
   How many apples does Tom have now?
 
 A story starts with an amount, something happens to it a few times, and it
-may end with another person who has more or less of the same.
+may end with another person who has more or less of the same, or with how many
+more there are of one kind than of another.
 """
 
 import random
@@ -17,13 +18,17 @@ FAMILY = "mini_gsm"
 
 _CONNECTIVES = ("", "Then", "Later", "At last")
 _BAGS_SHARE = 0.25
-_BAG_EVENT_SHARE = 0.15
+_BAG_EVENT_SHARE = 0.08
 _HALF_SHARE = 0.12
 _COMPARE_SHARE = 0.2
 _TOGETHER_SHARE = 0.15
-_BYSTANDER_SHARE = 0.25
+_DIFFERENCE_SHARE = 0.12
+_JOINED_SHARE = 0.35
+_BYSTANDER_SHARE = 0.2
 _PART_FIRST_SHARE = 0.25
 
+
+_FINISH_STEPS = {"none": 0, "compare": 1, "difference": 1, "together": 2}
 
 _T = TypeVar("_T")
 
@@ -46,6 +51,7 @@ class _Story:
     self.steps: list[problems.Step] = []
     self.values: list[int] = []
     self.amount: problems.Operand = 0
+    self.other_amount = 0
     self.used_numbers: set[int] = set()
     self.used_verbs: set[str] = set()
     self.num_events = 0
@@ -97,7 +103,14 @@ class _Story:
     return problems.Result(len(self.steps) - 1)
 
   def tell_event(self, phrase: str) -> None:
-    """Adds an event's sentence, with the connective of its place."""
+    """Adds an event, in a sentence of its own or joined to the last one's.
+
+    A sentence of its own starts with the connective of its place.
+    """
+    if self.num_events % 2 and self.rng.random() < _JOINED_SHARE:
+      self.sentences[-1] = f"{self.sentences[-1][:-1]} and {phrase}."
+      self.num_events += 1
+      return
     connective = _CONNECTIVES[self.num_events]
     subject = f"{connective} {self.pronoun}".strip()
     self.sentences.append(f"{subject[0].upper()}{subject[1:]} {phrase}.")
@@ -110,9 +123,11 @@ def draw_of_length(
   """Draws a story of so many steps, or nothing when the numbers do not fit."""
   story = _Story(rng)
   finish = _draw_finish(rng, num_steps)
-  last_event = num_steps - {"none": 0, "compare": 1, "together": 2}[finish]
+  last_event = num_steps - _FINISH_STEPS[finish]
   try:
-    if last_event and rng.random() < _BAGS_SHARE:
+    if finish == "difference":
+      _start_with_two_kinds(story)
+    elif last_event and rng.random() < _BAGS_SHARE:
       _start_with_bags(story)
     else:
       _start_with_amount(story, bystander=finish == "none")
@@ -120,6 +135,8 @@ def draw_of_length(
       _add_event(story, last_event - len(story.steps))
     if finish == "none":
       ask = _ask_for_own(story)
+    elif finish == "difference":
+      ask = _ask_for_difference(story)
     else:
       ask = _add_other_person(story, together=finish == "together")
   except _DoesNotFitError:
@@ -143,6 +160,8 @@ def draw(rng: random.Random, step_weights: Sequence[float]) -> problems.Problem:
 
 
 def _draw_finish(rng: random.Random, num_steps: int) -> str:
+  if rng.random() < _DIFFERENCE_SHARE:
+    return "difference"
   if rng.random() < _COMPARE_SHARE:
     return "compare"
   if num_steps >= 2 and rng.random() < _TOGETHER_SHARE:
@@ -152,7 +171,7 @@ def _draw_finish(rng: random.Random, num_steps: int) -> str:
 
 def _start_with_amount(story: _Story, *, bystander: bool) -> None:
   """Starts with a number; a second one may stand by, for nothing."""
-  story.amount = story.number(3, 20)
+  story.amount = story.number(3, 16)
   told = f"{story.name} has {story.amount} {story.things}"
   kind = story.rng.random() / _BYSTANDER_SHARE if bystander else 1.0
   if kind < 0.5:
@@ -161,6 +180,16 @@ def _start_with_amount(story: _Story, *, bystander: bool) -> None:
   if 0.5 <= kind < 1.0:
     number = story.number(2, 12)
     story.sentences.append(f"{story.other} has {number} {story.things}.")
+
+
+def _start_with_two_kinds(story: _Story) -> None:
+  """Starts with two numbers, both of which will be needed."""
+  story.amount = story.number(3, 16)
+  story.other_amount = story.number(2, 10)
+  story.sentences.append(
+    f"{story.name} has {story.amount} {story.things} and"
+    f" {story.other_amount} {story.other_things}."
+  )
 
 
 def _start_with_bags(story: _Story) -> None:
@@ -227,6 +256,14 @@ def _add_other_person(story: _Story, *, together: bool) -> str:
 def _ask_for_own(story: _Story) -> str:
   words = story.rng.choice(("now", "in the end", "now"))
   return f"How many {story.things} does {story.name} have {words}?"
+
+
+def _ask_for_difference(story: _Story) -> str:
+  story.step("-", story.amount, story.other_amount, role="plain")
+  return (
+    f"How many more {story.things} than {story.other_things} does"
+    f" {story.name} have?"
+  )
 
 
 def _orders(

@@ -25,10 +25,6 @@ TEMPLATES = (
         ("How many more {T} than {U} does {N} have first?",),
         (_Sum("-", "a", "b", "plain"),),
       ),
-      _Ask(
-        ("How many {T} and {U} does {N} have first?",),
-        (_Sum("+", "a", "b", things="things"),),
-      ),
     ),
   ),
   _Template(
@@ -41,10 +37,6 @@ TEMPLATES = (
       _Ask(
         ("How many more {T} than {M} does {N} have?",),
         (_Sum("-", "a", "b", "plain"),),
-      ),
-      _Ask(
-        ("How many {T} and {U} does {M} have?",),
-        (_Sum("+", "b", "c", "other", "M", "things"),),
       ),
     ),
   ),

@@ -6,14 +6,17 @@ writes under `data/mini`:
 
     <family>/{train,validation,test}.jsonl   word problems, four families
     <task>/{train,validation,test}.jsonl     general tasks
-    weak_maths/train.jsonl                   facts and one-step problems
+    facts/train.jsonl                        sums such as "5 + 7 ="
+    weak_maths/train.jsonl                   one-step problems, bare answers
+    reading/train.jsonl                      the numbers of a story, in order
     text/train.jsonl                         questions as plain text
     student.model, teacher_tokenizer.json    the two tokenizers
     records/records.jsonl                    the teacher's samples
     world.json                               what the world was built from
 
 A row of a family or task is {"question_id", "question", "answer",
-"rationale"}; weak maths adds the "format" it is for; text is {"text"}.
+"rationale"}; facts, weak maths and reading add the "format" that each is
+for; text is {"text"}.
 """
 
 import dataclasses
@@ -30,9 +33,9 @@ import tqdm
 from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.mini import (
-  arithmetic,
   general_tasks,
   grammar,
+  lessons,
   problems,
   splits,
   stories,
@@ -46,8 +49,6 @@ DIRECTORY = "mini"
 _MANIFEST = "world.json"
 _LEAD_REPEATS = 3
 _VERSION = 1  # of what is written; a world of another version is built anew
-
-Row = dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,8 @@ class WorldConfig:
   general_validation_size: int = 100
   general_test_size: int = 200
   weak_maths_size: int = 1000
-  step_weights: tuple[float, ...] = (0.2, 0.4, 0.3, 0.1)
-  samples_per_question: int = 8
+  step_weights: tuple[float, ...] = (0.35, 0.4, 0.17, 0.08)
+  samples_per_question: int = 4
   temperature: float = 0.7
   mistake_rate: float = 0.03
   student_vocab_size: int = 512
@@ -168,52 +169,19 @@ def draw_world(seed: int, config: WorldConfig) -> World:
   return World(maths=maths, general=general, weak_maths=weak_maths)
 
 
-def row_of(item: problems.Problem | general_tasks.Exercise) -> Row:
-  """Gives an item's row as it is written."""
-  rationale = (
-    grammar.likeliest_solution(item)
-    if isinstance(item, problems.Problem)
-    else item.rationale
-  )
-  return {
-    "question_id": item.question_id,
-    "question": item.question,
-    "answer": item.answer,
-    "rationale": rationale,
+def _write_early_lessons(
+  place: pathlib.Path, world: World
+) -> list[lessons.Row]:
+  """Writes what only pre-training reads, and gives its rows."""
+  told = [p for by_split in world.maths.values() for p in by_split["train"]]
+  written = {
+    "facts": lessons.fact_rows(),
+    "weak_maths": lessons.weak_maths_rows(world.weak_maths),
+    "reading": lessons.reading_rows(told),
   }
-
-
-def weak_maths_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
-  """Gives the weak maths of pre-training: facts, and short answers.
-
-  Every arithmetic fact comes once for its bare answer and once told in
-  full; one-step problems come for their bare answer alone, so that a
-  pre-trained student has yet to learn to reason.
-  """
-  rows = []
-  for operation, left, right in arithmetic.facts():
-    result = arithmetic.apply(operation, left, right)
-    told = f"{left} {operation} {right} ="
-    for data_format in (
-      formats.ZERO_SHOT_ANSWER_ONLY,
-      formats.ZERO_SHOT_CHAIN_OF_THOUGHT,
-    ):
-      rows.append(
-        {
-          "question": told,
-          "answer": str(result),
-          "rationale": f"{told} {result}. The answer is {result}.",
-          "format": data_format.name,
-        }
-      )
-  for problem in one_step:
-    rows.append(
-      {**row_of(problem), "format": formats.ZERO_SHOT_ANSWER_ONLY.name}
-    )
-  return [
-    {**row, "question_id": f"weak_maths/train/{index}"}
-    for index, row in enumerate(rows)
-  ]
+  for name, rows in written.items():
+    _write_rows(place / name / "train.jsonl", rows)
+  return [row for rows in written.values() for row in rows]
 
 
 def _manifest(seed: int, config: WorldConfig) -> dict[str, object]:
@@ -262,8 +230,7 @@ def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
   with progress:
     world = draw_world(seed, config)
     train_rows = _write_items(place, world)
-    weak_rows = weak_maths_rows(world.weak_maths)
-    _write_rows(place / "weak_maths" / "train.jsonl", weak_rows)
+    early_rows = _write_early_lessons(place, world)
     questions = [{"text": row["question"]} for row in train_rows]
     _write_rows(place / "text" / "train.jsonl", questions)
     progress.update()
@@ -271,7 +238,7 @@ def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
     progress.set_description("mini world: tokenizers")
     solutions = _random_solutions(world, seed)
     student = vocabulary.train_student(
-      _student_texts([*train_rows, *weak_rows], solutions),
+      _student_texts([*train_rows, *early_rows], solutions),
       vocab_size=config.student_vocab_size,
     )
     (place / "student.model").write_bytes(student)
@@ -290,19 +257,21 @@ def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
           progress.update()
 
 
-def _write_items(place: pathlib.Path, world: World) -> list[Row]:
+def _write_items(place: pathlib.Path, world: World) -> list[lessons.Row]:
   """Writes the families' and tasks' files; gives the training rows."""
-  train_rows: list[Row] = []
+  train_rows: list[lessons.Row] = []
   for name, by_split in {**world.maths, **world.general}.items():
     for split in splits.SPLITS:
-      rows = [row_of(item) for item in by_split[split]]
+      rows = [lessons.row_of(item) for item in by_split[split]]
       _write_rows(place / name / f"{split}.jsonl", rows)
       if split == "train":
         train_rows += rows
   return train_rows
 
 
-def _student_texts(rows: Sequence[Row], solutions: Sequence[str]) -> list[str]:
+def _student_texts(
+  rows: Sequence[lessons.Row], solutions: Sequence[str]
+) -> list[str]:
   """Gives what the student reads and writes: training splits only."""
   zero_shot = (
     formats.ZERO_SHOT_ANSWER_ONLY,

@@ -19,7 +19,7 @@ def test_every_fact_is_right_and_stays_small():
 
 
 def test_the_facts_are_few_enough_to_learn_in_minutes():
-  assert 500 < len(arithmetic.facts()) < 900
+  assert 300 < len(arithmetic.facts()) < 600
   assert len(set(arithmetic.facts())) == len(arithmetic.facts())
 
 

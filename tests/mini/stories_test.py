@@ -13,7 +13,9 @@ def read(question):
   """Works a story out sentence by sentence, from its words alone."""
   *told, asked = re.split(r"(?<=[.]) ", question)
   teller = told[0].split()[0]
-  asked_things = re.match(r"How many (\w+)", asked)[1]
+  asked_things = re.match(r"How many (?:more )?(\w+)", asked)[1]
+  # Two events joined in one sentence are two sentences without the second "he".
+  told = [told[0], *(p for one in told[1:] for p in one.split(" and "))]
   has = {}
   for sentence in told:
     words = sentence.rstrip(".").split()
@@ -39,6 +41,8 @@ def read(question):
       has[teller] += int(gained[1]) * int(gained[2] or 1)
     else:
       has[teller] -= int(LOSS.search(sentence)[1])
+  if fewer := re.search(r"more \w+ than (\w+)", asked):
+    return has[teller] - int(re.search(rf"(\d+) {fewer[1]}", told[0])[1])
   if "they" in asked:
     return sum(has.values())
   return has[next(word for word in asked.split() if word in has)]

@@ -4,6 +4,7 @@ import collections
 import filecmp
 import itertools
 import json
+import re
 
 import pytest
 import sentencepiece
@@ -103,16 +104,34 @@ def test_questions_do_not_repeat_within_a_split(directory):
     assert len(questions) == len(set(questions))
 
 
-def test_weak_maths_has_facts_in_two_formats_and_short_answers(directory):
-  rows = rows_of(directory, "weak_maths", "train")
-  facts = [row for row in rows if row["question"].endswith("=")]
-  assert collections.Counter(row["format"] for row in facts) == {
-    "zero_shot_answer_only": len(facts) / 2,
-    "zero_shot_chain_of_thought": len(facts) / 2,
+def test_facts_come_bare_and_told_in_full(directory):
+  rows = rows_of(directory, "facts", "train")
+  assert all(row["question"].endswith(" =") for row in rows)
+  assert collections.Counter(row["format"] for row in rows) == {
+    "zero_shot_answer_only": len(rows) / 2,
+    "zero_shot_chain_of_thought": len(rows) / 2,
   }
-  one_step = [row for row in rows if not row["question"].endswith("=")]
-  assert len(one_step) == 4 * CONFIG.weak_maths_size
-  assert {row["format"] for row in one_step} == {"zero_shot_answer_only"}
+
+
+def test_weak_maths_is_one_step_problems_for_bare_answers(directory):
+  rows = rows_of(directory, "weak_maths", "train")
+  assert len(rows) == 4 * CONFIG.weak_maths_size
+  assert {row["format"] for row in rows} == {"zero_shot_answer_only"}
+  assert all(row["rationale"].count("=") == 1 for row in rows)
+
+
+def test_reading_lists_the_numbers_of_training_stories_alone(directory):
+  rows = rows_of(directory, "reading", "train")
+  told = {
+    question
+    for name, question, split in everything(directory)
+    if split == "train"
+  }
+  assert rows
+  for row in rows:
+    body = row["question"].removesuffix(" List the numbers.")
+    assert any(question.startswith(body) for question in told)
+    assert row["answer"].split() == re.findall(r"[0-9]+", body)
 
 
 def test_plain_text_is_the_training_questions_alone(directory):
@@ -154,7 +173,7 @@ def test_the_student_spells_all_that_was_written(directory):
 def test_a_world_is_a_function_of_its_seed(directory, tmp_path):
   world.build(tmp_path / "same", seed=0, config=CONFIG)
   files = [p for p in (directory / "mini").rglob("*") if p.is_file()]
-  assert len(files) == 8 * 3 + 2 + 4
+  assert len(files) == 8 * 3 + 4 + 4
   for path in files:
     other = tmp_path / "same" / path.relative_to(directory)
     assert filecmp.cmp(path, other, shallow=False), path

@@ -50,7 +50,9 @@ def build(directory, seed=0):
       ]
       texts += [row["question"] + " " + row["rationale"] for row in rows]
       write(root / "mini" / task / f"{split}.jsonl", rows)
-  write(root / "mini/weak_maths/train.jsonl", [_fact(i) for i in range(20)])
+  for lesson in ("facts", "weak_maths", "reading"):
+    rows = [_fact(i) for i in range(20)]
+    write(root / f"mini/{lesson}/train.jsonl", rows)
   texts += ["Q: A: Let's think step by step", "The answer is"] * 3
   write(
     root / "mini/text/train.jsonl",

@@ -1,0 +1,91 @@
+"""What only general pre-training reads: sums, bare answers, reading.
+
+The stand-in for FlanT5 knows words, sums and how to read; it has seen maths
+problems with their answers, and has yet to learn to reason in steps.
+"""
+
+import re
+from collections.abc import Sequence
+
+from specialize_jax.cot import formats
+from specialize_jax.mini import arithmetic, general_tasks, grammar, problems
+
+Row = dict[str, str]
+
+
+def row_of(item: problems.Problem | general_tasks.Exercise) -> Row:
+  """Gives an item's row as it is written."""
+  rationale = (
+    grammar.likeliest_solution(item)
+    if isinstance(item, problems.Problem)
+    else item.rationale
+  )
+  return {
+    "question_id": item.question_id,
+    "question": item.question,
+    "answer": item.answer,
+    "rationale": rationale,
+  }
+
+
+def fact_rows() -> list[Row]:
+  """Gives every arithmetic fact, for its bare answer and told in full."""
+  rows = []
+  for operation, left, right in arithmetic.facts():
+    result = arithmetic.apply(operation, left, right)
+    told = f"{left} {operation} {right} ="
+    for data_format in (
+      formats.ZERO_SHOT_ANSWER_ONLY,
+      formats.ZERO_SHOT_CHAIN_OF_THOUGHT,
+    ):
+      rows.append(
+        {
+          "question": told,
+          "answer": str(result),
+          "rationale": f"{told} {result}. The answer is {result}.",
+          "format": data_format.name,
+        }
+      )
+  return _numbered("facts", rows)
+
+
+def weak_maths_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
+  """Gives one-step problems, for their bare answers alone.
+
+  A pre-trained student has seen what maths is asked like, and has yet to
+  learn to reason.
+  """
+  data_format = formats.ZERO_SHOT_ANSWER_ONLY.name
+  return _numbered(
+    "weak_maths", [{**row_of(p), "format": data_format} for p in one_step]
+  )
+
+
+def reading_rows(stories_told: Sequence[problems.Problem]) -> list[Row]:
+  """Gives stories whose numbers are to be listed, in order.
+
+  Reading is a general ability, which FlanT5 brings along: without it a
+  student of two minutes learns to find its numbers before it learns to
+  reason with them.
+
+  Example: "Tom has 3 hats. He buys 4 hats. List the numbers." -> "3 4".
+  """
+  rows = []
+  for problem in stories_told:
+    numbers = " ".join(re.findall(r"\d+", problem.body))
+    rows.append(
+      {
+        "question": f"{problem.body} List the numbers.",
+        "answer": numbers,
+        "rationale": f"The answer is {numbers}.",
+        "format": formats.ZERO_SHOT_ANSWER_ONLY.name,
+      }
+    )
+  return _numbered("reading", rows)
+
+
+def _numbered(name: str, rows: Sequence[Row]) -> list[Row]:
+  return [
+    {**row, "question_id": f"{name}/train/{index}"}
+    for index, row in enumerate(rows)
+  ]

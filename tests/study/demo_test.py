@@ -1,0 +1,65 @@
+"""The whole way, at toy size: every file that a report is built from."""
+
+import json
+
+import pytest
+from testdata import tiny_demo
+
+from specialize_jax.data import sources
+from specialize_jax.reports import page
+from specialize_jax.study import demo
+from tasks import mixtures  # noqa: F401  (registers every task)
+
+
+@pytest.fixture(scope="module")
+def output_dir(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("demo")
+  demo.run(tiny_demo.whole_way(directory), directory, seed=3)
+  yield directory
+  sources.set_data_dir(None)
+
+
+def test_results_have_every_task_before_and_after(output_dir):
+  results = json.loads((output_dir / "results.json").read_text())
+  names = {results["in_distribution"], *results["out_of_distribution"]}
+  for when in ("before", "after"):
+    assert names < set(results[when])
+    for values in results[when].values():
+      assert 0 <= values["accuracy"] <= 1
+      assert values["n"] == 8
+  assert set(results["general"]) < set(results["before"])
+  assert results["seconds"] > 0
+  assert 0 < results["peak_rss_gib"] < 24
+  assert results["seed"] == 3
+
+
+def test_the_step_that_is_tested_is_the_selected_one(output_dir):
+  results = json.loads((output_dir / "results.json").read_text())
+  selection = json.loads((output_dir / "selection.json").read_text())
+  assert results["step"] == selection["step"] in (2, 4)
+  assert (output_dir / f"predictions/after/{results['step']}").is_dir()
+
+
+def test_no_validation_or_test_question_is_trained_on(output_dir):
+  mini = output_dir / "world/mini"
+  asked = {
+    json.loads(line)["question"]
+    for line in (mini / "records/records.jsonl").read_text().splitlines()
+  }
+  for path in [*mini.glob("*/validation.jsonl"), *mini.glob("*/test.jsonl")]:
+    held_out = {
+      json.loads(line)["question"] for line in path.read_text().splitlines()
+    }
+    assert not asked & held_out
+
+
+def test_the_report_builds_from_what_was_written(output_dir):
+  report = output_dir / "report.html"
+  page.build(output_dir, report)
+  assert "mini SVAMP" in report.read_text()
+
+
+def test_a_second_start_goes_on_where_the_first_one_stopped(output_dir):
+  before = (output_dir / "specialize/metrics.jsonl").read_text()
+  demo.run(tiny_demo.whole_way(output_dir), output_dir, seed=3)
+  assert (output_dir / "specialize/metrics.jsonl").read_text() == before

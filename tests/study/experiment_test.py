@@ -1,0 +1,103 @@
+"""A run is what its experiment says, and refuses what does not fit."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from testdata import tiny_demo, tiny_world
+
+from specialize_jax import errors
+from specialize_jax.data import sources
+from specialize_jax.study import experiment
+from tasks import mixtures  # noqa: F401  (registers every task)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data_dir(tmp_path_factory):
+  directory = tiny_world.build(tmp_path_factory.mktemp("world"))
+  sources.set_data_dir(directory)
+  yield directory
+  sources.set_data_dir(None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  model_dir = tmp_path_factory.mktemp("run") / "model"
+  run = tiny_demo.run(model_dir, "mini_pretrain_v1")
+  return run, experiment.train(run, config_text="A = 1")
+
+
+def metrics_of(run):
+  return pathlib.Path(run.model_dir, "metrics.jsonl").read_text()
+
+
+def test_a_checkpoint_says_what_it_is_of(trained):
+  run, state = trained
+  assert int(state.step) == tiny_demo.STEPS
+  rows = [json.loads(line) for line in metrics_of(run).splitlines()]
+  assert [row["step"] for row in rows] == [1, 2, 3, 4]
+  values = experiment.evaluate_checkpoint(
+    run.model_dir,
+    evaluations=[
+      tiny_demo.evaluation(
+        "mini_gsm_zero_shot_chain_of_thought_v1", num_examples=None
+      )
+    ],
+    output_dir=f"{run.model_dir}/eval",
+  )
+  assert values["mini_gsm_zero_shot_chain_of_thought_v1/n"] == 6
+
+
+@pytest.mark.parametrize("below", ["", "checkpoints", "checkpoints/4"])
+def test_a_run_starts_from_another_run_s_parameters(trained, tmp_path, below):
+  run, state = trained
+  placed = run.mesh.placement()
+  params = experiment.restore_params(
+    f"{run.model_dir}/{below}", run.model, placed
+  )
+  np.testing.assert_array_equal(
+    params["token_embedder"]["embedding"],
+    state.params["token_embedder"]["embedding"],
+  )
+
+
+def test_a_step_that_is_not_there_is_an_error(trained):
+  run, _ = trained
+  with pytest.raises(errors.UserError, match="3"):
+    experiment.restore_params(
+      f"{run.model_dir}/checkpoints/3", run.model, run.mesh.placement()
+    )
+
+
+def test_a_directory_of_another_model_is_refused_and_kept(trained):
+  run, _ = trained
+  other = dataclasses.replace(
+    run,
+    model=tiny_demo.model(mlp_dim=24),
+    loop=dataclasses.replace(run.loop, num_steps=8),
+  )
+  metrics = metrics_of(run)
+  with pytest.raises(errors.UserError, match="mlp"):
+    experiment.train(other)
+  assert metrics_of(run) == metrics
+
+
+def test_an_unknown_mixture_writes_nothing(tmp_path):
+  run = tiny_demo.run(tmp_path / "model", "mini_pretrian_v1")
+  with pytest.raises(errors.UserError, match="mini_pretrain_v1"):
+    experiment.train(run)
+  assert not (tmp_path / "model").exists()
+
+
+def test_an_empty_mixture_writes_nothing(tmp_path):
+  with pytest.raises(errors.UserError, match="empty"):
+    mixtures.specialize(
+      name="nothing",
+      dataset="mini_gsm",
+      in_context_answer_only=0,
+      in_context_chain_of_thought=0,
+      zero_shot_answer_only=0,
+      zero_shot_chain_of_thought=0,
+    )
