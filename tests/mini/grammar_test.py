@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from specialize_jax.mini import arithmetic, grammar, splits
+from specialize_jax.mini import arithmetic, grammar, splits, stories
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,9 @@ def test_solutions_have_many_wordings(drawn):
     assert lead == " ".join(lead.split()) or lead.startswith(" ")
 
 
-def test_a_plan_may_be_told_in_another_order(drawn):
+def test_a_plan_may_be_told_in_another_order():
   rng = random.Random(0)
+  drawn = (stories.draw(rng, (0.0, 0.2, 0.4, 0.4)) for _ in range(1000))
   problem = next(p for p in drawn if len(p.orders) > 1)
   told = grammar.Grammar(problem, mistake_rate=0.0)
   orders = {
