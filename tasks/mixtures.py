@@ -126,7 +126,7 @@ def mini_pretrain(
   answer_only_rate: float = 1.0,
   facts_rate: float = 4.0,
   weak_maths_rate: float = 8.0,
-  reading_rate: float = 4.0,
+  reading_rate: float = 8.0,
   text_rate: float = 2.0,
 ) -> str:
   """Registers general pre-training, the mini world's stand-in for FlanT5.
@@ -137,7 +137,7 @@ def mini_pretrain(
     answer_only_rate: of each general task, zero-shot.
     facts_rate: of sums without a story.
     weak_maths_rate: of one-step problems, for their bare answers.
-    reading_rate: of listing a story's numbers.
+    reading_rate: of listing a story's names and numbers.
     text_rate: of span corruption.
 
   Returns:

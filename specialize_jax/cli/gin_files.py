@@ -91,6 +91,9 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
   gin.clear_config()
   # gin only ever adds places, and keeps them from one load to the next.
   gin.config._LOCATION_PREFIXES[:] = _search_paths(flags.gin_search_paths)
+  # Files alone: gin would also look for `losses/x.gin` in any Python package of
+  # that name, and fails on a folder that merely looks like one.
+  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
   files = flags.gin_file or [flags.default_gin_file]
   try:
     with _silent_search():

@@ -8,9 +8,17 @@ import re
 from collections.abc import Sequence
 
 from specialize_jax.cot import formats
-from specialize_jax.mini import arithmetic, general_tasks, grammar, problems
+from specialize_jax.mini import (
+  arithmetic,
+  general_tasks,
+  grammar,
+  lexicon,
+  problems,
+)
 
 Row = dict[str, str]
+
+_LISTED = re.compile(r"[0-9]+|" + "|".join(lexicon.NAMES))
 
 
 def row_of(item: problems.Problem | general_tasks.Exercise) -> Row:
@@ -61,23 +69,23 @@ def weak_maths_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
   )
 
 
-def reading_rows(stories_told: Sequence[problems.Problem]) -> list[Row]:
-  """Gives stories whose numbers are to be listed, in order.
+def reading_rows(told: Sequence[problems.Problem]) -> list[Row]:
+  """Gives stories whose names and numbers are to be listed, in order.
 
   Reading is a general ability, which FlanT5 brings along: without it a
-  student of two minutes learns to find its numbers before it learns to
-  reason with them.
+  student of minutes spends them on finding its numbers, not on reasoning.
 
-  Example: "Tom has 3 hats. He buys 4 hats. List the numbers." -> "3 4".
+  Example: "Tom has 3 hats. He buys 4 hats. List the names and numbers." is
+  answered by "Tom 3 4".
   """
   rows = []
-  for problem in stories_told:
-    numbers = " ".join(re.findall(r"\d+", problem.body))
+  for problem in told:
+    listed = " ".join(_LISTED.findall(problem.body))
     rows.append(
       {
-        "question": f"{problem.body} List the numbers.",
-        "answer": numbers,
-        "rationale": f"The answer is {numbers}.",
+        "question": f"{problem.body} List the names and numbers.",
+        "answer": listed,
+        "rationale": f"The answer is {listed}.",
         "format": formats.ZERO_SHOT_ANSWER_ONLY.name,
       }
     )

@@ -8,7 +8,7 @@ writes under `data/mini`:
     <task>/{train,validation,test}.jsonl     general tasks
     facts/train.jsonl                        sums such as "5 + 7 ="
     weak_maths/train.jsonl                   one-step problems, bare answers
-    reading/train.jsonl                      the numbers of a story, in order
+    reading/train.jsonl                      a story's names and numbers
     text/train.jsonl                         questions as plain text
     student.model, teacher_tokenizer.json    the two tokenizers
     records/records.jsonl                    the teacher's samples
@@ -75,7 +75,7 @@ class WorldConfig:
   """
 
   train_size: int = 3000
-  out_of_distribution_train_size: int = 600
+  out_of_distribution_train_size: int = 1500
   validation_size: int = 200
   test_size: int = 300
   general_train_size: int = 1500

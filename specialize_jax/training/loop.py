@@ -133,8 +133,10 @@ def resume_or_start(
   """
   restored_step = run.manager.latest_step()
   if restored_step is None:
+    # First what may fail: a run that cannot start leaves nothing behind.
+    initial_state = initial_state_fn()
     run.log.start_after(None)
-    return initial_state_fn()
+    return initial_state
   restored, iterator_state, _ = run.manager.restore(abstract_state)
   iterator.restore(iterator_state)
   run.log.start_after(restored_step)
