@@ -82,7 +82,7 @@ class WorldConfig:
   general_validation_size: int = 100
   general_test_size: int = 200
   weak_maths_size: int = 1000
-  step_weights: tuple[float, ...] = (0.35, 0.4, 0.17, 0.08)
+  step_weights: tuple[float, ...] = (0.4, 0.4, 0.15, 0.05)
   samples_per_question: int = 4
   temperature: float = 0.7
   mistake_rate: float = 0.03
