@@ -125,7 +125,7 @@ def mini_pretrain(
   chain_of_thought_rate: float = 1.0,
   answer_only_rate: float = 1.0,
   facts_rate: float = 4.0,
-  weak_maths_rate: float = 10.0,
+  weak_maths_rate: float = 6.0,
   reading_rate: float = 4.0,
   text_rate: float = 2.0,
 ) -> str:

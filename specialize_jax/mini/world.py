@@ -74,7 +74,7 @@ class WorldConfig:
       large numbers are several.
   """
 
-  train_size: int = 3000
+  train_size: int = 8000
   out_of_distribution_train_size: int = 1500
   validation_size: int = 200
   test_size: int = 300
@@ -83,7 +83,7 @@ class WorldConfig:
   general_test_size: int = 200
   weak_maths_size: int = 1000
   step_weights: tuple[float, ...] = (0.4, 0.4, 0.15, 0.05)
-  samples_per_question: int = 4
+  samples_per_question: int = 2
   temperature: float = 0.7
   mistake_rate: float = 0.03
   student_vocab_size: int = 512
