@@ -10,7 +10,7 @@ _EXAMPLE = """example (general pre-training on the world that `specialize demo`
 leaves):
   specialize train --gin_file=experiments/mini/pretrain.gin \\
     --data_dir=demo_output/world --gin.MODEL_DIR=runs/pretrain \\
-    --gin.TRAIN_STEPS=100
+    --gin.TRAIN_STEPS=200
 A second start with the same MODEL_DIR goes on where the first one stopped.
 """
 
