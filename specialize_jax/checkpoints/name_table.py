@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialize_jax import errors
+from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
@@ -179,8 +180,15 @@ def tensors(config: t5_config.T5Config) -> tuple[Tensor, ...]:
   return tuple(named)
 
 
-def abstract_params(config: t5_config.T5Config) -> Any:
-  """Gives the parameters' tree as shapes and dtypes, without axis metadata."""
+def abstract_params(
+  config: t5_config.T5Config, placed: placement.Placement | None = None
+) -> Any:
+  """Gives the parameters' tree as shapes and dtypes, without axis metadata.
+
+  Args:
+    config: the model.
+    placed: the mesh whose shardings the leaves have; none if None.
+  """
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   model = network.EncoderDecoder(config)
   variables = jax.eval_shape(
@@ -188,7 +196,15 @@ def abstract_params(config: t5_config.T5Config) -> Any:
     jax.random.key(0),
     tokens,
   )
-  return nn.meta.unbox(variables["params"])
+  boxed = variables["params"]
+  params = nn.meta.unbox(boxed)
+  if placed is None:
+    return params
+  return jax.tree.map(
+    lambda leaf, sharding: leaf.update(sharding=sharding),
+    params,
+    placed.tree_shardings(boxed),
+  )
 
 
 class Source(Protocol):

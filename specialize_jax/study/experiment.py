@@ -12,11 +12,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
-import optax
 
 import specialize_jax
-from specialize_jax import errors
 from specialize_jax.checkpoints import manager as managers
+from specialize_jax.checkpoints import opening
 from specialize_jax.data import pipeline
 from specialize_jax.evaluation import evaluator, written
 from specialize_jax.losses import vocab_chunks
@@ -103,8 +102,8 @@ class Experiment:
     num_microbatches: pieces of a batch that go one after the other.
     seed: of parameters, dropout and data.
     evaluations: held-out sets, evaluated every `loop.eval_every` steps.
-    initial_checkpoint_path: a run's model_dir, its checkpoints directory or
-      one of its steps, whose parameters are started from; None for random.
+    initial_checkpoint_path: whose parameters are started from, of any kind
+      that `opening.open_checkpoint` takes; None for random.
     keep: newest checkpoints that stay; None for all.
     keep_period: steps whose checkpoints stay forever.
   """
@@ -166,9 +165,8 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
   def initial_state() -> state.TrainState:
     if experiment.initial_checkpoint_path is None:
       return state.create(model, optimizer_, placed, init_rng=init_rng)
-    params = restore_params(
-      experiment.initial_checkpoint_path, experiment.model, placed
-    )
+    checkpoint = opening.open_checkpoint(experiment.initial_checkpoint_path)
+    params = checkpoint.params(placed, experiment.model)
     return state.start_from(params, model, optimizer_, placed)
 
   with (
@@ -200,13 +198,14 @@ def evaluate_checkpoint(
   output_dir: str | pathlib.Path,
   mesh: MeshShape | None = None,
 ) -> dict[str, float]:
-  """Evaluates a run's checkpoint; the network is what the checkpoint says.
+  """Evaluates a checkpoint; the network is what the checkpoint says.
 
   Writes `output_dir/STEP/TASK.jsonl`, the predictions, and
   `output_dir/metrics.jsonl`, one row of the values given.
 
   Args:
-    checkpoint_path: as `restore_params` takes it.
+    checkpoint_path: of any kind, as `opening.open_checkpoint` takes it; one
+      that knows no step counts as step 0.
     evaluations: what on.
     output_dir: where to.
     mesh: over the devices of all hosts; data parallel by default.
@@ -217,17 +216,14 @@ def evaluate_checkpoint(
   Raises:
     UserError: there is no checkpoint, or a task cannot be evaluated.
   """
-  directory, step_number = locate_checkpoint(checkpoint_path)
-  with managers.CheckpointManager(directory, keep=None) as manager:
-    metadata = manager.metadata(step_number)
-    step_number = step_number or manager.latest_step()
-  model_config = t5_config.T5Config(**metadata["model"])
+  checkpoint = opening.open_checkpoint(checkpoint_path)
+  step_number = checkpoint.step or 0
   evaluators = [
-    evaluation.evaluator(network.EncoderDecoder(model_config), output_dir)
+    evaluation.evaluator(network.EncoderDecoder(checkpoint.config), output_dir)
     for evaluation in evaluations
   ]
   placed = (mesh or MeshShape()).placement()
-  params = restore_params(directory / str(step_number), model_config, placed)
+  params = checkpoint.params(placed)
   values: dict[str, float] = {}
   with placed.entered():
     for evaluate_fn in evaluators:
@@ -236,54 +232,6 @@ def evaluate_checkpoint(
     row = {"step": step_number, "group": "evaluation", "values": values}
     written.write_rows(pathlib.Path(output_dir) / "metrics.jsonl", [row])
   return values
-
-
-def restore_params(
-  checkpoint_path: str | pathlib.Path,
-  model_config: t5_config.T5Config,
-  placed: placement.Placement,
-) -> optax.Params:
-  """Restores a run's parameters, each shard where it will lie.
-
-  Args:
-    checkpoint_path: a run's model_dir, its checkpoints directory, or one of
-      the steps in it; the newest step unless one is named.
-    model_config: what the parameters must fit.
-    placed: the mesh they go to.
-
-  Raises:
-    UserError: there is no checkpoint, or it is of another model.
-  """
-  directory, step_number = locate_checkpoint(checkpoint_path)
-  abstract_params = state.abstract_params(
-    network.EncoderDecoder(model_config), placed
-  )
-  with managers.CheckpointManager(directory, keep=None) as manager:
-    return manager.restore_params(abstract_params, step_number)
-
-
-def locate_checkpoint(
-  checkpoint_path: str | pathlib.Path,
-) -> tuple[pathlib.Path, int | None]:
-  """Gives the checkpoints directory of a path, and the step it names if any.
-
-  Example: `runs/a`, `runs/a/checkpoints` and `runs/a/checkpoints/500` give
-  `runs/a/checkpoints`, and the last one step 500.
-
-  Raises:
-    UserError: there is no such directory.
-  """
-  path = pathlib.Path(checkpoint_path)
-  if not path.is_dir():
-    raise errors.UserError(
-      f"there is no checkpoint directory {checkpoint_path}: expected a run's "
-      "model_dir, its checkpoints directory or one of the steps in it"
-    )
-  if (path / "checkpoints").is_dir():
-    return path / "checkpoints", None
-  if path.name.isdecimal():
-    return path.parent, int(path.name)
-  return path, None
 
 
 def _iterator(experiment: Experiment) -> pipeline.TrainIterator:

@@ -9,6 +9,7 @@ import pytest
 from testdata import tiny_demo, tiny_world
 
 from specialize_jax import errors
+from specialize_jax.checkpoints import opening
 from specialize_jax.data import sources
 from specialize_jax.study import experiment
 from tasks import mixtures  # noqa: F401  (registers every task)
@@ -54,9 +55,8 @@ def test_a_checkpoint_says_what_it_is_of(trained):
 def test_a_run_starts_from_another_run_s_parameters(trained, tmp_path, below):
   run, state = trained
   placed = run.mesh.placement()
-  params = experiment.restore_params(
-    f"{run.model_dir}/{below}", run.model, placed
-  )
+  checkpoint = opening.open_checkpoint(f"{run.model_dir}/{below}")
+  params = checkpoint.params(placed, run.model)
   np.testing.assert_array_equal(
     params["token_embedder"]["embedding"],
     state.params["token_embedder"]["embedding"],
@@ -66,9 +66,7 @@ def test_a_run_starts_from_another_run_s_parameters(trained, tmp_path, below):
 def test_a_step_that_is_not_there_is_an_error(trained):
   run, _ = trained
   with pytest.raises(errors.UserError, match="3"):
-    experiment.restore_params(
-      f"{run.model_dir}/checkpoints/3", run.model, run.mesh.placement()
-    )
+    opening.open_checkpoint(f"{run.model_dir}/checkpoints/3")
 
 
 def test_a_directory_of_another_model_is_refused_and_kept(trained):

@@ -1,0 +1,206 @@
+"""Opens a checkpoint of any of the three kinds, by looking at what is there.
+
+Everything that takes a checkpoint takes all kinds: ours (a run's model_dir,
+its checkpoints directory or one of its steps), a Hugging Face folder or hub
+name, and a T5X checkpoint directory. `open_checkpoint` reads only what says
+which model it is; `Checkpoint.params` then restores onto a mesh.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import optax
+from absl import logging
+from etils import epath
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import huggingface, manager, name_table, t5x
+from specialize_jax.parallel import placement
+from specialize_jax.t5 import config as t5_config
+
+Kind = Literal["ours", "huggingface", "t5x"]
+
+VOCABULARY_DIR = "vocabulary"
+"""Beside a run's checkpoints: the tokenizer's files, as their source has them.
+"""
+
+VOCABULARY_FILE = "spiece.model"
+
+_T5X_STEP = re.compile(r"^checkpoint_(\d+)$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+  """What `open_checkpoint` found.
+
+  Attributes:
+    kind: whose layout it has.
+    path: as the user gave it, for messages.
+    directory: what is read: our checkpoints directory, the Hugging Face
+      folder or T5X's `checkpoint_<step>`.
+    config: the model. T5X stores none: its shapes tell all but dropout,
+      epsilon and the largest relative distance, which are T5's own.
+    step: the number of completed steps; None where the kind knows none.
+    metadata: what our run saved with it; empty for the other kinds.
+    vocabulary_path: a SentencePiece model beside it; None if there is none.
+  """
+
+  kind: Kind
+  path: str
+  directory: epath.Path
+  config: t5_config.T5Config
+  step: int | None
+  metadata: Mapping[str, Any]
+  vocabulary_path: epath.Path | None
+  _source: name_table.Source | None = dataclasses.field(
+    default=None, repr=False
+  )
+
+  def params(
+    self,
+    placed: placement.Placement,
+    config: t5_config.T5Config | None = None,
+  ) -> optax.Params:
+    """Restores the parameters, leaf by leaf, straight onto a mesh.
+
+    Args:
+      placed: the mesh they go to.
+      config: what they must fit, which also says their `param_dtype` and
+        whether layers are scanned; the checkpoint's own by default.
+
+    Raises:
+      UserError: the checkpoint is of another model.
+    """
+    config = config or self.config
+    abstract = name_table.abstract_params(config, placed)
+    if self._source is None:
+      with manager.CheckpointManager(self.directory, keep=None) as steps:
+        return steps.restore_params(abstract, self.step)
+    logging.info("Reading %s, a %s checkpoint", self.path, self.kind)
+    return name_table.assemble(
+      config,
+      self._source,
+      shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+  """Opens a checkpoint of any kind; reads no parameter yet.
+
+  Args:
+    path: ours (model_dir, checkpoints directory or step; the newest step
+      unless one is named), a Hugging Face folder or a T5X `checkpoint_<step>`
+      directory; local or, but for Hugging Face, on `gs://`.
+
+  Raises:
+    UserError: there is no checkpoint of any kind, or not of a T5.
+  """
+  kind = kind_of(path)
+  if kind == "ours":
+    return _open_ours(path)
+  directory = epath.Path(path)
+  if kind == "t5x":
+    return _open_t5x(path, directory)
+  folder = huggingface.Folder(directory)
+  return Checkpoint(
+    kind=kind,
+    path=os.fspath(path),
+    directory=directory,
+    config=folder.config,
+    step=None,
+    metadata={},
+    vocabulary_path=_existing(directory / VOCABULARY_FILE),
+    _source=folder,
+  )
+
+
+def kind_of(path: str | os.PathLike) -> Kind:
+  """Tells the kind of a checkpoint by the names of its files.
+
+  Raises:
+    UserError: there is nothing at `path`, or no checkpoint.
+  """
+  directory = epath.Path(path)
+  if not directory.is_dir():
+    raise errors.UserError(
+      f"there is no checkpoint directory {os.fspath(path)}: expected a run's "
+      "model_dir, its checkpoints directory or one of the steps in it, a "
+      "Hugging Face folder, or a T5X checkpoint directory."
+    )
+  if (directory / "checkpoint").is_file():
+    return "t5x"
+  if (directory / "config.json").is_file():
+    return "huggingface"
+  if _our_directory(directory) is not None:
+    return "ours"
+  if _newest_t5x_step(directory) is not None:
+    return "t5x"
+  raise errors.UserError(
+    f"{os.fspath(path)} holds no checkpoint: neither the steps of a run, nor "
+    "a Hugging Face config.json, nor a T5X index (a file called "
+    "'checkpoint')."
+  )
+
+
+def _open_ours(path: str | os.PathLike) -> Checkpoint:
+  directory, step = _our_directory(epath.Path(path))
+  with manager.CheckpointManager(directory, keep=None) as steps:
+    metadata = steps.metadata(step)
+    step = steps.latest_step() if step is None else step
+  beside = directory.parent / VOCABULARY_DIR / VOCABULARY_FILE
+  return Checkpoint(
+    kind="ours",
+    path=os.fspath(path),
+    directory=directory,
+    config=t5_config.T5Config(**metadata["model"]),
+    step=step,
+    metadata=metadata,
+    vocabulary_path=_existing(beside),
+  )
+
+
+def _open_t5x(path: str | os.PathLike, directory: epath.Path) -> Checkpoint:
+  if not (directory / "checkpoint").is_file():
+    directory = directory / f"checkpoint_{_newest_t5x_step(directory)}"
+  checkpoint = t5x.Checkpoint(directory)
+  named = _T5X_STEP.match(directory.name)
+  return Checkpoint(
+    kind="t5x",
+    path=os.fspath(path),
+    directory=directory,
+    config=checkpoint.config,
+    step=int(named.group(1)) if named else None,
+    metadata={},
+    vocabulary_path=None,
+    _source=checkpoint,
+  )
+
+
+def _our_directory(path: epath.Path) -> tuple[epath.Path, int | None] | None:
+  """Gives the checkpoints directory of a path, and the step it names if any.
+
+  Example: `runs/a`, `runs/a/checkpoints` and `runs/a/checkpoints/500` give
+  `runs/a/checkpoints`, and the last one step 500. None where no run wrote.
+  """
+  if (path / "checkpoints").is_dir():
+    return path / "checkpoints", None
+  if path.name.isdecimal():
+    return path.parent, int(path.name)
+  if path.name == "checkpoints" or any(
+    child.name.isdecimal() for child in path.iterdir()
+  ):
+    return path, None
+  return None
+
+
+def _newest_t5x_step(directory: epath.Path) -> int | None:
+  matches = (_T5X_STEP.match(child.name) for child in directory.iterdir())
+  return max((int(match.group(1)) for match in matches if match), default=None)
+
+
+def _existing(path: epath.Path) -> epath.Path | None:
+  return path if path.is_file() else None
