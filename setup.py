@@ -65,6 +65,8 @@ setuptools.setup(
     # The TPU compiler alone, for `specialize plan` on a machine without TPU.
     "plan": ["libtpu>=0.0.40"],
     "test": _TEST,
+    # What bench/decode.py measures ours beside.
+    "bench": ["ctranslate2>=4.8", "torch==2.13.0"],
   },
   entry_points={
     "console_scripts": ["specialize = specialize_jax.cli.main:console"],
