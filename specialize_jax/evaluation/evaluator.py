@@ -24,8 +24,8 @@ from absl import logging
 from flax import linen as nn
 
 from specialize_jax import errors
-from specialize_jax.decoding import loop, strategies
-from specialize_jax.evaluation import batching, metrics, written
+from specialize_jax.decoding import bucketing, loop, strategies
+from specialize_jax.evaluation import metrics, written
 
 # How many batches may wait on the device while the host reads earlier ones.
 _BATCHES_IN_FLIGHT = 2
@@ -93,7 +93,9 @@ class Evaluator:
       for name, dataset in self._seqio.cached_model_datasets.items()
     }
 
-  def __call__(self, params: batching.Params, step: int) -> Mapping[str, float]:
+  def __call__(
+    self, params: bucketing.Params, step: int
+  ) -> Mapping[str, float]:
     """Decodes and grades every example.
 
     Args:
@@ -107,7 +109,7 @@ class Evaluator:
     Raises:
       UserError: the mesh of `params` does not divide the batch size.
     """
-    sharding = batching.batch_sharding(params, self._batch_size)
+    sharding = bucketing.batch_sharding(params, self._batch_size)
     num_batches = sum(
       math.ceil(len(examples) / self._batch_size)
       for examples in self._examples.values()
@@ -149,7 +151,7 @@ class Evaluator:
 
   def _decode(
     self,
-    params: batching.Params,
+    params: bucketing.Params,
     examples: Sequence[np.ndarray],
     sharding: jax.sharding.Sharding | None,
     progress: tqdm.tqdm,
@@ -161,16 +163,16 @@ class Evaluator:
     def read_oldest() -> None:
       indices, tokens = in_flight.popleft()
       # The last batch repeats its last row; writing it twice is harmless.
-      predictions.update(zip(indices, batching.to_host(tokens), strict=True))
+      predictions.update(zip(indices, bucketing.to_host(tokens), strict=True))
       progress.update()
 
-    for indices, inputs in batching.batches(
+    for indices, inputs in bucketing.batches(
       examples, batch_size=self._batch_size, limit=self._input_limit
     ):
       output = loop.decode(
         self._model,
         params,
-        batching.place(inputs, sharding),
+        bucketing.place(inputs, sharding),
         max_new_tokens=self._max_new_tokens,
         strategy=strategies.Greedy(),
       )

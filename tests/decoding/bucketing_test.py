@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specialize_jax import errors
-from specialize_jax.evaluation import batching
+from specialize_jax.decoding import bucketing
 
 
 def _example(length, value=1):
@@ -16,7 +16,7 @@ def _example(length, value=1):
 
 def test_batches_are_the_docstrings():
   examples = [_example(3, 7), _example(40, 8), _example(5, 9)]
-  first, second = batching.batches(examples, batch_size=2, limit=48)
+  first, second = bucketing.batches(examples, batch_size=2, limit=48)
   assert first[0] == [1, 2]
   assert first[1].shape == (2, 48)
   assert first[1][1].tolist() == [9] * 5 + [0] * 43
@@ -31,7 +31,7 @@ def test_batches_are_the_docstrings():
 def test_every_example_comes_once_whole_and_in_few_shapes(lengths, batch_size):
   examples = [_example(n, i + 1) for i, n in enumerate(lengths)]
   seen, shapes = {}, set()
-  for indices, inputs in batching.batches(
+  for indices, inputs in bucketing.batches(
     examples, batch_size=batch_size, limit=200
   ):
     shapes.add(inputs.shape)
@@ -53,15 +53,15 @@ def test_batches_lie_where_the_parameters_lie():
   spec = jax.sharding.PartitionSpec("model")
   sharding = jax.sharding.NamedSharding(mesh, spec)
   params = {"w": jax.device_put(np.ones([8], np.float32), sharding)}
-  laid = batching.batch_sharding(params, 8)
-  placed = batching.place(np.arange(16, dtype=np.int32).reshape(8, 2), laid)
+  laid = bucketing.batch_sharding(params, 8)
+  placed = bucketing.place(np.arange(16, dtype=np.int32).reshape(8, 2), laid)
   assert placed.sharding.shard_shape(placed.shape) == (2, 2)
-  assert batching.to_host(placed)[5].tolist() == [10, 11]
+  assert bucketing.to_host(placed)[5].tolist() == [10, 11]
   with pytest.raises(errors.UserError, match="batch_size=6.*data x fsdp = 4"):
-    batching.batch_sharding(params, 6)
+    bucketing.batch_sharding(params, 6)
 
 
 def test_parameters_on_one_device_leave_batches_alone():
   batch = np.ones([2, 3], np.int32)
-  assert batching.batch_sharding({"w": np.ones([2])}, 3) is None
-  assert batching.place(batch, None) is batch
+  assert bucketing.batch_sharding({"w": np.ones([2])}, 3) is None
+  assert bucketing.place(batch, None) is batch
