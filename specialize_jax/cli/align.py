@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
-import os
 import pathlib
 import sys
 import typing
@@ -81,14 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
   from specialize_jax.align import sample, student
-  from specialize_jax.records import store
+  from specialize_jax.records import store, whole_file
 
   sample.check_mode(flags.mode)
   tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
   records = _with_progress(store.read_records(flags.records))
   with (
-    _written_whole(flags.output) as output,
-    _written_whole(flags.report) as report_file,
+    whole_file.opened(flags.output) as output,
+    whole_file.opened(flags.report) as report_file,
   ):
     total = _align(records, tokenizer, flags.mode, output)
     if total.samples == 0:
@@ -179,22 +177,6 @@ def _with_progress(
   screen = console.Console(stderr=True)
   with progress.Progress(*columns, console=screen, transient=True) as bar:
     yield from bar.track(records, total=None)
-
-
-@contextlib.contextmanager
-def _written_whole(path: str) -> Iterator[typing.TextIO]:
-  """Opens a file that appears under its name only when it is complete."""
-  file = pathlib.Path(path)
-  if file.is_dir():
-    raise errors.UserError(f"{path} is a directory; give a file's name")
-  file.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
-  try:
-    with unfinished.open("w", encoding="utf-8") as stream:
-      yield stream
-    unfinished.replace(file)
-  finally:
-    unfinished.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

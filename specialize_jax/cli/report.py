@@ -47,18 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Builds the page, prints the main table and where the page is."""
   flags = build_parser().parse_args(argv)
 
-  from specialize_jax.evaluation import written
+  from specialize_jax.records import whole_file
   from specialize_jax.reports import page, tables
   from specialize_jax.reports import results as results_lib
 
   results = results_lib.load(flags.results_dir)
   output = pathlib.Path(flags.output or results.directory / "report.html")
-  written.write_text(output, page.render(results))
+  whole_file.write_text(output, page.render(results))
   if flags.figures_dir:
     figures_dir = pathlib.Path(flags.figures_dir)
     for name, svg in page.figures(results).items():
-      written.write_text(figures_dir / f"{name}.svg", svg)
-    written.write_text(figures_dir / "table.md", tables.markdown(results))
+      whole_file.write_text(figures_dir / f"{name}.svg", svg)
+    whole_file.write_text(figures_dir / "table.md", tables.markdown(results))
   if results.before and results.after:
     print(tables.terminal(results))
   print(f"report: {output}")

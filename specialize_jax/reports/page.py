@@ -8,7 +8,7 @@ import html
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from specialize_jax.evaluation import written
+from specialize_jax.records import whole_file
 from specialize_jax.reports import (
   alignment_view,
   plots,
@@ -37,7 +37,7 @@ def build(
   Raises:
     UserError: there is nothing to report, or a file cannot be read.
   """
-  written.write_text(output_html, render(results_lib.load(results_dir)))
+  whole_file.write_text(output_html, render(results_lib.load(results_dir)))
 
 
 def figures(results: results_lib.Results) -> Mapping[str, str]:
