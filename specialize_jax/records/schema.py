@@ -18,6 +18,11 @@ SCHEMA_VERSION = 1
 
 NUM_CANDIDATES = 5
 
+MAX_LOG_PROB = 1e-3  # servers round: a sure token may come out above 0
+
+_STRINGS = ("question", "gold_answer", "text", "finish_reason")
+_STEPS_START, _STEPS_END = '"steps": [', '], "finish_reason": '
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherStep:
@@ -27,8 +32,8 @@ class TeacherStep:
     token: The sampled token as the API spells it.
     log_prob: Its natural log-probability in nats; -inf where the source
       rounds its probability to 0.
-    top: The API's most probable tokens (at most 5, in the API's order) with
-      their log-probabilities; the sampled token among them when the API
+    top: The API's most probable tokens (5 in the paper, in the API's order)
+      with their log-probabilities; the sampled token among them when the API
       returns it so.
     token_bytes: The sampled token's bytes where the API gives them, else
       None. They are the truth where a token is not whole UTF-8 characters.
@@ -73,6 +78,22 @@ class TeacherRecord:
   gold_answer: str
   text: str
   steps: tuple[TeacherStep, ...]
+  finish_reason: str
+  request: Mapping[str, object]
+  verdicts: Mapping[str, bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordHead:
+  """A record without its rationale: enough to know what a store holds.
+
+  Attributes: as those of `TeacherRecord`.
+  """
+
+  question_id: str | int
+  sample: int
+  question: str
+  gold_answer: str
   finish_reason: str
   request: Mapping[str, object]
   verdicts: Mapping[str, bool]
@@ -180,6 +201,48 @@ def from_json_line(line: str, where: str) -> TeacherRecord:
     UserError: the line is not JSON, or not a teacher record, or is of a
       newer schema, or its tokens do not spell its text.
   """
+  row = _row_from_json(line, where)
+  try:
+    record = _record_from_json(row)
+  except (KeyError, TypeError, ValueError) as error:
+    raise errors.UserError(
+      f"{where} is not a whole teacher record ({type(error).__name__}: {error})"
+    ) from error
+  check_spelling(record)
+  return record
+
+
+def head_from_json_line(line: str, where: str) -> RecordHead:
+  """Reads what `to_json_line` wrote, all but the text and the steps.
+
+  Steps are nearly all of a line: they are passed over where they stand in
+  `to_json_line`'s own spelling. No string can hold these marks, since JSON
+  escapes the quotes within one.
+
+  Args:
+    line: One line of a record store.
+    where: The place that an error names.
+
+  Raises:
+    UserError: the line is not JSON, or not a record, or of a newer schema.
+  """
+  start = line.find(_STEPS_START)
+  end = line.find(_STEPS_END, start)
+  if 0 <= start < end:
+    line = line[:start] + _STEPS_START + line[end:]
+  row = _row_from_json(line, where)
+  try:
+    _check_fields(row)
+  except (KeyError, TypeError) as error:
+    raise errors.UserError(
+      f"{where} is not a whole teacher record ({type(error).__name__}: {error})"
+    ) from error
+  names = [field.name for field in dataclasses.fields(RecordHead)]
+  return RecordHead(**{name: row[name] for name in names})
+
+
+def _row_from_json(line: str, where: str) -> Mapping:
+  """Parses a line and checks its schema version."""
   try:
     row = json.loads(line)
   except json.JSONDecodeError as error:
@@ -196,34 +259,30 @@ def from_json_line(line: str, where: str) -> TeacherRecord:
       f"{where} has schema version {row['v']!r}; this version of specialize"
       f" reads {SCHEMA_VERSION}; upgrade specialize"
     )
-  try:
-    record = _record_from_json(row)
-  except (KeyError, TypeError, ValueError) as error:
-    raise errors.UserError(
-      f"{where} is not a whole teacher record ({type(error).__name__}: {error})"
-    ) from error
-  check_spelling(record)
-  return record
+  return row
 
 
 def _record_from_json(row: Mapping) -> TeacherRecord:
   """Builds the record; KeyError, TypeError or ValueError where it cannot."""
-  strings = ("question", "gold_answer", "text", "finish_reason")
-  for name in strings:
-    _expect(row, name, str)
-  for name in ("request", "verdicts"):
-    _expect(row, name, dict)
-  _expect(row, "question_id", (str, int))
-  _expect(row, "sample", int)
-  _expect(row, "steps", list)
+  _check_fields(row)
   return TeacherRecord(
-    **{name: row[name] for name in strings},
+    **{name: row[name] for name in _STRINGS},
     question_id=row["question_id"],
     sample=row["sample"],
     steps=tuple(_step_from_json(step) for step in row["steps"]),
     request=row["request"],
     verdicts=row["verdicts"],
   )
+
+
+def _check_fields(row: Mapping) -> None:
+  for name in _STRINGS:
+    _expect(row, name, str)
+  for name in ("request", "verdicts"):
+    _expect(row, name, dict)
+  _expect(row, "question_id", (str, int))
+  _expect(row, "sample", int)
+  _expect(row, "steps", list)
 
 
 def _expect(row: Mapping, name: str, kind: type | tuple[type, ...]) -> None:
@@ -274,7 +333,7 @@ def _checked_log_prob(value: float | None) -> float:
     return -math.inf
   if isinstance(value, bool) or not isinstance(value, (int, float)):
     raise TypeError(f"log-probability {value!r} is not a number")
-  if math.isnan(value) or value > 1e-3:
+  if math.isnan(value) or value > MAX_LOG_PROB:
     raise ValueError(f"log-probability {value!r} is above 0")
   return float(value)
 

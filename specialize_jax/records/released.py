@@ -1,0 +1,108 @@
+r"""The paper's samples as its authors released them: steps of probabilities.
+
+A step is a list of `[token, probability]`, the sampled token first, then the
+API's top 5. The prompt ends "... step by step\n" and a sample ends with a
+blank line: the released samples keep both (FranxYao/
+FlanT5-CoT-Specialization: notebooks/dev_align_codex_to_flan_t5_dtw.ipynb,
+`transform_step_probs`).
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.records import schema
+
+_PROMPT_TAIL = (" step", "\n")
+_STOPS = (("\n", "\n"), ("\n\n", "\n"))
+
+Steps = Sequence[Sequence[tuple[str, float]]]
+
+
+def read(file: pathlib.Path) -> Iterator[schema.TeacherRecord]:
+  """Reads a JSON list of `{"question_id", "sample", "steps"}`.
+
+  Raises:
+    UserError: the file is not JSON, or an entry is not such a sample.
+  """
+  try:
+    entries = json.loads(file.read_bytes())
+  except ValueError as error:
+    raise errors.UserError(f"{file} is not whole JSON: {error}") from error
+  for index, entry in enumerate(entries):
+    where = f"{file}, entry {index}"
+    try:
+      record = _record(entry)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+      raise errors.UserError(
+        f"{where} is not one of the paper's released samples"
+        f" ({type(error).__name__}: {error}); expected an object with"
+        " question_id, sample and steps of [token, probability] pairs"
+      ) from error
+    yield record
+
+
+def _record(entry: Mapping) -> schema.TeacherRecord:
+  """Turns one entry into a record that holds no question and no answer."""
+  if not isinstance(entry["question_id"], (str, int)):
+    raise TypeError(f"question_id is {entry['question_id']!r}")
+  return to_record(
+    entry["steps"],
+    question_id=entry["question_id"],
+    sample=int(entry["sample"]),
+  )
+
+
+def to_record(
+  steps: Steps,
+  *,
+  question_id: str | int,
+  sample: int,
+  question: str = "",
+  gold_answer: str = "",
+) -> schema.TeacherRecord:
+  """Turns a sample's steps into a record, graded by nobody.
+
+  The prompt's tail and the stop are dropped where they are found; what was
+  dropped is noted in `request`, and a sample without a stop ended by length.
+
+  Raises:
+    TypeError, ValueError, IndexError: the steps are not such steps.
+  """
+  tokens = [step[0][0] for step in steps]
+  tail = _PROMPT_TAIL if tuple(tokens[:2]) == _PROMPT_TAIL else ()
+  stop = tuple(tokens[-2:]) if tuple(tokens[-2:]) in _STOPS else ()
+  kept = steps[len(tail) : len(steps) - len(stop)]
+  return schema.TeacherRecord(
+    question_id=question_id,
+    sample=sample,
+    question=question,
+    gold_answer=gold_answer,
+    text="".join(step[0][0] for step in kept),
+    steps=tuple(to_step(step) for step in kept),
+    finish_reason="stop" if stop else "length",
+    request={"prompt_tail": list(tail), "stop": list(stop)},
+    verdicts={},
+  )
+
+
+def to_step(step: Sequence[tuple[str, float]]) -> schema.TeacherStep:
+  """Turns one step into a record's; its probabilities are rounded.
+
+  Raises:
+    TypeError, ValueError: it is not a list of tokens and probabilities.
+  """
+  (token, prob), *top = step
+  return schema.TeacherStep(
+    token=token,
+    log_prob=_log(prob),
+    top=tuple((candidate, _log(value)) for candidate, value in top),
+  )
+
+
+def _log(prob: float) -> float:
+  if not 0 <= prob <= 1:
+    raise ValueError(f"probability {prob!r} is not between 0 and 1")
+  return math.log(prob) if prob > 0 else -math.inf
