@@ -20,6 +20,7 @@ from specialize_jax import errors
 # In the order of the whole way, from a teacher to a report.
 COMMANDS = {
   "demo": "the whole way on the mini world, ending in a report",
+  "teach": "sample a teacher's endpoint into a record store",
   "align": "teacher records to aligned targets, with a coverage report",
   "prepare": "filter, align and build the dataset that training reads",
   "train": "train or specialize a T5 from gin files",

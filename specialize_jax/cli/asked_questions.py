@@ -1,0 +1,77 @@
+"""The questions that a teacher is asked, from a file or a benchmark."""
+
+from collections.abc import Sequence
+
+from specialize_jax import errors
+from specialize_jax.cot import answers
+from specialize_jax.data import questions
+from specialize_jax.teacher import standing
+
+
+def read_file(path: str) -> list[standing.Problem]:
+  """Reads a JSONL file of `{"question", "answer"}`, an id where it has one.
+
+  An answer may be bare or, as GSM8K writes it, a solution that ends in
+  "#### 72". A row without `question_id` is known by its number, from 0.
+
+  Raises:
+    UserError: a row is not such a question, or its answer has no number, or
+      two rows have one id.
+  """
+  problems = []
+  rows = questions.read_json_lines(path, ["question", "answer"])
+  for number, row in enumerate(rows):
+    question_id = row.get("question_id", number)
+    if not isinstance(question_id, (str, int)):
+      raise errors.UserError(
+        f"{path}, row {number + 1}: question_id is {question_id!r}; expected"
+        " a name or a whole number"
+      )
+    problems.append(
+      standing.Problem(
+        question_id=question_id,
+        question=str(row["question"]).strip(),
+        answer=str(row["answer"]).rpartition("####")[2].strip(),
+      )
+    )
+  _check(problems, path)
+  return problems
+
+
+def read_benchmark(name: str, split: str) -> list[standing.Problem]:
+  """Reads a benchmark's questions from the data directory.
+
+  Raises:
+    UserError: there is no such benchmark, split or file.
+  """
+  from specialize_jax.data import benchmarks
+
+  if split not in benchmarks.SPLITS.get(name, ()):
+    known = [f"{n} ({', '.join(s)})" for n, s in benchmarks.SPLITS.items()]
+    raise errors.UserError(
+      f"--benchmark={name} --split={split} is unknown; expected one of"
+      f" {'; '.join(known)}"
+    )
+  return [
+    standing.Problem(
+      question_id=row.question_id, question=row.question, answer=row.answer
+    )
+    for row in benchmarks.read(name, split)
+  ]
+
+
+def _check(problems: Sequence[standing.Problem], path: str) -> None:
+  if not problems:
+    raise errors.UserError(f"{path} holds no question")
+  seen = set()
+  for problem in problems:
+    if problem.question_id in seen:
+      raise errors.UserError(
+        f"{path}: two questions have the id {problem.question_id!r}"
+      )
+    seen.add(problem.question_id)
+    if answers.extract_number(problem.answer) is None:
+      raise errors.UserError(
+        f"{path}: the answer {problem.answer[:40]!r} of question"
+        f" {problem.question_id!r} has no number; only such can be graded"
+      )

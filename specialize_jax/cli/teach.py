@@ -1,0 +1,374 @@
+"""`specialize teach`: samples an endpoint into a record store."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+
+from specialize_jax import errors
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.records import store
+  from specialize_jax.teacher import client, limits, prompts, standing
+
+_EXAMPLE = """example (GSM8K's training questions, as the paper asks them):
+  specialize teach --benchmark=gsm8k --split=train --data_dir=data \\
+    --base_url=http://localhost:8000/v1 --model=MODEL --output=records
+
+The key, where the endpoint wants one, is read from the environment variable
+OPENAI_API_KEY. Stop the command whenever you like, in whatever way: the same
+command goes on where it was, and asks for nothing that the store has.
+"""
+
+_DEFAULT_STOP = {"completions": ("\n\n",), "chat": ()}
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize teach",
+    description="Samples solutions with the top log-probabilities of every"
+    " token from an OpenAI-compatible endpoint into a record store, graded on"
+    " arrival.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  _add_question_flags(parser.add_argument_group("what is asked"))
+  _add_sampling_flags(parser.add_argument_group("how it is sampled"))
+  _add_connection_flags(parser.add_argument_group("the endpoint"))
+  _add_limit_flags(
+    parser.add_argument_group(
+      "limits of the store, over all runs",
+      "A run that reaches one stops cleanly, with status 0; it never exceeds"
+      " one, since a request is sent only where its longest answer fits.",
+    )
+  )
+  return parser
+
+
+def _add_question_flags(group: argparse._ArgumentGroup) -> None:
+  source = group.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+    "--questions",
+    metavar="FILE.jsonl",
+    help='rows of {"question", "answer"}, "question_id" where they have one',
+  )
+  source.add_argument(
+    "--benchmark",
+    metavar="NAME",
+    help="gsm8k, multiarith, asdiv or svamp, as its authors publish it",
+  )
+  group.add_argument(
+    "--split", default="train", help="the benchmark's split (default: train)"
+  )
+  group.add_argument(
+    "--data_dir", metavar="DIR", help="where the benchmarks' files lie"
+  )
+  group.add_argument(
+    "--num_questions",
+    type=_positive(int),
+    metavar="N",
+    help="only the first N, for a trial (default: all)",
+  )
+  group.add_argument(
+    "--output",
+    required=True,
+    metavar="DIR",
+    help="the record store, made or gone on with",
+  )
+
+
+def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
+  group.add_argument(
+    "--num_samples",
+    type=_positive(int),
+    default=40,
+    metavar="N",
+    help="samples a question (default: 40, as in the paper)",
+  )
+  group.add_argument(
+    "--prompt",
+    default="few_shot_chain_of_thought",
+    metavar="NAME|FILE",
+    help="few_shot_chain_of_thought (default), zero_shot_chain_of_thought, or"
+    " a text file with {question} in it once",
+  )
+  group.add_argument("--temperature", type=_not_negative, default=0.5)
+  group.add_argument(
+    "--max_tokens", type=_positive(int), default=256, help="of one sample"
+  )
+  group.add_argument(
+    "--stop",
+    action="append",
+    metavar="TEXT",
+    help="where a sample ends; may be given several times; \\n is a line break"
+    " (default: a blank line for completions, nothing for chat)",
+  )
+  group.add_argument(
+    "--top_logprobs",
+    type=_positive(int),
+    default=5,
+    metavar="N",
+    help="alternatives a token (default: 5)",
+  )
+  group.add_argument(
+    "--samples_per_request",
+    type=_positive(int),
+    default=10,
+    metavar="N",
+    help="the request's `n`, at most (default: 10); 1 for servers without",
+  )
+  group.add_argument(
+    "--extra_body",
+    metavar="JSON",
+    help="more fields of the request, such as '{\"top_p\": 0.95}'",
+  )
+
+
+def _add_connection_flags(group: argparse._ArgumentGroup) -> None:
+  group.add_argument("--base_url", required=True, metavar="URL")
+  group.add_argument("--model", required=True)
+  group.add_argument(
+    "--endpoint",
+    default="completions",
+    choices=("completions", "chat"),
+    help="/completions (default) or /chat/completions",
+  )
+  group.add_argument(
+    "--api_key_env",
+    default="OPENAI_API_KEY",
+    metavar="VARIABLE",
+    help="the environment variable that holds the key, if it is set",
+  )
+  for name, kind, default, what in (
+    ("concurrency", int, 32, "requests under way at once"),
+    ("timeout_seconds", float, 120.0, "the longest that one may take"),
+    ("max_attempts", int, 10, "how often one is tried"),
+    ("max_wait_seconds", float, 300.0, "the longest pause between two"),
+    ("requests_per_minute", float, None, "a limit"),
+    ("tokens_per_minute", float, None, "a limit"),
+  ):
+    shown = "none" if default is None else f"{default:g}"
+    group.add_argument(
+      f"--{name}",
+      type=_positive(kind),
+      default=default,
+      metavar="N",
+      help=f"{what} (default: {shown})",
+    )
+
+
+def _add_limit_flags(group: argparse._ArgumentGroup) -> None:
+  for name, what in (
+    ("max_samples", "samples"),
+    ("max_total_tokens", "tokens of prompts and samples"),
+    ("max_cost", "money, by the two prices"),
+  ):
+    group.add_argument(
+      f"--{name}", type=_positive(float), default=math.inf, help=what
+    )
+  for name in ("prompt_price", "completion_price"):
+    group.add_argument(
+      f"--{name}", type=_not_negative, default=0.0, help="a million tokens"
+    )
+
+
+def _positive(kind: type) -> typing.Callable[[str], float]:
+  """Gives a flag's type: a number of a kind, above 0."""
+
+  def number(text: str) -> float:
+    value = kind(text)
+    if not 0 < value < math.inf:
+      raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+  number.__name__ = kind.__name__
+  return number
+
+
+def _not_negative(text: str) -> float:
+  value = float(text)
+  if not 0 <= value < math.inf:
+    raise argparse.ArgumentTypeError(f"{text} is below 0")
+  return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Samples until the store has what is asked for or a limit is reached."""
+  flags = build_parser().parse_args(argv)
+  limits_of_store = _limits(flags)
+
+  from specialize_jax.cli import sampling_progress
+  from specialize_jax.records import store
+  from specialize_jax.teacher import client, prompts, sampling, standing
+
+  problems = _problems(flags)
+  prompt = prompts.load(flags.prompt)
+  connection = _connection(flags)
+  asked = _sampling(flags)
+  teacher = client.Client(connection, asked)
+  with _opened_store(flags.output, prompt) as writer:
+    now = standing.read(
+      store.read_heads(flags.output),
+      problems,
+      num_samples=flags.num_samples,
+      settings=sampling.settings(asked, prompt),
+    )
+    with sampling_progress.Progress(now, limits_of_store) as progress:
+
+      async def run() -> sampling.Outcome:
+        async with teacher:
+          sampler = sampling.Sampler(
+            teacher,
+            prompt,
+            sampling.Committer(writer),
+            limits_of_store=limits_of_store,
+            samples_per_request=flags.samples_per_request,
+            progress=progress.update,
+          )
+          return await sampler.run(now, flags.concurrency)
+
+      outcome = asyncio.run(run())
+  print(f"{flags.output}: {_summary(now, limits_of_store, teacher)}")
+  if outcome.given_up:
+    raise errors.UserError(
+      f"{now.total - now.done:,} of {now.total:,} samples are missing:"
+      f" {len(outcome.given_up):,} questions failed"
+      f" {flags.max_attempts} times each, the last with:"
+      f" {outcome.given_up[-1]}; run the same command again to ask for them"
+    )
+  if not outcome.finished:
+    print(f"stopped by a limit with {now.total - now.done:,} samples to go")
+  return 0
+
+
+def _problems(flags: argparse.Namespace) -> list[standing.Problem]:
+  from specialize_jax.cli import asked_questions
+
+  if flags.questions is not None:
+    problems = asked_questions.read_file(flags.questions)
+  else:
+    from specialize_jax.data import sources
+
+    if flags.data_dir is not None:
+      sources.set_data_dir(flags.data_dir)
+    problems = asked_questions.read_benchmark(flags.benchmark, flags.split)
+  return problems[: flags.num_questions]
+
+
+def _sampling(flags: argparse.Namespace) -> client.Sampling:
+  from specialize_jax.teacher import client
+
+  stop = _DEFAULT_STOP[flags.endpoint]
+  if flags.stop is not None:
+    stop = tuple(text.replace("\\n", "\n") for text in flags.stop if text)
+  return client.Sampling(
+    model=flags.model,
+    endpoint=flags.endpoint,
+    temperature=flags.temperature,
+    max_tokens=flags.max_tokens,
+    stop=stop,
+    top_logprobs=flags.top_logprobs,
+    extra=_extra_body(flags.extra_body),
+  )
+
+
+def _extra_body(text: str | None) -> dict[str, object]:
+  if text is None:
+    return {}
+  try:
+    extra = json.loads(text)
+  except ValueError as error:
+    raise errors.UserError(f"--extra_body is not JSON: {error}") from error
+  if not isinstance(extra, dict):
+    raise errors.UserError("--extra_body is not a JSON object")
+  return extra
+
+
+def _connection(flags: argparse.Namespace) -> client.Connection:
+  from specialize_jax.teacher import client
+
+  return client.Connection(
+    base_url=flags.base_url,
+    key=os.environ.get(flags.api_key_env, ""),
+    concurrency=flags.concurrency,
+    timeout_seconds=flags.timeout_seconds,
+    max_attempts=flags.max_attempts,
+    max_wait_seconds=flags.max_wait_seconds,
+    requests_per_minute=flags.requests_per_minute,
+    tokens_per_minute=flags.tokens_per_minute,
+  )
+
+
+def _limits(flags: argparse.Namespace) -> limits.Limits:
+  from specialize_jax.teacher import limits
+
+  if flags.max_cost < math.inf and not (
+    flags.prompt_price or flags.completion_price
+  ):
+    raise errors.UserError(
+      "--max_cost needs --prompt_price and --completion_price, in money a"
+      " million tokens"
+    )
+  return limits.Limits(
+    samples=flags.max_samples,
+    tokens=flags.max_total_tokens,
+    cost=flags.max_cost,
+    prompt_price=flags.prompt_price,
+    completion_price=flags.completion_price,
+  )
+
+
+@contextlib.contextmanager
+def _opened_store(
+  directory: str, prompt: prompts.Prompt
+) -> Iterator[store.RecordWriter]:
+  """Locks a store and keeps the prompt in it; leaves no empty one behind."""
+  from specialize_jax.records import store, whole_file
+
+  place = pathlib.Path(directory)
+  if place.exists() and not place.is_dir():
+    raise errors.UserError(f"--output={directory} is a file; give a directory")
+  is_new = not place.exists()
+  kept_prompt = place / f"prompt-{prompt.fingerprint}.txt"
+  try:
+    with store.RecordWriter(place) as writer:
+      whole_file.write_text(kept_prompt, prompt.template)
+      yield writer
+  finally:
+    records = place / store.FILE_NAME
+    if is_new and records.is_file() and records.stat().st_size == 0:
+      records.unlink()
+      kept_prompt.unlink(missing_ok=True)
+      place.rmdir()
+
+
+def _summary(
+  now: standing.Standing, price: limits.Limits, teacher: client.Client
+) -> str:
+  words = [
+    f"{now.done:,} of {now.total:,} samples",
+    f"{now.right / max(1, now.done):.1%} right",
+    f"{now.spent.tokens:,} tokens",
+  ]
+  if price.prompt_price or price.completion_price:
+    words.append(f"cost {price.cost_of(now.spent):,.2f}")
+  if teacher.faults:
+    faults = (f"{kind} {n:,}" for kind, n in teacher.faults.most_common())
+    words.append(f"asked again after: {', '.join(faults)}")
+  return "; ".join(words)
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as command_line
+
+  sys.exit(command_line.run("teach", sys.argv[1:]))

@@ -1,0 +1,137 @@
+r"""Makes a text and its tokens agree to the byte, as a record must.
+
+Servers cut a text at its stop sequence, strip it, and drop special tokens,
+and leave the tokens as they were sampled. The tokens are what was sampled, so
+they win: the text becomes what the kept tokens spell.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from specialize_jax.records import schema
+
+_UNKNOWN = "\ufffd"  # what a decoder writes for bytes that are no character
+
+Steps = tuple[schema.TeacherStep, ...]
+
+
+class MisspeltError(ValueError):
+  """The tokens do not spell the text."""
+
+
+def fit(text: str, steps: Steps) -> tuple[str, Steps]:
+  r"""Gives the text that the tokens spell, and those tokens.
+
+  Kept are the tokens that begin within the text and the white space before
+  it; a last token that goes on past the text's end, as `".\n\n"` does where
+  `"\n\n"` stops, is kept whole. Tokens at the end that leave a character
+  unfinished, as where the number of tokens ran out, go.
+
+  Args:
+    text: The server's text.
+    steps: Its tokens, in order.
+
+  Raises:
+    MisspeltError: the text is not in the tokens.
+
+  Example: the text "72." of the tokens "\n", "72", ".\n\n" and "</s>" gives
+  "\n72.\n\n" and the first three.
+  """
+  spelt = b"".join([step.spelling for step in steps])
+  if spelt == text.encode("utf-8", errors="surrogatepass"):
+    return text, steps
+  if any(_is_unknown(step) for step in steps):
+    steps = _with_inferred_bytes(text, steps)
+    spelt = b"".join([step.spelling for step in steps])
+  end = _end(spelt, text.rstrip(_UNKNOWN).encode("utf-8", "surrogatepass"))
+  if end is None:
+    raise MisspeltError(
+      f"the tokens spell {_shown(spelt)}, and the text is"
+      f" {_shown(text.encode('utf-8', 'surrogatepass'))}"
+    )
+  kept, position = [], 0
+  for step in steps:
+    if position >= end:
+      break
+    kept.append(step)
+    position += len(step.spelling)
+  return _whole_characters(kept)
+
+
+def _end(spelt: bytes, text: bytes) -> int | None:
+  """Gives where a text ends in what tokens spell; None if it is not there."""
+  if spelt.startswith(text):
+    return len(text)
+  bare = text.lstrip()
+  lead = len(spelt) - len(spelt.lstrip())
+  return lead + len(bare) if spelt.startswith(bare, lead) else None
+
+
+def _whole_characters(steps: list[schema.TeacherStep]) -> tuple[str, Steps]:
+  while True:
+    spelt = b"".join([step.spelling for step in steps])
+    try:
+      return spelt.decode("utf-8", errors="surrogatepass"), tuple(steps)
+    except UnicodeDecodeError as error:
+      if error.end < len(spelt):
+        raise MisspeltError(
+          f"the tokens spell {_shown(spelt)}, which is not UTF-8"
+        ) from error
+      steps = steps[:-1]
+
+
+def _is_unknown(step: schema.TeacherStep) -> bool:
+  return step.token_bytes is None and _UNKNOWN in step.token
+
+
+def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
+  """Gives tokens that are parts of characters the bytes of the text there.
+
+  A run of such tokens spells what stands in the text between its neighbours.
+  How many of its bytes each has is not known where they are fewer than the
+  bytes: the first takes what is over. The record keeps the token as the
+  server spelt it, with U+FFFD, beside bytes that the server did not give.
+  """
+  inferred: list[schema.TeacherStep] = []
+  position = 0
+  while len(inferred) < len(steps):
+    first = len(inferred)
+    if not _is_unknown(steps[first]):
+      token = steps[first].spelling.decode("utf-8", errors="replace")
+      if not text.startswith(token, position):
+        break  # past the text's end, or not its tokens
+      inferred.append(steps[first])
+      position += len(token)
+      continue
+    last = first
+    while last < len(steps) and _is_unknown(steps[last]):
+      last += 1
+    end = (
+      text.find(steps[last].token, position + 1) if last < len(steps) else -1
+    )
+    end = len(text) if end < 0 else end
+    inferred += _spread(text[position:end].encode(), steps[first:last])
+    position = end
+  return (*inferred, *steps[len(inferred) :])
+
+
+def _spread(
+  spelt: bytes, steps: Sequence[schema.TeacherStep]
+) -> list[schema.TeacherStep]:
+  """Parts bytes among tokens: one each, and the first what is over."""
+  if len(spelt) < len(steps):
+    raise MisspeltError(
+      f"{len(steps)} tokens that are parts of characters stand where the text"
+      f" has {_shown(spelt)}"
+    )
+  cut = len(spelt) - len(steps) + 1
+  parts = [spelt[:cut], *[spelt[i : i + 1] for i in range(cut, len(spelt))]]
+  return [
+    dataclasses.replace(step, token_bytes=part)
+    for step, part in zip(steps, parts, strict=True)
+  ]
+
+
+def _shown(spelt: bytes) -> str:
+  text = spelt.decode("utf-8", errors="replace")
+  return repr(text if len(text) <= 50 else f"{text[:47]}...")

@@ -1,0 +1,139 @@
+"""What a store holds of what is asked for, and what is still to be asked."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.cot import answers
+from specialize_jax.records import schema
+from specialize_jax.teacher import limits
+
+USAGE = "usage"
+"""The field of a record's request that holds what the sample used."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+  """A question to ask.
+
+  Attributes:
+    question_id: Names it within the store.
+    question: Its text.
+    answer: The bare gold answer.
+  """
+
+  question_id: str | int
+  question: str
+  answer: str
+
+
+@dataclasses.dataclass(kw_only=True)
+class Standing:
+  """How far a store is.
+
+  Attributes:
+    total: How many samples are asked for.
+    done: How many of them are in the store.
+    right: How many of those the `fixed` grader found right.
+    spent: What all of the store has used.
+    missing: Of each problem that lacks any, the numbers of its samples.
+  """
+
+  total: int
+  done: int
+  right: int
+  spent: limits.Usage
+  missing: Sequence[tuple[Problem, list[int]]]
+
+
+def read(
+  heads: Iterable[schema.RecordHead],
+  problems: Sequence[Problem],
+  *,
+  num_samples: int,
+  settings: Mapping[str, object],
+) -> Standing:
+  """Compares a store with what is asked for.
+
+  Args:
+    heads: The store's records.
+    problems: What to ask; ids must differ.
+    num_samples: How many samples each problem shall have.
+    settings: What `request` holds in each of the store's records.
+
+  Raises:
+    UserError: the store was sampled with other settings, or for another
+      question of the same id, or holds a sample twice.
+  """
+  by_id = {problem.question_id: problem for problem in problems}
+  seen: dict[str | int, set[int]] = {key: set() for key in by_id}
+  spent, done, right = limits.Usage(), 0, 0
+  for head in heads:
+    problem = by_id.get(head.question_id)
+    _check(head, problem, settings)
+    spent += usage_of(head)
+    if problem is None or head.sample >= num_samples:
+      continue
+    if head.sample in seen[head.question_id]:
+      raise errors.UserError(
+        f"the store holds sample {head.sample} of question"
+        f" {head.question_id!r} twice; delete one of the two lines"
+      )
+    seen[head.question_id].add(head.sample)
+    done += 1
+    right += bool(head.verdicts.get("fixed"))
+  wanted = range(num_samples)
+  missing = [
+    (problem, [n for n in wanted if n not in seen[problem.question_id]])
+    for problem in problems
+    if len(seen[problem.question_id]) < num_samples
+  ]
+  return Standing(
+    total=num_samples * len(problems),
+    done=done,
+    right=right,
+    spent=spent,
+    missing=missing,
+  )
+
+
+def usage_of(head: schema.RecordHead) -> limits.Usage:
+  """Gives what a stored sample used; nothing where it does not say."""
+  usage = head.request.get(USAGE)
+  usage = usage if isinstance(usage, dict) else {}
+  return limits.Usage(
+    samples=1,
+    prompt_tokens=int(usage.get("prompt_tokens", 0)),
+    completion_tokens=int(usage.get("completion_tokens", 0)),
+  )
+
+
+def _check(
+  head: schema.RecordHead,
+  problem: Problem | None,
+  settings: Mapping[str, object],
+) -> None:
+  stored = {k: v for k, v in head.request.items() if k != USAGE}
+  for name in sorted({*stored, *settings}):
+    if stored.get(name) != settings.get(name):
+      raise errors.UserError(
+        f"the store was sampled with {name}={stored.get(name)!r}, and now"
+        f" {name}={settings.get(name)!r} is asked for; give the same again, or"
+        " another --output"
+      )
+  if problem is not None and head.question != problem.question:
+    raise errors.UserError(
+      f"question {head.question_id!r} is {head.question[:60]!r} in the store"
+      f" and {problem.question[:60]!r} in the questions; give the file that"
+      " the store was sampled for, or another --output"
+    )
+
+
+def grade(text: str, gold_answer: str) -> dict[str, bool]:
+  """Gives both graders' verdicts on an answer that is a number."""
+  return {
+    grader: answers.grade(
+      text, gold_answer, kind="number", grader=grader
+    ).correct
+    for grader in ("fixed", "paper_code")
+  }
