@@ -78,7 +78,7 @@ def fitting_batch_size(
 ) -> int:
   """Gives the batch size for so few examples that one batch holds them.
 
-  Example: 3 examples in batches of 32 over 2 shards give 4.
+  Example: 3 examples in batches of 32 over 2 shards give 4, and 40 give 32.
   """
   few = num_shards * math.ceil(max(1, num_examples) / num_shards)
   return min(batch_size, few)
@@ -92,9 +92,12 @@ def batch_sharding(
   Raises:
     UserError: the mesh's `data` times `fsdp` does not divide the batch size.
   """
-  mesh, axes = _batch_axes(params)
-  if mesh is None:
+  leaves = jax.tree.leaves(params)
+  sharding = getattr(leaves[0], "sharding", None) if leaves else None
+  if not isinstance(sharding, jax.sharding.NamedSharding):
     return None
+  mesh = sharding.mesh
+  axes = tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
   num_shards = math.prod(mesh.shape[axis] for axis in axes)
   if batch_size % num_shards:
     raise errors.UserError(
@@ -103,23 +106,6 @@ def batch_sharding(
     )
   spec = jax.sharding.PartitionSpec(axes or None)
   return jax.sharding.NamedSharding(mesh, spec)
-
-
-def num_batch_shards(params: Params) -> int:
-  """How many parts a batch is cut into beside these parameters."""
-  mesh, axes = _batch_axes(params)
-  return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
-
-
-def _batch_axes(
-  params: Params,
-) -> tuple[jax.sharding.Mesh | None, tuple[str, ...]]:
-  leaves = jax.tree.leaves(params)
-  sharding = getattr(leaves[0], "sharding", None) if leaves else None
-  if not isinstance(sharding, jax.sharding.NamedSharding):
-    return None, ()
-  mesh = sharding.mesh
-  return mesh, tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
 
 
 def place(

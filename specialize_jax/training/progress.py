@@ -72,12 +72,21 @@ class Throughput:
     return rates
 
 
-class ProgressLine:
-  """Loss, speed and time left: one line on a terminal, else one every 10 s."""
+class _Line:
+  """Speed and time left: one line on a terminal, else one every 10 s."""
 
-  def __init__(self, num_steps: int, stream: TextIO | None = None) -> None:
-    """Counts up to `num_steps` on `stream`, standard error by default."""
-    self._num_steps = num_steps
+  def __init__(
+    self, total: int, stream: TextIO | None = None, *, done: int = 0
+  ) -> None:
+    """Counts up to `total` on `stream`, standard error by default.
+
+    Args:
+      total: steps or rows.
+      stream: where to.
+      done: how many were there before, by an earlier run.
+    """
+    self._total = total
+    self._done = done
     self._stream = stream or sys.stderr
     self._terminal = self._stream.isatty()
     self._every = _TERMINAL_SECONDS if self._terminal else _PLAIN_SECONDS
@@ -85,34 +94,60 @@ class ProgressLine:
     self._first: tuple[int, float] | None = None
     self._tokens = 0.0
 
-  def show(self, step: int, *, loss: float, num_tokens: float) -> None:
-    """Tells of a step, if the last time was long enough ago."""
+  def _count(self, done: int, num_tokens: float) -> bool:
+    """Counts up to `done`; gives whether it is time to tell of it."""
     now = time.monotonic()
+    self._done = done
     if self._first is None:
       # Where the speed is measured from: the first step has compiled.
-      self._first = (step, now)
+      self._first = (done, now)
     else:
       self._tokens += num_tokens
-    last = step >= self._num_steps
+    last = done >= self._total
     if now - self._last_shown < self._every and not last:
-      return
+      return False
     self._last_shown = now
-    text = f"step {step}/{self._num_steps}  loss {loss:.4f}{self._speed(step)}"
+    return True
+
+  def _tell(self, text: str) -> None:
     if self._terminal:
       # \x1b[K clears what a longer line before it has left.
-      end = "\n" if last else ""
+      end = "\n" if self._done >= self._total else ""
       self._stream.write(f"\r{text}\x1b[K{end}")
     else:
       self._stream.write(text + "\n")
     self._stream.flush()
 
-  def _speed(self, step: int) -> str:
-    first_step, began = self._first
+  def _speed(self, unit: str = "") -> str:
+    """Gives rates since the first; `unit` is what is counted, if told."""
+    first, began = self._first
     seconds = time.monotonic() - began
-    if step == first_step or not seconds:
+    if self._done == first or not seconds:
       return ""
-    left = (self._num_steps - step) * seconds / (step - first_step)
-    return f"  {self._tokens / seconds:,.0f} tokens/s  {_duration(left)} left"
+    rate = (self._done - first) / seconds
+    left = (self._total - self._done) / rate
+    counted = f"  {rate:,.1f} {unit}/s" if unit else ""
+    tokens = f"  {self._tokens / seconds:,.0f} tokens/s"
+    return f"{counted}{tokens}  {_duration(left)} left"
+
+
+class ProgressLine(_Line):
+  """A training run's: loss, speed and time left."""
+
+  def show(self, step: int, *, loss: float, num_tokens: float) -> None:
+    """Tells of a step, if the last time was long enough ago."""
+    if self._count(step, num_tokens):
+      text = f"step {step}/{self._total}  loss {loss:.4f}{self._speed()}"
+      self._tell(text)
+
+
+class RowsLine(_Line):
+  """A file's, row by row: how many are done, speed and time left."""
+
+  def add(self, num_rows: int, *, num_tokens: float) -> None:
+    """Tells of so many more rows, if the last time was long enough ago."""
+    if self._count(self._done + num_rows, num_tokens):
+      self._tell(f"{self._done:,}/{self._total:,} rows{self._speed('rows')}")
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,167 @@
+"""Texts to ids and back, by the vocabulary that lies beside a checkpoint.
+
+The released T5s come with `spiece.model`, a SentencePiece model; folders that
+newer releases of `transformers` write may hold only `tokenizer.json`. Ids
+that spell nothing (padding, end of sequence, sentinels, the rows that pad an
+embedding) are left out of texts.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import sentencepiece
+import tokenizers
+
+from specialize_jax import errors
+from specialize_jax.t5 import config as t5_config
+
+WORD_START = "\u2581"  # both kinds write a space so
+
+# T5's 32,000 pieces are followed by 100 sentinels, and the embedding is
+# padded to a multiple of 128 rows.
+_MAX_SPARE_ROWS = 100 + 127
+
+_FILES = ("spiece.model", "tokenizer.json")
+
+
+class Vocabulary(Protocol):
+  """What decoding asks of a vocabulary.
+
+  Attributes:
+    num_pieces: how many ids there are.
+    fingerprint: tells one vocabulary from another.
+  """
+
+  num_pieces: int
+  fingerprint: str
+
+  def encode(self, text: str) -> list[int]:
+    """Gives ids, without end of sequence."""
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Gives the text that ids spell."""
+
+  def piece(self, index: int) -> str:
+    """Gives an id's spelling, a space as U+2581; "" where it spells none."""
+
+
+class SentencePiece:
+  """A `.model` file as T5 uses it."""
+
+  def __init__(self, model: bytes) -> None:
+    """Loads a serialised model.
+
+    Raises:
+      RuntimeError: the bytes are no SentencePiece model.
+    """
+    if not model:
+      raise RuntimeError("an empty file is no SentencePiece model")
+    self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    self.num_pieces = self._processor.get_piece_size()
+    self.fingerprint = hashlib.sha256(model).hexdigest()
+    self.piece = functools.cache(self._piece)
+
+  def encode(self, text: str) -> list[int]:
+    """Gives ids, without end of sequence."""
+    return list(self._processor.encode(text))
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Gives the text that ids spell."""
+    return self._processor.decode(
+      [int(i) for i in ids if 0 <= i < self.num_pieces]
+    )
+
+  def _piece(self, index: int) -> str:
+    silent = index >= self.num_pieces or self._processor.is_control(index)
+    return "" if silent else self._processor.id_to_piece(index)
+
+
+class TokenizerJson:
+  """A `tokenizer.json` file, as `transformers` writes it."""
+
+  def __init__(self, text: str) -> None:
+    """Loads the file's text.
+
+    Raises:
+      Exception: the text is no tokenizer; the library has no narrower type.
+    """
+    self._tokenizer = tokenizers.Tokenizer.from_str(text)
+    self.num_pieces = self._tokenizer.get_vocab_size(with_added_tokens=False)
+    self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    added = self._tokenizer.get_added_tokens_decoder()
+    self._silent = {index for index, one in added.items() if one.special}
+
+  def encode(self, text: str) -> list[int]:
+    """Gives ids, without end of sequence."""
+    return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Gives the text that ids spell."""
+    return self._tokenizer.decode(
+      [int(i) for i in ids], skip_special_tokens=True
+    )
+
+  def piece(self, index: int) -> str:
+    """Gives an id's spelling; "" where it spells none."""
+    if index in self._silent:
+      return ""
+    return self._tokenizer.id_to_token(index) or ""
+
+
+def from_file(path: str | os.PathLike[str]) -> Vocabulary:
+  """Loads a SentencePiece model, or a file named `*.json` of `tokenizers`.
+
+  Raises:
+    UserError: nothing lies at `path`, or it is no vocabulary.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise errors.UserError(
+      f"vocabulary {path} does not exist: give the model's SentencePiece "
+      "file, such as T5's spiece.model."
+    )
+  try:
+    if file.suffix == ".json":
+      return TokenizerJson(file.read_text(encoding="utf-8"))
+    return SentencePiece(file.read_bytes())
+  except Exception as error:  # `tokenizers` raises nothing narrower
+    raise errors.UserError(
+      f"vocabulary {path} cannot be read ({error}): give the model's "
+      "SentencePiece file, such as T5's spiece.model."
+    ) from error
+
+
+def beside(folder: str | os.PathLike[str]) -> pathlib.Path | None:
+  """Finds a checkpoint folder's own vocabulary file; None if it has none."""
+  files = [pathlib.Path(folder) / name for name in _FILES]
+  return next((file for file in files if file.is_file()), None)
+
+
+def check_size(vocabulary: Vocabulary, vocab_size: int, path: object) -> None:
+  """Raises UserError if a vocabulary cannot be that of a model.
+
+  The model has a row for every piece, and no more beyond them than T5's 100
+  sentinels and the padding of an embedding to a multiple of 128.
+
+  Args:
+    vocabulary: the vocabulary.
+    vocab_size: rows of the model's embedding.
+    path: what the message calls the vocabulary.
+  """
+  spare = vocab_size - vocabulary.num_pieces
+  if not 0 <= spare <= _MAX_SPARE_ROWS:
+    raise errors.UserError(
+      f"vocabulary {path} has {vocabulary.num_pieces:,} pieces, and the model "
+      f"has {vocab_size:,}, which must be as many or at most "
+      f"{_MAX_SPARE_ROWS} more: give the vocabulary that the model was trained "
+      "with."
+    )
+
+
+def with_eos(ids: Sequence[int]) -> list[int]:
+  """Ends a sequence as T5's inputs and targets end."""
+  return [*ids, t5_config.EOS_ID]

@@ -1,0 +1,142 @@
+"""Rows come out in order, and a stop costs nothing that was written."""
+
+import json
+
+import pytest
+
+from specialize_jax import errors
+from specialize_jax.decoding import resumable
+
+MADE_OF = {"--seed": 0, "--inputs": "a" * 64}
+
+
+def opened(path, num_rows=5, **changes):
+  arguments = {"made_of": MADE_OF, "num_rows": num_rows, **changes}
+  return resumable.ResumableRows(path, **arguments)
+
+
+def read(path):
+  return [json.loads(line)["n"] for line in path.read_text().splitlines()]
+
+
+def row(n):
+  return {"n": n, "text": "a\u2028b £"}
+
+
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / "deep" / "out.jsonl"
+
+
+def test_a_row_is_written_as_soon_as_order_allows(path):
+  with opened(path) as rows:
+    rows.add({2: row(2), 1: row(1)})
+    assert read(path) == []
+    assert rows.done() == {1, 2}
+    rows.add({0: row(0)})
+    assert read(path) == [0, 1, 2]
+    rows.add({4: row(4), 3: row(3)})
+  assert read(path) == [0, 1, 2, 3, 4]
+  assert json.loads(path.read_text().splitlines()[3]) == row(3)
+
+
+def test_what_waited_when_it_stopped_is_there_again(path):
+  with opened(path) as rows:
+    rows.add({0: row(0)})
+    rows.add({3: row(3), 2: row(2)})
+  with opened(path) as rows:
+    assert rows.done() == {0, 2, 3}
+    rows.add({1: row(1)})
+    assert read(path) == [0, 1, 2, 3]
+    rows.add({4: row(4)})
+  with opened(path) as rows:
+    assert rows.done() == {0, 1, 2, 3, 4}
+  assert read(path) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("end", ['{"n": 2', '{"n": 2}', "\0\0\0\n", "\n"])
+def test_a_last_line_that_is_not_whole_is_cut_off(path, end):
+  with opened(path) as rows:
+    rows.add({0: row(0), 1: row(1)})
+  with path.open("a") as stream:
+    stream.write(end)
+  with opened(path) as rows:
+    assert rows.done() == {0, 1}
+    rows.add({2: row(2), 3: row(3), 4: row(4)})
+  assert read(path) == [0, 1, 2, 3, 4]
+
+
+def test_a_waiting_line_that_is_not_whole_is_done_again(path):
+  with opened(path) as rows:
+    rows.add({1: row(1)})
+    rows.add({2: row(2)})
+  progress = path.with_name("out.jsonl.progress")
+  progress.write_bytes(progress.read_bytes()[:-5])
+  with opened(path) as rows:
+    assert rows.done() == {1}
+    rows.add({0: row(0), 2: row(2), 3: row(3), 4: row(4)})
+  assert read(path) == [0, 1, 2, 3, 4]
+
+
+def test_many_waiting_rows_are_forgotten_once_they_are_written(
+  path, monkeypatch
+):
+  monkeypatch.setattr(resumable, "_MAX_WAITING_LINES", 3)
+  with opened(path, num_rows=100) as rows:
+    for n in range(0, 100, 2):
+      rows.add({n + 1: row(n + 1)})
+      rows.add({n: row(n)})
+  assert read(path) == list(range(100))
+  progress = path.with_name("out.jsonl.progress")
+  assert len(progress.read_text().splitlines()) <= 4
+
+
+def test_a_field_that_is_no_text_is_escaped(path):
+  with opened(path, num_rows=1) as rows:
+    rows.add({0: {"n": 0, "bad": "\ud800"}})
+  assert json.loads(path.read_text())["bad"] == "\ud800"
+
+
+def test_another_run_is_refused_and_changes_nothing(path):
+  with opened(path) as rows:
+    rows.add({0: row(0)})
+  before = path.read_bytes()
+  with pytest.raises(
+    errors.UserError, match="begun with --seed=0, and now it is 1: .*overwrite"
+  ):
+    opened(path, made_of={**MADE_OF, "--seed": 1})
+  with pytest.raises(errors.UserError, match="--top_k=unset, and now it is 5"):
+    opened(path, made_of={**MADE_OF, "--top_k": 5})
+  with pytest.raises(errors.UserError, match=r"--inputs=aaaaaaaaaaaa\.\.\."):
+    opened(path, made_of={**MADE_OF, "--inputs": "b" * 64})
+  assert path.read_bytes() == before
+
+
+def test_a_file_of_unknown_origin_is_refused(path):
+  path.parent.mkdir()
+  path.write_text('{"n": 0}\n')
+  with pytest.raises(errors.UserError, match="was not begun by this command"):
+    opened(path)
+  progress = path.with_name("out.jsonl.progress")
+  progress.write_text("else\n")
+  with pytest.raises(errors.UserError, match="is not what this command write"):
+    opened(path)
+  with opened(path, overwrite=True) as rows:
+    assert rows.done() == set()
+
+
+def test_a_damaged_file_is_refused(path):
+  with opened(path) as rows:
+    rows.add({0: row(0), 1: row(1)})
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("half\n" + lines[1])
+  with pytest.raises(errors.UserError, match="line 1 is not a JSON object"):
+    opened(path)
+  path.write_text("".join(lines * 3))
+  with pytest.raises(errors.UserError, match="has 6 rows, and there are 5"):
+    opened(path)
+
+
+def test_a_directory_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match="is a directory"):
+    opened(tmp_path)

@@ -1,0 +1,44 @@
+"""Samples vote as in the paper, and ties fall as documented."""
+
+import pytest
+
+from specialize_jax.decoding import self_consistency
+
+
+def test_the_majority_wins_whatever_its_spelling():
+  texts = ["The answer is 72", "so 70", "it is $72.0", "no idea"]
+  vote = self_consistency.vote(texts, [-3.0, -1.0, -2.0, -0.5])
+  assert vote.answer == "72"
+  assert vote.shares == {"72": pytest.approx(2 / 3), "70": pytest.approx(1 / 3)}
+  assert list(vote.shares) == ["72", "70"]
+  assert vote.index == 2, "of the winner's voters the most likely speaks"
+
+
+def test_a_tie_goes_to_the_more_likely_and_then_to_the_first():
+  texts = ["1", "2", "1", "2"]
+  assert self_consistency.vote(texts, [-5.0, -1.0, -5.0, -2.0]).answer == "2"
+  assert self_consistency.vote(texts, [-1.0, -1.0, -1.0, -1.0]).answer == "1"
+  reversed_vote = self_consistency.vote(texts[::-1], [-1.0] * 4)
+  assert reversed_vote.answer == "2"
+
+
+def test_more_votes_win_over_more_probability():
+  vote = self_consistency.vote(["1", "1", "2"], [-50.0, -50.0, -1.0])
+  assert vote.answer == "1"
+  assert vote.index == 0
+
+
+def test_who_has_no_answer_does_not_vote():
+  vote = self_consistency.vote(["none", "none", "5"], [-1.0, -1.0, -9.0])
+  assert (vote.answer, vote.shares, vote.index) == ("5", {"5": 1.0}, 2)
+  nobody = self_consistency.vote(["none", "nil"], [-2.0, -1.0])
+  assert (nobody.answer, nobody.shares, nobody.index) == (None, {}, 1)
+
+
+def test_words_vote_by_their_own_reader():
+  vote = self_consistency.vote(
+    ["Yes.", "no", "yes"],
+    [-1.0, -1.0, -1.0],
+    extract_fn=lambda text: text.strip(".").lower(),
+  )
+  assert vote.answer == "yes"

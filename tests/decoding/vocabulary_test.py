@@ -1,0 +1,76 @@
+"""Both kinds of vocabulary spell alike, and one of another model is refused."""
+
+import pytest
+import tokenizers
+from testdata import real_files, tiny_vocabulary
+
+from specialize_jax import errors
+from specialize_jax.decoding import vocabulary as vocabularies
+
+TEXT = "ab cd 12 + 3 = 15"
+
+
+@pytest.fixture(scope="module")
+def tokenizer_json(tmp_path_factory):
+  """The same pieces as transformers writes them."""
+  ours = tiny_vocabulary.load()
+  processor = ours._processor
+  pieces = [
+    (processor.id_to_piece(i), processor.get_score(i))
+    for i in range(ours.num_pieces)
+  ]
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=2))
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+  tokenizer.decoder = tokenizers.decoders.Metaspace()
+  tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", "<extra_id_0>"])
+  path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
+  tokenizer.save(str(path))
+  return path
+
+
+def test_both_kinds_give_the_same_ids_and_texts(tokenizer_json):
+  ours, theirs = tiny_vocabulary.load(), vocabularies.from_file(tokenizer_json)
+  ids = ours.encode(TEXT)
+  assert theirs.encode(TEXT) == ids
+  assert theirs.decode([*ids, 1, 0]) == ours.decode([*ids, 1, 0]) == TEXT
+  assert [theirs.piece(i) for i in ids] == [ours.piece(i) for i in ids]
+  assert ours.piece(1) == theirs.piece(1) == ""
+  assert theirs.num_pieces == ours.num_pieces
+  assert theirs.fingerprint != ours.fingerprint
+
+
+def test_ids_that_spell_nothing_are_left_out():
+  ours = tiny_vocabulary.load()
+  ids = ours.encode(TEXT)
+  assert ours.decode([*ids, ours.num_pieces + 5, 1, 0]) == TEXT
+  assert ours.piece(ours.num_pieces + 5) == ""
+
+
+def test_t5s_pieces_fit_the_released_embeddings_and_no_other():
+  path = real_files.find("tokenizers", "t5_spiece.model")
+  t5 = vocabularies.from_file(path)
+  for vocab_size in (32_000, 32_100, 32_128):
+    vocabularies.check_size(t5, vocab_size, path)
+  for vocab_size in (384, 31_999, 32_256, 250_112):
+    with pytest.raises(errors.UserError, match="has 32,000 pieces, and the mo"):
+      vocabularies.check_size(t5, vocab_size, path)
+
+
+def test_what_is_no_vocabulary_is_an_error(tmp_path):
+  with pytest.raises(errors.UserError, match="does not exist"):
+    vocabularies.from_file(tmp_path / "none.model")
+  for name in ("bad.model", "bad.json"):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(errors.UserError, match="cannot be read"):
+      vocabularies.from_file(tmp_path / name)
+  (tmp_path / "empty.model").write_bytes(b"")
+  with pytest.raises(errors.UserError, match="cannot be read"):
+    vocabularies.from_file(tmp_path / "empty.model")
+
+
+def test_a_folders_own_file_is_found(tmp_path):
+  assert vocabularies.beside(tmp_path) is None
+  (tmp_path / "tokenizer.json").write_text("{}")
+  assert vocabularies.beside(tmp_path).name == "tokenizer.json"
+  (tmp_path / "spiece.model").write_text("")
+  assert vocabularies.beside(tmp_path).name == "spiece.model"

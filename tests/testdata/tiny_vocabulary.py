@@ -1,0 +1,34 @@
+"""A SentencePiece vocabulary of a few dozen pieces, trained on the spot."""
+
+import functools
+import io
+
+import sentencepiece
+
+from specialize_jax.decoding import vocabulary
+
+_TEXTS = ("ab cd 12 + 3 = 15", "ba dc 4 / 2 = 2, 1.5 x 8 = 12", "0 6 7 9 (a)")
+
+
+@functools.cache
+def model():
+  """Gives what a `.model` file holds, laid out as T5's."""
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(_TEXTS * 9),
+    model_writer=model,
+    vocab_size=48,
+    hard_vocab_limit=False,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return model.getvalue()
+
+
+@functools.cache
+def load():
+  """Gives the vocabulary."""
+  return vocabulary.SentencePiece(model())
