@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from specialize_jax.records import whole_file
 from specialize_jax.reports import (
   alignment_view,
+  decoding_view,
   plots,
   prediction_view,
   stylesheet,
@@ -63,6 +64,7 @@ def render(results: results_lib.Results) -> str:
   drawn = figures(results)
   sections = (
     ("accuracy", "Accuracy before and after", _accuracy(table, drawn)),
+    ("decoding", "Ways of decoding", _decoding(results)),
     ("training", "Training", _training(drawn)),
     ("checkpoint", "Which checkpoint", _selection(results, drawn)),
     ("price", "The price in general ability", _general(table, drawn)),
@@ -184,6 +186,12 @@ def _html_table(table: Sequence[tables.Row]) -> str:
 def _with_bounds(part: object) -> str:
   bounds = f"{tables.percent(part.low)}–{tables.percent(part.high)}"
   return f"{tables.percent(part.estimate)} <small>{bounds}</small>"
+
+
+def _decoding(results: results_lib.Results) -> str:
+  if not results.decoding:
+    return _absent("decoding.json", "no other ways of decoding")
+  return decoding_view.table(results.decoding)
 
 
 def _training(drawn: Mapping[str, str]) -> str:

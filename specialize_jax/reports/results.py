@@ -13,6 +13,8 @@ there and cannot be read is an error, since half a report misleads.
   selection.json                the chosen step; see evaluation.selection
   alignment.json                the coverage report of `specialize align`
   alignment_example.json        one sample, aligned
+  decoding.json                 one task in several ways; see
+                                study.decoding_comparison
 """
 
 import dataclasses
@@ -46,6 +48,7 @@ class Results:
     selection: `selection.json`, or None.
     alignment: coverage reports by name, usually of one alignment mode.
     alignment_example: `alignment_example.json`, or None.
+    decoding: `decoding.json`, or None.
     predictions: `{"before" | "after": {task: rows}}`.
   """
 
@@ -63,6 +66,7 @@ class Results:
   selection: Json | None
   alignment: Mapping[str, Json]
   alignment_example: Json | None
+  decoding: Json | None
   predictions: Mapping[str, Mapping[str, Sequence[Json]]]
 
 
@@ -104,6 +108,7 @@ def load(directory: str | pathlib.Path) -> Results:
     selection=_read_json(directory / "selection.json"),
     alignment=_read_alignment(directory / "alignment.json"),
     alignment_example=_read_json(directory / "alignment_example.json"),
+    decoding=_read_json(directory / "decoding.json"),
     predictions={
       when: _read_predictions(directory / kept[when], tasks)
       for when in ("before", "after")

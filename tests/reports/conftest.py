@@ -72,7 +72,36 @@ def write_results(directory):
   _write_runs(directory, accuracies, rng)
   _write(directory / "alignment.json", _coverage())
   _write(directory / "alignment_example.json", _example(rng))
+  _write(directory / "decoding.json", _decoding())
   return directory
+
+
+def _decoding():
+  def way(name, accuracy, difference):
+    low, high = accuracy - 0.05, accuracy + 0.05
+    part = difference and dict(
+      zip(("estimate", "low", "high"), difference, strict=True)
+    )
+    return {
+      "name": name,
+      "accuracy": accuracy,
+      "low": low,
+      "high": high,
+      "n": 200,
+      "difference": part,
+      "seconds": 1.25,
+    }
+
+  return {
+    "task": IN_DISTRIBUTION,
+    "n": 200,
+    "step": 900,
+    "ways": [
+      way("greedy", 0.8, None),
+      way("greedy, calculator", 0.85, (0.05, 0.01, 0.09)),
+      way("self-consistency of 8", 0.79, (-0.01, -0.04, 0.02)),
+    ],
+  }
 
 
 def _accuracies():

@@ -1,6 +1,7 @@
 """The page is complete, self-contained and small, whatever is absent."""
 
 import html.parser
+import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -9,6 +10,7 @@ import pytest
 
 from specialize_jax.reports import (
   alignment_view,
+  decoding_view,
   drawing,
   page,
   plots,
@@ -18,6 +20,7 @@ from specialize_jax.reports import results as results_lib
 
 SECTIONS = (
   "accuracy",
+  "decoding",
   "training",
   "checkpoint",
   "price",
@@ -86,6 +89,22 @@ def test_a_section_without_its_file_says_so(results_dir, tmp_path, kept):
   text = page.render(results_lib.load(alone))
   _check(text)
   assert 'class="absent"' in text
+
+
+def test_ways_of_decoding_are_told_as_they_came_out(results_dir):
+  results = results_lib.load(results_dir)
+  text = page.render(results)
+  assert "greedy, calculator raised its accuracy." in text
+  assert "self-consistency of 8 made no difference that this many" in text
+  assert "on mini GSM (CoT, 200 questions)" in text
+  assert '<td class="up">+5.0</td><td>[+1.0, +9.0]</td>' in text
+  lost = json.loads(json.dumps(results.decoding))
+  lost["ways"][2]["difference"]["high"] = -0.001
+  lost["ways"][1]["difference"] = lost["ways"][2]["difference"]
+  assert (
+    "greedy, calculator and self-consistency of 8 lowered its accuracy."
+    in decoding_view.table(lost)
+  )
 
 
 def test_the_same_results_give_the_same_page(results_dir):
