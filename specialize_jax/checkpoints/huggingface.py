@@ -10,20 +10,17 @@ model whose file holds a head that differs from the embedding.
 import contextlib
 import functools
 import json
+import math
 import os
 import pathlib
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import name_table
+from specialize_jax.checkpoints import name_table, sources, tensor_files
 from specialize_jax.t5 import config as t5_config
 
 _CONFIG_KEYS = {
@@ -61,7 +58,7 @@ _EMBEDDING = "shared.weight"
 
 
 class Folder:
-  """A folder that `transformers` wrote, as a `name_table.Source`."""
+  """A folder that `transformers` wrote, as a `sources.Source`."""
 
   def __init__(self, path: str | os.PathLike) -> None:
     """Opens no tensor yet.
@@ -72,7 +69,7 @@ class Folder:
     self.where = os.fspath(path)
     self._path = pathlib.Path(path)
     self._json = _read_config_json(self._path)
-    self._files = _tensor_files(self._path)
+    self._files = tensor_files.TensorFiles(self._path)
 
   @functools.cached_property
   def config(self) -> t5_config.T5Config:
@@ -104,28 +101,31 @@ class Folder:
     """
     theirs = {tensor.hugging_face: tensor for tensor in self._tensors.values()}
     shapes = {}
-    for name in self._files:
+    for name, shape in self._files.shapes.items():
       if name in _DUPLICATES or (name == _HEAD and self.config.tied_head):
         continue
-      with self._open(name) as opened:
-        shape = tuple(opened.get_slice(name).get_shape())
       tensor = theirs.get(name)
       if tensor is None:
         shapes[name] = shape
       else:
         shapes[tensor.name] = shape[::-1] if tensor.transposed else shape
-    if self._head_is_embedding and name_table.EMBEDDING in shapes:
-      shapes[name_table.HEAD] = shapes[name_table.EMBEDDING][::-1]
+    if self._head_is_embedding and sources.EMBEDDING in shapes:
+      shapes[sources.HEAD] = shapes[sources.EMBEDDING][::-1]
     return shapes
+
+  @property
+  def dtypes(self) -> Iterable[np.dtype]:
+    """The types of the tensors in the files."""
+    return set(self._files.dtypes.values())
 
   def read(self, name: str) -> np.ndarray:
     """Gives one tensor, in our orientation and its own dtype."""
     tensor = self._tensors[name]
     theirs = tensor.hugging_face
-    if name == name_table.HEAD and self._head_is_embedding:
+    if name == sources.HEAD and self._head_is_embedding:
       theirs = _EMBEDDING
-    value = self._read_as_is(theirs)
-    if name == name_table.HEAD and self._scaled:
+    value = self._files.read(theirs)
+    if name == sources.HEAD and self._scaled:
       # Theirs scales the logits of a head of its own; ours never does.
       value = value.astype(np.float32) * self.config.embed_dim**-0.5
     return value.T if tensor.transposed else value
@@ -141,10 +141,11 @@ class Folder:
 
   @functools.cached_property
   def _has_own_head(self) -> bool:
-    if _HEAD not in self._files or _EMBEDDING not in self._files:
-      return _HEAD in self._files
+    names = self._files.shapes
+    if _HEAD not in names or _EMBEDDING not in names:
+      return _HEAD in names
     return not np.array_equal(
-      self._read_as_is(_HEAD), self._read_as_is(_EMBEDDING)
+      self._files.read(_HEAD), self._files.read(_EMBEDDING)
     )
 
   @property
@@ -153,55 +154,45 @@ class Folder:
 
     The key tells it from a v4 file that lacks its head.
     """
-    known = "scale_decoder_outputs" in self._json or _HEAD in self._files
+    known = "scale_decoder_outputs" in self._json or _HEAD in self._files.shapes
     return known and not self._scaled and not self._has_own_head
-
-  def _read_as_is(self, name: str) -> np.ndarray:
-    with self._open(name) as opened:
-      return opened.get_tensor(name)
-
-  def _open(self, name: str) -> Any:
-    try:
-      return safetensors.safe_open(self._files[name], framework="np")
-    except (OSError, safetensors.SafetensorError) as error:
-      raise errors.UserError(
-        f"{self._files[name]} cannot be read ({error}): copy the folder again."
-      ) from error
 
 
 def write(
   directory: str | os.PathLike,
   config: t5_config.T5Config,
-  params: Any,
+  source: sources.Source,
   *,
   dtype: str = "float32",
-  vocabulary_path: str | os.PathLike | None = None,
+  other_files: Mapping[str, bytes] | None = None,
   max_shard_bytes: int = 2**30,
 ) -> None:
   """Writes a folder that `T5ForConditionalGeneration` loads.
 
-  Everything is written beside the folder and moved into place at the end, so
-  that what a kill leaves behind never looks complete.
+  One tensor at a time. Everything is written beside the folder and moved into
+  place at the end, so that what a kill leaves behind never looks complete.
 
   Args:
     directory: a folder that does not exist yet.
     config: the model.
-    params: its parameters.
+    source: its parameters.
     dtype: of the tensors in the files.
-    vocabulary_path: SentencePiece model to put beside them.
+    other_files: contents by name, such as a tokenizer's, put beside them.
     max_shard_bytes: size of a file; a larger tensor has a file of its own.
 
   Raises:
-    UserError: the folder exists already.
+    UserError: the folder exists already, or the source is not of the model.
   """
   directory = pathlib.Path(directory)
   if directory.exists():
     raise errors.UserError(
       f"{directory} exists already: give a folder that does not."
     )
+  config_json = _config_json(config, dtype)
+  name_table.check(config, source)
   directory.parent.mkdir(parents=True, exist_ok=True)
   with _moved_into_place(directory) as unfinished:
-    _write_json(unfinished / "config.json", _config_json(config, dtype))
+    _write_json(unfinished / "config.json", config_json)
     _write_json(
       unfinished / "generation_config.json",
       {
@@ -210,66 +201,73 @@ def write(
         "pad_token_id": t5_config.PAD_ID,
       },
     )
-    if vocabulary_path is not None:
-      shutil.copyfile(vocabulary_path, unfinished / "spiece.model")
-    _write_tensors(unfinished, config, params, dtype, max_shard_bytes)
+    for name, content in (other_files or {}).items():
+      (unfinished / name).write_bytes(content)
+    _write_tensors(unfinished, config, source, np.dtype(dtype), max_shard_bytes)
 
 
 def _write_tensors(
   directory: pathlib.Path,
   config: t5_config.T5Config,
-  params: Any,
-  dtype: str,
+  source: sources.Source,
+  dtype: np.dtype,
   max_shard_bytes: int,
 ) -> None:
-  """Writes shards as they fill up, and the index that names them."""
-  number_of_shard = _shard_numbers(config, dtype, max_shard_bytes)
-  num_shards = max(number_of_shard.values())
-
-  def file_name(number: int) -> str:
-    if num_shards == 1:
-      return "model.safetensors"
-    return f"model-{number:05d}-of-{num_shards:05d}.safetensors"
-
-  shard, current, total = {}, 1, 0
-  for tensor, value in name_table.disassemble(config, params):
-    number = number_of_shard[tensor.hugging_face]
-    if number != current:
-      _save_shard(directory / file_name(current), shard)
-      shard, current = {}, number
-    theirs = value.T if tensor.transposed else value
-    theirs = np.ascontiguousarray(theirs.astype(_np_dtype(dtype)))
-    shard[tensor.hugging_face] = theirs
-    total += theirs.nbytes
-  _save_shard(directory / file_name(current), shard)
-  if num_shards > 1:
+  """Writes shard after shard, and the index that names them."""
+  shards = _shards(config, dtype, max_shard_bytes)
+  files = [
+    tensor_files.SINGLE
+    if len(shards) == 1
+    else tensor_files.SHARD.format(number, len(shards))
+    for number in range(1, len(shards) + 1)
+  ]
+  for file, shard in zip(files, shards, strict=True):
+    values = (name_table.read(config, source, tensor.name) for tensor in shard)
+    tensor_files.write(
+      directory / file,
+      {tensor.hugging_face: _their_shape(tensor) for tensor in shard},
+      (
+        value.T if tensor.transposed else value
+        for tensor, value in zip(shard, values, strict=True)
+      ),
+      dtype,
+    )
+  if len(shards) > 1:
+    sizes = (_num_bytes(t, dtype) for shard in shards for t in shard)
     _write_json(
-      directory / "model.safetensors.index.json",
+      directory / tensor_files.INDEX,
       {
-        "metadata": {"total_size": total},
+        "metadata": {"total_size": sum(sizes)},
         "weight_map": {
-          name: file_name(number) for name, number in number_of_shard.items()
+          tensor.hugging_face: file
+          for file, shard in zip(files, shards, strict=True)
+          for tensor in shard
         },
       },
     )
 
 
-def _shard_numbers(
-  config: t5_config.T5Config, dtype: str, max_shard_bytes: int
-) -> dict[str, int]:
-  """Gives each tensor's shard, from 1, filling one after another."""
-  numbers, number, filled = {}, 1, 0
+def _shards(
+  config: t5_config.T5Config, dtype: np.dtype, max_shard_bytes: int
+) -> list[list[name_table.Tensor]]:
+  """Gives the tensors of each file, filling one after another."""
+  shards, filled = [[]], 0
   for tensor in name_table.tensors(config):
-    size = name_table.num_bytes(tensor, _np_dtype(dtype))
+    size = _num_bytes(tensor, dtype)
     if filled and filled + size > max_shard_bytes:
-      number, filled = number + 1, 0
+      shards.append([])
+      filled = 0
     filled += size
-    numbers[tensor.hugging_face] = number
-  return numbers
+    shards[-1].append(tensor)
+  return shards
 
 
-def _save_shard(path: pathlib.Path, shard: Mapping[str, np.ndarray]) -> None:
-  safetensors.numpy.save_file(dict(shard), path, metadata={"format": "pt"})
+def _their_shape(tensor: name_table.Tensor) -> tuple[int, ...]:
+  return tensor.shape[::-1] if tensor.transposed else tensor.shape
+
+
+def _num_bytes(tensor: name_table.Tensor, dtype: np.dtype) -> int:
+  return math.prod(tensor.shape) * dtype.itemsize
 
 
 def _config_json(config: t5_config.T5Config, dtype: str) -> dict[str, Any]:
@@ -313,47 +311,15 @@ def _read_config_json(path: pathlib.Path) -> Mapping[str, Any]:
   return read
 
 
-def _tensor_files(path: pathlib.Path) -> Mapping[str, pathlib.Path]:
-  """Gives the file of each tensor, from the index or the one file."""
-  index, single = (
-    path / "model.safetensors.index.json",
-    path / "model.safetensors",
-  )
-  if index.exists():
-    weight_map = json.loads(index.read_text())["weight_map"]
-    files = {name: path / file for name, file in weight_map.items()}
-    absent = sorted({str(f) for f in files.values() if not f.exists()})
-    if absent:
-      raise errors.UserError(
-        f"{index} names files that are not there: {', '.join(absent)}. Copy "
-        "the folder again."
-      )
-    return files
-  if not single.exists():
-    raise errors.UserError(
-      f"{path} holds no model.safetensors, whole or sharded: save the model "
-      "with save_pretrained of a recent transformers."
-    )
-  try:
-    with safetensors.safe_open(single, framework="np") as opened:
-      return dict.fromkeys(opened.keys(), single)
-  except safetensors.SafetensorError as error:
-    raise errors.UserError(
-      f"{single} cannot be read ({error}): copy the folder again."
-    ) from error
-
-
 @contextlib.contextmanager
 def _moved_into_place(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives a folder beside `directory` that becomes it if all goes well."""
-  unfinished = pathlib.Path(
-    tempfile.mkdtemp(
-      prefix=f".{directory.name}.unfinished-", dir=directory.parent
-    )
-  )
+  unfinished = directory.with_name(f".{directory.name}.unfinished")
+  # What a run that was killed has left.
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir()
   try:
     yield unfinished
-    unfinished.chmod(0o755)
     unfinished.rename(directory)
   except BaseException:
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -362,7 +328,3 @@ def _moved_into_place(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
   path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def _np_dtype(name: str) -> np.dtype:
-  return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)

@@ -19,6 +19,7 @@ from absl import logging
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.checkpoints import sources, streaming
 
 _MAX_NAMES = 5  # of each kind that an error lists
 
@@ -64,7 +65,9 @@ class CheckpointManager:
       self._opened = ocp.CheckpointManager(
         self._directory,
         item_handlers={
-          "state": ocp.PyTreeCheckpointHandler(),
+          "state": ocp.PyTreeCheckpointHandler(
+            type_handler_registry=streaming.registry()
+          ),
           "iterator": ocp.JsonCheckpointHandler(),
           "metadata": ocp.JsonCheckpointHandler(),
         },
@@ -97,7 +100,8 @@ class CheckpointManager:
 
     Args:
       step: number of completed steps.
-      state: pytree of arrays, sharded or not.
+      state: pytree of arrays, sharded or not, or of
+        `streaming.StreamedArray`s, which are read as they are written.
       iterator_state: the data iterator's own account of where it stands.
       metadata: JSON-able.
       force: saves even where the step exists, which otherwise stays.
@@ -174,6 +178,32 @@ class CheckpointManager:
       ),
     )
     return items.state["params"]
+
+  def stored_params(self, step: int | None = None) -> sources.Source:
+    """Gives the state's `params` where they lie, to be read one by one.
+
+    Args:
+      step: the newest one by default.
+
+    Raises:
+      UserError: there is no such step, or it holds no params.
+    """
+    step = self._existing(step)
+    state = self._directory / str(step) / "state"
+    names = _shapes(self._manager().item_metadata(step)["state"].tree)
+    leaves = {
+      name.removeprefix("params/"): sources.open_zarr(
+        state, key=name.replace("/", ".")
+      )
+      for name in names
+      if name.startswith("params/")
+    }
+    if not leaves:
+      raise errors.UserError(
+        f"{self._directory} holds a checkpoint (step {step}) without params: "
+        "give that of a training run."
+      )
+    return sources.Leaves(os.fspath(self._directory / str(step)), leaves)
 
   def metadata(self, step: int | None = None) -> dict[str, Any]:
     """Gives what `save` was given as metadata."""

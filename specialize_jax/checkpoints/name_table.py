@@ -6,13 +6,13 @@ row of the table says what Hugging Face calls it, and whether it lies there
 transposed (a PyTorch weight is `[out, in]`, a kernel `[in, out]`).
 
 Other formats are a `Source`: names, shapes, and one tensor at a time, so that
-never more than one leaf of our tree is on the host in full.
+no more of a model need be on the host than one tensor.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+import functools
+from collections.abc import Iterator
+from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
@@ -21,14 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialize_jax import errors
+from specialize_jax.checkpoints import sources, streaming
 from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
-EMBEDDING = "token_embedder/embedding"
-HEAD = "decoder/logits_dense/kernel"
-
-_VOCABULARY_AXIS = {EMBEDDING: 0, HEAD: 1}
 _MAX_NAMES = 8  # of each kind that an error lists
 
 
@@ -207,23 +204,8 @@ def abstract_params(
   )
 
 
-class Source(Protocol):
-  """A checkpoint of another format, in our names and orientation."""
-
-  @property
-  def where(self) -> str:
-    """The path or name that the user gave, for errors."""
-
-  @property
-  def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """The shape of every tensor, layers listed; what is unknown included."""
-
-  def read(self, name: str) -> np.ndarray:
-    """Gives one tensor."""
-
-
 def assemble(
-  config: t5_config.T5Config, source: Source, *, shardings: Any = None
+  config: t5_config.T5Config, source: sources.Source, *, shardings: Any = None
 ) -> Any:
   """Gives our parameters, read leaf by leaf from a source.
 
@@ -240,11 +222,10 @@ def assemble(
   Raises:
     UserError: tensors are missing, unexpected or of another shape.
   """
-  check(config, source)
   placed = {}
   flat_shardings = None if shardings is None else _flat(shardings)
-  for name, leaf in _flat(abstract_params(config)).items():
-    host = _read_leaf(config, source, name, leaf)
+  for name, leaf in _flat(streamed(config, source)).items():
+    host = leaf.whole()
     if flat_shardings is None:
       placed[name] = jnp.asarray(host)
     else:
@@ -254,18 +235,43 @@ def assemble(
   return flax.traverse_util.unflatten_dict(placed, sep="/")
 
 
-def disassemble(
-  config: t5_config.T5Config, params: Any
-) -> Iterator[tuple[Tensor, np.ndarray]]:
-  """Gives every tensor of the table with its value, one at a time."""
-  flat = _flat(nn.meta.unbox(params))
-  for tensor in tensors(config):
-    leaf, layer = _leaf_of(tensor.name, config)
-    value = flat[leaf] if layer is None else flat[leaf][layer]
-    yield tensor, np.asarray(jax.device_get(value))
+def streamed(config: t5_config.T5Config, source: sources.Source) -> Any:
+  """Gives our parameters as `streaming.StreamedArray`s; reads none yet.
+
+  Args:
+    config: as in `assemble`.
+    source: where tensors come from.
+
+  Raises:
+    UserError: tensors are missing, unexpected or of another shape.
+  """
+  check(config, source)
+  leaves = {
+    name: streaming.StreamedArray(
+      shape=leaf.shape,
+      dtype=np.dtype(leaf.dtype),
+      read=functools.partial(_pieces, config, source, name, leaf),
+      rows_of_piece=1 if sources.STACKED in name else leaf.shape[0],
+    )
+    for name, leaf in _flat(abstract_params(config)).items()
+  }
+  return flax.traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def check(config: t5_config.T5Config, source: Source) -> None:
+def read(
+  config: t5_config.T5Config, source: sources.Source, name: str
+) -> np.ndarray:
+  """Gives one tensor, its vocabulary filled up as in `assemble`."""
+  value = source.read(name)
+  axis = sources.VOCABULARY_AXIS.get(name)
+  if axis is not None and value.shape[axis] < config.vocab_size:
+    missing = config.vocab_size - value.shape[axis]
+    padding = np.take(value, [t5_config.PAD_ID] * missing, axis=axis)
+    value = np.concatenate([value, padding], axis=axis)
+  return value
+
+
+def check(config: t5_config.T5Config, source: sources.Source) -> None:
   """Raises UserError with the names of all tensors that do not fit."""
   expected = {tensor.name: tensor.shape for tensor in tensors(config)}
   found = dict(source.shapes)
@@ -290,7 +296,7 @@ def check(config: t5_config.T5Config, source: Source) -> None:
 
 
 def _fits(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-  axis = _VOCABULARY_AXIS.get(name)
+  axis = sources.VOCABULARY_AXIS.get(name)
   if axis is None or len(found) != len(expected):
     return found == expected
   return found[axis] <= expected[axis] and (
@@ -298,35 +304,19 @@ def _fits(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
   )
 
 
-def _read_leaf(
+def _pieces(
   config: t5_config.T5Config,
-  source: Source,
+  source: sources.Source,
   name: str,
   leaf: jax.ShapeDtypeStruct,
-) -> np.ndarray:
-  """Gives a leaf on the host, stacked if layers are scanned."""
-  stacked = name.replace("/layers/", "/layers_{}/")
-  if stacked == name:
-    value = source.read(name).astype(leaf.dtype)
-    axis = _VOCABULARY_AXIS.get(name)
-    if axis is not None and value.shape[axis] < config.vocab_size:
-      missing = config.vocab_size - value.shape[axis]
-      padding = np.take(value, [t5_config.PAD_ID] * missing, axis=axis)
-      value = np.concatenate([value, padding], axis=axis)
-    return value
-  host = np.empty(leaf.shape, leaf.dtype)
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Gives a leaf whole, or layer by layer where layers are stacked."""
+  if sources.STACKED not in name:
+    yield 0, read(config, source, name).astype(leaf.dtype, copy=False)
+    return
   for layer in range(leaf.shape[0]):
-    host[layer] = source.read(stacked.format(layer))
-  return host
-
-
-def _leaf_of(name: str, config: t5_config.T5Config) -> tuple[str, int | None]:
-  """Gives the leaf that holds a tensor, and its index there if stacked."""
-  parts = name.split("/")
-  if not config.scan_layers or not parts[1].startswith("layers_"):
-    return name, None
-  layer = int(parts[1].removeprefix("layers_"))
-  return "/".join([parts[0], "layers", *parts[2:]]), layer
+    one = source.read(name.replace(sources.STACKED, f"/layers_{layer}/", 1))
+    yield layer, one[None].astype(leaf.dtype, copy=False)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -340,8 +330,3 @@ def _listed(kind: str, names: Any) -> str:
   more = len(names) - _MAX_NAMES
   shown = ", ".join(names[:_MAX_NAMES])
   return f"{kind}: {shown}" + (f" and {more} more" if more > 0 else "")
-
-
-def num_bytes(tensor: Tensor, dtype: Any) -> int:
-  """Gives the size of a tensor in a file."""
-  return math.prod(tensor.shape) * np.dtype(dtype).itemsize

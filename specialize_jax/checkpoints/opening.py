@@ -18,7 +18,15 @@ from absl import logging
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import huggingface, manager, name_table, t5x
+from specialize_jax.checkpoints import (
+  hub,
+  huggingface,
+  manager,
+  name_table,
+  sources,
+  t5x,
+  tokenizers,
+)
 from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
 
@@ -27,8 +35,6 @@ Kind = Literal["ours", "huggingface", "t5x"]
 VOCABULARY_DIR = "vocabulary"
 """Beside a run's checkpoints: the tokenizer's files, as their source has them.
 """
-
-VOCABULARY_FILE = "spiece.model"
 
 _T5X_STEP = re.compile(r"^checkpoint_(\d+)$")
 
@@ -46,7 +52,8 @@ class Checkpoint:
       epsilon and the largest relative distance, which are T5's own.
     step: the number of completed steps; None where the kind knows none.
     metadata: what our run saved with it; empty for the other kinds.
-    vocabulary_path: a SentencePiece model beside it; None if there is none.
+    tokenizer_files: those that lie beside it.
+    source: its tensors, one by one.
   """
 
   kind: Kind
@@ -55,10 +62,14 @@ class Checkpoint:
   config: t5_config.T5Config
   step: int | None
   metadata: Mapping[str, Any]
-  vocabulary_path: epath.Path | None
-  _source: name_table.Source | None = dataclasses.field(
-    default=None, repr=False
-  )
+  tokenizer_files: tuple[epath.Path, ...]
+  source: sources.Source = dataclasses.field(repr=False)
+
+  @property
+  def vocabulary_path(self) -> epath.Path | None:
+    """The SentencePiece model beside it; None if there is none."""
+    found = {file.name: file for file in self.tokenizer_files}
+    return found.get(tokenizers.SENTENCEPIECE)
 
   def params(
     self,
@@ -77,13 +88,14 @@ class Checkpoint:
     """
     config = config or self.config
     abstract = name_table.abstract_params(config, placed)
-    if self._source is None:
+    if self.kind == "ours" and config.scan_layers == self.config.scan_layers:
+      # Orbax reads of each array only what this host's devices hold.
       with manager.CheckpointManager(self.directory, keep=None) as steps:
         return steps.restore_params(abstract, self.step)
-    logging.info("Reading %s, a %s checkpoint", self.path, self.kind)
+    logging.info("Reading %s (%s)", self.path, self.kind)
     return name_table.assemble(
       config,
-      self._source,
+      self.source,
       shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
 
@@ -93,29 +105,20 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
   Args:
     path: ours (model_dir, checkpoints directory or step; the newest step
-      unless one is named), a Hugging Face folder or a T5X `checkpoint_<step>`
-      directory; local or, but for Hugging Face, on `gs://`.
+      unless one is named), a T5X `checkpoint_<step>` directory, either of them
+      local or on `gs://`, a Hugging Face folder, or where nothing lies at
+      `path` a name on the Hugging Face hub, such as google/flan-t5-xl.
 
   Raises:
     UserError: there is no checkpoint of any kind, or not of a T5.
   """
-  kind = kind_of(path)
-  if kind == "ours":
-    return _open_ours(path)
-  directory = epath.Path(path)
-  if kind == "t5x":
-    return _open_t5x(path, directory)
-  folder = huggingface.Folder(directory)
-  return Checkpoint(
-    kind=kind,
-    path=os.fspath(path),
-    directory=directory,
-    config=folder.config,
-    step=None,
-    metadata={},
-    vocabulary_path=_existing(directory / VOCABULARY_FILE),
-    _source=folder,
-  )
+  given = os.fspath(path)
+  directory = epath.Path(given)
+  if not directory.exists() and hub.is_name(given):
+    directory = hub.download(given)
+  kind = _kind_in(directory)
+  opener = {"ours": _open_ours, "t5x": _open_t5x, "huggingface": _open_folder}
+  return opener[kind](given, directory)
 
 
 def kind_of(path: str | os.PathLike) -> Kind:
@@ -124,11 +127,18 @@ def kind_of(path: str | os.PathLike) -> Kind:
   Raises:
     UserError: there is nothing at `path`, or no checkpoint.
   """
-  directory = epath.Path(path)
+  given = os.fspath(path)
+  directory = epath.Path(given)
+  if not directory.exists() and hub.is_name(given):
+    return "huggingface"
+  return _kind_in(directory)
+
+
+def _kind_in(directory: epath.Path) -> Kind:
   if not directory.is_dir():
     raise errors.UserError(
-      f"there is no checkpoint directory {os.fspath(path)}: expected a run's "
-      "model_dir, its checkpoints directory or one of the steps in it, a "
+      f"there is no checkpoint directory {os.fspath(directory)}: expected a "
+      "run's model_dir, its checkpoints directory or one of the steps in it, a "
       "Hugging Face folder, or a T5X checkpoint directory."
     )
   if (directory / "checkpoint").is_file():
@@ -140,43 +150,58 @@ def kind_of(path: str | os.PathLike) -> Kind:
   if _newest_t5x_step(directory) is not None:
     return "t5x"
   raise errors.UserError(
-    f"{os.fspath(path)} holds no checkpoint: neither the steps of a run, nor "
-    "a Hugging Face config.json, nor a T5X index (a file called "
+    f"{os.fspath(directory)} holds no checkpoint: neither the steps of a run, "
+    "nor a Hugging Face config.json, nor a T5X index (a file called "
     "'checkpoint')."
   )
 
 
-def _open_ours(path: str | os.PathLike) -> Checkpoint:
-  directory, step = _our_directory(epath.Path(path))
+def _open_ours(path: str, given: epath.Path) -> Checkpoint:
+  directory, step = _our_directory(given)
   with manager.CheckpointManager(directory, keep=None) as steps:
     metadata = steps.metadata(step)
     step = steps.latest_step() if step is None else step
-  beside = directory.parent / VOCABULARY_DIR / VOCABULARY_FILE
+    source = steps.stored_params(step)
   return Checkpoint(
     kind="ours",
-    path=os.fspath(path),
+    path=path,
     directory=directory,
     config=t5_config.T5Config(**metadata["model"]),
     step=step,
     metadata=metadata,
-    vocabulary_path=_existing(beside),
+    tokenizer_files=_tokenizer_files(directory.parent / VOCABULARY_DIR),
+    source=source,
   )
 
 
-def _open_t5x(path: str | os.PathLike, directory: epath.Path) -> Checkpoint:
+def _open_folder(path: str, directory: epath.Path) -> Checkpoint:
+  folder = huggingface.Folder(directory)
+  return Checkpoint(
+    kind="huggingface",
+    path=path,
+    directory=directory,
+    config=folder.config,
+    step=None,
+    metadata={},
+    tokenizer_files=_tokenizer_files(directory),
+    source=folder,
+  )
+
+
+def _open_t5x(path: str, directory: epath.Path) -> Checkpoint:
   if not (directory / "checkpoint").is_file():
     directory = directory / f"checkpoint_{_newest_t5x_step(directory)}"
   checkpoint = t5x.Checkpoint(directory)
   named = _T5X_STEP.match(directory.name)
   return Checkpoint(
     kind="t5x",
-    path=os.fspath(path),
+    path=path,
     directory=directory,
     config=checkpoint.config,
     step=int(named.group(1)) if named else None,
     metadata={},
-    vocabulary_path=None,
-    _source=checkpoint,
+    tokenizer_files=(),
+    source=checkpoint,
   )
 
 
@@ -202,5 +227,6 @@ def _newest_t5x_step(directory: epath.Path) -> int | None:
   return max((int(match.group(1)) for match in matches if match), default=None)
 
 
-def _existing(path: epath.Path) -> epath.Path | None:
-  return path if path.is_file() else None
+def _tokenizer_files(directory: epath.Path) -> tuple[epath.Path, ...]:
+  files = (directory / name for name in tokenizers.FILES)
+  return tuple(file for file in files if file.is_file())

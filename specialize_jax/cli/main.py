@@ -23,6 +23,7 @@ COMMANDS = {
   "teach": "sample a teacher's endpoint into a record store",
   "align": "teacher records to aligned targets, with a coverage report",
   "prepare": "filter, align and build the dataset that training reads",
+  "convert": "checkpoints: Hugging Face and T5X in, Hugging Face out",
   "train": "train or specialize a T5 from gin files",
   "eval": "a checkpoint on a seqio task or mixture",
   "score": "grade a JSONL file of predictions from any system",

@@ -6,62 +6,43 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from testdata import tiny_t5
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import name_table
-from specialize_jax.t5 import config as t5_config
+from specialize_jax.checkpoints import name_table, sources
 
-CONFIG = t5_config.T5Config(
-  vocab_size=12,
-  embed_dim=8,
-  mlp_dim=16,
-  num_heads=2,
-  head_dim=3,
-  num_encoder_layers=3,
-  num_decoder_layers=2,
-  mlp_activations=("gelu", "linear"),
-  tied_head=False,
-)
-T5_1_0 = dataclasses.replace(
-  CONFIG, mlp_activations=("relu",), tied_head=True, scan_layers=False
-)
+CONFIG = tiny_t5.config("t5_1_1")
+T5_1_0 = tiny_t5.config("t5_1_0", scan_layers=False)
 BOTH = pytest.mark.parametrize("config", [CONFIG, T5_1_0], ids=["1_1", "1_0"])
 
 
-class Numbers:
-  """A source whose tensors hold their own number, entry by entry."""
+def numbers(config):
+  """Tensors that hold their own number, entry by entry."""
+  return {
+    tensor.name: np.arange(np.prod(tensor.shape), dtype=np.float32).reshape(
+      tensor.shape
+    )
+    + 1000 * number
+    for number, tensor in enumerate(name_table.tensors(config))
+  }
 
-  where = "numbers"
 
-  def __init__(self, config):
-    self.values = {
-      tensor.name: np.arange(np.prod(tensor.shape), dtype=np.float32).reshape(
-        tensor.shape
-      )
-      + 1000 * number
-      for number, tensor in enumerate(name_table.tensors(config))
-    }
-
-  @property
-  def shapes(self):
-    return {name: value.shape for name, value in self.values.items()}
-
-  def read(self, name):
-    return self.values[name]
+def source_of(config):
+  return sources.Leaves("numbers", numbers(config))
 
 
 @BOTH
 def test_what_was_read_is_written(config):
-  source = Numbers(config)
+  source = source_of(config)
   params = name_table.assemble(config, source)
   expected = name_table.abstract_params(config)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
     lambda x: (x.shape, x.dtype), expected
   )
-  written = dict(name_table.disassemble(config, params))
-  assert len(written) == len(source.values)
-  for tensor, value in written.items():
-    np.testing.assert_array_equal(value, source.values[tensor.name])
+  again = tiny_t5.source_of(params)
+  assert again.shapes == source.shapes
+  for name in source.shapes:
+    np.testing.assert_array_equal(again.read(name), source.read(name))
 
 
 @BOTH
@@ -72,10 +53,10 @@ def test_no_two_tensors_share_a_name(config):
 
 
 def test_layers_are_stacked_in_their_order():
-  source = Numbers(CONFIG)
+  source = source_of(CONFIG)
   params = name_table.assemble(CONFIG, source)
   kernel = params["encoder"]["layers"]["mlp"]["wo"]["kernel"]
-  assert kernel.shape == (3, 16, 8)
+  assert kernel.shape == (3, 20, 16)
   for layer in range(3):
     np.testing.assert_array_equal(
       kernel[layer], source.read(f"encoder/layers_{layer}/mlp/wo/kernel")
@@ -94,7 +75,7 @@ def test_parameters_arrive_on_the_mesh():
     )
 
   shardings = jax.tree.map(place, name_table.abstract_params(CONFIG))
-  source = Numbers(CONFIG)
+  source = source_of(CONFIG)
   params = name_table.assemble(CONFIG, source, shardings=shardings)
   assert jax.tree.map(lambda x: x.sharding, params) == shardings
   plain = name_table.assemble(CONFIG, source)
@@ -102,38 +83,53 @@ def test_parameters_arrive_on_the_mesh():
 
 
 def test_a_short_vocabulary_is_filled_up_with_the_padding_token():
-  short = Numbers(dataclasses.replace(CONFIG, vocab_size=10))
+  short = source_of(dataclasses.replace(CONFIG, vocab_size=38))
   params = name_table.assemble(CONFIG, short)
   embedding = np.asarray(params["token_embedder"]["embedding"])
   head = np.asarray(params["decoder"]["logits_dense"]["kernel"])
-  np.testing.assert_array_equal(
-    embedding[:10], short.read(name_table.EMBEDDING)
-  )
-  np.testing.assert_array_equal(embedding[10:], embedding[[0, 0]])
-  np.testing.assert_array_equal(head[:, 10:], head[:, [0, 0]])
+  np.testing.assert_array_equal(embedding[:38], short.read(sources.EMBEDDING))
+  np.testing.assert_array_equal(embedding[38:], embedding[[0, 0]])
+  np.testing.assert_array_equal(head[:, 38:], head[:, [0, 0]])
 
 
 def test_all_that_does_not_fit_is_named():
-  source = Numbers(CONFIG)
-  del source.values["encoder/encoder_norm/scale"]
-  source.values["decoder/pooler"] = np.zeros(3)
-  source.values["decoder/decoder_norm/scale"] = np.zeros(9)
+  tensors = numbers(CONFIG)
+  del tensors["encoder/encoder_norm/scale"]
+  tensors["decoder/pooler"] = np.zeros(3)
+  tensors["decoder/decoder_norm/scale"] = np.zeros(9)
   with pytest.raises(errors.UserError) as raised:
-    name_table.assemble(CONFIG, source)
+    name_table.assemble(CONFIG, sources.Leaves("numbers", tensors))
   message = str(raised.value)
   assert "missing: encoder/encoder_norm/scale;" in message
   assert "unexpected: decoder/pooler;" in message
-  assert "decoder/decoder_norm/scale (9,) instead of (8,)" in message
+  assert "decoder/decoder_norm/scale (9,) instead of (16,)" in message
 
 
 def test_a_long_list_of_names_is_cut():
   with pytest.raises(errors.UserError, match="and 37 more"):
     name_table.check(
-      dataclasses.replace(CONFIG, num_encoder_layers=8), Numbers(CONFIG)
+      dataclasses.replace(CONFIG, num_encoder_layers=8), source_of(CONFIG)
     )
 
 
-def test_a_longer_vocabulary_does_not_fit():
-  source = Numbers(dataclasses.replace(CONFIG, vocab_size=13))
-  with pytest.raises(errors.UserError, match=r"\(13, 8\) instead of \(12, 8\)"):
+def test_a_longer_vocabulary_does_not_fit_until_it_is_trimmed():
+  source = source_of(dataclasses.replace(CONFIG, vocab_size=41))
+  with pytest.raises(errors.UserError, match=r"\(41, 16\) instead of \(40, 16"):
     name_table.assemble(CONFIG, source)
+  params = name_table.assemble(CONFIG, sources.Trimmed(source, 40))
+  head = params["decoder"]["logits_dense"]["kernel"]
+  np.testing.assert_array_equal(head, source.read(sources.HEAD)[:, :40])
+
+
+def test_parameters_may_be_read_piece_by_piece():
+  source = source_of(CONFIG)
+  streamed = name_table.streamed(CONFIG, source)["decoder"]
+  scale = streamed["layers"]["pre_mlp_layer_norm"]["scale"]
+  pieces = list(scale.read())
+  assert [(begin, piece.shape) for begin, piece in pieces] == [
+    (0, (1, 16)),
+    (1, (1, 16)),
+  ]
+  np.testing.assert_array_equal(
+    pieces[1][1][0], source.read("decoder/layers_1/pre_mlp_layer_norm/scale")
+  )

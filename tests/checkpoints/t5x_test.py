@@ -1,49 +1,26 @@
 """T5X's own checkpoint, and others written here in the same layout."""
 
 import dataclasses
-import os
-import pathlib
 
-import flax.serialization
-import flax.traverse_util
 import jax
 import numpy as np
 import pytest
-import tensorstore
+from testdata import real_files, tiny_t5
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import name_table, t5x
-from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
-DATA = pathlib.Path(
-  os.environ.get(
-    "SPECIALIZE_DATA",
-    pathlib.Path(__file__).parents[2] / ".." / "shared" / "data",
-  )
-)
-TINY = DATA / "t5x" / "tiny_t5_1_1"
-
-CONFIG = t5_config.T5Config(
-  vocab_size=12,
-  embed_dim=8,
-  mlp_dim=16,
-  num_heads=2,
-  head_dim=3,
-  num_encoder_layers=3,
-  num_decoder_layers=2,
-  mlp_activations=("gelu", "linear"),
-  tied_head=False,
-)
-T5_1_0 = dataclasses.replace(CONFIG, mlp_activations=("relu",), tied_head=True)
+CONFIG = tiny_t5.config("t5_1_1", dtype="bfloat16")
+DEFAULT_DISTANCE = {"relative_attention_max_distance": 128}
 
 
-@pytest.mark.skipif(not TINY.exists(), reason=f"{TINY} is not here")
 def test_logits_are_those_that_t5x_recorded():
-  checkpoint = t5x.Checkpoint(TINY / "checkpoint_0")
+  tiny = real_files.find("t5x", "tiny_t5_1_1")
+  checkpoint = t5x.Checkpoint(tiny / "checkpoint_0")
   config = dataclasses.replace(checkpoint.config, dtype="float32")
   params = name_table.assemble(config, checkpoint)
-  reference = np.load(TINY / "reference.npz")
+  reference = np.load(tiny / "reference.npz")
   model = network.EncoderDecoder(config)
   # Compiled as users compile it: without the optimizer, which conftest.py turns
   # off, rounding alone is 1.4e-4.
@@ -64,102 +41,81 @@ def test_logits_are_those_that_t5x_recorded():
   np.testing.assert_allclose(logits, reference["logits"], atol=1e-4)
 
 
-def random_tensors(config):
-  rng = np.random.default_rng(0)
-  return {
-    tensor.name: rng.normal(size=tensor.shape).astype(np.float32)
-    for tensor in name_table.tensors(config)
-  }
+def written(tmp_path, tensors, **options):
+  path = tiny_t5.write_t5x(tmp_path / "checkpoint_7", tensors, **options)
+  return t5x.Checkpoint(path)
 
 
-def scanned(tensors, config):
-  """Stacks listed layers along axis 1, each with the stack's own table."""
-  tensors, stacked = dict(tensors), {}
-  depths = {
-    "encoder": config.num_encoder_layers,
-    "decoder": config.num_decoder_layers,
-  }
-  for stack, depth in depths.items():
-    table = tensors.pop(f"{stack}/relpos_bias/rel_embedding")
-    stacked[f"{stack}/layers/relative_posemb/rel_embedding"] = np.stack(
-      [table] * depth, axis=1
-    )
-    first = f"{stack}/layers_0/"
-    for name in [name for name in tensors if name.startswith(first)]:
-      rest = name.removeprefix(first)
-      stacked[f"{stack}/layers/{rest}"] = np.stack(
-        [tensors.pop(f"{stack}/layers_{i}/{rest}") for i in range(depth)],
-        axis=1,
-      )
-  return stacked | tensors
-
-
-def write(path, tensors, *, with_optimizer=False, inline=()):
-  """Writes what T5X writes: zarr arrays, and the msgpack index last."""
-  path.mkdir()
-  index = {}
+def check_tensors(checkpoint, config, tensors):
+  assert checkpoint.config == dataclasses.replace(config, **DEFAULT_DISTANCE)
+  params = name_table.assemble(config, checkpoint)
+  again = tiny_t5.source_of(params)
+  assert again.shapes.keys() == tensors.keys()
   for name, value in tensors.items():
-    key = f"target/{name}"
-    if name in inline:
-      index[key] = value
-      continue
-    directory = key.replace("/", ".")
-    metadata = {
-      "chunks": list(value.shape),
-      "compressor": {"id": "gzip", "level": 1},
-      "shape": list(value.shape),
-    }
-    spec = {
-      "driver": "zarr",
-      "dtype": value.dtype.name,
-      "kvstore": {"driver": "file", "path": f"{path / directory}/"},
-      "metadata": metadata,
-    }
-    tensorstore.open(spec, create=True).result().write(value).result()
-    spec["kvstore"] = {"driver": "gfile", "path": f"{directory}/"}
-    index[key] = spec
-  tree = flax.traverse_util.unflatten_dict(index, sep="/")
-  if with_optimizer:
-    tree["state"] = {"step": np.int32(7), "param_states": {"m": np.zeros(3)}}
-  (path / "checkpoint").write_bytes(
-    flax.serialization.msgpack_serialize({"optimizer": tree, "version": 3})
-  )
-  return path
+    np.testing.assert_array_equal(again.read(name), value, err_msg=name)
 
 
-@pytest.mark.parametrize("config", [CONFIG, T5_1_0], ids=["1_1", "1_0"])
-@pytest.mark.parametrize("layout", ["listed", "scanned"])
+@pytest.mark.parametrize("family", tiny_t5.FAMILIES)
+@pytest.mark.parametrize("layers", ["listed", "scanned"])
 @pytest.mark.parametrize("with_optimizer", [True, False])
 def test_every_layout_gives_the_tensors_that_were_written(
-  tmp_path, config, layout, with_optimizer
+  tmp_path, family, layers, with_optimizer
 ):
-  tensors = random_tensors(config)
-  stored = tensors if layout == "listed" else scanned(tensors, config)
-  checkpoint = t5x.Checkpoint(
-    write(
-      tmp_path / "checkpoint_7",
-      stored,
-      with_optimizer=with_optimizer,
-      inline=["encoder/encoder_norm/scale"],
-    )
+  config = tiny_t5.config(family, dtype="bfloat16")
+  tensors = tiny_t5.random_tensors(config)
+  stored = tensors if layers == "listed" else tiny_t5.scanned(tensors, config)
+  checkpoint = written(
+    tmp_path,
+    stored,
+    with_optimizer=with_optimizer,
+    inline=["encoder/encoder_norm/scale"],
   )
-  assert checkpoint.config == config
-  params = name_table.assemble(config, checkpoint)
-  for tensor, value in name_table.disassemble(config, params):
-    np.testing.assert_array_equal(value, tensors[tensor.name])
+  check_tensors(checkpoint, config, tensors)
+
+
+@pytest.mark.parametrize("layout", ["old_spec", "placeholder"])
+def test_an_index_may_name_arrays_in_any_of_t5x_s_ways(tmp_path, layout):
+  tensors = tiny_t5.random_tensors(CONFIG)
+  check_tensors(written(tmp_path, tensors, layout=layout), CONFIG, tensors)
+
+
+def test_layers_may_be_stacked_along_the_first_axis(tmp_path):
+  tensors = tiny_t5.random_tensors(CONFIG)
+  stored = tiny_t5.scanned(tensors, CONFIG, axis=0)
+  check_tensors(written(tmp_path, stored), CONFIG, tensors)
+
+
+def test_listed_layers_may_each_have_the_table_of_their_stack(tmp_path):
+  tensors = tiny_t5.random_tensors(CONFIG)
+  stored = tiny_t5.per_layer_tables(tensors, CONFIG)
+  check_tensors(written(tmp_path, stored), CONFIG, tensors)
+
+
+def test_bfloat16_stays_as_it_is(tmp_path):
+  tensors = tiny_t5.random_tensors(CONFIG, "bfloat16")
+  checkpoint = written(tmp_path, tensors)
+  assert {dtype.name for dtype in checkpoint.dtypes} == {"bfloat16"}
+  name = "decoder/layers_1/mlp/wi_1/kernel"
+  np.testing.assert_array_equal(checkpoint.read(name), tensors[name])
+
+
+def test_the_first_t5x_s_disguised_bfloat16_is_refused(tmp_path):
+  tensors = tiny_t5.random_tensors(CONFIG)
+  tensors["encoder/encoder_norm/scale"] = np.ones(16, np.uint16)
+  with pytest.raises(errors.UserError, match="encoder_norm/scale is of type u"):
+    written(tmp_path, tensors)
 
 
 def test_layers_with_tables_of_their_own_are_refused(tmp_path):
-  stored = scanned(random_tensors(CONFIG), CONFIG)
+  stored = tiny_t5.scanned(tiny_t5.random_tensors(CONFIG), CONFIG)
   stored["decoder/layers/relative_posemb/rel_embedding"][0, 1, 0] += 1
-  checkpoint = t5x.Checkpoint(write(tmp_path / "checkpoint_7", stored))
+  checkpoint = written(tmp_path, stored)
   with pytest.raises(errors.UserError, match="the decoder's layers have diff"):
     name_table.assemble(CONFIG, checkpoint)
 
 
 def test_another_model_is_refused_by_name(tmp_path):
-  stored = random_tensors(CONFIG)
-  checkpoint = t5x.Checkpoint(write(tmp_path / "checkpoint_7", stored))
+  checkpoint = written(tmp_path, tiny_t5.random_tensors(CONFIG))
   with pytest.raises(errors.UserError, match="missing: encoder/layers_3/"):
     name_table.assemble(
       dataclasses.replace(CONFIG, num_encoder_layers=4), checkpoint
@@ -169,12 +125,13 @@ def test_another_model_is_refused_by_name(tmp_path):
 def test_what_is_no_checkpoint_is_named(tmp_path):
   with pytest.raises(errors.UserError, match="is not a T5X checkpoint"):
     t5x.Checkpoint(tmp_path)
-  stored = random_tensors(CONFIG)
-  path = write(tmp_path / "checkpoint_7", stored)
+  tensors = tiny_t5.random_tensors(CONFIG)
+  path = tiny_t5.write_t5x(tmp_path / "checkpoint_7", tensors)
   directory = path / "target.encoder.encoder_norm.scale"
   directory.rename(tmp_path / "lost")
   with pytest.raises(errors.UserError, match="encoder_norm.scale cannot be re"):
     t5x.Checkpoint(path)
-  write(tmp_path / "other", {"transformer/w": np.zeros((2, 2), np.float32)})
+  other = {"transformer/w": np.zeros((2, 2), np.float32)}
+  tiny_t5.write_t5x(tmp_path / "other", other)
   with pytest.raises(errors.UserError, match="but not of a T5"):
     _ = t5x.Checkpoint(tmp_path / "other").config

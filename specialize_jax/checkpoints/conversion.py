@@ -1,0 +1,206 @@
+"""From a checkpoint of any kind to ours or to a Hugging Face folder.
+
+Tensors pass one at a time, so that host memory stays below twice the largest
+tensor and a GiB; what is written looks complete only when it is.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from etils import epath
+
+import specialize_jax
+from specialize_jax import errors
+from specialize_jax.checkpoints import (
+  huggingface,
+  manager,
+  name_table,
+  opening,
+  sources,
+  tokenizers,
+)
+from specialize_jax.t5 import config as t5_config
+
+_T5_TOKENS, _T5_ROWS = 32_100, 32_128
+
+_ORIGIN = "converted_from"
+"""In the metadata of a step: what it was converted from."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """A conversion, before anything is written.
+
+  Attributes:
+    checkpoint: what is read.
+    config: the model that is written; its `param_dtype` is that of the files.
+    source: the tensors, without the vocabulary rows that are left out.
+    tokenizer_files: contents by file name, to be written beside it.
+    num_rows_read: rows of the vocabulary in the checkpoint.
+  """
+
+  checkpoint: opening.Checkpoint
+  config: t5_config.T5Config
+  source: sources.Source
+  tokenizer_files: Mapping[str, bytes]
+  num_rows_read: int
+
+  @property
+  def num_tensors(self) -> int:
+    """How many tensors are read, layers counted one by one."""
+    return len(name_table.tensors(self.config))
+
+  @property
+  def num_bytes(self) -> int:
+    """The size of what is written, uncompressed."""
+    itemsize = np.dtype(self.config.param_dtype).itemsize
+    return itemsize * sum(
+      int(np.prod(tensor.shape)) for tensor in name_table.tensors(self.config)
+    )
+
+
+def plan(
+  checkpoint: opening.Checkpoint,
+  *,
+  to: str,
+  dtype: str | None = None,
+  vocab_size: int | None = None,
+  vocabulary: tokenizers.Vocabulary | None = None,
+  on_tensor: Callable[[int], None] = lambda num_bytes: None,
+) -> Plan:
+  """Says what will be written, and refuses what cannot be.
+
+  Args:
+    checkpoint: what is read.
+    to: "ours" or "huggingface".
+    dtype: of the tensors written; None for that of those read, float32 if
+      they differ.
+    vocab_size: rows of the vocabulary written. None for those read, but that
+      32,100 become T5's 32,128 in ours, and go back to 32,100 in a Hugging
+      Face folder if that is what ours were converted from.
+    vocabulary: the tokenizer; None for what lies beside the checkpoint.
+    on_tensor: is told of every tensor that was read, by its size in bytes.
+
+  Raises:
+    UserError: tensors are missing, unexpected or of another shape, or the
+      vocabulary's size is not the model's.
+  """
+  read = checkpoint.source.shapes.get(sources.EMBEDDING, (0,))[0]
+  name_table.check(checkpoint.config, checkpoint.source)
+  rows = vocab_size or _default_rows(checkpoint, read, to)
+  config = dataclasses.replace(
+    checkpoint.config,
+    vocab_size=rows,
+    param_dtype=dtype or _common_dtype(checkpoint.source),
+  )
+  if vocabulary is None:
+    vocabulary = tokenizers.beside(checkpoint.tokenizer_files)
+  if vocabulary is not None:
+    tokenizers.check(vocabulary, rows)
+  source: sources.Source = _Watched(checkpoint.source, on_tensor)
+  if rows < read:
+    source = sources.Trimmed(source, rows)
+  return Plan(
+    checkpoint=checkpoint,
+    config=config,
+    source=source,
+    tokenizer_files=vocabulary.files if vocabulary else {},
+    num_rows_read=read,
+  )
+
+
+def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
+  """Writes a model_dir with one step, and gives the step's path.
+
+  Raises:
+    UserError: `output` holds a checkpoint, or anything else, already.
+  """
+  output = epath.Path(output)
+  directory = output / "checkpoints"
+  checkpoint = planned.checkpoint
+  with manager.CheckpointManager(directory, keep=None) as steps:
+    if steps.all_steps() or _foreign(output):
+      raise errors.UserError(
+        f"{output} holds something already: give a folder that does not exist."
+      )
+    for name, content in planned.tokenizer_files.items():
+      file = output / opening.VOCABULARY_DIR / name
+      file.parent.mkdir(parents=True, exist_ok=True)
+      file.write_bytes(content)
+    step = checkpoint.step or 0
+    steps.save(
+      step,
+      {"params": name_table.streamed(planned.config, planned.source)},
+      b"",
+      {
+        "model": dataclasses.asdict(planned.config),
+        "config": "",
+        "version": specialize_jax.__version__,
+        _ORIGIN: {
+          "kind": checkpoint.kind,
+          "path": checkpoint.path,
+          "vocab_size": planned.num_rows_read,
+        },
+      },
+    )
+  return directory / str(step)
+
+
+def write_folder(
+  planned: Plan,
+  output: str | os.PathLike,
+  *,
+  max_shard_bytes: int = 2**30,
+) -> epath.Path:
+  """Writes a Hugging Face folder, and gives its path.
+
+  Raises:
+    UserError: `output` exists already.
+  """
+  huggingface.write(
+    output,
+    planned.config,
+    planned.source,
+    dtype=planned.config.param_dtype,
+    other_files=planned.tokenizer_files,
+    max_shard_bytes=max_shard_bytes,
+  )
+  return epath.Path(output)
+
+
+class _Watched:
+  """A source that tells of every tensor that is read."""
+
+  def __init__(
+    self, source: sources.Source, on_tensor: Callable[[int], None]
+  ) -> None:
+    self.where, self.shapes = source.where, source.shapes
+    self.dtypes = source.dtypes
+    self._source, self._on_tensor = source, on_tensor
+
+  def read(self, name: str) -> np.ndarray:
+    value = self._source.read(name)
+    self._on_tensor(value.nbytes)
+    return value
+
+
+def _default_rows(checkpoint: opening.Checkpoint, read: int, to: str) -> int:
+  if to == "ours":
+    return _T5_ROWS if read == _T5_TOKENS else checkpoint.config.vocab_size
+  origin = checkpoint.metadata.get(_ORIGIN, {})
+  return origin.get("vocab_size", checkpoint.config.vocab_size)
+
+
+def _common_dtype(source: sources.Source) -> str:
+  dtypes = {dtype.name for dtype in source.dtypes}
+  return dtypes.pop() if len(dtypes) == 1 else "float32"
+
+
+def _foreign(output: epath.Path) -> list[str]:
+  """Gives the names in a folder that a conversion cut short does not leave."""
+  if not output.exists():
+    return []
+  known = {"checkpoints", opening.VOCABULARY_DIR}
+  return [child.name for child in output.iterdir() if child.name not in known]

@@ -1,0 +1,49 @@
+"""Models by their name on the Hugging Face hub, through its own cache."""
+
+import re
+
+import huggingface_hub
+from etils import epath
+from huggingface_hub import errors as hub_errors
+
+from specialize_jax import errors
+
+_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+# No pickle where the hub has safetensors, see `download`.
+_TENSORS, _PICKLES = ["*.safetensors", "*.safetensors.index.json"], ["*.bin*"]
+_OTHERS = ["*.json", "spiece.model"]
+
+
+def is_name(path: str) -> bool:
+  """Whether a path has the form OWNER/MODEL."""
+  return _NAME.match(path) is not None
+
+
+def download(name: str) -> epath.Path:
+  """Gives the folder of a model in the hub's cache, downloaded if need be.
+
+  Raises:
+    UserError: the hub has no such model for us, or cannot be reached.
+  """
+  try:
+    folder = huggingface_hub.snapshot_download(
+      name, allow_patterns=[*_OTHERS, *_TENSORS]
+    )
+    if not list(epath.Path(folder).glob("*.safetensors")):
+      folder = huggingface_hub.snapshot_download(
+        name, allow_patterns=[*_OTHERS, *_PICKLES]
+      )
+  except (
+    hub_errors.HfHubHTTPError,
+    hub_errors.HFValidationError,
+    hub_errors.LocalEntryNotFoundError,
+    hub_errors.OfflineModeIsEnabled,
+    OSError,
+  ) as error:
+    raise errors.UserError(
+      f"there is no checkpoint directory {name}, and no model of that name "
+      f"could be had from the Hugging Face hub ({type(error).__name__}: "
+      f"{' '.join(str(error).split())[:200]}): give a folder that is there, or "
+      "the name of a model that the hub has while it can be reached."
+    ) from error
+  return epath.Path(folder)

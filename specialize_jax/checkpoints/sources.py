@@ -1,0 +1,175 @@
+"""What a checkpoint of any format is to the rest: names, shapes, tensors.
+
+Tensors are called by our names with listed layers (`name_table.py`) and have
+our orientation, wherever they come from and however they are stacked there.
+"""
+
+import functools
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import tensorstore
+from etils import epath
+
+EMBEDDING = "token_embedder/embedding"
+HEAD = "decoder/logits_dense/kernel"
+
+VOCABULARY_AXIS = {EMBEDDING: 0, HEAD: 1}
+"""Where the tensors that have one row a token have it."""
+
+STACKED = "/layers/"
+"""In the name of a leaf that holds all layers of a stack."""
+
+
+class Source(Protocol):
+  """A checkpoint of any format, in our names and orientation."""
+
+  @property
+  def where(self) -> str:
+    """The path or name that the user gave, for errors."""
+
+  @property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every tensor, layers listed; what is unknown included."""
+
+  @property
+  def dtypes(self) -> Iterable[np.dtype]:
+    """The types that its tensors have."""
+
+  def read(self, name: str) -> np.ndarray:
+    """Gives one tensor."""
+
+
+class Leaves:
+  """Arrays by the names of leaves, in memory or stored, as a `Source`."""
+
+  def __init__(
+    self, where: str, leaves: Mapping[str, Any], *, axis: int = 0
+  ) -> None:
+    """Reads nothing yet.
+
+    Args:
+      where: for errors.
+      leaves: NumPy's, JAX's or tensorstore's arrays; `/layers/` in a name says
+        that the layers of a stack are in one.
+      axis: along which they are stacked.
+    """
+    self.where = where
+    self._leaves = leaves
+    self._axis = axis
+    self._kept: tuple[str, np.ndarray | None] = ("", None)
+
+  @functools.cached_property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every tensor, layers listed."""
+    shapes = {}
+    for name, leaf in self._leaves.items():
+      shape = tuple(leaf.shape)
+      if STACKED not in name:
+        shapes[name] = shape
+        continue
+      one = shape[: self._axis] + shape[self._axis + 1 :]
+      for layer in range(shape[self._axis]):
+        shapes[name.replace(STACKED, f"/layers_{layer}/", 1)] = one
+    return shapes
+
+  @property
+  def dtypes(self) -> Iterable[np.dtype]:
+    """The types of the leaves."""
+    return {
+      leaf.dtype.numpy_dtype if _is_stored(leaf) else np.dtype(leaf.dtype)
+      for leaf in self._leaves.values()
+    }
+
+  def read(self, name: str) -> np.ndarray:
+    """Gives one tensor, of a stacked leaf its layer."""
+    if name in self._leaves:
+      return _read(self._leaves[name])
+    stack, layer, rest = name.split("/", maxsplit=2)
+    leaf = f"{stack}{STACKED}{rest}"
+    number = int(layer.removeprefix("layers_"))
+    return _read(self._cuttable(leaf)[(slice(None),) * self._axis + (number,)])
+
+  def _cuttable(self, name: str) -> Any:
+    """Gives a leaf of which a layer costs no more than a layer.
+
+    A stored array whose layers share a chunk is read whole, and kept until
+    another leaf is asked for, since each layer alone would cost as much.
+    """
+    leaf = self._leaves[name]
+    if not _is_stored(leaf):
+      return leaf
+    if leaf.chunk_layout.read_chunk.shape[self._axis] == 1:
+      return leaf
+    if self._kept[0] != name:
+      self._kept = ("", None)  # The last is freed before the next is read.
+      self._kept = (name, _read(leaf))
+    return self._kept[1]
+
+
+class Trimmed:
+  """A source without the last rows of its vocabulary."""
+
+  def __init__(self, source: Source, vocab_size: int) -> None:
+    """Keeps the first `vocab_size` rows of the embedding and the head."""
+    self.where = source.where
+    self.dtypes = source.dtypes
+    self._source = source
+    self._vocab_size = vocab_size
+
+  @property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every tensor that is left."""
+    shapes = dict(self._source.shapes)
+    for name, axis in VOCABULARY_AXIS.items():
+      if name in shapes:
+        kept = min(shapes[name][axis], self._vocab_size)
+        shapes[name] = shapes[name][:axis] + (kept, *shapes[name][axis + 1 :])
+    return shapes
+
+  def read(self, name: str) -> np.ndarray:
+    """Gives one tensor, without the rows."""
+    value = self._source.read(name)
+    axis = VOCABULARY_AXIS.get(name)
+    if axis is None:
+      return value
+    return value[(slice(None),) * axis + (slice(self._vocab_size),)]
+
+
+def _is_stored(leaf: Any) -> bool:
+  return isinstance(leaf, tensorstore.TensorStore)
+
+
+def _read(leaf: Any) -> np.ndarray:
+  if _is_stored(leaf):
+    return leaf.read().result()
+  return np.asarray(jax.device_get(leaf))
+
+
+def open_zarr(
+  directory: epath.Path, *, key: str | None = None
+) -> tensorstore.TensorStore:
+  """Opens a stored array, local or on `gs://`; reads none of it.
+
+  Args:
+    directory: where it lies.
+    key: its name in the OCDBT database at `directory`; None if the directory
+      is the array itself.
+
+  Raises:
+    ValueError: it is not there, or no zarr array.
+  """
+  address = os.fspath(directory)
+  if address.startswith("gs://"):
+    bucket, _, path = address.removeprefix("gs://").partition("/")
+    place = {"driver": "gcs", "bucket": bucket, "path": f"{path}/"}
+  else:
+    place = {"driver": "file", "path": f"{os.path.abspath(address)}/"}
+  if key is not None:
+    place = {"driver": "ocdbt", "base": place, "path": f"{key}/"}
+  return tensorstore.open(
+    {"driver": "zarr", "kvstore": place}, open=True
+  ).result()

@@ -1,0 +1,127 @@
+"""Arrays that are written to Orbax piece by piece and are never whole.
+
+A `StreamedArray` is a leaf of a state like any array, but holds only how its
+pieces are read. One piece at a time is read, written and forgotten, so that
+the largest piece bounds the host's memory, whatever the size of the model.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+
+_MAX_PIECE_BYTES = 2**26
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamedArray:
+  """An array by its pieces along the first axis.
+
+  Attributes:
+    shape: of the whole.
+    dtype: of every piece.
+    read: gives where a piece begins along the first axis, and the piece;
+      together they cover the array, in their order.
+    rows_of_piece: that of every piece, the last excepted, or a divisor of it:
+      one where layers are stacked.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], Iterator[tuple[int, np.ndarray]]]
+  rows_of_piece: int
+
+  @property
+  def size(self) -> int:
+    """The number of entries."""
+    return math.prod(self.shape)
+
+  @property
+  def nbytes(self) -> int:
+    """The size in memory of the whole."""
+    return self.size * self.dtype.itemsize
+
+  def whole(self) -> np.ndarray:
+    """Reads all of it."""
+    whole = None
+    for begin, piece in self.read():
+      if piece.shape == self.shape:
+        return piece
+      if whole is None:
+        whole = np.empty(self.shape, self.dtype)
+      whole[begin : begin + len(piece)] = piece
+    return whole
+
+  @property
+  def rows_of_chunk(self) -> int:
+    """Rows that are stored together: few enough to compress in memory."""
+    row_bytes = max(1, self.nbytes // self.shape[0])
+    return min(self.rows_of_piece, max(1, _MAX_PIECE_BYTES // row_bytes))
+
+
+class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
+  """Writes `StreamedArray`s; they are read back as any other array."""
+
+  async def serialize(
+    self,
+    values: Sequence[StreamedArray],
+    infos: Sequence[ocp.type_handlers.ParamInfo],
+    args: Sequence[ocp.SaveArgs] | None = None,
+  ) -> Sequence[ocp.future.Future]:
+    """Starts to write, one array after the other."""
+    del args
+    return [
+      ocp.future.CommitFutureAwaitingContractedSignals(
+        _write_all(values, infos), name="streamed_arrays"
+      )
+    ]
+
+
+def registry() -> ocp.type_handlers.TypeHandlerRegistry:
+  """Gives Orbax's own handlers, and ours for `StreamedArray`."""
+  usual = (int, float, bytes, np.number, str, np.ndarray, jax.Array)
+  return ocp.type_handlers.create_type_handler_registry(
+    (StreamedArray, StreamedArrayHandler()),
+    *((kind, ocp.type_handlers.get_type_handler(kind)) for kind in usual),
+  )
+
+
+async def _write_all(
+  values: Sequence[StreamedArray],
+  infos: Sequence[ocp.type_handlers.ParamInfo],
+) -> None:
+  if jax.process_index() != 0:
+    return
+  for value, info in zip(values, infos, strict=True):
+    await info.await_path_creation()
+    stored = await tensorstore.open(
+      tensorstore.Spec(_spec(value, info)),
+      create=True,
+      open=True,
+      context=info.ts_context,
+    )
+    for begin, piece in value.read():
+      for row in range(0, len(piece), value.rows_of_chunk):
+        part = piece[row : row + value.rows_of_chunk]
+        at = begin + row
+        await stored[at : at + len(part)].write(part)
+
+
+def _spec(
+  value: StreamedArray, info: ocp.type_handlers.ParamInfo
+) -> dict[str, Any]:
+  """Gives Orbax's place and codec for an array, with our chunks."""
+  chunk = (value.rows_of_chunk, *value.shape[1:])
+  return ocp.type_handlers.get_json_tspec_write(
+    info,
+    use_ocdbt=info.is_ocdbt_checkpoint,
+    global_shape=value.shape,
+    local_shape=chunk,
+    dtype=value.dtype,
+    process_index=jax.process_index(),
+  )

@@ -1,0 +1,245 @@
+"""The tensor files of a Hugging Face folder: safetensors, and PyTorch's.
+
+A file is mapped and never read whole; it is opened for each tensor anew, since
+pages once touched would count as ours for as long as it stays mapped.
+"""
+
+import collections
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import pickle
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from specialize_jax import errors
+
+SINGLE, SHARD = "model.safetensors", "model-{:05d}-of-{:05d}.safetensors"
+INDEX = f"{SINGLE}.index.json"
+_TORCH = "pytorch_model.bin"
+
+_DTYPES = {
+  "F64": np.dtype(np.float64),
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+"""The names of safetensors for what a parameter may be."""
+
+
+class TensorFiles:
+  """All tensors of a folder, by their name in the files."""
+
+  def __init__(self, folder: str | os.PathLike) -> None:
+    """Finds the files: safetensors before PyTorch's, an index before a file.
+
+    Raises:
+      UserError: there is none, one is missing, or cannot be read.
+    """
+    self._folder = pathlib.Path(folder)
+    self._files = self._find()
+
+  @functools.cached_property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every tensor."""
+    return {name: shape for name, (shape, _) in self._headers.items()}
+
+  @functools.cached_property
+  def dtypes(self) -> Mapping[str, np.dtype]:
+    """The type of every tensor."""
+    return {name: dtype for name, (_, dtype) in self._headers.items()}
+
+  def read(self, name: str) -> np.ndarray:
+    """Gives one tensor, as it is in its file."""
+    with _opened(self._files[name]) as file:
+      return file.read(name)
+
+  @functools.cached_property
+  def _headers(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    names = collections.defaultdict(list)
+    for name, path in self._files.items():
+      names[path].append(name)
+    headers = {}
+    for path in names:
+      with _opened(path) as file:
+        absent = sorted(set(names[path]) - set(file.names()))
+        if absent:
+          raise errors.UserError(
+            f"{path} lacks tensors that the index says it holds: "
+            f"{', '.join(absent[:5])}. Copy the folder again."
+          )
+        headers |= {name: file.header(name) for name in names[path]}
+    return {name: headers[name] for name in self._files}
+
+  def _find(self) -> Mapping[str, pathlib.Path]:
+    for single in (SINGLE, _TORCH):
+      index = self._folder / f"{single}.index.json"
+      if index.exists():
+        return self._indexed(index)
+      path = self._folder / single
+      if path.exists():
+        with _opened(path) as file:
+          return dict.fromkeys(file.names(), path)
+    raise errors.UserError(
+      f"{self._folder} holds neither {SINGLE} nor {_TORCH}, whole or sharded: "
+      "save the model with save_pretrained of a recent transformers."
+    )
+
+  def _indexed(self, index: pathlib.Path) -> Mapping[str, pathlib.Path]:
+    try:
+      weight_map = json.loads(index.read_text())["weight_map"]
+      files = {n: self._folder / file for n, file in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+      raise errors.UserError(
+        f"{index} is not the index of sharded tensors ({error}): copy the "
+        "folder again."
+      ) from error
+    absent = sorted({str(f) for f in files.values() if not f.exists()})
+    if absent:
+      raise errors.UserError(
+        f"{index} names files that are not there: {', '.join(absent)}. Copy "
+        "the folder again."
+      )
+    return files
+
+
+def write(
+  path: str | os.PathLike,
+  shapes: Mapping[str, tuple[int, ...]],
+  values: Iterable[np.ndarray],
+  dtype: np.dtype,
+) -> None:
+  """Writes a safetensors file one tensor at a time.
+
+  The library's own writer wants all of them in memory at once.
+
+  Args:
+    path: the file.
+    shapes: of the tensors, by name.
+    values: the tensors, in the same order.
+    dtype: of all of them.
+  """
+  name_of_dtype = {value: key for key, value in _DTYPES.items()}[dtype]
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for name, shape in shapes.items():
+    begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
+    header[name] = {
+      "dtype": name_of_dtype,
+      "shape": list(shape),
+      "data_offsets": [begin, end],
+    }
+  encoded = json.dumps(header, separators=(",", ":")).encode()
+  encoded += b" " * (-len(encoded) % 8)  # so that the tensors are aligned
+  with open(path, "wb") as file:
+    file.write(struct.pack("<Q", len(encoded)) + encoded)
+    for shape, value in zip(shapes.values(), values, strict=True):
+      assert value.shape == shape, f"{value.shape} is not {shape}"
+      whole = np.ascontiguousarray(value, dtype)
+      file.write(whole.reshape(-1).view(np.uint8).data)
+
+
+class _Safetensors:
+  """One open safetensors file."""
+
+  def __init__(self, path: pathlib.Path) -> None:
+    self._file = safetensors.safe_open(path, framework="np")
+    self._path = path
+
+  def names(self) -> list[str]:
+    return list(self._file.keys())
+
+  def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    part = self._file.get_slice(name)
+    dtype = _DTYPES.get(part.get_dtype())
+    if dtype is None:
+      raise _unknown_dtype(self._path, name, part.get_dtype())
+    return tuple(part.get_shape()), dtype
+
+  def read(self, name: str) -> np.ndarray:
+    return self._file.get_tensor(name)
+
+
+class _Torch:
+  """One open file of `torch.save`, of which only tensors are unpickled."""
+
+  def __init__(self, path: pathlib.Path) -> None:
+    try:
+      import torch
+    except ImportError as error:
+      raise errors.UserError(
+        f"{path} needs PyTorch to be read: install torch, or save the model "
+        "as safetensors."
+      ) from error
+    self._tensors = _load(torch, path)
+    self._path = path
+
+  def names(self) -> list[str]:
+    return list(self._tensors)
+
+  def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    tensor = self._tensors[name]
+    spelled = str(tensor.dtype).removeprefix("torch.")
+    known = {dtype.name: dtype for dtype in _DTYPES.values()}
+    if spelled not in known:
+      raise _unknown_dtype(self._path, name, spelled)
+    return tuple(tensor.shape), known[spelled]
+
+  def read(self, name: str) -> np.ndarray:
+    import torch
+
+    tensor = self._tensors[name].detach().contiguous()
+    if tensor.dtype == torch.bfloat16:  # which NumPy lacks
+      tensor = tensor.view(torch.int16)
+    # Copied, since the file is closed before the tensor is used.
+    return np.array(tensor.numpy()).view(self.header(name)[1])
+
+
+def _load(torch: Any, path: pathlib.Path) -> Mapping[str, Any]:
+  """Unpickles tensors and nothing else, mapped where the format allows it."""
+  with open(path, "rb") as file:
+    is_mappable = file.read(4) == b"PK\x03\x04"  # a zip, since torch 1.6
+  tensors = torch.load(
+    path, map_location="cpu", weights_only=True, mmap=is_mappable
+  )
+  if not isinstance(tensors, Mapping):
+    raise pickle.UnpicklingError(f"it holds a {type(tensors).__name__}")
+  return tensors
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[_Safetensors | _Torch]:
+  """Opens a file for as long as a tensor is read."""
+  is_torch = path.suffix == ".bin"
+  try:
+    yield _Torch(path) if is_torch else _Safetensors(path)
+  except errors.UserError:
+    raise
+  except (
+    safetensors.SafetensorError,
+    OSError,
+    EOFError,
+    RuntimeError,  # of torch's zip reader
+    pickle.UnpicklingError,
+  ) as error:
+    what = " ".join(str(error).split())[:200]
+    raise errors.UserError(
+      f"{path} cannot be read ({what}): copy the folder again."
+    ) from error
+
+
+def _unknown_dtype(
+  path: pathlib.Path, name: str, dtype: str
+) -> errors.UserError:
+  return errors.UserError(
+    f"{path}: {name} is of type {dtype}, and must be of one of "
+    f"{', '.join(known.name for known in _DTYPES.values())}: quantized models "
+    "are not read."
+  )

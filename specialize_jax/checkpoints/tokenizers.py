@@ -1,0 +1,156 @@
+"""The tokenizer that goes with a checkpoint, as the files that make it.
+
+`transformers` builds T5's tokenizer of `spiece.model` and the number of extra
+ids in `tokenizer_config.json`, or of a `tokenizer.json` that has all.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import sentencepiece
+import tokenizers
+from etils import epath
+
+from specialize_jax import errors
+
+SENTENCEPIECE = "spiece.model"
+_WHOLE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+FILES = (
+  SENTENCEPIECE,
+  _WHOLE,
+  _CONFIG,
+  "special_tokens_map.json",
+  "added_tokens.json",
+)
+"""All that a Hugging Face folder may hold of a tokenizer."""
+
+_T5_EXTRA_IDS = 100
+# Models fill their vocabulary up to a multiple of this (t5x's gin files).
+_ROWS_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+  """A tokenizer.
+
+  Attributes:
+    where: it comes from, for errors.
+    num_tokens: ids that it has, extra ids included.
+    files: contents by file name.
+  """
+
+  where: str
+  num_tokens: int
+  files: Mapping[str, bytes]
+
+
+def from_sentencepiece(
+  path: str | os.PathLike, *, extra_ids: int = _T5_EXTRA_IDS
+) -> Vocabulary:
+  """Gives the tokenizer of a SentencePiece model.
+
+  Args:
+    path: the model.
+    extra_ids: sentinels `<extra_id_0>`, ... above its pieces, of which the
+      first has the highest id.
+
+  Raises:
+    UserError: there is no such file, or it is no SentencePiece model.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise errors.UserError(
+      f"vocabulary {path} does not exist: give a SentencePiece model, such as "
+      "T5's spiece.model."
+    )
+  content = file.read_bytes()
+  config = {
+    "tokenizer_class": "T5Tokenizer",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "extra_ids": extra_ids,
+  }
+  return Vocabulary(
+    where=os.fspath(path),
+    num_tokens=_num_pieces(os.fspath(path), content) + extra_ids,
+    files={
+      SENTENCEPIECE: content,
+      _CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+    },
+  )
+
+
+def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
+  """Gives the tokenizer of files that lie beside a checkpoint, if any.
+
+  Raises:
+    UserError: they cannot be read.
+  """
+  found = {file.name: file for file in files}
+  contents = {name: file.read_bytes() for name, file in found.items()}
+  if _WHOLE in contents:
+    where = os.fspath(found[_WHOLE])
+    num_tokens = _num_tokens(where, contents[_WHOLE])
+  elif SENTENCEPIECE in contents:
+    where = os.fspath(found[SENTENCEPIECE])
+    config = _read_config(found.get(_CONFIG), contents.get(_CONFIG, b"{}"))
+    extra_ids = config.get("extra_ids", _T5_EXTRA_IDS)
+    num_tokens = _num_pieces(where, contents[SENTENCEPIECE]) + extra_ids
+  else:
+    return None
+  return Vocabulary(where=where, num_tokens=num_tokens, files=contents)
+
+
+def check(vocabulary: Vocabulary, vocab_size: int) -> None:
+  """Raises UserError where a model cannot have a vocabulary.
+
+  Args:
+    vocabulary: the tokenizer.
+    vocab_size: rows of the model, padding included: fewer than 128 of them
+      have no token.
+  """
+  num_padding = vocab_size - vocabulary.num_tokens
+  if not 0 <= num_padding < _ROWS_MULTIPLE:
+    raise errors.UserError(
+      f"{vocabulary.where} has {vocabulary.num_tokens:,} tokens, extra ids "
+      f"included, and the model's vocabulary has {vocab_size:,} rows: they "
+      f"may be fewer than {_ROWS_MULTIPLE} more than the tokens, to pad them. "
+      "Give the vocabulary that the model was trained with, and its number of "
+      "extra ids."
+    )
+
+
+def _num_pieces(where: str, content: bytes) -> int:
+  try:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+    return processor.get_piece_size()
+  except RuntimeError as error:
+    raise errors.UserError(
+      f"vocabulary {where} is no SentencePiece model: give one, such as T5's "
+      "spiece.model."
+    ) from error
+
+
+def _num_tokens(where: str, content: bytes) -> int:
+  try:
+    whole = tokenizers.Tokenizer.from_str(content.decode())
+  # The library's own exceptions are of the base class.
+  except Exception as error:  # noqa: BLE001
+    raise errors.UserError(
+      f"{where} is no tokenizer ({error}): copy the folder again."
+    ) from error
+  return whole.get_vocab_size(with_added_tokens=True)
+
+
+def _read_config(path: epath.Path | None, content: bytes) -> Mapping:
+  try:
+    config = json.loads(content)
+  except ValueError as error:
+    raise errors.UserError(
+      f"{path} is no JSON ({error}): copy the folder again."
+    ) from error
+  return config if isinstance(config, dict) else {}

@@ -1,0 +1,206 @@
+"""`specialize convert`: checkpoints in from the world, and out to it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+import typing
+from collections.abc import Iterator, Sequence
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.checkpoints import conversion
+
+_EXAMPLE = """examples (the first after `specialize demo`):
+  specialize convert --checkpoint=demo_output/specialize \\
+    --to=huggingface --output=demo_output/folder
+  specialize convert --checkpoint=google/flan-t5-xl --output=flan_t5_xl
+  specialize convert --output=t5_small \\
+    --checkpoint=gs://t5-data/pretrained_models/t5x/t5_small/checkpoint_1000000
+"""
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize convert",
+    description="Converts a checkpoint of any kind (ours, a Hugging Face folder"
+    " or hub name, T5X's) to ours or to a Hugging Face folder that"
+    " AutoModelForSeq2SeqLM.from_pretrained loads. One tensor at a time: a"
+    " model much larger than the memory is converted.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--checkpoint",
+    required=True,
+    metavar="PATH",
+    help="ours (a model_dir, its checkpoints directory or one of its steps), a"
+    " Hugging Face folder or hub name, or T5X's checkpoint_STEP directory",
+  )
+  parser.add_argument(
+    "--output",
+    required=True,
+    metavar="DIR",
+    help="a folder that does not exist yet; ours is then a model_dir with one"
+    " step, as --checkpoint and INITIAL_CHECKPOINT_PATH take it",
+  )
+  parser.add_argument(
+    "--to",
+    choices=("ours", "huggingface"),
+    help="what is written (default: huggingface from ours, ours from others)",
+  )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "float16"),
+    help="of the tensors written (default: that of those read)",
+  )
+  parser.add_argument(
+    "--vocab_size",
+    type=_positive,
+    metavar="ROWS",
+    help="rows of the vocabulary written: more are filled up with that of the"
+    " padding token, fewer are cut off (default: as read, but that T5's 32,100"
+    " become 32,128 in ours, and go back)",
+  )
+  parser.add_argument(
+    "--vocabulary",
+    metavar="SPIECE",
+    help="the SentencePiece model to put beside it (default: the tokenizer"
+    " that lies beside the checkpoint)",
+  )
+  parser.add_argument(
+    "--extra_ids",
+    type=int,
+    default=100,
+    metavar="N",
+    help="sentinels above the pieces of --vocabulary (default: 100)",
+  )
+  parser.add_argument(
+    "--max_shard_mib",
+    type=_positive,
+    default=1024,
+    metavar="MIB",
+    help="size of a Hugging Face tensor file (default: 1024)",
+  )
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Converts; prints what was written and where."""
+  flags = build_parser().parse_args(argv)
+
+  from specialize_jax.checkpoints import conversion, opening, tokenizers
+
+  checkpoint = opening.open_checkpoint(flags.checkpoint)
+  to = flags.to or ("huggingface" if checkpoint.kind == "ours" else "ours")
+  vocabulary = None
+  if flags.vocabulary is not None:
+    vocabulary = tokenizers.from_sentencepiece(
+      flags.vocabulary, extra_ids=flags.extra_ids
+    )
+  progress = _Progress()
+  planned = conversion.plan(
+    checkpoint,
+    to=to,
+    dtype=flags.dtype,
+    vocab_size=flags.vocab_size,
+    vocabulary=vocabulary,
+    on_tensor=progress.tensor_done,
+  )
+  with progress.shown(planned):
+    if to == "ours":
+      path = conversion.write_ours(planned, flags.output)
+    else:
+      path = conversion.write_folder(
+        planned, flags.output, max_shard_bytes=flags.max_shard_mib * 2**20
+      )
+  print(_summary(planned, path))
+  return 0
+
+
+def _summary(planned: conversion.Plan, path: object) -> str:
+  rows, read = planned.config.vocab_size, planned.num_rows_read
+  changed = ""
+  if rows > read:
+    changed = f"; vocabulary filled up from {read:,} to {rows:,} rows"
+  elif rows < read:
+    changed = f"; vocabulary cut from {read:,} to {rows:,} rows"
+  return (
+    f"{path}: {planned.num_tensors:,} tensors, "
+    f"{planned.num_bytes / 2**20:,.1f} MiB of {planned.config.param_dtype}"
+    f"{changed}"
+  )
+
+
+class _Progress:
+  """Tensors done, bytes and time left, on standard error.
+
+  A bar on a terminal, else a line every 10 seconds.
+  """
+
+  def __init__(self) -> None:
+    self._bar = None
+    self._num_tensors = self._total_tensors = 0
+    self._num_bytes = 0
+    self._began = self._last_line = time.monotonic()
+
+  @contextlib.contextmanager
+  def shown(self, planned: conversion.Plan) -> Iterator[None]:
+    """Shows it for as long as a plan is carried out."""
+    from rich import console, progress
+
+    self._total_tensors = planned.num_tensors
+    self._began = self._last_line = time.monotonic()
+    if not sys.stderr.isatty():
+      yield
+      return
+    columns = (
+      progress.TextColumn("{task.completed:,} of {task.total:,} tensors"),
+      progress.BarColumn(),
+      progress.TextColumn("{task.fields[size]}"),
+      progress.TimeRemainingColumn(),
+    )
+    screen = console.Console(stderr=True)
+    with progress.Progress(*columns, console=screen, transient=True) as bar:
+      task = bar.add_task("", total=self._total_tensors, size="")
+      self._bar = (bar, task)
+      yield
+
+  def tensor_done(self, num_bytes: int) -> None:
+    """Counts a tensor that was read."""
+    self._num_tensors += 1
+    self._num_bytes += num_bytes
+    size = f"{self._num_bytes / 2**20:,.1f} MiB"
+    if self._bar is not None:
+      bar, task = self._bar
+      bar.update(task, completed=self._num_tensors, size=size)
+    now = time.monotonic()
+    if self._bar or now - self._last_line < _SECONDS_BETWEEN_LINES:
+      return
+    self._last_line = now
+    left = self._total_tensors - self._num_tensors
+    seconds = (now - self._began) * left / self._num_tensors
+    print(
+      f"{self._num_tensors:,} of {self._total_tensors:,} tensors, {size}, "
+      f"{seconds:,.0f} s left",
+      file=sys.stderr,
+      flush=True,
+    )
+
+
+def _positive(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+  return value
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as cli_main
+
+  sys.exit(cli_main.run("convert", sys.argv[1:]))
