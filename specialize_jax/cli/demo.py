@@ -5,7 +5,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import gin_files, registered_tasks
+from specialize_jax.cli import devices, gin_files, registered_tasks
 
 _EXAMPLE = """example:
   specialize demo --output_dir=demo_output --seed=0
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="N",
     help="of the world, the teacher and both trainings (default: 0)",
   )
+  devices.add_flags(parser, cpu_devices=2)
   gin_files.add_flags(parser, default_file="runs/demo.gin")
   for run, what in (
     ("pretrain", "the general pre-training"),
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags, bindings = gin_files.parse(build_parser(), argv)
 
   registered_tasks.register(None, None)
+  devices.start(flags)
 
   from specialize_jax.reports import page, results, tables
   from specialize_jax.study import demo

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import gin_files, registered_tasks
+from specialize_jax.cli import devices, gin_files, registered_tasks
 
 _EXAMPLE = """example (general pre-training on the world that `specialize demo`
 leaves):
@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
   )
   gin_files.add_flags(parser, default_file="runs/train.gin")
   registered_tasks.add_flags(parser)
+  devices.add_flags(parser)
   return parser
 
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags, bindings = gin_files.parse(build_parser(), argv)
 
   registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
+  devices.start(flags)
 
   from specialize_jax.study import experiment
 
