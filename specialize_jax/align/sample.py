@@ -1,4 +1,7 @@
-"""One sample in, its aligned targets out: the room's entry point."""
+"""One sample in, its aligned targets out: the readable form, and the oracle.
+
+Many samples go through `batched.Aligner`, which is held to this.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from specialize_jax import errors
-from specialize_jax.align import marginal, reference, targets, transfer
+from specialize_jax.align import (
+  marginal,
+  reference,
+  targets,
+  token_classes,
+  transfer,
+)
 from specialize_jax.align import student as student_lib
 
 _RULES = {
@@ -16,6 +25,9 @@ _RULES = {
   "marginal": marginal.marginal_rule,
 }
 MODES = tuple(_RULES)
+
+NOT_UNICODE = "the text is not Unicode (a lone surrogate)"
+NO_STUDENT_TOKEN = "the text has no student token"
 
 
 def check_mode(mode: str) -> None:
@@ -58,12 +70,12 @@ def align_sample(
   try:
     encoded = text.encode("utf-8")
   except UnicodeEncodeError:
-    return targets.Rejected("the text is not Unicode (a lone surrogate)")
+    return targets.Rejected(NOT_UNICODE)
   if b"".join(token.spelling for token in tokens) != encoded:
     raise ValueError("the tokens do not spell the text")
   laid = reference.lay(tokens, text, student)
   if not laid.encoding.ids:
-    return targets.Rejected("the text has no student token")
+    return targets.Rejected(NO_STUDENT_TOKEN)
   result = _RULES[mode](laid, student)
   if isinstance(result, targets.Rejected):
     return result
@@ -77,10 +89,20 @@ def align_sample(
     top_log_probs_TC=top_log_probs_TC,
     mask_T=(kinds_T != targets.Kind.ONE_HOT).astype(np.uint8),
     kinds_T=kinds_T,
+    classes_T=_classes(laid),
     groups=result.groups,
     characters_lost=laid.encoding.characters_lost,
     mass_offered=offered,
     mass_kept=min(result.mass_kept, offered),
+  )
+
+
+def _classes(laid: reference.Laid) -> np.ndarray:
+  ranks = reference.visible_ranks(laid.text)
+  return token_classes.of_tokens(
+    np.array(list(map(token_classes.of_piece, laid.encoding.pieces)), np.uint8),
+    ranks[[start for start, _ in laid.encoding.spans]],
+    token_classes.line_starts(laid.text, ranks),
   )
 
 

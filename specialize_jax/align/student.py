@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Sequence
 
 import sentencepiece
 
@@ -79,6 +80,14 @@ class StudentTokenizer:
   def encode_ids(self, text: str) -> tuple[int, ...]:
     """Gives ids alone, without end of sequence."""
     return tuple(self._processor.encode(text))
+
+  def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+    """Gives the ids of each text, without end of sequence."""
+    return self._processor.encode(list(texts))
+
+  def normalize(self, text: str) -> str:
+    """Gives a text as the student reads it, word starts marked."""
+    return self._processor.normalize(text)
 
   def encode_with_spans(self, text: str) -> Encoding:
     """Encodes `text`, keeping which bytes each token covers."""

@@ -36,6 +36,42 @@ class Group:
   student: tuple[int, ...]
 
 
+def groups_of(
+  teacher_numbers: Sequence[int], student_numbers: Sequence[int]
+) -> tuple[Group, ...]:
+  """Gives groups from the number of each token's group.
+
+  Example:
+    >>> [(g.teacher, g.student) for g in groups_of([0, 1, 1], [0, 2])]
+    [((0,), (0,)), ((1, 2), ()), ((), (1,))]
+  """
+  num_groups = 1 + max([*teacher_numbers[-1:], *student_numbers[-1:]])
+  members: list[tuple[list[int], list[int]]] = [
+    ([], []) for _ in range(num_groups)
+  ]
+  for side, numbers in enumerate((teacher_numbers, student_numbers)):
+    for index, number in enumerate(numbers):
+      members[number][side].append(index)
+  return tuple(
+    [Group(tuple(teacher), tuple(student)) for teacher, student in members]
+  )
+
+
+def group_numbers(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
+  """Gives the number of each teacher and each student token's group.
+
+  Example:
+    >>> teacher, student = group_numbers([Group((0, 1), (0,)), Group((2,), ())])
+    >>> teacher.tolist(), student.tolist()
+    ([0, 0, 1], [0])
+  """
+  sides = []
+  for name in ("teacher", "student"):
+    sizes = [len(getattr(group, name)) for group in groups]
+    sides.append(np.repeat(np.arange(len(groups)), sizes))
+  return sides[0], sides[1]
+
+
 class Kind(enum.IntEnum):
   """Where a student position's target comes from."""
 
@@ -59,6 +95,7 @@ class AlignedTargets:
       probability the teacher rounds to 0, and in an unused slot.
     mask_T: uint8[T], 1 where the target is the teacher's, 0 where one-hot.
     kinds_T: uint8[T], a `Kind` each.
+    classes_T: uint8[T], a `token_classes.TokenClass` each.
     groups: Partition of both token sequences, in order.
     characters_lost: Characters of the text that the pieces do not spell:
       unknown to the student, removed or rewritten by its normalisation.
@@ -73,6 +110,7 @@ class AlignedTargets:
   top_log_probs_TC: np.ndarray
   mask_T: np.ndarray
   kinds_T: np.ndarray
+  classes_T: np.ndarray
   groups: tuple[Group, ...]
   characters_lost: int
   mass_offered: float

@@ -160,7 +160,9 @@ def match_distributions(
   result = [_scaled(first, max(1.0, math.fsum(first.values())))]
   if context.word_start is not None:
     second = _sum_by_id(
-      (path[1], prob) for path, prob in weighed if path[:1] == sampled_path[:1]
+      (path[1], prob)
+      for path, prob in weighed
+      if len(path) == 2 and path[0] == sampled_path[0]
     )
     result.append(_scaled(second, math.fsum(second.values())))
   return result

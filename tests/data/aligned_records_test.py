@@ -52,6 +52,7 @@ def make_aligned(ids, top_ids, probs):
     top_log_probs_TC=log_probs,
     mask_T=np.ones(count, np.uint8),
     kinds_T=np.ones(count, np.uint8),
+    classes_T=np.zeros(count, np.uint8),
     groups=(),
     characters_lost=0,
     mass_offered=1.0,

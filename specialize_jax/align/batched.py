@@ -1,0 +1,210 @@
+"""Many samples in, their aligned targets out: the room's entry point.
+
+The four modes behind one interface. What it gives is what `sample` gives,
+sample by sample; what it remembers between batches (spellings, words, edit
+distances) is what makes it fast, and is forgotten before it grows large.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from specialize_jax.align import (
+  batched_layout,
+  batched_marginal,
+  batched_paper,
+  batched_transfer,
+  columns,
+  dynamic_program,
+  sample,
+  student_table,
+  target_batch,
+  teacher_table,
+)
+from specialize_jax.align import student as student_lib
+
+BATCH_SIZE = 1024
+"""Samples that are worth a call: more are no faster, and take more memory."""
+
+_MAX_STRINGS = 1 << 21  # about 0.5 GiB of words and candidates
+
+
+class Aligner:
+  """Lays samples on a student's tokens in one mode."""
+
+  def __init__(
+    self, student: student_lib.StudentTokenizer, *, mode: str
+  ) -> None:
+    """Prepares for a student.
+
+    Raises:
+      UserError: there is no such mode.
+    """
+    sample.check_mode(mode)
+    self.mode = mode
+    self.student = student
+    self._forget()
+
+  def _forget(self) -> None:
+    self.words = student_table.StudentTable(self.student)
+    self.table = teacher_table.TeacherTable(self.words)
+    self._distances = dynamic_program.DistanceTable()
+    self._parts = batched_marginal.WordParts(self.table, self.words)
+
+  def align(
+    self, samples: Sequence[columns.Sample]
+  ) -> target_batch.TargetBatch:
+    """Aligns samples and transfers the teacher's distributions.
+
+    Args:
+      samples: The teacher's tokens of each, and the text that they spell.
+
+    Returns:
+      One target a student token of each sample; or why there is none, as
+      `sample.align_sample` has it.
+
+    Raises:
+      ValueError: a sample's tokens do not spell its text.
+    """
+    rejected = {}
+    for place, (tokens, text) in enumerate(samples):
+      try:
+        encoded = text.encode("utf-8")
+      except UnicodeEncodeError:
+        rejected[place] = sample.NOT_UNICODE
+        continue
+      if b"".join([token.spelling for token in tokens]) != encoded:
+        raise ValueError("the tokens do not spell the text")
+    places = np.array(
+      [place for place in range(len(samples)) if place not in rejected],
+      np.int64,
+    )
+    self._forget_what_is_too_much()
+    aligned = self._align([samples[place] for place in places.tolist()])
+    return aligned.placed(places, len(samples), rejected)
+
+  def _align(
+    self, samples: Sequence[columns.Sample]
+  ) -> target_batch.TargetBatch:
+    """Aligns samples whose tokens spell their text."""
+    aligned, word_local_B = self.align_columns(
+      columns.teacher_columns(samples, self.table)
+    )
+    if self.mode != "marginal" or word_local_B.all():
+      return aligned
+    # Its rule knows words alone: other texts go through the readable one.
+    whole = np.flatnonzero(~word_local_B)
+    one_by_one = target_batch.of_results(
+      [
+        sample.align_sample(*samples[at], student=self.student, mode=self.mode)
+        for at in whole.tolist()
+      ],
+      self.words,
+    ).placed(whole, len(samples), {})
+    return target_batch.joined([aligned, one_by_one])
+
+  def align_columns(
+    self, teacher: columns.TeacherColumns
+  ) -> tuple[target_batch.TargetBatch, np.ndarray]:
+    """Aligns samples that lie in columns already.
+
+    Args:
+      teacher: Samples whose tokens spell their texts, by `self.table`.
+
+    Returns:
+      The targets; and whether each sample is word-local, bool[B]: in
+      `marginal` mode the others are neither aligned nor rejected.
+    """
+    batch = self.batch_of(teacher)
+    word_local_B = batch.student.word_local_B
+    if self.mode == "marginal" and not word_local_B.all():
+      local = np.flatnonzero(word_local_B)
+      part, _ = self.align_columns(columns.some_of(teacher, local))
+      return part.placed(local, len(teacher.texts), {}), word_local_B
+    return self._transfer(batch), word_local_B
+
+  def batch_of(self, teacher: columns.TeacherColumns) -> batched_transfer.Batch:
+    """Encodes the texts and lays both sides on each other."""
+    places = columns.places(teacher, self.table)
+    student = columns.student_columns(teacher.texts, places.odd_B, self.words)
+    layout = batched_layout.lay(
+      teacher,
+      places.visible_L,
+      student,
+      word_start_id=self.words.word_start_id,
+    )
+    distinct_KL = batched_transfer.distinct(teacher)
+    return batched_transfer.Batch(
+      teacher=teacher,
+      student=student,
+      places=places,
+      layout=layout,
+      table=self.table,
+      words=self.words,
+      probs_L=np.exp(teacher.log_probs_L),
+      distinct_KL=distinct_KL,
+      top_probs_KL=np.where(distinct_KL, np.exp(teacher.top_log_probs_KL), 0.0),
+    )
+
+  def _transfer(
+    self, batch: batched_transfer.Batch
+  ) -> target_batch.TargetBatch:
+    """Applies the mode's rule."""
+    found = self._rule(batch)
+    groups = found.groups or batched_layout.group_numbers(
+      batch.layout, batch.teacher, batch.student
+    )
+    offered_A = batched_transfer.mass_offered(batch)
+    num_samples = len(batch.teacher.texts)
+    whole = target_batch.TargetBatch(
+      num_samples=num_samples,
+      rejected={},
+      samples_A=np.arange(num_samples),
+      offsets=batch.student.offsets,
+      token_offsets=batch.teacher.offsets,
+      ids_P=batch.student.ids_P.astype(np.int32),
+      top_ids_PC=found.ids_PC,
+      top_log_probs_PC=found.log_probs_PC,
+      kinds_P=found.kinds_P,
+      classes_P=batched_layout.classes(
+        batch.layout,
+        batch.teacher,
+        batch.places,
+        batch.student,
+        table=self.table,
+        words=self.words,
+      ),
+      teacher_group_L=groups[0],
+      student_group_P=groups[1],
+      characters_lost_A=batch.student.lost_B,
+      mass_offered_A=offered_A,
+      mass_kept_A=np.minimum(found.kept_B, offered_A),
+      words=self.words,
+    )
+    has_token = np.diff(batch.student.offsets) > 0
+    rejected = found.rejected | dict.fromkeys(
+      np.flatnonzero(~has_token).tolist(), sample.NO_STUDENT_TOKEN
+    )
+    kept = has_token.copy()
+    kept[list(found.rejected)] = False
+    return whole.only(kept, rejected)
+
+  def _rule(
+    self, batch: batched_transfer.Batch
+  ) -> batched_transfer.Transferred:
+    match self.mode:
+      case "paper":
+        return batched_paper.paper_rule(batch, self._distances)
+      case "whitespace":
+        return batched_transfer.whitespace_rule(batch)
+      case "chunk":
+        return batched_transfer.chunk_rule(batch)
+      case "marginal":
+        return batched_marginal.marginal_rule(batch, self._parts)
+    raise AssertionError(self.mode)
+
+  def _forget_what_is_too_much(self) -> None:
+    if len(self.words) + len(self.table) > _MAX_STRINGS:
+      self._forget()
+    if self._distances.is_full:
+      self._distances = dynamic_program.DistanceTable()

@@ -1,0 +1,270 @@
+"""The teacher's distributions on the student's ids, for many samples at once.
+
+Each rule computes what its namesake in `transfer` defines, with a row a
+position instead of a dictionary: slot 0 is the sampled token, and candidates
+follow in the API's order.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from specialize_jax.align import (
+  batched_layout,
+  student_table,
+  targets,
+  teacher_table,
+)
+from specialize_jax.align import columns as columns_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+  """All that a rule may look at.
+
+  Attributes:
+    teacher: The teacher's side.
+    student: The student's side.
+    places: Where the teacher's tokens lie.
+    layout: How both lie on each other.
+    table: The teacher's spellings.
+    words: The student's words.
+    probs_L: float64[L], of the sampled tokens.
+    distinct_KL: bool[K, L], whether a candidate is listed for the first time
+      and is not the sampled token.
+    top_probs_KL: float64[K, L], of the distinct candidates, 0 for others.
+  """
+
+  teacher: columns_lib.TeacherColumns
+  student: columns_lib.StudentColumns
+  places: columns_lib.Places
+  layout: batched_layout.Layout
+  table: teacher_table.TeacherTable
+  words: student_table.StudentTable
+  probs_L: np.ndarray
+  distinct_KL: np.ndarray
+  top_probs_KL: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transferred:
+  """What a rule gives for a batch.
+
+  Attributes:
+    ids_PC: int32[P, C], candidates; an unused slot holds 0 (padding).
+    log_probs_PC: float64[P, C], in nats, -inf in an unused slot.
+    kinds_P: uint8[P], a `targets.Kind` each.
+    kept_B: float64[B], the teacher's probability that reached a target of
+      mask 1, over its tokens that are not white space.
+    rejected: Samples that have no targets by this rule, and why.
+    groups: The number of each teacher and each student token's group in its
+      sample, where the rule has groups of its own; None where they are the
+      layout's.
+  """
+
+  ids_PC: np.ndarray
+  log_probs_PC: np.ndarray
+  kinds_P: np.ndarray
+  kept_B: np.ndarray
+  rejected: dict[int, str] = dataclasses.field(default_factory=dict)
+  groups: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def distinct(teacher: columns_lib.TeacherColumns) -> np.ndarray:
+  """Tells which candidates are listed for the first time, bool[K, L]."""
+  rows_KL = teacher.top_rows_KL
+  new_KL = (rows_KL != teacher.rows_L) & (rows_KL >= 0)
+  for later in range(1, len(rows_KL)):
+    for earlier in range(later):
+      new_KL[later] &= rows_KL[later] != rows_KL[earlier]
+  return new_KL
+
+
+def mass_offered(batch: Batch) -> np.ndarray:
+  """Sums the probability that the visible tokens name, float64[B].
+
+  A token's share is at most 1, whatever the API's rounding makes of it.
+  """
+  shares_L = np.minimum(1.0, batch.probs_L + batch.top_probs_KL.sum(axis=0))
+  shares_L[batch.places.visible_L == 0] = 0.0
+  return per_sample(shares_L, batch.teacher.offsets)
+
+
+def per_sample(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+  """Sums values over each sample; an empty sample gives 0."""
+  sample = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+  return np.bincount(sample, values, minlength=len(offsets) - 1)
+
+
+def whitespace_rule(batch: Batch) -> Transferred:
+  """Gives matches the teacher's distribution, others a one-hot target."""
+  layout, student = batch.layout, batch.student
+  ids_SM, next_ids_SM, probs_SM = _paths(batch)
+  first_ids, first_probs = sum_by_id(ids_SM, probs_SM)
+  first_total = first_probs.sum(axis=0)
+  first_probs = first_probs / np.maximum(1.0, first_total)
+  first_rows = layout.match_student_M - layout.match_apart_M
+  # Where the word start is spelled apart, what goes on after it follows.
+  apart = np.flatnonzero(layout.match_apart_M)
+  goes_on = (ids_SM[:, apart] == ids_SM[0, apart]) & (
+    next_ids_SM[:, apart] >= 0
+  )
+  second_ids, second_probs = sum_by_id(
+    next_ids_SM[:, apart], np.where(goes_on, probs_SM[:, apart], 0.0)
+  )
+  second_total = second_probs.sum(axis=0)
+  second_probs = np.divide(
+    second_probs,
+    second_total,
+    out=np.zeros_like(second_probs),
+    where=second_total > 0,
+  )
+  second_rows = layout.match_student_M[apart]
+  rows = np.concatenate([first_rows, second_rows])
+  ids_SM = np.concatenate([first_ids, second_ids], axis=1)
+  probs_SM = np.concatenate([first_probs, second_probs], axis=1)
+  given = probs_SM[0] > 0
+  ids_PC, log_probs_PC = one_hot_rows(student.ids_P, len(ids_SM))
+  put_rows(
+    ids_PC, log_probs_PC, rows[given], ids_SM[:, given], probs_SM[:, given]
+  )
+  kinds_P = np.zeros(len(student.ids_P), np.uint8)
+  kinds_P[rows[given]] = targets.Kind.ONE_TO_ONE
+  kept_M = np.minimum(first_total, 1.0)
+  sample_M = batch.teacher.sample_L[layout.match_teacher_M]
+  return Transferred(
+    ids_PC=ids_PC,
+    log_probs_PC=log_probs_PC,
+    kinds_P=kinds_P,
+    kept_B=np.bincount(sample_M, kept_M, minlength=len(batch.teacher.texts)),
+  )
+
+
+def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Gives what each candidate of a match is in the student's tokens.
+
+  Returns:
+    int64[K + 1, M] the id of its first token, int64[K + 1, M] that of its
+    second, -1 for none, and float64[K + 1, M] its probability, 0 where the
+    candidate is no single piece. Row 0 is the sampled token.
+  """
+  layout, table = batch.layout, batch.table
+  match_M, last_M = layout.match_teacher_M, layout.match_student_M
+  apart_M = layout.match_apart_M
+  ids_P = batch.student.ids_P
+  sampled_first_M = ids_P[last_M - apart_M]
+  sampled_next_M = np.where(apart_M, ids_P[last_M], -1)
+  sampled_M = batch.teacher.rows_L[match_M]
+  after_space_M = batch.places.after_space_L[match_M]
+  sampled_begins_M = after_space_M | table.begins_space.values[sampled_M]
+  marks = batch.words.marks_word_start
+  unmarked_M = sampled_begins_M & ~marks[sampled_first_M]
+  sampled_core_M = table.core.values[sampled_M]
+
+  first, following = [sampled_first_M], [sampled_next_M]
+  probs = [batch.probs_L[match_M]]
+  for k in range(len(batch.distinct_KL)):
+    rows_M = batch.teacher.top_rows_KL[k, match_M]
+    probs_M = batch.top_probs_KL[k, match_M]
+    core_M = table.core.values[rows_M]
+    bare_M = table.bare_id.values[rows_M]
+    marked_M = table.marked_id.values[rows_M]
+    begins_M = after_space_M | table.begins_space.values[rows_M]
+    same_M = (core_M == sampled_core_M) & (core_M >= 0)
+    use_bare_M = ~begins_M | unmarked_M
+    in_two_M = ~use_bare_M & (marked_M < 0) & apart_M & (bare_M >= 0)
+    first_M = np.where(use_bare_M, bare_M, marked_M)
+    first_M = np.where(same_M | in_two_M, sampled_first_M, first_M)
+    next_M = np.where(in_two_M, bare_M, -1)
+    next_M = np.where(same_M, sampled_next_M, next_M)
+    nothing_M = (core_M == table.core_empty) & ~same_M
+    probs.append(np.where((first_M < 0) | nothing_M, 0.0, probs_M))
+    first.append(first_M)
+    following.append(next_M)
+  return np.stack(first), np.stack(following), np.stack(probs)
+
+
+def sum_by_id(
+  ids_SM: np.ndarray, probs_SM: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Sums the probabilities of equal ids and closes the gaps.
+
+  Args:
+    ids_SM: [S, M], S slots for M positions.
+    probs_SM: [S, M]; 0 where a slot holds nothing.
+
+  Returns:
+    Ids in the order in which they first occur, and their sums; 0 and 0 in
+    slots that nothing is left for.
+
+  Example: ids 7, 9, 7 of probability 1/2, 1/4, 1/8.
+    >>> ids, probs = sum_by_id(
+    ...   np.array([[7], [9], [7]]), np.array([[0.5], [0.25], [0.125]])
+    ... )
+    >>> ids.T.tolist(), probs.T.tolist()
+    ([[7, 9, 0]], [[0.625, 0.25, 0.0]])
+  """
+  probs_SM = probs_SM.copy()
+  for later in range(1, len(ids_SM)):
+    for earlier in range(later):
+      equal = ids_SM[later] == ids_SM[earlier]
+      equal &= (probs_SM[later] > 0) & (probs_SM[earlier] > 0)
+      at = np.flatnonzero(equal)
+      probs_SM[earlier, at] += probs_SM[later, at]
+      probs_SM[later, at] = 0.0
+  used = probs_SM > 0
+  slot = np.cumsum(used, axis=0) - 1
+  _, column = np.nonzero(used)
+  ids, probs = np.zeros_like(ids_SM), np.zeros_like(probs_SM)
+  ids[slot[used], column] = ids_SM[used]
+  probs[slot[used], column] = probs_SM[used]
+  return ids, probs
+
+
+def one_hot_rows(
+  ids_P: np.ndarray, num_slots: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Gives every position a one-hot target: `ids_PC` and `log_probs_PC`."""
+  ids_PC = np.zeros((len(ids_P), num_slots), np.int32)
+  log_probs_PC = np.full(ids_PC.shape, -np.inf)
+  ids_PC[:, 0] = ids_P
+  log_probs_PC[:, 0] = 0.0
+  return ids_PC, log_probs_PC
+
+
+def put_rows(
+  ids_PC: np.ndarray,
+  log_probs_PC: np.ndarray,
+  rows: np.ndarray,
+  ids_SM: np.ndarray,
+  probs_SM: np.ndarray,
+) -> None:
+  """Writes the targets of some positions."""
+  ids_PC[rows] = ids_SM.T
+  with np.errstate(divide="ignore"):
+    log_probs_PC[rows] = np.log(probs_SM.T)
+
+
+def chunk_rule(batch: Batch) -> Transferred:
+  """Adds to `whitespace_rule` the likelihood of each other chunk."""
+  layout, teacher = batch.layout, batch.teacher
+  matched = whitespace_rule(batch)
+  inside_L = layout.inside_L
+  chunk_L = layout.chunk_L[inside_L]
+  num_teacher, num_student = layout.num_teacher, layout.num_student
+  log_likelihood = np.bincount(
+    chunk_L, teacher.log_probs_L[inside_L], minlength=len(num_teacher)
+  )
+  is_match = np.zeros(len(num_teacher), bool)
+  is_match[layout.chunk_L[layout.match_teacher_M]] = True
+  share = np.exp(log_likelihood / np.maximum(num_student, 1))
+  given = (share > 0) & ~is_match & (num_teacher > 0) & (num_student > 0)
+  rows = np.flatnonzero(given[layout.chunk_P])
+  with np.errstate(divide="ignore"):
+    matched.log_probs_PC[rows, 0] = np.log(share)[layout.chunk_P[rows]]
+  matched.kinds_P[rows] = targets.Kind.CHUNK
+  kept_L = np.zeros(len(teacher.rows_L))
+  speaks_L = inside_L[given[chunk_L]]
+  kept_L[speaks_L] = batch.probs_L[speaks_L]
+  kept_B = matched.kept_B + per_sample(kept_L, teacher.offsets)
+  return dataclasses.replace(matched, kept_B=kept_B)

@@ -1,0 +1,254 @@
+"""Many samples as flat arrays: what the batched rules compute on.
+
+L counts the teacher tokens of all samples of a batch, one sample after the
+other, P the student tokens likewise, K the candidates of a teacher token,
+B the samples.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from specialize_jax.align import (
+  growing,
+  reference,
+  student_table,
+  targets,
+  teacher_table,
+  token_classes,
+)
+
+Sample = tuple[Sequence[targets.TeacherToken], str]
+"""The teacher's tokens and the text that they spell."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherColumns:
+  """The teacher's side of a batch.
+
+  Attributes:
+    texts: The B texts.
+    offsets: int64[B + 1], where each sample's tokens begin.
+    sample_L: int64[L], the sample of each token.
+    rows_L: int64[L], the row of each sampled token in the teacher's table.
+    log_probs_L: float64[L], natural log-probabilities in nats.
+    top_rows_KL: int64[K, L], the candidates' rows, -1 for none.
+    top_log_probs_KL: float64[K, L], -inf for none.
+  """
+
+  texts: Sequence[str]
+  offsets: np.ndarray
+  sample_L: np.ndarray
+  rows_L: np.ndarray
+  log_probs_L: np.ndarray
+  top_rows_KL: np.ndarray
+  top_log_probs_KL: np.ndarray
+
+
+def teacher_columns(
+  samples: Sequence[Sample], table: teacher_table.TeacherTable
+) -> TeacherColumns:
+  """Flattens samples; their tokens must spell their texts."""
+  tokens = list(itertools.chain.from_iterable(some for some, _ in samples))
+  tops = [token.top for token in tokens]
+  pairs = list(itertools.chain.from_iterable(tops))
+  return from_strings(
+    [text for _, text in samples],
+    [len(some) for some, _ in samples],
+    [token.spelling for token in tokens],
+    log_probs=[token.log_prob for token in tokens],
+    top_counts=[len(top) for top in tops],
+    top_spellings=[spelling for spelling, _ in pairs],
+    top_log_probs=[log_prob for _, log_prob in pairs],
+    table=table,
+  )
+
+
+def from_strings(
+  texts: Sequence[str],
+  counts: Sequence[int],
+  spellings: Sequence[bytes],
+  *,
+  log_probs: Sequence[float],
+  top_counts: Sequence[int],
+  top_spellings: Sequence[bytes],
+  top_log_probs: Sequence[float],
+  table: teacher_table.TeacherTable,
+) -> TeacherColumns:
+  """Numbers the spellings of samples that are flat already.
+
+  Args:
+    texts: The B texts.
+    counts: The number of tokens of each.
+    spellings: The L sampled tokens.
+    log_probs: Their log-probabilities.
+    top_counts: The number of candidates of each of the L tokens.
+    top_spellings: The candidates of all tokens, one after another.
+    top_log_probs: Their log-probabilities.
+    table: Numbers the spellings.
+  """
+  counts = np.asarray(counts, np.int64)
+  top_counts = np.asarray(top_counts, np.int64)
+  rows_L = table.look_up(spellings)
+  top_rows = table.look_up(top_spellings)
+  num_candidates = int(top_counts.max(initial=0))
+  shape = num_candidates, len(rows_L)
+  if (top_counts == num_candidates).all():  # as an API's are, but for faults
+    top_rows_KL = top_rows.reshape(shape[::-1]).T.copy()
+    top_log_probs_KL = (
+      np.asarray(top_log_probs, np.float64).reshape(shape[::-1]).T.copy()
+    )
+  else:
+    rank = growing.ragged_index(np.zeros(len(rows_L), np.int64), top_counts)
+    token = np.repeat(np.arange(len(rows_L)), top_counts)
+    top_rows_KL = np.full(shape, -1, np.int64)
+    top_log_probs_KL = np.full(shape, -np.inf)
+    top_rows_KL[rank, token] = top_rows
+    top_log_probs_KL[rank, token] = top_log_probs
+  return TeacherColumns(
+    texts=texts,
+    offsets=growing.offsets(counts),
+    sample_L=np.repeat(np.arange(len(counts)), counts),
+    rows_L=rows_L,
+    log_probs_L=np.asarray(log_probs, np.float64),
+    top_rows_KL=top_rows_KL,
+    top_log_probs_KL=top_log_probs_KL,
+  )
+
+
+def some_of(teacher: TeacherColumns, samples: np.ndarray) -> TeacherColumns:
+  """Gives some samples of a batch."""
+  counts = np.diff(teacher.offsets)[samples]
+  at = growing.ragged_index(teacher.offsets[samples], counts)
+  return TeacherColumns(
+    texts=[teacher.texts[place] for place in samples.tolist()],
+    offsets=growing.offsets(counts),
+    sample_L=np.repeat(np.arange(len(samples)), counts),
+    rows_L=teacher.rows_L[at],
+    log_probs_L=teacher.log_probs_L[at],
+    top_rows_KL=teacher.top_rows_KL[:, at],
+    top_log_probs_KL=teacher.top_log_probs_KL[:, at],
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudentColumns:
+  """The student's side of a batch.
+
+  Attributes:
+    offsets: int64[B + 1], where each sample's tokens begin.
+    sample_P: int64[P], the sample of each token.
+    ids_P: int64[P], the tokens.
+    visible_P: int64[P], the visible bytes that each covers.
+    visible_bytes_B: int64[B], the visible bytes of each text.
+    lost_B: int64[B], the characters of each text that no piece spells.
+    word_local_B: bool[B], whether the tokens of each text are those of its
+      words; of others the text itself is the one word.
+    word_offsets: int64[B + 1], where each sample's words begin.
+    words_W: int64[W], the words in the student's table.
+  """
+
+  offsets: np.ndarray
+  sample_P: np.ndarray
+  ids_P: np.ndarray
+  visible_P: np.ndarray
+  visible_bytes_B: np.ndarray
+  lost_B: np.ndarray
+  word_local_B: np.ndarray
+  word_offsets: np.ndarray
+  words_W: np.ndarray
+
+
+def student_columns(
+  texts: Sequence[str], odd_B: np.ndarray, words: student_table.StudentTable
+) -> StudentColumns:
+  """Encodes texts, by their words where that gives the same.
+
+  Args:
+    texts: The B texts.
+    odd_B: bool[B], whether a text's white space may not part words.
+    words: Remembers the words.
+  """
+  split = [text.split() for text in texts]
+  counts_B = np.fromiter(map(len, split), np.int64, len(split))
+  whole_B = odd_B | (counts_B == 0) | (not words.word_local)
+  places = words.look_up(itertools.chain.from_iterable(split))
+  sample = np.repeat(np.arange(len(texts)), counts_B)
+  whole_B[sample[~words.plain.values[places]]] = True
+  if whole_B.any():
+    kept = ~whole_B[sample]
+    whole = np.flatnonzero(whole_B)
+    whole_places = words.look_up([texts[index] for index in whole])
+    counts_B[whole] = 1
+    order = np.argsort(np.concatenate([sample[kept], whole]), kind="stable")
+    places = np.concatenate([places[kept], whole_places])[order]
+  word_offsets = growing.offsets(counts_B)
+  token_counts_W = growing.offsets(words.counts.values[places])
+  offsets = token_counts_W[word_offsets]
+  ids_P, visible_P = words.tokens_of(places)
+
+  def total(column: growing.Column) -> np.ndarray:
+    return np.diff(growing.offsets(column.values[places])[word_offsets])
+
+  return StudentColumns(
+    offsets=offsets,
+    sample_P=np.repeat(np.arange(len(texts)), np.diff(offsets)),
+    ids_P=ids_P,
+    visible_P=visible_P,
+    visible_bytes_B=total(words.visible_bytes),
+    lost_B=total(words.lost),
+    word_local_B=~whole_B,
+    word_offsets=word_offsets,
+    words_W=places,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Places:
+  """Where the teacher's tokens lie in their texts.
+
+  Attributes:
+    visible_L: int64[L], the visible bytes that each covers.
+    after_space_L: bool[L], whether white space, or the start, precedes each.
+    odd_B: bool[B], whether the table's columns do not tell (a character that
+      tokens split, say), so that the text itself was asked.
+    odd_line_starts: For each odd sample `token_classes.line_starts`.
+  """
+
+  visible_L: np.ndarray
+  after_space_L: np.ndarray
+  odd_B: np.ndarray
+  odd_line_starts: dict[int, np.ndarray]
+
+
+def places(
+  teacher: TeacherColumns, table: teacher_table.TeacherTable
+) -> Places:
+  """Finds what each teacher token covers of its text."""
+  rows_L = teacher.rows_L
+  visible_L = table.visible.values[rows_L]
+  after_space_L = np.ones(len(rows_L), bool)
+  after_space_L[1:] = table.ends_space.values[rows_L[:-1]]
+  firsts = teacher.offsets[:-1]
+  after_space_L[firsts[firsts < len(rows_L)]] = True
+  odd_B = np.zeros(len(teacher.texts), bool)
+  odd_B[teacher.sample_L[table.odd.values[rows_L]]] = True
+  line_starts = {}
+  for index in np.flatnonzero(odd_B).tolist():
+    text = teacher.texts[index]
+    mine = slice(teacher.offsets[index], teacher.offsets[index + 1])
+    ranks = reference.visible_ranks(text)
+    spellings = [table.spellings[row] for row in rows_L[mine].tolist()]
+    bounds = np.cumsum([0, *map(len, spellings)])
+    visible_L[mine] = np.diff(ranks[bounds])
+    space = np.concatenate([[True], np.diff(ranks) == 0])
+    after_space_L[mine] = space[bounds[:-1]]
+    line_starts[index] = token_classes.line_starts(text, ranks)
+  return Places(
+    visible_L=visible_L,
+    after_space_L=after_space_L,
+    odd_B=odd_B,
+    odd_line_starts=line_starts,
+  )

@@ -1,0 +1,74 @@
+"""Many samples at once give what each gives by itself, in every mode."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from testdata import real_files, trees
+
+from specialize_jax.align import batched, sample, targets
+
+SETTINGS = settings(
+  deadline=None,
+  max_examples=60,
+  suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def check_equal(found, expected):
+  """Compares a batch's result with the readable form's, all of it."""
+  assert type(found) is type(expected), (found, expected)
+  if isinstance(expected, targets.Rejected):
+    assert found == expected
+    return
+  assert found.ids_T.tolist() == expected.ids_T.tolist()
+  assert found.pieces == expected.pieces
+  assert found.top_ids_TC.tolist() == expected.top_ids_TC.tolist()
+  np.testing.assert_allclose(
+    found.top_log_probs_TC, expected.top_log_probs_TC, rtol=1e-9, atol=1e-9
+  )
+  for name in ("mask_T", "kinds_T", "classes_T"):
+    mine, theirs = getattr(found, name), getattr(expected, name)
+    assert (mine.dtype, mine.tolist()) == (theirs.dtype, theirs.tolist()), name
+  assert found.groups == expected.groups
+  assert found.characters_lost == expected.characters_lost
+  assert found.mass_offered == pytest.approx(expected.mass_offered)
+  assert found.mass_kept == pytest.approx(expected.mass_kept)
+
+
+def check_batch(aligner, many):
+  batch = aligner.align([(tokens, text) for text, tokens in many])
+  results = list(batch.results())
+  assert len(results) == len(many)
+  for (text, tokens), found in zip(many, results, strict=True):
+    expected = sample.align_sample(
+      tokens, text, student=aligner.student, mode=aligner.mode
+    )
+    check_equal(found, expected)
+
+
+@pytest.fixture(scope="module", params=sample.MODES)
+def mode(request):
+  return request.param
+
+
+@pytest.fixture(scope="module")
+def tiny(mode):
+  return batched.Aligner(trees.tiny_student(), mode=mode)
+
+
+@pytest.fixture(scope="module")
+def t5(mode):
+  return batched.Aligner(real_files.t5(), mode=mode)
+
+
+@SETTINGS
+@given(st.lists(trees.samples(), max_size=4))
+def test_a_batch_equals_its_samples_for_a_tiny_student(tiny, many):
+  check_batch(tiny, many)
+
+
+@SETTINGS
+@given(st.lists(trees.samples(), max_size=4))
+def test_a_batch_equals_its_samples_for_t5(t5, many):
+  check_batch(t5, many)
