@@ -5,21 +5,33 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Self
 
-from specialize_jax.align import targets
+import numpy as np
+
+from specialize_jax.align import target_batch, targets, token_classes
+
+Counts = tuple[tuple[int, ...], ...]
+_NOTHING = tuple((0,) * len(targets.Kind) for _ in token_classes.TokenClass)
+
+_REPORTED = {
+  "one_to_one": targets.Kind.ONE_TO_ONE,
+  "in_chunks": targets.Kind.CHUNK,
+  "one_hot": targets.Kind.ONE_HOT,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coverage:
   """Counts over samples; those of two sets of samples add.
 
+  Positions are student positions of the samples that were not rejected. One
+  is one-to-one where one teacher token speaks for it, in a chunk where it
+  shares a group of several tokens and has the teacher's word on it as target,
+  one-hot where the teacher says nothing of it.
+
   Attributes:
     samples: Samples seen, rejected ones included.
     rejected: Rejected samples by reason.
-    positions: Student positions of the samples that were not rejected.
-    one_to_one: Positions that one teacher token speaks for.
-    in_chunks: Positions that share a group of several tokens, and have the
-      teacher's word on it as target.
-    one_hot: Positions that the teacher says nothing of.
+    positions_by_class: Positions, a row a `TokenClass`, a column a `Kind`.
     teacher_mass_offered: The probability that the teacher's tokens name,
       summed over those that are not white space.
     teacher_mass: The part of it that reached a target.
@@ -29,10 +41,7 @@ class Coverage:
 
   samples: int = 0
   rejected: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  positions: int = 0
-  one_to_one: int = 0
-  in_chunks: int = 0
-  one_hot: int = 0
+  positions_by_class: Counts = _NOTHING
   teacher_mass_offered: float = 0.0
   teacher_mass: float = 0.0
   characters_lost: int = 0
@@ -43,28 +52,69 @@ class Coverage:
     """Counts one sample."""
     if isinstance(result, targets.Rejected):
       return cls(samples=1, rejected={result.reason: 1})
-    counts = collections.Counter(result.kinds_T.tolist())
     return cls(
       samples=1,
-      positions=len(result.ids_T),
-      one_to_one=counts[targets.Kind.ONE_TO_ONE],
-      in_chunks=counts[targets.Kind.CHUNK],
-      one_hot=counts[targets.Kind.ONE_HOT],
+      positions_by_class=_counts(result.classes_T, result.kinds_T),
       teacher_mass_offered=result.mass_offered,
       teacher_mass=result.mass_kept,
       characters_lost=result.characters_lost,
       samples_with_lost_characters=int(result.characters_lost > 0),
     )
 
+  @classmethod
+  def of_batch(cls, batch: target_batch.TargetBatch) -> Self:
+    """Counts the samples of a batch."""
+    return cls(
+      samples=batch.num_samples,
+      rejected=dict(collections.Counter(batch.rejected.values())),
+      positions_by_class=_counts(batch.classes_P, batch.kinds_P),
+      teacher_mass_offered=float(batch.mass_offered_A.sum()),
+      teacher_mass=float(batch.mass_kept_A.sum()),
+      characters_lost=int(batch.characters_lost_A.sum()),
+      samples_with_lost_characters=int((batch.characters_lost_A > 0).sum()),
+    )
+
   def __add__(self, other: Self) -> Self:
     sums = {
       field.name: getattr(self, field.name) + getattr(other, field.name)
       for field in dataclasses.fields(self)
-      if field.name != "rejected"
+      if field.name not in ("rejected", "positions_by_class")
     }
     rejected = collections.Counter(self.rejected)
     rejected.update(other.rejected)
-    return type(self)(**sums, rejected=dict(rejected))
+    return type(self)(
+      **sums,
+      rejected=dict(rejected),
+      positions_by_class=tuple(
+        tuple(a + b for a, b in zip(mine, theirs, strict=True))
+        for mine, theirs in zip(
+          self.positions_by_class, other.positions_by_class, strict=True
+        )
+      ),
+    )
+
+  def _num(self, kind: targets.Kind) -> int:
+    return sum(counts[kind] for counts in self.positions_by_class)
+
+  @property
+  def positions(self) -> int:
+    """All positions."""
+    return sum(map(sum, self.positions_by_class))
+
+  @property
+  def one_to_one(self) -> int:
+    """Positions that one teacher token speaks for."""
+    return self._num(targets.Kind.ONE_TO_ONE)
+
+  @property
+  def in_chunks(self) -> int:
+    """Positions whose target is a shared group's."""
+    return self._num(targets.Kind.CHUNK)
+
+  @property
+  def one_hot(self) -> int:
+    """Positions that the teacher says nothing of."""
+    return self._num(targets.Kind.ONE_HOT)
 
   @property
   def teacher_mass_kept(self) -> float:
@@ -82,8 +132,27 @@ class Coverage:
       "one_to_one": self.one_to_one,
       "in_chunks": self.in_chunks,
       "one_hot": self.one_hot,
+      "by_class": {
+        name: {
+          "positions": sum(self.positions_by_class[number]),
+          **{
+            kind: self.positions_by_class[number][column]
+            for kind, column in _REPORTED.items()
+          },
+        }
+        for number, name in token_classes.NAMES.items()
+      },
       "teacher_mass_kept": self.teacher_mass_kept,
       "teacher_mass_offered": self.teacher_mass_offered,
       "characters_lost": self.characters_lost,
       "samples_with_lost_characters": self.samples_with_lost_characters,
     }
+
+
+def _counts(classes_T: np.ndarray, kinds_T: np.ndarray) -> Counts:
+  shape = len(token_classes.TokenClass), len(targets.Kind)
+  flat = np.bincount(
+    classes_T.astype(np.int64) * shape[1] + kinds_T,
+    minlength=shape[0] * shape[1],
+  )
+  return tuple(map(tuple, flat.reshape(shape).tolist()))

@@ -8,9 +8,10 @@ import math
 import pathlib
 import sys
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cli import teacher_records
 
 if typing.TYPE_CHECKING:
   from specialize_jax.align import coverage, student, targets
@@ -34,25 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument(
-    "--records",
-    required=True,
-    metavar="PATH",
-    help="a record store, a .jsonl file of records, or the paper's released"
-    " JSON list of samples",
-  )
-  parser.add_argument(
-    "--vocabulary",
-    required=True,
-    metavar="SPIECE",
-    help="the student's SentencePiece model, such as T5's spiece.model",
-  )
-  parser.add_argument(
-    "--mode",
-    default="whitespace",
-    metavar="paper|whitespace|chunk|marginal",
-    help="what a student token learns from the teacher (default: whitespace)",
-  )
+  teacher_records.add_flags(parser)
   parser.add_argument(
     "--output",
     required=True,
@@ -83,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   sample.check_mode(flags.mode)
   tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
-  records = _with_progress(store.read_records(flags.records))
+  records = teacher_records.with_progress(
+    store.read_records(flags.records), "aligned {:,} samples"
+  )
   with (
     whole_file.opened(flags.output) as output,
     whole_file.opened(flags.report) as report_file,
@@ -100,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     report_file.write(json.dumps(report, indent=2) + "\n")
   print(_summary(total, flags.mode))
+  teacher_records.print_coverage(report)
   return 0
 
 
@@ -110,21 +96,22 @@ def _align(
   output: typing.TextIO,
 ) -> coverage.Coverage:
   """Writes a row for each record and gives the coverage of all."""
-  from specialize_jax.align import coverage, targets
+  from specialize_jax.align import batched, coverage, targets
   from specialize_jax.data import aligned_records
 
   total = coverage.Coverage()
-  for record in records:
-    aligned = aligned_records.align_record(record, tokenizer, mode=mode)
-    total += coverage.Coverage.of(aligned)
-    row = {"question_id": record.question_id, "sample": record.sample}
-    if isinstance(aligned, targets.Rejected):
-      row["rejected"] = aligned.reason
-    else:
-      row["pieces"] = aligned.pieces
-      row["targets"] = _named_targets(aligned, tokenizer)
-      row["mask"] = aligned.mask_T.tolist()
-    output.write(json.dumps(row) + "\n")
+  aligner = batched.Aligner(tokenizer, mode=mode)
+  for batch, found in aligned_records.align_in_batches(records, aligner):
+    total += coverage.Coverage.of_batch(found)
+    for record, aligned in zip(batch, found.results(), strict=True):
+      row = {"question_id": record.question_id, "sample": record.sample}
+      if isinstance(aligned, targets.Rejected):
+        row["rejected"] = aligned.reason
+      else:
+        row["pieces"] = aligned.pieces
+        row["targets"] = _named_targets(aligned, tokenizer)
+        row["mask"] = aligned.mask_T.tolist()
+      output.write(json.dumps(row) + "\n")
   return total
 
 
@@ -161,22 +148,6 @@ def _summary(total: coverage.Coverage, mode: str) -> str:
     f" teacher mass kept {total.teacher_mass_kept:.1%};"
     f" {total.characters_lost:,} characters lost"
   )
-
-
-def _with_progress(
-  records: Iterable[schema.TeacherRecord],
-) -> Iterator[schema.TeacherRecord]:
-  """Shows on standard error how many records have passed, and how fast."""
-  from rich import console, progress
-
-  columns = (
-    progress.TextColumn("aligned {task.completed:,} samples"),
-    progress.TimeElapsedColumn(),
-    progress.SpinnerColumn(),
-  )
-  screen = console.Console(stderr=True)
-  with progress.Progress(*columns, console=screen, transient=True) as bar:
-    yield from bar.track(records, total=None)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,10 @@ import dataclasses
 import pathlib
 import sys
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import registered_tasks
-
-if typing.TYPE_CHECKING:
-  from specialize_jax.records import schema
+from specialize_jax.cli import registered_tasks, teacher_records
 
 DATASETS = ("gsm8k_teacher", "mini_gsm_teacher")
 
@@ -37,25 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument(
-    "--records",
-    required=True,
-    metavar="PATH",
-    help="a record store, a .jsonl file of records, or the paper's released"
-    " JSON list of samples",
-  )
-  parser.add_argument(
-    "--vocabulary",
-    required=True,
-    metavar="SPIECE",
-    help="the student's SentencePiece model, such as T5's spiece.model",
-  )
-  parser.add_argument(
-    "--mode",
-    default="whitespace",
-    metavar="paper|whitespace|chunk|marginal",
-    help="what a student token learns from the teacher (default: whitespace)",
-  )
+  teacher_records.add_flags(parser)
   parser.add_argument(
     "--data_dir",
     required=True,
@@ -96,11 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   fields = dataclasses.fields(preparation.Preparation)
   prepared = preparation.prepare(
     preparation.Preparation(**{f.name: getattr(flags, f.name) for f in fields}),
-    progress=_with_progress,
+    progress=lambda records: teacher_records.with_progress(
+      records, "read {:,} records"
+    ),
   )
   if flags.report:
     written.write_json(flags.report, prepared.report)
   print(_summary(prepared.report, prepared.path))
+  teacher_records.print_coverage(prepared.report)
   return 0
 
 
@@ -120,24 +102,6 @@ def _check_report(path: str | None) -> None:
     raise errors.UserError(
       f"--report={path} is a directory; give a file's name"
     )
-
-
-def _with_progress(
-  records: Iterable[schema.TeacherRecord],
-) -> Iterator[schema.TeacherRecord]:
-  """Shows on standard error how many records have passed, and how fast."""
-  from rich import console, progress
-
-  columns = (
-    progress.TextColumn("read {task.completed:,} records"),
-    progress.TimeElapsedColumn(),
-    progress.SpinnerColumn(),
-  )
-  screen = console.Console(stderr=True)
-  with progress.Progress(
-    *columns, console=screen, transient=True, disable=not screen.is_terminal
-  ) as bar:
-    yield from bar.track(records, total=None)
 
 
 if __name__ == "__main__":

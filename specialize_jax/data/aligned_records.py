@@ -1,16 +1,24 @@
-"""From teacher records to aligned rows: offline, one record at a time.
+"""From teacher records to aligned rows: offline, in batches.
 
 Aligned rows are derived data: five candidates a position, ids in 16 bits and
 log-probabilities in half precision, rebuilt at will for another student.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from specialize_jax import errors
-from specialize_jax.align import coverage, sample, student, targets
+from specialize_jax.align import (
+  batched,
+  coverage,
+  sample,
+  student,
+  target_batch,
+  targets,
+)
 from specialize_jax.records import schema
 
 
@@ -47,15 +55,55 @@ def align_record(
   """
   sample.check_mode(mode)
   schema.check_spelling(record)
-  if mode == "paper":
-    if record.finish_reason != "stop":
-      return targets.Rejected(
-        f"paper: the sample ended by {record.finish_reason!r}, not by 'stop'"
-      )
-    if record.request.get("prompt_tail") == []:
-      return targets.Rejected("paper: the prompt's tail is missing")
+  reason = _paper_rejects(record) if mode == "paper" else None
+  if reason is not None:
+    return targets.Rejected(reason)
   tokens = [_teacher_token(step) for step in record.steps]
   return sample.align_sample(tokens, record.text, student=tokenizer, mode=mode)
+
+
+def align_in_batches(
+  records: Iterable[schema.TeacherRecord], aligner: batched.Aligner
+) -> Iterator[tuple[list[schema.TeacherRecord], target_batch.TargetBatch]]:
+  """Aligns records, many at a time.
+
+  Yields:
+    Records, and what `align_record` says of each.
+
+  Raises:
+    UserError: a record's tokens do not spell its text.
+  """
+  remaining = iter(records)
+  while batch := list(itertools.islice(remaining, batched.BATCH_SIZE)):
+    rejected = {}
+    for place, record in enumerate(batch):
+      schema.check_spelling(record)
+      reason = _paper_rejects(record) if aligner.mode == "paper" else None
+      if reason is not None:
+        rejected[place] = reason
+    places = [place for place in range(len(batch)) if place not in rejected]
+    aligned = aligner.align(
+      [
+        (
+          [_teacher_token(step) for step in batch[place].steps],
+          batch[place].text,
+        )
+        for place in places
+      ]
+    )
+    yield (
+      batch,
+      aligned.placed(np.array(places, np.int64), len(batch), rejected),
+    )
+
+
+def _paper_rejects(record: schema.TeacherRecord) -> str | None:
+  """Tells why the paper's code has no use for a sample, if it has none."""
+  if record.finish_reason != "stop":
+    return f"paper: the sample ended by {record.finish_reason!r}, not by 'stop'"
+  if record.request.get("prompt_tail") == []:
+    return "paper: the prompt's tail is missing"
+  return None
 
 
 def _teacher_token(step: schema.TeacherStep) -> targets.TeacherToken:
@@ -158,13 +206,13 @@ def align_records(
   mode: str,
   coverage_fn: Callable[[coverage.Coverage], None] = lambda _: None,
 ) -> Iterator[schema.AlignedRow | Rejection]:
-  """Aligns records one by one.
+  """Aligns records, many at a time.
 
   Args:
     records: Teacher records.
     tokenizer: The student's tokenizer.
     mode: One of `sample.MODES`.
-    coverage_fn: Is given each record's coverage; their sum is the report's.
+    coverage_fn: Is given each batch's coverage; their sum is the report's.
 
   Yields:
     For each record its row, or why there is none.
@@ -172,14 +220,15 @@ def align_records(
   Raises:
     UserError: as `align_record` and `to_row`.
   """
-  for record in records:
-    aligned = align_record(record, tokenizer, mode=mode)
-    coverage_fn(coverage.Coverage.of(aligned))
-    if isinstance(aligned, targets.Rejected):
-      yield Rejection(
-        question_id=record.question_id,
-        sample=record.sample,
-        reason=aligned.reason,
-      )
-    else:
-      yield to_row(record, aligned)
+  aligner = batched.Aligner(tokenizer, mode=mode)
+  for batch, aligned in align_in_batches(records, aligner):
+    coverage_fn(coverage.Coverage.of_batch(aligned))
+    for record, result in zip(batch, aligned.results(), strict=True):
+      if isinstance(result, targets.Rejected):
+        yield Rejection(
+          question_id=record.question_id,
+          sample=record.sample,
+          reason=result.reason,
+        )
+      else:
+        yield to_row(record, result)

@@ -1,0 +1,88 @@
+"""What commands that read teacher records share: flags, progress, a table."""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.records import schema
+
+_KINDS = {
+  "one_to_one": "one-to-one",
+  "in_chunks": "in chunks",
+  "one_hot": "one-hot",
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that say what is aligned to what, and how."""
+  parser.add_argument(
+    "--records",
+    required=True,
+    metavar="PATH",
+    help="a record store, a .jsonl file of records, or the paper's released"
+    " JSON list of samples",
+  )
+  parser.add_argument(
+    "--vocabulary",
+    required=True,
+    metavar="SPIECE",
+    help="the student's SentencePiece model, such as T5's spiece.model",
+  )
+  parser.add_argument(
+    "--mode",
+    default="whitespace",
+    metavar="paper|whitespace|chunk|marginal",
+    help="what a student token learns from the teacher (default: whitespace)",
+  )
+
+
+def with_progress(
+  records: Iterable[schema.TeacherRecord], text: str
+) -> Iterator[schema.TeacherRecord]:
+  """Shows on a terminal how many records have passed; nowhere else.
+
+  Args:
+    records: Are passed on.
+    text: What is shown, with a place for the number: "read {:,} records".
+  """
+  from rich import console, progress
+
+  columns = (
+    progress.TextColumn(text.replace("{", "{task.completed")),
+    progress.TimeElapsedColumn(),
+    progress.SpinnerColumn(),
+  )
+  screen = console.Console(stderr=True)
+  with progress.Progress(
+    *columns, console=screen, transient=True, disable=not screen.is_terminal
+  ) as bar:
+    yield from bar.track(records, total=None)
+
+
+def print_coverage(report: Mapping[str, typing.Any]) -> None:
+  """Prints the share of positions of each kind by the class of token.
+
+  Args:
+    report: what `Coverage.report` gives.
+  """
+  from rich import box, console, table
+
+  shown = table.Table(box=box.SIMPLE_HEAD, pad_edge=False)
+  shown.add_column("student tokens")
+  shown.add_column("positions", justify="right")
+  for title in _KINDS.values():
+    shown.add_column(title, justify="right")
+  for name, counts in {**report["by_class"], "all": report}.items():
+    positions = counts["positions"]
+    shown.add_row(
+      name.replace("_", " "),
+      f"{positions:,}",
+      *(f"{counts[kind] / max(1, positions):.1%}" for kind in _KINDS),
+    )
+  screen = console.Console(highlight=False)
+  screen.print(shown)
+  for reason, count in report["rejected"].items():
+    screen.print(f"rejected {count:,}: {reason}", markup=False, soft_wrap=True)
