@@ -174,7 +174,7 @@ def to_batch(
   """
   source = task_feature_lengths[features.INPUTS]
   target = task_feature_lengths[features.TARGETS]
-  batch = _empty_batch(len(rows), source, target)
+  batch = empty_batch(len(rows), source, target)
   for r, row in enumerate(rows):
     start_s = start_t = 0
     for segment, example in enumerate(row, start=1):
@@ -243,7 +243,8 @@ def _sizes(example: Example) -> np.ndarray:
   return np.array([len(example["inputs"]), len(example["targets"])])
 
 
-def _empty_batch(rows: int, source: int, target: int) -> dict[str, np.ndarray]:
+def empty_batch(rows: int, source: int, target: int) -> dict[str, np.ndarray]:
+  """Gives a batch of padding, each array as the model reads it."""
   batch = {
     name: np.zeros((rows, source), np.int32)
     for name in (

@@ -1,0 +1,99 @@
+"""What one TPU chip can do, by generation."""
+
+import dataclasses
+from collections.abc import Mapping
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+  """The figures of one chip, as its maker publishes them.
+
+  Attributes:
+    name: "v4", "v5e", "v5p" or "v6e".
+    device_kind: what `jax.Device.device_kind` says.
+    peak_flops: bfloat16 floating point operations a second.
+    hbm_bytes_per_second: of the chip's memory.
+    hbm_gib: memory that a program may use, what the system keeps for itself
+      taken off: the limit that the compiler names when it runs out.
+    link_bytes_per_second: of one link, in one direction.
+    torus_axes: 2 or 3; the chip has two links along each.
+    cores_per_chip: TensorCores; names such as v4-8 count them.
+    pod_axis: for two axes, the length at which a slice's axis closes to a
+      ring; three axes close when all are multiples of 4.
+  """
+
+  name: str
+  device_kind: str
+  peak_flops: float
+  hbm_bytes_per_second: float
+  hbm_gib: float
+  link_bytes_per_second: float
+  torus_axes: int
+  cores_per_chip: int
+  pod_axis: int | None = None
+
+  @property
+  def interconnect_bytes_per_second(self) -> float:
+    """What a chip sends at most, over all links at once."""
+    return 2 * self.torus_axes * self.link_bytes_per_second
+
+
+# Each from the chip's table on docs.cloud.google.com/tpu/docs/NAME ("Peak
+# compute per chip (bf16)", "HBM capacity and bandwidth", "Interchip
+# Interconnect BW", in bits a second and one direction: over four links in two
+# dimensions, six in three). `hbm_gib` is the "of ...G hbm" in the error of
+# the compiler, libtpu 0.0.52, when a program does not fit.
+CHIPS: Mapping[str, Chip] = {
+  chip.name: chip
+  for chip in (
+    # docs/v4: 275 TFLOPs, 32 GiB, 1200 GBps; six links of 50 GB/s (Jouppi et
+    # al., ISCA 2023, arXiv 2304.01433, table 4).
+    Chip(
+      name="v4",
+      device_kind="TPU v4",
+      peak_flops=275e12,
+      hbm_bytes_per_second=1200e9,
+      hbm_gib=30.75,
+      link_bytes_per_second=50e9,
+      torus_axes=3,
+      cores_per_chip=2,
+    ),
+    # docs/v5e: 197 TFLOPs, 16 GB, 819 GBps, 1600 Gbps.
+    Chip(
+      name="v5e",
+      device_kind="TPU v5 lite",
+      peak_flops=197e12,
+      hbm_bytes_per_second=819e9,
+      hbm_gib=15.75,
+      link_bytes_per_second=50e9,
+      torus_axes=2,
+      cores_per_chip=1,
+      pod_axis=16,
+    ),
+    # docs/v5p: 459 TFLOPs, 95 GiB, 2765 GBps, 4800 Gbps.
+    Chip(
+      name="v5p",
+      device_kind="TPU v5",
+      peak_flops=459e12,
+      hbm_bytes_per_second=2765e9,
+      hbm_gib=95.74,
+      link_bytes_per_second=100e9,
+      torus_axes=3,
+      cores_per_chip=2,
+    ),
+    # docs/v6e: 918 TFLOPs, 32 GB, 1600 GBps, 3200 Gbps.
+    Chip(
+      name="v6e",
+      device_kind="TPU v6 lite",
+      peak_flops=918e12,
+      hbm_bytes_per_second=1600e9,
+      hbm_gib=31.25,
+      link_bytes_per_second=100e9,
+      torus_axes=2,
+      cores_per_chip=1,
+      pod_axis=16,
+    ),
+  )
+}

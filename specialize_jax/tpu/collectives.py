@@ -1,0 +1,146 @@
+"""Exchanges between devices: of what, among whom, and what each one sends."""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+from specialize_jax.tpu import hlo_text
+
+KINDS = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+  """One exchange between devices, and how often it happens.
+
+  Attributes:
+    kind: one of `KINDS`.
+    num_bytes: what goes in at each device, but for an all-gather: what comes
+      out.
+    groups: devices that exchange with one another, by place in the program's
+      device assignment; for a permutation, pairs of sender and receiver.
+    count: rounds of the loops that it stands in.
+    shapes: the arrays that come out.
+    op_name: where in the source program it comes from.
+  """
+
+  kind: str
+  num_bytes: float
+  groups: tuple[tuple[int, ...], ...]
+  count: float
+  shapes: tuple[hlo_text.Array, ...]
+  op_name: str
+
+  @property
+  def sent_bytes(self) -> float:
+    """What one device sends each time, if groups are rings of neighbours.
+
+    Of g devices: (g - 1) / g of the bytes, an all-reduce that twice, a
+    permutation all of them (Chan et al., "Collective communication", 2007).
+    """
+    if self.kind == "collective-permute":
+      moves = any(source != target for source, target in self.groups)
+      return self.num_bytes if moves else 0.0
+    size = max(map(len, self.groups), default=1)
+    share = (size - 1) / size
+    return self.num_bytes * share * (2 if self.kind == "all-reduce" else 1)
+
+
+def read(
+  computation: hlo_text.Computation,
+  instruction: hlo_text.Instruction,
+  kind: str,
+  num_devices: int,
+) -> Collective:
+  """Reads an exchange.
+
+  Args:
+    computation: where it stands.
+    instruction: itself.
+    kind: one of `KINDS`, as its opcode says.
+    num_devices: how many run the program, for groups that mean all.
+  """
+  groups = _groups(instruction, num_devices)
+  entering = sum(
+    array.num_bytes
+    for operand in instruction.operands
+    for array in computation.instructions[operand].shape
+  )
+  if kind == "all-gather":
+    entering *= max(map(len, groups), default=1)
+  if kind == "all-reduce" and _only_a_slice_is_kept(computation, instruction):
+    kind = "reduce-scatter"
+  return Collective(
+    kind=kind,
+    num_bytes=entering,
+    groups=groups,
+    count=1.0,
+    shapes=instruction.shape,
+    op_name=instruction.op_name,
+  )
+
+
+def _only_a_slice_is_kept(
+  computation: hlo_text.Computation, instruction: hlo_text.Instruction
+) -> bool:
+  """Whether an all-reduce is a reduce-scatter, as the TPU compiler writes it.
+
+  It stands in a fusion whose name says so, or is read by slices alone that
+  take each device's own part.
+  """
+  return "all-reduce-scatter" in computation.name
+
+
+def _groups(
+  instruction: hlo_text.Instruction, num_devices: int
+) -> tuple[tuple[int, ...], ...]:
+  """Who exchanges with whom, in each of the notations of XLA."""
+  pairs = instruction.attribute("source_target_pairs")
+  if pairs is not None:
+    return tuple(
+      (int(a), int(b)) for a, b in re.findall(r"\{(\d+),\s*(\d+)\}", pairs)
+    )
+  attributes = instruction.attributes
+  by_mesh = re.search(
+    r"replica_groups=mesh\[([^\]]*)\](?:,?\s*device_ids=\(?([^)]*?)\)?)?"
+    r"\s*\{([^}]*)\}",
+    attributes,
+  )
+  if by_mesh:
+    return _mesh_groups(by_mesh.group(1), by_mesh.group(3))
+  iota = re.search(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
+  )
+  if iota:
+    shape, dims, order = (_integers(part) for part in iota.groups())
+    ids = np.arange(math.prod(dims)).reshape(dims)
+    ids = ids.transpose(order) if order else ids
+    return tuple(map(tuple, ids.reshape(shape).tolist()))
+  listed = instruction.attribute("replica_groups") or ""
+  groups = tuple(
+    _integers(group) for group in re.findall(r"\{([\d,\s]+)\}", listed)
+  )
+  return groups or (tuple(range(num_devices)),)
+
+
+def _mesh_groups(mesh: str, along: str) -> tuple[tuple[int, ...], ...]:
+  """Groups along axes of a mesh: `mesh['a'=4,'b'=2] {'b'}`."""
+  axes = re.findall(r"'([^']+)'=(\d+)", mesh)
+  names, sizes = [name for name, _ in axes], [int(size) for _, size in axes]
+  grouped = [names.index(name) for name in re.findall(r"'([^']+)'", along)]
+  rest = [axis for axis in range(len(names)) if axis not in grouped]
+  ids = np.arange(math.prod(sizes)).reshape(sizes).transpose(rest + grouped)
+  size = math.prod(sizes[axis] for axis in grouped)
+  return tuple(map(tuple, ids.reshape(-1, size).tolist()))
+
+
+def _integers(text: str | None) -> tuple[int, ...]:
+  return tuple(map(int, re.findall(r"\d+", text or "")))

@@ -1,0 +1,185 @@
+"""Counts a compiled program's arithmetic and traffic, loops by their rounds.
+
+XLA's own analysis counts the body of a loop once, and a T5's layers are one
+loop: of 24 layers it would count one.
+
+Counted for one device: floating point operations of matrix products and
+convolutions; bytes read from and written to HBM, tiles padded as they lie,
+what stays in on-chip memory left out; bytes that the device sends to others.
+What is fused is read and written once; a slice reads what it takes, and an
+update in place writes what it puts.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+from specialize_jax.tpu import (
+  collectives,
+  hlo_flops,
+  hlo_text,
+  hlo_traffic,
+  trip_counts,
+)
+
+_FREE = (
+  "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota",
+  "after-all", "partition-id", "replica-id", "opt-barrier",
+  "copy-done", "slice-done", "async-done", "async-update",
+)  # fmt: skip
+# Names of room in memory, or of the same bytes: nothing moves.
+_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+  """What one run of a program costs one device.
+
+  Attributes:
+    flops: of matrix products and convolutions, a multiplication and an
+      addition each one operation.
+    hbm_bytes: read and written.
+    exchanges: between devices.
+    unknown_loops: loops whose rounds could not be told.
+  """
+
+  flops: float = 0.0
+  hbm_bytes: float = 0.0
+  exchanges: tuple[collectives.Collective, ...] = ()
+  unknown_loops: int = 0
+
+  def plus(self, other: "Cost", times: float = 1.0) -> "Cost":
+    """Gives this cost and `times` the other."""
+    return Cost(
+      flops=self.flops + times * other.flops,
+      hbm_bytes=self.hbm_bytes + times * other.hbm_bytes,
+      exchanges=self.exchanges
+      + tuple(
+        dataclasses.replace(one, count=times * one.count)
+        for one in other.exchanges
+      ),
+      unknown_loops=self.unknown_loops + other.unknown_loops,
+    )
+
+  def sent_bytes(self) -> Mapping[str, float]:
+    """Bytes that the device sends, by kind of collective."""
+    sent = dict.fromkeys(collectives.KINDS, 0.0)
+    for one in self.exchanges:
+      sent[one.kind] += one.count * one.sent_bytes
+    return sent
+
+
+def cost(
+  module: hlo_text.Module, *, num_devices: int, unknown_rounds: int = 1
+) -> Cost:
+  """Counts a whole program.
+
+  Args:
+    module: from `hlo_text.parse`, compiled for one device of many.
+    num_devices: how many run it, for groups that mean all.
+    unknown_rounds: of a loop that ends by what it computes, as decoding does.
+  """
+  return _Walker(module, num_devices, unknown_rounds).computation(module.entry)
+
+
+class _Walker:
+  """Adds up computations, each walked once."""
+
+  def __init__(
+    self, module: hlo_text.Module, num_devices: int, unknown_rounds: int
+  ) -> None:
+    self._module = module
+    self._num_devices = num_devices
+    self._unknown_rounds = unknown_rounds
+    self._done: dict[str, Cost] = {}
+
+  def computation(self, name: str) -> Cost:
+    if name not in self._done:
+      computation = self._module.computations[name]
+      parts = [
+        self._instruction(computation, instruction)
+        for instruction in computation.instructions.values()
+      ]
+      self._done[name] = functools.reduce(Cost.plus, parts, Cost())
+    return self._done[name]
+
+  def _instruction(
+    self, computation: hlo_text.Computation, instruction: hlo_text.Instruction
+  ) -> Cost:
+    opcode = instruction.opcode
+    if opcode in _FREE or _calls(instruction) in _FREE_CALLS:
+      return Cost()
+    if opcode == "while":
+      return self._loop(computation, instruction)
+    if opcode == "conditional":
+      branches = [self.computation(name) for name in instruction.called]
+      return max(branches, key=lambda branch: (branch.flops, branch.hbm_bytes))
+    if opcode in ("call", "async-start"):
+      return self.computation(instruction.called[0])
+    kind = opcode.removesuffix("-start")
+    if kind in collectives.KINDS:
+      exchange = collectives.read(
+        computation, instruction, kind, self._num_devices
+      )
+      moved = sum(hlo_traffic.operand_bytes(computation, instruction.operands))
+      return Cost(hbm_bytes=2 * moved, exchanges=(exchange,))
+    if opcode.endswith("-done"):
+      return Cost()
+    if opcode == "fusion":
+      inner = self._module.computations[instruction.called[0]]
+      return self._fused(inner).plus(
+        Cost(
+          hbm_bytes=hlo_traffic.fusion_bytes(computation, instruction, inner)
+        )
+      )
+    return Cost(
+      flops=hlo_flops.flops(computation, instruction),
+      hbm_bytes=hlo_traffic.plain_bytes(computation, instruction),
+    )
+
+  def _loop(
+    self, computation: hlo_text.Computation, loop: hlo_text.Instruction
+  ) -> Cost:
+    rounds = trip_counts.trip_count(self._module, computation, loop)
+    unknown = int(rounds is None)
+    if rounds is None:
+      rounds = self._unknown_rounds
+    body = self.computation((loop.attribute("body") or "")[1:])
+    return Cost(unknown_loops=unknown).plus(body, rounds)
+
+  def _fused(self, computation: hlo_text.Computation) -> Cost:
+    """The arithmetic and the exchanges within a fusion, without traffic.
+
+    An asynchronous exchange stands in a chain of fusions that it runs beside:
+    it counts where it starts.
+    """
+    key = f"fused {computation.name}"
+    if key not in self._done:
+      total = Cost()
+      targets = {_calls(one) for one in computation.instructions.values()}
+      for instruction in computation.instructions.values():
+        kind = instruction.opcode.removesuffix("-start")
+        if instruction.opcode == "fusion":
+          inner = self._module.computations[instruction.called[0]]
+          total = total.plus(self._fused(inner))
+        elif kind in collectives.KINDS:
+          chained = 'chain_id="' in instruction.attributes
+          if chained and "AsyncCollectiveStart" not in targets:
+            continue
+          exchange = collectives.read(
+            computation, instruction, kind, self._num_devices
+          )
+          total = total.plus(Cost(exchanges=(exchange,)))
+        else:
+          total = total.plus(
+            Cost(flops=hlo_flops.flops(computation, instruction))
+          )
+      self._done[key] = total
+    return self._done[key]
+
+
+def _calls(instruction: hlo_text.Instruction) -> str | None:
+  """The target of a custom call; None for anything else."""
+  if instruction.opcode != "custom-call":
+    return None
+  return (instruction.attribute("custom_call_target") or "").strip('"')

@@ -1,0 +1,238 @@
+"""What a job would need and take on a topology, one row for each mesh."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from specialize_jax.parallel import mesh as meshes
+from specialize_jax.parallel import placement as placements
+from specialize_jax.t5 import arithmetic
+from specialize_jax.tpu import hlo_cost, hlo_text, programs, topology
+
+Row = dict[str, object]
+"""A row as JSON holds it; its fields are those of `row`."""
+
+STEPS = ("train", "decode")
+# The backward pass takes twice what the forward pass takes.
+_PASSES = {"train": 3, "decode": 1}
+_REMAT = ("none", "dots", "minimal", "full")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """What is asked.
+
+  Attributes:
+    job: what is to run.
+    topology: on which chips.
+    steps: of `STEPS`.
+    train_steps: length of the run whose hours are told; None for no run.
+  """
+
+  job: programs.Job
+  topology: topology.Topology
+  steps: Sequence[str] = ("train",)
+  train_steps: int | None = None
+
+
+def plan(
+  request: Request,
+  mesh_sizes: Sequence[Mapping[str, int]],
+  *,
+  progress: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
+  """Compiles every step for every mesh; the best mesh of a step comes first.
+
+  Args:
+    request: what is asked.
+    mesh_sizes: chips along each axis, of each mesh.
+    progress: is told what is compiled next.
+
+  Raises:
+    UserError: the batch cannot be cut over a mesh; before anything compiles.
+  """
+  placed = [_placement(request.topology, sizes) for sizes in mesh_sizes]
+  for placement in placed:
+    programs.check(request.job, placement)
+  rows, total = [], len(placed) * len(request.steps)
+  for step_name in request.steps:
+    found = []
+    for sizes, placement in zip(mesh_sizes, placed, strict=True):
+      number = len(rows) + len(found) + 1
+      mesh = topology.written(sizes)
+      progress(f"{number} of {total}: compiling {step_name} for {mesh}")
+      found.append(row(request, placement, sizes, step_name))
+    rows += sorted(found, key=_goodness)
+  return rows
+
+
+def row(
+  request: Request,
+  placement: placements.Placement,
+  sizes: Mapping[str, int],
+  step_name: str,
+) -> Row:
+  """Compiles one step for one mesh.
+
+  Returns:
+    mesh, step, fits; hbm_gib (the peak), hbm_limit_gib, parameters_gib,
+    optimizer_gib and activations_gib (all else: gradients, activations, the
+    batch, the program); flops, hbm_bytes, interconnect_bytes (sent),
+    interconnect_bytes_by_kind; compute_seconds, memory_seconds and
+    interconnect_seconds, each alone at full speed; step_seconds, the longest
+    of them, and bound_by, its name: a bound that a real step does not reach;
+    mfu, the network's own operations over what the chips could do in that
+    time; examples_per_second and tokens_per_second of the whole slice;
+    compile_seconds; unknown_loops; advice. All but the rates are for one
+    chip. What is not known of a program that does not fit is None.
+  """
+  job, chip = request.job, request.topology.chip
+  held = programs.state_bytes(job, placement, step_name)
+  program = _program(request, placement, step_name, held)
+  limit = (program.limit_bytes or 0) / 2**30 or chip.hbm_gib
+  peak = programs.gib(program.peak_bytes)
+  known = programs.gib(held.parameters + held.optimizer)
+  result: Row = {
+    "mesh": topology.written(sizes),
+    "step": step_name,
+    "topology": request.topology.name,
+    "num_chips": request.topology.num_chips,
+    "fits": bool(program.text),
+    "hbm_gib": peak,
+    "hbm_limit_gib": limit,
+    "parameters_gib": programs.gib(held.parameters),
+    "optimizer_gib": programs.gib(held.optimizer),
+    "activations_gib": max(peak - known, 0.0) if known <= limit else None,
+    **dict.fromkeys(_COUNTED),
+    "compile_seconds": program.compile_seconds,
+    "advice": "",
+  }
+  if not program.text:
+    result["advice"] = _advice(request, sizes, peak - limit, known)
+    return result
+  return result | _counted(request, placement, step_name, program.text)
+
+
+_COUNTED = (
+  "flops",
+  "hbm_bytes",
+  "interconnect_bytes",
+  "interconnect_bytes_by_kind",
+  "compute_seconds",
+  "memory_seconds",
+  "interconnect_seconds",
+  "step_seconds",
+  "bound_by",
+  "mfu",
+  "examples_per_second",
+  "tokens_per_second",
+  "hours",
+  "chip_hours",
+  "unknown_loops",
+)
+
+
+def _program(
+  request: Request,
+  placement: placements.Placement,
+  step_name: str,
+  held: programs.StateBytes,
+) -> programs.Program:
+  """Compiles, unless what a step starts from is too large already."""
+  start = held.parameters + held.optimizer
+  if programs.gib(start) > request.topology.chip.hbm_gib:
+    return programs.Program(
+      compile_seconds=0.0, peak_bytes=start, limit_bytes=None, text=""
+    )
+  return programs.compiled(programs.lower(request.job, placement, step_name))
+
+
+def _counted(
+  request: Request,
+  placement: placements.Placement,
+  step_name: str,
+  text: str,
+) -> Row:
+  """What the program's text says of its time."""
+  job, slice_ = request.job, request.topology
+  cost = hlo_cost.cost(
+    hlo_text.parse(text),
+    num_devices=slice_.num_chips,
+    # Decoding ends when all rows have: at the latest here.
+    unknown_rounds=job.target_length,
+  )
+  sent = cost.sent_bytes()
+  seconds = {
+    "compute": cost.flops / slice_.chip.peak_flops,
+    "memory": cost.hbm_bytes / slice_.chip.hbm_bytes_per_second,
+    "interconnect": sum(
+      slice_.seconds(one, placement.mesh) for one in cost.exchanges
+    ),
+  }
+  bound_by = max(seconds, key=seconds.__getitem__)
+  step_seconds = seconds[bound_by]
+  useful = _PASSES[step_name] * arithmetic.forward_flops(
+    job.config,
+    batch_size=job.batch_size,
+    input_length=job.input_length,
+    target_length=job.target_length,
+  )
+  possible = slice_.chip.peak_flops * slice_.num_chips * step_seconds
+  tokens = job.batch_size * (job.input_length + job.target_length)
+  hours = None
+  if request.train_steps is not None and step_name == "train":
+    hours = request.train_steps * step_seconds / 3600
+  return {
+    "flops": cost.flops,
+    "hbm_bytes": cost.hbm_bytes,
+    "interconnect_bytes": sum(sent.values()),
+    "interconnect_bytes_by_kind": dict(sent),
+    **{f"{name}_seconds": value for name, value in seconds.items()},
+    "step_seconds": step_seconds,
+    "bound_by": bound_by,
+    "mfu": useful / possible,
+    "examples_per_second": job.batch_size / step_seconds,
+    "tokens_per_second": tokens / step_seconds,
+    "hours": hours,
+    "chip_hours": None if hours is None else hours * slice_.num_chips,
+    "unknown_loops": cost.unknown_loops,
+  }
+
+
+def _placement(
+  slice_: topology.Topology, sizes: Mapping[str, int]
+) -> placements.Placement:
+  return placements.Placement(
+    mesh=meshes.make_mesh(**sizes, devices=slice_.devices)
+  )
+
+
+def _goodness(found: Row) -> tuple:
+  """Sorts what fits before what does not, then the quicker, then the less."""
+  if not found["fits"]:
+    return (1, found["hbm_gib"], 0.0)
+  return (0, found["step_seconds"], found["hbm_gib"])
+
+
+def _advice(
+  request: Request, sizes: Mapping[str, int], over: float, held: float
+) -> str:
+  """What to change so that a step fits, the least loss of speed first."""
+  job, limit = request.job, request.topology.chip.hbm_gib
+  ways = []
+  if held > limit:
+    ways.append(f"the state alone is {held:.2f} GiB")
+  if sizes["data"] > 1:
+    ways.append(f"more fsdp (now {sizes['fsdp']}) in place of data")
+  if held > limit / 2 and job.optimizer.name != "adafactor":
+    ways.append("--optimizer=adafactor")
+  if held <= limit:
+    place = _REMAT.index(job.config.remat_policy)
+    ways += [f"--remat={stronger}" for stronger in _REMAT[place + 1 :][:2]]
+    shards = sizes["data"] * sizes["fsdp"]
+    pieces = 2 * job.num_microbatches
+    if job.batch_size % (shards * pieces) == 0:
+      ways.append(f"--microbatches={pieces}")
+    if job.batch_size > shards:
+      ways.append(f"a smaller batch (a multiple of {shards})")
+  ways.append("more chips")
+  return f"{over:.2f} GiB over: try {', '.join(ways)}"

@@ -1,0 +1,212 @@
+"""The real steps, compiled for chips that are not there.
+
+Inputs are shapes with placements; nothing is computed and nothing allocated.
+"""
+
+import dataclasses
+import re
+import time
+
+import jax
+import numpy as np
+
+from specialize_jax import errors
+from specialize_jax.data import packing
+from specialize_jax.decoding import loop, strategies
+from specialize_jax.losses import vocab_chunks
+from specialize_jax.parallel import chips
+from specialize_jax.parallel import placement as placements
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import network
+from specialize_jax.training import optimizer as optimizers
+from specialize_jax.training import state, step
+
+_OVER = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """What is to run on a slice.
+
+  Attributes:
+    config: the network.
+    batch_size: rows of a global batch.
+    input_length: tokens of the encoder's rows.
+    target_length: tokens of the decoder's rows, or of an output.
+    optimizer: of a train step.
+    loss: of a train step.
+    num_microbatches: pieces of the batch that go one after the other.
+  """
+
+  config: t5_config.T5Config
+  batch_size: int
+  input_length: int
+  target_length: int
+  optimizer: optimizers.OptimizerConfig
+  loss: vocab_chunks.LossConfig
+  num_microbatches: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+  """What the compiler made, or why it could not.
+
+  Attributes:
+    compile_seconds: how long the compiler took.
+    peak_bytes: of HBM a chip, program and arguments included.
+    limit_bytes: what the compiler said that a program may use; None where it
+      fits, since the compiler then says nothing.
+    text: the optimised program; empty where it does not fit.
+  """
+
+  compile_seconds: float
+  peak_bytes: float
+  limit_bytes: float | None
+  text: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateBytes:
+  """What lies in a chip's HBM before anything is computed.
+
+  Attributes:
+    parameters: of the network.
+    optimizer: its moments; 0 for decoding.
+  """
+
+  parameters: float
+  optimizer: float
+
+
+def check(job: Job, placement: placements.Placement) -> None:
+  """Raises UserError where the batch cannot be cut over the mesh."""
+  shards = placement.rules.batch_shards(placement.mesh)
+  pieces = shards * job.num_microbatches
+  if job.batch_size % pieces:
+    raise errors.UserError(
+      f"--batch_size={job.batch_size} cannot be cut evenly over {shards} "
+      f"chips along the mesh axes data and fsdp in {job.num_microbatches} "
+      f"microbatches: give a multiple of {pieces}."
+    )
+
+
+def state_bytes(
+  job: Job, placement: placements.Placement, step_name: str
+) -> StateBytes:
+  """Gives the bytes a chip of what a step starts from."""
+  if step_name == "decode":
+    params = state.abstract_params(_model(job, step_name), placement)
+    return StateBytes(parameters=_shard_bytes(params), optimizer=0.0)
+  whole = _abstract_state(job, placement)
+  return StateBytes(
+    parameters=_shard_bytes(whole.params),
+    optimizer=_shard_bytes(whole.opt_state),
+  )
+
+
+def lower(
+  job: Job, placement: placements.Placement, step_name: str
+) -> jax.stages.Lowered:
+  """Traces a step of `experiment.train`, or a decoded batch.
+
+  Args:
+    job: what runs.
+    placement: where, over the devices of a topology.
+    step_name: "train", or "decode": a batch is encoded and `target_length`
+      tokens of each row are decoded greedily.
+  """
+  check(job, placement)
+  model = _model(job, step_name)
+  with placement.entered():
+    if step_name == "decode":
+      batch = abstract_batch(job, placement)
+      return jax.jit(
+        lambda params, inputs_BS: loop.decode(
+          model,
+          params,
+          inputs_BS,
+          max_new_tokens=job.target_length,
+          strategy=strategies.Greedy(),
+        )
+      ).lower(
+        state.abstract_params(model, placement), batch["encoder_input_tokens"]
+      )
+    train_step = step.make_train_step(
+      model,
+      optimizers.build(job.optimizer),
+      job.loss,
+      dropout_rng=jax.random.key(0),
+      num_microbatches=job.num_microbatches,
+    )
+    return train_step.lower(
+      _abstract_state(job, placement), abstract_batch(job, placement)
+    )
+
+
+def compiled(lowered: jax.stages.Lowered) -> Program:
+  """Compiles; a program too large for the memory is a result, no error."""
+  start = time.monotonic()
+  try:
+    program = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    found = _OVER.search(str(error))
+    if found is None:
+      raise
+    used, used_unit, limit, limit_unit = found.groups()
+    return Program(
+      compile_seconds=time.monotonic() - start,
+      peak_bytes=float(used) * _UNITS[used_unit],
+      limit_bytes=float(limit) * _UNITS[limit_unit],
+      text="",
+    )
+  seconds = time.monotonic() - start
+  return Program(
+    compile_seconds=seconds,
+    peak_bytes=float(program.memory_analysis().peak_memory_in_bytes),
+    limit_bytes=None,
+    text=program.as_text(),
+  )
+
+
+def abstract_batch(
+  job: Job, placement: placements.Placement
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Gives the shapes of a packed batch, cut along its rows."""
+  sharding = placement.rules.batch_sharding(placement.mesh)
+  rows = packing.empty_batch(1, job.input_length, job.target_length)
+  return {
+    name: jax.ShapeDtypeStruct(
+      (job.batch_size, *row.shape[1:]), row.dtype, sharding=sharding
+    )
+    for name, row in rows.items()
+  }
+
+
+def gib(num_bytes: float) -> float:
+  """Bytes as GiB, of 2 ** 30."""
+  return num_bytes / chips.GIB
+
+
+def _model(job: Job, step_name: str) -> network.EncoderDecoder:
+  config = job.config
+  if step_name == "decode":
+    config = dataclasses.replace(config, remat_policy="none")
+  return network.EncoderDecoder(config)
+
+
+def _abstract_state(
+  job: Job, placement: placements.Placement
+) -> state.TrainState:
+  return state.abstract(
+    _model(job, "train"), optimizers.build(job.optimizer), placement
+  )
+
+
+def _shard_bytes(tree: object) -> float:
+  return float(
+    sum(
+      np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(tree)
+    )
+  )

@@ -1,0 +1,195 @@
+"""A slice of TPU chips to compile for: its devices, its meshes, its links."""
+
+import dataclasses
+import importlib.util
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+from jax.experimental import topologies
+
+from specialize_jax import errors
+from specialize_jax.parallel import chips
+from specialize_jax.parallel import mesh as meshes
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.tpu import collectives, slices
+
+# Tensor parallelism over more chips than this sends more than it saves.
+_MAX_MODEL = 8
+# Slices of fewer chips are parts of a host, which the compiler wants told.
+_CHIPS_A_HOST = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Topology:
+  """Chips, and how they are linked.
+
+  Attributes:
+    name: as the compiler knows it, such as "v5e:4x4".
+    chip: what each of them can do.
+    shape: chips along each axis of the slice.
+    devices: one a chip, to compile for; they compute nothing.
+  """
+
+  name: str
+  chip: chips.Chip
+  shape: tuple[int, ...]
+  devices: tuple[jax.Device, ...]
+
+  @property
+  def num_chips(self) -> int:
+    """Chips in all."""
+    return math.prod(self.shape)
+
+  def seconds(
+    self, exchange: collectives.Collective, mesh: jax.sharding.Mesh
+  ) -> float:
+    """The least time of an exchange, all its links at full speed.
+
+    Of a torus only the axes along which the devices of a group differ carry
+    its bytes: two links an axis where it closes to a ring, else what reaches
+    the chip at the axis's end, one.
+    """
+    sent = exchange.count * exchange.sent_bytes
+    if not sent:
+      return 0.0
+    places = [device.coords for device in mesh.devices.flat]
+    busiest = min(
+      self._links(tuple(places[index] for index in group))
+      for group in exchange.groups
+      if len(set(group)) > 1
+    )
+    return sent / (busiest * self.chip.link_bytes_per_second)
+
+  def _links(self, group: Sequence[tuple[int, ...]]) -> int:
+    """Links of a chip that an exchange within a group can use."""
+    links = 0
+    for axis, length in enumerate(self.shape):
+      if len({place[axis] for place in group}) > 1:
+        links += 2 if self._closes(length) else 1
+    return links
+
+  def _closes(self, length: int) -> bool:
+    """Whether an axis of the slice is a ring."""
+    if self.chip.pod_axis is not None:
+      return length == self.chip.pod_axis
+    return all(side % 4 == 0 for side in self.shape)
+
+
+def load(name: str) -> Topology:
+  """Gives a topology of a slice's name, from the TPU compiler.
+
+  Args:
+    name: as `slices.parse` reads it: "v5e:4x4", "v5e-16".
+
+  Raises:
+    UserError: there is no such slice, or libtpu is not installed.
+  """
+  rented = slices.parse(name)
+  if importlib.util.find_spec("libtpu") is None:
+    raise errors.UserError(
+      "the TPU compiler, libtpu, is not installed: run `pip install "
+      "'specialize-jax[plan]'`, or `pip install libtpu`."
+    )
+  # No TPU is asked for: neither the metadata server of a cloud machine, nor
+  # the lock by which processes keep from sharing a TPU.
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  chip = chips.CHIPS[rented.generation]
+  text = f"{rented.generation}:{rented.topology}"
+  # Else each core of a chip of two counts as a device.
+  megacore = {"chip_config_name": "megacore"} if chip.cores_per_chip > 1 else {}
+  shape = tuple(int(side) for side in rented.topology.split("x"))
+  if math.prod(shape) < _CHIPS_A_HOST:
+    megacore["chips_per_host_bounds"] = (*shape, 1)
+  try:
+    described = topologies.get_topology_desc(
+      platform="tpu", topology_name=text, **megacore
+    )
+  except (RuntimeError, NotImplementedError) as error:
+    what = " ".join(str(error).split())
+    raise errors.UserError(
+      f"--topology={name}: the TPU compiler does not know it: {what}"
+    ) from error
+  return Topology(
+    name=text, chip=chip, shape=shape, devices=tuple(described.devices)
+  )
+
+
+def parse_mesh(text: str, num_chips: int) -> dict[str, int]:
+  """Reads `fsdp=16` or `data=2,fsdp=4,model=2`.
+
+  An axis that is not named is 1, and one of -1 takes what is left.
+
+  Raises:
+    UserError: an axis is unknown, named twice or no number, or the axes do
+      not multiply to the number of chips.
+  """
+  axes: dict[str, int] = {}
+  for part in text.split(","):
+    name, _, size = part.strip().partition("=")
+    if name not in meshes.AXES or name in axes or not _is_size(size):
+      raise errors.UserError(
+        f"--mesh={text}: {part!r} is not possible: expected each of "
+        f"{', '.join(meshes.AXES)} once at most with its number of chips, "
+        "such as fsdp=8,model=2."
+      )
+    axes[name] = int(size)
+  sizes = {name: axes.get(name, 1) for name in meshes.AXES}
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if list(sizes.values()).count(-1) == 1 and num_chips % fixed == 0:
+    sizes = {n: num_chips // fixed if s == -1 else s for n, s in sizes.items()}
+  if math.prod(sizes.values()) != num_chips:
+    raise errors.UserError(
+      f"--mesh={text} is for {math.prod(sizes.values())} chips, and the "
+      f"topology has {num_chips}: give axes that multiply to {num_chips}."
+    )
+  return sizes
+
+
+def sensible_meshes(
+  config: t5_config.T5Config, *, batch_size: int, num_chips: int
+) -> list[dict[str, int]]:
+  """Gives the meshes that are worth a compilation.
+
+  All sharding of parameters with 1, 2, 4 and 8 shards of the model; two
+  replicas; and no sharding at all. Left out are those that do not cut the
+  batch or the network evenly.
+  """
+  found = []
+  for sizes in _candidates(num_chips):
+    cuts_batch = batch_size % (sizes["data"] * sizes["fsdp"]) == 0
+    cuts_network = config.embed_dim % sizes["fsdp"] == 0 and all(
+      size % sizes["model"] == 0
+      for size in (config.num_heads, config.mlp_dim, config.vocab_size)
+    )
+    if cuts_batch and cuts_network and sizes not in found:
+      found.append(sizes)
+  if not found:
+    raise errors.UserError(
+      f"no mesh of {num_chips} chips cuts --batch_size={batch_size} evenly: "
+      f"give a multiple of {num_chips}."
+    )
+  return found
+
+
+def written(sizes: Mapping[str, int]) -> str:
+  """A mesh as users write it, axes of 1 left out: "fsdp=8,model=2"."""
+  parts = [f"{name}={size}" for name, size in sizes.items() if size > 1]
+  return ",".join(parts) or "data=1"
+
+
+def _candidates(num_chips: int) -> Iterator[dict[str, int]]:
+  model = 1
+  while model <= min(_MAX_MODEL, num_chips):
+    if num_chips % model == 0:
+      yield {"data": 1, "fsdp": num_chips // model, "model": model}
+    model *= 2
+  if num_chips % 2 == 0:
+    yield {"data": 2, "fsdp": num_chips // 2, "model": 1}
+  yield {"data": num_chips, "fsdp": 1, "model": 1}
+
+
+def _is_size(text: str) -> bool:
+  return text == "-1" or (text.isdecimal() and int(text) >= 1)
