@@ -1,9 +1,12 @@
 """The decoding loop: encode once, then one token a row until all are done.
 
-Everything runs in one compiled function, kept for each model, strategy and
-shape. Cross-attention's keys and values are computed once; each step writes
-its own into the self-attention cache in place; the loop ends when the last
-row has ended.
+`decode` is the whole of it. `start` and `resume` are its two halves, for a
+caller who steps in between: a calculator, or a prefix that is forced.
+
+Each half is one compiled function, kept for each model, strategy and shape.
+Cross-attention's keys and values are computed once for each input, and read
+once a step for all of its continuations; each step writes its own into the
+self-attention cache in place; the loop ends when the last row has ended.
 """
 
 import functools
@@ -24,9 +27,9 @@ class DecodeOutput(NamedTuple):
   """What was decoded.
 
   Attributes:
-    tokens: int32 `[B, T]`, without the start token; EOS is kept, padding
-      follows.
-    log_probs: float32 `[B, T]`, the natural log-probability that the model
+    tokens: int32 `[B, T]`, or `[B, N, T]` with N continuations an input,
+      without the start token; EOS is kept, padding follows.
+    log_probs: float32 likewise, the natural log-probability that the model
       gave each token, before any temperature or cut; 0 where padding.
   """
 
@@ -34,24 +37,56 @@ class DecodeOutput(NamedTuple):
   log_probs: jax.Array
 
 
-class _State(flax.struct.PyTreeNode):
-  """What the loop carries.
+class DecodeState(flax.struct.PyTreeNode):
+  """Where a decoding stands, N continuations an input.
 
   Attributes:
-    step: int32 scalar.
-    last_B: int32, each row's last token, the next step's input.
-    done_B: bool, whether a row has ended.
-    tokens_BT: as in DecodeOutput, padding from `step` on.
-    log_probs_BT: likewise.
+    step: int32 scalar, how many tokens each row has.
+    last_BN: int32, each row's last token, the next step's input.
+    done_BN: bool, whether a row has ended.
+    paused: bool scalar, whether `resume` ended for a token that it was asked
+      to pause at.
+    tokens_BNT: int32, padding from `step` on.
+    log_probs_BNT: float32, see `DecodeOutput`; 0 from `step` on.
+    forced_BNT: int32, a token that the row must take at that position, or -1
+      where it is the strategy's choice.
     cache: the network's.
   """
 
   step: jax.Array
-  last_B: jax.Array
-  done_B: jax.Array
-  tokens_BT: jax.Array
-  log_probs_BT: jax.Array
+  last_BN: jax.Array
+  done_BN: jax.Array
+  paused: jax.Array
+  tokens_BNT: jax.Array
+  log_probs_BNT: jax.Array
+  forced_BNT: jax.Array
   cache: network.DecodeCache
+
+  @property
+  def finished(self) -> jax.Array:
+    """Whether nothing is left to decode, a bool scalar."""
+    no_room = self.step >= self.tokens_BNT.shape[-1]
+    return no_room | jnp.all(self.done_BN)
+
+  def forcing(self, forced_BNT: np.ndarray | jax.Array) -> "DecodeState":
+    """Gives the same state with other tokens forced from here on.
+
+    Args:
+      forced_BNT: int32, of `tokens_BNT`'s shape; what stands before `step` is
+        not read, and a row that is done stays done.
+
+    Raises:
+      UserError: the shape is another.
+    """
+    if np.shape(forced_BNT) != self.tokens_BNT.shape:
+      raise errors.UserError(
+        f"forced_BNT has shape {np.shape(forced_BNT)}, and must have the "
+        f"tokens' {self.tokens_BNT.shape}: -1 where nothing is forced."
+      )
+    forced_BNT = jax.device_put(
+      np.asarray(forced_BNT, np.int32), self.forced_BNT.sharding
+    )
+    return self.replace(forced_BNT=forced_BNT)
 
 
 def decode(
@@ -76,121 +111,253 @@ def decode(
     decode_rng: key of all draws; needed if the strategy draws.
     row_ids_B: int32 number that each row's draws are made by, `arange(B)` if
       None. A row with the same number, key and input gets the same tokens in
-      every batch.
+      every batch. With `[B, N]` numbers every input has N continuations.
     eos_id: the token that ends a row; None decodes `max_new_tokens` always.
 
   Raises:
     UserError: if the strategy draws and there is no key, or there is nothing
       to decode.
   """
-  if max_new_tokens < 1:
-    raise errors.UserError(
-      f"max_new_tokens is {max_new_tokens}, and must be at least 1."
-    )
-  if strategy.needs_rng and decode_rng is None:
-    raise errors.UserError(
-      f"decode_rng is None, and {type(strategy).__name__} draws tokens: pass "
-      "jax.random.key(seed)."
-    )
-  if row_ids_B is None:
-    row_ids_B = np.arange(encoder_input_tokens_BS.shape[0], dtype=np.int32)
-  return _decode(
+  one_each = row_ids_B is None or np.ndim(row_ids_B) == 1
+  _check(max_new_tokens, strategy, decode_rng)
+  state = start(
+    model,
     params,
     encoder_input_tokens_BS,
-    decode_rng,
-    row_ids_B,
+    max_new_tokens=max_new_tokens,
+    num_continuations=1 if one_each else np.shape(row_ids_B)[1],
+  )
+  if row_ids_B is not None and one_each:
+    row_ids_B = row_ids_B[:, None]
+  state = resume(
+    model,
+    params,
+    state,
+    strategy=strategy,
+    decode_rng=decode_rng,
+    row_ids_BN=row_ids_B,
+    eos_id=eos_id,
+  )
+  if one_each:
+    return DecodeOutput(state.tokens_BNT[:, 0], state.log_probs_BNT[:, 0])
+  return DecodeOutput(state.tokens_BNT, state.log_probs_BNT)
+
+
+def start(
+  model: network.EncoderDecoder,
+  params: network.Params,
+  encoder_input_tokens_BS: jax.Array,
+  *,
+  max_new_tokens: int,
+  num_continuations: int = 1,
+) -> DecodeState:
+  """Encodes, and gives the state before the first token.
+
+  Args:
+    model: the network.
+    params: its parameters.
+    encoder_input_tokens_BS: int32, 0 where padding.
+    max_new_tokens: T, EOS included.
+    num_continuations: N, of each input.
+
+  Raises:
+    UserError: there is nothing to decode.
+  """
+  _check(max_new_tokens)
+  return _start(
+    params,
+    encoder_input_tokens_BS,
     model=model,
     max_new_tokens=max_new_tokens,
+    num_continuations=num_continuations,
+  )
+
+
+def resume(
+  model: network.EncoderDecoder,
+  params: network.Params,
+  state: DecodeState,
+  *,
+  strategy: strategies.Strategy,
+  decode_rng: jax.Array | None = None,
+  row_ids_BN: jax.Array | None = None,
+  eos_id: int | None = t5_config.EOS_ID,
+  pause_V: jax.Array | None = None,
+) -> DecodeState:
+  """Decodes until all rows are done, there is no room, or one is to pause.
+
+  Args:
+    model: the network. Scanned layers are unrolled at every call: a caller
+      with many does it once, by `network.unrolled`.
+    params: its parameters.
+    state: from `start` or the last call. Its memory is taken over, and the
+      state itself is not to be used again.
+    strategy: the rule for the next token.
+    decode_rng: key of all draws; needed if the strategy draws.
+    row_ids_BN: int32 number that each row's draws are made by, counted row by
+      row if None.
+    eos_id: the token that ends a row; None ends none.
+    pause_V: bool, true for the tokens of the vocabulary after which to
+      return, as soon as one row has chosen one. A forced token is not chosen.
+
+  Raises:
+    UserError: the strategy draws and there is no key.
+  """
+  _check(state.tokens_BNT.shape[-1], strategy, decode_rng)
+  if row_ids_BN is None:
+    shape = state.done_BN.shape
+    row_ids_BN = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+  return _resume(
+    params,
+    state,
+    decode_rng,
+    row_ids_BN,
+    pause_V,
+    model=model,
     strategy=strategy,
     eos_id=eos_id,
   )
 
 
+def _check(
+  max_new_tokens: int,
+  strategy: strategies.Strategy | None = None,
+  decode_rng: jax.Array | None = None,
+) -> None:
+  if max_new_tokens < 1:
+    raise errors.UserError(
+      f"max_new_tokens is {max_new_tokens}, and must be at least 1."
+    )
+  if strategy is not None and strategy.needs_rng and decode_rng is None:
+    raise errors.UserError(
+      f"decode_rng is None, and {type(strategy).__name__} draws tokens: pass "
+      "jax.random.key(seed)."
+    )
+
+
 @functools.partial(
-  jax.jit, static_argnames=("model", "max_new_tokens", "strategy", "eos_id")
+  jax.jit, static_argnames=("model", "max_new_tokens", "num_continuations")
 )
-def _decode(
+def _start(
   params: network.Params,
   encoder_input_tokens_BS: jax.Array,
-  decode_rng: jax.Array | None,
-  row_ids_B: jax.Array,
   *,
   model: network.EncoderDecoder,
   max_new_tokens: int,
-  strategy: strategies.Strategy,
-  eos_id: int | None,
-) -> DecodeOutput:
-  variables = {"params": params}
+  num_continuations: int,
+) -> DecodeState:
   encoded_BSD = model.apply(
-    variables, encoder_input_tokens_BS, deterministic=True, method="encode"
+    {"params": params},
+    encoder_input_tokens_BS,
+    deterministic=True,
+    method="encode",
   )
   model, params = network.unrolled(model, params)
-  variables = {"params": params}
   cache = model.apply(
-    variables,
+    {"params": params},
     encoded_BSD,
     encoder_input_tokens_BS,
     max_length=max_new_tokens,
+    num_continuations=num_continuations,
     method="start_cache",
   )
-
-  def unfinished(state: _State) -> jax.Array:
-    return (state.step < max_new_tokens) & ~jnp.all(state.done_B)
-
-  def advance(state: _State) -> _State:
-    hidden_B1D, cache = model.apply(
-      variables, state.cache, state.last_B[:, None], method="extend"
-    )
-    logits_B1V = model.apply(variables, hidden_B1D, method="logits")
-    rngs_B = _row_keys(decode_rng, row_ids_B, state.step)
-    chosen_B = strategy(logits_B1V[:, 0], rngs_B)
-    return _append(state, cache, logits_B1V[:, 0], chosen_B, eos_id)
-
-  batch_size = encoder_input_tokens_BS.shape[0]
-  shape = (batch_size, max_new_tokens)
-  state = _State(
+  rows = (encoder_input_tokens_BS.shape[0], num_continuations)
+  shape = (*rows, max_new_tokens)
+  return DecodeState(
     step=jnp.zeros((), jnp.int32),
-    last_B=jnp.full((batch_size,), t5_config.PAD_ID, jnp.int32),
-    done_B=jnp.zeros((batch_size,), bool),
-    tokens_BT=jnp.full(shape, t5_config.PAD_ID, jnp.int32),
-    log_probs_BT=jnp.zeros(shape, jnp.float32),
+    last_BN=jnp.full(rows, t5_config.PAD_ID, jnp.int32),
+    done_BN=jnp.zeros(rows, bool),
+    paused=jnp.zeros((), bool),
+    tokens_BNT=jnp.full(shape, t5_config.PAD_ID, jnp.int32),
+    log_probs_BNT=jnp.zeros(shape, jnp.float32),
+    forced_BNT=jnp.full(shape, -1, jnp.int32),
     cache=cache,
   )
-  state = jax.lax.while_loop(unfinished, advance, state)
-  return DecodeOutput(state.tokens_BT, state.log_probs_BT)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("model", "strategy", "eos_id"),
+  donate_argnames="state",
+)
+def _resume(
+  params: network.Params,
+  state: DecodeState,
+  decode_rng: jax.Array | None,
+  row_ids_BN: jax.Array,
+  pause_V: jax.Array | None,
+  *,
+  model: network.EncoderDecoder,
+  strategy: strategies.Strategy,
+  eos_id: int | None,
+) -> DecodeState:
+  model, params = network.unrolled(model, params)
+  variables = {"params": params}
+  row_ids_R = row_ids_BN.reshape(-1)
+
+  def goes_on(state: DecodeState) -> jax.Array:
+    return ~(state.finished | state.paused)
+
+  def advance(state: DecodeState) -> DecodeState:
+    hidden_R1D, cache = model.apply(
+      variables, state.cache, state.last_BN.reshape(-1, 1), method="extend"
+    )
+    logits_R1V = model.apply(variables, hidden_R1D, method="logits")
+    rngs_R = _row_keys(decode_rng, row_ids_R, state.step)
+    chosen_R = strategy(logits_R1V[:, 0], rngs_R)
+    state = state.replace(cache=cache)
+    return _append(state, logits_R1V[:, 0], chosen_R, eos_id, pause_V)
+
+  state = state.replace(paused=jnp.zeros((), bool))
+  return jax.lax.while_loop(goes_on, advance, state)
 
 
 def _row_keys(
-  decode_rng: jax.Array | None, row_ids_B: jax.Array, step: jax.Array
+  decode_rng: jax.Array | None, row_ids_R: jax.Array, step: jax.Array
 ) -> jax.Array | None:
   """Gives each row's key for this step, whatever its batch."""
   if decode_rng is None:
     return None
   step_rng = jax.random.fold_in(decode_rng, step)
-  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_rng, row_ids_B)
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_rng, row_ids_R)
 
 
 def _append(
-  state: _State,
-  cache: network.DecodeCache,
-  logits_BV: jax.Array,
-  chosen_B: jax.Array,
+  state: DecodeState,
+  logits_RV: jax.Array,
+  chosen_R: jax.Array,
   eos_id: int | None,
-) -> _State:
+  pause_V: jax.Array | None,
+) -> DecodeState:
   """Gives the state one token further; rows that are done get padding."""
-  log_norm_B = jax.nn.logsumexp(logits_BV, axis=-1)
-  chosen_logit_B1 = jnp.take_along_axis(logits_BV, chosen_B[:, None], axis=-1)
-  log_probs_B = chosen_logit_B1[:, 0] - log_norm_B
-  chosen_B = jnp.where(state.done_B, t5_config.PAD_ID, chosen_B)
-  log_probs_B = jnp.where(state.done_B, jnp.float32(0), log_probs_B)
-  done_B = state.done_B
+  shape = state.done_BN.shape
+  forced_BN = jax.lax.dynamic_index_in_dim(
+    state.forced_BNT, state.step, axis=2, keepdims=False
+  )
+  is_forced_BN = forced_BN >= 0
+  chosen_BN = jnp.where(is_forced_BN, forced_BN, chosen_R.reshape(shape))
+  log_probs_BN = token_log_probs(logits_RV, chosen_BN.reshape(-1))
+  chosen_BN = jnp.where(state.done_BN, t5_config.PAD_ID, chosen_BN)
+  log_probs_BN = jnp.where(
+    state.done_BN, jnp.float32(0), log_probs_BN.reshape(shape)
+  )
+  paused, done_BN = state.paused, state.done_BN
+  if pause_V is not None:
+    pauses_BN = pause_V[chosen_BN] & ~is_forced_BN & ~state.done_BN
+    paused = jnp.any(pauses_BN)
   if eos_id is not None:
-    done_B = done_B | (chosen_B == eos_id)
+    done_BN = done_BN | (chosen_BN == eos_id)
   return state.replace(
     step=state.step + 1,
-    last_B=chosen_B,
-    done_B=done_B,
-    tokens_BT=state.tokens_BT.at[:, state.step].set(chosen_B),
-    log_probs_BT=state.log_probs_BT.at[:, state.step].set(log_probs_B),
-    cache=cache,
+    last_BN=chosen_BN,
+    done_BN=done_BN,
+    paused=paused,
+    tokens_BNT=state.tokens_BNT.at[:, :, state.step].set(chosen_BN),
+    log_probs_BNT=state.log_probs_BNT.at[:, :, state.step].set(log_probs_BN),
   )
+
+
+def token_log_probs(logits_RV: jax.Array, tokens_R: jax.Array) -> jax.Array:
+  """Gives the log-probability of one token a row, `[R]`, in nats."""
+  token_logits_R1 = jnp.take_along_axis(logits_RV, tokens_R[:, None], axis=-1)
+  return token_logits_R1[:, 0] - jax.nn.logsumexp(logits_RV, axis=-1)

@@ -39,8 +39,15 @@ class Greedy:
   def __call__(
     self, logits_BV: jax.Array, decode_rngs_B: jax.Array | None = None
   ) -> jax.Array:
-    """Gives the argument of each row's maximum."""
-    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    """Gives the argument of each row's maximum.
+
+    In two passes, each a plain reduction: XLA's own argmax takes a CPU a
+    quarter of the time of the logits themselves.
+    """
+    last = logits_BV.shape[-1] - 1
+    ids_1V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)[None]
+    is_most_BV = logits_BV == jnp.max(logits_BV, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(is_most_BV, ids_1V, last), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

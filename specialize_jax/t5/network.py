@@ -23,8 +23,9 @@ class DecodeCache(flax.struct.PyTreeNode):
 
   Attributes:
     index: int32 scalar, how many positions have been decoded.
-    past: one a layer, self-attention's keys and values, `[B, H, T, K]` each,
-      zeros from `index` on.
+    past: one a layer, self-attention's keys and values, zeros from `index`
+      on: `[B * N, H, T, K]` each, where every input has N continuations of
+      its own, or `[B, H, T * W, K]`, where it has W beams that share a past.
     cross: one a layer, cross-attention's, `[B, H, S, K]` each.
     cross_mask: bool `[B, 1, 1, S]`.
     bias_HT: float32 relative position bias, by distance back from 0 to T - 1.
@@ -170,13 +171,25 @@ class EncoderDecoder(nn.Module):
     encoder_input_tokens_BS: jax.Array,
     *,
     max_length: int,
+    num_continuations: int = 1,
+    num_beams: int = 1,
   ) -> DecodeCache:
     """Gives the cache before the first step, cross-attention filled in.
 
     Only layers that are not scanned decode: see `unrolled`.
+
+    Args:
+      encoded_BSD: from `encode`.
+      encoder_input_tokens_BS: what was encoded.
+      max_length: T, the most positions that will be decoded.
+      num_continuations: N, how many rows `extend` is given for each input,
+        one after the other. All read the one cross-attention cache.
+      num_beams: W, how many beams `extend_beams` is given for each input.
     """
     decoder, batch_size = self.decoder, encoded_BSD.shape[0]
-    empty = attention.KeysValues.empty(self.config, batch_size, max_length)
+    empty = attention.KeysValues.empty(
+      self.config, batch_size * num_continuations, max_length * num_beams
+    )
     return DecodeCache(
       index=jnp.zeros((), jnp.int32),
       past=tuple(empty for _ in decoder.layers),
@@ -194,6 +207,10 @@ class EncoderDecoder(nn.Module):
   ) -> tuple[jax.Array, DecodeCache]:
     """Decodes the next T positions, which are usually one.
 
+    Args:
+      cache: from `start_cache` or the last step.
+      tokens_BT: the tokens at these positions, B * N rows of them.
+
     Returns:
       Hidden states `[B, T, D]` of those positions, as `decode` gives them,
       and the cache after them.
@@ -203,6 +220,50 @@ class EncoderDecoder(nn.Module):
     distance_TS = query_T1 - jnp.arange(max_length)[None, :]
     bias_HTS = cache.bias_HT[:, jnp.maximum(distance_TS, 0)]
     self_mask = (distance_TS >= 0)[None, None]
+    hidden_BTD, past = self._extended(
+      cache, tokens_BT, cache.index, self_mask, bias_HTS
+    )
+    return hidden_BTD, cache.replace(index=cache.index + num_new, past=past)
+
+  def extend_beams(
+    self, cache: DecodeCache, tokens_BW: jax.Array, ancestors_BWT: jax.Array
+  ) -> tuple[jax.Array, DecodeCache]:
+    """Decodes the next position of W beams.
+
+    All beams of an input stand in one cache, which is never reordered: a
+    mask says whose past is whose.
+
+    Args:
+      cache: from `start_cache` or the last step.
+      tokens_BW: each beam's token at this position.
+      ancestors_BWT: int32, which beam of position t a beam comes from; itself
+        at this position.
+
+    Returns:
+      Hidden states `[B, W, D]`, and the cache after them.
+    """
+    batch_size, num_beams, max_length = ancestors_BWT.shape
+    own_BWTW = (
+      ancestors_BWT[..., None] == jnp.arange(num_beams)[None, None, None]
+    )
+    own_BWS = own_BWTW.reshape(batch_size, num_beams, max_length * num_beams)
+    distance_S = jnp.repeat(cache.index - jnp.arange(max_length), num_beams)
+    bias_H1S = cache.bias_HT[:, jnp.maximum(distance_S, 0)][:, None]
+    self_mask = (own_BWS & (distance_S >= 0)[None, None])[:, None]
+    hidden_BWD, past = self._extended(
+      cache, tokens_BW, cache.index * num_beams, self_mask, bias_H1S
+    )
+    return hidden_BWD, cache.replace(index=cache.index + 1, past=past)
+
+  def _extended(
+    self,
+    cache: DecodeCache,
+    tokens_BT: jax.Array,
+    start: jax.Array,
+    self_mask: jax.Array,
+    bias_HTS: jax.Array,
+  ) -> tuple[jax.Array, tuple[attention.KeysValues, ...]]:
+    """Runs the layers at new positions, kept in the cache from `start` on."""
     hidden_BTD = self.token_embedder(tokens_BT)
     past = []
     for layer, *layer_cache in zip(
@@ -211,15 +272,12 @@ class EncoderDecoder(nn.Module):
       hidden_BTD, seen = layer.extend(
         hidden_BTD,
         tuple(layer_cache),
-        cache.index,
+        start,
         (self_mask, cache.cross_mask),
         bias_HTS,
       )
       past.append(seen)
-    hidden_BTD = self.decoder.decoder_norm(hidden_BTD)
-    return hidden_BTD, cache.replace(
-      index=cache.index + num_new, past=tuple(past)
-    )
+    return self.decoder.decoder_norm(hidden_BTD), tuple(past)
 
 
 def _segments(

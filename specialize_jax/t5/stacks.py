@@ -146,12 +146,15 @@ class DecoderLayer(nn.Module):
       normed_BTD, seen, self_mask, bias_HTS, deterministic=deterministic
     )
     hidden_BTD += self.dropout(attended_BTD, deterministic=deterministic)
+    # Continuations of one input are one row of queries: its keys and values,
+    # which are most of what a step reads, are read once for all of them.
+    normed_BTD = self.pre_cross_attention_layer_norm(hidden_BTD)
     crossed_BTD = self.encoder_decoder_attention(
-      self.pre_cross_attention_layer_norm(hidden_BTD),
+      normed_BTD.reshape(cross.keys_BHSK.shape[0], -1, normed_BTD.shape[-1]),
       cross,
       cross_mask,
       deterministic=deterministic,
-    )
+    ).reshape(normed_BTD.shape)
     hidden_BTD += self.dropout(crossed_BTD, deterministic=deterministic)
     mixed_BTD = self.mlp(
       self.pre_mlp_layer_norm(hidden_BTD), deterministic=deterministic

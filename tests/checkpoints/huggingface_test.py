@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import transformers
-from testdata import tiny_t5
+from testdata import tiny_checkpoints
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import huggingface, name_table
 
 
-@pytest.fixture(scope="module", params=tiny_t5.FAMILIES)
+@pytest.fixture(scope="module", params=tiny_checkpoints.FAMILIES)
 def family(request):
   return request.param
 
@@ -22,7 +22,7 @@ def family(request):
 @pytest.fixture(scope="module")
 def folder(family, tmp_path_factory):
   path = tmp_path_factory.mktemp("transformers") / family
-  tiny_t5.theirs(family).save_pretrained(path)
+  tiny_checkpoints.theirs(family).save_pretrained(path)
   return path
 
 
@@ -33,7 +33,7 @@ def load(path, **changes):
 
 
 def write(path, config, params, **options):
-  huggingface.write(path, config, tiny_t5.source_of(params), **options)
+  huggingface.write(path, config, tiny_checkpoints.source_of(params), **options)
 
 
 def tensors_of(path):
@@ -49,8 +49,8 @@ def test_a_folder_gives_its_model(family, folder):
   assert (config.num_encoder_layers, config.num_decoder_layers) == (3, 2)
   assert config.relative_attention_max_distance == 20
   np.testing.assert_allclose(
-    tiny_t5.our_logits(config, params),
-    tiny_t5.their_logits(tiny_t5.theirs(family)),
+    tiny_checkpoints.our_logits(config, params),
+    tiny_checkpoints.their_logits(tiny_checkpoints.theirs(family)),
     atol=1e-4,
   )
 
@@ -74,7 +74,8 @@ def test_transformers_loads_what_we_write_in_shards(family, folder, tmp_path):
   assert max(shard.stat().st_size for shard in shards) < 8000
   again = transformers.AutoModelForSeq2SeqLM.from_pretrained(path)
   np.testing.assert_array_equal(
-    tiny_t5.their_logits(again), tiny_t5.their_logits(tiny_t5.theirs(family))
+    tiny_checkpoints.their_logits(again),
+    tiny_checkpoints.their_logits(tiny_checkpoints.theirs(family)),
   )
   assert again.generation_config.decoder_start_token_id == 0
   config_again, params_again = load(path)
@@ -139,7 +140,7 @@ V4 = {"scale_decoder_outputs": ...}
 def test_the_head_is_what_transformers_makes_of_the_files(
   start, keys, own_head, tied, tmp_path
 ):
-  tiny_t5.theirs(start).save_pretrained(tmp_path / "start")
+  tiny_checkpoints.theirs(start).save_pretrained(tmp_path / "start")
   embedding = tensors_of(tmp_path / "start")["shared.weight"]
   head = {
     None: ...,
@@ -156,14 +157,14 @@ def test_the_head_is_what_transformers_makes_of_the_files(
   assert config.tied_head == tied
   model = transformers.T5ForConditionalGeneration.from_pretrained(path)
   np.testing.assert_allclose(
-    tiny_t5.our_logits(config, params),
-    tiny_t5.their_logits(model.eval()),
+    tiny_checkpoints.our_logits(config, params),
+    tiny_checkpoints.their_logits(model.eval()),
     atol=1e-4,
   )
 
 
 def test_known_duplicates_are_passed_over(tmp_path):
-  tiny_t5.theirs("t5_1_0").save_pretrained(tmp_path / "start")
+  tiny_checkpoints.theirs("t5_1_0").save_pretrained(tmp_path / "start")
   embedding = tensors_of(tmp_path / "start")["shared.weight"]
   cross = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias"
   path = edit(
@@ -179,7 +180,7 @@ def test_known_duplicates_are_passed_over(tmp_path):
 
 
 def test_tensors_that_do_not_fit_are_named_as_in_the_file(tmp_path):
-  tiny_t5.theirs("t5_1_1").save_pretrained(tmp_path / "start")
+  tiny_checkpoints.theirs("t5_1_1").save_pretrained(tmp_path / "start")
   path = edit(
     tmp_path / "start",
     tmp_path / "edited",
@@ -200,7 +201,7 @@ def test_tensors_that_do_not_fit_are_named_as_in_the_file(tmp_path):
   ],
 )
 def test_another_architecture_is_refused_by_name(tmp_path, keys, message):
-  tiny_t5.theirs("t5_1_1").save_pretrained(tmp_path / "start")
+  tiny_checkpoints.theirs("t5_1_1").save_pretrained(tmp_path / "start")
   path = edit(tmp_path / "start", tmp_path / "edited", keys=keys)
   with pytest.raises(errors.UserError, match=message):
     load(path)
@@ -209,7 +210,7 @@ def test_another_architecture_is_refused_by_name(tmp_path, keys, message):
 def test_a_broken_folder_is_named(tmp_path):
   with pytest.raises(errors.UserError, match="not a Hugging Face folder"):
     load(tmp_path / "nowhere")
-  tiny_t5.theirs("t5_1_1").save_pretrained(tmp_path / "start")
+  tiny_checkpoints.theirs("t5_1_1").save_pretrained(tmp_path / "start")
   weights = tmp_path / "start" / "model.safetensors"
   weights.write_bytes(weights.read_bytes()[:-100])
   with pytest.raises(errors.UserError, match="model.safetensors cannot be re"):

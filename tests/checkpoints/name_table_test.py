@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from testdata import tiny_t5
+from testdata import tiny_checkpoints
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import name_table, sources
 
-CONFIG = tiny_t5.config("t5_1_1")
-T5_1_0 = tiny_t5.config("t5_1_0", scan_layers=False)
+CONFIG = tiny_checkpoints.config("t5_1_1")
+T5_1_0 = tiny_checkpoints.config("t5_1_0", scan_layers=False)
 BOTH = pytest.mark.parametrize("config", [CONFIG, T5_1_0], ids=["1_1", "1_0"])
 
 
@@ -39,7 +39,7 @@ def test_what_was_read_is_written(config):
   assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
     lambda x: (x.shape, x.dtype), expected
   )
-  again = tiny_t5.source_of(params)
+  again = tiny_checkpoints.source_of(params)
   assert again.shapes == source.shapes
   for name in source.shapes:
     np.testing.assert_array_equal(again.read(name), source.read(name))

@@ -3,61 +3,21 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from testdata import tiny_t5
 
 from specialize_jax import errors
 from specialize_jax.decoding import loop, strategies
-from specialize_jax.t5 import config as t5_config
+from specialize_jax.parallel import mesh, placement
 from specialize_jax.t5 import network
 
-T5_1_1 = t5_config.T5Config(
-  vocab_size=24,
-  embed_dim=16,
-  mlp_dim=24,
-  num_heads=3,
-  head_dim=4,
-  num_encoder_layers=1,
-  num_decoder_layers=2,
-  mlp_activations=("gelu", "linear"),
-  tied_head=False,
-  dropout_rate=0.0,
-  dtype="float32",
-)
-T5_1_0 = dataclasses.replace(
-  T5_1_1, mlp_activations=("relu",), tied_head=True, scan_layers=False
-)
+T5_1_1, T5_1_0 = tiny_t5.T5_1_1, tiny_t5.T5_1_0
+init, sources = tiny_t5.init, tiny_t5.sources
 BOTH = pytest.mark.parametrize("config", [T5_1_1, T5_1_0], ids=["1_1", "1_0"])
 LENGTH = 10
-
-
-@functools.cache
-def init(config):
-  """Random parameters, drawn in NumPy: nothing to compile, and lively."""
-  model = network.EncoderDecoder(config)
-  tokens = jnp.ones((1, 4), jnp.int32)
-  shapes = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), tokens, tokens, deterministic=True)
-  )
-  rng = np.random.default_rng(0)
-
-  def draw(leaf):
-    scale = leaf.shape[-2] ** -0.5 if leaf.ndim > 1 else 1.0
-    return jnp.asarray(rng.normal(0, 2 * scale, leaf.shape), leaf.dtype)
-
-  return model, jax.tree.map(draw, nn.meta.unbox(shapes["params"]))
-
-
-def sources(num_rows, length=7, seed=0):
-  rng = np.random.default_rng(seed)
-  tokens = rng.integers(2, 24, (num_rows, length))
-  lengths = rng.integers(1, length + 1, (num_rows, 1))
-  return jnp.asarray(
-    np.where(np.arange(length) < lengths, tokens, 0), jnp.int32
-  )
 
 
 def decode(config, source, **kwargs):
@@ -181,9 +141,9 @@ def test_the_loop_ends_with_its_last_row():
 def test_nothing_compiles_twice():
   source = sources(5)
   decode(T5_1_1, source)
-  compiled = loop._decode._cache_size()
+  compiled = loop._resume._cache_size()
   decode(dataclasses.replace(T5_1_1), source + 0, strategy=strategies.Greedy())
-  assert loop._decode._cache_size() == compiled
+  assert loop._resume._cache_size() == compiled
 
 
 def test_bfloat16_decodes():
@@ -200,3 +160,117 @@ def test_a_strategy_that_draws_needs_a_key():
 def test_there_must_be_room_for_a_token():
   with pytest.raises(errors.UserError, match="max_new_tokens is 0"):
     decode(T5_1_1, sources(1), max_new_tokens=0)
+
+
+def test_continuations_of_one_input_are_those_of_its_copies():
+  source = sources(3)
+  row_ids = jnp.arange(12, dtype=jnp.int32).reshape(3, 4)
+  sampling = {
+    "strategy": strategies.Sampling(temperature=2.0),
+    "decode_rng": jax.random.key(0),
+  }
+  together = decode(T5_1_1, source, row_ids_B=row_ids, **sampling)
+  alone = decode(
+    T5_1_1,
+    jnp.repeat(source, 4, axis=0),
+    row_ids_B=row_ids.reshape(-1),
+    **sampling,
+  )
+  np.testing.assert_array_equal(together.tokens.reshape(12, -1), alone.tokens)
+  np.testing.assert_allclose(
+    together.log_probs.reshape(12, -1), alone.log_probs, atol=1e-4
+  )
+  assert len({tuple(row) for row in alone.tokens.tolist()}) == 12
+
+
+def start(source, **kwargs):
+  model, params = init(T5_1_1)
+  arguments = {"max_new_tokens": LENGTH}
+  return loop.start(model, params, source, **{**arguments, **kwargs})
+
+
+def resume(state, **kwargs):
+  model, params = init(T5_1_1)
+  arguments = {"strategy": strategies.Greedy(), "eos_id": None}
+  return loop.resume(model, params, state, **{**arguments, **kwargs})
+
+
+def test_pauses_change_nothing_and_come_after_the_tokens_asked_for():
+  source = sources(4)
+  whole = decode(T5_1_1, source, eos_id=None)
+  pause = np.zeros(24, bool)
+  pause[np.asarray(whole.tokens)[0, [1, 4]]] = True
+  hits = pause[np.asarray(whole.tokens)].any(axis=0)
+  state, steps = start(source), []
+  while not state.finished:
+    state = resume(state, pause_V=jnp.asarray(pause))
+    assert bool(state.paused) == bool(hits[int(state.step) - 1])
+    steps.append(int(state.step))
+  np.testing.assert_array_equal(state.tokens_BNT[:, 0], whole.tokens)
+  np.testing.assert_array_equal(state.log_probs_BNT[:, 0], whole.log_probs)
+  expected = [*(np.flatnonzero(hits) + 1).tolist(), LENGTH]
+  assert steps == sorted(set(expected)) and len(steps) > 2
+
+
+def test_forced_tokens_are_taken_scored_and_read():
+  source = sources(3)
+  forced = np.full((3, 1, LENGTH), -1)
+  forced[1, 0, :2], forced[2, 0, 4] = [9, 11], 7
+  state = resume(start(source).forcing(forced), pause_V=jnp.arange(24) == 11)
+  tokens = np.asarray(state.tokens_BNT[:, 0])
+  assert tokens[1, :2].tolist() == [9, 11]
+  if state.paused:  # a forced token does not pause, a chosen one may
+    assert (tokens[:, int(state.step) - 1] == 11).any() and state.step > 2
+    state = resume(state)
+    tokens = np.asarray(state.tokens_BNT[:, 0])
+  assert tokens[2, 4] == 7
+  free = decode(T5_1_1, source, eos_id=None)
+  np.testing.assert_array_equal(tokens[0], free.tokens[0])
+  assert tokens[1].tolist() != free.tokens[1].tolist()
+  logits = forward(T5_1_1, source, jnp.asarray(tokens))
+  best = np.argmax(logits, axis=-1)
+  is_free = forced[:, 0] < 0
+  np.testing.assert_array_equal(tokens[is_free], best[is_free])
+  log_probs = np.take_along_axis(
+    np.asarray(jax.nn.log_softmax(logits)), tokens[..., None], axis=-1
+  )[..., 0]
+  np.testing.assert_allclose(state.log_probs_BNT[:, 0], log_probs, atol=1e-5)
+
+
+def test_a_forced_end_ends_the_row():
+  source = sources(2)
+  forced = np.full((2, 1, LENGTH), -1)
+  forced[:, :, :3] = [5, 1, 6]
+  state = resume(start(source).forcing(forced), eos_id=1)
+  assert state.step == 2 and state.finished
+  assert state.tokens_BNT[:, 0].tolist() == [[5, 1] + [0] * (LENGTH - 2)] * 2
+
+
+def test_forced_tokens_have_the_shape_of_all_tokens():
+  with pytest.raises(errors.UserError, match=r"forced_BNT has shape \(2, 3\)"):
+    start(sources(2)).forcing(np.zeros((2, 3)))
+
+
+@BOTH
+def test_a_mesh_decodes_the_tokens_of_one_device(config):
+  source = sources(8)
+  model, params = init(config)
+  alone = decode(config, source)
+  cube = placement.Placement(mesh=mesh.make_mesh(data=2, fsdp=2, model=2))
+  tokens = jnp.ones((1, 4), jnp.int32)
+  boxed = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), tokens, tokens, deterministic=True)
+  )["params"]
+  params = jax.device_put(params, cube.tree_shardings(boxed))
+  placed = cube.put_batch({"source": np.asarray(source)})["source"]
+  with cube.entered():
+    sharded = loop.decode(
+      model,
+      params,
+      placed,
+      max_new_tokens=LENGTH,
+      strategy=strategies.Greedy(),
+    )
+  assert len(sharded.tokens.sharding.device_set) == 8
+  np.testing.assert_array_equal(sharded.tokens, alone.tokens)
+  np.testing.assert_allclose(sharded.log_probs, alone.log_probs, atol=1e-5)

@@ -1,0 +1,116 @@
+"""Files of both kinds give the same tensors, and broken ones are named."""
+
+import json
+import pathlib
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import tensor_files
+
+TENSORS = {
+  "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+  "b": np.array([1.5, -2.0], ml_dtypes.bfloat16),
+  "c": np.array([0.25], np.float16),
+}
+
+
+def as_torch(value):
+  if value.dtype == ml_dtypes.bfloat16:
+    return torch.tensor(value.astype(np.float32)).to(torch.bfloat16)
+  return torch.tensor(value)
+
+
+def single_bin(path, **options):
+  tensors = {name: as_torch(value) for name, value in TENSORS.items()}
+  torch.save(tensors, path / "pytorch_model.bin", **options)
+
+
+def sharded_bin(path):
+  weight_map = {}
+  for name, value in TENSORS.items():
+    file = f"pytorch_model-{name}.bin"
+    torch.save({name: as_torch(value)}, path / file)
+    weight_map[name] = file
+  index = {"weight_map": weight_map}
+  (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def first_torch_bin(path):
+  single_bin(path, _use_new_zipfile_serialization=False)
+
+
+def single_safetensors(path):
+  safetensors.numpy.save_file(TENSORS, path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+  "write", [single_bin, sharded_bin, first_torch_bin, single_safetensors]
+)
+def test_every_layout_gives_the_tensors_that_were_written(tmp_path, write):
+  write(tmp_path)
+  files = tensor_files.TensorFiles(tmp_path)
+  assert files.shapes == {"a": (2, 3), "b": (2,), "c": (1,)}
+  for name, value in TENSORS.items():
+    read = files.read(name)
+    assert read.dtype == files.dtypes[name] == value.dtype
+    np.testing.assert_array_equal(read, value)
+
+
+def test_what_we_write_the_library_reads(tmp_path):
+  tensor_files.write(
+    tmp_path / "x.safetensors",
+    {"a": (2, 3), "longer name": (0, 4), "z": (1,)},
+    iter([TENSORS["a"], np.zeros((0, 4)), np.ones(1)]),
+    np.dtype(ml_dtypes.bfloat16),
+  )
+  read = safetensors.numpy.load_file(tmp_path / "x.safetensors")
+  assert {name: value.shape for name, value in read.items()} == {
+    "a": (2, 3),
+    "longer name": (0, 4),
+    "z": (1,),
+  }
+  np.testing.assert_array_equal(read["a"].astype(np.float32), TENSORS["a"])
+
+
+class Bomb:
+  """Unpickled by the book, it makes a file."""
+
+  def __reduce__(self):
+    return pathlib.Path.touch, (pathlib.Path("exploded"),)
+
+
+def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+  with pytest.raises(errors.UserError, match="pytorch_model.bin cannot be re"):
+    tensor_files.TensorFiles(tmp_path)
+  torch.save({"a": Bomb()}, tmp_path / "pytorch_model.bin")
+  with pytest.raises(errors.UserError, match="pytorch_model.bin cannot be re"):
+    tensor_files.TensorFiles(tmp_path)
+  assert not (tmp_path / "exploded").exists()
+
+
+def test_an_index_that_does_not_fit_its_files_is_named(tmp_path):
+  index = tmp_path / "model.safetensors.index.json"
+  index.write_text("{}")
+  with pytest.raises(errors.UserError, match="is not the index of sharded"):
+    tensor_files.TensorFiles(tmp_path)
+  index.write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+  with pytest.raises(errors.UserError, match="not there: .*one.safetensors"):
+    tensor_files.TensorFiles(tmp_path)
+  safetensors.numpy.save_file({"b": TENSORS["a"]}, tmp_path / "one.safetensors")
+  with pytest.raises(errors.UserError, match="lacks tensors .* holds: a"):
+    _ = tensor_files.TensorFiles(tmp_path).shapes
+
+
+def test_a_quantized_tensor_is_refused_by_name(tmp_path):
+  quantized = {"a": np.zeros(3, np.int8)}
+  safetensors.numpy.save_file(quantized, tmp_path / "model.safetensors")
+  with pytest.raises(errors.UserError, match="a is of type I8"):
+    _ = tensor_files.TensorFiles(tmp_path).shapes
