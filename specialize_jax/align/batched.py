@@ -87,9 +87,20 @@ class Aligner:
     self, samples: Sequence[columns.Sample]
   ) -> target_batch.TargetBatch:
     """Aligns samples whose tokens spell their text."""
-    aligned, word_local_B = self.align_columns(
-      columns.teacher_columns(samples, self.table)
+    return self.align_numbered(
+      samples, columns.teacher_columns(samples, self.table)
     )
+
+  def align_numbered(
+    self, samples: Sequence[columns.Sample], teacher: columns.TeacherColumns
+  ) -> target_batch.TargetBatch:
+    """Aligns samples of which the columns are there already.
+
+    Args:
+      samples: Samples whose tokens spell their texts.
+      teacher: The same, numbered by `self.table`.
+    """
+    aligned, word_local_B = self._align_columns(teacher)
     if self.mode != "marginal" or word_local_B.all():
       return aligned
     # Its rule knows words alone: other texts go through the readable one.
@@ -103,7 +114,27 @@ class Aligner:
     ).placed(whole, len(samples), {})
     return target_batch.joined([aligned, one_by_one])
 
-  def align_columns(
+  def align_texts(
+    self, texts: Sequence[str], spellings: Sequence[Sequence[bytes]]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Lays tokens on each other by their characters, and does no more.
+
+    Args:
+      texts: The texts.
+      spellings: The teacher's tokens of each, which spell it.
+
+    Returns:
+      The number of the group of each teacher and of each student token, from
+      0 in every text, all texts one after another.
+    """
+    teacher = columns.tokens_alone(texts, spellings, self.table)
+    places = columns.places(teacher, self.table)
+    student = columns.student_columns(texts, places.odd_B, self.words)
+    return batched_layout.grouped(
+      teacher, places.visible_L, student, words=self.words
+    )
+
+  def _align_columns(
     self, teacher: columns.TeacherColumns
   ) -> tuple[target_batch.TargetBatch, np.ndarray]:
     """Aligns samples that lie in columns already.
@@ -119,7 +150,7 @@ class Aligner:
     word_local_B = batch.student.word_local_B
     if self.mode == "marginal" and not word_local_B.all():
       local = np.flatnonzero(word_local_B)
-      part, _ = self.align_columns(columns.some_of(teacher, local))
+      part, _ = self._align_columns(columns.some_of(teacher, local))
       return part.placed(local, len(teacher.texts), {}), word_local_B
     return self._transfer(batch), word_local_B
 

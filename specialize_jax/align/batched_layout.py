@@ -145,6 +145,18 @@ def group_numbers(
   return group_L, group_P
 
 
+def grouped(
+  teacher: columns_lib.TeacherColumns,
+  visible_L: np.ndarray,
+  student: columns_lib.StudentColumns,
+  *,
+  words: student_table.StudentTable,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Lays both sides on each other and gives `group_numbers`."""
+  layout = lay(teacher, visible_L, student, word_start_id=words.word_start_id)
+  return group_numbers(layout, teacher, student)
+
+
 def _starts(
   visible: np.ndarray,
   offsets: np.ndarray,

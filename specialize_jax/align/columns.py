@@ -118,6 +118,25 @@ def from_strings(
   )
 
 
+def tokens_alone(
+  texts: Sequence[str],
+  spellings: Sequence[Sequence[bytes]],
+  table: teacher_table.TeacherTable,
+) -> TeacherColumns:
+  """Numbers the tokens of texts; they have no probabilities."""
+  counts = np.fromiter(map(len, spellings), np.int64, len(spellings))
+  rows_L = table.look_up(itertools.chain.from_iterable(spellings))
+  return TeacherColumns(
+    texts=texts,
+    offsets=growing.offsets(counts),
+    sample_L=np.repeat(np.arange(len(counts)), counts),
+    rows_L=rows_L,
+    log_probs_L=np.zeros(len(rows_L)),
+    top_rows_KL=np.zeros((0, len(rows_L)), np.int64),
+    top_log_probs_KL=np.zeros((0, len(rows_L))),
+  )
+
+
 def some_of(teacher: TeacherColumns, samples: np.ndarray) -> TeacherColumns:
   """Gives some samples of a batch."""
   counts = np.diff(teacher.offsets)[samples]
