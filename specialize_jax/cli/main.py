@@ -21,13 +21,17 @@ from specialize_jax import errors
 COMMANDS = {
   "demo": "the whole way on the mini world, ending in a report",
   "teach": "sample a teacher's endpoint into a record store",
+  "import": "released files and OpenAI responses into a record store",
   "align": "teacher records to aligned targets, with a coverage report",
   "prepare": "filter, align and build the dataset that training reads",
   "convert": "checkpoints: Hugging Face and T5X in, Hugging Face out",
   "train": "train or specialize a T5 from gin files",
   "eval": "a checkpoint on a seqio task or mixture",
+  "generate": "decode or score a file of inputs with a checkpoint",
   "score": "grade a JSONL file of predictions from any system",
   "select": "the checkpoint with the best held-out out-of-distribution mean",
+  "plan": "what fits a TPU slice and how fast, without a TPU",
+  "launch": "a command on every host of a TPU slice",
   "report": "tables, figures and an HTML page from written results",
 }
 

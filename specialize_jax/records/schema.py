@@ -20,6 +20,8 @@ NUM_CANDIDATES = 5
 
 MAX_LOG_PROB = 1e-3  # servers round: a sure token may come out above 0
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
+
 _STRINGS = ("question", "gold_answer", "text", "finish_reason")
 _STEPS_START, _STEPS_END = '"steps": [', '], "finish_reason": '
 
@@ -187,7 +189,11 @@ def to_json_line(record: TeacherRecord) -> str:
   row["steps"] = [_step_to_json(step) for step in record.steps]
   row["request"] = dict(record.request)
   row["verdicts"] = dict(record.verdicts)
-  return json.dumps(row, ensure_ascii=True, allow_nan=False)
+  try:
+    return _ENCODER.encode(row)
+  except ValueError:  # an infinite log-probability, which JSON cannot write
+    row["steps"] = [_with_nulls(step) for step in row["steps"]]
+    return _ENCODER.encode(row)
 
 
 def from_json_line(line: str, where: str) -> TeacherRecord:
@@ -292,16 +298,18 @@ def _expect(row: Mapping, name: str, kind: type | tuple[type, ...]) -> None:
 
 def _step_to_json(step: TeacherStep) -> dict[str, object]:
   """Short keys: a store of the paper's size has 35 million steps."""
-  row = {
-    "t": step.token,
-    "p": _finite_or_none(step.log_prob),
-    "top": [[token, _finite_or_none(value)] for token, value in step.top],
-  }
+  row = {"t": step.token, "p": step.log_prob, "top": step.top}
   if step.token_bytes is not None:
     row["b"] = _bytes_to_json(step.token_bytes)
   if step.top_bytes is not None:
     row["top_b"] = [_bytes_to_json(spelling) for spelling in step.top_bytes]
   return row
+
+
+def _with_nulls(row: Mapping) -> dict[str, object]:
+  """Writes a log-probability of -inf as null."""
+  top = [(token, _finite_or_none(value)) for token, value in row["top"]]
+  return {**row, "p": _finite_or_none(row["p"]), "top": top}
 
 
 def _step_from_json(row: Mapping) -> TeacherStep:
@@ -339,7 +347,6 @@ def _checked_log_prob(value: float | None) -> float:
 
 
 def _finite_or_none(value: float) -> float | None:
-  """JSON has no infinity: null stands for a log-probability of -inf."""
   return None if value == -math.inf else value
 
 

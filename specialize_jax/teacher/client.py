@@ -238,7 +238,7 @@ class Client:
       parsed = responses.parse(json.loads(answer.content))
     except responses.NoLogProbsError as error:
       raise self._fault(str(error), "no log-probabilities") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
       raise self._fault(
         f"the server's answer is not what was asked for: {error}", "bad answer"
       ) from error

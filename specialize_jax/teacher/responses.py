@@ -123,84 +123,120 @@ def _legacy_steps(log_probs: Mapping) -> tuple[schema.TeacherStep, ...]:
     tops = [None] * len(tokens)
   if not isinstance(tops, list) or not len(tokens) == len(values) == len(tops):
     raise ResponseError("'tokens' and their log-probabilities differ in number")
-  return tuple(map(_legacy_step, tokens, values, tops))
+  tops = [{} if top is None else top for top in tops]
+  _check_kind(tops, dict, "top_logprobs")
+  _check_kind(tokens, str, "tokens")
+  values = _log_probs(values)
+  _log_probs([value for top in tops for value in top.values()])
+  names = [name for top in tops for name in top]
+  steps = tuple(
+    [
+      schema.TeacherStep(token=token, log_prob=value, top=tuple(top.items()))
+      for token, value, top in zip(tokens, values, tops, strict=True)
+    ]
+  )
+  if _OPENAI_BYTES.search("".join(tokens + names)):
+    return tuple(map(with_spelt_bytes, steps))
+  return steps
 
 
-def _legacy_step(
-  token: object, value: object, top: object
-) -> schema.TeacherStep:
-  if top is None:
-    top = {}
-  if not isinstance(token, str) or not isinstance(top, dict):
-    raise ResponseError(f"token {_shown(token)} with {_shown(top)} is no token")
-  pairs = tuple([(name, _log_prob(p)) for name, p in top.items()])
-  token_bytes = _spelt_bytes(token)
-  # Nearly every token is whole characters: bytes only where one is not.
-  given = token_bytes is not None or any(
-    name.startswith("bytes:") for name in top
-  )
-  return schema.TeacherStep(
-    token=token,
-    log_prob=_log_prob(value),
-    top=pairs,
-    token_bytes=token_bytes,
-    top_bytes=tuple([_spelt_bytes(name) for name in top]) if given else None,
-  )
+def with_spelt_bytes(step: schema.TeacherStep) -> schema.TeacherStep:
+  r"""Gives a step the bytes that its tokens are spelled by, where they are.
+
+  Example: a token `bytes:\xe2\x82` has the bytes e2 82.
+  """
+  token_bytes = _spelt_bytes(step.token)
+  top_bytes = tuple([_spelt_bytes(name) for name, _ in step.top])
+  if token_bytes is None and not any(top_bytes):
+    return step
+  return dataclasses.replace(step, token_bytes=token_bytes, top_bytes=top_bytes)
 
 
 def _spelt_bytes(token: str) -> bytes | None:
-  if not token.startswith("bytes:"):
-    return None
   match = _OPENAI_BYTES.fullmatch(token)
   return bytes.fromhex(match[1].replace("\\x", "")) if match else None
 
 
 def _chat_steps(log_probs: Mapping) -> tuple[schema.TeacherStep, ...]:
-  content = log_probs["content"]
-  if content is None:
-    content = []
+  content = log_probs["content"] or []
   if not isinstance(content, list):
     raise ResponseError(f"'content' is {_shown(content)}, not a list")
-  return tuple([_chat_step(entry) for entry in content])
-
-
-def _chat_step(entry: object) -> schema.TeacherStep:
-  tops = entry.get("top_logprobs") if isinstance(entry, dict) else None
-  if tops is None:
-    tops = []
-  if not isinstance(tops, list):
-    raise ResponseError(f"'top_logprobs' is {_shown(tops)}, not a list")
-  token, log_prob, token_bytes = _candidate(entry)
-  top = [_candidate(one) for one in tops]
-  given = any(spelt is not None for _, _, spelt in top)
-  return schema.TeacherStep(
-    token=token,
-    log_prob=log_prob,
-    top=tuple([(name, value) for name, value, _ in top]),
-    token_bytes=token_bytes,
-    top_bytes=tuple([spelt for _, _, spelt in top]) if given else None,
+  _check_kind(content, dict, "content")
+  tops = [entry.get("top_logprobs") or [] for entry in content]
+  _check_kind(tops, list, "top_logprobs")
+  # All candidates in one list: checked together, and cut apart again.
+  tokens, values, spelt = _candidates(content)
+  names, others, others_spelt = _candidates(
+    [one for top in tops for one in top]
   )
+  pairs = list(zip(names, others, strict=True))
+  steps, end = [], 0
+  for i, top in enumerate(tops):
+    start, end = end, end + len(top)
+    given = others_spelt[start:end] if others_spelt else ()
+    steps.append(
+      schema.TeacherStep(
+        token=tokens[i],
+        log_prob=values[i],
+        top=tuple(pairs[start:end]),
+        token_bytes=spelt[i] if spelt else None,
+        top_bytes=tuple(given) if any(b is not None for b in given) else None,
+      )
+    )
+  return tuple(steps)
 
 
-def _candidate(entry: object) -> tuple[str, float, bytes | None]:
-  token = _get(entry, "token", str)
-  given = entry.get("bytes")
-  if given is None:
-    return token, _log_prob(entry.get("logprob")), _spelt_bytes(token)
+def _candidates(
+  entries: list,
+) -> tuple[list[str], list[float], list[bytes | None]]:
+  """Gives each entry's token and log-probability, and bytes where they tell.
+
+  Bytes that are the token's own UTF-8 say nothing new and are not kept; the
+  list is empty where there are no others.
+  """
+  _check_kind(entries, dict, "top_logprobs")
+  tokens = [entry.get("token") for entry in entries]
+  _check_kind(tokens, str, "token")
+  values = _log_probs([entry.get("logprob") for entry in entries])
+  given = [entry.get("bytes") for entry in entries]
+  own = [token.encode("utf-8", "surrogatepass") for token in tokens]
+  if any(type(one) not in (list, type(None)) for one in given):
+    raise ResponseError("'bytes' are not lists of bytes")
   try:
-    spelt = bytes(given) if isinstance(given, list) else None
-  except (TypeError, ValueError):
-    spelt = None
-  if spelt is None:
-    raise ResponseError(f"'bytes' is {_shown(given)}, not a list of bytes")
-  return token, _log_prob(entry.get("logprob")), spelt
+    spelt = [None if one is None else bytes(one) for one in given]
+  except (TypeError, ValueError) as error:
+    raise ResponseError(f"'bytes' are not lists of bytes: {error}") from error
+  if spelt == own:
+    return tokens, values, []
+  spelt = [
+    _spelt_bytes(token) if b is None else (None if b == a else b)
+    for token, a, b in zip(tokens, own, spelt, strict=True)
+  ]
+  return tokens, values, spelt
 
 
-def _log_prob(value: object) -> float:
-  # The type itself: True is an int, and no log-probability.
-  if type(value) not in (float, int) or not value <= schema.MAX_LOG_PROB:
-    raise ResponseError(f"{_shown(value)} is no log-probability")
-  return float(value)
+def _check_kind(values: list, kind: type, name: str) -> None:
+  """Checks that all of a list are of one type."""
+  if not set(map(type, values)) <= {kind}:
+    wrong = next(value for value in values if type(value) is not kind)
+    raise ResponseError(f"{name!r} has {_shown(wrong)}")
+
+
+def _log_probs(values: list) -> list[float]:
+  """Checks log-probabilities, all at once: they are most of an answer."""
+  if set(map(type, values)) <= {float, int}:  # True is of neither type
+    high = schema.MAX_LOG_PROB
+    # A sum is not a number where any of its terms is not.
+    if not values or (
+      max(values) <= high and sum(values) <= high * len(values)
+    ):
+      return list(map(float, values))
+  wrong = next(
+    value
+    for value in values
+    if type(value) not in (float, int) or not value <= schema.MAX_LOG_PROB
+  )
+  raise ResponseError(f"{_shown(wrong)} is no log-probability")
 
 
 def _count(value: object) -> int | None:

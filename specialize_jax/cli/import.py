@@ -1,0 +1,158 @@
+"""`specialize import`: what others have sampled, into a record store.
+
+A statement cannot import a module of this name; `importlib`, `python -m` and
+the console script can, and nothing else needs to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pathlib
+import shutil
+import sys
+import tempfile
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+
+from specialize_jax import errors
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.records import schema
+  from specialize_jax.teacher import importing
+
+_EXAMPLE = r"""example (one response of the chat endpoint):
+  echo '{"question_id": 0, "question": "What is 3 + 4?", "answer": "7",
+   "choices": [{"message": {"content": "7"}, "logprobs": {"content": [{"token":
+   "7", "logprob": -0.1, "top_logprobs": [{"token": "7", "logprob": -0.1}]}]}}]
+   }' | tr -d '\n' > responses.jsonl
+  specialize import --input=responses.jsonl --output=imported
+"""
+
+_KINDS = ("auto", "text_dump", "pickles", "released_json", "responses")
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize import",
+    description="Reads what the paper's authors released, or responses of an"
+    " OpenAI-compatible endpoint, into a record store, and grades it. The"
+    " store appears whole or not at all.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--input",
+    required=True,
+    metavar="PATH",
+    help="the authors' text dump; the folder of their codex_*.pkl; the .pkl of"
+    " a format; their JSON; or a .jsonl of responses, each with question_id,"
+    " question and answer beside it, or as batch files have it",
+  )
+  parser.add_argument(
+    "--format",
+    default="auto",
+    choices=_KINDS,
+    help="what it is (default: auto, by its first character)",
+  )
+  parser.add_argument(
+    "--questions",
+    metavar="FILE.jsonl",
+    help='rows of {"question", "answer"} for inputs that name questions only'
+    " by id, or by number from 0",
+  )
+  parser.add_argument(
+    "--output",
+    required=True,
+    metavar="DIR",
+    help="the new record store; must not exist",
+  )
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Imports a source whole, or leaves nothing."""
+  flags = build_parser().parse_args(argv)
+
+  from specialize_jax.cli import asked_questions
+  from specialize_jax.records import store
+  from specialize_jax.teacher import importing
+
+  path = pathlib.Path(flags.input)
+  kind = importing.kind_of(path)
+  if flags.format not in ("auto", kind):
+    kind = flags.format
+  problems = (
+    asked_questions.read_file(flags.questions) if flags.questions else []
+  )
+  source = importing.Importer(path, kind, problems)
+  count = right = graded = 0
+  with (
+    _new_directory(flags.output) as directory,
+    store.RecordWriter(directory) as writer,
+  ):
+    for record in _with_progress(source.records()):
+      writer.append(record)
+      count += 1
+      graded += bool(record.verdicts)
+      right += record.verdicts.get("fixed", False)
+    if not count:
+      raise errors.UserError(f"--input={path} gave no record{_reasons(source)}")
+  words = [f"{flags.output}: {count:,} samples"]
+  words.append(f"{right:,} of {graded:,} graded are right")
+  print(f"{', '.join(words)}{_reasons(source)}")
+  return 0
+
+
+def _reasons(source: importing.Importer) -> str:
+  """Gives what was left out, and why, in words."""
+  if not source.rejected:
+    return ""
+  reasons = (f"{n:,} {reason}" for reason, n in source.rejected.most_common())
+  return f"; left out: {', '.join(reasons)}"
+
+
+@contextlib.contextmanager
+def _new_directory(path: str) -> Iterator[pathlib.Path]:
+  """Gives a folder to write in, which takes its name when all is written."""
+  place = pathlib.Path(path)
+  if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    raise errors.UserError(
+      f"--output={path} exists; records are kept for ever, so give another"
+      " directory or remove that one yourself"
+    )
+  place.parent.mkdir(parents=True, exist_ok=True)
+  scratch = tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)
+  try:
+    yield pathlib.Path(scratch)
+  except BaseException:
+    shutil.rmtree(scratch)
+    raise
+  pathlib.Path(scratch).chmod(0o755)
+  pathlib.Path(scratch).replace(place)
+
+
+def _with_progress(
+  records: Iterable[schema.TeacherRecord],
+) -> Iterator[schema.TeacherRecord]:
+  """Shows on standard error how many records have passed, and how fast."""
+  from rich import console, progress
+
+  columns = (
+    progress.TextColumn("imported {task.completed:,} samples"),
+    progress.TimeElapsedColumn(),
+    progress.SpinnerColumn(),
+  )
+  screen = console.Console(stderr=True)
+  with progress.Progress(
+    *columns, console=screen, transient=True, disable=not screen.is_terminal
+  ) as bar:
+    yield from bar.track(records, total=None)
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as command_line
+
+  sys.exit(command_line.run("import", sys.argv[1:]))

@@ -1,0 +1,343 @@
+"""Released files come back exactly; a hostile pickle runs nothing."""
+
+import collections
+import json
+import math
+import os
+import pathlib
+import pickle
+
+import pytest
+from testdata import real_files
+
+from specialize_jax import errors
+from specialize_jax.cli import main
+from specialize_jax.records import schema, store
+from specialize_jax.teacher import importing, safe_pickle, standing
+
+QUESTION = "How many clips?"
+SOLUTION = "She sold 48/2 = <<48/2=24>>24 clips.\n#### 72"
+ODD = "<<48/2>> 0.5 'a' \"b\" \\n |||\ttab"
+
+
+def step(token, prob=0.5):
+  return [[token, prob], [" step", 0.25], [token, prob], ["'<<'>> 1.0", 0.125]]
+
+
+def sample_steps(text, stop=("\n", "\n")):
+  tokens = [" step", "\n", *text.split("@"), *stop]
+  return [step(token) for token in tokens]
+
+
+def dumped(number, samples, answer=SOLUTION):
+  """Writes what the authors' script writes, and more after the answer."""
+  lines = [f"Question {number}: {QUESTION}\n", f"Answer: {answer}\n"]
+  for i, (text, steps) in enumerate(samples):
+    lines.append(f"Model output {i}: \n{text}\n")
+    after = [step("Question"), step(": Who?")]
+    written = []
+    for one in [*steps, *after]:
+      pairs = "".join(f"<<{t!r}>> {p:.4f} " for t, p in one)
+      written.append(f"{pairs}||| ")
+    lines.append(f"Per-step decode: {''.join(written)}\n")
+  return "".join([*lines, "\n\n\n\n"])
+
+
+def read(path, problems=()):
+  path = pathlib.Path(path)
+  source = importing.Importer(path, importing.kind_of(path), problems)
+  return list(source.records()), source.rejected
+
+
+def write_pickles(folder, questions, answers, predictions, per_step_probs):
+  folder.mkdir(exist_ok=True)
+  for name, values in locals().copy().items():
+    if name != "folder":
+      (folder / f"codex_{name}.pkl").write_bytes(pickle.dumps(values))
+  return folder
+
+
+def real_entries():
+  path = real_files.find("codex", "gsm8k_train_0.json")
+  return path, json.loads(path.read_text())
+
+
+def without_question(record):
+  return {
+    name: value
+    for name, value in vars(record).items()
+    if name not in ("question", "gold_answer", "verdicts")
+  }
+
+
+def test_a_dump_of_the_real_samples_gives_the_records_of_their_json(tmp_path):
+  path, entries = real_entries()
+  expected = list(store.read_records(path))
+  samples = [
+    (record.text, entry["steps"])
+    for record, entry in zip(expected, entries, strict=True)
+  ]
+  dump = tmp_path / "dump.txt"
+  dump.write_text(dumped(0, samples))
+  records, rejected = read(dump)
+  assert not rejected
+  assert list(map(without_question, records)) == list(
+    map(without_question, expected)
+  )
+  assert {record.gold_answer for record in records} == {"72"}
+  assert {record.question for record in records} == {QUESTION}
+  assert all(record.verdicts["fixed"] for record in records)
+
+
+def test_pickles_of_the_real_samples_give_the_records_of_their_json(tmp_path):
+  path, entries = real_entries()
+  expected = list(store.read_records(path))
+  folder = write_pickles(
+    tmp_path / "pickles",
+    [f"Question 0: {QUESTION}\n"] * 2,  # the authors' reader repeats some
+    [f"Answer: {SOLUTION}\n"],
+    [[f"Model output {r.sample}: \n{r.text}\n" for r in expected]],
+    [[[[tuple(p) for p in s] for s in e["steps"]] for e in entries]],
+  )
+  records, rejected = read(folder)
+  assert not rejected
+  assert list(map(without_question, records)) == list(
+    map(without_question, expected)
+  )
+  assert {record.gold_answer for record in records} == {"72"}
+
+
+def test_a_dumps_odd_tokens_are_read_back_exactly(tmp_path):
+  text = f"{ODD}\nThe answer is 72"
+  steps = sample_steps(f"{ODD}@\nThe@ answer@ is@ 72")
+  dump = tmp_path / "dump.txt"
+  dump.write_text(dumped(5, [(text, steps), (text, steps)]) * 2)
+  records, _ = read(dump)
+  assert [r.sample for r in records] == [0, 1, 0, 1]
+  assert {r.question_id for r in records} == {5}
+  for record in records:
+    assert record.text == text
+    assert record.steps[0].token == ODD
+    assert record.steps[0].top[2] == ("'<<'>> 1.0", math.log(0.125))
+    assert record.finish_reason == "stop"
+
+
+def test_a_dumped_sample_that_never_stopped_ends_with_its_text(tmp_path):
+  steps = sample_steps("The@ answer@ is@ 72@\n@And@ on", stop=())
+  dump = tmp_path / "dump.txt"
+  dump.write_text(dumped(0, [("The answer is 72", steps), ("Else", steps)]))
+  (record,), rejected = read(dump)
+  assert record.text == "The answer is 72"
+  assert record.finish_reason == "length"
+  assert rejected.total() == 1
+
+
+def test_tokens_that_the_api_spelled_by_bytes_spell_their_character(tmp_path):
+  steps = sample_steps("5@ bytes@ is@ answer@ is".replace(" bytes", "x"))
+  steps[3] = [["bytes:\\xe2\\x82", 0.5], ["bytes:\\xc2", 0.25]]
+  steps[4] = [["bytes:\\xac", 0.5]]
+  dump = tmp_path / "dump.txt"
+  dump.write_text(dumped(0, [("5\u20ac answer is", steps)]))
+  (record,), _ = read(dump)
+  assert record.text == "5\u20ac answer is"
+  assert record.steps[1].spelling == b"\xe2\x82"
+  schema.check_spelling(record)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda t: t[: len(t) // 2], r"line \d+: expected"),
+    (lambda t: t.replace("||| \n", "\n"), r"'\|\|\|' at the end"),
+    (lambda t: t.replace(">> 0.5", "> 0.5", 1), r"expected <<'token'>>"),
+    (lambda t: t.replace("Answer: ", "A: "), r"starts with 'Answer: '"),
+    (lambda t: t + "Bye\n", r"expected 'Question N"),
+  ],
+)
+def test_a_broken_dump_names_the_line(tmp_path, change, message):
+  dump = tmp_path / "dump.txt"
+  dump.write_text(change(dumped(0, [("7", sample_steps("7"))])))
+  with pytest.raises(errors.UserError, match=message):
+    read(dump)
+
+
+def test_tokens_whose_escapes_the_authors_left_are_read_whole(tmp_path):
+  left = "5\\xa0\\u20ac"
+  steps = [step(t) for t in (" step", "\n", left, " is", "\n", "\n")]
+  folder = write_pickles(
+    tmp_path / "p",
+    ["Question 3: Q?\n"],
+    ["Answer: #### 5\n"],
+    [["Model output 0: \n5\u00a0\u20ac is\n"]],
+    [[steps]],
+  )
+  (record,), _ = read(folder)
+  assert record.text == "5\u00a0\u20ac is"
+  assert record.question_id == 3
+
+
+def format_row(pieces, answer="I see 3.\nThe answer is 3", **changes):
+  steps = [
+    collections.OrderedDict([(piece, 0.5), ("\u2581so", 0.25)])
+    for piece in pieces
+  ]
+  return {
+    "question": "Q: Old?\nLet's think step by step\nNo\n\nQ: How many?\n"
+    "Let's think step by step",
+    "answer": answer,
+    "answer_gold": "Answer: #### 3\n",
+    "per_step_probs": steps,
+    "answer_label": 1,
+    "type": "in_context_chain_of_thought",
+  } | changes
+
+
+PIECES = [f"\u2581{w}" for w in ("I", "see", "3")] + ["."]
+PIECES += [f"\u2581{w}" for w in ("The", "answer", "is", "3")]
+
+
+def test_a_formats_pieces_take_the_texts_own_white_space(tmp_path):
+  path = tmp_path / "in_context_chain_of_thought.pkl"
+  unknown = format_row(
+    [*PIECES[:2], "\u2581", "<unk>", *PIECES[3:]],
+    "I see {3~}.\nThe answer is 3",
+  )
+  no_probs = format_row(PIECES)
+  del no_probs["per_step_probs"]
+  rows = [
+    format_row(PIECES),
+    unknown,
+    format_row(PIECES[:-1]),
+    format_row(PIECES, "I saw 3."),
+    no_probs,
+  ]
+  path.write_bytes(pickle.dumps(rows))
+  records, rejected = read(path)
+  assert [r.text for r in records] == [rows[0]["answer"], rows[1]["answer"]]
+  assert [r.sample for r in records] == [0, 1]
+  assert {r.question for r in records} == {"How many?"}
+  assert records[0].steps[4].spelling == b"\nThe"
+  assert records[0].steps[4].top == (
+    (" The", math.log(0.5)),
+    (" so", math.log(0.25)),
+  )
+  assert records[1].steps[3].spelling == b"{3~}"
+  assert rejected["holds no teacher probabilities"] == 1
+  assert rejected.total() == 3
+
+
+class Hostile:
+  """Makes a file when it is unpickled."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_malicious_pickle_raises_and_runs_nothing(tmp_path, protocol):
+  made = tmp_path / "made"
+  bad = tmp_path / "bad.pkl"
+  bad.write_bytes(pickle.dumps([1, Hostile(made)], protocol=protocol))
+  with pytest.raises(errors.UserError, match=r"refused.*mkdir.*nothing"):
+    safe_pickle.load(bad)
+  assert not made.exists()
+  pickle.loads(bad.read_bytes())  # it does harm where nobody refuses it
+  assert made.exists()
+
+
+@pytest.mark.parametrize(
+  "program",
+  [
+    b"cos\nsystem\n(S'true'\ntR.",
+    b"cbuiltins\neval\n(S'1'\ntR.",
+    b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.",
+    b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93.",
+    b"ccollections\nnamedtuple\n.",
+    b"(icollections\ndeque\n.",
+    b"Pid\n.",
+  ],
+)
+def test_a_pickle_may_name_only_plain_containers(tmp_path, program):
+  path = tmp_path / "bad.pkl"
+  path.write_bytes(program)
+  with pytest.raises(errors.UserError, match="refused"):
+    safe_pickle.load(path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_data_passes_whole(tmp_path, protocol):
+  data = [
+    {"a": (1, 2.5, None, True, -(10**30)), "b": [b"x", "\u20ac"]},
+    collections.OrderedDict([("z", 1), ("a", 2)]),
+    {1, 2},
+    frozenset(["q"]),
+  ]
+  if protocol < 3:  # older protocols write bytes as a call of _codecs.encode
+    data[0]["b"].pop(0)
+  path = tmp_path / "good.pkl"
+  path.write_bytes(pickle.dumps(data, protocol=protocol))
+  assert safe_pickle.load(path) == data
+  path.write_bytes(path.read_bytes()[:-3])
+  with pytest.raises(errors.UserError, match="no whole pickle"):
+    safe_pickle.load(path)
+
+
+def legacy_choice(text):
+  log_probs = {"tokens": [text], "token_logprobs": [-0.5]}
+  log_probs["top_logprobs"] = [{text: -0.5, " so": -1.5}]
+  return {"text": text, "logprobs": log_probs, "finish_reason": "stop"}
+
+
+def test_responses_are_numbered_by_question_and_graded(tmp_path, capsys):
+  rows = [
+    {"question_id": "a", "question": "3 + 4?", "answer": "#### 7"}
+    | {"choices": [legacy_choice("7"), legacy_choice("8")]},
+    {"custom_id": "b", "response": {"body": {"choices": [legacy_choice("7")]}}},
+    {"question_id": "a", "question": "3 + 4?", "answer": "7"}
+    | {"response": {"model": "m", "choices": [legacy_choice("7.0")]}},
+    {"custom_id": "b", "response": {"body": {"error": "no"}}},
+  ]
+  path = tmp_path / "responses.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  questions = tmp_path / "questions.jsonl"
+  questions.write_text('{"question_id": "b", "question": "Q", "answer": 8}\n')
+  output = tmp_path / "records"
+  argv = ["import", f"--input={path}", f"--output={output}"]
+  assert main.main([*argv, f"--questions={questions}"]) == 0
+  assert "4 samples, 2 of 4 graded are right" in capsys.readouterr().out
+  found = [
+    (r.question_id, r.sample, r.text, r.gold_answer, r.verdicts["fixed"])
+    for r in store.read_records(output)
+  ]
+  assert found == [
+    ("a", 0, "7", "7", True),
+    ("a", 1, "8", "7", False),
+    ("b", 0, "7", "8", False),
+    ("a", 2, "7.0", "7", True),
+  ]
+  assert main.main(argv) == 2
+  assert "records are kept for ever" in capsys.readouterr().err
+
+
+def test_the_released_json_is_graded_where_its_question_is_given():
+  path = real_files.find("codex", "gsm8k_train_0.json")
+  problem = standing.Problem(question_id=0, question="Clips?", answer="72")
+  records, _ = read(path, [problem])
+  assert len(records) == 40
+  assert all(r.verdicts == {"fixed": True, "paper_code": True} for r in records)
+
+
+def test_an_import_that_fails_leaves_nothing(tmp_path, capsys):
+  dump = tmp_path / "dump.txt"
+  whole = dumped(0, [("7", sample_steps("7"))])
+  dump.write_text(whole + whole[:-60])
+  output = tmp_path / "out" / "records"
+  assert main.main(["import", f"--input={dump}", f"--output={output}"]) == 2
+  assert "line" in capsys.readouterr().err
+  assert not list(output.parent.iterdir())
+  dump.write_text("hello")
+  assert main.main(["import", f"--input={dump}", f"--output={output}"]) == 2
+  assert "nothing that can be imported" in capsys.readouterr().err
