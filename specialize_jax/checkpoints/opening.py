@@ -136,6 +136,8 @@ def kind_of(path: str | os.PathLike) -> Kind:
 
 def _kind_in(directory: epath.Path) -> Kind:
   if not directory.is_dir():
+    if directory.name.isdecimal() and directory.parent.is_dir():
+      return "ours"  # A step that is not there, as its opener will say.
     raise errors.UserError(
       f"there is no checkpoint directory {os.fspath(directory)}: expected a "
       "run's model_dir, its checkpoints directory or one of the steps in it, a "

@@ -1,0 +1,93 @@
+"""A path tells what kind of checkpoint it is, or what is wrong with it."""
+
+import json
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+from testdata import tiny_checkpoints
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import conversion, hub, manager, opening
+
+CONFIG = tiny_checkpoints.config("t5_1_1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("opening") / "folder"
+  tiny_checkpoints.theirs("t5_1_1").save_pretrained(path)
+  return path
+
+
+def test_each_kind_is_told_by_its_files(folder, tmp_path):
+  stored = tiny_checkpoints.random_tensors(CONFIG)
+  tiny_checkpoints.write_t5x(tmp_path / "t5x" / "checkpoint_7", stored)
+  tiny_checkpoints.write_t5x(tmp_path / "t5x" / "checkpoint_12", stored)
+  planned = conversion.plan(opening.open_checkpoint(folder), to="ours")
+  conversion.write_ours(planned, tmp_path / "ours")
+  paths = {
+    folder: "huggingface",
+    tmp_path / "t5x": "t5x",
+    tmp_path / "t5x" / "checkpoint_7": "t5x",
+    tmp_path / "ours": "ours",
+    tmp_path / "ours" / "checkpoints": "ours",
+    tmp_path / "ours" / "checkpoints" / "0": "ours",
+  }
+  assert {path: opening.kind_of(path) for path in paths} == paths
+  steps = [opening.open_checkpoint(path).step for path in paths]
+  assert steps == [None, 12, 7, 0, 0, 0]
+  shapes = [opening.open_checkpoint(path).source.shapes for path in paths]
+  assert all(one == shapes[0] for one in shapes)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match="no checkpoint directory"):
+    opening.open_checkpoint(tmp_path / "nowhere")
+  with pytest.raises(errors.UserError, match="holds no checkpoint: neither"):
+    opening.open_checkpoint(tmp_path)
+  with pytest.raises(errors.UserError, match="does not hold a checkpoint of s"):
+    opening.open_checkpoint(tmp_path / "5")
+
+
+@pytest.mark.parametrize("architecture", ["mt5", "umt5", "longt5", "bart"])
+def test_another_architecture_is_refused_by_name(tmp_path, architecture):
+  config = json.dumps({"model_type": architecture})
+  (tmp_path / "config.json").write_text(config)
+  with pytest.raises(errors.UserError, match=f"type '{architecture}', and on"):
+    opening.open_checkpoint(tmp_path)
+
+
+def test_a_step_without_params_is_refused(tmp_path):
+  state = {"step": np.zeros(())}
+  with manager.CheckpointManager(tmp_path / "checkpoints") as steps:
+    steps.save(3, state, b"", {"model": {}})
+  with pytest.raises(errors.UserError, match=r"\(step 3\) without params"):
+    opening.open_checkpoint(tmp_path)
+
+
+def cached(cache, name, folder):
+  """Lays a folder into the hub's cache, as a download would."""
+  repository = cache / f"models--{name.replace('/', '--')}"
+  snapshot = repository / "snapshots" / ("0" * 40)
+  snapshot.parent.mkdir(parents=True)
+  snapshot.symlink_to(folder)
+  (repository / "refs").mkdir()
+  (repository / "refs" / "main").write_text("0" * 40)
+
+
+def test_a_hub_name_is_opened_from_its_cache(folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+  cached(tmp_path, "someone/tiny-t5", folder)
+  checkpoint = opening.open_checkpoint("someone/tiny-t5")
+  assert checkpoint.kind == opening.kind_of("someone/tiny-t5") == "huggingface"
+  assert checkpoint.config.embed_dim == 16
+  with pytest.raises(errors.UserError, match="no model of that name .* hub"):
+    opening.open_checkpoint("someone/another-t5")
+
+
+def test_what_is_a_hub_name():
+  assert hub.is_name("google/flan-t5-xl")
+  for path in ("flan-t5-xl", "./a/b", "/a/b", "a/b/c", "gs://a/b", "../a"):
+    assert not hub.is_name(path), path

@@ -1,0 +1,50 @@
+"""Tensors are cut out of what is stored, whatever the layout of its chunks."""
+
+import numpy as np
+import pytest
+import tensorstore
+from etils import epath
+
+from specialize_jax.checkpoints import sources
+
+VALUE = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+
+
+def stored(path, chunks):
+  spec = {
+    "driver": "zarr",
+    "kvstore": {"driver": "file", "path": f"{path}/"},
+    "metadata": {"chunks": chunks, "shape": [4, 3, 2], "dtype": "<f4"},
+  }
+  tensorstore.open(spec, create=True).result().write(VALUE).result()
+  return sources.open_zarr(epath.Path(path))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("chunks", [[4, 3, 2], [1, 1, 2], [2, 3, 1]])
+def test_a_layer_is_its_slice_of_the_stack(tmp_path, axis, chunks):
+  leaves = {"encoder/layers/w": stored(tmp_path / "a", chunks)}
+  source = sources.Leaves("here", leaves, axis=axis)
+  depth = VALUE.shape[axis]
+  assert list(source.shapes) == [
+    f"encoder/layers_{layer}/w" for layer in range(depth)
+  ]
+  for layer in range(depth):
+    name = f"encoder/layers_{layer}/w"
+    expected = np.take(VALUE, layer, axis)
+    assert source.shapes[name] == expected.shape
+    np.testing.assert_array_equal(source.read(name), expected)
+  assert {dtype.name for dtype in source.dtypes} == {"float32"}
+
+
+def test_a_stack_whose_layers_share_a_chunk_is_read_once(tmp_path):
+  leaves = {"encoder/layers/w": stored(tmp_path / "a", [4, 3, 2])}
+  source = sources.Leaves("here", leaves)
+  source.read("encoder/layers_0/w")
+  (tmp_path / "a" / "0.0.0").unlink()  # a second reading would give zeros
+  np.testing.assert_array_equal(source.read("encoder/layers_3/w"), VALUE[3])
+
+
+def test_an_array_that_is_not_there_is_a_value_error(tmp_path):
+  with pytest.raises(ValueError, match="NOT_FOUND"):
+    sources.open_zarr(epath.Path(tmp_path / "nowhere"))

@@ -1,0 +1,55 @@
+"""A vocabulary is counted with its extra ids, and refused where it is none."""
+
+import json
+
+import pytest
+from etils import epath
+from testdata import trees
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import tokenizers
+
+
+@pytest.fixture
+def spiece(tmp_path):
+  path = tmp_path / "spiece.model"
+  path.write_bytes(trees.tiny_model())
+  return path
+
+
+def test_pieces_and_extra_ids_are_counted(spiece):
+  pieces = trees.tiny_student().vocab_size
+  vocabulary = tokenizers.from_sentencepiece(spiece, extra_ids=7)
+  assert vocabulary.num_tokens == pieces + 7
+  for name, content in vocabulary.files.items():
+    (spiece.parent / name).write_bytes(content)
+  files = [epath.Path(spiece.parent / name) for name in vocabulary.files]
+  assert tokenizers.beside(files).num_tokens == pieces + 7
+  (spiece.parent / "tokenizer_config.json").write_text(json.dumps({}))
+  assert tokenizers.beside(files).num_tokens == pieces + 100
+  assert tokenizers.beside([]) is None
+
+
+@pytest.mark.parametrize(
+  ("rows", "fits"),
+  [(32_099, False), (32_100, True), (32_227, True), (32_228, False)],
+)
+def test_a_model_has_at_least_a_row_a_token_and_little_padding(rows, fits):
+  vocabulary = tokenizers.Vocabulary(where="v", num_tokens=32_100, files={})
+  if fits:
+    tokenizers.check(vocabulary, rows)
+    return
+  with pytest.raises(errors.UserError, match="v has 32,100 tokens"):
+    tokenizers.check(vocabulary, rows)
+
+
+def test_what_is_no_vocabulary_is_named(tmp_path, spiece):
+  with pytest.raises(errors.UserError, match="nowhere does not exist"):
+    tokenizers.from_sentencepiece(tmp_path / "nowhere")
+  broken = tmp_path / "tokenizer.json"
+  broken.write_text("{}")
+  with pytest.raises(errors.UserError, match="tokenizer.json is no tokenizer"):
+    tokenizers.beside([epath.Path(broken)])
+  spiece.write_bytes(b"no model")
+  with pytest.raises(errors.UserError, match="is no SentencePiece model"):
+    tokenizers.from_sentencepiece(spiece)
