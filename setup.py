@@ -26,6 +26,7 @@ _REQUIRES = [
   "numpy>=2.0",
   "optax>=0.2.6",
   "orbax-checkpoint>=0.11.30",
+  "pyyaml>=6.0",
   "rapidfuzz>=3.10",
   "rich>=13.9",
   "safetensors>=0.5",
@@ -42,6 +43,7 @@ _REQUIRES = [
 
 _TEST = [
   "hypothesis>=6.130",
+  "kubernetes-validate>=1.31",  # the schemas of Kubernetes' own objects
   "pytest>=8.3",
   "regex>=2024.11",  # p50k_base's pattern has classes such as \p{L}
   "ruff>=0.12",

@@ -1,0 +1,344 @@
+"""`specialize launch`: a command on every host of a TPU slice."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import typing
+from collections.abc import Sequence
+
+from specialize_jax import errors
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.tpu import job_set, launch, tpu_vm
+
+_EXAMPLE = """examples:
+  specialize launch --name=xl --topology=v5e:4x4 --spot \\
+    --project=my-project --zone=us-west4-a \\
+    --package='specialize-jax @ git+https://github.com/you/specialize-jax' \\
+    -- train --gin_file=runs/train.gin --gin.MODEL_DIR=gs://bucket/run
+prints what creates the slice, installs, starts, shows the log and deletes.
+The same flags and `--execute resume_until_done`, before the `--`, do it, and
+start again after each preemption. On GKE, from a container image:
+  specialize launch --on=gke --name=xl --topology=v5e:4x4 \\
+    --image=gcr.io/my-project/specialize \\
+    -- train --gin_file=runs/train.gin --gin.MODEL_DIR=gs://bucket/run
+Checkpoints must outlive the machines: MODEL_DIR is a bucket or a mounted disk.
+"""
+
+_ACTIONS = {
+  "tpu_vm": ("create", "install", "start", "logs", "delete"),
+  "gke": ("create", "logs", "delete"),
+}
+_MORE_ACTIONS = {
+  "tpu_vm": ("describe", "resume_until_done"),
+  "gke": ("describe",),
+}
+# Those that take part in a run of several processes.
+_MULTI_HOST_COMMANDS = ("train", "eval")
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize launch",
+    usage="specialize launch FLAG ... [ACTION ...] -- COMMAND [ARGUMENT ...]",
+    description="Starts `specialize COMMAND ARGUMENT ...` on every host of a "
+    "TPU slice. Prints the commands that do it; runs them with --execute.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "actions",
+    nargs="*",
+    metavar="ACTION",
+    help="what to print or do, in order: create, install, start (waits for "
+    "the run, and joins one that goes on), logs, describe, delete, "
+    "resume_until_done (default, for printing only: the life of a run)",
+  )
+  parser.add_argument(
+    "--on",
+    choices=tuple(_ACTIONS),
+    default="tpu_vm",
+    help="TPU VMs through gcloud, or a cluster through kubectl "
+    "(default: tpu_vm)",
+  )
+  parser.add_argument("--execute", action="store_true", help="run the commands")
+  parser.add_argument(
+    "--name", required=True, help="of the slice and of the run"
+  )
+  parser.add_argument(
+    "--topology",
+    required=True,
+    metavar="SLICE",
+    help="such as v5e:4x4, v5e-16 or v4:2x2x4",
+  )
+  parser.add_argument(
+    "--spot",
+    action="store_true",
+    help="cheaper chips, which may be taken away at any time",
+  )
+  _add_tpu_vm_flags(parser)
+  _add_gke_flags(parser)
+  _add_patience_flags(parser)
+  return parser
+
+
+def _add_tpu_vm_flags(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("TPU VMs")
+  group.add_argument(
+    "--project",
+    default=os.environ.get("CLOUDSDK_CORE_PROJECT", ""),
+    help="Google Cloud's (default: $CLOUDSDK_CORE_PROJECT)",
+  )
+  group.add_argument(
+    "--zone",
+    default=os.environ.get("CLOUDSDK_COMPUTE_ZONE", ""),
+    help="such as us-west4-a (default: $CLOUDSDK_COMPUTE_ZONE)",
+  )
+  group.add_argument(
+    "--queued",
+    action="store_true",
+    help="a queued resource: wait until there is room",
+  )
+  group.add_argument(
+    "--runtime_version",
+    metavar="IMAGE",
+    help="of the machines (default: that of the chips)",
+  )
+  group.add_argument(
+    "--package",
+    default="",
+    metavar="WHEEL",
+    help="what is installed: a wheel here (`pip wheel --no-deps .`), or what "
+    "pip takes",
+  )
+
+
+def _add_gke_flags(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("GKE")
+  group.add_argument(
+    "--image", default="", help="the container image with specialize-jax"
+  )
+  group.add_argument("--namespace", default="default")
+  group.add_argument("--service_account", metavar="NAME")
+  group.add_argument(
+    "--manifest", metavar="FILE", help="write the JobSet's manifest there too"
+  )
+
+
+def _add_patience_flags(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("resume_until_done, and JobSets")
+  group.add_argument(
+    "--max_failures",
+    type=int,
+    default=5,
+    metavar="N",
+    help="failed tries in a row that end it; preemptions do not count "
+    "(default: 5)",
+  )
+  group.add_argument(
+    "--first_wait_seconds", type=float, default=15.0, metavar="S"
+  )
+  group.add_argument(
+    "--longest_wait_seconds", type=float, default=600.0, metavar="S"
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints the commands, or runs them; gives the status of the last one."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  flags_argv, arguments = _split(argv)
+  flags = build_parser().parse_args(flags_argv)
+  actions = _actions(flags)
+  _check_numbers(flags)
+
+  from specialize_jax.tpu import launch, slices
+
+  rented = slices.parse(flags.topology)
+  arguments = _with_multi_host(arguments, rented.num_hosts)
+  if flags.on == "gke":
+    commands = _on_gke(flags, actions, rented, arguments)
+  else:
+    vm = _vm(flags, rented)
+    if flags.execute and "resume_until_done" in actions:
+      return _resume(flags, vm, arguments)
+    commands = _on_tpu_vm(flags, actions, vm, arguments)
+  if flags.execute:
+    return launch.run_all(commands)
+  print("\n\n".join(map(launch.as_text, commands)))
+  return 0
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+  """Our own flags, and the command that the first `--` parts from them."""
+  if "--" not in argv:
+    return argv, []
+  at = argv.index("--")
+  return argv[:at], argv[at + 1 :]
+
+
+def _actions(flags: argparse.Namespace) -> list[str]:
+  known = (*_ACTIONS[flags.on], *_MORE_ACTIONS[flags.on])
+  for action in flags.actions:
+    if action not in known:
+      raise errors.UserError(
+        f"{action} is not an action of --on={flags.on}: expected "
+        f"{', '.join(known)}"
+        + (
+          "; a JobSet starts again by itself."
+          if action == "resume_until_done"
+          else "."
+        )
+      )
+  if flags.execute and not flags.actions:
+    raise errors.UserError(
+      f"--execute does what it is told: give one of {', '.join(known)}."
+    )
+  if flags.execute and {"resume_until_done"} < {*flags.actions}:
+    raise errors.UserError(
+      "resume_until_done creates, installs and starts by itself: give it alone."
+    )
+  return list(flags.actions or _ACTIONS[flags.on])
+
+
+def _check_numbers(flags: argparse.Namespace) -> None:
+  for name in ("max_failures", "first_wait_seconds", "longest_wait_seconds"):
+    least = 1 if name == "max_failures" else 0
+    if getattr(flags, name) < least:
+      raise errors.UserError(
+        f"--{name}={getattr(flags, name)} is not possible: expected {least} "
+        "or more."
+      )
+
+
+def _with_multi_host(arguments: list[str], num_hosts: int) -> list[str]:
+  """Tells a command that it is one of several processes."""
+  if (
+    num_hosts > 1
+    and arguments
+    and arguments[0] in _MULTI_HOST_COMMANDS
+    and "--multi_host" not in arguments
+  ):
+    return [arguments[0], "--multi_host", *arguments[1:]]
+  return arguments
+
+
+def _required(arguments: list[str]) -> list[str]:
+  from specialize_jax.cli import main as cli_main
+
+  if not arguments or arguments[0] not in cli_main.COMMANDS:
+    got = f" instead of {arguments[0]!r}" if arguments else ""
+    raise errors.UserError(
+      f"the command to start is missing{got}: give it after --, such as "
+      "-- train --gin_file=runs/train.gin --gin.MODEL_DIR=gs://bucket/run"
+    )
+  return arguments
+
+
+def _vm(flags: argparse.Namespace, rented: object) -> tpu_vm.TpuVm:
+  from specialize_jax.tpu import tpu_vm
+
+  return tpu_vm.TpuVm(
+    name=flags.name,
+    slice=rented,
+    project=flags.project,
+    zone=flags.zone,
+    queued=flags.queued,
+    spot=flags.spot,
+    runtime_version=flags.runtime_version,
+  )
+
+
+def _package(flags: argparse.Namespace) -> str:
+  if not flags.package:
+    raise errors.UserError(
+      "--package is missing: give a wheel (`pip wheel --no-deps .` makes one) "
+      "or what pip takes, such as 'specialize-jax @ git+https://...'."
+    )
+  return flags.package
+
+
+def _on_tpu_vm(
+  flags: argparse.Namespace,
+  actions: list[str],
+  vm: tpu_vm.TpuVm,
+  arguments: list[str],
+) -> list[launch.Command]:
+  makers = {
+    "create": lambda: [vm.create()],
+    "describe": lambda: [vm.describe()],
+    "install": lambda: vm.install(_package(flags)),
+    "start": lambda: [vm.start(_required(arguments))],
+    "logs": lambda: [vm.logs()],
+    "delete": lambda: [vm.delete()],
+  }
+  # Printed, it is what is done again and again.
+  makers["resume_until_done"] = lambda: [
+    command
+    for step in ("describe", "delete", "create", "install", "start")
+    for command in makers[step]()
+  ]
+  return [command for action in actions for command in makers[action]()]
+
+
+def _resume(
+  flags: argparse.Namespace, vm: tpu_vm.TpuVm, arguments: list[str]
+) -> int:
+  from specialize_jax.tpu import resume
+
+  return resume.resume_until_done(
+    vm,
+    package=_package(flags),
+    arguments=_required(arguments),
+    patience=resume.Patience(
+      max_failures=flags.max_failures,
+      first_wait_seconds=flags.first_wait_seconds,
+      longest_wait_seconds=flags.longest_wait_seconds,
+    ),
+  )
+
+
+def _on_gke(
+  flags: argparse.Namespace,
+  actions: list[str],
+  rented: object,
+  arguments: list[str],
+) -> list[launch.Command]:
+  from specialize_jax.tpu import job_set
+
+  run = job_set.JobSet(
+    name=flags.name,
+    slice=rented,
+    image=flags.image,
+    namespace=flags.namespace,
+    spot=flags.spot,
+    max_restarts=flags.max_failures,
+    service_account=flags.service_account,
+  )
+  if flags.manifest is not None:
+    _write_manifest(flags.manifest, run, _required(arguments))
+  makers = {
+    "create": lambda: run.create(_required(arguments)),
+    "describe": run.describe,
+    "logs": run.logs,
+    "delete": run.delete,
+  }
+  return [makers[action]() for action in actions]
+
+
+def _write_manifest(
+  path: str, run: job_set.JobSet, arguments: list[str]
+) -> None:
+  from specialize_jax.records import whole_file
+  from specialize_jax.tpu import job_set
+
+  whole_file.write_text(path, job_set.to_yaml(run.manifest(arguments)))
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as cli_main
+
+  sys.exit(cli_main.run("launch", sys.argv[1:]))

@@ -1,0 +1,261 @@
+"""`specialize launch` with stand-ins for gcloud and kubectl, as processes."""
+
+import json
+import os
+import subprocess
+
+import pytest
+import yaml
+from testdata import stand_ins
+
+from specialize_jax.cli import main
+from specialize_jax.tpu import remote_script
+
+RUN = ("train", "--gin_file=runs/train.gin", "--gin.MODEL_DIR=gs://b/run")
+HOSTILE = "--gin.X={'a': \"$(touch injected)\"}; touch injected\nünï `x` $HOME"
+VM = (
+  "--name=xl",
+  "--topology=v5e:4x4",
+  "--project=my-project",
+  "--zone=us-west4-a",
+  "--package=p @ git+https://host/r",
+)
+GKE = ("--on=gke", "--name=xl", "--topology=v5e:4x4", "--image=gcr.io/p/i")
+PLACE = ["--project=my-project", "--zone=us-west4-a"]
+
+# A cloud in which a slice is there once it was created, and is READY then.
+CLOUD = """
+state = here / "state"
+words = call["arguments"]
+if "create" in words: state.write_text("READY")
+if "delete" in words: state.unlink()
+if "describe" in words:
+  if not state.exists(): sys.exit("ERROR: NOT_FOUND: Resource not found")
+  print(state.read_text())
+if "ssh" in words and "uv" not in words[-1]:
+  turns = here / "turns"
+  turn = turns.read_text().split() if turns.exists() else ["0"]
+  turns.write_text(" ".join(turn[1:] or ["0"]))
+  if turn[0] == "taken": state.write_text("PREEMPTED"); sys.exit(255)
+  sys.exit(int(turn[0]))
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch, capfd):
+  """Runs the command with stand-ins on PATH; gives status, output, errors."""
+  # python3 and HOME: where quoting failed, a script for a machine of the slice
+  # would run here.
+  for name in ("gcloud", "kubectl", "python3"):
+    stand_ins.install(tmp_path / "bin", name, CLOUD)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setenv("PATH", stand_ins.path_with(tmp_path / "bin"))
+  monkeypatch.chdir(tmp_path)
+  for name in ("CLOUDSDK_CORE_PROJECT", "CLOUDSDK_COMPUTE_ZONE"):
+    monkeypatch.delenv(name, raising=False)
+
+  def run(*argv):
+    status = main.main(["launch", *argv])
+    output = capfd.readouterr()
+    return status, output.out, output.err.strip()
+
+  run.bin = tmp_path / "bin"
+  run.calls = lambda: stand_ins.calls(tmp_path / "bin")
+  run.arguments = lambda: [call["arguments"] for call in run.calls()]
+  run.turns = (tmp_path / "bin" / "turns").write_text
+  return run
+
+
+def _kinds(cloud):
+  """The calls in short, such as "create" or "ssh"."""
+  kinds = [arguments[3] for arguments in cloud.arguments()]
+  return [k for k in kinds if k != "describe"]
+
+
+def test_what_is_printed_calls_just_what_is_executed(cloud, tmp_path):
+  actions = ("create", "install", "start", "logs", "describe", "delete")
+  status, script, _ = cloud(*VM, *actions, "--", *RUN, HOSTILE)
+  assert status == 0
+  assert cloud.calls() == []
+  subprocess.run(["bash", "-ec", script], check=True, cwd=tmp_path)
+  pasted = cloud.calls()
+  (cloud.bin / "calls.jsonl").unlink()
+  assert cloud(*VM, "--execute", *actions, "--", *RUN, HOSTILE)[0] == 0
+  assert cloud.calls() == pasted
+  assert len(pasted) == len(actions)
+  assert not list(tmp_path.rglob("injected"))
+
+
+def test_the_life_of_a_run_is_printed_where_no_action_is_given(cloud):
+  _, script, _ = cloud(*VM, "--spot", "--", *RUN)
+  assert [line for line in script.splitlines() if line.startswith("gc")] == [
+    f"gcloud compute tpus tpu-vm {action} xl \\"
+    for action in ("create", "ssh", "ssh", "ssh", "delete")
+  ]
+  assert "  --spot" in script.splitlines()
+
+
+def test_a_queued_spot_slice_is_asked_for_by_its_own_commands(cloud):
+  flags = (*VM, "--queued", "--spot", "--execute")
+  assert cloud(*flags, "create", "describe", "delete")[0] == 0
+  group = ["compute", "tpus", "queued-resources"]
+  assert cloud.arguments() == [
+    [
+      *(*group, "create", "xl", *PLACE),
+      *("--node-id=xl", "--accelerator-type=v5litepod-16"),
+      *("--runtime-version=v2-alpha-tpuv5-lite", "--spot"),
+    ],
+    [*group, "describe", "xl", *PLACE, "--format=value(state.state)"],
+    [*group, "delete", "xl", *PLACE, "--force", "--quiet"],
+  ]
+
+
+def test_several_hosts_are_told_so_and_one_is_not(cloud):
+  for topology, told in (("v5e:4x4", True), ("v5e:2x4", False)):
+    _, script, _ = cloud(*VM, f"--topology={topology}", "start", "--", *RUN)
+    assert ("train --multi_host --gin_file" in script) is told
+    assert "--worker=all" in script
+
+
+def test_the_string_for_ssh_brings_hostile_values_through_a_real_shell(
+  cloud, tmp_path
+):
+  assert cloud(*VM, "--execute", "start", "--", *RUN, HOSTILE)[0] == 0
+  (arguments,) = cloud.arguments()
+  script = arguments[-1].removeprefix("--command=")
+  home = tmp_path / "home"
+  bin_dir = home / remote_script.ENVIRONMENT / "bin"
+  stand_ins.install(bin_dir, "specialize")
+  subprocess.run(
+    ["bash", "-c", script], env=os.environ | {"HOME": str(home)}, check=True
+  )
+  (call,) = stand_ins.calls(bin_dir)
+  assert call["arguments"] == [RUN[0], "--multi_host", *RUN[1:], HOSTILE]
+  assert not list(tmp_path.rglob("injected"))
+
+
+def test_a_wheel_is_copied_to_every_host_first(cloud, tmp_path):
+  (tmp_path / "s p.whl").touch()
+  assert cloud(*VM[:-1], "--package=s p.whl", "--execute", "install")[0] == 0
+  copy, install = cloud.arguments()
+  assert copy[2:6] == ["tpu-vm", "scp", str(tmp_path / "s p.whl"), "xl:"]
+  assert "'./s p.whl[tpu]'" in install[-1]
+
+
+def test_the_first_command_that_fails_ends_it_with_its_status(cloud):
+  cloud.turns("7")
+  status, _, error = cloud(*VM, "--execute", "start", "delete", "--", *RUN)
+  assert status == 7
+  assert "gcloud compute tpus tpu-vm ssh ended with status 7." in error
+  assert _kinds(cloud) == ["ssh"]
+
+
+def _resume(cloud, *flags):
+  return cloud(
+    *VM,
+    *("--first_wait_seconds=0.01", "--longest_wait_seconds=0.02"),
+    *("--max_failures=3", "--execute", "resume_until_done", *flags),
+    *("--", *RUN),
+  )
+
+
+def test_a_preempted_run_starts_again_until_it_is_done(cloud):
+  """Twice with its slice left to it (75), once with the slice taken away."""
+  cloud.turns("75 75 taken 0")
+  status, _, error = _resume(cloud)
+  assert status == 0
+  start = ["ssh", "ssh"]  # install, start
+  assert _kinds(cloud) == ["create", *start * 3, "delete", "create", *start]
+  assert error.count("the run was preempted") == 3
+  assert error.endswith("the run is done.")
+
+
+def test_failures_in_a_row_end_it_and_a_preemption_begins_the_count_anew(cloud):
+  cloud.turns("1 1 75 1 255 9 0")
+  status, _, error = _resume(cloud)
+  assert status == 9
+  assert "3 tries in a row failed; the last with status 9." in error
+  assert (cloud.bin / "turns").read_text() == "0"
+
+
+def test_waits_grow_up_to_the_longest(cloud):
+  cloud.turns("75 75 75 75 0")
+  _, _, error = _resume(cloud, "--longest_wait_seconds=0.03")
+  waits = [
+    line.split(" in ")[1] for line in error.splitlines() if "again in" in line
+  ]
+  assert waits == ["0.01 s.", "0.02 s.", "0.03 s.", "0.03 s."]
+
+
+def test_a_refused_question_is_not_taken_for_an_absent_slice(cloud):
+  stand_ins.install(cloud.bin, "gcloud", "sys.exit('PERMISSION_DENIED')")
+  status, _, error = _resume(cloud)
+  assert status == 1
+  assert "PERMISSION_DENIED" in error
+  assert "3 tries in a row failed; the last with status 1." in error
+  assert _kinds(cloud) == []
+
+
+def test_the_manifest_reaches_kubectl_and_a_file_as_it_is_printed(
+  cloud, tmp_path
+):
+  flags = (*GKE, "--manifest=job.yaml")
+  _, script, _ = cloud(*flags, "create", "--", *RUN, HOSTILE)
+  subprocess.run(["bash", "-ec", script], check=True, cwd=tmp_path)
+  assert cloud(*GKE, "--execute", "create", "--", *RUN, HOSTILE)[0] == 0
+  pasted, executed = cloud.calls()
+  assert pasted == executed
+  assert executed["arguments"] == [
+    "apply",
+    "--namespace=default",
+    "--filename=-",
+  ]
+  assert executed["input"] == (tmp_path / "job.yaml").read_text()
+  assert yaml.safe_load(executed["input"])["kind"] == "JobSet"
+  assert not list(tmp_path.rglob("injected"))
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    ((*VM[:2], *VM[3:], "create"), "--project is missing"),
+    ((*VM[:3], "create"), "--zone is missing"),
+    ((*VM, "--topology=v5e:5x5", "create"), "not a slice of v5e"),
+    ((*VM, "--name=Xl", "create"), "--name=Xl is not possible"),
+    ((*VM, "start"), "the command to start is missing: give it after --"),
+    ((*VM, "start", "--", "bash"), "missing instead of 'bash'"),
+    ((*VM, "fly"), "fly is not an action of --on=tpu_vm"),
+    ((*VM, "--execute"), "--execute does what it is told"),
+    ((*VM[:-1], "install"), "--package is missing"),
+    ((*VM[:-1], "--package=no.whl", "install"), "no.whl is not a file"),
+    ((*VM, "--max_failures=0", "create"), "--max_failures=0"),
+    ((*VM, "--execute", "create", "resume_until_done"), "give it alone"),
+    ((*GKE[:-1], "create", "--", *RUN), "--image is missing"),
+    ((*GKE, "resume_until_done"), "a JobSet starts again by itself"),
+  ],
+)
+def test_what_cannot_be_is_one_sentence_and_calls_nothing(cloud, argv, message):
+  status, output, error = cloud(*argv)
+  assert (status, output) == (2, "")
+  assert error.startswith("specialize launch: error: ")
+  assert "\n" not in error
+  assert message in error
+  assert cloud.calls() == []
+
+
+@pytest.mark.parametrize("on", ["gcloud", "kubectl"])
+def test_a_missing_program_is_named(cloud, monkeypatch, tmp_path, on):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  flags = VM if on == "gcloud" else GKE
+  status, _, error = cloud(*flags, "--execute", "delete")
+  assert status == 2
+  assert f"error: {on} is not installed: install it" in error
+
+
+def test_the_project_and_zone_of_gcloud_are_used(cloud, monkeypatch):
+  monkeypatch.setenv("CLOUDSDK_CORE_PROJECT", "mine")
+  monkeypatch.setenv("CLOUDSDK_COMPUTE_ZONE", "here-1a")
+  _, script, _ = cloud(*VM[:2], "delete")
+  assert "--project=mine" in script
+  assert "--zone=here-1a" in script
+  assert json.dumps(cloud.calls()) == "[]"
