@@ -1,0 +1,93 @@
+"""The text becomes what the tokens spell, whatever the server cut off."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specialize_jax.records import schema
+from specialize_jax.teacher import spelling
+
+
+def steps_of(*tokens):
+  return tuple(
+    schema.TeacherStep(
+      token=token.decode(errors="replace")
+      if isinstance(token, bytes)
+      else token,
+      log_prob=-0.5,
+      top=(),
+      token_bytes=token if isinstance(token, bytes) else None,
+    )
+    for token in tokens
+  )
+
+
+def fit(text, *tokens):
+  text, kept = spelling.fit(text, steps_of(*tokens))
+  assert text.encode() == b"".join(step.spelling for step in kept)
+  return text, [step.spelling.decode(errors="replace") for step in kept]
+
+
+def test_a_text_that_its_tokens_spell_stays():
+  assert fit("a b", "a", " b") == ("a b", ["a", " b"])
+  assert fit("") == ("", [])
+
+
+def test_the_docstrings_example():
+  text, kept = fit("72.", "\n", "72", ".\n\n", "</s>")
+  assert text == "\n72.\n\n"
+  assert kept == ["\n", "72", ".\n\n"]
+
+
+def test_tokens_of_a_stop_go():
+  assert fit("72", "72", "\n\n", "Q")[0] == "72"
+  assert fit("", "\n\n") == ("", [])
+
+
+def test_a_stripped_text_keeps_its_first_space():
+  assert fit("72 is", " 72", " is", "\n")[0] == " 72 is"
+
+
+def test_a_character_that_was_not_finished_goes():
+  assert fit("5\ufffd", b"5", b"\xe2\x82")[0] == "5"
+  assert fit("5", b"5", b"\xe2\x82")[0] == "5"
+  assert fit("5\u20ac", b"5", b"\xe2\x82", b"\xac")[0] == "5\u20ac"
+
+
+def test_bytes_that_the_server_hides_are_taken_from_the_text():
+  text = "a\U0001f600b"
+  kept = spelling.fit(text, steps_of("a", "\ufffd", "\ufffd", "b"))[1]
+  spelt = [step.spelling for step in kept]
+  assert spelt == [b"a", "\U0001f600".encode()[:3], b"\x80", b"b"]
+  assert kept[1].token == "\ufffd"
+
+
+@pytest.mark.parametrize(
+  ("text", "tokens"),
+  [
+    ("b", ["a"]),
+    ("ab", ["a"]),
+    ("a", [b"\xff", b"a"]),
+    ("\u20ac", ["\ufffd"] * 5),
+  ],
+)
+def test_a_text_that_is_not_in_the_tokens_is_refused(text, tokens):
+  with pytest.raises(spelling.MisspeltError):
+    spelling.fit(text, steps_of(*tokens))
+
+
+@settings(deadline=None)
+@given(
+  st.text(st.characters(codec="utf-8"), max_size=8),
+  st.sets(st.integers(1, 30)),
+  st.sampled_from(["", "\n\n", "</s>"]),
+)
+def test_any_cut_of_any_text_is_put_together(text, cuts, stop):
+  spelt = text.encode()
+  bounds = [0, *sorted(c for c in cuts if c < len(spelt)), len(spelt)]
+  tokens = [
+    spelt[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b
+  ]
+  found, kept = spelling.fit(text, steps_of(*tokens, *([stop] if stop else [])))
+  assert found == text
+  assert [step.spelling for step in kept] == tokens
