@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import datetime
+import email.utils
 import math
 import time
 
@@ -148,3 +150,20 @@ class Budget:
       self._num_reserved -= 1
       self.spent += used
       self._settled.notify_all()
+
+
+def retry_after_seconds(value: str | None) -> float:
+  """Reads `Retry-After`: seconds, or a date; 0 for none or neither."""
+  if value is None:
+    return 0.0
+  try:
+    seconds = float(value)
+  except ValueError:
+    try:
+      date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+      return 0.0
+    if date.tzinfo is None:
+      date = date.replace(tzinfo=datetime.UTC)
+    seconds = (date - datetime.datetime.now(datetime.UTC)).total_seconds()
+  return max(0.0, seconds) if math.isfinite(seconds) else 0.0

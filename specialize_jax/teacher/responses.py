@@ -13,6 +13,7 @@ A server is not trusted: whatever is not of these shapes is an error here.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -170,29 +171,35 @@ def _chat_steps(log_probs: Mapping) -> tuple[schema.TeacherStep, ...]:
     [one for top in tops for one in top]
   )
   pairs = list(zip(names, others, strict=True))
-  steps, end = [], 0
-  for i, top in enumerate(tops):
-    start, end = end, end + len(top)
-    given = others_spelt[start:end] if others_spelt else ()
-    steps.append(
-      schema.TeacherStep(
-        token=tokens[i],
-        log_prob=values[i],
-        top=tuple(pairs[start:end]),
-        token_bytes=spelt[i] if spelt else None,
-        top_bytes=tuple(given) if any(b is not None for b in given) else None,
+  ends = list(itertools.accumulate(map(len, tops)))
+  cuts = [
+    slice(end - len(top), end) for top, end in zip(tops, ends, strict=True)
+  ]
+  steps = [
+    schema.TeacherStep(token=token, log_prob=value, top=tuple(pairs[cut]))
+    for token, value, cut in zip(tokens, values, cuts, strict=True)
+  ]
+  if spelt or others_spelt:
+    spelt = spelt or [None] * len(steps)
+    others_spelt = others_spelt or [None] * len(pairs)
+    steps = [
+      dataclasses.replace(
+        step,
+        token_bytes=own,
+        top_bytes=tuple(others_spelt[cut]) if any(others_spelt[cut]) else None,
       )
-    )
+      for step, own, cut in zip(steps, spelt, cuts, strict=True)
+    ]
   return tuple(steps)
 
 
 def _candidates(
   entries: list,
-) -> tuple[list[str], list[float], list[bytes | None]]:
+) -> tuple[list[str], list[float], list[bytes | None] | None]:
   """Gives each entry's token and log-probability, and bytes where they tell.
 
-  Bytes that are the token's own UTF-8 say nothing new and are not kept; the
-  list is empty where there are no others.
+  Bytes that are the token's own UTF-8 say nothing new and are not kept; there
+  is no list of bytes where there are no others.
   """
   _check_kind(entries, dict, "top_logprobs")
   tokens = [entry.get("token") for entry in entries]
@@ -200,19 +207,19 @@ def _candidates(
   values = _log_probs([entry.get("logprob") for entry in entries])
   given = [entry.get("bytes") for entry in entries]
   own = [token.encode("utf-8", "surrogatepass") for token in tokens]
-  if any(type(one) not in (list, type(None)) for one in given):
+  if not set(map(type, given)) <= {list, type(None)}:
     raise ResponseError("'bytes' are not lists of bytes")
   try:
     spelt = [None if one is None else bytes(one) for one in given]
   except (TypeError, ValueError) as error:
     raise ResponseError(f"'bytes' are not lists of bytes: {error}") from error
   if spelt == own:
-    return tokens, values, []
+    return tokens, values, None
   spelt = [
     _spelt_bytes(token) if b is None else (None if b == a else b)
     for token, a, b in zip(tokens, own, spelt, strict=True)
   ]
-  return tokens, values, spelt
+  return tokens, values, spelt if any(b is not None for b in spelt) else None
 
 
 def _check_kind(values: list, kind: type, name: str) -> None:
