@@ -207,12 +207,12 @@ def _alignment_ways(corpus, num_reference):
   numbered = []
   for batch in _batches(corpus):
     teacher = columns.teacher_columns(batch, aligner.table)
-    places = columns.places(teacher, aligner.table)
+    places = columns.places(teacher, aligner.table, aligner.words)
     numbered.append(
       (
         teacher,
         places.visible_L,
-        columns.student_columns(teacher.texts, places.odd_B, aligner.words),
+        columns.student_columns(teacher.texts, places.whole_B, aligner.words),
       )
     )
 

@@ -128,8 +128,8 @@ class Aligner:
       0 in every text, all texts one after another.
     """
     teacher = columns.tokens_alone(texts, spellings, self.table)
-    places = columns.places(teacher, self.table)
-    student = columns.student_columns(texts, places.odd_B, self.words)
+    places = columns.places(teacher, self.table, self.words)
+    student = columns.student_columns(texts, places.whole_B, self.words)
     return batched_layout.grouped(
       teacher, places.visible_L, student, words=self.words
     )
@@ -156,8 +156,8 @@ class Aligner:
 
   def batch_of(self, teacher: columns.TeacherColumns) -> batched_transfer.Batch:
     """Encodes the texts and lays both sides on each other."""
-    places = columns.places(teacher, self.table)
-    student = columns.student_columns(teacher.texts, places.odd_B, self.words)
+    places = columns.places(teacher, self.table, self.words)
+    student = columns.student_columns(teacher.texts, places.whole_B, self.words)
     layout = batched_layout.lay(
       teacher,
       places.visible_L,

@@ -48,7 +48,7 @@ class _Known:
     rest_L: The student token (over the batch) that an unseen rest belongs to.
     base_L: The first student token of the word that the text ends in; of the
       word that follows where it ends with a word.
-    stems_L: What is known of that word, in the student's table; -1 for
+    stems_L: What is known of that word, by `WordParts.stems`; -1 for
       nothing.
   """
 
@@ -65,37 +65,52 @@ class WordParts:
   ) -> None:
     self._table = table
     self._words = words
-    self._stems = growing.Column(np.int64)
+    self._stem_spellings: list[bytes] = []
+    self._stem_places = growing.Column(np.int64)
     self._stem_numbers = growing.Numbering()
     self._joined = growing.Column(np.int64)
     self._joined_numbers = growing.Numbering()
     self._candidates = growing.Column(np.int64)
 
   def stems(self, words: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
-    """Gives words cut after some bytes, as places in the student's table."""
-    keys = self._stem_numbers.of(
+    """Numbers words cut after some bytes."""
+    numbers = self._stem_numbers.of(
       zip(words.tolist(), num_bytes.tolist(), strict=True)
     )
-    new = self._stem_numbers.take_new()
-    strings = [
-      self._words.strings[word].encode("utf-8")[:cut].decode("utf-8")
-      for word, cut in new
+    cuts = [
+      self._words.strings[word].encode("utf-8")[:cut]
+      for word, cut in self._stem_numbers.take_new()
     ]
-    self._stems.extend(self._words.look_up(strings))
-    return self._stems.values[keys]
+    self._stem_spellings += cuts
+    # Those that end within a character are joined only, never looked up.
+    texts = [spelling.decode("utf-8", errors="ignore") for spelling in cuts]
+    self._stem_places.extend(self._words.look_up(texts))
+    return numbers
+
+  def stem_places(self, stems: np.ndarray) -> np.ndarray:
+    """Gives stems of whole characters as places in the student's table."""
+    return self._stem_places.values[stems]
 
   def joined(self, stems: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Gives stems with candidates after them, in the student's table."""
+    """Gives stems with candidates after them, in the student's table.
+
+    Returns:
+      Places; -1 where the two do not spell whole characters.
+    """
     width = len(self._table)
     unique, inverse = np.unique(stems * width + rows, return_inverse=True)
     numbers = self._joined_numbers.of(
       zip((unique // width).tolist(), (unique % width).tolist(), strict=True)
     )
-    new = self._joined_numbers.take_new()
-    strings = [
-      self._words.strings[stem] + self._table.texts[row] for stem, row in new
-    ]
-    self._joined.extend(self._words.look_up(strings))
+    texts = []
+    for stem, row in self._joined_numbers.take_new():
+      spelling = self._stem_spellings[stem] + self._table.spellings[row]
+      try:
+        texts.append(spelling.decode("utf-8"))
+      except UnicodeDecodeError:
+        texts.append(None)
+    found = iter(self._words.look_up([t for t in texts if t is not None]))
+    self._joined.extend([-1 if text is None else next(found) for text in texts])
     return self._joined.values[numbers][inverse]
 
   def candidates(self, rows: np.ndarray) -> np.ndarray:
@@ -275,20 +290,22 @@ def _parting(
   at = known.base_L[token]
   own = np.full(len(rows), -1, np.int64)
   whole = table.whole.values[rows]
-  at[~whole] = known.rest_L[token[~whole]]
   stems = known.stems_L[token]
+  within = batch.places.mid_character_L[token]
   alone = whole & (stems < 0)
   place[alone] = parts.candidates(rows[alone])
   # A candidate that parts words leaves the known part a word of its own.
-  splits = (
-    table.begins_space.values[rows] & ~table.odd.values[rows] & (stems >= 0)
-  )
-  joined = whole & (stems >= 0) & ~splits
+  splits = table.begins_space.values[rows] & ~table.odd.values[rows]
+  splits &= (stems >= 0) & ~within
+  joined = (stems >= 0) & ~splits & (whole | within)
   place[joined] = parts.joined(stems[joined], rows[joined])
-  compared = alone | joined
+  compared = (alone | joined) & (place >= 0)
+  # What leaves a character unfinished is as unknown as an unseen rest.
+  unknown = ~(compared | splits)
+  at[unknown] = known.rest_L[token[unknown]]
   if splits.any():
     stem_at, stem_own = _first_difference(
-      batch, stems[splits], at[splits], ends[splits]
+      batch, parts.stem_places(stems[splits]), at[splits], ends[splits]
     )
     at[splits], own[splits] = stem_at, stem_own
     goes_on = splits & (own < 0)

@@ -181,18 +181,18 @@ class StudentColumns:
 
 
 def student_columns(
-  texts: Sequence[str], odd_B: np.ndarray, words: student_table.StudentTable
+  texts: Sequence[str], whole_B: np.ndarray, words: student_table.StudentTable
 ) -> StudentColumns:
   """Encodes texts, by their words where that gives the same.
 
   Args:
     texts: The B texts.
-    odd_B: bool[B], whether a text's white space may not part words.
+    whole_B: bool[B], whether a text may not be parted at its white space.
     words: Remembers the words.
   """
   split = [text.split() for text in texts]
   counts_B = np.fromiter(map(len, split), np.int64, len(split))
-  whole_B = odd_B | (counts_B == 0) | (not words.word_local)
+  whole_B = whole_B | (counts_B == 0) | (not words.word_local)
   places = words.look_up(itertools.chain.from_iterable(split))
   sample = np.repeat(np.arange(len(texts)), counts_B)
   whole_B[sample[~words.plain.values[places]]] = True
@@ -231,19 +231,25 @@ class Places:
   Attributes:
     visible_L: int64[L], the visible bytes that each covers.
     after_space_L: bool[L], whether white space, or the start, precedes each.
-    odd_B: bool[B], whether the table's columns do not tell (a character that
-      tokens split, say), so that the text itself was asked.
-    odd_line_starts: For each odd sample `token_classes.line_starts`.
+    mid_character_L: bool[L], whether the tokens before each end within a
+      character.
+    whole_B: bool[B], whether a text may not be parted at its white space.
+    odd_line_starts: `token_classes.line_starts` of each sample of which the
+      table's columns do not tell (tokens split a character, say), so that the
+      text itself was asked.
   """
 
   visible_L: np.ndarray
   after_space_L: np.ndarray
-  odd_B: np.ndarray
+  mid_character_L: np.ndarray
+  whole_B: np.ndarray
   odd_line_starts: dict[int, np.ndarray]
 
 
 def places(
-  teacher: TeacherColumns, table: teacher_table.TeacherTable
+  teacher: TeacherColumns,
+  table: teacher_table.TeacherTable,
+  words: student_table.StudentTable,
 ) -> Places:
   """Finds what each teacher token covers of its text."""
   rows_L = teacher.rows_L
@@ -252,22 +258,41 @@ def places(
   after_space_L[1:] = table.ends_space.values[rows_L[:-1]]
   firsts = teacher.offsets[:-1]
   after_space_L[firsts[firsts < len(rows_L)]] = True
-  odd_B = np.zeros(len(teacher.texts), bool)
-  odd_B[teacher.sample_L[table.odd.values[rows_L]]] = True
-  line_starts = {}
-  for index in np.flatnonzero(odd_B).tolist():
-    text = teacher.texts[index]
-    mine = slice(teacher.offsets[index], teacher.offsets[index + 1])
-    ranks = reference.visible_ranks(text)
-    spellings = [table.spellings[row] for row in rows_L[mine].tolist()]
-    bounds = np.cumsum([0, *map(len, spellings)])
-    visible_L[mine] = np.diff(ranks[bounds])
-    space = np.concatenate([[True], np.diff(ranks) == 0])
-    after_space_L[mine] = space[bounds[:-1]]
-    line_starts[index] = token_classes.line_starts(text, ranks)
-  return Places(
+  found = Places(
     visible_L=visible_L,
     after_space_L=after_space_L,
-    odd_B=odd_B,
-    odd_line_starts=line_starts,
+    mid_character_L=np.zeros(len(rows_L), bool),
+    whole_B=np.zeros(len(teacher.texts), bool),
+    odd_line_starts={},
   )
+  odd = np.unique(teacher.sample_L[table.odd.values[rows_L]])
+  for index in odd.tolist():
+    _ask_text(found, teacher, index, table=table, words=words)
+  return found
+
+
+def _ask_text(
+  found: Places,
+  teacher: TeacherColumns,
+  index: int,
+  *,
+  table: teacher_table.TeacherTable,
+  words: student_table.StudentTable,
+) -> None:
+  """Fills in the places of a sample of which the table does not tell."""
+  text = teacher.texts[index]
+  mine = slice(teacher.offsets[index], teacher.offsets[index + 1])
+  sizes = [len(table.spellings[r]) for r in teacher.rows_L[mine].tolist()]
+  bounds = np.cumsum([0, *sizes])
+  ranks = reference.visible_ranks(text)
+  found.visible_L[mine] = np.diff(ranks[bounds])
+  space = np.concatenate([[True], np.diff(ranks) == 0])
+  found.after_space_L[mine] = space[bounds[:-1]]
+  # A byte within a character is 10xxxxxx.
+  encoded = np.frombuffer(text.encode("utf-8") + b"\0", np.uint8)
+  found.mid_character_L[mine] = encoded[bounds[:-1]] & 0xC0 == 0x80
+  spaces = {character for character in text if character.isspace()}
+  found.whole_B[index] = 0 in sizes or not all(
+    space.isascii() and words.splits_words(space) for space in spaces
+  )
+  found.odd_line_starts[index] = token_classes.line_starts(text, ranks)
