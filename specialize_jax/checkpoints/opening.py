@@ -88,7 +88,7 @@ class Checkpoint:
     """
     config = config or self.config
     abstract = name_table.abstract_params(config, placed)
-    if self.kind == "ours" and config.scan_layers == self.config.scan_layers:
+    if self.kind == "ours" and _layout(config) == _layout(self.config):
       # Orbax reads of each array only what this host's devices hold.
       with manager.CheckpointManager(self.directory, keep=None) as steps:
         return steps.restore_params(abstract, self.step)
@@ -98,6 +98,11 @@ class Checkpoint:
       self.source,
       shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
+
+
+def _layout(config: t5_config.T5Config) -> tuple[bool, int]:
+  """What may differ between ours and the model that is wanted."""
+  return config.scan_layers, config.vocab_size
 
 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:

@@ -54,6 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
     choices=("ours", "huggingface"),
     help="what is written (default: huggingface from ours, ours from others)",
   )
+  _add_options(parser)
+  return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that say how the tensors and the vocabulary change."""
   parser.add_argument(
     "--dtype",
     choices=("float32", "bfloat16", "float16"),
@@ -87,7 +93,6 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="MIB",
     help="size of a Hugging Face tensor file (default: 1024)",
   )
-  return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

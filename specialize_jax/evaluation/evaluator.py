@@ -6,7 +6,6 @@ decoded in batches of one size and of a few input lengths, so that every task
 and every call shares a handful of compiled programs.
 """
 
-import collections
 import contextlib
 import dataclasses
 import difflib
@@ -21,14 +20,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 from absl import logging
-from flax import linen as nn
 
 from specialize_jax import errors
-from specialize_jax.decoding import bucketing, loop, strategies
+from specialize_jax.decoding import generator, requests
 from specialize_jax.evaluation import metrics, written
+from specialize_jax.t5 import network
 
 # How many batches may wait on the device while the host reads earlier ones.
-_BATCHES_IN_FLIGHT = 2
+_BATCHES_AHEAD = 2
 
 
 class Evaluator:
@@ -42,7 +41,7 @@ class Evaluator:
     self,
     mixture_or_task_name: str,
     *,
-    model: nn.Module,
+    model: network.EncoderDecoder,
     task_feature_lengths: Mapping[str, int],
     split: str = "validation",
     batch_size: int = 64,
@@ -72,10 +71,13 @@ class Evaluator:
     """
     tasks = _tasks_to_evaluate(mixture_or_task_name, split)
     self.task_names = [task.name for task in tasks]
-    self._model = model
     self._batch_size = batch_size
-    self._max_new_tokens = max_new_tokens
-    self._input_limit = task_feature_lengths["inputs"]
+    self._generator = generator.Generator(
+      model,
+      requests.Settings(max_new_tokens=max_new_tokens),
+      batch_size=batch_size,
+      input_limit=task_feature_lengths["inputs"],
+    )
     with _only_errors_logged():
       self._seqio = seqio.Evaluator(
         mixture_or_task_name,
@@ -93,9 +95,7 @@ class Evaluator:
       for name, dataset in self._seqio.cached_model_datasets.items()
     }
 
-  def __call__(
-    self, params: bucketing.Params, step: int
-  ) -> Mapping[str, float]:
+  def __call__(self, params: network.Params, step: int) -> Mapping[str, float]:
     """Decodes and grades every example.
 
     Args:
@@ -109,7 +109,6 @@ class Evaluator:
     Raises:
       UserError: the mesh of `params` does not divide the batch size.
     """
-    sharding = bucketing.batch_sharding(params, self._batch_size)
     num_batches = sum(
       math.ceil(len(examples) / self._batch_size)
       for examples in self._examples.values()
@@ -126,7 +125,7 @@ class Evaluator:
         dataset: tf.data.Dataset,
       ) -> Sequence[tuple[int, np.ndarray]]:
         examples = self._examples[self._name_of(dataset)]
-        return self._decode(params, examples, sharding, progress)
+        return self._decode(params, examples, progress)
 
       future, _ = self._seqio.evaluate(
         compute_metrics=True, step=step, predict_fn=predict
@@ -151,36 +150,21 @@ class Evaluator:
 
   def _decode(
     self,
-    params: bucketing.Params,
+    params: network.Params,
     examples: Sequence[np.ndarray],
-    sharding: jax.sharding.Sharding | None,
     progress: tqdm.tqdm,
   ) -> Sequence[tuple[int, np.ndarray]]:
     """Decodes one task's examples: pairs of an index and its tokens."""
-    predictions: dict[int, np.ndarray] = {}
-    in_flight = collections.deque()
-
-    def read_oldest() -> None:
-      indices, tokens = in_flight.popleft()
-      # The last batch repeats its last row; writing it twice is harmless.
-      predictions.update(zip(indices, bucketing.to_host(tokens), strict=True))
+    asked = [
+      requests.Request(number=index, input_ids=input_ids)
+      for index, input_ids in enumerate(examples)
+    ]
+    predictions = {}
+    for batch in self._generator.run(params, asked, ahead=_BATCHES_AHEAD):
+      predictions |= {
+        index: result.output.ids for index, result in batch.items()
+      }
       progress.update()
-
-    for indices, inputs in bucketing.batches(
-      examples, batch_size=self._batch_size, limit=self._input_limit
-    ):
-      output = loop.decode(
-        self._model,
-        params,
-        bucketing.place(inputs, sharding),
-        max_new_tokens=self._max_new_tokens,
-        strategy=strategies.Greedy(),
-      )
-      in_flight.append((indices, output.tokens))
-      if len(in_flight) > _BATCHES_IN_FLIGHT:
-        read_oldest()
-    while in_flight:
-      read_oldest()
     return sorted(predictions.items())
 
 

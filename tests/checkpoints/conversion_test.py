@@ -70,6 +70,9 @@ def test_a_folder_comes_back_bit_by_bit(family, dtype, tmp_path):
   ours = to_ours(folder, tmp_path / "ours")
   assert ours.kind == "ours"
   assert ours.config.param_dtype == dtype
+  trained = dataclasses.replace(ours.config, param_dtype="float32")
+  params = ours.params(one_device(), trained)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
   assert_same_tensors(folder, to_folder(tmp_path / "ours", tmp_path / "again"))
 
 
@@ -99,12 +102,14 @@ def test_transformers_gives_our_logits(family, tmp_path):
   )
 
 
-def test_ours_fit_a_model_whose_layers_are_listed(tmp_path):
+def test_ours_fit_a_model_of_a_larger_vocabulary_and_listed_layers(tmp_path):
   folder = save_theirs("t5_1_1", tmp_path / "folder")
   ours = to_ours(folder, tmp_path / "ours")
-  listed = dataclasses.replace(ours.config, scan_layers=False)
+  listed = dataclasses.replace(ours.config, scan_layers=False, vocab_size=48)
   params = ours.params(one_device(), listed)
   stacked = ours.params(one_device())
+  embedding = params["token_embedder"]["embedding"]
+  np.testing.assert_array_equal(embedding[40:], embedding[np.zeros(8, int)])
   for layer in range(3):
     np.testing.assert_array_equal(
       params["encoder"][f"layers_{layer}"]["mlp"]["wo"]["kernel"],

@@ -52,7 +52,7 @@ def test_sequences_score_what_the_search_says(config):
     said = tiny_t5.is_token(tokens)
     mine = np.asarray(found.log_probs[:, rank])
     np.testing.assert_allclose(np.where(said, mine, 0), log_probs, atol=1e-4)
-    assert (said | (mine == 0)).mean() > 0.9  # few end in padding that is said
+    assert said.mean() > 0.25
     lengths = (mine != 0).sum(axis=1)
     np.testing.assert_allclose(
       found.scores[:, rank],

@@ -9,7 +9,7 @@ import pytest
 from testdata import tiny_demo, tiny_world
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import opening
+from specialize_jax.checkpoints import conversion, opening
 from specialize_jax.data import sources
 from specialize_jax.study import experiment
 from tasks import mixtures  # noqa: F401  (registers every task)
@@ -61,6 +61,24 @@ def test_a_run_starts_from_another_run_s_parameters(trained, tmp_path, below):
     params["token_embedder"]["embedding"],
     state.params["token_embedder"]["embedding"],
   )
+
+
+def test_a_run_s_export_is_evaluated_like_the_run(trained, tmp_path):
+  run, _ = trained
+  plan = conversion.plan(
+    opening.open_checkpoint(run.model_dir), to="huggingface"
+  )
+  conversion.write_folder(plan, tmp_path / "folder")
+  task = "mini_gsm_zero_shot_chain_of_thought_v1"
+  for path in (run.model_dir, tmp_path / "folder"):
+    experiment.evaluate_checkpoint(
+      path,
+      evaluations=[tiny_demo.evaluation(task)],
+      output_dir=f"{tmp_path}/{pathlib.Path(path).name}_eval",
+    )
+  (ours,) = tmp_path.glob(f"model_eval/**/{task}.jsonl")
+  (theirs,) = tmp_path.glob(f"folder_eval/**/{task}.jsonl")
+  assert ours.read_text() == theirs.read_text()
 
 
 def test_a_step_that_is_not_there_is_an_error(trained):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from specialize_jax.decoding import loop, strategies
+from specialize_jax.decoding import beam, loop, scoring, strategies
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
@@ -216,3 +216,54 @@ def test_greedy_sequences_are_those_of_generate(family):
   width = MAX_NEW_TOKENS - generated.shape[1]
   np.testing.assert_array_equal(ours, np.pad(generated, ((0, 0), (0, width))))
   assert len({tuple(row) for row in generated.tolist()}) > NUM_ROWS // 2
+
+
+@pytest.mark.parametrize("length_penalty", [1.0, 0.3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beam_sequences_are_those_of_generate_or_ties(family, length_penalty):
+  model, params, theirs = pair(family)
+  source, _ = inputs()
+  with torch.no_grad():
+    generated = theirs.generate(
+      input_ids=torch.from_numpy(source),
+      attention_mask=torch.from_numpy(source > 0).long(),
+      max_new_tokens=MAX_NEW_TOKENS,
+      do_sample=False,
+      num_beams=4,
+      num_return_sequences=2,
+      length_penalty=length_penalty,
+      early_stopping=False,
+      output_scores=True,
+      return_dict_in_generate=True,
+    )
+  sequences = generated.sequences.numpy()[:, 1:].astype(np.int32)
+  width = MAX_NEW_TOKENS - sequences.shape[1]
+  sequences = np.pad(sequences, ((0, 0), (0, width))).reshape(NUM_ROWS, 2, -1)
+  # Theirs fills up with EOS where the padding token is 0.
+  ends = sequences == t5_config.EOS_ID
+  sequences[np.cumsum(ends, axis=-1) - ends > 0] = t5_config.PAD_ID
+  source = jnp.asarray(source, jnp.int32)
+  ours = beam.decode(
+    model,
+    params,
+    source,
+    max_new_tokens=MAX_NEW_TOKENS,
+    num_beams=4,
+    num_return_sequences=2,
+    length_penalty=length_penalty,
+  )
+  np.testing.assert_allclose(
+    ours.scores.reshape(-1), generated.sequences_scores, rtol=2e-5
+  )
+  # A sequence that differs is a tie: our network, too, finds theirs as good.
+  differ = (np.asarray(ours.tokens) != sequences).any(axis=-1)
+  for row, rank in np.argwhere(differ):
+    theirs_1T = jnp.asarray(sequences[row, rank][None])
+    log_probs = np.asarray(
+      scoring.score(model, params, source[row][None], theirs_1T)
+    )
+    length = (log_probs != 0).sum()
+    score = log_probs.sum() / length**length_penalty
+    np.testing.assert_allclose(score, ours.scores[row, rank], rtol=2e-5)
+  assert differ.mean() < 0.05
+  assert len({tuple(row) for row in sequences[:, 0].tolist()}) > NUM_ROWS // 2

@@ -171,6 +171,7 @@ def write_t5x(path, tensors, *, layout="spec", with_optimizer=False, inline=()):
       "driver": "zarr",
       "dtype": value.dtype.name,
       "kvstore": {"driver": "file", "path": f"{path / directory}/"},
+      "context": {"file_io_sync": False},
       "metadata": {
         "chunks": list(value.shape),
         "compressor": {"id": "gzip", "level": 1},
@@ -178,6 +179,7 @@ def write_t5x(path, tensors, *, layout="spec", with_optimizer=False, inline=()):
       },
     }
     tensorstore.open(spec, create=True).result().write(value).result()
+    del spec["context"]
     if layout == "placeholder":
       index[key] = f"PLACEHOLDER://{directory}"
     elif layout == "old_spec":

@@ -1,0 +1,354 @@
+"""`specialize generate`: decodes a file of inputs with a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.cli import devices
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.checkpoints import opening
+  from specialize_jax.decoding import (
+    generator,
+    requests,
+    resumable,
+    vocabulary,
+  )
+
+_EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
+  echo '{"text": "Q: Tom has 3 pens. He buys 4 pens. How many pens does Tom \\
+have? Let'"'"'s think step by step"}' > inputs.jsonl
+  specialize generate --checkpoint=demo_output/specialize \\
+    --vocabulary=demo_output/world/mini/student.model \\
+    --inputs=inputs.jsonl --outputs=outputs.jsonl --max_new_tokens=64
+A second start goes on where the first one stopped.
+"""
+
+# Batches whose inputs are looked at together for like lengths: the more, the
+# less padding, and the longer a row may wait for its turn in the file.
+_WINDOW_BATCHES = 16
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize generate",
+    description='Decodes JSONL rows with "text" or "input_ids". Output rows '
+    'keep the other fields and add "output_ids" and, where a vocabulary is '
+    'known, "output". A row that also has "target" or "target_ids" is scored '
+    'instead: "target_log_probs", one a token of the target.',
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  _add_files(parser)
+  _add_strategy(parser.add_argument_group("what is decoded"))
+  _add_machine(parser.add_argument_group("how it runs"))
+  devices.add_flags(parser)
+  return parser
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--checkpoint",
+    required=True,
+    metavar="PATH",
+    help="a run's model_dir or one of its checkpoints, a Hugging Face folder, "
+    "or a T5X checkpoint",
+  )
+  parser.add_argument(
+    "--inputs",
+    required=True,
+    metavar="FILE.jsonl",
+    help="what to decode; all rows are checked before the first is decoded",
+  )
+  parser.add_argument(
+    "--outputs",
+    required=True,
+    metavar="FILE.jsonl",
+    help="written in the inputs' order; FILE.jsonl.progress beside it says "
+    "what it is made of, so that an interrupted run goes on",
+  )
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="begin --outputs anew, whatever is there",
+  )
+  parser.add_argument(
+    "--vocabulary",
+    metavar="SPIECE",
+    help="the model's SentencePiece file (default: the one that lies beside "
+    "the checkpoint, if one does)",
+  )
+
+
+def _add_strategy(group: argparse._ArgumentGroup) -> None:
+  group.add_argument(
+    "--strategy",
+    default="greedy",
+    choices=("greedy", "sample", "beam"),
+    help="(default: greedy)",
+  )
+  whole, real = {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
+  for name, default, kind, what in (
+    ("max_new_tokens", 128, whole, "the most tokens of an output, EOS among "),
+    ("num_beams", 4, whole, "hypotheses of a beam "),
+    ("num_return_sequences", 1, whole, 'of a beam, as "outputs" '),
+    ("length_penalty", 1.0, real, "of a beam: its score is divided by the "
+     "length to this power "),
+    ("temperature", 1.0, real, "of samples "),
+    ("top_k", None, whole, "samples come from the k most likely tokens "),
+    ("top_p", 1.0, real, "and of these from the fewest that hold this mass "),
+    ("num_samples", 1, whole, 'of each row, as "outputs" '),
+    ("seed", 0, whole, "a sample depends on it, its row and its number only "),
+  ):  # fmt: skip
+    shown = "all" if default is None else default
+    group.add_argument(
+      f"--{name}", default=default, help=f"{what}(default: {shown})", **kind
+    )
+  for name, what in (
+    ("self_consistency", 'the samples vote: "answer" and "vote_shares" are '
+     "added, and the output is the winner's likeliest sample"),
+    ("calculator", "what a sum such as `48/2 =` gives is computed and forced"),
+    ("log_probs", 'add "output_log_probs", one a token'),
+  ):  # fmt: skip
+    group.add_argument(f"--{name}", action="store_true", help=what)
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+  group.add_argument(
+    "--max_input_length",
+    type=int,
+    default=1024,
+    metavar="N",
+    help="a longer input is an error (default: 1024)",
+  )
+  group.add_argument(
+    "--truncate",
+    action="store_true",
+    help="cut longer inputs instead, and say how many",
+  )
+  group.add_argument(
+    "--batch_size",
+    type=int,
+    default=32,
+    metavar="N",
+    help="rows decoded together; changes no output (default: 32)",
+  )
+  group.add_argument(
+    "--dtype",
+    default="float32",
+    choices=("float32", "bfloat16"),
+    help="of activations; bfloat16 is faster on TPUs (default: float32)",
+  )
+  group.add_argument(
+    "--mesh",
+    default="",
+    metavar="AXIS=N,...",
+    help="devices along data, fsdp and model, such as fsdp=4,model=2; data "
+    "takes what is left (default: all data)",
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Decodes a file, or the rest of it."""
+  flags = build_parser().parse_args(argv)
+  if _same_file(flags.inputs, flags.outputs):
+    raise errors.UserError(
+      f"--inputs and --outputs are both {flags.inputs}: give two files."
+    )
+
+  devices.start(flags)
+
+  from specialize_jax.checkpoints import opening
+  from specialize_jax.decoding import bucketing, generator, requests, resumable
+  from specialize_jax.decoding import rows as file_rows
+  from specialize_jax.records import json_lines
+  from specialize_jax.t5 import network
+
+  # All that can be wrong is found before the first device computation.
+  settings = requests.Settings(
+    **{
+      field.name: getattr(flags, field.name)
+      for field in dataclasses.fields(requests.Settings)
+    }
+  )
+  rows = json_lines.read(flags.inputs)
+  if not rows:
+    raise errors.UserError(
+      f'--inputs={flags.inputs} has no rows: expected at least one {{"text"}}.'
+    )
+  checkpoint = opening.open_checkpoint(flags.checkpoint)
+  vocabulary_ = _vocabulary(flags.vocabulary, checkpoint)
+  reader = file_rows.Reader(
+    where=f"--inputs={flags.inputs}",
+    vocab_size=checkpoint.config.vocab_size,
+    vocabulary=vocabulary_,
+    input_limit=flags.max_input_length,
+    truncate=flags.truncate,
+  )
+  asked, num_cut = reader.read(rows)
+  config = dataclasses.replace(
+    checkpoint.config, dtype=flags.dtype, scan_layers=False
+  )  # decoding wants each layer's parameters apart
+  placed = _placement(flags.mesh, flags.batch_size)
+  batch_size = bucketing.fitting_batch_size(
+    len(rows),
+    batch_size=flags.batch_size,
+    num_shards=placed.rules.batch_shards(placed.mesh),
+  )
+  decoder = generator.Generator(
+    network.EncoderDecoder(config),
+    settings,
+    vocabulary=vocabulary_,
+    batch_size=batch_size,
+    input_limit=flags.max_input_length,
+  )
+  outputs = resumable.ResumableRows(
+    flags.outputs,
+    made_of=_made_of(rows, flags, settings, checkpoint, vocabulary_),
+    num_rows=len(rows),
+    overwrite=flags.overwrite,
+  )
+  if num_cut:
+    _say(f"cut {num_cut:,} of {len(rows):,} inputs to their first "
+         f"{flags.max_input_length:,} tokens")  # fmt: skip
+  done = outputs.done()
+  if done:
+    _say(f"{len(done):,} of {len(rows):,} rows are there already")
+
+  params = checkpoint.params(placed, config) if len(done) < len(rows) else {}
+  with outputs, placed.entered():
+    results = _decoded(decoder, params, asked, done, batch_size)
+    _write(results, outputs, rows, flags.log_probs)
+  print(f"{len(rows):,} rows: {flags.outputs}")
+  return 0
+
+
+def _write(
+  results: Iterator[Mapping[int, requests.Result]],
+  outputs: resumable.ResumableRows,
+  given: Sequence[tuple[int, Mapping[str, object]]],
+  log_probs: bool,
+) -> None:
+  """Writes each batch as it comes, and tells how it goes."""
+  from specialize_jax.decoding import rows
+  from specialize_jax.training import progress
+
+  line = progress.RowsLine(len(given), done=len(outputs.done()))
+  for batch in results:
+    outputs.add(
+      {
+        number: rows.output_row(given[number][1], result, log_probs=log_probs)
+        for number, result in batch.items()
+      }
+    )
+    num_tokens = sum(result.num_tokens for result in batch.values())
+    line.add(len(batch), num_tokens=num_tokens)
+
+
+def _decoded(
+  decoder: generator.Generator,
+  params: Mapping[str, object],
+  asked: Sequence[requests.Request],
+  done: Collection[int],
+  batch_size: int,
+) -> Iterator[Mapping[int, requests.Result]]:
+  """Gives results by number, window by window of the file."""
+  size = _WINDOW_BATCHES * batch_size
+  for start in range(0, len(asked), size):
+    window = asked[start : start + size]
+    there = {number - start for number in done}
+    for batch in decoder.run(params, window, done=there):
+      yield {start + place: result for place, result in batch.items()}
+
+
+def _vocabulary(
+  path: str | None, checkpoint: opening.Checkpoint
+) -> vocabulary.Vocabulary | None:
+  """Opens the vocabulary that is named, or else the checkpoint's own."""
+  from specialize_jax.decoding import vocabulary
+
+  found = path or checkpoint.vocabulary_path
+  if found is None and checkpoint.kind == "huggingface":
+    found = vocabulary.beside(checkpoint.directory)
+  if found is None:
+    return None
+  opened = vocabulary.from_file(found)
+  vocabulary.check_size(opened, checkpoint.config.vocab_size, found)
+  return opened
+
+
+def _placement(mesh: str, batch_size: int) -> object:
+  """Arranges the devices, and checks that they cut a batch evenly."""
+  from specialize_jax.parallel import mesh as meshes
+  from specialize_jax.parallel import placement
+
+  axes = {}
+  for part in filter(None, mesh.split(",")):
+    name, _, size = part.partition("=")
+    if name not in meshes.AXES or not size.lstrip("-").isdecimal():
+      raise errors.UserError(
+        f"--mesh={mesh}: {part!r} is not one of {', '.join(meshes.AXES)} with "
+        "a number, such as fsdp=4."
+      )
+    axes[name] = int(size)
+  placed = placement.Placement(mesh=meshes.make_mesh(**axes))
+  num_shards = placed.rules.batch_shards(placed.mesh)
+  if batch_size % num_shards:
+    raise errors.UserError(
+      f"--batch_size={batch_size} cannot be split over {num_shards} devices "
+      "along the mesh axes data and fsdp: give a multiple of it."
+    )
+  return placed
+
+
+def _made_of(
+  rows: Sequence[tuple[int, Mapping[str, object]]],
+  flags: argparse.Namespace,
+  settings: requests.Settings,
+  checkpoint: opening.Checkpoint,
+  vocabulary_: vocabulary.Vocabulary | None,
+) -> dict[str, object]:
+  """All that outputs depend on, by the flag that says it.
+
+  The batch size and the mesh change no output, and are not among it.
+  """
+  return {
+    "--inputs": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+    "--checkpoint": _absolute(flags.checkpoint),
+    "the checkpoint's step": checkpoint.step,
+    "--vocabulary": vocabulary_.fingerprint if vocabulary_ else None,
+    **{f"--{name}": v for name, v in dataclasses.asdict(settings).items()},
+    "--log_probs": flags.log_probs,
+    "--max_input_length": flags.max_input_length,
+    "--truncate": flags.truncate,
+    "--dtype": flags.dtype,
+  }
+
+
+def _absolute(path: str) -> str:
+  return path if "://" in path else os.path.realpath(path)
+
+
+def _same_file(one: str, other: str) -> bool:
+  return pathlib.Path(one).resolve() == pathlib.Path(other).resolve()
+
+
+def _say(text: str) -> None:
+  print(f"specialize generate: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as cli_main
+
+  sys.exit(cli_main.run("generate", sys.argv[1:]))
