@@ -2,6 +2,7 @@
 
 import argparse
 
+from specialize_jax import errors
 from specialize_jax.cli import registered_tasks
 
 
@@ -20,18 +21,60 @@ def add_flags(
   )
 
 
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds what makes this process one of several that run the command."""
+  group = parser.add_argument_group(
+    "several processes", "each runs the same command, on its own machine"
+  )
+  group.add_argument(
+    "--multi_host",
+    action="store_true",
+    help="take the rest from the environment of the TPU slice (or of Slurm)",
+  )
+  group.add_argument(
+    "--coordinator_address",
+    metavar="HOST:PORT",
+    help="of the first process, the same everywhere",
+  )
+  group.add_argument("--num_processes", type=int, metavar="N")
+  group.add_argument(
+    "--process_id", type=int, metavar="I", help="this one's, from 0"
+  )
+
+
 def start(flags: argparse.Namespace) -> None:
   """Starts them; to be called before anything is computed.
 
   Raises:
-    UserError: `--cpu_devices` is not possible.
+    UserError: the flags are not possible, or `--multi_host` is missing.
   """
   if flags.cpu_devices is not None:
     from specialize_jax.parallel import host_cpu
 
     host_cpu.use_cores_as_devices(flags.cpu_devices)
+  joins = _joins(flags)
+  if joins:
+    from specialize_jax.parallel import processes
+
+    processes.join(
+      coordinator_address=flags.coordinator_address,
+      num_processes=flags.num_processes,
+      process_id=flags.process_id,
+    )
   # Where the TPU's compiler is installed and no TPU is, it says so at length.
   with registered_tasks.quiet_import():
     import jax
 
-    jax.devices()
+    num_processes = len({device.process_index for device in jax.devices()})
+  if num_processes > 1 and not joins:
+    raise errors.UserError(
+      f"this machine is one of the {num_processes} hosts of a slice: give "
+      "--multi_host, and start the same command on all of them."
+    )
+
+
+def _joins(flags: argparse.Namespace) -> bool:
+  """Whether this is one of several processes; not every command can be."""
+  names = ("multi_host", "coordinator_address", "num_processes", "process_id")
+  given = [getattr(flags, name, None) for name in names]
+  return any(value not in (None, False) for value in given)

@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
   gin_files.add_flags(parser, default_file="runs/eval.gin")
   registered_tasks.add_flags(parser)
   devices.add_flags(parser)
+  devices.add_process_flags(parser)
   return parser
 
 

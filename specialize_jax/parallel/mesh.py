@@ -59,7 +59,10 @@ def make_mesh(
     )
   shape = tuple(sizes.values())
   return jax.sharding.Mesh(
-    mesh_utils.create_device_mesh(shape, devices),
+    # Of a 4 x 4 slice, model=2 is a part of an axis.
+    mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    ),
     AXES,
     axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
   )

@@ -1,0 +1,125 @@
+"""`specialize train` in several processes of one machine, to be compared."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+GIN = """
+from __gin__ import dynamic_registration
+from specialize_jax.t5 import config
+from specialize_jax.training import optimizer
+from tasks import mixtures
+
+include "runs/train.gin"
+
+MIXTURE_OR_TASK_NAME = "mini_pretrain_v1"
+TASK_FEATURE_LENGTHS = {"inputs": 64, "targets": 64}
+BATCH_SIZE = 8
+LOG_EVERY = 1
+config.T5Config:
+  vocab_size = 384
+  embed_dim = 16
+  mlp_dim = 16
+  num_heads = 2
+  head_dim = 8
+  num_encoder_layers = 1
+  num_decoder_layers = 1
+  mlp_activations = ("gelu", "linear")
+  tied_head = False
+  dtype = "float32"
+"""
+
+
+class Run:
+  """One run: its directory, and the processes that take part in it."""
+
+  def __init__(self, directory, data_dir, *, num_steps, **macros):
+    self.model_dir = pathlib.Path(directory) / "model"
+    gin_file = pathlib.Path(directory) / "tiny.gin"
+    gin_file.parent.mkdir(parents=True, exist_ok=True)
+    gin_file.write_text(GIN)
+    macros = {"TRAIN_STEPS": num_steps, "MODEL_DIR": self.model_dir, **macros}
+    self._command = [
+      *(sys.executable, "-m", "specialize_jax.cli.main", "train"),
+      *(f"--gin_file={gin_file}", f"--data_dir={data_dir}"),
+      *(f"--gin.{name}={value}" for name, value in macros.items()),
+    ]
+    self._errors = []
+
+  def start(self, num_processes, num_devices, flags=(), **environment):
+    """Starts processes that have so many devices together."""
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      port = free.getsockname()[1]
+    self._errors = []
+    started = []
+    for index in range(num_processes):
+      several = [
+        f"--coordinator_address=localhost:{port}",
+        f"--num_processes={num_processes}",
+        f"--process_id={index}",
+      ]
+      log = self.model_dir.with_name(f"errors_{len(self._errors)}")
+      self._errors.append(log)
+      with log.open("w") as stderr:
+        started.append(
+          subprocess.Popen(
+            self._command
+            + [f"--cpu_devices={num_devices // num_processes}", *flags]
+            + (several if num_processes > 1 else []),
+            env=_environment(environment),
+            cwd=ROOT,
+            stderr=stderr,
+          )
+        )
+    return started
+
+  def finish(self, *args, **kwargs):
+    """Starts, waits, and expects success."""
+    processes = self.start(*args, **kwargs)
+    assert self.wait(processes) == [0] * len(processes), self.errors(0)
+
+  def wait(self, processes, seconds=300):
+    """Gives all exit statuses."""
+    try:
+      return [process.wait(timeout=seconds) for process in processes]
+    finally:
+      for process in processes:
+        process.kill()
+
+  def errors(self, index):
+    """What a process said on standard error."""
+    return self._errors[index].read_text()
+
+  def rows(self):
+    """The rows of the first process's log so far."""
+    path = self.model_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+  def losses(self):
+    """Loss by step."""
+    return {row["step"]: row["values"]["loss"] for row in self.rows()}
+
+  def saved_steps(self):
+    """The steps whose checkpoints are whole."""
+    places = (self.model_dir / "checkpoints").glob("*")
+    return sorted(int(p.name) for p in places if p.name.isdecimal())
+
+
+def _environment(more):
+  environment = {
+    name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
+  }
+  flags = "--xla_backend_optimization_level=0"
+  return environment | {
+    "PYTHONPATH": str(ROOT),
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": flags,
+    **more,
+  }
