@@ -65,6 +65,20 @@ _WIDTH_INCHES = 9.6
 
 
 @contextlib.contextmanager
+def styled(height: float) -> Iterator[mpl_figure.Figure]:
+  """Opens a figure in the report's style, as wide as the page.
+
+  Args:
+    height: in inches.
+
+  Yields:
+    The figure; save it within the block.
+  """
+  with mpl.rc_context(_STYLE):
+    yield mpl_figure.Figure(figsize=(_WIDTH_INCHES, height))
+
+
+@contextlib.contextmanager
 def figure(
   height: float, description: str
 ) -> Iterator[tuple[mpl_figure.Figure, Callable[[], str]]]:
@@ -79,8 +93,7 @@ def figure(
     after the block.
   """
   drawn = {}
-  with mpl.rc_context(_STYLE):
-    made = mpl_figure.Figure(figsize=(_WIDTH_INCHES, height))
+  with styled(height) as made:
     yield made, lambda: drawn["svg"]
     buffer = io.StringIO()
     made.savefig(

@@ -126,12 +126,9 @@ class _Walker:
     if opcode.endswith("-done"):
       return Cost()
     if opcode == "fusion":
+      moved = hlo_traffic.fusion_bytes(self._module, computation, instruction)
       inner = self._module.computations[instruction.called[0]]
-      return self._fused(inner).plus(
-        Cost(
-          hbm_bytes=hlo_traffic.fusion_bytes(computation, instruction, inner)
-        )
-      )
+      return self._fused(inner).plus(Cost(hbm_bytes=moved))
     return Cost(
       flops=hlo_flops.flops(computation, instruction),
       hbm_bytes=hlo_traffic.plain_bytes(computation, instruction),

@@ -13,7 +13,8 @@ _VIEWS = ("bitcast", "reshape", "copy", "convert")
 _SLICES = ("dynamic-slice", "slice", "gather")
 # The place of what is put among the operands of an update.
 _UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
-_IN_PLACE = ("copy-start", "slice-start")
+# Copies between memories; which array of their value is the new one.
+_COPIES = {"copy-start": 0, "slice-start": 1}
 
 
 def operand_bytes(
@@ -32,7 +33,7 @@ def plain_bytes(
   opcode = instruction.opcode
   written = _bytes(instruction.shape)
   entering = operand_bytes(computation, instruction.operands)
-  if opcode in _IN_PLACE:
+  if opcode in _COPIES:
     return _copied(computation, instruction)
   if opcode in _SLICES:
     taken = min(entering[0], _as_hbm(instruction.shape))
@@ -45,22 +46,23 @@ def plain_bytes(
 
 
 def fusion_bytes(
+  module: hlo_text.Module,
   computation: hlo_text.Computation,
   fusion: hlo_text.Instruction,
-  inner: hlo_text.Computation,
 ) -> float:
   """What a fusion reads and writes.
 
   Args:
+    module: the program.
     computation: where it stands.
     fusion: itself.
-    inner: the computation that it runs.
   """
+  inner = module.computations[fusion.called[0]]
   total = 0.0
   for place, operand in enumerate(fusion.operands):
     whole = _bytes(computation.instructions[operand].shape)
     if whole:
-      total += min(whole, _read(inner, inner.parameters[place], whole))
+      total += min(whole, _read(module, inner, place, whole))
   root = inner.instructions[inner.root]
   results = (
     [inner.instructions[name] for name in root.operands]
@@ -73,15 +75,32 @@ def fusion_bytes(
   for result, num_arrays in zip(results, fusion.parts, strict=True):
     written = _bytes(fusion.shape[start : start + num_arrays])
     start += num_arrays
-    total += min(written, _written(inner, result, written))
+    total += min(written, _written(module, inner, result, written))
   return total
 
 
-def _read(inner: hlo_text.Computation, name: str, whole: float) -> float:
+def _read(
+  module: hlo_text.Module,
+  inner: hlo_text.Computation,
+  place: int,
+  whole: float,
+) -> float:
   """What of a parameter is read: all of it, unless all its users slice it."""
-  taken, todo = 0.0, [name]
+  taken, is_result = _taken(module, inner, place, whole)
+  return whole if is_result else taken
+
+
+def _taken(
+  module: hlo_text.Module,
+  inner: hlo_text.Computation,
+  place: int,
+  whole: float,
+) -> tuple[float, bool]:
+  """What users of a parameter read, and whether it is in the result too."""
+  taken, is_result, todo = 0.0, False, [inner.parameters[place]]
   while todo:
     name = todo.pop()
+    is_result |= name == inner.root
     for user in inner.users[name]:
       if user.opcode in _VIEWS or _is_view(user):
         todo.append(user.name)
@@ -89,19 +108,35 @@ def _read(inner: hlo_text.Computation, name: str, whole: float) -> float:
         taken += _as_hbm(user.shape)
       elif user.opcode in _UPDATES and user.operands[0] == name:
         continue  # overwritten in place, not read
+      elif user.opcode == "fusion":
+        nested = module.computations[user.called[0]]
+        for index, operand in enumerate(user.operands):
+          if operand == name:
+            more, passed_on = _taken(module, nested, index, whole)
+            taken += more
+            todo += [user.name] * passed_on
       else:
-        return whole
-  return taken
+        return whole, is_result
+  return taken, is_result
 
 
 def _written(
-  inner: hlo_text.Computation, result: hlo_text.Instruction, whole: float
+  module: hlo_text.Module,
+  inner: hlo_text.Computation,
+  result: hlo_text.Instruction,
+  whole: float,
 ) -> float:
   """What of a result is new: all of it, unless it is an update in place."""
+  changed = False
   while (result.opcode in _VIEWS or _is_view(result)) and result.operands:
+    changed |= result.opcode in ("copy", "convert")
     result = inner.instructions[result.operands[0]]
-  if result.opcode == "parameter":
-    return 0.0  # aliased to what came in
+  if result.opcode == "parameter" and not changed:
+    return 0.0  # the same bytes that came in
+  if result.opcode == "fusion":
+    nested = module.computations[result.called[0]]
+    root = nested.instructions[nested.root]
+    return _written(module, nested, root, whole)
   if result.opcode in _UPDATES:
     put = inner.instructions[result.operands[_UPDATES[result.opcode]]]
     return _as_hbm(put.shape)
@@ -117,8 +152,8 @@ def _is_view(instruction: hlo_text.Instruction) -> bool:
 def _copied(
   computation: hlo_text.Computation, instruction: hlo_text.Instruction
 ) -> float:
-  """A copy between memories: its start's value is (new, old, context)."""
-  moved = instruction.shape[0]
+  """A copy starts as (new, old, context), a slice as (old, new, context)."""
+  moved = instruction.shape[_COPIES[instruction.opcode]]
   source = computation.instructions[instruction.operands[0]].shape[0]
   read = 0.0 if source.memory_space else _as_hbm((moved,))
   return read + moved.hbm_bytes

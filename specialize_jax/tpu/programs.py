@@ -118,6 +118,8 @@ def lower(
   """
   check(job, placement)
   model = _model(job, step_name)
+  # Made on the CPU: within the mesh it would be computed on chips that are not.
+  dropout_rng = jax.random.key(0)
   with placement.entered():
     if step_name == "decode":
       batch = abstract_batch(job, placement)
@@ -136,7 +138,7 @@ def lower(
       model,
       optimizers.build(job.optimizer),
       job.loss,
-      dropout_rng=jax.random.key(0),
+      dropout_rng=dropout_rng,
       num_microbatches=job.num_microbatches,
     )
     return train_step.lower(

@@ -1,5 +1,6 @@
 """A slice of TPU chips to compile for: its devices, its meshes, its links."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -7,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
 
 from specialize_jax import errors
@@ -104,9 +106,11 @@ def load(name: str) -> Topology:
   if math.prod(shape) < _CHIPS_A_HOST:
     megacore["chips_per_host_bounds"] = (*shape, 1)
   try:
-    described = topologies.get_topology_desc(
-      platform="tpu", topology_name=text, **megacore
-    )
+    with _flags_of_the_cpu_hidden():
+      described = topologies.get_topology_desc(
+        platform="tpu", topology_name=text, **megacore
+      )
+      _compile_something(described.devices[0])
   except (RuntimeError, NotImplementedError) as error:
     what = " ".join(str(error).split())
     raise errors.UserError(
@@ -115,6 +119,29 @@ def load(name: str) -> Topology:
   return Topology(
     name=text, chip=chip, shape=shape, devices=tuple(described.devices)
   )
+
+
+@contextlib.contextmanager
+def _flags_of_the_cpu_hidden() -> Iterator[None]:
+  """Hides XLA_FLAGS from libtpu, which ends the process at one of the CPU's.
+
+  The CPU's own client has read them by then.
+  """
+  jax.devices("cpu")
+  flags = os.environ.pop("XLA_FLAGS", None)
+  try:
+    yield
+  finally:
+    if flags is not None:
+      os.environ["XLA_FLAGS"] = flags
+
+
+def _compile_something(device: jax.Device) -> None:
+  """Makes libtpu read its flags, which it does once, when it first compiles."""
+  scalar = jax.ShapeDtypeStruct(
+    (), jnp.int32, sharding=jax.sharding.SingleDeviceSharding(device)
+  )
+  jax.jit(lambda x: x).lower(scalar).compile()
 
 
 def parse_mesh(text: str, num_chips: int) -> dict[str, int]:

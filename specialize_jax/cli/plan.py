@@ -1,0 +1,224 @@
+"""`specialize plan`: what fits and how fast on a TPU slice, without a TPU."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.cli import gin_files, registered_tasks
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.t5 import config as t5_config
+  from specialize_jax.tpu import programs
+
+_EXAMPLE = """example (minutes; each mesh is compiled by the real TPU compiler):
+  specialize plan --model=flan_t5_xl --topology=v5e:4x4 --mesh=fsdp=16 \\
+    --batch_size=128 --input_length=768 --target_length=256 --remat=minimal
+needs the TPU compiler, no TPU: pip install 'specialize-jax[plan]'
+"""
+_FIGURES = (".png", ".svg")
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize plan",
+    description="Compiles the real step for a TPU slice that need not be "
+    "there, and tells for each mesh the memory a chip, its arithmetic and its "
+    "traffic, and the least time that each of them takes.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  _add_job(parser)
+  _add_slice(parser.add_argument_group("where it runs"))
+  parser.add_argument(
+    "--output", metavar="FILE.json", help="also write the rows, as a list"
+  )
+  parser.add_argument(
+    "--figure", metavar="FILE.png", help="also draw them, as .png or .svg"
+  )
+  gin_files.add_flags(parser, default_file="that of --model")
+  return parser
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--model",
+    required=True,
+    metavar="NAME",
+    help="a file of gin_configs/models without its ending, such as flan_t5_xl "
+    "or t5_1_0_base, or the path of a gin file",
+  )
+  parser.add_argument(
+    "--step",
+    default="train",
+    choices=("train", "decode", "both"),
+    help="a train step, or a batch encoded and decoded (default: train)",
+  )
+  for name, default, what in (
+    ("batch_size", 128, "rows of a global batch"),
+    ("input_length", 768, "tokens of the encoder's rows"),
+    ("target_length", 256, "tokens of the decoder's rows"),
+    ("microbatches", 1, "pieces of a batch, one after the other"),
+    ("loss_chunks", None, "pieces of the target length in the loss"),
+    ("train_steps", None, "length of a run, whose hours are told"),
+  ):
+    shown = "" if default is None else f" (default: {default})"
+    parser.add_argument(
+      f"--{name}",
+      type=_at_least_one,
+      default=default,
+      metavar="N",
+      help=what + shown,
+    )
+  parser.add_argument(
+    "--optimizer",
+    default="adafactor",
+    choices=("adafactor", "adamw"),
+    help="(default: adafactor)",
+  )
+  parser.add_argument(
+    "--remat",
+    default="minimal",
+    choices=("none", "minimal", "dots", "full"),
+    help="what the backward pass computes again (default: minimal)",
+  )
+
+
+def _add_slice(group: argparse._ArgumentGroup) -> None:
+  group.add_argument(
+    "--topology",
+    required=True,
+    metavar="NAME",
+    help="chips along each axis, such as v5e:4x4 or v4:2x2x4, or a slice's "
+    "name, such as v5e-16",
+  )
+  group.add_argument(
+    "--mesh",
+    action="append",
+    metavar="AXIS=N,...",
+    help="chips along data, fsdp and model, such as fsdp=8,model=2; may be "
+    "repeated (default: every sensible mesh)",
+  )
+
+
+def _at_least_one(text: str) -> int:
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(
+      f"expected a whole number of at least 1, got {text!r}"
+    )
+  return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints the table, the best mesh first, and writes what was asked for."""
+  flags, bindings = gin_files.parse(
+    build_parser(), sys.argv[1:] if argv is None else argv
+  )
+  if flags.figure and not flags.figure.endswith(_FIGURES):
+    raise errors.UserError(
+      f"--figure={flags.figure}: expected a name that ends in .png or .svg."
+    )
+  # Nothing is computed; where there is a TPU, others may be at work on it.
+  os.environ["JAX_PLATFORMS"] = "cpu"
+
+  # Libraries, and the compiler, say at length what hardware they miss.
+  with registered_tasks.quiet_import():
+    from specialize_jax.records import whole_file
+    from specialize_jax.reports import plan_view
+    from specialize_jax.tpu import plan, topology
+
+    config = _model(flags, bindings)
+    slice_ = topology.load(flags.topology)
+  request = plan.Request(
+    job=_job(flags, config),
+    topology=slice_,
+    steps=plan.STEPS if flags.step == "both" else (flags.step,),
+    train_steps=flags.train_steps,
+  )
+  if flags.mesh:
+    meshes = [topology.parse_mesh(m, slice_.num_chips) for m in flags.mesh]
+  else:
+    meshes = topology.sensible_meshes(
+      config, batch_size=flags.batch_size, num_chips=slice_.num_chips
+    )
+  rows = plan.plan(request, meshes, progress=_say)
+  title = (
+    f"{flags.model} on {slice_.name} ({slice_.num_chips} chips): batch "
+    f"{flags.batch_size}, {flags.input_length}/{flags.target_length} tokens, "
+    f"{flags.optimizer}, remat {flags.remat}"
+  )
+  print(plan_view.terminal(rows, title))
+  if flags.output:
+    whole_file.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
+    print(f"rows: {flags.output}")
+  if flags.figure:
+    plan_view.write_figure(flags.figure, rows, title)
+    print(f"figure: {flags.figure}")
+  return 0
+
+
+def _model(
+  flags: argparse.Namespace, bindings: Sequence[str]
+) -> t5_config.T5Config:
+  """Builds the network's configuration from its gin file and overrides."""
+  from specialize_jax.t5 import config as t5_config
+
+  named = not flags.model.endswith(".gin")
+  path = f"models/{flags.model}.gin" if named else flags.model
+  files = argparse.Namespace(
+    gin_file=[path, *(flags.gin_file or [])],
+    gin_search_paths=flags.gin_search_paths,
+    default_gin_file=path,
+  )
+  try:
+    with gin_files.loaded(files, bindings):
+      config = gin_files.configured(t5_config.T5Config)()
+  except errors.UserError as error:
+    if not named or "Unable to open file" not in str(error):
+      raise
+    raise errors.UserError(
+      f"--model={flags.model} is no file of gin_configs/models: expected one "
+      "such as flan_t5_base, flan_t5_xl or t5_1_0_large, or the path of a "
+      "file that ends in .gin."
+    ) from error
+  return dataclasses.replace(config, remat_policy=flags.remat)
+
+
+def _job(flags: argparse.Namespace, config: t5_config.T5Config) -> programs.Job:
+  from specialize_jax.losses import vocab_chunks
+  from specialize_jax.tpu import programs
+  from specialize_jax.training import optimizer
+
+  chunks: Mapping[str, int] = (
+    {} if flags.loss_chunks is None else {"num_chunks": flags.loss_chunks}
+  )
+  return programs.Job(
+    config=config,
+    batch_size=flags.batch_size,
+    input_length=flags.input_length,
+    target_length=flags.target_length,
+    # The rate changes neither memory nor time.
+    optimizer=optimizer.OptimizerConfig(
+      name=flags.optimizer, learning_rate=1e-3
+    ),
+    loss=vocab_chunks.LossConfig(**chunks),
+    num_microbatches=flags.microbatches,
+  )
+
+
+def _say(text: str) -> None:
+  print(f"specialize plan: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as cli_main
+
+  sys.exit(cli_main.run("plan", sys.argv[1:]))

@@ -1,0 +1,209 @@
+"""The rows of a plan as a table and as a bar chart."""
+
+import io
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from matplotlib import axes as mpl_axes
+from matplotlib import figure as mpl_figure
+from rich import console as rich_console
+from rich import table as rich_table
+
+from specialize_jax import errors
+from specialize_jax.records import whole_file
+from specialize_jax.reports import drawing
+
+Row = Mapping[str, object]
+"""A row of `specialize plan --output`."""
+
+FIGURE_KINDS = (".png", ".svg")
+_MEMORY = (
+  ("parameters_gib", "parameters", drawing.BLUE, ""),
+  ("optimizer_gib", "optimizer", drawing.SKY, "//"),
+  ("activations_gib", "gradients, activations, batch", drawing.GREEN, ".."),
+)
+_TIMES = (
+  ("compute_seconds", "arithmetic", drawing.ORANGE, ""),
+  ("memory_seconds", "memory", drawing.PURPLE, "//"),
+  ("interconnect_seconds", "interconnect", drawing.VERMILION, ".."),
+)
+_SHORT = {
+  "all-gather": "gather",
+  "all-reduce": "reduce",
+  "reduce-scatter": "scatter",
+  "all-to-all": "all-to-all",
+  "collective-permute": "permute",
+}
+
+
+def terminal(rows: Sequence[Row], title: str, width: int | None = None) -> str:
+  """Gives the table as a terminal shows it, the best mesh first."""
+  table = rich_table.Table(
+    title=title, title_justify="left", header_style="bold", box=None
+  )
+  steps = {row["step"] for row in rows}
+  if len(steps) > 1:
+    table.add_column("step")
+  table.add_column("mesh", no_wrap=True)
+  for heading in (
+    "params", "optim.", "rest", "peak", "of GiB", "TFLOP", "HBM GB", "sent GB",
+    "step s", "bound by", "MFU", "ex/s", "hours", "compile s",
+  ):  # fmt: skip
+    table.add_column(heading, justify="right", no_wrap=True)
+  for row in rows:
+    cells = [row["mesh"], *_cells(row)]
+    table.add_row(*([row["step"]] if len(steps) > 1 else []), *cells)
+  lines = io.StringIO()
+  console = rich_console.Console(
+    file=lines, width=width or _WIDTH, highlight=False
+  )
+  console.print(table)
+  for row in rows:
+    if row["advice"]:
+      console.print(f"{row['mesh']}: {row['advice']}", soft_wrap=True)
+    sent = row["interconnect_bytes_by_kind"]
+    if sent and any(sent.values()):
+      parts = ", ".join(
+        f"{_SHORT[kind]} {amount / 1e9:.2f}"
+        for kind, amount in sent.items()
+        if amount
+      )
+      console.print(f"{row['mesh']}: GB sent by kind: {parts}", soft_wrap=True)
+  return lines.getvalue().rstrip("\n")
+
+
+_WIDTH = 132
+
+
+def write_figure(
+  path: str | os.PathLike[str], rows: Sequence[Row], title: str
+) -> None:
+  """Draws memory and time of each mesh, as PNG or SVG by the path's ending.
+
+  Raises:
+    UserError: the ending is neither.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in FIGURE_KINDS:
+    raise errors.UserError(
+      f"--figure={path}: expected a name that ends in .png or .svg."
+    )
+  with drawing.styled(2.2 + 0.62 * len(rows)) as figure:
+    _draw(figure, rows, title)
+    buffer = io.BytesIO()
+    figure.savefig(
+      buffer, format=path.suffix[1:], dpi=150, metadata=_metadata(path.suffix)
+    )
+  if path.suffix == ".svg":
+    whole_file.write_text(path, buffer.getvalue().decode())
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(buffer.getvalue())
+
+
+def _metadata(suffix: str) -> Mapping[str, str | None]:
+  """Without a date: the same plan is the same file."""
+  return {"Date": None} if suffix == ".svg" else {"Software": None}
+
+
+def _cells(row: Row) -> list[str]:
+  memory = [
+    _number(row[name], 2)
+    for name in ("parameters_gib", "optimizer_gib", "activations_gib")
+  ]
+  peak = _number(row["hbm_gib"], 2)
+  if not row["fits"]:
+    peak = f"over {peak}"
+  return [
+    *memory,
+    peak,
+    _number(row["hbm_limit_gib"], 2),
+    _number(row["flops"], 2, 1e12),
+    _number(row["hbm_bytes"], 1, 1e9),
+    _number(row["interconnect_bytes"], 2, 1e9),
+    _number(row["step_seconds"], 4),
+    row["bound_by"] or "-",
+    "-" if row["mfu"] is None else f"{row['mfu']:.0%}",
+    _number(row["examples_per_second"], 0),
+    _number(row["hours"], 2),
+    _number(row["compile_seconds"], 0),
+  ]
+
+
+def _number(value: float | None, digits: int, unit: float = 1.0) -> str:
+  return "-" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def _draw(figure: mpl_figure.Figure, rows: Sequence[Row], title: str) -> None:
+  figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=drawing.INK)
+  memory, time = figure.subplots(1, 2, sharey=True)
+  places = range(len(rows))
+  names = [_name(row, rows) for row in rows]
+  _bars_of_memory(memory, rows)
+  _bars_of_time(time, rows)
+  memory.set_yticks(places, names)
+  memory.invert_yaxis()
+  for axes in (memory, time):
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.5 / len(rows) - 0.08))
+  memory.set_xlabel("GiB a chip")
+  memory.set_title("Memory")
+  time.set_xlabel("seconds a step, each alone at full speed")
+  time.set_title("Time: the longest bar bounds the step")
+
+
+def _name(row: Row, rows: Sequence[Row]) -> str:
+  if len({other["step"] for other in rows}) == 1:
+    return row["mesh"]
+  return f"{row['step']} {row['mesh']}"
+
+
+def _bars_of_memory(axes: mpl_axes.Axes, rows: Sequence[Row]) -> None:
+  """Stacked bars, and the line that they must not cross."""
+  left = [0.0] * len(rows)
+  for field, label, color, hatch in _MEMORY:
+    sizes = [row[field] or 0.0 for row in rows]
+    axes.barh(
+      range(len(rows)), sizes, left=left, height=0.6, label=label, color=color,
+      hatch=hatch, edgecolor="white",
+    )  # fmt: skip
+    left = [start + size for start, size in zip(left, sizes, strict=True)]
+  for place, row in enumerate(rows):
+    over = "" if row["fits"] else ", too much"
+    axes.text(
+      left[place], place, f" {row['hbm_gib']:.1f}{over}", va="center",
+      fontsize=9, color=drawing.INK if row["fits"] else drawing.VERMILION,
+    )  # fmt: skip
+  limit = max(row["hbm_limit_gib"] for row in rows)
+  axes.axvline(
+    limit, color=drawing.INK, linestyle="--", linewidth=1.2,
+    label=f"a chip has {limit:.2f} GiB",
+  )  # fmt: skip
+  axes.set_xlim(0, 1.25 * max(limit, *left))
+
+
+def _bars_of_time(axes: mpl_axes.Axes, rows: Sequence[Row]) -> None:
+  """Three bars a mesh; the binding one carries the bound."""
+  longest = 0.0
+  for number, (field, label, color, hatch) in enumerate(_TIMES):
+    seconds = [row[field] or 0.0 for row in rows]
+    longest = max(longest, *seconds)
+    places = [place + 0.22 * (number - 1) for place in range(len(rows))]
+    axes.barh(
+      places, seconds, height=0.2, label=label, color=color, hatch=hatch,
+      edgecolor="white",
+    )  # fmt: skip
+    for row, place, length in zip(rows, places, seconds, strict=True):
+      if row["step_seconds"] and length == row["step_seconds"]:
+        axes.text(
+          length, place, f" {length:.3f} s, MFU {row['mfu']:.0%}",
+          va="center", fontsize=9, color=drawing.INK,
+        )  # fmt: skip
+  for place, row in enumerate(rows):
+    if not row["fits"]:
+      axes.text(
+        0, place, " does not fit", va="center", fontsize=9,
+        color=drawing.VERMILION,
+      )  # fmt: skip
+  axes.set_xlim(0, 1.45 * (longest or 1.0))
