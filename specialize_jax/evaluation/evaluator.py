@@ -72,6 +72,7 @@ class Evaluator:
     tasks = _tasks_to_evaluate(mixture_or_task_name, split)
     self.task_names = [task.name for task in tasks]
     self._batch_size = batch_size
+    self._max_new_tokens = max_new_tokens
     self._generator = generator.Generator(
       model,
       requests.Settings(max_new_tokens=max_new_tokens),
@@ -159,13 +160,13 @@ class Evaluator:
       requests.Request(number=index, input_ids=input_ids)
       for index, input_ids in enumerate(examples)
     ]
-    predictions = {}
+    # seqio stacks a task's outputs, so all are as long as the longest may be.
+    tokens_NT = np.zeros((len(examples), self._max_new_tokens), np.int32)
     for batch in self._generator.run(params, asked, ahead=_BATCHES_AHEAD):
-      predictions |= {
-        index: result.output.ids for index, result in batch.items()
-      }
+      for index, result in batch.items():
+        tokens_NT[index, : len(result.output.ids)] = result.output.ids
       progress.update()
-    return sorted(predictions.items())
+    return list(enumerate(tokens_NT))
 
 
 class _PredictionLogger(seqio.Logger):

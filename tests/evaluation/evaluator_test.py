@@ -156,6 +156,25 @@ def test_a_second_call_and_a_second_task_compile_nothing(
   assert loop._decode._cache_size() == compiled
 
 
+def test_outputs_that_end_early_and_late_are_graded_together(
+  registry, model, params, tmp_path
+):
+  head_DV = params["decoder"]["logits_dense"]["kernel"]
+  ending = {
+    **params,
+    "decoder": {
+      **params["decoder"],
+      "logits_dense": {"kernel": head_DV.at[:, 1].multiply(2.0)},
+    },
+  }
+  said = [_say(model, ending, question) for question in QUESTIONS]
+  assert len({len(text) for text in said}) > 1, "all outputs are as long"
+  _add_task("uneven", ["1"] * 7)
+  _make("uneven", model, output_dir=tmp_path)(ending, 1)
+  rows = written.read_rows(tmp_path / "1" / "uneven.jsonl")
+  assert [row["prediction"] for row in rows] == said
+
+
 def test_num_examples_takes_the_first_ones(registry, model, params):
   _add_task("some", ["1"] * 7)
   assert _make("some", model, num_examples=2)(params, 0)["some/n"] == 2
