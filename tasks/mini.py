@@ -17,6 +17,7 @@ Tasks, with FORMAT one of the four formats:
 `specialize_jax.mini.world` writes the files.
 """
 
+import dataclasses
 import functools
 
 from specialize_jax.cot import formats
@@ -84,7 +85,11 @@ def _add_evaluation(dataset: str, shown: str, metric: metrics.Accuracy) -> None:
         read_demonstrations=functools.partial(_demonstrations, shown),
       ),
       postprocess_fn=metrics.keep_answer,
-      metric_fns=[metric],
+      metric_fns=[
+        dataclasses.replace(
+          metric, chain_of_thought=data_format.chain_of_thought
+        )
+      ],
     )
 
 

@@ -2,12 +2,23 @@
 
   gsm8k_specialize_v1              training: four formats of teacher data
   math_ood_validation_v1           what checkpoints are selected by
-  math_test_v1                     GSM8K and the three others
+  math_all_validation_v1           the same and GSM8K, to compare the rules
+  math_all_test_v1, math_test_v1   GSM8K and the three others
   bbh_chain_of_thought_v1, bbh_answer_only_v1,
   bbh_answer_only_paper_code_v1    the price in general ability
   mini_pretrain_v1                 training: the mini world's general ability
-  mini_specialize_v1, mini_math_ood_validation_v1, mini_math_test_v1,
+  mini_specialize_v1, mini_math_ood_validation_v1,
+  mini_math_all_validation_v1, mini_math_all_test_v1, mini_math_test_v1,
   mini_general_v1                  the mini world's twins
+
+Mathematics is zero-shot with chain of thought and BIG-Bench-Hard in-context,
+as in the paper; a name with a format before its version, such as
+math_all_test_in_context_answer_only_v1 or bbh_zero_shot_answer_only_v1, is
+the same in that format. A mixture for evaluation without its version,
+`math_ood_validation`, is its newest.
+
+A mixture's split is the evaluation's; one that is called after a split is
+evaluated on that split only.
 
 Mixing rates are arguments of the functions below, which gin can bind and
 call in place of a name:
@@ -175,24 +186,43 @@ def _evaluated(
   ]
 
 
+def _add_evaluation(name: str, rates: Sequence[tuple[str, Rate]]) -> None:
+  """Registers a mixture for evaluation under `NAME_v1` and as `NAME`."""
+  add_mixture(f"{name}_v1", rates)
+  add_mixture(name, rates)
+
+
+def _add_formats(name: str, datasets: Sequence[str]) -> None:
+  """Registers some datasets in each format, and in the paper's."""
+  for data_format in formats.FORMATS:
+    _add_evaluation(
+      f"{name}_{data_format.name}", _evaluated(datasets, data_format)
+    )
+  _add_evaluation(name, _evaluated(datasets, _COT))
+
+
 _COT = formats.ZERO_SHOT_CHAIN_OF_THOUGHT
 _OUT_OF_DISTRIBUTION = ("multiarith", "asdiv", "svamp")
 
 specialize(name="gsm8k_specialize_v1", dataset="gsm8k")
-add_mixture("math_ood_validation_v1", _evaluated(_OUT_OF_DISTRIBUTION, _COT))
-add_mixture("math_test_v1", _evaluated(benchmarks.MATHS, _COT))
-for _rule in bbh.RULES:
-  add_mixture(
-    f"bbh_{_rule}_v1",
-    [
-      (f"bbh_{t}_in_context_{_rule}_v1", 1.0) for t in benchmarks.BIG_BENCH_HARD
-    ],
+_add_formats("math_ood_validation", _OUT_OF_DISTRIBUTION)
+_add_formats("math_all_validation", benchmarks.MATHS)
+_add_formats("math_all_test", benchmarks.MATHS)
+_add_evaluation("math_test", _evaluated(benchmarks.MATHS, _COT))
+for _prompt, _, _ in bbh.PROMPTS:
+  _add_evaluation(
+    f"bbh_{_prompt.removeprefix('in_context_')}",
+    [(f"bbh_{task}_{_prompt}_v1", 1.0) for task in benchmarks.BIG_BENCH_HARD],
   )
 
 mini_pretrain()
 specialize(name="mini_specialize_v1", dataset="mini_gsm")
-add_mixture(
-  "mini_math_ood_validation_v1", _evaluated(mini.OUT_OF_DISTRIBUTION, _COT)
-)
-add_mixture("mini_math_test_v1", _evaluated(mini.MATHS, _COT))
-add_mixture("mini_general_v1", _evaluated(mini.GENERAL, *_ZERO_SHOT))
+_add_formats("mini_math_ood_validation", mini.OUT_OF_DISTRIBUTION)
+_add_formats("mini_math_all_validation", mini.MATHS)
+_add_formats("mini_math_all_test", mini.MATHS)
+_add_evaluation("mini_math_test", _evaluated(mini.MATHS, _COT))
+for _format in formats.FORMATS:
+  _add_evaluation(
+    f"mini_general_{_format.name}", _evaluated(mini.GENERAL, _format)
+  )
+_add_evaluation("mini_general", _evaluated(mini.GENERAL, *_ZERO_SHOT))

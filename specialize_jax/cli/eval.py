@@ -10,7 +10,7 @@ from specialize_jax.cli import devices, gin_files, registered_tasks
 _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
   specialize eval --data_dir=demo_output/world \\
     --gin.CHECKPOINT_PATH=demo_output/specialize \\
-    --gin.MIXTURE_OR_TASK_NAME=mini_math_test_v1 \\
+    --gin.MIXTURE_OR_TASK_NAME=mini_math_all_test_v1 \\
     --gin.TASK_FEATURE_LENGTHS='{"inputs": 320, "targets": 64}' \\
     --gin.MAX_NEW_TOKENS=64 --gin.EVAL_OUTPUT_DIR=eval_output
 """

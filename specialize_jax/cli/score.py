@@ -19,8 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="specialize score",
     description='Grades a JSONL file of {"prediction", "target"} rows. '
-    'Output rows add "extracted" and "correct"; the last line printed is JSON '
-    'with "accuracy", "n" and its 95 % Wilson interval "low", "high".',
+    'Output rows add "extracted", "correct" and "verdicts", those of both '
+    'graders; the last line printed is JSON with "accuracy", "n", its 95 % '
+    'Wilson interval "low", "high", and the accuracy by each grader.',
     epilog=_EXAMPLE,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
@@ -86,10 +87,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = _text(row, "target", flags.inputs, number)
     verdict = metric.grade(prediction, target)
     graded.append(
-      {**row, "extracted": verdict.extracted, "correct": verdict.correct}
+      {
+        **row,
+        "extracted": verdict.extracted,
+        "correct": verdict.correct,
+        "verdicts": metric.verdicts(prediction, target),
+      }
     )
   written.write_rows(flags.output, graded)
-  print(json.dumps(metrics.summarize([row["correct"] for row in graded])))
+  summary = {
+    **metrics.summarize([row["correct"] for row in graded]),
+    **metrics.by_grader([row["verdicts"] for row in graded]),
+  }
+  print(json.dumps(summary))
   return 0
 
 

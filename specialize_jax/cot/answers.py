@@ -24,21 +24,33 @@ Kind = Literal[
 ]
 Grader = Literal["fixed", "paper_code"]
 
-_MARKER = re.compile(r"\banswer\s*(?:is\b|:)|####|\bA:", re.IGNORECASE)
-_SENTENCE_MARKER = re.compile(r"\banswer\s*(?:is\b|:)|^A:", re.IGNORECASE)
+# "A:" speaks for itself where a line or a sentence begins: "Plan A: $50" is
+# no answer.
+_ANSWER_IS = (
+  r"\banswer[\s*]*(?:(?:is|(?:w|sh)ould\ be|(?:will|must)\ be|equals)\b|[:=])"
+)
+_MARKER = re.compile(
+  rf"(?i:{_ANSWER_IS})|\#\#\#\#|\\boxed(?=\s*{{)|(?:^|(?<=[.?!]\ ))A:",
+  re.MULTILINE,
+)
+_SENTENCE_MARKER = re.compile(rf"(?i:{_ANSWER_IS})|\AA:")
 # Models that do not stop go on with a question of their own.
 _NEXT_QUESTION = re.compile(
   r"^[^\S\n]*(?:Q|Question):", re.IGNORECASE | re.MULTILINE
 )
 _SENTENCE_END = re.compile(r"\n|\.\s")
+# What explains a number may hold others: "18 eggs (16 - 3 = 13 are left)".
+_REMARK = re.compile(
+  r"\s\([^()]*\)|\b(?:because|since)\b.*", re.IGNORECASE | re.DOTALL
+)
 
 # A sign counts where it cannot be an operator: not after a digit, a letter
 # or a closing bracket ("10-5"), and before a blank only where nothing but an
 # equals sign comes before it ("= - 5", but "10 - 5").
 _NUMBER = re.compile(
   r"""
-  (?P<sign> (?<![\w).\]}]) [-\u2212+] | (?<=[=:]\ ) [-\u2212]\  )?
-  (?: [$\u20ac\u00a3\u00a5] \s? (?P<inner> [-\u2212] )? )?
+  (?P<sign> (?<![\w).\]}]) [-\u2212\u2013+] | (?<=[=:]\ ) [-\u2212\u2013]\  )?
+  (?: [$\u20ac\u00a3\u00a5] \s? (?P<inner> [-\u2212\u2013] )? )?
   (?P<value>
     (?: \d+ \s+ )? \d+ / \d+ (?! [\d/] ) |
     (?: \d{1,3} (?: ,\d{3} )+ (?! \d ) | \d+ ) (?: \.\d+ )?
@@ -48,10 +60,25 @@ _NUMBER = re.compile(
   """,
   re.VERBOSE,
 )
+_LATEX_TEXT = re.compile(
+  r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}"
+)
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}")
+# "2\u00bd" is 2 1/2.
+_SMALL_FRACTIONS = str.maketrans(
+  {
+    "\u00bd": " 1/2",
+    "\u00bc": " 1/4",
+    "\u00be": " 3/4",
+    "\u2153": " 1/3",
+    "\u2154": " 2/3",
+    "\u215b": " 1/8",
+  }
+)
 _PAPER_NUMBER = re.compile(r"\d*\.?\d+")
 _CHOICE = re.compile(r"\b(?:yes|no|true|false|valid|invalid)\b")
 _OPTION = re.compile(r"(?:option\s+|choice\s+)?\(?([a-z])\)?")
+_OPENING_OPTION = re.compile(r"(?:option\s+|choice\s+)?\(?([a-z])(?:\)|[.:]\s)")
 _BRACKETS = re.compile(r"[()\[\]{}<>]+")
 
 _MAX_DIGITS = 100  # what is longer is a model that cannot stop
@@ -72,12 +99,13 @@ class Verdict:
 
 
 def extract_number(text: str) -> str | None:
-  """Reads the number that a text answers with.
+  r"""Reads the number that a text answers with.
 
-  It is the first number after the last "answer is", "answer:", "####" or "A:"
-  (after the last "=" of that sentence where it has one); without a marker, or
-  with no number after it, the last number of the text. Questions that the
-  model goes on to ask itself do not count.
+  It is the first number after the last "answer is", "answer:", "####",
+  "\boxed" or, where a sentence begins, "A:" (after the last "=" of that
+  sentence where it has one; remarks in parentheses or after "because" do not
+  count); without a marker, or with no number after it, the last number of the
+  text. Questions that the model goes on to ask itself do not count.
 
   Returns:
     The number without commas, currency, unit or plus sign; a fraction as
@@ -92,6 +120,8 @@ def extract_number(text: str) -> str | None:
     '-5'
     >>> extract_number("The answer is 1 3/4 cups.")
     '7/4'
+    >>> extract_number("The answer is 18 eggs (16 - 3 = 13 are left).")
+    '18'
     >>> extract_number("none") is None
     True
   """
@@ -99,10 +129,11 @@ def extract_number(text: str) -> str | None:
   markers = list(_MARKER.finditer(text))
   if markers:
     sentence = _SENTENCE_END.split(text[markers[-1].end() :].strip())[0]
-    result = "= " + sentence.rpartition("=")[2].strip()
-    numbers = _numbers(result) or _numbers(sentence)
-    if numbers:
-      return numbers[0]
+    for said in (_REMARK.sub("", sentence), sentence):
+      result = "= " + said.rpartition("=")[2].strip()
+      numbers = _numbers(result) or _numbers(said)
+      if numbers:
+        return numbers[0]
   numbers = _numbers(text)
   return numbers[-1] if numbers else None
 
@@ -117,7 +148,7 @@ def _first_turn(text: str) -> str:
 def _plain(text: str) -> str:
   """Writes LaTeX's numbers plainly."""
   text = _LATEX_FRACTION.sub(r"\1/\2", text.replace("{,}", ","))
-  return text.replace("\\$", "$")
+  return text.replace("\\$", "$").translate(_SMALL_FRACTIONS)
 
 
 def _numbers(text: str) -> list[str]:
@@ -134,7 +165,7 @@ def _numbers(text: str) -> list[str]:
       above, _, below = part.partition("/")
       value = f"{int(whole) * int(below) + int(above)}/{int(below)}"
     signs = (match["sign"] or "") + (match["inner"] or "")
-    negative = "-" in signs or "\u2212" in signs
+    negative = bool(signs.strip(" +"))
     found.append(f"-{value}" if negative else value)
   return found
 
@@ -169,12 +200,14 @@ def extract_words(text: str) -> str:
     '(b)'
   """
   tail = _SENTENCE_MARKER.split(_first_turn(text))[-1].strip()
+  for _ in range(2):  # "\\boxed{\\text{B}}"
+    tail = _LATEX_TEXT.sub(r"\1", tail)
   tail = tail.lstrip(":").strip()
   words = " ".join(tail.partition("\n")[0].split()).casefold()
   previous = None
   while words != previous:  # a period may stand inside quotes or outside
     previous = words
-    words = words.rstrip(".").strip("\"'`*\u201c\u201d\u2018\u2019 ")
+    words = words.rstrip(".").strip("\"'`*$\u201c\u201d\u2018\u2019 ")
   return words
 
 
@@ -186,6 +219,8 @@ def extract_option(text: str) -> str:
   Example:
     >>> extract_option("The answer is B."), extract_option("(B) 12/25/1937")
     ('(b)', '(b)')
+    >>> extract_option("The answer is B: the lion.")
+    '(b)'
     >>> extract_option("So the answer is (A) or (B).")
     '(a) or (b)'
   """
@@ -193,9 +228,10 @@ def extract_option(text: str) -> str:
   alone = _OPTION.fullmatch(words)
   if alone:
     return f"({alone[1]})"
+  opening = _OPENING_OPTION.match(words)
   letters = set(re.findall(r"\(([a-z])\)", words))
-  if len(letters) == 1 and words.startswith("("):
-    return words[:3]
+  if opening and letters <= {opening[1]}:
+    return f"({opening[1]})"
   return words
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import questions, sources
+from specialize_jax.data import questions, sources, splits
 
 Rule = Literal["chain_of_thought", "answer_only", "answer_only_paper_code"]
 
@@ -118,20 +118,28 @@ def render_as_paper_code(file_text: str, question: str) -> str:
   )
 
 
-def source(task: str, rule: Rule) -> sources.TableSource:
+def source(
+  task: str, rule: Rule, *, in_context: bool = True
+) -> sources.TableSource:
   """Gives the seqio source of a task: its questions, prompt included.
 
-  Rows have `inputs` and `targets` as text beside a question's columns.
+  Rows have `inputs` and `targets` as text beside a question's columns. The
+  split `test` has every question, `validation` a fixed quarter of them.
 
   Args:
     task: one of the 27, such as `boolean_expressions`.
     rule: how its prompt is written.
+    in_context: whether the prompt shows the task's demonstrations, or only
+      its instruction. The paper's code always shows what it keeps of them.
   """
 
   def read(split: str) -> Mapping[str, Sequence[str]]:
-    del split  # there is one
     rows = read_questions(sources.find(f"bbh/{task}.json"), task)
-    write = _writer(sources.find(f"bbh/cot-prompts/{task}.txt"), rule)
+    if split == "validation":
+      # Whole texts: the words of a row of brackets are none.
+      rows, _ = splits.split_validation(rows, words_fn=str)
+    path = sources.find(f"bbh/cot-prompts/{task}.txt")
+    write = _writer(path, rule, in_context=in_context)
     return {
       **questions.to_columns(rows),
       "inputs": [write(row.question) for row in rows],
@@ -139,17 +147,21 @@ def source(task: str, rule: Rule) -> sources.TableSource:
     }
 
   return sources.TableSource(
-    read, splits=["test"], description=f"BIG-Bench-Hard {task}"
+    read,
+    splits=["validation", "test"],
+    description=f"BIG-Bench-Hard {task}",
   )
 
 
-def _writer(path: str, rule: Rule) -> Callable[[str], str]:
+def _writer(path: str, rule: Rule, *, in_context: bool) -> Callable[[str], str]:
   """Gives the function that writes a question by a rule."""
   if rule == "answer_only_paper_code":
     with open(path, encoding="utf-8") as file:
       text = file.read()
     return lambda question: render_as_paper_code(text, question)
   prompt = read_prompt(path)
+  if not in_context:
+    prompt = dataclasses.replace(prompt, demonstrations=())
   chain_of_thought = rule == "chain_of_thought"
   return lambda question: render(
     prompt, question, chain_of_thought=chain_of_thought

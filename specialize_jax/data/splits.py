@@ -7,7 +7,7 @@ out twice.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from specialize_jax.data import questions
 
@@ -32,6 +32,8 @@ def words_of(question: str) -> str:
 
 def split_validation(
   rows: Sequence[questions.Question],
+  *,
+  words_fn: Callable[[str], str] = words_of,
 ) -> tuple[list[questions.Question], list[questions.Question]]:
   """Parts rows into those held out for validation and the rest.
 
@@ -39,19 +41,20 @@ def split_validation(
 
   Args:
     rows: a dataset, in any order.
+    words_fn: what makes two questions the same, where their words do not.
 
   Returns:
     Validation and rest, each in the order of `rows`.
   """
-  different = sorted({words_of(row.question) for row in rows}, key=_rank)
+  different = sorted({words_fn(row.question) for row in rows}, key=_rank)
   size = (
     VALIDATION_SIZE
     if len(different) >= _LARGE_ENOUGH
     else int(_SMALL_SHARE * len(different))
   )
   held_out = set(different[:size])
-  validation = [row for row in rows if words_of(row.question) in held_out]
-  rest = [row for row in rows if words_of(row.question) not in held_out]
+  validation = [row for row in rows if words_fn(row.question) in held_out]
+  rest = [row for row in rows if words_fn(row.question) not in held_out]
   return validation, rest
 
 

@@ -7,7 +7,6 @@ and every call shares a handful of compiled programs.
 """
 
 import contextlib
-import dataclasses
 import difflib
 import math
 import pathlib
@@ -43,7 +42,7 @@ class Evaluator:
     *,
     model: network.EncoderDecoder,
     task_feature_lengths: Mapping[str, int],
-    split: str = "validation",
+    split: str | None = "validation",
     batch_size: int = 64,
     max_new_tokens: int = 256,
     num_examples: int | None = None,
@@ -56,7 +55,8 @@ class Evaluator:
       model: the network; see `specialize_jax.t5.network`.
       task_feature_lengths: the longest "inputs" and "targets", in tokens;
         longer ones are cut.
-      split: the split of each task.
+      split: the split of each task; None for the one that the mixture is
+        called after, or else "test".
       batch_size: how many examples are decoded together; the mesh's `data`
         times `fsdp` must divide it.
       max_new_tokens: where decoding gives up on an end of sequence.
@@ -67,8 +67,10 @@ class Evaluator:
 
     Raises:
       UserError: the name is not registered, or one of its tasks lacks the
-        split, a metric or any example.
+        split, a metric or any example, or the mixture is called after another
+        split.
     """
+    split = _split_of(mixture_or_task_name, split)
     tasks = _tasks_to_evaluate(mixture_or_task_name, split)
     self.task_names = [task.name for task in tasks]
     self._batch_size = batch_size
@@ -230,13 +232,22 @@ def prediction_rows(
       "target": target,
       "extracted": verdict.extracted,
       "correct": verdict.correct,
-      "verdicts": {
-        grader: dataclasses.replace(metric, grader=grader)
-        .grade(prediction, target)
-        .correct
-        for grader in metrics.GRADERS
-      },
+      "verdicts": metric.verdicts(prediction, target),
     }
+
+
+def _split_of(name: str, split: str | None) -> str:
+  """Gives the split to evaluate, which a mixture's name may tell.
+
+  Example: "math_ood_validation_v1" without a split gives "validation".
+  """
+  if "_validation" in name and split not in (None, "validation"):
+    raise errors.UserError(
+      f"split={split!r} of {name}: that mixture is for choosing a checkpoint, "
+      "so evaluate its split 'validation', or name a mixture for testing, such "
+      "as math_all_test_v1."
+    )
+  return split or ("validation" if "_validation" in name else "test")
 
 
 def _tasks_to_evaluate(name: str, split: str) -> Sequence[seqio.Task]:

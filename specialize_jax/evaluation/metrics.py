@@ -53,13 +53,15 @@ class Accuracy:
       predictions: the model's texts, in the same order.
 
     Returns:
-      `accuracy`, `low` and `high` from 0 to 1, and `n`, the number graded.
+      `accuracy`, `low` and `high` from 0 to 1, and `n`, the number graded;
+      and `accuracy_GRADER` by every grader, this metric's own included.
     """
-    verdicts = [
-      self.grade(prediction, target).correct
-      for target, prediction in zip(targets, predictions, strict=True)
-    ]
-    return summarize(verdicts)
+    pairs = list(zip(predictions, targets, strict=True))
+    verdicts = [self.verdicts(*pair) for pair in pairs]
+    return {
+      **summarize([row[self.grader] for row in verdicts]),
+      **by_grader(verdicts),
+    }
 
   def grade(self, prediction: str, target: str) -> answers.Verdict:
     """Grades one prediction by this metric's rule."""
@@ -70,6 +72,15 @@ class Accuracy:
       grader=self.grader,
       chain_of_thought=self.chain_of_thought,
     )
+
+  def verdicts(self, prediction: str, target: str) -> dict[str, bool]:
+    """Gives what every grader says of one prediction, by its name."""
+    return {
+      grader: dataclasses.replace(self, grader=grader)
+      .grade(prediction, target)
+      .correct
+      for grader in GRADERS
+    }
 
 
 number_accuracy = Accuracy(kind="number")
@@ -88,6 +99,20 @@ def summarize(verdicts: Sequence[bool]) -> Mapping[str, float]:
     "n": len(verdicts),
     "low": interval.low,
     "high": interval.high,
+  }
+
+
+def by_grader(verdicts: Sequence[Mapping[str, bool]]) -> Mapping[str, float]:
+  """Gives the accuracy by each grader, as `accuracy_GRADER`.
+
+  Example: `[{"fixed": False, "paper_code": True}]` gives
+  `{"accuracy_fixed": 0.0, "accuracy_paper_code": 1.0}`.
+  """
+  return {
+    f"accuracy_{grader}": summarize([row[grader] for row in verdicts])[
+      "accuracy"
+    ]
+    for grader in GRADERS
   }
 
 

@@ -57,7 +57,8 @@ class Evaluation:
   Attributes:
     mixture_or_task_name: registered with seqio.
     task_feature_lengths: the longest "inputs" and "targets", in tokens.
-    split: of each task.
+    split: of each task; None for the one that a mixture is called after, or
+      else "test".
     batch_size: examples decoded together.
     max_new_tokens: where decoding gives up on an end of sequence.
     num_examples: of each task, from its beginning; None for all.
@@ -65,7 +66,7 @@ class Evaluation:
 
   mixture_or_task_name: str
   task_feature_lengths: Mapping[str, int]
-  split: str = "validation"
+  split: str | None = "validation"
   batch_size: int = 64
   max_new_tokens: int = 256
   num_examples: int | None = None

@@ -37,7 +37,13 @@ def test_rows_are_graded_and_the_last_line_is_json(tmp_path, capsys):
   assert 0 < summary["low"] < 1 / 3 < summary["high"] < 1
   lines = (tmp_path / "graded.jsonl").read_text().splitlines()
   graded = [json.loads(line) for line in lines]
-  assert graded[0] == ROWS[0] | {"extracted": "1200", "correct": True}
+  assert graded[0] == ROWS[0] | {
+    "extracted": "1200",
+    "correct": True,
+    # The paper's rule takes the 200 of 1,200.
+    "verdicts": {"fixed": True, "paper_code": False},
+  }
+  assert summary["accuracy_fixed"] == summary["accuracy"]
   assert [row["correct"] for row in graded] == [True, False, False]
   assert graded[2]["extracted"] is None
 

@@ -64,6 +64,19 @@ def test_the_docstrings_numbers_are_true():
     ("The answer is 6.\n\nQ: Why?\nA: Well. The answer is 7.", "6"),
     ("The answer is 6.\nQuestion: 1+1?\nAnswer: 2", "6"),
     ("The answer is 3/4/5", "3"),
+    ("Plan A: $50 a month. Plan B: $60. He saves $10.", "10"),
+    ("So she has 26. A: 26", "26"),
+    ("Tickets: 4\nA: 26 dollars in 2 weeks", "26"),
+    ("\\boxed{18} dollars in 2 weeks", "18"),
+    ("The answer is 18 eggs (16 - 3 = 13 are left).", "18"),
+    ("The answer is 18, because 9 * 2 = 18 and 3 + 4 = 7", "18"),
+    ("The answer is 2 * (3 + 4) = 14", "14"),
+    ("The answer is (18)", "18"),
+    ("The answer would be 18 in 2 weeks", "18"),
+    ("**Answer**: 18 in 2 weeks", "18"),
+    ("The answer is 2\u00bd cups", "5/2"),
+    ("The answer is \u20135 degrees", "-5"),
+    ("It takes 3\u20135 days", "5"),
   ],
 )
 def test_a_number_is_read_as_people_write_it(text, number):
@@ -80,6 +93,45 @@ def test_any_whole_number_survives_commas_and_units(value, unit):
   assert answers.numbers_equal(answers.extract_number(text), str(value))
   assert answers.grade(text, str(value)).correct
   assert not answers.grade(text, str(value + 1)).correct
+
+
+# How models say that they are done, around the answer.
+_SAID = ("{}", "{}.", "So the answer is {}.", "The answer is: {}", "A: {}")
+_SAID += ("First (C) and 3 and yes.\nSo the answer is {}.", "Answer: **{}**")
+_GOES_ON = ("", "\n\nQ: And then?\nA: So the answer is 99.", "\nQuestion: 7?")
+_BY_KIND = {
+  "numeral": st.integers(-9999, 9999).map(str),
+  "option": st.sampled_from("ABCDEFG").map("({})".format),
+  "choice": st.sampled_from(["Yes", "No", "True", "valid", "invalid"]),
+  "words": st.lists(
+    st.text("abcdefghij", min_size=2, max_size=6), min_size=1, max_size=9
+  ).map(" ".join),
+  "brackets": st.lists(st.sampled_from("()[]{}<>"), min_size=1).map(" ".join),
+}
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), st.sampled_from(sorted(_BY_KIND)))
+def test_an_answer_counts_however_it_is_said_and_no_other_does(data, kind):
+  target, other = (data.draw(_BY_KIND[kind]) for _ in range(2))
+  said, goes_on = (data.draw(st.sampled_from(x)) for x in (_SAID, _GOES_ON))
+  verdict = answers.grade(said.format(target) + goes_on, target, kind=kind)
+  assert verdict.correct, verdict
+  verdict = answers.grade(said.format(other) + goes_on, target, kind=kind)
+  assert verdict.correct is (other == target), verdict
+
+
+@settings(deadline=None)
+@given(
+  st.fractions(0, 1000, max_denominator=99),
+  st.sampled_from(["The answer is {}", "#### {}", "x + y = {}", "${}"]),
+)
+def test_a_fraction_equals_its_decimals(value, said):
+  written = f"{value.numerator}/{value.denominator}"
+  decimals = f"{float(value):.9f}"
+  assert answers.grade(said.format(written), decimals).correct
+  assert answers.grade(said.format(decimals), written).correct
+  assert not answers.grade(said.format(written), str(value + 1)).correct
 
 
 @pytest.mark.parametrize(
@@ -153,6 +205,11 @@ def test_words_are_compared_exactly(prediction, target, correct):
     ("option", "The answer is b.", "B", True),
     ("option", "So the answer is option (B)", "(B)", True),
     ("option", "So the answer is (B) 12/25/1937.", "(B)", True),
+    ("option", "The answer is B: the lion.", "(B)", True),
+    ("option", "B) the lion", "(B)", True),
+    ("option", "The answer is B. the lion, not (A)", "(B)", False),
+    ("option", "The answer is $\\boxed{\\text{(B)}}$.", "(B)", True),
+    ("option", "The correct answer should be (B).", "(B)", True),
     ("option", "So the answer is (A) or (B).", "(B)", False),
     ("option", "So the answer is (A) and (B).", "(A)", False),
     ("option", "So the answer is not (B).", "(B)", False),

@@ -151,9 +151,9 @@ def test_a_second_call_and_a_second_task_compile_nothing(
   values = evaluate(params, 1)
   assert values["first/n"] == 7
   assert values["second/n"] == 5
-  compiled = loop._decode._cache_size()
+  compiled = loop._resume._cache_size()
   assert evaluate(params, 2) == values
-  assert loop._decode._cache_size() == compiled
+  assert loop._resume._cache_size() == compiled
 
 
 def test_outputs_that_end_early_and_late_are_graded_together(
@@ -178,6 +178,19 @@ def test_outputs_that_end_early_and_late_are_graded_together(
 def test_num_examples_takes_the_first_ones(registry, model, params):
   _add_task("some", ["1"] * 7)
   assert _make("some", model, num_examples=2)(params, 0)["some/n"] == 2
+
+
+def test_a_mixture_called_after_a_split_is_evaluated_on_it(
+  registry, model, params
+):
+  _add_task("called", ["1"] * 3)
+  seqio.MixtureRegistry.add("all_validation_v1", ["called"], default_rate=1.0)
+  values = _make("all_validation_v1", model, split=None)(params, 0)
+  assert values["called/n"] == 3
+  with pytest.raises(errors.UserError, match="for choosing a checkpoint"):
+    _make("all_validation_v1", model, split="test")
+  with pytest.raises(errors.UserError, match="no split 'test'"):
+    _make("called", model, split=None)
 
 
 def test_sharded_parameters_give_the_same_predictions(

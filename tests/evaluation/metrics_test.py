@@ -26,6 +26,7 @@ def test_the_graders_differ_where_the_papers_code_is_wrong():
   ours = metrics.Accuracy(grader="fixed")
   theirs = metrics.Accuracy(grader="paper_code")
   assert ours(["5"], ["The answer is -5."])["accuracy"] == 0.0
+  assert ours(["5"], ["The answer is -5."])["accuracy_paper_code"] == 1.0
   assert theirs(["5"], ["The answer is -5."])["accuracy"] == 1.0
 
 

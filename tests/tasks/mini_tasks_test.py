@@ -85,8 +85,10 @@ def test_weak_maths_is_written_in_each_row_s_own_format(world):
   "name",
   [
     "mini_math_ood_validation_v1",
+    "mini_math_all_test_v1",
     "mini_math_test_v1",
     "mini_general_v1",
+    "mini_general_in_context_answer_only_v1",
     "mini_pretrain_v1",
   ],
 )

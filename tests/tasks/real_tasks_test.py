@@ -5,7 +5,8 @@ import seqio
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import sources
+from specialize_jax.data import benchmarks as data
+from specialize_jax.data import sources, splits
 from specialize_jax.evaluation import benchmarks
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
@@ -58,15 +59,83 @@ def test_bbh_has_27_tasks_with_their_prompts(name):
   assert one["question_id"] == b"bbh/boolean_expressions/0"
 
 
+def test_zero_shot_bbh_shows_the_instruction_and_no_demonstration():
+  one = first("bbh_snarks_zero_shot_chain_of_thought_v1", "validation")
+  prompt = one["inputs_pretokenized"].decode()
+  assert prompt.startswith("Determine which of two sentences is sarcastic.")
+  assert prompt.count("Q: ") == 1
+  assert prompt.endswith("\nA: Let's think step by step.")
+  one = first("bbh_snarks_zero_shot_answer_only_v1", "validation")
+  assert one["inputs_pretokenized"].decode().endswith("\nA:")
+
+
+def ids(task, split):
+  return set(task.source.columns(split)["question_id"])
+
+
+def test_bbh_is_tested_whole_and_followed_on_a_quarter():
+  sizes = {"validation": 0, "test": 0}
+  for task in seqio.get_mixture_or_task("bbh_chain_of_thought").tasks:
+    assert ids(task, "validation") < ids(task, "test")
+    for split in sizes:
+      sizes[split] += len(ids(task, split))
+  assert sizes["test"] == 6511  # as its paper says
+  assert 0.23 < sizes["validation"] / sizes["test"] < 0.25
+
+
+@pytest.mark.parametrize("dataset", benchmarks.MATHS)
+def test_no_validation_question_is_trained_on_or_tested(dataset):
+  task = seqio.get_mixture_or_task(f"{dataset}_zero_shot_answer_only_v1")
+  validation, test = ids(task, "validation"), ids(task, "test")
+  assert validation and test and not validation & test
+  trained = {row.question_id for row in data.read("gsm8k", "train")}
+  assert not trained & (validation | test)
+  # Nor in other words: the split is by what is asked.
+  asked = {
+    splits.words_of(question)
+    for question in task.source.columns("validation")["question"]
+  }
+  assert not asked & {
+    splits.words_of(row.question) for row in data.read("gsm8k", "train")
+  }
+
+
 @pytest.mark.parametrize(
   ("name", "split", "count"),
-  [("math_ood_validation_v1", "validation", 3), ("math_test_v1", "test", 4)],
+  [
+    ("math_ood_validation", "validation", 3),
+    ("math_all_validation", "validation", 4),
+    ("math_all_test", "test", 4),
+    ("math_test", "test", 4),
+    *(
+      (f"{mixture}_{data_format.name}", split, count)
+      for mixture, split, count in (
+        ("math_ood_validation", "validation", 3),
+        ("math_all_test", "test", 4),
+      )
+      for data_format in formats.FORMATS
+    ),
+    *(
+      (f"bbh_{name}", split, 27)
+      for name in (
+        "chain_of_thought",
+        "answer_only",
+        "zero_shot_chain_of_thought",
+        "zero_shot_answer_only",
+      )
+      for split in ("validation", "test")
+    ),
+  ],
 )
-def test_the_evaluation_mixtures_have_their_tasks(name, split, count):
-  mixture = seqio.get_mixture_or_task(name)
+def test_an_evaluation_mixture_has_its_tasks_with_and_without_version(
+  name, split, count
+):
+  mixture = seqio.get_mixture_or_task(f"{name}_v1")
   assert len(mixture.tasks) == count
   assert all(split in task.splits for task in mixture.tasks)
   assert all(task.metric_fns for task in mixture.tasks)
+  newest = seqio.get_mixture_or_task(name)
+  assert newest.rate_per_task_name == mixture.rate_per_task_name
 
 
 def test_bbh_as_the_paper_s_code_has_its_own_tasks():
