@@ -144,9 +144,7 @@ class Generator:
     batch = [asked[place] for place in places]
     inputs_BS = bucketing.place(inputs, sharding)
     if batch[0].target_ids is not None:
-      targets = bucketing.padded([request.target_ids for request in batch])
-      targets_BT = bucketing.place(targets, sharding)
-      return (scoring.score(self._model, params, inputs_BS, targets_BT),)
+      return self._score(params, inputs_BS, batch, sharding)
     if settings.strategy == "beam":
       return tuple(
         beam.decode(
@@ -185,6 +183,26 @@ class Generator:
         **arguments,
       )
     )
+
+  def _score(
+    self,
+    params: network.Params,
+    inputs_BS: jax.Array | np.ndarray,
+    batch: Sequence[requests.Request],
+    sharding: jax.sharding.Sharding | None,
+  ) -> tuple[jax.Array, ...]:
+    """Starts a batch of requests that carry a target."""
+    targets = [request.target_ids for request in batch]
+    # A model can say padding: it is the lengths that say what was said.
+    lengths = np.array([len(target) for target in targets], np.int32)
+    log_probs_BT = scoring.score(
+      self._model,
+      params,
+      inputs_BS,
+      bucketing.place(bucketing.padded(targets), sharding),
+      bucketing.place(lengths, sharding),
+    )
+    return (log_probs_BT,)
 
   def _read(
     self,

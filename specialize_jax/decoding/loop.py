@@ -12,6 +12,7 @@ self-attention cache in place; the loop ends when the last row has ended.
 import functools
 from typing import NamedTuple
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -83,10 +84,12 @@ class DecodeState(flax.struct.PyTreeNode):
         f"forced_BNT has shape {np.shape(forced_BNT)}, and must have the "
         f"tokens' {self.tokens_BNT.shape}: -1 where nothing is forced."
       )
-    forced_BNT = jax.device_put(
-      np.asarray(forced_BNT, np.int32), self.forced_BNT.sharding
-    )
-    return self.replace(forced_BNT=forced_BNT)
+    # Placed as it was: where nothing is committed to a device, an array that
+    # is would be another signature, and `resume` compiled once more for it.
+    forced_BNT = np.asarray(forced_BNT, np.int32)
+    if self.forced_BNT.committed:
+      forced_BNT = jax.device_put(forced_BNT, self.forced_BNT.sharding)
+    return self.replace(forced_BNT=jnp.asarray(forced_BNT))
 
 
 def decode(
@@ -263,7 +266,7 @@ def _start(
   )
   rows = (encoder_input_tokens_BS.shape[0], num_continuations)
   shape = (*rows, max_new_tokens)
-  return DecodeState(
+  state = DecodeState(
     step=jnp.zeros((), jnp.int32),
     last_BN=jnp.full(rows, t5_config.PAD_ID, jnp.int32),
     done_BN=jnp.zeros(rows, bool),
@@ -273,6 +276,23 @@ def _start(
     forced_BNT=jnp.full(shape, -1, jnp.int32),
     cache=cache,
   )
+  return _rows_cut(state)
+
+
+def _rows_cut(state: DecodeState) -> DecodeState:
+  """Cuts the rows over the mesh, if one is entered.
+
+  What `start` gives then lies as what `resume` gives does: else a second
+  `resume` would be another program.
+  """
+
+  def cut(name: str) -> jax.Array:
+    array = getattr(state, name)
+    axes = ("batch", *[None] * (array.ndim - 1))
+    return nn.with_logical_constraint(array, axes)
+
+  names = ("last_BN", "done_BN", "tokens_BNT", "log_probs_BNT", "forced_BNT")
+  return state.replace(**{name: cut(name) for name in names})
 
 
 @functools.partial(
@@ -309,7 +329,7 @@ def _resume(
     return _append(state, logits_R1V[:, 0], chosen_R, eos_id, pause_V)
 
   state = state.replace(paused=jnp.zeros((), bool))
-  return jax.lax.while_loop(goes_on, advance, state)
+  return _rows_cut(jax.lax.while_loop(goes_on, advance, state))
 
 
 def _row_keys(

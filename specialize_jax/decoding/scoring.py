@@ -20,6 +20,7 @@ def score(
   params: network.Params,
   encoder_input_tokens_BS: jax.Array,
   decoder_target_tokens_BT: jax.Array,
+  target_lengths_B: jax.Array | None = None,
 ) -> jax.Array:
   """Gives each target token's log-probability after the ones before it.
 
@@ -29,8 +30,9 @@ def score(
     model: the network, its layers scanned or not.
     params: its parameters.
     encoder_input_tokens_BS: int32, 0 where padding.
-    decoder_target_tokens_BT: int32 without a start token. Padding is the
-      zeros after the last token: one before it was said, and is scored.
+    decoder_target_tokens_BT: int32 without a start token.
+    target_lengths_B: int32, how many tokens each target has. None: padding is
+      the zeros after the last token; one before it was said, and is scored.
 
   Returns:
     float32 `[B, T]`, in nats; 0 where the target is padding.
@@ -55,7 +57,9 @@ def score(
     num_chunks=math.ceil(length / _CHUNK_LENGTH),
   )
   log_probs_BT = scores.target_logits_BT - student_scores.log_normalizer(scores)
-  greatest_left_BT = jax.lax.cummax(targets_BT, axis=1, reverse=True)
-  return jnp.where(
-    greatest_left_BT != t5_config.PAD_ID, log_probs_BT, jnp.float32(0)
-  )
+  if target_lengths_B is None:
+    greatest_left_BT = jax.lax.cummax(targets_BT, axis=1, reverse=True)
+    is_token_BT = greatest_left_BT != t5_config.PAD_ID
+  else:
+    is_token_BT = jnp.arange(length)[None] < target_lengths_B[:, None]
+  return jnp.where(is_token_BT, log_probs_BT, jnp.float32(0))

@@ -1,5 +1,7 @@
 """Results are forced exactly, and nothing else changes."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from testdata import chain_model, real_files, tiny_vocabulary
 from specialize_jax.cot import calculator
 from specialize_jax.decoding import loop, strategies, with_calculator
 from specialize_jax.decoding import vocabulary as vocabularies
+from specialize_jax.parallel import mesh, placement
 
 LENGTH = 24
 VOCABULARY = tiny_vocabulary.load()
@@ -82,21 +85,32 @@ def test_every_sum_has_its_result_in_every_row_and_place():
   assert wrong > 10, "the model alone is wrong, so the test can fail"
 
 
-def test_many_pauses_are_one_program():
+@pytest.mark.parametrize("sharded", [False, True])
+def test_many_pauses_are_one_program(sharded):
   model, params = chain_model.make(VOCABULARY, SUMS)
-  calculate_ = with_calculator.Calculator(VOCABULARY, 64)
+  inputs = np.full((4, 4), 5, np.int32)
+  row_ids = np.arange(4, dtype=np.int32)[:, None]
+  entered = contextlib.nullcontext()
+  if sharded:
+    four = mesh.make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
+    placed = placement.Placement(mesh=four)
+    params = jax.device_put(params, placed.tree_shardings(params))
+    rows = placed.rules.batch_sharding(placed.mesh)
+    inputs, row_ids = jax.device_put((inputs, row_ids), rows)
+    entered = placed.entered()
   before = loop._resume._cache_size()
-  for seed in range(2):
-    with_calculator.decode(
-      model,
-      params,
-      np.full((3, 4), 5, np.int32),
-      calculate=calculate_,
-      max_new_tokens=40,  # a shape of its own
-      strategy=strategies.Sampling(),
-      decode_rng=jax.random.key(seed),
-      row_ids_BN=np.arange(3, dtype=np.int32)[:, None],
-    )
+  with entered:
+    for seed in range(2):
+      with_calculator.decode(
+        model,
+        params,
+        inputs,
+        calculate=with_calculator.Calculator(VOCABULARY, 64),
+        max_new_tokens=40,  # a shape of its own
+        strategy=strategies.Sampling(),
+        decode_rng=jax.random.key(seed),
+        row_ids_BN=row_ids,
+      )
   assert loop._resume._cache_size() == before + 1
 
 

@@ -151,9 +151,9 @@ def test_a_second_call_and_a_second_task_compile_nothing(
   values = evaluate(params, 1)
   assert values["first/n"] == 7
   assert values["second/n"] == 5
-  compiled = loop._resume._cache_size()
+  compiled = loop._start._cache_size(), loop._resume._cache_size()
   assert evaluate(params, 2) == values
-  assert loop._resume._cache_size() == compiled
+  assert (loop._start._cache_size(), loop._resume._cache_size()) == compiled
 
 
 def test_outputs_that_end_early_and_late_are_graded_together(
