@@ -130,7 +130,9 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
   group.add_argument(
     "--extra_body",
     metavar="JSON",
-    help="more fields of the request, such as '{\"top_p\": 0.95}'",
+    help="more fields of the request, such as '{\"top_p\": 0.95}'; llama.cpp's"
+    " Python server samples from the model's own distribution only with"
+    ' \'{"repeat_penalty": 1, "top_k": 0, "top_p": 1, "min_p": 0}\'',
   )
 
 

@@ -262,6 +262,11 @@ class Client:
     status = answer.status_code
     words = self._redact(_words(answer.content))[:_MAX_WORDS]
     said = f"HTTP {status}: {words}"
+    if "logprob" in words.lower() and not self._answered:
+      # Whatever the status: llama.cpp's Python server says so with 500.
+      return errors.UserError(
+        f"{self._url} answered {said}; {HOW_TO_GET_LOG_PROBS}"
+      )
     healable = status in _RETRIED or status >= 500
     if "insufficient_quota" in words or not healable:
       hint = {

@@ -341,3 +341,53 @@ def test_an_import_that_fails_leaves_nothing(tmp_path, capsys):
   dump.write_text("hello")
   assert main.main(["import", f"--input={dump}", f"--output={output}"]) == 2
   assert "nothing that can be imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("a.txt", None, "a.txt does not exist"),
+    ("a.txt", "", "nothing that can be imported"),
+    ("a.pkl", b"\x80\x04", "no whole pickle"),
+    ("a.pkl", pickle.dumps({"a": 1}), "holds no list of samples"),
+    ("a.pkl", pickle.dumps([{"a": 1}]), "entry 0 is not as released"),
+    ("a.jsonl", '{"choices": []}\n{"choices"', "line 2"),
+    ("a.jsonl", '{"choices": []}\n[]\n', "line 2"),
+    ("a.jsonl", '{"choices": [{"text": "7"}]}\n', "without log-prob"),
+    ("a.jsonl", '{"question_id": [1], "choices": []}\n', "question_id is [1]"),
+    ("a.json", "[", "a.json"),
+    ("a.json", "[]", "gave no record"),
+    ("a.json", '[{"question_id": 0}]', "a.json"),
+  ],
+)
+def test_a_bad_input_is_one_sentence_and_leaves_nothing(
+  tmp_path, capsys, name, content, message
+):
+  path = tmp_path / name
+  if content is not None:
+    path.write_bytes(
+      content if isinstance(content, bytes) else content.encode()
+    )
+  output = tmp_path / "out" / "records"
+  assert main.main(["import", f"--input={path}", f"--output={output}"]) == 2
+  said = capsys.readouterr()
+  assert not said.out
+  assert len(said.err.strip().splitlines()) == 1
+  assert message in said.err
+  assert not output.parent.exists() or not list(output.parent.iterdir())
+
+
+def test_a_folder_without_the_four_lists_names_what_is_missing(
+  tmp_path, capsys
+):
+  folder = tmp_path / "pickles"
+  folder.mkdir()
+  argv = ["import", f"--input={folder}", f"--output={tmp_path / 'out'}"]
+  assert main.main(argv) == 2
+  assert "has no codex_questions.pkl" in capsys.readouterr().err
+  for name in ("questions", "answers", "predictions", "per_step_probs"):
+    rows = [] if name == "answers" else ["Question 0: a"]
+    (folder / f"codex_{name}.pkl").write_bytes(pickle.dumps(rows))
+  assert main.main(argv) == 2
+  assert "differ in length" in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()

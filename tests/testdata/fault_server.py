@@ -130,7 +130,7 @@ class Teacher:
     status = int(fault[:3])
     said = {
       "error": {
-        "message": f"the server says no to {headers.get('authorization')}",
+        "message": f"{self._flags.words} to {headers.get('authorization')}",
         "code": f"code_{status}",
       }
     }
@@ -249,6 +249,7 @@ async def main(argv):
   parser.add_argument("--script", default="", help="faults, in order, or ok")
   parser.add_argument("--stall_seconds", type=float, default=60.0)
   parser.add_argument("--retry_after", default="0.2")
+  parser.add_argument("--words", default="the server says no")
   parser.add_argument("--latency_seconds", type=float, default=0.0)
   parser.add_argument("--filler_tokens", type=int, default=0)
   parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,238 @@
+"""What can go wrong with `specialize teach` is one sentence that helps."""
+
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+from testdata import local_teacher
+
+from specialize_jax.cli import main
+from specialize_jax.records import store
+
+KEY = "sk-secret-0123456789"
+
+
+@pytest.fixture
+def questions(tmp_path):
+  return local_teacher.write_questions(tmp_path / "questions.jsonl", 12)
+
+
+@pytest.fixture
+def teach(tmp_path, questions, capsys):
+  """Runs the command in this process; gives status, output and errors."""
+
+  def run(base_url, *flags):
+    argv = local_teacher.argv(base_url, questions, tmp_path / "store", *flags)
+    status = main.main(["teach", *argv, "--num_samples=4"])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err.strip()
+
+  run.store = tmp_path / "store"
+  return run
+
+
+def check_refused(result, *words):
+  """Checks for one sentence, status 2, and that nothing was said beside it."""
+  status, out, err = result
+  assert status == 2
+  assert not out
+  assert len(err.splitlines()) == 1
+  for word in words:
+    assert word in err
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_an_endpoint_without_log_probs_is_told_at_once(teach, endpoint):
+  with local_teacher.started("--script=" + ",".join(["no_log_probs"] * 9)) as u:
+    check_refused(
+      teach(u, f"--endpoint={endpoint}"),
+      "without log-probabilities; distillation needs",
+      "--logits_all true",
+      "--max-logprobs",
+      "--endpoint=chat",
+    )
+    assert local_teacher.stats(u)["requests"] <= 3
+  assert not teach.store.exists()
+
+
+@pytest.mark.parametrize("status", ["400", "403", "500"])
+def test_a_server_that_refuses_log_probs_is_not_asked_again(teach, status):
+  words = "--words=logprobs is not supported by this model"
+  with local_teacher.started(f"--script={status}", words) as url:
+    check_refused(teach(url), f"HTTP {status}: logprobs is not", "--logits_all")
+    assert local_teacher.stats(url)["requests"] == 1
+  assert not teach.store.exists()
+
+
+@pytest.mark.parametrize(
+  ("status", "hint"),
+  [("400", "no to"), ("401", "--api_key_env"), ("404", "check --base_url")],
+)
+def test_what_cannot_heal_stops_the_run_in_the_servers_words(
+  teach, monkeypatch, status, hint
+):
+  monkeypatch.setenv("OPENAI_API_KEY", KEY)
+  with local_teacher.started(f"--script=ok,ok,{status}") as url:
+    result = teach(url, "--concurrency=1")
+    check_refused(
+      result, f"HTTP {status}: the server says no to Bearer ***", hint
+    )
+    assert local_teacher.stats(url)["requests"] == 3
+    assert KEY not in result[2]
+    # What was finished before is kept, and the run goes on from there.
+    assert len(list(store.read_records(teach.store))) == 8
+    assert teach(url)[0] == 0
+    local_teacher.check_whole(teach.store, 12, 4)
+  for file in teach.store.iterdir():
+    assert KEY not in file.read_text()
+
+
+def test_a_server_that_asks_for_hours_stops_the_run(teach):
+  with local_teacher.started(
+    "--script=429_retry_after", "--retry_after=7200"
+  ) as url:
+    check_refused(teach(url), "asks to wait 7,200 s", "--max_wait_seconds=300")
+
+
+def test_no_server_is_an_error_within_seconds(teach):
+  with local_teacher.started() as url:
+    pass  # its port is free again
+  check_refused(teach(url), "ConnectError", url)
+  assert not teach.store.exists()
+
+
+def test_a_budget_of_samples_is_used_up_and_never_exceeded(teach):
+  with local_teacher.started() as url:
+    status, out, _ = teach(url, "--max_samples=21", "--samples_per_request=3")
+    assert status == 0
+    assert "21 of 48 samples" in out
+    assert "stopped by a limit with 27 samples to go" in out
+    assert sum(local_teacher.stats(url)["delivered"].values()) == 21
+    assert teach(url, "--max_samples=48")[0] == 0
+    local_teacher.check_whole(teach.store, 12, 4)
+
+
+def test_a_budget_of_money_is_never_exceeded_over_all_runs(teach):
+  prices = ("--prompt_price=10", "--completion_price=30", "--max_tokens=30")
+  with local_teacher.started() as url:
+    for limit in (0.02, 0.03):
+      status, out, _ = teach(url, f"--max_cost={limit}", *prices)
+      assert status == 0
+      assert "stopped by a limit" in out
+      cost = float(re.search(r"cost ([\d.]+)", out)[1])
+      assert limit / 2 < cost <= limit
+
+
+def test_a_store_that_another_process_writes_to_is_refused(teach):
+  with (
+    local_teacher.started() as url,
+    store.RecordWriter(teach.store),
+  ):
+    check_refused(teach(url), "is locked: another process writes to it")
+    assert local_teacher.stats(url)["requests"] == 0
+
+
+def test_a_store_of_a_newer_version_is_refused_and_kept(teach):
+  teach.store.mkdir()
+  content = '{"v": 99, "question_id": 0, "sample": 0}\n'
+  (teach.store / store.FILE_NAME).write_text(content)
+  with local_teacher.started() as url:
+    check_refused(teach(url), "schema version 99", "upgrade")
+    assert local_teacher.stats(url)["requests"] == 0
+  assert (teach.store / store.FILE_NAME).read_text() == content
+
+
+def test_a_full_disk_keeps_what_was_counted_and_is_gone_on_from(
+  teach, questions
+):
+  command = [sys.executable, "-m", "specialize_jax.cli.teach"]
+  with local_teacher.started() as url:
+    argv = local_teacher.argv(url, questions, teach.store, "--num_samples=4")
+    # The kernel refuses to let a file grow beyond this, as a full disk does.
+    limit = 60_000
+    done = subprocess.run(
+      [*command, *argv, "--concurrency=2"],
+      capture_output=True,
+      text=True,
+      check=False,
+      preexec_fn=lambda: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (limit, limit)
+      ),
+    )
+    assert done.returncode == 2
+    (sentence,) = done.stderr.strip().splitlines()
+    assert "cannot grow" in sentence
+    assert "every record counted so far is kept" in sentence
+    file = teach.store / store.FILE_NAME
+    assert 0 < file.stat().st_size <= limit
+    kept = list(store.read_records(teach.store))  # none is cut short
+    assert kept
+    assert teach(url)[0] == 0
+    after = local_teacher.check_whole(teach.store, 12, 4)
+    assert after[: len(kept)] == kept
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--temperature=0.7"], "sampled with temperature=0.5, and now"),
+    (["--max_tokens=99"], "sampled with max_tokens=256, and now"),
+    (["--prompt=zero_shot_chain_of_thought"], "sampled with prompt="),
+  ],
+)
+def test_other_settings_do_not_mix_in_one_store(teach, flags, message):
+  with local_teacher.started() as url:
+    assert teach(url)[0] == 0
+    check_refused(teach(url, *flags), message, "another --output")
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--base_url=localhost:8000"], "is not an address"),
+    (["--base_url=http://me:pw@host/v1"], "by the environment"),
+    (["--prompt=no_such_prompt"], "--prompt=no_such_prompt is neither"),
+    (["--extra_body=[1]"], "--extra_body is not a JSON object"),
+    (["--extra_body={"], "--extra_body is not JSON"),
+    (["--max_cost=1"], "--max_cost needs --prompt_price"),
+    (["--questions=nowhere.jsonl"], "nowhere.jsonl"),
+  ],
+)
+def test_a_bad_flag_is_named_before_anything_is_written(teach, flags, message):
+  check_refused(teach("http://127.0.0.1:9/v1", *flags), message)
+  assert not teach.store.exists()
+
+
+@pytest.mark.parametrize(
+  ("rows", "message"),
+  [
+    ("", "holds no question"),
+    ('{"question": "a?"}\n', "answer"),
+    ('{"question": "a?", "answer": "none"}\n', "has no number"),
+    ('{"question": "a?", "answer": "1"', "line 1"),
+    (
+      '{"question": "a?", "answer": "1", "question_id": 3}\n' * 2,
+      "two questions have the id 3",
+    ),
+  ],
+)
+def test_bad_questions_are_named(teach, questions, rows, message):
+  questions.write_text(rows)
+  check_refused(teach("http://127.0.0.1:9/v1"), message)
+  assert not teach.store.exists()
+
+
+def test_a_key_that_no_header_can_carry_is_refused_unseen(teach, monkeypatch):
+  monkeypatch.setenv("OPENAI_API_KEY", "sk-sec\nret")
+  result = teach("http://127.0.0.1:9/v1")
+  check_refused(result, "the key in the environment")
+  assert "sec" not in result[2]
+
+
+def test_an_output_that_is_a_file_is_refused(teach):
+  teach.store.write_text("mine")
+  check_refused(teach("http://127.0.0.1:9/v1"), "is a file; give a directory")
+  assert pathlib.Path(teach.store).read_text() == "mine"
