@@ -69,8 +69,15 @@ setuptools.setup(
     # The TPU compiler alone, for `specialize plan` on a machine without TPU.
     "plan": ["libtpu>=0.0.40"],
     "test": _TEST,
-    # What bench/decode.py measures ours beside.
-    "bench": ["ctranslate2>=4.8", "torch==2.13.0"],
+    # What bench/ measures ours beside, and with.
+    "bench": [
+      "ctranslate2>=4.8",
+      "spacy-alignments>=0.9",
+      "tiktoken>=0.9",
+      "torch==2.13.0",
+    ],
+    # What `pytest -m third_party` asks: llama.cpp's server, with a tiny model.
+    "third_party": ["gguf>=0.17", "llama-cpp-python[server]>=0.3.16"],
   },
   entry_points={
     "console_scripts": ["specialize = specialize_jax.cli.main:console"],

@@ -113,10 +113,30 @@ def _solutions(count):
   marked = [json.loads(line)["answer"] for line in lines[:count]]
   plain = [re.sub(r"<<.*?>>", "", text) for text in marked]
   with_words = [t.replace("\n#### ", "\nThe answer is ") for t in plain]
+  encoding = _p50k_base()
   return [
-    [real_files.p50k(text) for text in texts]
+    [
+      encoding.decode_tokens_bytes(ids)
+      for ids in encoding.encode_ordinary_batch(texts, num_threads=1)
+    ]
     for texts in (plain, with_words, marked)
   ]
+
+
+def _p50k_base():
+  """Gives code-davinci-002's tokenizer from the file of its ranks."""
+  import tiktoken
+  from tiktoken import load
+
+  ranks = load.load_tiktoken_bpe(
+    str(real_files.find("tokenizers", "p50k_base.tiktoken"))
+  )
+  return tiktoken.Encoding(
+    "p50k_base",
+    pat_str=real_files.WORDS.pattern,
+    mergeable_ranks=ranks,
+    special_tokens={},
+  )
 
 
 def _with_top(solutions):

@@ -17,7 +17,7 @@ from specialize_jax.align import student
 _BESIDE = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
 # How GPT-2, and code-davinci-002 after it, cuts a text before merging.
-_WORDS = regex.compile(
+WORDS = regex.compile(
   r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
   r"|\s+(?!\S)|\s+"
 )
@@ -65,5 +65,5 @@ def _merge(word):
 def p50k(text):
   """Gives the byte tokens of code-davinci-002's tokenizer."""
   return [
-    part for word in _WORDS.findall(text) for part in _merge(word.encode())
+    part for word in WORDS.findall(text) for part in _merge(word.encode())
   ]
