@@ -17,6 +17,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -31,7 +32,22 @@ _Place = tuple[grammar.Node, tuple[int, ...]]
 _Frontier = tuple[tuple[_Place, float], ...]
 
 
-class _State:
+class Tokenizer(Protocol):
+  """What turns an arc's text into tokens.
+
+  The tokens of a solution must be those of its arcs, one after another.
+
+  Attributes:
+    end_id: The id of the end of text.
+  """
+
+  end_id: int
+
+  def encode(self, text: str) -> tuple[int, ...]:
+    """Gives a text's token ids, at least one."""
+
+
+class State:
   """A frontier and, once it is asked for, what may come after it.
 
   Attributes:
@@ -47,34 +63,34 @@ class _State:
     self.frontier = frontier
     self.tokens: tuple[int, ...] = ()
     self.probs: tuple[float, ...] = ()
-    self.states: tuple[_State, ...] = ()
+    self.states: tuple[State, ...] = ()
 
 
-class _TokenAutomaton:
-  """A problem's grammar over tokens, made deterministic as it is walked."""
+class TokenAutomaton:
+  """A problem's grammar over tokens, made deterministic as it is walked.
 
-  def __init__(
-    self,
-    solutions: grammar.Grammar,
-    tokenizer: vocabulary.TeacherTokenizer,
-  ) -> None:
+  Attributes:
+    start: The state before the first token.
+  """
+
+  def __init__(self, solutions: grammar.Grammar, tokenizer: Tokenizer) -> None:
     self._solutions = solutions
     self._tokenizer = tokenizer
     # Equal frontiers share a state, so that samples share the work.
-    self._states: dict[_Frontier, _State] = {}
+    self._states: dict[_Frontier, State] = {}
     self.start = self.expand(
-      _State(
+      State(
         tuple(
           ((node, ()), probability) for node, probability in solutions.starts()
         )
       )
     )
 
-  def after(self, state: _State, choice: int) -> _State:
+  def after(self, state: State, choice: int) -> State:
     """Gives the state after a state's next token number `choice`."""
     return self.expand(state.states[choice])
 
-  def expand(self, state: _State) -> _State:
+  def expand(self, state: State) -> State:
     """Fills in what may come after a state, once."""
     if state.tokens:
       return state
@@ -88,7 +104,7 @@ class _TokenAutomaton:
     for token, reached in masses.items():
       mass = math.fsum(reached.values())
       frontier = tuple((place, w / mass) for place, w in reached.items())
-      target = self._states.setdefault(frontier, _State(frontier))
+      target = self._states.setdefault(frontier, State(frontier))
       moves.append((token, mass / total, target))
     moves.sort(key=lambda move: (-move[1], move[0]))
     state.tokens, state.probs, state.states = zip(*moves, strict=True)
@@ -214,9 +230,9 @@ class MiniTeacher:
       )
     return tuple(records)
 
-  def _automaton(self, problem: problems.Problem) -> _TokenAutomaton:
+  def _automaton(self, problem: problems.Problem) -> TokenAutomaton:
     solutions = grammar.Grammar(problem, mistake_rate=self.mistake_rate)
-    return _TokenAutomaton(solutions, self.tokenizer)
+    return TokenAutomaton(solutions, self.tokenizer)
 
 
 # The tempered odds of a state's tokens, summed up, and the steps they make.
@@ -228,14 +244,14 @@ class _Sampler:
 
   def __init__(
     self,
-    automaton: _TokenAutomaton,
+    automaton: TokenAutomaton,
     tokenizer: vocabulary.TeacherTokenizer,
     temperature: float,
   ) -> None:
     self._automaton = automaton
     self._tokenizer = tokenizer
     self._temperature = temperature
-    self._choices: dict[_State, _Choice] = {}
+    self._choices: dict[State, _Choice] = {}
 
   def draw(self, rng: random.Random) -> tuple[schema.TeacherStep, ...]:
     """Draws one solution; the end of text is not among its steps."""
@@ -256,12 +272,12 @@ class _Sampler:
       steps.append(taken[chosen])
       state = self._automaton.after(state, chosen)
 
-  def _choice(self, state: _State) -> _Choice:
+  def _choice(self, state: State) -> _Choice:
     odds = tempered(state.probs, self._temperature)
     steps = [self._step(state, chosen) for chosen in range(len(state.tokens))]
     return list(itertools.accumulate(odds)), steps
 
-  def _step(self, state: _State, chosen: int) -> schema.TeacherStep:
+  def _step(self, state: State, chosen: int) -> schema.TeacherStep:
     shown = list(range(min(schema.NUM_CANDIDATES, len(state.tokens))))
     if chosen not in shown:
       shown[-1] = chosen
