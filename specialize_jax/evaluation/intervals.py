@@ -201,18 +201,82 @@ def paired_bootstrap_mean(
       )
     differences = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     estimates.append(differences.mean())
-    # Drawing questions with replacement is a multinomial draw of how often
-    # each distinct difference comes up: three of them for 0/1 verdicts.
-    values, counts = np.unique(differences, return_counts=True)
-    num_questions = len(differences)
-    draws = generator.multinomial(
-      num_questions, counts / num_questions, size=num_resamples
-    )
-    resampled += draws @ values / num_questions
+    resampled += _resampled_means(differences, (num_resamples,), generator)
   resampled /= len(pairs)
   tail = (1.0 - confidence) / 2.0
   low, high = np.quantile(resampled, [tail, 1.0 - tail])
   return Interval(float(np.mean(estimates)), float(low), float(high))
+
+
+def bootstrap_over_seeds(
+  scores: Sequence[Sequence[Sequence[float]]],
+  *,
+  confidence: float = 0.95,
+  num_resamples: int = 10_000,
+  seed: int = 0,
+) -> Interval:
+  """Gives the interval of a mean over seeds, tasks and questions.
+
+  Seeds are drawn with replacement, and in each seed that is drawn, and of
+  each of its tasks, so are the questions: a difference that one seed alone
+  shows, or a few questions, has a wide interval. A score may be a verdict,
+  the difference of two on the same question, or any contrast of several.
+
+  Few seeds bound what can be said: of three, all draws are one and the same
+  seed in one of nine, so the interval covers nearly their whole range.
+
+  Args:
+    scores: of each seed, of each task, of each question.
+    confidence: the coverage wanted, between 0 and 1.
+    num_resamples: how often seeds and questions are drawn anew.
+    seed: of the draws.
+
+  Returns:
+    The mean, each task of a seed and each seed counting the same, and its
+    interval.
+
+  Raises:
+    ValueError: there is no seed, a seed without a task, or a task without a
+      question.
+  """
+  if not scores or any(
+    not tasks or any(len(task) == 0 for task in tasks) for tasks in scores
+  ):
+    raise ValueError("scores must hold seeds of tasks of questions, got none.")
+  _normal_quantile(confidence)
+  generator = np.random.default_rng(seed)
+  num_seeds = len(scores)
+  means = [float(np.mean([np.mean(task) for task in s])) for s in scores]
+  # One column a place that a seed can be drawn for, each of other questions.
+  drawn = [
+    sum(
+      _resampled_means(task, (num_resamples, num_seeds), generator)
+      for task in tasks
+    )
+    / len(tasks)
+    for tasks in scores
+  ]
+  which = generator.integers(num_seeds, size=(num_resamples, num_seeds))
+  resampled = np.take_along_axis(np.stack(drawn), which[None], axis=0)[0]
+  resampled = resampled.mean(axis=1)
+  tail = (1.0 - confidence) / 2.0
+  low, high = np.quantile(resampled, [tail, 1.0 - tail])
+  return Interval(float(np.mean(means)), float(low), float(high))
+
+
+def _resampled_means(
+  scores: Sequence[float],
+  shape: tuple[int, ...],
+  generator: np.random.Generator,
+) -> np.ndarray:
+  """Means of as many draws with replacement as `scores` has questions.
+
+  Such a draw is a multinomial draw of how often each distinct score comes
+  up: three of them for the differences of verdicts.
+  """
+  values, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
+  draws = generator.multinomial(len(scores), counts / len(scores), size=shape)
+  return draws @ values / len(scores)
 
 
 def _normal_quantile(confidence: float) -> float:

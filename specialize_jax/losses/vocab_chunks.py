@@ -83,6 +83,8 @@ class LossOutput:
     kl_BT: sparse KL where the position has a teacher distribution, else 0.
     one_hot_BT: cross-entropy where it takes the one-hot target, else 0.
     z_loss_BT: the weighted squared log-normalizer.
+    nll_BT: cross-entropy of the target token everywhere, whatever is
+      minimised: what losses of different objectives are compared by.
     has_teacher_BT: bool, where the sparse KL applies.
     correct_BT: bool, where no token has a larger logit than the target.
   """
@@ -92,6 +94,7 @@ class LossOutput:
   kl_BT: jax.Array
   one_hot_BT: jax.Array
   z_loss_BT: jax.Array
+  nll_BT: jax.Array
   has_teacher_BT: jax.Array
   correct_BT: jax.Array
 
@@ -140,7 +143,7 @@ def distillation_loss(
     targets_BT,
     num_chunks=config.num_chunks,
   )
-  one_hot_BT = sample_matching.negative_log_likelihood(scores)
+  nll_BT = one_hot_BT = sample_matching.negative_log_likelihood(scores)
   kl_BT = jnp.zeros_like(one_hot_BT)
   if matching:
     kl_BT = sparse_kl.divergence(
@@ -157,6 +160,7 @@ def distillation_loss(
     kl_BT=kl_BT,
     one_hot_BT=one_hot_BT,
     z_loss_BT=z_loss_BT,
+    nll_BT=nll_BT,
     has_teacher_BT=has_teacher_BT,
     correct_BT=scores.target_logits_BT >= scores.max_logits_BT,
   )

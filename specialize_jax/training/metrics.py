@@ -33,6 +33,7 @@ def position_sums(
     "kl": total(output.kl_BT),
     "one_hot": total(output.one_hot_BT),
     "z_loss": total(output.z_loss_BT),
+    "nll": total(output.nll_BT),
     "correct": total(output.correct_BT),
     "positions": count(weighted_BT),
     "teacher": count(weighted_BT & output.has_teacher_BT),
@@ -51,6 +52,8 @@ def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     loss_kl: the sparse KL's part.
     loss_one_hot: the one-hot cross-entropy's part.
     loss_z: the squared log-normalizer's part.
+    nll: mean weighted cross-entropy of the target token, whatever is
+      minimised, so that runs of different objectives can be compared.
     token_accuracy: weighted share of targets that no other token outscores.
     teacher_share: share of positions with weight that have a teacher.
     negative_kl_rate: share of those whose KL is negative.
@@ -68,6 +71,7 @@ def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     "loss_kl": share("kl", "weight"),
     "loss_one_hot": share("one_hot", "weight"),
     "loss_z": share("z_loss", "weight"),
+    "nll": share("nll", "weight"),
     "token_accuracy": share("correct", "weight"),
     "teacher_share": share("teacher", "positions"),
     "negative_kl_rate": share("negative_kl", "teacher"),

@@ -140,3 +140,56 @@ def test_the_same_seed_gives_the_same_interval():
 def test_arguments_out_of_range_are_named(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_a_bootstrap_over_one_seed_is_the_bootstrap_of_its_questions():
+  rng = np.random.default_rng(3)
+  before = (rng.random(200) < 0.4).astype(float)
+  after = (rng.random(200) < 0.6).astype(float)
+  ours = intervals.bootstrap_over_seeds([[after - before]])
+  plain = intervals.paired_bootstrap(before, after)
+  assert ours.estimate == plain.estimate
+  assert ours.low == pytest.approx(plain.low, abs=0.011)
+  assert ours.high == pytest.approx(plain.high, abs=0.011)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+  agree = intervals.bootstrap_over_seeds([[[0.0, 1.0] * 200]] * 3)
+  disagree = intervals.bootstrap_over_seeds(
+    [[[0.0] * 400], [[0.0, 1.0] * 200], [[1.0] * 400]]
+  )
+  assert agree.estimate == disagree.estimate == 0.5
+  assert agree.high - agree.low < 0.1
+  assert disagree.low < 0.05
+  assert disagree.high > 0.95
+
+
+def test_each_task_and_each_seed_counts_the_same():
+  part = intervals.bootstrap_over_seeds(
+    [[[1.0] * 10, [0.0] * 90], [[1.0], [1.0, 1.0]]]
+  )
+  assert part.estimate == pytest.approx(0.75)
+
+
+def test_a_contrast_s_interval_covers_the_truth():
+  # Five seeds, each with its own accuracy, 60 questions a task, two tasks.
+  rng = np.random.default_rng(11)
+  covered = 0
+  for trial in range(200):
+    shares = 0.5 + 0.1 * rng.normal(size=5)
+    scores = [
+      [(rng.random(60) < share).astype(float) for _ in range(2)]
+      for share in shares
+    ]
+    part = intervals.bootstrap_over_seeds(
+      scores, num_resamples=1000, seed=trial
+    )
+    covered += part.low <= 0.5 <= part.high
+  # Few seeds: the bootstrap is known to be short of its nominal 95 %.
+  assert 0.8 <= covered / 200 <= 1.0
+
+
+@pytest.mark.parametrize("scores", [[], [[]], [[[]]], [[[1.0]], []]])
+def test_a_bootstrap_of_nothing_is_refused(scores):
+  with pytest.raises(ValueError, match="got none"):
+    intervals.bootstrap_over_seeds(scores)

@@ -149,6 +149,22 @@ def test_parts_add_up_and_accuracy_is_the_argmax():
   )
 
 
+def test_both_objectives_measure_the_same_likelihood():
+  hidden, kernel, batch = _case(3)
+  by_samples, by_distribution = (
+    vocab_chunks.distillation_loss(
+      hidden,
+      kernel,
+      batch,
+      config=vocab_chunks.LossConfig(objective=objective),
+    )
+    for objective in ("sample_matching", "distribution_matching")
+  )
+  _assert_close(by_samples.nll_BT, by_samples.one_hot_BT)
+  _assert_close(by_distribution.nll_BT, by_samples.nll_BT, rtol=1e-5)
+  assert (by_distribution.nll_BT != by_distribution.loss_BT).any()
+
+
 def test_ignored_positions_lose_their_weight():
   hidden, kernel, batch = _case(4)
   ignoring = vocab_chunks.LossConfig(masked_out="ignore", num_chunks=2)
