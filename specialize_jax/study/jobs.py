@@ -1,0 +1,336 @@
+"""Jobs that need one another, each its own process, each done once.
+
+A job is a command that writes `result.json` into its own directory,
+`DIR/NAME-KEY`, whole or not at all. The key is a hash of all that the result
+depends on: the job's settings, and the keys of the jobs that it needs. So a
+study that is started again, after `kill -9` too, does what is missing and no
+more, and a setting that changes redoes what depends on it and nothing else.
+
+A process is attached to who started it: when that one goes, however it goes,
+the job stops too, at a step that it can go on from.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from specialize_jax import errors
+
+RESULT = "result.json"
+_LOG = "log.txt"
+_SPENT = "spent.jsonl"
+_POLL_SECONDS = 0.2
+_SECONDS_TO_STOP = 60.0
+_LOG_LINES_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """One command.
+
+  Attributes:
+    name: unique, and a good part of a file's name.
+    settings: all that its result depends on but the jobs it needs; JSON.
+    command: gives the arguments of its process from its own directory and
+      those of the jobs that it needs, by name.
+    needs: names of the jobs that must be done before.
+    cost: how long it takes, in any unit that all jobs share.
+  """
+
+  name: str
+  settings: object
+  command: Callable[[pathlib.Path, Mapping[str, pathlib.Path]], Sequence[str]]
+  needs: Sequence[str] = ()
+  cost: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+  """What a process took.
+
+  Attributes:
+    job: the job's name.
+    seconds: by the clock.
+    cpu_seconds: of all its threads.
+    status: its exit status; negative for the signal that ended it.
+  """
+
+  job: str
+  seconds: float
+  cpu_seconds: float
+  status: int
+
+
+class JobFailed(RuntimeError):
+  """A job's process ended badly; the message shows the end of its log."""
+
+
+def directories(
+  jobs: Sequence[Job], directory: pathlib.Path
+) -> dict[str, pathlib.Path]:
+  """Gives each job's directory, whose name says what it depends on.
+
+  Args:
+    jobs: each after those that it needs.
+    directory: that all lie in.
+
+  Raises:
+    ValueError: two jobs of one name, or one that needs what does not come
+      before it.
+  """
+  keys: dict[str, str] = {}
+  for job in jobs:
+    if job.name in keys:
+      raise ValueError(f"two jobs have the name {job.name!r}.")
+    missing = [name for name in job.needs if name not in keys]
+    if missing:
+      raise ValueError(
+        f"job {job.name!r} needs {', '.join(missing)}, which must come before."
+      )
+    content = [job.settings, [keys[name] for name in job.needs]]
+    text = json.dumps(content, sort_keys=True)
+    keys[job.name] = hashlib.sha256(text.encode()).hexdigest()[:12]
+  return {name: directory / f"{name}-{key}" for name, key in keys.items()}
+
+
+def run(
+  jobs: Sequence[Job], directory: pathlib.Path, *, num_workers: int
+) -> dict[str, pathlib.Path]:
+  """Runs all jobs that have no result yet, some at a time.
+
+  Of those that can start, the one starts whose own cost and that of what
+  waits for it is greatest.
+
+  Args:
+    jobs: each after those that it needs.
+    directory: that their directories lie in.
+    num_workers: how many run at a time.
+
+  Returns:
+    The directory of each job, by name; all have a result.
+
+  Raises:
+    UserError: another process is at work in `directory`, or a job ended
+      with a message of that kind.
+    JobFailed: a job ended otherwise. The others were stopped.
+  """
+  places = directories(jobs, directory)
+  with _alone_in(directory):
+    pool = _Pool(jobs, places, directory / _SPENT)
+    try:
+      with _terminated_as_exit():
+        while not pool.is_done():
+          pool.start(num_workers)
+          time.sleep(_POLL_SECONDS)
+          pool.collect()
+    finally:
+      pool.stop()
+  return places
+
+
+def spent(directory: pathlib.Path) -> list[Spent]:
+  """Gives what every process of a directory took, those in vain included."""
+  path = directory / _SPENT
+  if not path.exists():
+    return []
+  lines = path.read_text(encoding="utf-8").splitlines()
+  return [Spent(**json.loads(line)) for line in lines]
+
+
+@contextlib.contextmanager
+def attached(job_dir: pathlib.Path) -> Iterator[None]:
+  """Holds a job's directory, and ends the process when its study ends.
+
+  For the job's process. Its standard input is a pipe that nothing is written
+  to: its end means that the study is gone. The process is then asked to stop
+  like any other, by SIGTERM. A process of an earlier study that is not yet
+  gone is waited for.
+  """
+  job_dir.mkdir(parents=True, exist_ok=True)
+
+  def watch() -> None:
+    # Not sys.stdin, which the interpreter locks as it leaves.
+    while os.read(0, 1):
+      pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=watch, daemon=True).start()
+  with (job_dir / "lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
+
+
+@dataclasses.dataclass(frozen=True)
+class _Process:
+  job: Job
+  popen: subprocess.Popen
+  started: float
+
+
+class _Pool:
+  """The processes that run, and what is left to do."""
+
+  def __init__(
+    self,
+    jobs: Sequence[Job],
+    places: Mapping[str, pathlib.Path],
+    spent_path: pathlib.Path,
+  ) -> None:
+    self._places = places
+    self._spent_path = spent_path
+    self._waiting = [job for job in jobs if not self._has_result(job.name)]
+    self._urgency = _urgency(jobs)
+    self._running: list[_Process] = []
+    self._progress = _Progress(len(jobs), self._waiting)
+
+  def _has_result(self, name: str) -> bool:
+    return (self._places[name] / RESULT).is_file()
+
+  def is_done(self) -> bool:
+    return not self._waiting and not self._running
+
+  def start(self, num_workers: int) -> None:
+    """Starts what can, most urgent first, until all workers are busy."""
+    ready = [
+      job
+      for job in self._waiting
+      if all(self._has_result(name) for name in job.needs)
+    ]
+    ready.sort(key=lambda job: -self._urgency[job.name])
+    for job in ready[: num_workers - len(self._running)]:
+      place = self._places[job.name]
+      place.mkdir(parents=True, exist_ok=True)
+      needs = {name: self._places[name] for name in job.needs}
+      with (place / _LOG).open("ab") as log:
+        popen = subprocess.Popen(
+          job.command(place, needs),
+          stdin=subprocess.PIPE,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+        )
+      self._waiting.remove(job)
+      self._running.append(_Process(job, popen, time.monotonic()))
+
+  def collect(self) -> None:
+    """Takes note of those that have ended, and complains of a failure."""
+    for process in [*self._running]:
+      pid, status, usage = os.wait4(process.popen.pid, os.WNOHANG)
+      if pid:
+        self._ended(process, os.waitstatus_to_exitcode(status), usage)
+        if process.popen.returncode or not self._has_result(process.job.name):
+          self._complain(process.job, process.popen.returncode)
+        self._progress.done(process.job)
+
+  def _ended(self, process: _Process, status: int, usage: object) -> None:
+    process.popen.returncode = status  # or Popen would wait for it again
+    process.popen.stdin.close()
+    self._running.remove(process)
+    took = Spent(
+      job=process.job.name,
+      seconds=round(time.monotonic() - process.started, 1),
+      cpu_seconds=round(usage.ru_utime + usage.ru_stime, 1),
+      status=status,
+    )
+    with self._spent_path.open("a", encoding="utf-8") as stream:
+      stream.write(json.dumps(dataclasses.asdict(took)) + "\n")
+
+  def _complain(self, job: Job, status: int) -> None:
+    log = self._places[job.name] / _LOG
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    if status == 2 and lines:
+      raise errors.UserError(f"{job.name}: {lines[-1]}")
+    shown = "\n".join(lines[-_LOG_LINES_SHOWN:])
+    raise JobFailed(
+      f"job {job.name} ended with status {status}; the end of {log}:\n{shown}"
+    )
+
+  def stop(self) -> None:
+    """Asks what still runs to stop, and makes it if that takes too long."""
+    for process in self._running:
+      process.popen.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + _SECONDS_TO_STOP
+    for process in [*self._running]:
+      while True:
+        pid, status, usage = os.wait4(process.popen.pid, os.WNOHANG)
+        if pid:
+          self._ended(process, os.waitstatus_to_exitcode(status), usage)
+          break
+        if time.monotonic() > deadline:
+          process.popen.kill()
+        time.sleep(_POLL_SECONDS)
+
+
+class _Progress:
+  """A line on standard error whenever a job is done."""
+
+  def __init__(self, num_jobs: int, waiting: Sequence[Job]) -> None:
+    self._num_jobs = num_jobs
+    self._num_done = num_jobs - len(waiting)
+    self._cost_left = sum(job.cost for job in waiting)
+    self._cost_at_start = self._cost_left
+    self._start = time.monotonic()
+    if self._num_done:
+      self._tell(f"{self._num_done} jobs were done before")
+
+  def done(self, job: Job) -> None:
+    self._num_done += 1
+    self._cost_left -= job.cost
+    minutes = (time.monotonic() - self._start) / 60
+    rate = minutes / (self._cost_at_start - self._cost_left)
+    self._tell(
+      f"{job.name}; {minutes:.1f} min, about {rate * self._cost_left:.0f} left"
+    )
+
+  def _tell(self, text: str) -> None:
+    place = f"[{self._num_done}/{self._num_jobs}]"
+    print(f"{place} {text}", file=sys.stderr, flush=True)
+
+
+def _urgency(jobs: Sequence[Job]) -> dict[str, float]:
+  """The cost of a job and of the dearest chain of jobs that wait for it."""
+  urgency: dict[str, float] = {}
+  for job in reversed(jobs):
+    later = [urgency[j.name] for j in jobs if job.name in j.needs]
+    urgency[job.name] = job.cost + max(later, default=0.0)
+  return urgency
+
+
+@contextlib.contextmanager
+def _alone_in(directory: pathlib.Path) -> Iterator[None]:
+  directory.mkdir(parents=True, exist_ok=True)
+  with (directory / "lock").open("w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.UserError(
+        f"another process is at work in {directory}: wait for it, or choose "
+        "another directory."
+      ) from None
+    yield
+
+
+@contextlib.contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+  """Turns a SIGTERM into an exit that cleans up behind itself."""
+  if threading.current_thread() is not threading.main_thread():
+    yield  # Python gives signals to the main thread only
+    return
+
+  def leave(*_: object) -> None:
+    raise SystemExit(75)  # sysexits' "try again", as a preempted run
+
+  before = signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
