@@ -5,10 +5,16 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import devices, gin_files, registered_tasks
+from specialize_jax.cli import (
+  demo_study,
+  devices,
+  gin_files,
+  registered_tasks,
+)
 
 _EXAMPLE = """example:
   specialize demo --output_dir=demo_output --seed=0
+  specialize demo --study --output_dir=study_output   (under an hour)
 A second start in the same directory goes on where the first one stopped.
 """
 
@@ -49,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
       metavar="FILE",
       help=f"of {what}, as `specialize train` takes it",
     )
+  demo_study.add_flags(parser)
   return parser
 
 
@@ -56,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the demo, then prints its table and where the report is."""
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
+  if flags.study:
+    return demo_study.run(flags, bindings)
 
   registered_tasks.register(None, None)
   devices.start(flags)

@@ -100,9 +100,19 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   with _stage(6, "testing before and after"):
     predictions = output_dir / "predictions"
     general = pathlib.Path(demo.pretraining.model_dir)
-    before = _test(demo, general, predictions / "before")
     specialized = pathlib.Path(demo.specialization.model_dir) / "checkpoints"
-    after = _test(demo, specialized / str(step), predictions / "after")
+    before, after = (
+      test(
+        checkpoint,
+        evaluations=demo.tests,
+        mesh=demo.specialization.mesh,
+        output_dir=predictions / when,
+      )
+      for when, checkpoint in (
+        ("before", general),
+        ("after", specialized / str(step)),
+      )
+    )
   written.write_json(
     output_dir / "results.json",
     {
@@ -117,20 +127,56 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   )
 
 
-def _align(demo: Demo, output_dir: pathlib.Path) -> None:
-  """Builds the dataset that the teacher tasks read, and says how it went."""
-  mini_dir = world_dir(output_dir) / "mini"
+def prepare_teacher(directory: pathlib.Path, mode: str) -> dict[str, object]:
+  """Builds the dataset that the teacher tasks read of a world.
+
+  Args:
+    directory: the world's; the dataset goes to `tfds/` in it.
+    mode: how the teacher's tokens are laid on the student's.
+
+  Returns:
+    What became of the records, and the alignment's coverage.
+  """
+  mini_dir = directory / "mini"
   prepared = preparation.prepare(
     preparation.Preparation(
       records=str(mini_dir / "records"),
       vocabulary=str(mini_dir / "student.model"),
-      mode=demo.alignment_mode,
-      data_dir=str(world_dir(output_dir) / "tfds"),
+      mode=mode,
+      data_dir=str(directory / "tfds"),
       dataset_name="mini_gsm_teacher",
       questions=str(mini_dir / "mini_gsm" / "train.jsonl"),
     )
   )
-  written.write_json(output_dir / "alignment.json", prepared.report)
+  return prepared.report
+
+
+def test(
+  checkpoint: pathlib.Path,
+  *,
+  evaluations: Sequence[experiment.Evaluation],
+  mesh: experiment.MeshShape,
+  output_dir: pathlib.Path,
+) -> dict[str, dict[str, float]]:
+  """Tests one checkpoint: `{task: {"accuracy", "n", "low", "high"}}`.
+
+  See `experiment.evaluate_checkpoint`, which writes the predictions.
+  """
+  values = experiment.evaluate_checkpoint(
+    checkpoint, evaluations=evaluations, mesh=mesh, output_dir=output_dir
+  )
+  tasks: dict[str, dict[str, float]] = {}
+  for name, value in values.items():
+    task, _, kind = name.rpartition("/")
+    tasks.setdefault(task, {})[kind] = value
+  return tasks
+
+
+def _align(demo: Demo, output_dir: pathlib.Path) -> None:
+  """Prepares the teacher's dataset, and writes down how it went."""
+  mini_dir = world_dir(output_dir) / "mini"
+  report = prepare_teacher(world_dir(output_dir), demo.alignment_mode)
+  written.write_json(output_dir / "alignment.json", report)
   tokenizer = student.StudentTokenizer.from_file(mini_dir / "student.model")
   written.write_json(
     output_dir / "alignment_example.json",
@@ -190,25 +236,6 @@ def _select(demo: Demo, output_dir: pathlib.Path) -> int:
   )
   written.write_json(output_dir / "selection.json", chosen.as_json())
   return chosen.step
-
-
-def _test(
-  demo: Demo,
-  checkpoint: pathlib.Path,
-  output_dir: pathlib.Path,
-) -> dict[str, dict[str, float]]:
-  """Tests one checkpoint: `{task: {"accuracy", "n", "low", "high"}}`."""
-  values = experiment.evaluate_checkpoint(
-    checkpoint,
-    evaluations=demo.tests,
-    mesh=demo.specialization.mesh,
-    output_dir=output_dir,
-  )
-  tasks: dict[str, dict[str, float]] = {}
-  for name, value in values.items():
-    task, _, kind = name.rpartition("/")
-    tasks.setdefault(task, {})[kind] = value
-  return tasks
 
 
 @contextlib.contextmanager

@@ -1,0 +1,98 @@
+"""`specialize demo --study`: the paper's five findings in miniature."""
+
+import argparse
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+from specialize_jax import errors
+from specialize_jax.cli import registered_tasks, study_job
+
+DEFAULT_FILE = "runs/study.gin"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds what makes a study of a demo."""
+  group = parser.add_argument_group("the study")
+  group.add_argument(
+    "--study",
+    action="store_true",
+    help="run the paper's five findings in miniature instead, on several "
+    f"worlds (gin: {DEFAULT_FILE})",
+  )
+  group.add_argument(
+    "--num_seeds",
+    type=int,
+    default=3,
+    metavar="N",
+    help="how many worlds, from --seed on (default: 3)",
+  )
+  group.add_argument(
+    "--num_workers",
+    type=int,
+    default=os.cpu_count(),
+    metavar="N",
+    help="how many runs at a time, each on a core of its own (default: all "
+    "cores)",
+  )
+
+
+def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
+  """Runs what is missing of the study, then tells what came out.
+
+  Raises:
+    UserError: a flag or a gin file is not possible.
+  """
+  for name in ("num_seeds", "num_workers"):
+    if getattr(flags, name) < 1:
+      raise errors.UserError(
+        f"--{name}={getattr(flags, name)} is not possible: expected 1 or more."
+      )
+  start = time.monotonic()
+  registered_tasks.register(None, None)
+
+  from specialize_jax.evaluation import written
+  from specialize_jax.reports import study_page, study_text
+  from specialize_jax.study import arms, findings, jobs
+
+  flags.default_gin_file = DEFAULT_FILE
+  study = study_job.configure(flags, bindings)
+  experiments = {
+    arm.name: study_job.configure_arm(flags, arm.gin_files)
+    for arm in study.arms
+  }
+  seeds = range(flags.seed, flags.seed + flags.num_seeds)
+  output_dir = pathlib.Path(flags.output_dir)
+  planned = arms.plan(
+    study, experiments, seeds=seeds, command=_command(flags, bindings)
+  )
+  os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", os.fspath(output_dir / "compiled")
+  )
+  places = jobs.run(planned, output_dir / "jobs", num_workers=flags.num_workers)
+  result = findings.collect(study, places, seeds, directory=output_dir / "jobs")
+  written.write_json(output_dir / "study.json", result)
+  report = output_dir / "study.html"
+  study_page.build(output_dir / "study.json", report)
+  print(study_text.terminal(result))
+  minutes = (time.monotonic() - start) / 60
+  print(f"\nreport: {report} ({minutes:.1f} min)")
+  return 0
+
+
+def _command(flags: argparse.Namespace, bindings: Sequence[str]) -> list[str]:
+  """A job's process reads the very gin files and overrides of the study."""
+  overrides = [
+    f"--gin.{name}={value}"
+    for name, value in (binding.split(" = ", 1) for binding in bindings)
+  ]
+  return [
+    sys.executable,
+    "-m",
+    "specialize_jax.cli.study_job",
+    *(f"--gin_file={file}" for file in flags.gin_file or ()),
+    f"--gin_search_paths={flags.gin_search_paths}",
+    *overrides,
+  ]

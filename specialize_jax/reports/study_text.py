@@ -1,0 +1,382 @@
+"""What a study found, in sentences and tables made of its numbers.
+
+Every verdict is computed from `study.json` (see `study.findings`): a finding
+that did not come out is said so.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.evaluation import intervals
+from specialize_jax.reports import tables
+
+Json = Mapping[str, object]
+
+APPEARS, PARTLY, ABSENT = "appears", "appears in part", "does not appear"
+_ROLES = {
+  "in_distribution": "in distribution",
+  "out_of_distribution": "out of distribution",
+  "general_chain_of_thought": "general, CoT",
+  "general_answer_only": "general, answer only",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+  """One of the five.
+
+  Attributes:
+    name: short, and good for a link.
+    claim: what the paper says.
+    verdict: `APPEARS`, `PARTLY` or `ABSENT`.
+    sentences: what came out.
+    table: a head and rows of cells.
+  """
+
+  name: str
+  claim: str
+  verdict: str
+  sentences: Sequence[str]
+  table: Sequence[Sequence[str]]
+
+
+def load(path: str | pathlib.Path) -> Json:
+  """Reads a `study.json`.
+
+  Raises:
+    UserError: there is none, or it is none.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise errors.UserError(
+      f"there is no {path}: expected the study.json that `specialize demo "
+      "--study` writes when it is done."
+    )
+  try:
+    study = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise errors.UserError(f"{path} is not JSON ({error}).") from error
+  if not isinstance(study, dict) or "gain_and_price" not in study:
+    raise errors.UserError(f"{path} is not what a study writes.")
+  return study
+
+
+def findings(study: Json) -> list[Finding]:
+  """Gives the five findings as they came out."""
+  return [
+    _gain_and_price(study["gain_and_price"]),
+    _matching(study["matching"]),
+    _formats(study["formats"]),
+    _selection(study["selection"]),
+    _scaling(study["scaling"]),
+  ]
+
+
+def lead(study: Json) -> str:
+  """Gives what was run, and how many findings came out, in two sentences."""
+  found = findings(study)
+  counts = [sum(f.verdict == v for f in found) for v in (APPEARS, PARTLY)]
+  hours = study["cost"]["cpu_seconds"] / 3600
+  return (
+    f"{len(study['seeds'])} seeds, each with a world of its own, a student of "
+    f"{study['num_params']:,} parameters and {hours:.1f} hours of one core in "
+    f"all. Of the paper's five findings {counts[0]} appear, {counts[1]} in "
+    f"part and {len(found) - sum(counts)} do not."
+  )
+
+
+def markdown(study: Json) -> str:
+  """Gives the whole text as Markdown."""
+  parts = [lead(study)]
+  for number, finding in enumerate(findings(study), start=1):
+    head, *rows = finding.table
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    parts += [
+      f"## {number}. {finding.name.capitalize()}: {finding.verdict}",
+      f"*{finding.claim}*",
+      " ".join(finding.sentences),
+      "\n".join(f"| {' | '.join(line)} |" for line in lines),
+    ]
+  return "\n\n".join(parts) + "\n"
+
+
+def terminal(study: Json) -> str:
+  """Gives verdicts and sentences as lines for a terminal."""
+  lines = [lead(study)]
+  for number, finding in enumerate(findings(study), start=1):
+    lines.append(f"{number}. {finding.name}: {finding.verdict}")
+    lines += [f"   {sentence}" for sentence in finding.sentences]
+  return "\n".join(lines)
+
+
+def size(num_params: int) -> str:
+  """Gives "250K" or "0.9M"."""
+  if num_params < 500_000:
+    return f"{num_params / 1000:.0f}K"
+  return f"{num_params / 1e6:.1f}M"
+
+
+def _interval(part: Json) -> intervals.Interval:
+  return intervals.Interval(**part)
+
+
+def _points(part: Json) -> str:
+  """Gives "+4.2 points [+1.0, +7.1]"."""
+  interval = _interval(part)
+  return (
+    f"{tables.points(interval.estimate)} points "
+    f"{tables.interval_text(interval)}"
+  )
+
+
+def _percent(part: Json) -> str:
+  low, high = tables.percent(part["low"]), tables.percent(part["high"])
+  return f"{tables.percent(part['estimate'])} [{low}, {high}]"
+
+
+def _verdict(held: Sequence[bool]) -> str:
+  return APPEARS if all(held) else PARTLY if any(held) else ABSENT
+
+
+def _gain_and_price(part: Json) -> Finding:
+  rows = {}
+  for row in part["rows"]:
+    rows[row["role"]] = row  # the mean comes after its tasks
+  gains = [rows["in_distribution"], rows["out_of_distribution"]]
+  prices = [rows["general_chain_of_thought"], rows["general_answer_only"]]
+  shares = {
+    role: _early_share(part["curves"][role])
+    for role in ("general_chain_of_thought", "general_answer_only")
+  }
+  sentences = [
+    f"{_ROLES[row['role']].capitalize()}: {_points(row['difference'])}."
+    for row in (*gains, *prices)
+  ]
+  first = part["curves"]["general_answer_only"]["steps"]
+  early = [s for s in shares.values() if s is not None]
+  if len(early) == 2 and len(first) > 1:
+    chain, answer = early
+    sentences.append(
+      f"By step {first[1]:,}, {chain:.0%} of the loss in chain-of-thought "
+      f"prompts had come about and {answer:.0%} of that in answer-only ones, "
+      + (
+        "so the first comes at once and the second more gradually."
+        if chain > answer + 0.1
+        else "so the paper's difference in pace does not show here."
+      )
+    )
+  return Finding(
+    name="gain and price",
+    claim="Specialization lifts all four maths sets and costs general "
+    "ability, chain-of-thought at once and answer-only gradually.",
+    verdict=_verdict(
+      [row["difference"]["low"] > 0 for row in gains]
+      + [row["difference"]["high"] < 0 for row in prices]
+    ),
+    sentences=sentences,
+    table=[
+      ["accuracy, %", "before", "after", "difference"],
+      *(
+        [
+          row_name(row),
+          _percent(row["before"]),
+          _percent(row["after"]),
+          _points(row["difference"]),
+        ]
+        for row in part["rows"]
+      ),
+    ],
+  )
+
+
+def row_name(row: Json) -> str:
+  """Gives "mini SVAMP CoT", or "mean, out of distribution"."""
+  if row["task"] is None:
+    return f"mean, {_ROLES[row['role']]}"
+  return " ".join(filter(None, tables.label(row["task"])))
+
+
+def _early_share(curve: Json) -> float | None:
+  """How much of what is lost over a run is lost at its first evaluation."""
+  means = [sum(at) / len(at) for at in zip(*curve["seeds"], strict=True)]
+  if len(means) < 3 or means[0] <= min(means[1:]):
+    return None
+  return (means[0] - means[1]) / (means[0] - min(means[1:]))
+
+
+def _matching(part: Json) -> Finding:
+  last = part["levels"][-1]
+  pairs = list(zip(*last["steps"].values(), strict=True))
+  held = [first is not None and first < second for first, second in pairs]
+  told = "; ".join(
+    f"{'never' if first is None else f'{first:,}'} against {second:,}"
+    for first, second in pairs
+  )
+  differences = part["differences"]
+  return Finding(
+    name="distribution matching",
+    claim="Matching the teacher's distribution converges faster than matching "
+    "its samples.",
+    verdict=_verdict(held),
+    sentences=[
+      "Steps to the lowest cross-entropy of the teacher's text that sample "
+      f"matching reaches, seed by seed: {told}.",
+      "Accuracy after as many steps, distribution minus sample matching: "
+      + ", ".join(
+        f"{_points(differences[role])} {_ROLES[role]}" for role in differences
+      )
+      + ".",
+    ],
+    table=[
+      ["share of the run", "cross-entropy", "distribution", "sample", "ratio"],
+      *(_level_row(level) for level in part["levels"]),
+    ],
+  )
+
+
+def _level_row(level: Json) -> list[str]:
+  first, second = level["steps"].values()
+  ratios = [a / b for a, b in zip(first, second, strict=True) if a is not None]
+  mean = f"{sum(ratios) / len(ratios):.2f}" if ratios else "-"
+  return [
+    f"{level['fraction']:.0%}",
+    ", ".join(f"{nll:.3f}" for nll in level["nll"]),
+    ", ".join("never" if a is None else f"{a:,}" for a in first),
+    ", ".join(f"{b:,}" for b in second),
+    mean,
+  ]
+
+
+def _formats(part: Json) -> Finding:
+  contrast = next(
+    c
+    for c in part["contrasts"]
+    if {c["first"], c["second"]} == {"zero-shot only", "in-context only"}
+  )
+  sign = 1 if contrast["first"] == "in-context only" else -1
+  ahead = {
+    prompt: _signed(contrast[prompt], sign)
+    for prompt in ("in_context", "zero_shot")
+  }
+  gains = part["differences"]
+  keeps_both = gains["in-context only"]
+  before = part["arms"]["general"]["in_context"]
+  return Finding(
+    name="formats",
+    claim="In-context data keeps both abilities; zero-shot data gives up "
+    "in-context ability.",
+    verdict=_verdict(
+      [
+        ahead["in_context"]["low"] > 0,
+        keeps_both["zero_shot"]["low"] > 0
+        and keeps_both["in_context"]["low"] > 0,
+      ]
+    ),
+    sentences=[
+      "In in-context prompts, training on in-context data alone is "
+      f"{_points(ahead['in_context'])} ahead of zero-shot data alone; in "
+      f"zero-shot prompts it is {_points(ahead['zero_shot'])} ahead.",
+      "In-context data alone changes the general model by "
+      f"{_points(keeps_both['zero_shot'])} in zero-shot and "
+      f"{_points(keeps_both['in_context'])} in in-context prompts, where the "
+      f"general model has {_percent(before)} %.",
+    ],
+    table=[
+      ["trained on", "zero-shot prompts, %", "in-context prompts, %"],
+      *(
+        [
+          "nothing (before)" if name == "general" else name,
+          _percent(arm["zero_shot"]),
+          _percent(arm["in_context"]),
+        ]
+        for name, arm in part["arms"].items()
+      ),
+    ],
+  )
+
+
+def _signed(part: Json, sign: int) -> Json:
+  """The interval of the difference the other way round, where sign is -1."""
+  if sign > 0:
+    return part
+  return {
+    "estimate": -part["estimate"],
+    "low": -part["high"],
+    "high": -part["low"],
+  }
+
+
+def _selection(part: Json) -> Finding:
+  runs = part["runs"]
+  other = [r for r in runs if len(set(r["steps"].values())) > 1]
+  late = {
+    role: sum(values) / len(values)
+    for role, values in part["late_change"].items()
+  }
+  parted = late["in_distribution"] > 0 > late["out_of_distribution"]
+  return Finding(
+    name="selection",
+    claim="In- and out-of-distribution accuracy part late in training, so the "
+    "checkpoint is selected out of distribution.",
+    verdict=_verdict([part["cost"]["low"] > 0, parted]),
+    sentences=[
+      f"The two rules took different steps in {len(other)} of {len(runs)} "
+      "runs; selection in distribution would have cost "
+      f"{_points(part['cost'])} out of distribution on test questions.",
+      "From the best evaluation before to the last one, in-distribution "
+      f"accuracy changed by {tables.points(late['in_distribution'])} points "
+      "and out-of-distribution accuracy by "
+      f"{tables.points(late['out_of_distribution'])}: the curves "
+      + ("part." if parted else "do not part in a run as short as this."),
+    ],
+    table=[
+      ["run", "seed", "out-of-distribution step", "in-distribution step"]
+      + ["cost, points"],
+      *(
+        [
+          run["arm"].replace("_", " "),
+          str(run["seed"]),
+          f"{run['steps']['selected']:,}",
+          f"{run['steps']['in_distribution']:,}",
+          tables.points(run["cost"]),
+        ]
+        for run in runs
+      ),
+    ],
+  )
+
+
+def _scaling(part: Json) -> Finding:
+  fits = part["fits"]
+  return Finding(
+    name="scaling",
+    claim="Accuracy after specialization grows log-linearly with the size of "
+    "the model.",
+    verdict=_verdict(
+      [fit["slope_per_doubling"]["low"] > 0 for fit in fits.values()]
+    ),
+    sentences=[
+      f"{_ROLES[role].capitalize()}: {_points(fit['slope_per_doubling'])} a "
+      "doubling of the parameters; the line over their logarithm explains "
+      + (
+        f"{fit['r_squared']:.0%} of the variance between sizes."
+        if fit["r_squared"] is not None
+        else "nothing, all sizes being equal."
+      )
+      for role, fit in fits.items()
+    ],
+    table=[
+      ["parameters", "in distribution, %", "out of distribution, %"],
+      *(
+        [
+          size(point["num_params"]),
+          _percent(point["in_distribution"]["after"]),
+          _percent(point["out_of_distribution"]["after"]),
+        ]
+        for point in part["sizes"]
+      ),
+    ],
+  )

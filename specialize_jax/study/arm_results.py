@@ -1,0 +1,156 @@
+"""What the arms of a study wrote, read back: runs and their verdicts."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from specialize_jax.evaluation import history, written
+from specialize_jax.study import arms, jobs
+
+# Verdicts by question, by task.
+Verdicts = Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmResult:
+  """One arm of one seed.
+
+  Attributes:
+    num_params: numbers in the network.
+    steps: the step that each rule takes.
+    training: training values by step.
+    validation: validation values by step.
+    verdicts: on the test questions, by rule. Where both rules take one step
+      they have one verdict.
+  """
+
+  num_params: int
+  steps: Mapping[str, int]
+  training: history.History
+  validation: history.History
+  verdicts: Mapping[str, Verdicts]
+
+
+Results = Mapping[tuple[str, int], ArmResult]
+"""By arm and seed."""
+
+
+def read(
+  study: arms.Study,
+  places: Mapping[str, pathlib.Path],
+  seeds: Sequence[int],
+) -> Results:
+  """Reads every arm of every seed.
+
+  Args:
+    study: the study.
+    places: each job's directory by name, with a result.
+    seeds: that were run.
+
+  Raises:
+    UserError: a file is absent or was changed by hand.
+  """
+  return {
+    (arm.name, seed): _read_one(places[arms.job_name(arm.name, seed)])
+    for arm in study.arms
+    for seed in seeds
+  }
+
+
+def _read_one(job_dir: pathlib.Path) -> ArmResult:
+  result = json.loads((job_dir / jobs.RESULT).read_text(encoding="utf-8"))
+  metrics = job_dir / "run" / "metrics.jsonl"
+  verdicts = {
+    rule: {
+      task: _verdicts(job_dir, rule, result["steps"][rule], task)
+      for task in tested
+    }
+    for rule, tested in result["tests"].items()
+  }
+  for rule in result["steps"]:
+    verdicts.setdefault(rule, verdicts[arms.SELECTED])
+  return ArmResult(
+    num_params=result["num_params"],
+    steps=result["steps"],
+    training=history.read(metrics, "train"),
+    validation=history.read(metrics, "evaluation"),
+    verdicts=verdicts,
+  )
+
+
+def _verdicts(
+  job_dir: pathlib.Path, rule: str, step: int, task: str
+) -> dict[str, float]:
+  path = job_dir / "predictions" / rule / str(step) / f"{task}.jsonl"
+  return {
+    row["question_id"]: float(row["correct"]) for row in written.read_rows(path)
+  }
+
+
+def scores(
+  results: Results,
+  arm: str,
+  tasks: Sequence[str],
+  seeds: Sequence[int],
+  *,
+  rule: str = arms.SELECTED,
+) -> list[list[np.ndarray]]:
+  """Gives an arm's verdicts of each seed, of each task, of each question.
+
+  Questions are in the order of their names, so that those of two arms, which
+  were asked the same, can be subtracted.
+  """
+  return [
+    [
+      np.array([value for _, value in sorted(verdicts[task].items())])
+      for task in tasks
+    ]
+    for verdicts in (results[arm, seed].verdicts[rule] for seed in seeds)
+  ]
+
+
+def contrast(
+  weighted: Sequence[tuple[float, Sequence[Sequence[np.ndarray]]]],
+) -> list[list[np.ndarray]]:
+  """Adds up scores of several arms on the same questions, each times a weight.
+
+  Example: weights of 1 and -1 give a difference, question by question.
+
+  Raises:
+    ValueError: two arms were not asked the same questions.
+  """
+  weights = [weight for weight, _ in weighted]
+  summed = []
+  for of_seed in zip(*(scores for _, scores in weighted), strict=True):
+    tasks = []
+    for of_task in zip(*of_seed, strict=True):
+      if len({len(questions) for questions in of_task}) > 1:
+        raise ValueError("arms that are compared were asked other questions.")
+      tasks.append(np.tensordot(weights, np.stack(of_task), axes=1))
+    summed.append(tasks)
+  return summed
+
+
+def curve(
+  results: Results,
+  arm: str,
+  tasks: Sequence[str],
+  seeds: Sequence[int],
+) -> dict[str, list]:
+  """Gives the mean validation accuracy of tasks over an arm's steps.
+
+  Returns:
+    {"steps": [...], "seeds": [[a value a step] of each seed]}; no step where
+    the tasks were not evaluated.
+  """
+  names = [f"{task}/accuracy" for task in tasks]
+  by_seed = []
+  steps: list[int] = []
+  for seed in seeds:
+    rows = results[arm, seed].validation
+    steps = [s for s, row in rows.items() if all(n in row for n in names)]
+    by_seed.append([float(np.mean([rows[s][n] for n in names])) for s in steps])
+  return {"steps": steps, "seeds": by_seed}

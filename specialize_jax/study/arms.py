@@ -1,0 +1,305 @@
+"""What a study consists of: arms, each one training run a seed, and a world.
+
+A seed has a world of its own, which all its arms share, so that arms differ
+in what they are named for and in nothing else: they see the same questions,
+teacher samples and, where the mixture is the same, the same batches.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import seqio
+
+from specialize_jax import errors
+from specialize_jax.data import example_stream, sources
+from specialize_jax.evaluation import history, selection, written
+from specialize_jax.mini import world
+from specialize_jax.study import demo, experiment, jobs
+
+WORLD = "world"
+SELECTED, IN_DISTRIBUTION = "selected", "in_distribution"
+"""The two rules for a checkpoint, both of which are tested."""
+
+_WORLD_COST = 25.0  # beside the costs of arms, in seconds on one core
+_VERSION = 1  # of what a job computes; those of another version are redone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+  """One training run of a study and how it is tested.
+
+  Attributes:
+    name: unique in the study.
+    gin_files: that configure it, as `specialize train` takes them.
+    starts_from: the arm whose last parameters it starts from; None for
+      random ones.
+    tests: on the checkpoint that is selected, and on the one that selection
+      in distribution would have taken.
+    cost: about how many seconds it takes on one core.
+  """
+
+  name: str
+  gin_files: Sequence[str]
+  starts_from: str | None = None
+  tests: Sequence[experiment.Evaluation] = ()
+  cost: float = 60.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Roles:
+  """Which arm tells what.
+
+  Attributes:
+    general: the general model, before.
+    specialized: specialized from it, after.
+    sample_matching: the same by the likelihood of the teacher's text.
+    formats: arms on some formats only, by what they are called.
+    sizes: the general model and the specialized one of each size.
+  """
+
+  general: str
+  specialized: str
+  sample_matching: str
+  formats: Mapping[str, str]
+  sizes: Sequence[tuple[str, str]]
+
+  def names(self) -> set[str]:
+    """Gives every arm that has a role."""
+    pairs = [name for pair in self.sizes for name in pair]
+    single = (self.general, self.specialized, self.sample_matching)
+    return {*single, *self.formats.values(), *pairs}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+  """A study.
+
+  Attributes:
+    world: size of each seed's mini world.
+    alignment_mode: how the teacher's tokens are laid on the student's.
+    tasks: the roles of what is evaluated.
+    in_context: the tasks of the target ability with demonstrations before
+      the question, the in-distribution one first.
+    arms: each after the one that it starts from.
+    roles: which arm tells what.
+  """
+
+  world: world.WorldConfig
+  alignment_mode: str
+  tasks: demo.Tasks
+  in_context: Sequence[str]
+  arms: Sequence[Arm]
+  roles: Roles
+
+  def __post_init__(self) -> None:
+    """Refuses roles without an arm and arms out of order."""
+    known: list[str] = []
+    for arm in self.arms:
+      if arm.starts_from is not None and arm.starts_from not in known:
+        raise errors.UserError(
+          f"arm {arm.name!r} starts from {arm.starts_from!r}: expected one of "
+          f"the arms before it ({', '.join(known) or 'there is none'})."
+        )
+      if arm.name in (*known, WORLD):
+        raise errors.UserError(f"the study has two arms named {arm.name!r}.")
+      known.append(arm.name)
+    unknown = sorted(self.roles.names() - set(known))
+    if unknown:
+      raise errors.UserError(
+        f"Roles names {', '.join(unknown)}: expected names of arms "
+        f"({', '.join(known)})."
+      )
+
+  def arm(self, name: str) -> Arm:
+    """Gives the arm of a name."""
+    return next(arm for arm in self.arms if arm.name == name)
+
+
+def job_name(arm: str, seed: int) -> str:
+  """Gives the name of an arm's job, or the world's."""
+  return f"seed{seed}-{arm}"
+
+
+def plan(
+  study: Study,
+  experiments: Mapping[str, experiment.Experiment],
+  *,
+  seeds: Sequence[int],
+  command: Sequence[str],
+) -> list[jobs.Job]:
+  """Gives the jobs of a study.
+
+  Args:
+    study: the study.
+    experiments: of each arm; directory, seed and start are the jobs' own.
+    seeds: one world and one run of each arm for each of them.
+    command: of a job's process; it is given `--arm`, `--seed`, `--job_dir`,
+      `--world_dir` and, where the arm starts from another, `--start_dir`.
+
+  Returns:
+    The jobs, each after those that it needs.
+  """
+  planned = []
+  for seed in seeds:
+    built = job_name(WORLD, seed)
+    planned.append(
+      jobs.Job(
+        name=built,
+        settings=_jsonable([_VERSION, seed, study.world, study.alignment_mode]),
+        command=_Command(command, WORLD, seed),
+        cost=_WORLD_COST,
+      )
+    )
+    for arm in study.arms:
+      run = experiments[arm.name]
+      rates = _rates(run.mixture_or_task_name)
+      needs = [built]
+      if arm.starts_from:
+        needs.append(job_name(arm.starts_from, seed))
+      planned.append(
+        jobs.Job(
+          name=job_name(arm.name, seed),
+          settings=_jsonable(
+            [_VERSION, _placed(run, seed), rates, arm.tests, study.tasks]
+          ),
+          command=_Command(command, arm.name, seed),
+          needs=needs,
+          cost=arm.cost,
+        )
+      )
+  return planned
+
+
+def run_world(study: Study, job_dir: pathlib.Path, *, seed: int) -> None:
+  """Builds a seed's world below `job_dir` and aligns its teacher."""
+  directory = job_dir / WORLD
+  world.build(directory, seed=seed, config=study.world)
+  report = demo.prepare_teacher(directory, study.alignment_mode)
+  written.write_json(job_dir / jobs.RESULT, {"seed": seed, "alignment": report})
+
+
+def run_arm(
+  study: Study,
+  arm: Arm,
+  run: experiment.Experiment,
+  *,
+  seed: int,
+  job_dir: pathlib.Path,
+  world_dir: pathlib.Path,
+  start_dir: pathlib.Path | None,
+) -> None:
+  """Trains one arm, from where it stopped, and tests what it selects.
+
+  Writes `run/` (see `experiment.train`), `predictions/RULE/STEP/TASK.jsonl`
+  and, last, the result: {"arm", "seed", "num_params", "steps": {RULE: step},
+  "selection", "tests": {RULE: {task: {"accuracy", ...}}}}.
+
+  Args:
+    study: that the arm is of.
+    arm: which.
+    run: how it trains.
+    seed: of parameters and data.
+    job_dir: where it writes.
+    world_dir: the directory of the seed's world job.
+    start_dir: that of the arm it starts from.
+  """
+  sources.set_data_dir(world_dir / WORLD)
+  run = dataclasses.replace(
+    _placed(run, seed),
+    model_dir=os.fspath(job_dir / "run"),
+    initial_checkpoint_path=os.fspath(start_dir / "run") if start_dir else None,
+  )
+  state = experiment.train(run)
+  steps = {SELECTED: int(state.step)}
+  chosen = None
+  if run.evaluations:
+    chosen = selection.select(
+      history.read(job_dir / "run" / "metrics.jsonl"),
+      study.tasks.out_of_distribution,
+      study.tasks.in_distribution,
+    )
+    steps = {
+      SELECTED: chosen.step,
+      IN_DISTRIBUTION: chosen.in_distribution_step,
+    }
+  tests = {
+    rule: _tested(arm, run, step, job_dir / "predictions" / rule)
+    for rule, step in steps.items()
+    if rule == SELECTED or step != steps[SELECTED]
+  }
+  written.write_json(
+    job_dir / jobs.RESULT,
+    {
+      "arm": arm.name,
+      "seed": seed,
+      "num_params": sum(x.size for x in jax.tree.leaves(state.params)),
+      "steps": steps,
+      "selection": chosen.as_json() if chosen else None,
+      "tests": tests,
+    },
+  )
+
+
+def _tested(
+  arm: Arm,
+  run: experiment.Experiment,
+  step: int,
+  output_dir: pathlib.Path,
+) -> dict[str, dict[str, float]]:
+  checkpoint = pathlib.Path(run.model_dir) / "checkpoints" / str(step)
+  return demo.test(
+    checkpoint, evaluations=arm.tests, mesh=run.mesh, output_dir=output_dir
+  )
+
+
+def _placed(run: experiment.Experiment, seed: int) -> experiment.Experiment:
+  """The run, without what a gin file says of places and seeds."""
+  return dataclasses.replace(
+    run, model_dir="", initial_checkpoint_path=None, seed=seed
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+  """A job's command line, once the directories are known."""
+
+  start: Sequence[str]
+  arm: str
+  seed: int
+
+  def __call__(
+    self, job_dir: pathlib.Path, needs: Mapping[str, pathlib.Path]
+  ) -> list[str]:
+    flags = [f"--arm={self.arm}", f"--seed={self.seed}", f"--job_dir={job_dir}"]
+    for name, place in needs.items():
+      is_world = name == job_name(WORLD, self.seed)
+      flags.append(f"--{'world' if is_world else 'start'}_dir={place}")
+    return [*self.start, *flags]
+
+
+def _rates(mixture_or_task_name: str) -> object:
+  """What a mixture is made of: its name alone may mean another one."""
+  provider = example_stream.find_provider(mixture_or_task_name)
+  if not isinstance(provider, seqio.Mixture):
+    return provider.name
+  return {
+    name: getattr(rate, "__qualname__", rate)
+    for name, rate in provider.rate_per_task_name.items()
+  }
+
+
+def _jsonable(value: object) -> object:
+  """Dataclasses as what they are made of; for a hash, never read back."""
+  if dataclasses.is_dataclass(value):
+    fields = dataclasses.fields(value)
+    return {f.name: _jsonable(getattr(value, f.name)) for f in fields}
+  if isinstance(value, Mapping):
+    return {str(key): _jsonable(part) for key, part in value.items()}
+  if isinstance(value, Sequence) and not isinstance(value, str):
+    return [_jsonable(part) for part in value]
+  if value is None or isinstance(value, str | int | float):
+    return value
+  raise TypeError(f"{value!r} is no setting: expected plain data.")

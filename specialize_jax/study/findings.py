@@ -1,0 +1,370 @@
+"""The paper's five findings, as they come out in a study.
+
+`collect` turns what the arms wrote into `study.json`, which `reports/` reads:
+
+  seeds, num_params, cost        what was run, and what it took
+  gain_and_price                 test accuracy before and after, by task
+  matching                       distribution against sample matching
+  formats                        what each choice of formats teaches
+  selection                      the checkpoint, in or out of distribution
+  scaling                        accuracy after, over the student's size
+
+An interval is {"estimate", "low", "high"}, 95 %, from a bootstrap over seeds
+and over questions; of differences, over the same questions. A curve is
+{"steps": [...], "seeds": [[values] of each seed]}.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from specialize_jax.evaluation import intervals
+from specialize_jax.study import arm_results, arms, jobs
+
+Json = dict[str, object]
+
+DISTRIBUTION, SAMPLE = "distribution_matching", "sample_matching"
+_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+_CURVE_POINTS = 100
+_SMOOTHED_SHARE = 1 / 20
+
+
+def collect(
+  study: arms.Study,
+  places: Mapping[str, pathlib.Path],
+  seeds: Sequence[int],
+  *,
+  directory: pathlib.Path,
+) -> Json:
+  """Gives `study.json` of a finished study.
+
+  Args:
+    study: the study.
+    places: each job's directory by name.
+    seeds: that were run.
+    directory: the jobs' own, where what they took is kept.
+  """
+  results = arm_results.read(study, places, seeds)
+  reading = _Reading(study, results, seeds)
+  return {
+    "seeds": list(seeds),
+    "num_params": results[study.roles.specialized, seeds[0]].num_params,
+    "cost": _cost(directory),
+    "gain_and_price": _gain_and_price(reading),
+    "matching": _matching(reading),
+    "formats": _formats(reading),
+    "selection": _selection(reading),
+    "scaling": _scaling(reading),
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+  """The results, and the questions that all sections ask of them."""
+
+  study: arms.Study
+  results: arm_results.Results
+  seeds: Sequence[int]
+
+  def scores(
+    self, arm: str, tasks: Sequence[str], rule: str = arms.SELECTED
+  ) -> list[list[np.ndarray]]:
+    return arm_results.scores(self.results, arm, tasks, self.seeds, rule=rule)
+
+  def accuracy(self, arm: str, tasks: Sequence[str]) -> Json:
+    return _interval(self.scores(arm, tasks))
+
+  def difference(self, before: str, after: str, tasks: Sequence[str]) -> Json:
+    pair = [
+      (-1.0, self.scores(before, tasks)),
+      (1.0, self.scores(after, tasks)),
+    ]
+    return _interval(arm_results.contrast(pair))
+
+  def curve(self, arm: str, tasks: Sequence[str]) -> Json:
+    return arm_results.curve(self.results, arm, tasks, self.seeds)
+
+  def sets(self) -> dict[str, list[str]]:
+    """The tasks of each role."""
+    tasks = self.study.tasks
+    return {
+      "in_distribution": [tasks.in_distribution],
+      "out_of_distribution": list(tasks.out_of_distribution),
+    }
+
+  def general(self) -> dict[str, list[str]]:
+    """The general tasks by the prompt's kind."""
+    kinds = ("chain_of_thought", "answer_only")
+    return {
+      kind: [task for task in self.study.tasks.general if kind in task]
+      for kind in kinds
+    }
+
+
+def _interval(scores: Sequence[Sequence[np.ndarray]]) -> Json:
+  return dataclasses.asdict(intervals.bootstrap_over_seeds(scores))
+
+
+def _cost(directory: pathlib.Path) -> Json:
+  """What all processes took, stopped and failed ones included."""
+  spent = jobs.spent(directory)
+  return {
+    "processes": len(spent),
+    "process_seconds": round(sum(s.seconds for s in spent), 1),
+    "cpu_seconds": round(sum(s.cpu_seconds for s in spent), 1),
+  }
+
+
+def _gain_and_price(reading: _Reading) -> Json:
+  roles = reading.study.roles
+  before, after = roles.general, roles.specialized
+  general = {f"general_{k}": t for k, t in reading.general().items()}
+  sets = {**reading.sets(), **general}
+  rows = []
+  for role, tasks in sets.items():
+    shown = [[task] for task in tasks]
+    if len(tasks) > 1:
+      shown.append(tasks)
+    for part in shown:
+      (first, *_), *_ = reading.scores(after, part)
+      rows.append(
+        {
+          "role": role,
+          "task": part[0] if len(part) == 1 else None,
+          "n": len(first),
+          "before": reading.accuracy(before, part),
+          "after": reading.accuracy(after, part),
+          "difference": reading.difference(before, after, part),
+        }
+      )
+  curves = {role: reading.curve(after, tasks) for role, tasks in sets.items()}
+  return {"rows": rows, "curves": curves}
+
+
+def _matching(reading: _Reading) -> Json:
+  roles = reading.study.roles
+  named = {DISTRIBUTION: roles.specialized, SAMPLE: roles.sample_matching}
+  smoothed = {
+    name: [
+      smoothed_loss(reading.results[arm, seed].training)
+      for seed in reading.seeds
+    ]
+    for name, arm in named.items()
+  }
+  return {
+    "losses": {name: _thinned(curves) for name, curves in smoothed.items()},
+    "accuracies": {
+      name: {r: reading.curve(arm, t) for r, t in reading.sets().items()}
+      for name, arm in named.items()
+    },
+    "levels": [_level(smoothed, fraction) for fraction in _FRACTIONS],
+    "differences": {
+      role: reading.difference(named[SAMPLE], named[DISTRIBUTION], tasks)
+      for role, tasks in reading.sets().items()
+    },
+  }
+
+
+LossCurve = tuple[np.ndarray, np.ndarray]
+"""Steps, and the loss at each."""
+
+
+def smoothed_loss(training: Mapping[int, Mapping[str, float]]) -> LossCurve:
+  """Gives a run's cross-entropy of the teacher's text, a running mean.
+
+  The mean is over a twentieth of the run around each step, less at its ends.
+  Of all objectives this is the same measure, in nats a target token.
+  """
+  steps = np.array([step for step, row in training.items() if "nll" in row])
+  losses = np.array([training[int(step)]["nll"] for step in steps])
+  half = int(len(steps) * _SMOOTHED_SHARE / 2)
+  total = np.concatenate([[0.0], np.cumsum(losses)])
+  places = np.arange(len(steps))
+  start = np.maximum(places - half, 0)
+  stop = np.minimum(places + half + 1, len(steps))
+  return steps, (total[stop] - total[start]) / (stop - start)
+
+
+def steps_to(curve: LossCurve, level: float) -> int | None:
+  """Gives the first step whose loss is at most `level`; None for none.
+
+  Example: losses of 3, 2 and 1 at steps 10, 20 and 30 reach 2 at step 20.
+  """
+  steps, losses = curve
+  reached = np.flatnonzero(losses <= level)
+  return int(steps[reached[0]]) if len(reached) else None
+
+
+def _level(
+  smoothed: Mapping[str, Sequence[LossCurve]], fraction: float
+) -> Json:
+  """When each objective reaches what sample matching does by a step."""
+  levels, steps = [], {name: [] for name in smoothed}
+  for place, (all_steps, losses) in enumerate(smoothed[SAMPLE]):
+    index = round(fraction * len(all_steps)) - 1
+    levels.append(float(losses[: index + 1].min()))
+    for name, curves in smoothed.items():
+      steps[name].append(steps_to(curves[place], levels[-1]))
+  return {"fraction": fraction, "nll": levels, "steps": steps}
+
+
+def _thinned(curves: Sequence[LossCurve]) -> Json:
+  """Curves of a hundred points, for a figure."""
+  steps, _ = curves[0]
+  kept = np.unique(
+    np.linspace(0, len(steps) - 1, min(_CURVE_POINTS, len(steps))).astype(int)
+  )
+  return {
+    "steps": steps[kept].tolist(),
+    "seeds": [losses[kept].tolist() for _, losses in curves],
+  }
+
+
+def _formats(reading: _Reading) -> Json:
+  """Accuracy in both kinds of prompt after training on some formats."""
+  study = reading.study
+  prompts = {
+    "zero_shot": [task for part in reading.sets().values() for task in part],
+    "in_context": list(study.in_context),
+  }
+  named = {"general": study.roles.general, **study.roles.formats}
+  return {
+    "arms": {
+      name: {
+        prompt: reading.accuracy(arm, tasks)
+        for prompt, tasks in prompts.items()
+      }
+      for name, arm in named.items()
+    },
+    "differences": {
+      name: {
+        prompt: reading.difference(study.roles.general, arm, tasks)
+        for prompt, tasks in prompts.items()
+      }
+      for name, arm in study.roles.formats.items()
+    },
+    # One choice of formats against another: the first minus the second.
+    "contrasts": [
+      {
+        "first": first,
+        "second": second,
+        **{
+          prompt: reading.difference(
+            study.roles.formats[second], study.roles.formats[first], tasks
+          )
+          for prompt, tasks in prompts.items()
+        },
+      }
+      for place, first in enumerate(study.roles.formats)
+      for second in list(study.roles.formats)[place + 1 :]
+    ],
+  }
+
+
+def _selection(reading: _Reading) -> Json:
+  """What selection in distribution would have cost, on test questions."""
+  tasks = list(reading.study.tasks.out_of_distribution)
+  specialized = [
+    arm.name
+    for arm in reading.study.arms
+    if all(
+      arms.IN_DISTRIBUTION in reading.results[arm.name, seed].steps
+      for seed in reading.seeds
+    )
+  ]
+  costs = {
+    arm: arm_results.contrast(
+      [
+        (1.0, reading.scores(arm, tasks, arms.SELECTED)),
+        (-1.0, reading.scores(arm, tasks, arms.IN_DISTRIBUTION)),
+      ]
+    )
+    for arm in specialized
+  }
+  # All arms of a seed stand on its one world: they are its tasks, as it were.
+  pooled = [
+    [task for arm in specialized for task in costs[arm][place]]
+    for place in range(len(reading.seeds))
+  ]
+  main = reading.study.roles.specialized
+  return {
+    "runs": [
+      {
+        "arm": arm,
+        "seed": seed,
+        "steps": dict(reading.results[arm, seed].steps),
+        "cost": float(np.mean([task.mean() for task in costs[arm][place]])),
+      }
+      for arm in specialized
+      for place, seed in enumerate(reading.seeds)
+    ],
+    "cost": _interval(pooled),
+    "late_change": {
+      role: _late_change(reading.curve(main, part))
+      for role, part in reading.sets().items()
+    },
+  }
+
+
+def _late_change(curve: Json) -> list[float]:
+  """Of each seed, the last validation accuracy minus the best one before."""
+  return [
+    values[-1] - max(values[:-1], default=math.nan) for values in curve["seeds"]
+  ]
+
+
+def _scaling(reading: _Reading) -> Json:
+  """Accuracy over size, and a line through it over the logarithm."""
+  pairs = reading.study.roles.sizes
+  sizes = [
+    reading.results[after, reading.seeds[0]].num_params for _, after in pairs
+  ]
+  return {
+    "sizes": [
+      {
+        "num_params": num_params,
+        **{
+          role: {
+            "before": reading.accuracy(before, tasks),
+            "after": reading.accuracy(after, tasks),
+          }
+          for role, tasks in reading.sets().items()
+        },
+      }
+      for num_params, (before, after) in zip(sizes, pairs, strict=True)
+    ],
+    "fits": {
+      role: _fit(
+        np.log2(sizes), [reading.scores(after, tasks) for _, after in pairs]
+      )
+      for role, tasks in reading.sets().items()
+    },
+  }
+
+
+def _fit(
+  x: np.ndarray, scores: Sequence[Sequence[Sequence[np.ndarray]]]
+) -> Json:
+  """Fits accuracy = intercept + slope * x by least squares.
+
+  The slope is a weighted sum of the accuracies, so its interval is that of
+  the same sum of a question's verdicts over the sizes.
+  """
+  centred = x - x.mean()
+  weights = centred / (centred**2).sum()
+  slope = _interval(
+    arm_results.contrast(list(zip(weights.tolist(), scores, strict=True)))
+  )
+  means = np.array(
+    [np.mean([[t.mean() for t in tasks] for tasks in s]) for s in scores]
+  )
+  residuals = means - means.mean() - slope["estimate"] * centred
+  total = ((means - means.mean()) ** 2).sum()
+  return {
+    "slope_per_doubling": slope,
+    "intercept": float(means.mean() - slope["estimate"] * x.mean()),
+    "r_squared": float(1 - (residuals**2).sum() / total) if total else None,
+  }

@@ -1,0 +1,112 @@
+"""Findings are what the arms wrote: known accuracies give known verdicts."""
+
+import json
+
+import numpy as np
+import pytest
+from testdata import made_up_study
+
+from specialize_jax import errors
+from specialize_jax.study import arm_results, arms, findings
+
+
+def collect(directory, **made_up):
+  places = made_up_study.write(directory, **made_up)
+  return findings.collect(
+    made_up_study.study(), places, made_up_study.SEEDS, directory=directory
+  )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+  return collect(tmp_path_factory.mktemp("study"))
+
+
+def test_a_study_is_json_without_what_json_has_not(study):
+  json.dumps(study, allow_nan=False)
+
+
+def test_gain_and_price_are_differences_of_accuracies(study):
+  rows = {
+    row["role"]: row
+    for row in study["gain_and_price"]["rows"]
+    if row["role"] in ("in_distribution", "out_of_distribution")
+  }
+  inside = rows["in_distribution"]
+  assert inside["before"]["estimate"] == pytest.approx(0.05)
+  assert inside["after"]["estimate"] == pytest.approx(0.6)
+  assert inside["difference"]["estimate"] == pytest.approx(0.55)
+  assert 0 < inside["difference"]["low"] < 0.55 < inside["difference"]["high"]
+  assert rows["out_of_distribution"]["task"] is None  # the mean comes last
+  assert rows["out_of_distribution"]["difference"]["estimate"] == (
+    pytest.approx(0.3)
+  )
+  assert study["cost"] == {
+    "processes": 1,
+    "process_seconds": 9.0,
+    "cpu_seconds": 7200.0,
+  }
+
+
+def test_steps_to_a_loss_are_counted_on_the_same_measure(study):
+  last = study["matching"]["levels"][-1]
+  assert last["fraction"] == 1.0
+  for first, second in zip(*last["steps"].values(), strict=True):
+    # 2 / (1 + step / speed): half the speed takes twice the steps.
+    assert second == pytest.approx(2 * first, rel=0.12)
+  curve = (np.array([10, 20, 30]), np.array([3.0, 2.0, 1.0]))
+  assert findings.steps_to(curve, 2.0) == 20
+  assert findings.steps_to(curve, 0.5) is None
+
+
+def test_formats_are_told_in_both_kinds_of_prompt(study):
+  given = study["formats"]["arms"]
+  assert list(given) == [
+    "general",
+    "four formats",
+    "zero-shot only",
+    "in-context only",
+  ]
+  assert given["zero-shot only"]["in_context"]["estimate"] == (
+    pytest.approx(0.05)
+  )
+  assert len(study["formats"]["contrasts"]) == 3
+
+
+def test_selection_costs_what_the_other_rule_loses_on_test(study):
+  part = study["selection"]
+  assert part["cost"]["estimate"] == pytest.approx(0.1)
+  assert part["cost"]["low"] > 0
+  assert len(part["runs"]) == 7 * 3  # the general model is not selected
+  assert part["late_change"]["in_distribution"] == pytest.approx([0.05] * 3)
+  assert part["late_change"]["out_of_distribution"] == pytest.approx([-0.1] * 3)
+
+
+def test_the_fit_over_sizes_is_least_squares(study):
+  for role, index in (("in_distribution", 0), ("out_of_distribution", 1)):
+    fit = study["scaling"]["fits"][role]
+    x = np.log2(list(made_up_study.SIZES.values()))
+    y = [made_up_study.AFTER[name][index] for name in made_up_study.SIZES]
+    slope, intercept = np.polyfit(x, y, 1)
+    assert fit["slope_per_doubling"]["estimate"] == pytest.approx(slope)
+    assert fit["intercept"] == pytest.approx(intercept)
+    assert fit["r_squared"] == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2)
+
+
+def test_a_contrast_refuses_other_questions():
+  with pytest.raises(ValueError, match="other questions"):
+    arm_results.contrast(
+      [(1.0, [[np.zeros(3)]]), (-1.0, [[np.zeros(4)]])],
+    )
+
+
+def test_roles_name_arms_and_arms_come_in_order():
+  made_up = made_up_study.study()
+  with pytest.raises(errors.UserError, match="Roles names general"):
+    arms.Study(**{**vars(made_up), "arms": made_up.arms[1:]})
+  orphan = arms.Arm(name="orphan", gin_files=(), starts_from="none")
+  with pytest.raises(errors.UserError, match="'orphan' starts from 'none'"):
+    arms.Study(**{**vars(made_up), "arms": [orphan, *made_up.arms]})
+  twice = [*made_up.arms, made_up.arms[0]]
+  with pytest.raises(errors.UserError, match="two arms named 'general'"):
+    arms.Study(**{**vars(made_up), "arms": twice})
