@@ -277,13 +277,13 @@ def _transfer_ways(corpus, num_reference):
   for mode in sample.MODES:
     aligner = batched.Aligner(student, mode=mode)
     numbered = [
-      (batch, columns.teacher_columns(batch, aligner.table))
+      columns.teacher_columns(batch, aligner.table)
       for batch in _batches(corpus)
     ]
 
     def arrays(aligner=aligner, numbered=numbered):
-      for batch, teacher in numbered:
-        aligner.align_numbered(batch, teacher)
+      for teacher in numbered:
+        aligner.align_numbered(teacher)
 
     other = batched.Aligner(student, mode=mode)
 

@@ -87,18 +87,44 @@ class Aligner:
     self, samples: Sequence[columns.Sample]
   ) -> target_batch.TargetBatch:
     """Aligns samples whose tokens spell their text."""
+    return self.align_numbered(columns.teacher_columns(samples, self.table))
+
+  def align_strings(
+    self,
+    texts: Sequence[str],
+    counts: Sequence[int],
+    spellings: Sequence[bytes],
+    *,
+    log_probs: Sequence[float],
+    top_counts: Sequence[int],
+    top_spellings: Sequence[bytes],
+    top_log_probs: Sequence[float],
+  ) -> target_batch.TargetBatch:
+    """Aligns samples that are flat already, as `columns.from_strings` has them.
+
+    The texts must be Unicode, and the tokens spell them.
+    """
+    self._forget_what_is_too_much()
     return self.align_numbered(
-      samples, columns.teacher_columns(samples, self.table)
+      columns.from_strings(
+        texts,
+        counts,
+        spellings,
+        log_probs=log_probs,
+        top_counts=top_counts,
+        top_spellings=top_spellings,
+        top_log_probs=top_log_probs,
+        table=self.table,
+      )
     )
 
   def align_numbered(
-    self, samples: Sequence[columns.Sample], teacher: columns.TeacherColumns
+    self, teacher: columns.TeacherColumns
   ) -> target_batch.TargetBatch:
     """Aligns samples of which the columns are there already.
 
     Args:
-      samples: Samples whose tokens spell their texts.
-      teacher: The same, numbered by `self.table`.
+      teacher: Samples whose tokens spell their texts, by `self.table`.
     """
     aligned, word_local_B = self._align_columns(teacher)
     if self.mode != "marginal" or word_local_B.all():
@@ -107,11 +133,15 @@ class Aligner:
     whole = np.flatnonzero(~word_local_B)
     one_by_one = target_batch.of_results(
       [
-        sample.align_sample(*samples[at], student=self.student, mode=self.mode)
+        sample.align_sample(
+          *columns.sample_of(teacher, at, self.table),
+          student=self.student,
+          mode=self.mode,
+        )
         for at in whole.tolist()
       ],
       self.words,
-    ).placed(whole, len(samples), {})
+    ).placed(whole, len(teacher.texts), {})
     return target_batch.joined([aligned, one_by_one])
 
   def align_texts(

@@ -152,6 +152,30 @@ def some_of(teacher: TeacherColumns, samples: np.ndarray) -> TeacherColumns:
   )
 
 
+def sample_of(
+  teacher: TeacherColumns, place: int, table: teacher_table.TeacherTable
+) -> Sample:
+  """Gives one sample of a batch back as objects."""
+  mine = range(teacher.offsets[place], teacher.offsets[place + 1])
+  tokens = [
+    targets.TeacherToken(
+      spelling=table.spellings[teacher.rows_L[at]],
+      log_prob=float(teacher.log_probs_L[at]),
+      top=tuple(
+        (table.spellings[row], log_prob)
+        for row, log_prob in zip(
+          teacher.top_rows_KL[:, at].tolist(),
+          teacher.top_log_probs_KL[:, at].tolist(),
+          strict=True,
+        )
+        if row >= 0
+      ),
+    )
+    for at in mine
+  ]
+  return tokens, teacher.texts[place]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudentColumns:
   """The student's side of a batch.

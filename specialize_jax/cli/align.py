@@ -15,7 +15,7 @@ from specialize_jax.cli import teacher_records
 
 if typing.TYPE_CHECKING:
   from specialize_jax.align import coverage, student, targets
-  from specialize_jax.records import schema
+  from specialize_jax.records import columnar
 
 _EXAMPLE = """example (records and vocabulary as `specialize demo` leaves them):
   specialize align --records=demo_output/world/mini/records \\
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   sample.check_mode(flags.mode)
   tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
   records = teacher_records.with_progress(
-    store.read_records(flags.records), "aligned {:,} samples"
+    store.read_lines(flags.records), "aligned {:,} samples"
   )
   with (
     whole_file.opened(flags.output) as output,
@@ -90,21 +90,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _align(
-  records: Iterable[schema.TeacherRecord],
+  lines: Iterable[columnar.Line],
   tokenizer: student.StudentTokenizer,
   mode: str,
   output: typing.TextIO,
 ) -> coverage.Coverage:
   """Writes a row for each record and gives the coverage of all."""
-  from specialize_jax.align import batched, coverage, targets
+  from specialize_jax.align import coverage, targets
   from specialize_jax.data import aligned_records
+  from specialize_jax.records import columnar
 
   total = coverage.Coverage()
-  aligner = batched.Aligner(tokenizer, mode=mode)
-  for batch, found in aligned_records.align_in_batches(records, aligner):
+  aligner = aligned_records.RowAligner(tokenizer, mode=mode)
+  for batch in aligned_records.batches(lines):
+    rows, found = aligner.align(map(columnar.parse, batch))
     total += coverage.Coverage.of_batch(found)
-    for record, aligned in zip(batch, found.results(), strict=True):
-      row = {"question_id": record.question_id, "sample": record.sample}
+    for one, aligned in zip(rows, found.results(), strict=True):
+      row = {"question_id": one.head.question_id, "sample": one.head.sample}
       if isinstance(aligned, targets.Rejected):
         row["rejected"] = aligned.reason
       else:

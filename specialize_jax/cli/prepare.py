@@ -56,6 +56,20 @@ def build_parser() -> argparse.ArgumentParser:
     " test questions are told by it and by the files beside it",
   )
   parser.add_argument(
+    "--runner",
+    metavar="NAME",
+    help="align on this Apache Beam runner, such as DirectRunner,"
+    " DataflowRunner, FlinkRunner or SparkRunner (default: in this process,"
+    " without Beam)",
+  )
+  parser.add_argument(
+    "--runner_options",
+    default="",
+    metavar="OPTIONS",
+    help="the runner's own options, as in --runner_options='--project=P"
+    " --region=R'",
+  )
+  parser.add_argument(
     "--report",
     metavar="FILE.json",
     help="counts of records kept and dropped, and the alignment's coverage",
@@ -73,12 +87,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from specialize_jax.evaluation import written
 
   fields = dataclasses.fields(preparation.Preparation)
-  prepared = preparation.prepare(
-    preparation.Preparation(**{f.name: getattr(flags, f.name) for f in fields}),
-    progress=lambda records: teacher_records.with_progress(
-      records, "read {:,} records"
-    ),
+  wanted = preparation.Preparation(
+    **{f.name: getattr(flags, f.name) for f in fields}
   )
+  if flags.runner:
+    with registered_tasks.quiet_import():
+      from specialize_jax.data import teacher_builder
+    prepared = teacher_builder.prepare(
+      wanted,
+      teacher_builder.Runner(name=flags.runner, options=flags.runner_options),
+    )
+  else:
+    prepared = preparation.prepare(
+      wanted,
+      progress=lambda lines: teacher_records.with_progress(
+        lines, "read {:,} records"
+      ),
+    )
   if flags.report:
     written.write_json(flags.report, prepared.report)
   print(_summary(prepared.report, prepared.path))

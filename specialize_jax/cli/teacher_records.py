@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 
 if typing.TYPE_CHECKING:
-  from specialize_jax.records import schema
+  from specialize_jax.records import columnar
 
 _KINDS = {
   "one_to_one": "one-to-one",
@@ -40,8 +40,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def with_progress(
-  records: Iterable[schema.TeacherRecord], text: str
-) -> Iterator[schema.TeacherRecord]:
+  records: Iterable[columnar.Line], text: str
+) -> Iterator[columnar.Line]:
   """Shows on a terminal how many records have passed; nowhere else.
 
   Args:

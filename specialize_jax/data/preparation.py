@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.align import coverage, sample, student
@@ -19,7 +19,12 @@ from specialize_jax.data import (
   record_filter,
   sources,
 )
-from specialize_jax.records import schema, store, tfds_builder
+from specialize_jax.records import (
+  columnar,
+  packed_rows,
+  store,
+  tfds_builder,
+)
 
 DEFAULT_QUESTIONS = {
   "gsm8k_teacher": "gsm8k/train.jsonl",
@@ -27,7 +32,7 @@ DEFAULT_QUESTIONS = {
 }
 """Of each dataset that tasks read, where its questions lie."""
 
-Records = Iterable[schema.TeacherRecord]
+Lines = Iterable[columnar.Line]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,16 +71,128 @@ class Prepared:
   report: dict[str, object]
 
 
+@dataclasses.dataclass(kw_only=True)
+class Tally:
+  """What became of records; those of two sets of records add.
+
+  Attributes:
+    num_records: records read.
+    kept: records that gave a row.
+    dropped: the others by reason.
+    covered: the alignment's coverage.
+  """
+
+  num_records: int = 0
+  kept: int = 0
+  dropped: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  covered: coverage.Coverage = dataclasses.field(
+    default_factory=coverage.Coverage
+  )
+
+  def __add__(self, other: "Tally") -> "Tally":
+    return Tally(
+      num_records=self.num_records + other.num_records,
+      kept=self.kept + other.kept,
+      dropped=self.dropped + other.dropped,
+      covered=self.covered + other.covered,
+    )
+
+  def report(self, *, questions: int, **settings: str) -> dict[str, object]:
+    """Gives the JSON-able report that `specialize prepare` writes."""
+    return {
+      **settings,
+      "records": self.num_records,
+      "kept": self.kept,
+      "questions": questions,
+      "dropped": dict(sorted(self.dropped.items())),
+      **self.covered.report(),
+    }
+
+
+class Stage:
+  """Turns lines of a store into rows of the dataset, many at a time.
+
+  Attributes:
+    questions: the training file's questions.
+    fingerprint: of the student's vocabulary.
+  """
+
+  def __init__(self, preparation: Preparation) -> None:
+    """Reads the vocabulary and the questions.
+
+    Raises:
+      UserError: either cannot be read, or there is no such mode.
+    """
+    self._aligner = aligned_records.RowAligner(
+      student.StudentTokenizer.from_file(preparation.vocabulary),
+      mode=preparation.mode,
+    )
+    index = _index(preparation.dataset_name, questions_path(preparation))
+    self._filter = record_filter.RightTrainingRows(index)
+    self.questions = index.file_order
+    self.fingerprint = self._aligner.aligner.student.fingerprint
+
+  def process(
+    self, lines: Sequence[columnar.Line]
+  ) -> tuple[list[packed_rows.PackedRow], Tally]:
+    """Filters, aligns and packs.
+
+    Raises:
+      UserError: a line is not a whole record.
+    """
+    numbers: list[int] = []
+    kept, aligned = self._aligner.align(self._picked(lines, numbers))
+    numbers = [numbers[place] for place in aligned.samples_A.tolist()]
+    rows = packed_rows.pack(
+      aligned_records.to_positions(aligned),
+      questions=numbers,
+      samples=[kept[place].head.sample for place in aligned.samples_A.tolist()],
+    )
+    dropped, self._filter.dropped = self._filter.dropped, collections.Counter()
+    for reason in aligned.rejected.values():
+      dropped[f"not alignable: {reason}"] += 1
+    return rows, Tally(
+      num_records=len(lines),
+      kept=len(rows),
+      dropped=dropped,
+      covered=coverage.Coverage.of_batch(aligned),
+    )
+
+  def _picked(
+    self, lines: Sequence[columnar.Line], numbers: list[int]
+  ) -> Iterator[columnar.Row]:
+    """Gives the rows to learn from; notes their questions' numbers."""
+    for line in lines:
+      row = columnar.parse(line)
+      number = self._filter.pick(row)
+      if number is not None:
+        numbers.append(number)
+        yield row
+
+  def question_row(self, number: int) -> tfds_builder.QuestionRow:
+    """Gives a question as the dataset stores it."""
+    question = self.questions[number]
+    return tfds_builder.QuestionRow(
+      question=number,
+      question_id=question.question_id,
+      text=question.question,
+      answer=question.answer,
+    )
+
+
 def prepare(
   preparation: Preparation,
   *,
-  progress: Callable[[Records], Records] = iter,
+  progress: Callable[[Lines], Lines] = iter,
 ) -> Prepared:
   """Filters, aligns and writes.
 
   Args:
     preparation: what from what.
-    progress: is given the records, passes them on and may show how many.
+    progress: is given the records' lines, passes them on and may show how
+      many.
 
   Returns:
     Where the dataset is, and what became of the records.
@@ -84,75 +201,42 @@ def prepare(
     UserError: a file cannot be read, or nothing is left to train on.
   """
   sample.check_mode(preparation.mode)
-  tokenizer = student.StudentTokenizer.from_file(preparation.vocabulary)
-  questions_path = preparation.questions or _default_questions(
-    preparation.dataset_name
-  )
-  index = _index(preparation.dataset_name, questions_path)
-  tally = _Tally()
-  records = tally.count(progress(store.read_records(preparation.records)))
-  aligned = aligned_records.align_records(
-    record_filter.right_training_records(records, index, tally.dropped),
-    tokenizer,
-    mode=preparation.mode,
-    coverage_fn=tally.add_coverage,
-  )
+  stage = Stage(preparation)
+  tally = Tally()
+  asked: dict[int, tfds_builder.QuestionRow] = {}
+
+  def rows() -> Iterator[packed_rows.PackedRow]:
+    nonlocal tally
+    lines = progress(store.read_lines(preparation.records))
+    for batch in aligned_records.batches(lines):
+      batch_rows, batch_tally = stage.process(batch)
+      tally += batch_tally
+      for row in batch_rows:
+        if row.question not in asked:
+          asked[row.question] = stage.question_row(row.question)
+        yield row
+
   try:
     path = tfds_builder.write(
-      tally.rows(aligned),
+      rows(),
+      asked,
       data_dir=preparation.data_dir,
       name=preparation.dataset_name,
-      metadata={
-        tfds_builder.FINGERPRINT: tokenizer.fingerprint,
-        "mode": preparation.mode,
-      },
+      metadata=tfds_builder.new_metadata(
+        stage.fingerprint, mode=preparation.mode
+      ),
     )
   except tfds_builder.EmptyDatasetError as error:
-    raise _nothing_kept(preparation.records, questions_path, tally) from error
-  report = tally.report(mode=preparation.mode, vocabulary=tokenizer.fingerprint)
+    raise nothing_kept(preparation, tally.num_records, tally.dropped) from error
+  report = tally.report(
+    questions=len(asked), mode=preparation.mode, vocabulary=stage.fingerprint
+  )
   return Prepared(path=path, report=report)
 
 
-class _Tally:
-  """What became of the records, counted as they pass."""
-
-  def __init__(self) -> None:
-    self.covered = coverage.Coverage()
-    self.dropped: collections.Counter[str] = collections.Counter()
-    self.num_records = 0
-    self.kept = 0
-    self._questions: set[str] = set()
-
-  def count(self, records: Records) -> Iterator[schema.TeacherRecord]:
-    for record in records:
-      self.num_records += 1
-      yield record
-
-  def add_coverage(self, one: coverage.Coverage) -> None:
-    self.covered += one
-
-  def rows(
-    self,
-    aligned: Iterable[schema.AlignedRow | aligned_records.Rejection],
-  ) -> Iterator[schema.AlignedRow]:
-    """Lets rows pass and counts rejections by their reason."""
-    for one in aligned:
-      if isinstance(one, schema.AlignedRow):
-        self.kept += 1
-        self._questions.add(str(one.question_id))
-        yield one
-      else:
-        self.dropped[f"not alignable: {one.reason}"] += 1
-
-  def report(self, **settings: str) -> dict[str, object]:
-    return {
-      **settings,
-      "records": self.num_records,
-      "kept": self.kept,
-      "questions": len(self._questions),
-      "dropped": dict(sorted(self.dropped.items())),
-      **self.covered.report(),
-    }
+def questions_path(preparation: Preparation) -> str:
+  """Gives the file of the training questions."""
+  return preparation.questions or _default_questions(preparation.dataset_name)
 
 
 def _default_questions(dataset_name: str) -> str:
@@ -183,16 +267,19 @@ def _index(dataset_name: str, path: str) -> record_filter.QuestionIndex:
   return record_filter.QuestionIndex(questions.read_questions(path), held_out)
 
 
-def _nothing_kept(
-  records_path: str, questions_path: str, tally: _Tally
+def nothing_kept(
+  preparation: Preparation, num_records: int, dropped: Mapping[str, int]
 ) -> errors.UserError:
-  if not tally.num_records:
+  """Gives the error that says why there is no row."""
+  if not num_records:
     return errors.UserError(
-      f"--records={records_path} holds no record; nothing to prepare"
+      f"--records={preparation.records} holds no record; nothing to prepare"
     )
-  why = ", ".join(f"{n} {reason}" for reason, n in tally.dropped.most_common())
+  reasons = sorted(dropped.items(), key=lambda item: -item[1])
+  why = ", ".join(f"{count} {reason}" for reason, count in reasons)
   return errors.UserError(
-    f"--records={records_path}: none of the {tally.num_records} records can be"
-    f" trained on ({why}); check that --questions={questions_path} is the file"
-    " that the teacher was asked from"
+    f"--records={preparation.records}: none of the {num_records} records can"
+    f" be trained on ({why}); check that"
+    f" --questions={questions_path(preparation)} is the file that the teacher"
+    " was asked from"
   )

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import features
+from specialize_jax.data import demonstrations, features
 
 Example = Mapping[str, tf.Tensor]
 
@@ -57,13 +56,10 @@ def render(
       lambda row: _rendered(row, data_format, shown=None),
       num_parallel_calls=tf.data.AUTOTUNE,
     )
-  if read_demonstrations is None:
-    raise errors.UserError(
-      f"data format {data_format.name!r} needs demonstrations: pass"
-      " read_demonstrations, or use a zero-shot format"
-    )
   draw = demonstration_drawer(
-    read_demonstrations(), data_format, num_demonstrations
+    demonstrations.read(data_format, read_demonstrations),
+    data_format,
+    num_demonstrations,
   )
 
   @seqio.map_over_dataset(num_seeds=1)
@@ -74,14 +70,14 @@ def render(
 
 
 def demonstration_drawer(
-  demonstrations: Sequence[formats.Demonstration],
+  shown: Sequence[formats.Demonstration],
   data_format: formats.DataFormat,
   num_demonstrations: int,
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
   """Gives a function that draws demonstrations for a question.
 
   Args:
-    demonstrations: what to draw from; repeated questions count once.
+    shown: what to draw from; repeated questions count once.
     data_format: how a demonstration is written.
     num_demonstrations: how many to draw.
 
@@ -92,14 +88,8 @@ def demonstration_drawer(
   Raises:
     UserError: there are not more demonstrations than shall be drawn.
   """
-  by_question = {one.question.strip(): one for one in demonstrations}
+  by_question = demonstrations.different(shown, num_demonstrations)
   total = len(by_question)
-  if total <= num_demonstrations:
-    raise errors.UserError(
-      f"num_demonstrations={num_demonstrations}: expected fewer than the"
-      f" {total} different questions of the train split, since none may show"
-      " itself"
-    )
   asked = tf.constant(list(by_question))
   written = tf.constant(
     [
@@ -201,43 +191,6 @@ def add_one_hot_teacher(dataset: tf.data.Dataset) -> tf.data.Dataset:
     }
 
   return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def use_teacher_targets(
-  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
-) -> tf.data.Dataset:
-  """Makes the target of a teacher row its aligned ids and candidates.
-
-  EOS is appended with a one-hot candidate and mask 0: the records hold no
-  stop token, so nothing of the teacher's is known there.
-
-  Args:
-    dataset: rows with `target_ids`, `top_ids`, `top_log_probs` and `mask` as
-      in `records.schema.AlignedRow`.
-    output_features: the task's, for the vocabulary's EOS.
-  """
-  vocabulary = output_features[features.TARGETS].vocabulary
-  width = features.NUM_CANDIDATES - 1
-
-  def use(row: Example) -> Example:
-    row = dict(row)
-    eos = tf.constant([vocabulary.eos_id], tf.int32)
-    ids = tf.cast(row.pop("target_ids"), tf.int32)
-    top_ids = tf.cast(row.pop("top_ids"), tf.int32)
-    log_probs = tf.cast(row.pop("top_log_probs"), tf.float32)
-    mask = tf.cast(row.pop("mask"), tf.int32)
-    certain = tf.constant([[1.0] + [0.0] * width])
-    return {
-      **row,
-      features.TARGETS: tf.concat([ids, eos], 0),
-      features.TEACHER_TOP_IDS: tf.concat(
-        [top_ids, tf.pad(eos[None], [[0, 0], [0, width]])], 0
-      ),
-      features.TEACHER_TOP_PROBS: tf.concat([tf.exp(log_probs), certain], 0),
-      features.TEACHER_TOP_MASK: tf.concat([mask, [0]], 0),
-    }
-
-  return dataset.map(use, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _rendered(

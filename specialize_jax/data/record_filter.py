@@ -5,12 +5,12 @@ validation or test question that is trained on measures nothing.
 """
 
 import collections
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Sequence
 
 from specialize_jax.cot import answers
 from specialize_jax.data import questions, splits
-from specialize_jax.records import schema
+from specialize_jax.records import columnar, schema
 
 WRONG = "wrong answer"
 HELD_OUT = "validation or test question"
@@ -36,80 +36,83 @@ class QuestionIndex:
       file_order: every question of the training file, in its order.
       held_out: what must not be trained on, whether in that file or not.
     """
-    self._file_order = file_order
-    self._by_id = {one.question_id: one for one in file_order}
-    self._by_words = {splits.words_of(o.question): o for o in file_order}
+    self.file_order = file_order
+    numbers = range(len(file_order))
+    # The last of repeated questions, as a dictionary has it.
+    self._by_id = {file_order[n].question_id: n for n in numbers}
+    self._by_words = {
+      splits.words_of(file_order[n].question): n for n in numbers
+    }
     self._held_out = {splits.words_of(one.question) for one in held_out}
+    # Teachers are asked the same question many times over.
+    self._words_of = functools.lru_cache(maxsize=1 << 15)(splits.words_of)
 
-  def find(self, record: schema.TeacherRecord) -> questions.Question | None:
-    """Gives the training file's question, or None where it has none."""
-    if record.question:
-      return self._by_words.get(splits.words_of(record.question))
-    if isinstance(record.question_id, int):
-      known = 0 <= record.question_id < len(self._file_order)
-      return self._file_order[record.question_id] if known else None
-    return self._by_id.get(record.question_id)
+  def find(self, head: schema.RecordHead) -> int | None:
+    """Gives the number of a question in the training file, None for none."""
+    if head.question:
+      return self._by_words.get(self._words_of(head.question))
+    if isinstance(head.question_id, int):
+      known = 0 <= head.question_id < len(self.file_order)
+      return head.question_id if known else None
+    return self._by_id.get(head.question_id)
 
   def is_held_out(self, question: str) -> bool:
     """Tells whether a question must not be trained on."""
-    return splits.words_of(question) in self._held_out
+    return self._words_of(question) in self._held_out
 
 
-def right_training_records(
-  records: Iterable[schema.TeacherRecord],
-  index: QuestionIndex,
-  dropped: collections.Counter[str],
-) -> Iterator[schema.TeacherRecord]:
-  """Gives the records to learn from, each with its question and answer.
+class RightTrainingRows:
+  """Picks the rows to learn from, and counts the others by reason.
 
-  Args:
-    records: any records, graded or not.
-    index: the training file's questions.
-    dropped: counts the others by reason.
-
-  Yields:
-    Records with `question_id`, `question` and `gold_answer` as the training
-    file has them.
+  Attributes:
+    dropped: how many rows were dropped, by reason.
   """
-  seen = set()
-  for record in records:
-    reason, question = _judge(record, index)
-    if reason is None and (question.question_id, record.sample) in seen:
+
+  def __init__(self, index: QuestionIndex) -> None:
+    """Starts with no row seen.
+
+    Args:
+      index: the training file's questions.
+    """
+    self._index = index
+    self._seen: set[tuple[int, int]] = set()
+    self.dropped: collections.Counter[str] = collections.Counter()
+
+  def pick(self, row: columnar.Row) -> int | None:
+    """Gives the number of a row's question, or None for a row to drop."""
+    reason, number = _judge(row, self._index)
+    if reason is None and (number, row.head.sample) in self._seen:
       reason = REPEATED
     if reason is not None:
-      dropped[reason] += 1
-      continue
-    seen.add((question.question_id, record.sample))
-    yield dataclasses.replace(
-      record,
-      question_id=question.question_id,
-      question=question.question,
-      gold_answer=question.answer,
-    )
+      self.dropped[reason] += 1
+      return None
+    self._seen.add((number, row.head.sample))
+    return number
 
 
 def _judge(
-  record: schema.TeacherRecord, index: QuestionIndex
-) -> tuple[str | None, questions.Question | None]:
-  """Gives why a record is dropped, or None and its question."""
-  if record.question and index.is_held_out(record.question):
+  row: columnar.Row, index: QuestionIndex
+) -> tuple[str | None, int | None]:
+  """Gives why a row is dropped, or None and its question's number."""
+  if row.head.question and index.is_held_out(row.head.question):
     return HELD_OUT, None
-  question = index.find(record)
-  if question is None:
+  number = index.find(row.head)
+  if number is None:
     return UNKNOWN, None
+  question = index.file_order[number]
   if index.is_held_out(question.question):
     return HELD_OUT, None
-  if not is_right(record, question.answer):
+  if not is_right(row, question.answer):
     return WRONG, None
-  return None, question
+  return None, number
 
 
-def is_right(record: schema.TeacherRecord, gold_answer: str) -> bool:
+def is_right(row: columnar.Row, gold_answer: str) -> bool:
   """Gives the `fixed` grader's verdict, grading where none is stored."""
-  if "fixed" in record.verdicts:
-    return record.verdicts["fixed"]
+  if "fixed" in row.head.verdicts:
+    return row.head.verdicts["fixed"]
   return answers.grade(
-    record.text, gold_answer, kind="number", grader="fixed"
+    row.text, gold_answer, kind="number", grader="fixed"
   ).correct
 
 

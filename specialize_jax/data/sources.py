@@ -107,7 +107,7 @@ class TableSource(seqio.DataSource):
     )
     self._read_columns = read_columns
     self._description = description
-    self._salt = salt
+    self.salt = salt
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -154,7 +154,7 @@ class TableSource(seqio.DataSource):
       name: tf.constant(values) for name, values in self.columns(split).items()
     }
     num_rows = int(next(iter(tensors.values())).shape[0])
-    rows = row_numbers(num_rows, shuffle=shuffle, seed=seed, salt=self._salt)
+    rows = row_numbers(num_rows, shuffle=shuffle, seed=seed, salt=self.salt)
     if shard_info is not None:
       rows = rows.shard(shard_info.num_shards, shard_info.index)
     return rows.map(

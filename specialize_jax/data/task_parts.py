@@ -14,7 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 
 from specialize_jax.cot import formats
-from specialize_jax.data import features, preprocessors
+from specialize_jax.data import (
+  features,
+  preprocessors,
+  teacher_formats,
+  teacher_source,
+  vocabularies,
+)
 
 ReadDemonstrations = Callable[[], Sequence[formats.Demonstration]]
 
@@ -95,8 +101,8 @@ def pretraining(
 
 
 def distillation(
-  source: seqio.DataSource,
-  vocabulary: seqio.Vocabulary,
+  source: teacher_source.TeacherSource,
+  vocabulary: vocabularies.LocatedSentencePieceVocabulary,
   *,
   data_format: formats.DataFormat,
   read_demonstrations: ReadDemonstrations | None = None,
@@ -114,23 +120,18 @@ def distillation(
     read_demonstrations: what in-context formats draw from.
     num_demonstrations: how many they show.
   """
-  written = rendering(data_format, read_demonstrations, num_demonstrations)
-  if data_format.chain_of_thought:
-    steps = [
-      written,
-      preprocessors.use_teacher_targets,
-      preprocessors.tokenize,
-    ]
-  else:
-    steps = [
-      written,
-      preprocessors.tokenize,
-      preprocessors.add_one_hot_teacher,
-    ]
   return {
     "source": source,
     "output_features": features.training_features(vocabulary),
-    "preprocessors": steps,
+    "preprocessors": [
+      functools.partial(
+        teacher_formats.render,
+        source=source,
+        data_format=data_format,
+        read_demonstrations=read_demonstrations,
+        num_demonstrations=num_demonstrations,
+      )
+    ],
     "shuffle_buffer_size": None,
   }
 

@@ -1,4 +1,4 @@
-"""What a teacher record and an aligned row are, and how one line holds one.
+"""What a teacher record is, and how one line holds one.
 
 A line is one JSON object with the schema's version in "v". Nothing that the
 teacher returned is rounded or dropped on the way to disk and back.
@@ -9,8 +9,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 from specialize_jax import errors
 
@@ -99,38 +97,6 @@ class RecordHead:
   finish_reason: str
   request: Mapping[str, object]
   verdicts: Mapping[str, bool]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AlignedRow:
-  """A rationale in the student's tokens with the teacher's distributions.
-
-  T counts the rationale's student tokens, end of sequence not among them.
-
-  Attributes:
-    question_id: As in the record that this row was derived from.
-    sample: As in that record.
-    question: As in that record.
-    answer: The bare gold answer.
-    rationale: The record's text.
-    target_ids: int32[T], the student's tokens.
-    top_ids: uint16[T, 5], candidate ids; an unused slot holds 0 (padding).
-    top_log_probs: float16[T, 5], natural log-probabilities in nats; an
-      unused slot holds -inf. The mass of a position never exceeds 1. Where
-      `mask` is 0 slot 0 is the target id at log-probability 0.
-    mask: uint8[T], 1 where the target is the teacher's distribution, 0 where
-      it is one-hot.
-  """
-
-  question_id: str | int
-  sample: int
-  question: str
-  answer: str
-  rationale: str
-  target_ids: np.ndarray
-  top_ids: np.ndarray
-  top_log_probs: np.ndarray
-  mask: np.ndarray
 
 
 def check_spelling(record: TeacherRecord) -> None:
@@ -238,7 +204,7 @@ def head_from_json_line(line: str, where: str) -> RecordHead:
     line = line[:start] + _STEPS_START + line[end:]
   row = _row_from_json(line, where)
   try:
-    _check_fields(row)
+    check_fields(row)
   except (KeyError, TypeError) as error:
     raise errors.UserError(
       f"{where} is not a whole teacher record ({type(error).__name__}: {error})"
@@ -256,6 +222,10 @@ def _row_from_json(line: str, where: str) -> Mapping:
       f"{where} is not JSON ({error.msg} at column {error.colno}); expected"
       " one teacher record a line"
     ) from error
+  except RecursionError as error:
+    raise errors.UserError(
+      f"{where} is not a teacher record: it is nested too deeply"
+    ) from error
   if not isinstance(row, dict) or "v" not in row:
     raise errors.UserError(
       f"{where} is not a teacher record: it has no schema version 'v'"
@@ -270,7 +240,7 @@ def _row_from_json(line: str, where: str) -> Mapping:
 
 def _record_from_json(row: Mapping) -> TeacherRecord:
   """Builds the record; KeyError, TypeError or ValueError where it cannot."""
-  _check_fields(row)
+  check_fields(row)
   return TeacherRecord(
     **{name: row[name] for name in _STRINGS},
     question_id=row["question_id"],
@@ -281,7 +251,12 @@ def _record_from_json(row: Mapping) -> TeacherRecord:
   )
 
 
-def _check_fields(row: Mapping) -> None:
+def check_fields(row: Mapping) -> None:
+  """Checks a record's fields, its steps not among them.
+
+  Raises:
+    KeyError, TypeError: one is missing, or of another type.
+  """
   for name in _STRINGS:
     _expect(row, name, str)
   for name in ("request", "verdicts"):

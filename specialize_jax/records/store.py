@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Self
 
 from specialize_jax import errors
-from specialize_jax.records import released, schema
+from specialize_jax.records import columnar, released, schema
 
 FILE_NAME = "records.jsonl"
 
@@ -57,12 +57,30 @@ def read_records(
     UserError: nothing lies at `path`, or it is something else, or its last
       line is cut short, or a record is not whole.
   """
-  file = _records_file(pathlib.Path(path))
-  if _first_character(file) == "[":
+  file = records_file(pathlib.Path(path))
+  if is_released(file):
     yield from released.read(file)
   else:
     for where, line in _lines(file):
       yield schema.from_json_line(line, where)
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[columnar.Line]:
+  """Reads records as lines, for those who take many at a time.
+
+  Args:
+    path: as for `read_records`.
+
+  Raises:
+    UserError: as `read_records`, except that no line is looked into.
+  """
+  file = records_file(pathlib.Path(path))
+  if is_released(file):
+    for number, record in enumerate(released.read(file)):
+      yield columnar.to_line(record, f"{file}, entry {number}")
+  else:
+    for where, line in _lines(file):
+      yield columnar.Line(where, line)
 
 
 def read_heads(path: str | os.PathLike[str]) -> Iterator[schema.RecordHead]:
@@ -74,13 +92,17 @@ def read_heads(path: str | os.PathLike[str]) -> Iterator[schema.RecordHead]:
   Raises:
     UserError: as `read_records`, except that steps are not looked at.
   """
-  file = _records_file(pathlib.Path(path))
+  file = records_file(pathlib.Path(path))
   for where, line in _lines(file):
     yield schema.head_from_json_line(line, where)
 
 
-def _records_file(path: pathlib.Path) -> pathlib.Path:
-  """Finds the file of a store."""
+def records_file(path: pathlib.Path) -> pathlib.Path:
+  """Finds the file of a store.
+
+  Raises:
+    UserError: nothing lies at `path`, or it is no store.
+  """
   if path.is_dir():
     file = path / FILE_NAME
     if not file.is_file():
@@ -95,6 +117,11 @@ def _records_file(path: pathlib.Path) -> pathlib.Path:
       " .jsonl file of records or the paper's released JSON"
     )
   return path
+
+
+def is_released(file: pathlib.Path) -> bool:
+  """Tells the paper's released JSON list from a store's lines."""
+  return _first_character(file) == "["
 
 
 def _first_character(file: pathlib.Path) -> str:

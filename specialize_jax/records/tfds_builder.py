@@ -1,64 +1,91 @@
 """Aligned rows as a TFDS dataset on disk: written whole, read by row.
 
-A dataset has two splits: `train` has every row, `questions` the first row of
-each question, for formats that show a question and its answer once. Tensors
-are compressed row by row (TFDS's own zlib encoding), since half of their
-bits repeat. The student's vocabulary is part of the dataset's metadata: rows
-mean nothing under another.
+A dataset has two configurations. `rows` has one row a right sample, as
+`packed_rows` packs it; `questions` has each question that a row belongs to,
+once, with its number in the training file, which is what rows name it by.
+The student's vocabulary is part of the metadata: rows mean nothing under
+another.
 """
 
 import contextlib
+import dataclasses
+import errno
 import os
-import pathlib
-import shutil
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.records import schema
+from specialize_jax.records import packed_rows
 
-VERSION = "1.0.0"
-ALL_SAMPLES = "train"
-ONE_PER_QUESTION = "questions"
+VERSION = "2.0.0"
+ROWS = "rows"
+QUESTIONS = "questions"
+SPLIT = "train"
 FINGERPRINT = "vocabulary_fingerprint"
+EDITION = "edition"
+"""Tells a dataset from one that is prepared in its place later."""
 
 _SHARD_EXAMPLES = 25_000
 # The writer rewrites the dataset's metadata with every call.
-_WRITTEN_TOGETHER = 1_000
+_WRITTEN_TOGETHER = 5_000
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class EmptyDatasetError(errors.UserError):
   """There was no row to write."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionRow:
+  """A question that rows belong to.
+
+  Attributes:
+    question: its number in the training file, from 0.
+    question_id: its name.
+    text: the problem.
+    answer: the bare gold answer.
+  """
+
+  question: int
+  question_id: str
+  text: str
+  answer: str
+
+
 def row_features() -> tfds.features.FeaturesDict:
-  """Gives the features of a row, as `schema.AlignedRow` names them."""
-  text = tfds.features.Text
-
-  def tensor(shape: tuple, dtype: type) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
-
+  """Gives the features of `rows`, as `packed_rows.PackedRow` names them."""
+  content = tfds.features.Scalar(dtype=np.object_)
   return tfds.features.FeaturesDict(
     {
-      "question_id": text(),
+      "question": np.int64,
       "sample": np.int64,
-      "question": text(),
-      "answer": text(),
-      "rationale": text(),
-      "target_ids": tensor((None,), np.uint16),
-      "top_ids": tensor((None, schema.NUM_CANDIDATES), np.uint16),
-      "top_log_probs": tensor((None, schema.NUM_CANDIDATES), np.float16),
-      "mask": tensor((None,), np.uint8),
+      "flags": content,
+      "ids": content,
+      "log_probs": content,
+    }
+  )
+
+
+def question_features() -> tfds.features.FeaturesDict:
+  """Gives the features of `questions`, as `QuestionRow` names them."""
+  return tfds.features.FeaturesDict(
+    {
+      "question": np.int64,
+      "question_id": tfds.features.Text(),
+      "text": tfds.features.Text(),
+      "answer": tfds.features.Text(),
     }
   )
 
 
 def write(
-  rows: Iterable[schema.AlignedRow],
+  rows: Iterable[packed_rows.PackedRow],
+  questions: Mapping[int, QuestionRow],
   *,
   data_dir: str | os.PathLike,
   name: str,
@@ -71,121 +98,185 @@ def write(
 
   Args:
     rows: the rows; those of a question need not stand together.
+    questions: by number, at least those that rows name.
     data_dir: the folder of TFDS datasets; made where missing.
     name: the dataset's name, in lower case with underscores.
-    metadata: kept with the dataset; `FINGERPRINT` is expected.
+    metadata: kept with the dataset, as `new_metadata` gives it.
 
   Returns:
-    The dataset's folder, `data_dir/name/VERSION`.
+    The dataset's folder, `data_dir/name`.
 
   Raises:
     EmptyDatasetError: there is no row at all.
-    UserError: `data_dir` cannot be written.
+    UserError: `data_dir` cannot be written, or its disk is full.
   """
-  with _replaced_when_done(pathlib.Path(data_dir), name) as folder:
-    info = _dataset_info(name, folder, metadata)
-    writer = tfds.core.SequentialWriter(
-      info, max_examples_per_shard=_SHARD_EXAMPLES
-    )
-    writer.initialize_splits([ALL_SAMPLES, ONE_PER_QUESTION])
-    seen: set[str] = set()
-    batch: dict[str, list] = {ALL_SAMPLES: [], ONE_PER_QUESTION: []}
-    for row in rows:
-      example = to_example(row)
-      batch[ALL_SAMPLES].append(example)
-      if example["question_id"] not in seen:
-        seen.add(example["question_id"])
-        batch[ONE_PER_QUESTION].append(example)
-      if len(batch[ALL_SAMPLES]) >= _WRITTEN_TOGETHER:
-        writer.add_examples(batch)
-        batch = {split: [] for split in batch}
-    if not seen:
+  with replaced_when_done(epath.Path(data_dir), name) as folder:
+    named: dict[int, None] = {}
+
+    def noted() -> Iterator[packed_rows.PackedRow]:
+      for row in rows:
+        named[row.question] = None
+        yield row
+
+    _write_config(noted(), folder, name, ROWS, metadata)
+    if not named:
       raise EmptyDatasetError(
         f"dataset {name!r} would be empty: expected at least one row"
       )
-    writer.add_examples(batch)
-    writer.close_all()
-  return str(pathlib.Path(data_dir) / name / VERSION)
+    asked = (questions[number] for number in named)
+    write_questions(asked, folder=folder, name=name, metadata=metadata)
+  return str(epath.Path(data_dir) / name)
 
 
-def to_example(row: schema.AlignedRow) -> dict[str, object]:
-  """Gives a row in the dtypes that are stored."""
-  return {
-    "question_id": str(row.question_id),
-    "sample": row.sample,
-    "question": row.question,
-    "answer": row.answer,
-    "rationale": row.rationale,
-    "target_ids": row.target_ids.astype(np.uint16),
-    "top_ids": row.top_ids.astype(np.uint16),
-    "top_log_probs": row.top_log_probs.astype(np.float16),
-    "mask": row.mask.astype(np.uint8),
-  }
+def write_questions(
+  questions: Iterable[QuestionRow],
+  *,
+  folder: epath.Path,
+  name: str,
+  metadata: Mapping[str, str],
+) -> None:
+  """Writes the questions beside rows that lie in a dataset's folder."""
+  _write_config(questions, folder, name, QUESTIONS, metadata)
+
+
+def new_metadata(fingerprint: str, **others: str) -> dict[str, str]:
+  """Gives a dataset's metadata, which no other dataset has."""
+  return {FINGERPRINT: fingerprint, EDITION: uuid.uuid4().hex, **others}
 
 
 def open_dataset(
-  data_dir: str | os.PathLike, name: str
+  data_dir: str | os.PathLike, name: str, config: str = ROWS
 ) -> tfds.core.DatasetBuilder:
   """Opens a dataset that `write` wrote.
 
   Raises:
-    UserError: there is none of that name.
+    UserError: there is none of that name, or one of another version.
   """
-  folder = pathlib.Path(data_dir) / name / VERSION
-  if not (folder / "dataset_info.json").is_file():
+  whole = epath.Path(data_dir) / name
+  folder = whole / config / VERSION
+  again = f"`specialize prepare --data_dir={data_dir} --dataset_name={name}`"
+  if (folder / "dataset_info.json").is_file():
+    return tfds.builder_from_directory(folder)
+  others = sorted(
+    other.parent.name for other in whole.glob("**/dataset_info.json")
+  )
+  if others:
     raise errors.UserError(
-      f"{folder} has no dataset: expected the one that `specialize prepare"
-      f" --data_dir={data_dir} --dataset_name={name}` writes"
+      f"{whole} is of version {others[-1]}; this version of specialize reads"
+      f" {VERSION}: run {again} again"
     )
-  return tfds.builder_from_directory(folder)
+  raise errors.UserError(
+    f"{whole} has no dataset: expected the one that {again} writes"
+  )
 
 
-def read_serialized(builder: tfds.core.DatasetBuilder, split: str) -> tf.Tensor:
-  """Reads a split's rows undecoded, a string tensor in the order written.
+def read_serialized(builder: tfds.core.DatasetBuilder) -> tf.Tensor:
+  """Reads examples undecoded, a string tensor in the order written.
 
-  Decode one with `builder.info.features.deserialize_example`.
+  Decode them with `features_of`.
   """
-  files = [str(file) for file in builder.info.splits[split].filepaths]
+  files = [str(file) for file in builder.info.splits[SPLIT].filepaths]
   chunks = list(tf.data.TFRecordDataset(files).batch(8192))
   return tf.concat(chunks, axis=0) if chunks else tf.zeros([0], tf.string)
 
 
+def parse(
+  serialized: tf.Tensor, features: tfds.features.FeaturesDict
+) -> dict[str, tf.Tensor]:
+  """Decodes many examples of scalars at once.
+
+  Args:
+    serialized: string [N].
+    features: `row_features()` or `question_features()`.
+
+  Returns:
+    A tensor [N] a feature.
+  """
+  return tf.io.parse_example(
+    serialized,
+    {
+      name: tf.io.FixedLenFeature(
+        [], tf.int64 if one.np_dtype == np.int64 else tf.string
+      )
+      for name, one in features.items()
+    },
+  )
+
+
+def _write_config(
+  rows: Iterable[packed_rows.PackedRow | QuestionRow],
+  folder: epath.Path,
+  name: str,
+  config: str,
+  metadata: Mapping[str, str],
+) -> None:
+  """Writes one configuration of a dataset."""
+  writer = tfds.core.SequentialWriter(
+    _dataset_info(name, folder, config, metadata),
+    max_examples_per_shard=_SHARD_EXAMPLES,
+  )
+  writer.initialize_splits([SPLIT])
+  batch: list[dict] = []
+  for row in rows:
+    batch.append(vars(row))
+    if len(batch) >= _WRITTEN_TOGETHER:
+      writer.add_examples({SPLIT: batch})
+      batch = []
+  writer.add_examples({SPLIT: batch})
+  writer.close_all()
+
+
 def _dataset_info(
-  name: str, folder: pathlib.Path, metadata: Mapping[str, str]
+  name: str, folder: epath.Path, config: str, metadata: Mapping[str, str]
 ) -> tfds.core.DatasetInfo:
+  target = folder / config / VERSION
+  target.mkdir(parents=True)
   identity = tfds.core.DatasetIdentity(
     name=name,
     version=tfds.core.Version(VERSION),
-    data_dir=str(folder),
+    data_dir=str(target),
     module_name=__name__,
+    config_name=config,
   )
   return tfds.core.DatasetInfo(
     builder=identity,
     description="A teacher's rationales in a student's tokens, each token"
     " with the teacher's most probable candidates.",
-    features=row_features(),
+    features=row_features() if config == ROWS else question_features(),
     metadata=tfds.core.MetadataDict(metadata),
   )
 
 
 @contextlib.contextmanager
-def _replaced_when_done(
-  data_dir: pathlib.Path, name: str
-) -> Iterator[pathlib.Path]:
-  """Gives a folder to write a version in; puts it in place at the end."""
+def replaced_when_done(data_dir: epath.Path, name: str) -> Iterator[epath.Path]:
+  """Gives a folder to write a dataset in; puts it in place at the end.
+
+  Raises:
+    UserError: `data_dir` cannot be written, or its disk is full; what was
+      there before is still there.
+  """
   try:
     data_dir.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{name}.", dir=data_dir))
+    scratch = data_dir / f".{name}.{uuid.uuid4().hex}"
+    scratch.mkdir()
   except OSError as error:
     raise errors.UserError(
       f"--data_dir={data_dir} cannot be written: {error.strerror}"
     ) from error
   try:
-    folder = scratch / "new" / VERSION
-    folder.mkdir(parents=True)
+    folder = scratch / "new"
+    folder.mkdir()
     yield folder
     if (data_dir / name).exists():
       (data_dir / name).rename(scratch / "old")
-    (scratch / "new").rename(data_dir / name)
+    folder.rename(data_dir / name)
+  except OSError as error:
+    if error.errno not in _FULL_DISK:
+      raise
+    raise errors.UserError(
+      f"--data_dir={data_dir} has no room ({error.strerror}): nothing was"
+      " written; free some space and run the same command again"
+    ) from error
   finally:
-    shutil.rmtree(scratch, ignore_errors=True)
+    if scratch.exists():
+      scratch.rmtree()

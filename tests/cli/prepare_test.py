@@ -43,9 +43,11 @@ def failed(capsys, argv, output):
 
 def test_right_training_samples_become_a_dataset(world, tmp_path, capsys):
   assert prepare.main(arguments(world, tmp_path)) == 0
-  builder = tfds_builder.open_dataset(tmp_path / "tfds", "mini_gsm_teacher")
-  assert builder.info.splits["train"].num_examples == 20
-  assert builder.info.splits["questions"].num_examples == 10
+  for config, count in (("rows", 20), ("questions", 10)):
+    builder = tfds_builder.open_dataset(
+      tmp_path / "tfds", "mini_gsm_teacher", config
+    )
+    assert builder.info.splits["train"].num_examples == count
   report = json.loads((tmp_path / "report.json").read_text())
   assert report["records"] == 22
   assert report["kept"] == 20
@@ -130,8 +132,12 @@ def test_the_paper_s_released_samples_find_their_question(tmp_path):
   assert prepare.main(argv) == 0
   builder = tfds_builder.open_dataset(tmp_path / "tfds", "gsm8k_teacher")
   assert builder.info.splits["train"].num_examples == 40
-  rows = tfds_builder.read_serialized(builder, "questions")
-  row = builder.info.features.deserialize_example(rows[0])
-  assert row["question_id"].numpy() == b"gsm8k/train/0"
-  assert row["question"].numpy().startswith(b"Natalia sold clips")
-  assert row["answer"].numpy() == b"72"
+  builder = tfds_builder.open_dataset(
+    tmp_path / "tfds", "gsm8k_teacher", "questions"
+  )
+  rows = tfds_builder.parse(
+    tfds_builder.read_serialized(builder), builder.info.features
+  )
+  assert rows["question_id"].numpy().tolist() == [b"gsm8k/train/0"]
+  assert rows["text"][0].numpy().startswith(b"Natalia sold clips")
+  assert rows["answer"][0].numpy() == b"72"

@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from testdata import trees
 
 from specialize_jax import errors
-from specialize_jax.align import coverage, targets
+from specialize_jax.align import (
+  coverage,
+  student_table,
+  target_batch,
+  targets,
+)
 from specialize_jax.data import aligned_records
-from specialize_jax.records import schema
+from specialize_jax.records import columnar, schema
 
 
 def make_record(**changes):
@@ -66,16 +71,31 @@ def test_the_docstrings_numbers_are_true():
   assert outcome.failed == 0
 
 
+def rows_of(*records):
+  return [columnar.parse(columnar.to_line(one, "here")) for one in records]
+
+
+def aligned_positions(records, mode):
+  """Aligns records as `prepare` does; the tiny student's tokens."""
+  aligner = aligned_records.RowAligner(trees.tiny_student(), mode=mode)
+  _, batch = aligner.align(rows_of(*records))
+  return aligned_records.to_positions(batch), batch
+
+
+def positions_of(ids, top_ids, probs):
+  """Stores targets that are given."""
+  words = student_table.StudentTable(trees.tiny_student())
+  batch = target_batch.of_results([make_aligned(ids, top_ids, probs)], words)
+  return aligned_records.to_positions(batch)
+
+
 @pytest.mark.parametrize("mode", ["paper", "whitespace", "chunk", "marginal"])
-def test_a_record_becomes_a_row(mode):
-  student = trees.tiny_student()
-  record = make_record()
-  (row,) = aligned_records.align_records([record], student, mode=mode)
-  assert (row.question_id, row.sample) == ("q/1", 2)
-  assert (row.question, row.answer) == ("Who?", "Ann")
-  assert row.rationale == "Ann has"
-  assert tuple(row.target_ids.tolist()) == student.encode("Ann has")[0]
+def test_a_record_becomes_positions(mode):
+  row, _ = aligned_positions([make_record()], mode)
+  expected = trees.tiny_student().encode("Ann has")[0]
+  assert tuple(row.target_ids.tolist()) == expected
   length = len(row.target_ids)
+  assert row.lengths.tolist() == [length]
   assert (row.target_ids.dtype, row.mask.dtype) == (np.int32, np.uint8)
   assert (row.top_ids.dtype, row.top_ids.shape) == (np.uint16, (length, 5))
   assert row.top_log_probs.dtype == np.float16
@@ -85,12 +105,35 @@ def test_a_record_becomes_a_row(mode):
     assert row.top_log_probs[j].tolist() == [0.0] + [-math.inf] * 4
 
 
-def test_five_candidates_are_kept_the_targets_own_among_them():
-  row = aligned_records.to_row(
+@pytest.mark.parametrize("mode", ["paper", "whitespace", "chunk", "marginal"])
+def test_many_rows_are_aligned_as_each_record_alone(mode):
+  records = [
     make_record(),
-    make_aligned(
-      [7], [[1, 2, 3, 4, 5, 6, 7]], [[0.1, 0.2, 0.3, 0.15, 0.05, 0.04, 0.01]]
+    make_record(finish_reason="length"),
+    make_record(text="", steps=()),
+    make_record(
+      text="\ud83d",
+      steps=(schema.TeacherStep(token="\ud83d", log_prob=-1.0, top=()),),
     ),
+    make_record(sample=3),
+  ]
+  student = trees.tiny_student()
+  _, batch = aligned_positions(records, mode)
+  for record, result in zip(records, batch.results(), strict=True):
+    alone = aligned_records.align_record(record, student, mode=mode)
+    if isinstance(alone, targets.Rejected):
+      assert result == alone
+    else:
+      np.testing.assert_array_equal(result.ids_T, alone.ids_T)
+      np.testing.assert_array_equal(result.top_ids_TC, alone.top_ids_TC)
+      np.testing.assert_allclose(
+        result.top_log_probs_TC, alone.top_log_probs_TC, atol=1e-9
+      )
+
+
+def test_five_candidates_are_kept_the_targets_own_among_them():
+  row = positions_of(
+    [7], [[1, 2, 3, 4, 5, 6, 7]], [[0.1, 0.2, 0.3, 0.15, 0.05, 0.04, 0.01]]
   )
   assert row.top_ids.tolist() == [[7, 3, 2, 4, 1]]
   assert np.exp(row.top_log_probs[0].astype(np.float64)) == pytest.approx(
@@ -99,9 +142,7 @@ def test_five_candidates_are_kept_the_targets_own_among_them():
 
 
 def test_a_candidate_without_probability_leaves_its_slot_empty():
-  row = aligned_records.to_row(
-    make_record(), make_aligned([7], [[7, 9]], [[1.0, 0.0]])
-  )
+  row = positions_of([7], [[7, 9]], [[1.0, 0.0]])
   assert row.top_ids.tolist() == [[7, 0, 0, 0, 0]]
   assert row.top_log_probs.tolist() == [[0.0] + [-math.inf] * 4]
 
@@ -118,41 +159,28 @@ def test_half_precision_never_lifts_the_mass_above_one(parts):
 
 
 def test_mass_above_one_is_scaled():
-  row = aligned_records.to_row(
-    make_record(),
-    make_aligned([7, 8], [[7, 9], [8, 9]], [[0.9, 0.3], [0.5, 0]]),
-  )
+  row = positions_of([7, 8], [[7, 9], [8, 9]], [[0.9, 0.3], [0.5, 0]])
   probs = np.exp(row.top_log_probs.astype(np.float64))
   assert probs[0, :2] == pytest.approx([0.75, 0.25], rel=2e-3)
   assert probs[1, :2] == pytest.approx([0.5, 0.0], rel=2e-3)
   assert probs.sum(axis=1).max() <= 1
 
 
-def test_an_id_beyond_16_bits_is_refused():
-  with pytest.raises(errors.UserError, match="id 70000"):
-    aligned_records.to_row(
-      make_record(), make_aligned([70000], [[70000]], [[1.0]])
-    )
-
-
 def test_the_paper_rejects_a_sample_that_did_not_end_by_itself():
-  counted = []
   cut = make_record(finish_reason="length")
-  student = trees.tiny_student()
-  (rejection,) = aligned_records.align_records(
-    [cut], student, mode="paper", coverage_fn=counted.append
+  _, batch = aligned_positions([cut], "paper")
+  (result,) = batch.results()
+  assert "'length'" in result.reason
+  assert coverage.Coverage.of_batch(batch) == coverage.Coverage(
+    samples=1, rejected={result.reason: 1}
   )
-  assert isinstance(rejection, aligned_records.Rejection)
-  assert (rejection.question_id, rejection.sample) == ("q/1", 2)
-  assert "'length'" in rejection.reason
-  assert counted == [
-    coverage.Coverage(samples=1, rejected={rejection.reason: 1})
-  ]
   untailed = make_record(request={"prompt_tail": []})
-  rejected = aligned_records.align_record(untailed, student, mode="paper")
+  rejected = aligned_records.align_record(
+    untailed, trees.tiny_student(), mode="paper"
+  )
   assert "tail" in rejected.reason
-  (row,) = aligned_records.align_records([cut], student, mode="whitespace")
-  assert isinstance(row, schema.AlignedRow)
+  positions, _ = aligned_positions([cut], "whitespace")
+  assert len(positions.target_ids)
 
 
 def test_tokens_and_candidates_are_taken_by_their_bytes():
@@ -177,6 +205,8 @@ def test_tokens_and_candidates_are_taken_by_their_bytes():
     record, trees.tiny_student(), mode="chunk"
   )
   assert aligned.mask_T.all()
+  positions, _ = aligned_positions([record], "chunk")
+  assert positions.mask.all()
 
 
 def test_a_record_that_misspells_its_text_is_named():

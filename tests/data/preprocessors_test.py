@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import features, preprocessors, vocabularies
+from specialize_jax.data import preprocessors
 
 
 def demonstrations(count):
@@ -120,36 +120,3 @@ def test_one_hot_targets_are_certain_and_masked_out():
     one["teacher_top_probs"], [[1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
   )
   np.testing.assert_array_equal(one["teacher_top_mask"], [0, 0])
-
-
-def test_teacher_targets_get_a_certain_end(world):
-  del world
-  log_probs = np.full((2, 5), -np.inf, np.float16)
-  log_probs[0, :2] = np.log([0.75, 0.25])
-  log_probs[1, 0] = 0
-  ids = np.array([[9, 8, 0, 0, 0], [4, 0, 0, 0, 0]], np.uint16)
-  dataset = tf.data.Dataset.from_tensors(
-    {
-      "target_ids": np.array([9, 4], np.uint16),
-      "top_ids": ids,
-      "top_log_probs": log_probs,
-      "mask": np.array([1, 0], np.uint8),
-    }
-  )
-  output_features = features.training_features(vocabularies.mini())
-  one = next(
-    preprocessors.use_teacher_targets(
-      dataset, output_features
-    ).as_numpy_iterator()
-  )
-  np.testing.assert_array_equal(one["targets"], [9, 4, 1])
-  np.testing.assert_array_equal(
-    one["teacher_top_ids"], [*ids.tolist(), [1, 0, 0, 0, 0]]
-  )
-  np.testing.assert_allclose(
-    one["teacher_top_probs"],
-    [[0.75, 0.25, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]],
-    rtol=1e-3,
-  )
-  np.testing.assert_array_equal(one["teacher_top_mask"], [1, 0, 0])
-  assert one["targets"].dtype == one["teacher_top_ids"].dtype == np.int32

@@ -1,92 +1,84 @@
 import os
+import pathlib
 
-import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from specialize_jax import errors
-from specialize_jax.records import schema, tfds_builder
+from specialize_jax.records import packed_rows, tfds_builder
 
 
-def aligned_row(question, sample, length):
-  rng = np.random.default_rng(100 * sample + length)
-  top_log_probs = rng.normal(-3, 1, (length, 5)).astype(np.float16)
-  top_log_probs[:, 4] = -np.inf
-  top_ids = rng.integers(1, 32_000, (length, 5)).astype(np.uint16)
-  top_ids[:, 4] = 0
-  return schema.AlignedRow(
-    question_id=question,
+def row(question, sample, size=3):
+  return packed_rows.PackedRow(
+    question=question,
     sample=sample,
-    question=f"What is {question}?",
-    answer="72",
-    rationale="Line one.\nThe answer is 72 — ü.",
-    target_ids=rng.integers(1, 40_000, length).astype(np.int32),
-    top_ids=top_ids,
-    top_log_probs=top_log_probs,
-    mask=rng.integers(0, 2, length).astype(np.uint8),
+    flags=bytes(range(size)),
+    ids=os.urandom(2 * size),
+    log_probs=b"",
   )
 
 
-ROWS = [
-  aligned_row("a", 0, 3),
-  aligned_row("b", 4, 1),
-  aligned_row("a", 1, 7),
-  aligned_row("b", 2, 2),
-]
-
-
-def read(path, split):
-  builder = tfds_builder.open_dataset(
-    os.path.dirname(os.path.dirname(path)), "rows"
+def question(number):
+  return tfds_builder.QuestionRow(
+    question=number,
+    question_id=f"q/{number}",
+    text="Line one.\nWhat? — ü.",
+    answer=str(number),
   )
-  decode = builder.info.features.deserialize_example
-  return [
-    {name: value.numpy() for name, value in decode(one).items()}
-    for one in tfds_builder.read_serialized(builder, split)
-  ]
 
 
-def write(directory, rows, **options):
+QUESTIONS = {number: question(number) for number in range(12)}
+ROWS = [row(3, 0), row(9, 4, 0), row(3, 1, 7), row(9, 2)]
+
+
+def write(directory, rows, **metadata):
   return tfds_builder.write(
-    rows, data_dir=directory, name="rows", metadata={}, **options
+    rows, QUESTIONS, data_dir=directory, name="rows", metadata=metadata
   )
+
+
+def read(directory, config=tfds_builder.ROWS):
+  builder = tfds_builder.open_dataset(directory, "rows", config)
+  columns = tfds_builder.parse(
+    tfds_builder.read_serialized(builder), builder.info.features
+  )
+  return {name: one.numpy().tolist() for name, one in columns.items()}
 
 
 def test_rows_come_back_exactly_and_in_order(tmp_path):
-  path = write(tmp_path, iter(ROWS))
-  back = read(path, "train")
-  assert len(back) == len(ROWS)
-  for row, one in zip(ROWS, back, strict=True):
-    assert one["question_id"].decode() == row.question_id
-    assert one["sample"] == row.sample
-    assert one["rationale"].decode() == row.rationale
-    assert one["answer"].decode() == row.answer
-    np.testing.assert_array_equal(one["target_ids"], row.target_ids)
-    for name in ("top_ids", "top_log_probs", "mask"):
-      np.testing.assert_array_equal(one[name], getattr(row, name))
-      assert one[name].dtype == getattr(row, name).dtype
+  write(tmp_path, iter(ROWS))
+  back = read(tmp_path)
+  assert back == {
+    name: [getattr(one, name) for one in ROWS] for name in vars(ROWS[0])
+  }
 
 
-def test_the_questions_split_has_each_question_once(tmp_path):
-  path = write(tmp_path, ROWS)
-  back = read(path, "questions")
-  pairs = [(one["question_id"].decode(), one["sample"]) for one in back]
-  assert pairs == [("a", 0), ("b", 4)]
+def test_each_question_is_there_once(tmp_path):
+  write(tmp_path, ROWS)
+  back = read(tmp_path, tfds_builder.QUESTIONS)
+  assert back["question"] == [3, 9]
+  assert back["question_id"] == [b"q/3", b"q/9"]
+  assert back["text"][0].decode() == "Line one.\nWhat? — ü."
+  assert back["answer"] == [b"3", b"9"]
+
+
+def test_tfds_itself_reads_it(tmp_path):
+  write(tmp_path, ROWS)
+  dataset = tfds.load("rows/rows", data_dir=tmp_path, split="train")
+  back = list(tfds.as_numpy(dataset))
+  assert sorted(one["flags"] for one in back) == sorted(o.flags for o in ROWS)
 
 
 def test_many_rows_cross_batches_and_shards(tmp_path, monkeypatch):
   monkeypatch.setattr(tfds_builder, "_WRITTEN_TOGETHER", 2)
   monkeypatch.setattr(tfds_builder, "_SHARD_EXAMPLES", 3)
-  rows = [aligned_row(f"q{i}", 0, 1 + i % 4) for i in range(11)]
-  path = write(tmp_path, rows)
-  assert [one["question_id"].decode() for one in read(path, "train")] == [
-    row.question_id for row in rows
-  ]
+  rows = [row(i, 0, 1 + i % 4) for i in range(11)]
+  write(tmp_path, rows)
+  assert read(tmp_path)["question"] == list(range(11))
 
 
 def test_metadata_is_kept(tmp_path):
-  tfds_builder.write(
-    ROWS, data_dir=tmp_path, name="rows", metadata={"mode": "whitespace"}
-  )
+  write(tmp_path, ROWS, mode="whitespace")
   builder = tfds_builder.open_dataset(tmp_path, "rows")
   assert builder.info.metadata["mode"] == "whitespace"
   assert builder.info.splits["train"].num_examples == 4
@@ -102,11 +94,10 @@ def test_an_error_among_the_rows_leaves_what_was_there(tmp_path):
   with pytest.raises(errors.UserError, match="broken"):
     write(tmp_path, breaking())
   assert os.listdir(tmp_path) == ["rows"]
-  path = str(tmp_path / "rows" / "1.0.0")
-  assert len(read(path, "train")) == 1
-  path = write(tmp_path, ROWS)
+  assert len(read(tmp_path)["sample"]) == 1
+  write(tmp_path, ROWS)
   assert os.listdir(tmp_path) == ["rows"]
-  assert len(read(path, "train")) == 4
+  assert len(read(tmp_path)["sample"]) == 4
 
 
 def test_no_row_at_all_is_an_error_and_writes_nothing(tmp_path):
@@ -123,4 +114,12 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 
 def test_a_missing_dataset_is_an_error_with_the_command(tmp_path):
   with pytest.raises(errors.UserError, match="specialize prepare"):
+    tfds_builder.open_dataset(tmp_path, "rows")
+
+
+def test_a_dataset_of_another_version_says_to_prepare_again(tmp_path):
+  write(tmp_path, ROWS)
+  folder = pathlib.Path(tmp_path) / "rows" / "rows"
+  (folder / tfds_builder.VERSION).rename(folder / "9.0.0")
+  with pytest.raises(errors.UserError, match="version 9.0.0.*prepare"):
     tfds_builder.open_dataset(tmp_path, "rows")

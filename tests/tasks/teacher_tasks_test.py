@@ -4,25 +4,24 @@ import seqio
 from testdata import tiny_world
 
 from specialize_jax import errors
-from specialize_jax.align import student
 from specialize_jax.cot import formats
-from specialize_jax.data import aligned_records, pipeline, sources
-from specialize_jax.records import tfds_builder
+from specialize_jax.data import pipeline, preparation, sources
 from tasks import mini, mixtures
 
 
 @pytest.fixture(scope="module")
 def teacher_dir(tiny_world_dir):
   """The tiny world with its prepared teacher data, as `prepare` leaves it."""
-  tokenizer = student.StudentTokenizer.from_file(
-    f"{tiny_world_dir}/mini/student.model"
-  )
-  records = tiny_world.teacher_records(tiny_world_dir)[:-2]
-  tfds_builder.write(
-    aligned_records.align_records(records, tokenizer, mode="whitespace"),
-    data_dir=f"{tiny_world_dir}/tfds",
-    name="mini_gsm_teacher",
-    metadata={tfds_builder.FINGERPRINT: tokenizer.fingerprint},
+  tiny_world.write_records(tiny_world_dir, f"{tiny_world_dir}/mini/records")
+  preparation.prepare(
+    preparation.Preparation(
+      records=f"{tiny_world_dir}/mini/records",
+      vocabulary=f"{tiny_world_dir}/mini/student.model",
+      mode="whitespace",
+      data_dir=f"{tiny_world_dir}/tfds",
+      dataset_name="mini_gsm_teacher",
+      questions=f"{tiny_world_dir}/mini/mini_gsm/train.jsonl",
+    )
   )
   sources.set_data_dir(tiny_world_dir)
   yield tiny_world_dir
@@ -52,7 +51,7 @@ def test_a_format_shows_its_rows(teacher_dir, data_format):
     text = mini.VOCABULARY.decode(row["targets"].tolist())
     answer = row["answer"].decode()
     if data_format.chain_of_thought:
-      assert text == row["rationale"].decode()
+      assert text.endswith(f"The answer is {answer}.")
       assert row["teacher_top_mask"].any()
     else:
       assert text == f"The answer is {answer}"
@@ -61,6 +60,9 @@ def test_a_format_shows_its_rows(teacher_dir, data_format):
     asked = row["question"].decode()
     assert prompt.count(asked) == 1, "a question never demonstrates itself"
     assert prompt.endswith(formats.render_question(asked, data_format))
+    assert prompt.count("Q: ") == (5 if data_format.in_context else 1)
+    # The parts' tokens, one after another, are those of the whole text.
+    assert row["inputs"].tolist() == [*mini.VOCABULARY.encode(prompt), 1]
 
 
 def test_held_out_questions_are_never_shown(teacher_dir):

@@ -1,0 +1,365 @@
+"""The four formats of the teacher's rows, rendered many rows at a time.
+
+What is written in a prompt is known before training begins: the questions,
+the demonstrations, the answers. Each is tokenized once; a prompt is then the
+tokens of its parts, one after another, which are the tokens of its text,
+since every part ends at white space and T5's pieces never cross a space. So
+an example costs a few look-ups instead of the tokenization of 700 tokens. (A
+vocabulary whose pieces do cross spaces has its texts tokenized whole.)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from specialize_jax.align import columns, student, student_table
+from specialize_jax.cot import formats
+from specialize_jax.data import (
+  demonstrations,
+  features,
+  teacher_source,
+  vocabularies,
+)
+from specialize_jax.records import packed_rows
+
+BATCH_SIZE = 64
+"""Rows that are rendered together."""
+
+Example = Mapping[str, tf.Tensor]
+_WIDTH = features.NUM_CANDIDATES
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class TokenizedTexts:
+  """Texts with their tokens.
+
+  Attributes:
+    texts: string [N].
+    ids: int32 [P], the tokens of all texts, one after another.
+    starts: int64 [N], where each text's begin.
+    lengths: int64 [N], how many each has.
+  """
+
+  texts: tf.Tensor
+  ids: tf.Tensor
+  starts: tf.Tensor
+  lengths: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Runs:
+  """Values of any length, for each of B rows.
+
+  Attributes:
+    values: int32 or float32 [P, ...], of all rows, one after another.
+    ends: int64 [B + 1], where each row's begin and the last one's end.
+  """
+
+  values: Mapping[str, tf.Tensor]
+  ends: tf.Tensor
+
+
+def tokenize_texts(
+  texts: Sequence[str],
+  vocabulary: vocabularies.LocatedSentencePieceVocabulary,
+) -> TokenizedTexts:
+  """Tokenizes texts, a word that occurs again but once."""
+  words = _word_table(vocabulary.sentencepiece_model_file)
+  found = columns.student_columns(texts, np.zeros(len(texts), bool), words)
+  return TokenizedTexts(
+    texts=tf.constant(list(texts)),
+    ids=tf.constant(found.ids_P, tf.int32),
+    starts=tf.constant(found.offsets[:-1], tf.int64),
+    lengths=tf.constant(np.diff(found.offsets), tf.int64),
+  )
+
+
+@functools.lru_cache(maxsize=2)
+def _word_table(path: str) -> student_table.StudentTable:
+  return student_table.StudentTable(student.StudentTokenizer.from_file(path))
+
+
+def joined(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
+  """Puts several tables into one, the first one's texts first."""
+  shifts = np.cumsum([0, *(int(part.ids.shape[0]) for part in parts)])
+  return TokenizedTexts(
+    texts=tf.concat([part.texts for part in parts], 0),
+    ids=tf.concat([part.ids for part in parts], 0),
+    starts=tf.concat(
+      [
+        part.starts + int(shift)
+        for part, shift in zip(parts, shifts[:-1], strict=True)
+      ],
+      0,
+    ),
+    lengths=tf.concat([part.lengths for part in parts], 0),
+  )
+
+
+def render(
+  dataset: tf.data.Dataset,
+  output_features: Mapping[str, seqio.Feature],
+  *,
+  source: teacher_source.TeacherSource,
+  data_format: formats.DataFormat,
+  read_demonstrations: Callable[[], Sequence[formats.Demonstration]]
+  | None = None,
+  num_demonstrations: int = 4,
+) -> tf.data.Dataset:
+  """Turns row numbers into training examples of a format.
+
+  Chain-of-thought formats take the teacher's distributions as targets, and
+  end them with a certain EOS, of mask 0: the records hold no stop token.
+  Answer-only formats have "The answer is X", certain, as their target.
+  In-context formats draw demonstrations afresh for every example, without
+  replacement, never the example's own question.
+
+  An example has `features.TRAINING_FEATURES`, and `question_id`, `question`,
+  `answer` and `inputs_pretokenized` as text.
+
+  Args:
+    dataset: of `source`.
+    output_features: the task's, for the vocabulary.
+    source: where the rows lie.
+    data_format: how to write them.
+    read_demonstrations: what to draw from; called once, when the dataset is
+      built. For in-context formats only.
+    num_demonstrations: how many to show.
+
+  Raises:
+    UserError: there are too few demonstrations to draw from.
+  """
+  vocabulary = output_features[features.INPUTS].vocabulary
+  prompts = _Prompts(
+    source.questions(),
+    vocabulary,
+    data_format,
+    demonstrations.Drawer(
+      demonstrations.read(data_format, read_demonstrations),
+      num_demonstrations,
+      asked=source.questions().texts,
+    )
+    if data_format.in_context
+    else None,
+  )
+  targets = (
+    _TeacherTargets(source.rows(), vocabulary.eos_id)
+    if data_format.chain_of_thought
+    else _AnswerTargets(source.questions(), vocabulary, data_format)
+  )
+
+  def examples(batch: Example) -> tf.data.Dataset:
+    rows = batch["row"]
+    places = rows if source.one_per_question else targets.questions_of(rows)
+    texts, inputs = prompts.of(places, batch["seed"])
+    return _one_by_one(
+      [inputs, targets.of(rows)],
+      {**prompts.named(places), f"{features.INPUTS}_pretokenized": texts},
+    )
+
+  return _with_seeds(dataset.batch(BATCH_SIZE)).flat_map(examples)
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def _with_seeds(batch: Example, seed: Sequence[tf.Tensor]) -> Example:
+  return {**batch, "seed": tf.stack(seed)}
+
+
+def _one_by_one(
+  runs: Sequence[Runs], scalars: Mapping[str, tf.Tensor]
+) -> tf.data.Dataset:
+  """Gives the rows of a batch as a dataset of examples."""
+
+  def one(row: tf.Tensor) -> Example:
+    example = {name: values[row] for name, values in scalars.items()}
+    for several in runs:
+      start, end = several.ends[row], several.ends[row + 1]
+      for name, values in several.values.items():
+        example[name] = values[start:end]
+    return example
+
+  size = tf.shape(next(iter(scalars.values())), tf.int64)[0]
+  return tf.data.Dataset.range(size).map(one)
+
+
+def _ends(lengths: tf.Tensor) -> tf.Tensor:
+  return tf.concat([[0], tf.cumsum(lengths)], 0)
+
+
+def _gather(
+  table: TokenizedTexts, which: tf.Tensor, eos_id: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Joins texts' tokens and ends each row with EOS.
+
+  Args:
+    table: the texts.
+    which: int64 [B, n], the texts of each row, in order.
+    eos_id: of the vocabulary.
+
+  Returns:
+    int32 ids of all rows, and int64 [B + 1] where each row's begin.
+  """
+  eos_at = tf.shape(table.ids, tf.int64)[0]
+  last = tf.zeros_like(which[:, :1])
+  starts = tf.concat([tf.gather(table.starts, which), last + eos_at], 1)
+  lengths = tf.concat([tf.gather(table.lengths, which), last + 1], 1)
+  flat = tf.reshape(starts, [-1])
+  index = tf.ragged.range(flat, flat + tf.reshape(lengths, [-1])).flat_values
+  ids = tf.gather(tf.concat([table.ids, [eos_id]], 0), index)
+  return ids, _ends(tf.reduce_sum(lengths, 1))
+
+
+class _Prompts:
+  """The inputs of a format, for questions by their places."""
+
+  def __init__(
+    self,
+    questions: teacher_source.QuestionTable,
+    vocabulary: vocabularies.LocatedSentencePieceVocabulary,
+    data_format: formats.DataFormat,
+    drawer: demonstrations.Drawer | None,
+  ) -> None:
+    self._questions = {
+      "question_id": tf.constant(questions.ids),
+      "question": tf.constant(questions.texts),
+      "answer": tf.constant(questions.answers),
+    }
+    self._vocabulary = vocabulary
+    self._drawer = drawer
+    shown = drawer.demonstrations if drawer else []
+    self._num_shown = len(shown)
+    self._table = tokenize_texts(
+      [formats.render_demonstration(one, data_format) for one in shown]
+      + [formats.render_question(q, data_format) for q in questions.texts],
+      vocabulary,
+    )
+    self._word_local = _word_table(
+      vocabulary.sentencepiece_model_file
+    ).word_local
+
+  def of(self, places: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, Runs]:
+    """Gives the texts, string [B], and the tokens of prompts."""
+    parts = tf.cast(places, tf.int64)[:, None] + self._num_shown
+    if self._drawer is not None:
+      parts = tf.concat([self._drawer.draw(places, seed), parts], 1)
+    texts = tf.strings.reduce_join(tf.gather(self._table.texts, parts), axis=1)
+    if self._word_local:
+      ids, ends = _gather(self._table, parts, self._vocabulary.eos_id)
+    else:
+      ragged = tf.cast(self._vocabulary.encode_tf(texts), tf.int32)
+      eos = tf.fill([tf.shape(places)[0], 1], self._vocabulary.eos_id)
+      ragged = tf.concat([ragged, eos], 1)
+      ids, ends = ragged.flat_values, tf.cast(ragged.row_splits, tf.int64)
+    return texts, Runs(values={features.INPUTS: ids}, ends=ends)
+
+  def named(self, places: tf.Tensor) -> Example:
+    """Gives what an example says of its question."""
+    return {
+      name: tf.gather(values, places)
+      for name, values in self._questions.items()
+    }
+
+
+class _AnswerTargets:
+  """The targets of answer-only formats, for questions by their places."""
+
+  def __init__(
+    self,
+    questions: teacher_source.QuestionTable,
+    vocabulary: vocabularies.LocatedSentencePieceVocabulary,
+    data_format: formats.DataFormat,
+  ) -> None:
+    self._eos_id = vocabulary.eos_id
+    self._table = tokenize_texts(
+      [
+        formats.render_target(data_format, "", answer)
+        for answer in questions.answers
+      ],
+      vocabulary,
+    )
+
+  def of(self, rows: tf.Tensor) -> Runs:
+    """Gives the targets, each certain."""
+    ids, ends = _gather(
+      self._table, tf.cast(rows, tf.int64)[:, None], self._eos_id
+    )
+    first = [[0, 0], [0, _WIDTH - 1]]
+    ones = tf.ones_like(ids, tf.float32)
+    return Runs(
+      values={
+        features.TARGETS: ids,
+        features.TEACHER_TOP_IDS: tf.pad(ids[:, None], first),
+        features.TEACHER_TOP_PROBS: tf.pad(ones[:, None], first),
+        features.TEACHER_TOP_MASK: tf.zeros_like(ids),
+      },
+      ends=ends,
+    )
+
+
+class _TeacherTargets:
+  """The targets of chain-of-thought formats: packed rows, unpacked.
+
+  The same as `packed_rows.unpack`, in TensorFlow, with EOS at the end.
+  """
+
+  def __init__(self, table: teacher_source.RowTable, eos_id: int) -> None:
+    self._table = table
+    self._eos_id = eos_id
+
+  def questions_of(self, rows: tf.Tensor) -> tf.Tensor:
+    """Gives the place of each row's question."""
+    return tf.gather(self._table.question, rows)
+
+  def of(self, rows: tf.Tensor) -> Runs:
+    """Gives the teacher's distributions."""
+    flags = tf.gather(self._table.flags, rows)
+    lengths = tf.cast(tf.strings.length(flags), tf.int64)
+    bits = tf.cast(_decode(flags, tf.uint8), tf.int32)
+    counts = tf.bitwise.right_shift(bits, packed_rows.COUNT_SHIFT)
+    not_own = tf.cast(tf.equal(bits & packed_rows.OWN_BIT, 0), tf.int32)
+    # A last position, beyond all rows, is the EOS that each of them gets.
+    ids = _decode(tf.gather(self._table.ids, rows), tf.uint16)
+    ids = tf.concat([tf.cast(ids, tf.int32), [self._eos_id]], 0)
+    probs = _decode(tf.gather(self._table.log_probs, rows), tf.float16)
+    probs = tf.concat([tf.exp(tf.cast(probs, tf.float32)), [1.0]], 0)
+    counts = tf.concat([counts, [1]], 0)
+    not_own = tf.concat([not_own, [0]], 0)
+    first = tf.cumsum(counts + not_own, exclusive=True)
+    slots = tf.range(_WIDTH)
+    used = slots < counts[:, None]
+    top_at = tf.where(used, (first + not_own)[:, None] + slots, 0)
+    prob_at = tf.where(
+      used, tf.cumsum(counts, exclusive=True)[:, None] + slots, 0
+    )
+    values = {
+      features.TARGETS: tf.gather(ids, first),
+      features.TEACHER_TOP_IDS: tf.where(used, tf.gather(ids, top_at), 0),
+      features.TEACHER_TOP_PROBS: tf.where(
+        used, tf.gather(probs, prob_at), 0.0
+      ),
+      features.TEACHER_TOP_MASK: tf.concat(
+        [bits & packed_rows.MASK_BIT, [0]], 0
+      ),
+    }
+    return _with_last(values, lengths)
+
+
+def _decode(strings: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+  return tf.io.decode_raw(tf.strings.reduce_join(strings), dtype)
+
+
+def _with_last(values: Mapping[str, tf.Tensor], lengths: tf.Tensor) -> Runs:
+  """Ends each row with the last of all values."""
+  ends = _ends(lengths)
+  total = tf.broadcast_to(ends[-1], tf.shape(lengths))
+  starts = tf.reshape(tf.stack([ends[:-1], total], 1), [-1])
+  stops = tf.reshape(tf.stack([ends[1:], total + 1], 1), [-1])
+  index = tf.ragged.range(starts, stops).flat_values
+  return Runs(
+    values={name: tf.gather(one, index) for name, one in values.items()},
+    ends=_ends(lengths + 1),
+  )

@@ -1,0 +1,155 @@
+"""A rationale's targets in few bytes: what a dataset holds of a sample.
+
+A row is one sample: its question's number and, a position, which ids the
+teacher weighs and how much. Three byte strings a row, little endian:
+
+  flags      uint8, one a position: bit 0 where the target is the teacher's
+             distribution (the mask), bit 1 where the target is the first
+             candidate, bits 2 to 4 the number of candidates, 0 to 5
+  ids        uint16: of each position its target, unless it is the first
+             candidate, and its candidates
+  log_probs  float16: the candidates' natural log-probabilities
+
+So a position of five candidates takes 21 bytes, a one-hot one 5, and 18.5 are
+the mean of 207,000 samples of 100 tokens in `whitespace` mode, the row's own
+head included. Compressing rows on top was measured to save 4 % and to halve
+the speed of reading: half of what is left are log-probabilities, which are
+noise to a compressor.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from specialize_jax import errors
+from specialize_jax.records import schema
+
+MASK_BIT = 1
+OWN_BIT = 2
+COUNT_SHIFT = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Positions:
+  """The target positions of several rows, one row after another.
+
+  P counts positions.
+
+  Attributes:
+    lengths: int64[N], the positions of each of the N rows.
+    target_ids: int32[P].
+    top_ids: uint16[P, 5], used slots first; an unused slot holds 0.
+    top_log_probs: float16[P, 5], in nats; -inf in an unused slot.
+    mask: uint8[P], 1 where the target is the teacher's distribution.
+  """
+
+  lengths: np.ndarray
+  target_ids: np.ndarray
+  top_ids: np.ndarray
+  top_log_probs: np.ndarray
+  mask: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackedRow:
+  """One sample as it is stored.
+
+  Attributes:
+    question: the number of its question in the training file, from 0.
+    sample: which of the question's samples it is.
+    flags: see this module's header, as are `ids` and `log_probs`.
+  """
+
+  question: int
+  sample: int
+  flags: bytes
+  ids: bytes
+  log_probs: bytes
+
+
+def pack(
+  positions: Positions, *, questions: Sequence[int], samples: Sequence[int]
+) -> list[PackedRow]:
+  """Packs rows.
+
+  Args:
+    positions: the N rows' positions.
+    questions: the N rows' question numbers.
+    samples: the N rows' sample numbers.
+
+  Raises:
+    UserError: an id does not fit 16 bits.
+  """
+  largest = int(positions.target_ids.max(initial=0))
+  if largest > np.iinfo(np.uint16).max:
+    raise errors.UserError(
+      f"the vocabulary has a piece of id {largest}; aligned rows hold ids up"
+      f" to {np.iinfo(np.uint16).max}; use a vocabulary of at most 65,536"
+    )
+  used = positions.top_log_probs > -np.inf
+  counts = used.sum(axis=1)
+  own = (counts > 0) & (positions.top_ids[:, 0] == positions.target_ids)
+  flags = (
+    (counts << COUNT_SHIFT) | (own * OWN_BIT) | (positions.mask * MASK_BIT)
+  ).astype(np.uint8)
+  # A column before the candidates for targets that are not the first.
+  written = np.column_stack([~own, used])
+  ids = np.column_stack([positions.target_ids, positions.top_ids])[written]
+  row_ends = np.cumsum(positions.lengths)
+  id_ends = 2 * _at(row_ends, counts + ~own)
+  log_prob_ends = 2 * _at(row_ends, counts)
+  parts = zip(
+    _cut(flags.tobytes(), row_ends),
+    _cut(ids.astype("<u2").tobytes(), id_ends),
+    _cut(positions.top_log_probs[used].astype("<f2").tobytes(), log_prob_ends),
+    strict=True,
+  )
+  return [
+    PackedRow(
+      question=int(question),
+      sample=int(sample),
+      flags=row_flags,
+      ids=row_ids,
+      log_probs=row_log_probs,
+    )
+    for question, sample, (row_flags, row_ids, row_log_probs) in zip(
+      questions, samples, parts, strict=True
+    )
+  ]
+
+
+def _at(row_ends: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """Gives how much lies before each row's end, by the count a position."""
+  return np.concatenate([[0], np.cumsum(counts)])[row_ends]
+
+
+def _cut(content: bytes, ends: np.ndarray) -> list[bytes]:
+  bounds = [0, *ends.tolist()]
+  return [
+    content[start:end]
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+  ]
+
+
+def unpack(
+  flags: Sequence[bytes], ids: Sequence[bytes], log_probs: Sequence[bytes]
+) -> Positions:
+  """Gives back what `pack` packed of several rows."""
+  lengths = np.array([len(row) for row in flags], np.int64)
+  flags_P = np.frombuffer(b"".join(flags), np.uint8)  # noqa: N806
+  counts = flags_P >> COUNT_SHIFT
+  own = (flags_P & OWN_BIT) != 0
+  used = np.arange(schema.NUM_CANDIDATES) < counts[:, None]
+  written = np.column_stack([~own, used])
+  all_ids = np.zeros(written.shape, np.uint16)
+  all_ids[written] = np.frombuffer(b"".join(ids), "<u2")
+  top_log_probs = np.full(used.shape, -np.inf, np.float16)
+  top_log_probs[used] = np.frombuffer(b"".join(log_probs), "<f2")
+  return Positions(
+    lengths=lengths,
+    target_ids=np.where(own, all_ids[:, 1], all_ids[:, 0]).astype(np.int32),
+    top_ids=all_ids[:, 1:],
+    top_log_probs=top_log_probs,
+    mask=flags_P & MASK_BIT,
+  )
