@@ -354,7 +354,8 @@ def _fit(
   the same sum of a question's verdicts over the sizes.
   """
   centred = x - x.mean()
-  weights = centred / (centred**2).sum()
+  spread = (centred**2).sum()
+  weights = centred / spread if spread else centred  # one size has no slope
   slope = _interval(
     arm_results.contrast(list(zip(weights.tolist(), scores, strict=True)))
   )
