@@ -7,6 +7,7 @@ which model it is; `Checkpoint.params` then restores onto a mesh.
 """
 
 import dataclasses
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -70,6 +71,26 @@ class Checkpoint:
     """The SentencePiece model beside it; None if there is none."""
     found = {file.name: file for file in self.tokenizer_files}
     return found.get(tokenizers.SENTENCEPIECE)
+
+  def fingerprint(self) -> str:
+    """Tells this checkpoint from any other, a later one at its path included.
+
+    A copy of a checkpoint of ours has the same one: Orbax writes into it when
+    it was begun and finished, to the nanosecond. Of the other kinds the names,
+    sizes and times of the files tell.
+    """
+    directory = self.directory
+    if self.kind == "ours":
+      directory = directory / str(self.step)
+    written = directory / "_CHECKPOINT_METADATA"
+    if written.exists():
+      return hashlib.sha256(written.read_bytes()).hexdigest()
+    files = sorted(
+      (file.name, file.stat().length, file.stat().mtime)
+      for file in directory.iterdir()
+      if file.is_file()
+    )
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
   def params(
     self,

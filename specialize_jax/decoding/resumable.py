@@ -75,6 +75,14 @@ class ResumableRows:
     """Gives the numbers of the rows that are there."""
     return {*range(self._num_written), *self._waiting}
 
+  def read(self) -> dict[int, Row]:
+    """Gives the rows that are there, by number; for a file that fits memory."""
+    rows = {}
+    if self._num_written:
+      lines, _ = _whole_lines(self._path)
+      rows = dict(enumerate(map(json.loads, lines[: self._num_written])))
+    return rows | {n: json.loads(line) for n, line in self._waiting.items()}
+
   def __enter__(self) -> Self:
     self._path.parent.mkdir(parents=True, exist_ok=True)
     if self._overwrite:

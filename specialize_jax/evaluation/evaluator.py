@@ -22,11 +22,12 @@ from absl import logging
 
 from specialize_jax import errors
 from specialize_jax.decoding import generator, requests
-from specialize_jax.evaluation import metrics, written
+from specialize_jax.evaluation import kept_outputs, metrics, written
 from specialize_jax.t5 import network
 
-# How many batches may wait on the device while the host reads earlier ones.
-_BATCHES_AHEAD = 2
+# How many batches may wait on the device while the host reads earlier ones: a
+# kill loses them, and one is enough to keep the device at work.
+_BATCHES_AHEAD = 1
 
 
 class Evaluator:
@@ -75,6 +76,7 @@ class Evaluator:
     self.task_names = [task.name for task in tasks]
     self._batch_size = batch_size
     self._max_new_tokens = max_new_tokens
+    self._output_dir = pathlib.Path(output_dir) if output_dir else None
     self._generator = generator.Generator(
       model,
       requests.Settings(max_new_tokens=max_new_tokens),
@@ -98,16 +100,21 @@ class Evaluator:
       for name, dataset in self._seqio.cached_model_datasets.items()
     }
 
-  def __call__(self, params: network.Params, step: int) -> Mapping[str, float]:
+  def __call__(
+    self, params: network.Params, step: int, *, checkpoint: str | None = None
+  ) -> Mapping[str, float]:
     """Decodes and grades every example.
 
     Args:
       params: the network's parameters, on one device or sharded.
       step: the step they are of; names the directory of the predictions.
+      checkpoint: tells these parameters from all others. If given, outputs
+        are kept as they come, and an evaluation of the same that was killed
+        goes on; see `kept_outputs`.
 
     Returns:
       "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task,
-      the last two the 95 % Wilson interval.
+      the last two the 95 % Wilson interval, and "TASK/accuracy_GRADER".
 
     Raises:
       UserError: the mesh of `params` does not divide the batch size.
@@ -127,8 +134,10 @@ class Evaluator:
       def predict(
         dataset: tf.data.Dataset,
       ) -> Sequence[tuple[int, np.ndarray]]:
-        examples = self._examples[self._name_of(dataset)]
-        return self._decode(params, examples, progress)
+        name = self._name_of(dataset)
+        with self._kept(name, step, checkpoint) as kept:
+          self._decode(params, self._examples[name], kept, progress)
+          return list(enumerate(kept.tokens_NT))
 
       future, _ = self._seqio.evaluate(
         compute_metrics=True, step=step, predict_fn=predict
@@ -151,24 +160,51 @@ class Evaluator:
         return name
     raise AssertionError("seqio gave a dataset that it does not cache")
 
+  def _kept(
+    self, name: str, step: int, checkpoint: str | None
+  ) -> kept_outputs.KeptOutputs:
+    """Opens what the model said to a task's examples."""
+    examples = self._examples[name]
+    path = None
+    if checkpoint is not None and self._output_dir is not None:
+      path = self._output_dir / str(step) / f"{name}.outputs.jsonl"
+    kept = kept_outputs.KeptOutputs(
+      path,
+      made_of={
+        "checkpoint": checkpoint,
+        "inputs": kept_outputs.fingerprint(examples),
+        "max_new_tokens": self._max_new_tokens,
+      },
+      # seqio stacks a task's outputs, so all are as long as one may be.
+      shape=(len(examples), self._max_new_tokens),
+    )
+    if kept.done:
+      logging.info(
+        "%s: %d of %d examples were answered before",
+        name,
+        len(kept.done),
+        len(examples),
+      )
+    return kept
+
   def _decode(
     self,
     params: network.Params,
     examples: Sequence[np.ndarray],
+    kept: kept_outputs.KeptOutputs,
     progress: tqdm.tqdm,
-  ) -> Sequence[tuple[int, np.ndarray]]:
-    """Decodes one task's examples: pairs of an index and its tokens."""
+  ) -> None:
+    """Decodes those of one task's examples that have no output yet."""
     asked = [
       requests.Request(number=index, input_ids=input_ids)
       for index, input_ids in enumerate(examples)
     ]
-    # seqio stacks a task's outputs, so all are as long as the longest may be.
-    tokens_NT = np.zeros((len(examples), self._max_new_tokens), np.int32)
-    for batch in self._generator.run(params, asked, ahead=_BATCHES_AHEAD):
-      for index, result in batch.items():
-        tokens_NT[index, : len(result.output.ids)] = result.output.ids
+    batches = self._generator.run(
+      params, asked, ahead=_BATCHES_AHEAD, done=frozenset(kept.done)
+    )
+    for batch in batches:
+      kept.add({n: result.output.ids for n, result in batch.items()})
       progress.update()
-    return list(enumerate(tokens_NT))
 
 
 class _PredictionLogger(seqio.Logger):

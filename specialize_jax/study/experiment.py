@@ -202,7 +202,9 @@ def evaluate_checkpoint(
   """Evaluates a checkpoint; the network is what the checkpoint says.
 
   Writes `output_dir/STEP/TASK.jsonl`, the predictions, and
-  `output_dir/metrics.jsonl`, one row of the values given.
+  `output_dir/metrics.jsonl`, one row of the values given. An evaluation that
+  was killed goes on where it stopped: what the model has answered it is not
+  asked again.
 
   Args:
     checkpoint_path: of any kind, as `opening.open_checkpoint` takes it; one
@@ -218,7 +220,7 @@ def evaluate_checkpoint(
     UserError: there is no checkpoint, or a task cannot be evaluated.
   """
   checkpoint = opening.open_checkpoint(checkpoint_path)
-  step_number = checkpoint.step or 0
+  step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
   evaluators = [
     evaluation.evaluator(network.EncoderDecoder(checkpoint.config), output_dir)
     for evaluation in evaluations
@@ -228,7 +230,7 @@ def evaluate_checkpoint(
   values: dict[str, float] = {}
   with placed.entered():
     for evaluate_fn in evaluators:
-      values.update(evaluate_fn(params, step_number))
+      values.update(evaluate_fn(params, step_number, checkpoint=identity))
   if jax.process_index() == 0:
     row = {"step": step_number, "group": "evaluation", "values": values}
     written.write_rows(pathlib.Path(output_dir) / "metrics.jsonl", [row])

@@ -72,6 +72,7 @@ def test_the_kl_falls_and_all_four_test_sets_are_evaluated(tfds_dir, tmp_path):
   )
   written = sorted(path.name for path in (tmp_path / "eval/30").iterdir())
   assert written == [
-    f"{name}_zero_shot_chain_of_thought_v1.jsonl"
+    f"{name}_zero_shot_chain_of_thought_v1{suffix}"
     for name in ("asdiv", "gsm8k", "multiarith", "svamp")
+    for suffix in (".jsonl", ".outputs.jsonl", ".outputs.jsonl.progress")
   ]

@@ -1,5 +1,7 @@
 """Evaluation says what decoding says, keeps it, and compiles it once."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,6 +210,31 @@ def test_sharded_parameters_give_the_same_predictions(
     written.read_rows(tmp_path / step / "sharded.jsonl") for step in "12"
   )
   assert first == second
+
+
+def test_what_was_answered_is_not_asked_again(
+  registry, model, params, tmp_path
+):
+  _add_task("kept", ["1"] * 7)
+  evaluate = _make("kept", model, output_dir=tmp_path)
+  unbroken = evaluate(params, 1, checkpoint="a")
+  outputs = tmp_path / "1" / "kept.outputs.jsonl"
+  rows = written.read_rows(outputs)
+  first = written.read_rows(tmp_path / "1" / "kept.jsonl")
+  assert len(rows) == 7
+  # As a kill leaves it, and with an answer that the model does not give.
+  mine = [VOCABULARY.encode("mine")[0], 1]
+  rows[2] = {"output_ids": mine}
+  text = "".join(json.dumps(row) + "\n" for row in rows[:4])
+  outputs.write_text(text + '{"output_i')
+  assert evaluate(params, 1, checkpoint="a")["kept/n"] == unbroken["kept/n"]
+  second = written.read_rows(tmp_path / "1" / "kept.jsonl")
+  assert second[2]["prediction"] == VOCABULARY.decode(mine)
+  assert second[:2] + second[3:] == first[:2] + first[3:]
+  assert len(written.read_rows(outputs)) == 7
+  # Another checkpoint is asked everything.
+  assert evaluate(params, 1, checkpoint="b") == unbroken
+  assert written.read_rows(tmp_path / "1" / "kept.jsonl") == first
 
 
 def test_what_cannot_be_evaluated_is_named(registry, model):

@@ -1,0 +1,149 @@
+"""`specialize eval` in processes of its own: killed, and of several."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from testdata import tiny_demo, tiny_world
+
+from specialize_jax.data import sources
+from specialize_jax.evaluation import written
+from specialize_jax.study import experiment
+from specialize_jax.training import loop
+from tasks import mixtures  # noqa: F401 (registers the tasks)
+
+pytestmark = pytest.mark.slow
+ROOT = pathlib.Path(__file__).parents[2]
+FAMILIES = ("mini_gsm", "mini_multiarith", "mini_asdiv", "mini_svamp")
+SUFFIX = "_zero_shot_chain_of_thought_v1"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  """A data directory with a run of one step in it."""
+  path = tiny_world.build(tmp_path_factory.mktemp("world"))
+  sources.set_data_dir(path)
+  one_step = loop.LoopConfig(num_steps=1, log_every=1, checkpoint_every=1)
+  experiment.train(
+    tiny_demo.run(f"{path}/run", "mini_pretrain_v1", loop=one_step)
+  )
+  sources.set_data_dir(None)
+  return pathlib.Path(path)
+
+
+def start(world, output_dir, *flags, num_devices=1):
+  """Starts one process of an evaluation."""
+  macros = {
+    "CHECKPOINT_PATH": world / "run",
+    "MIXTURE_OR_TASK_NAME": "mini_math_all_test",
+    "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 64},
+    "EVAL_OUTPUT_DIR": output_dir,
+    "EVAL_BATCH_SIZE": 4,
+    "MAX_NEW_TOKENS": 12,
+  }
+  return subprocess.Popen(
+    [sys.executable, "-m", "specialize_jax.cli.main", "eval"]
+    + [f"--data_dir={world}", f"--cpu_devices={num_devices}", *flags]
+    + [f"--gin.{name}={value}" for name, value in macros.items()],
+    cwd=ROOT,
+    env=os.environ
+    | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  """Waits for success; gives what was printed."""
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == 0, err[-3000:]
+  return out
+
+
+def predictions(output_dir):
+  """The rows of every task."""
+  return {
+    family: written.read_rows(output_dir / "1" / f"{family}{SUFFIX}.jsonl")
+    for family in FAMILIES
+  }
+
+
+def answered(output_dir):
+  """The outputs that are on disk, as lines, by file."""
+  return {
+    path.name: path.read_text()
+    for path in sorted((output_dir / "1").glob("*.outputs.jsonl"))
+  }
+
+
+@pytest.fixture(scope="module")
+def unbroken(world, tmp_path_factory):
+  """Where an evaluation that nobody killed wrote, and what it printed."""
+  output_dir = tmp_path_factory.mktemp("unbroken")
+  return output_dir, finish(start(world, output_dir))
+
+
+def test_a_killed_evaluation_asks_the_model_nothing_twice(
+  world, unbroken, tmp_path
+):
+  killed = start(world, tmp_path)
+  deadline = time.monotonic() + 200
+  # A whole task and a part of the next.
+  while time.monotonic() < deadline and killed.poll() is None:
+    if len(answered(tmp_path)) == 2 and all(answered(tmp_path).values()):
+      killed.send_signal(signal.SIGKILL)
+    time.sleep(0.001)
+  killed.communicate()
+  assert killed.returncode == -signal.SIGKILL, "it was over before the kill"
+  before = answered(tmp_path)
+  # Were the model asked again, it would not say this.
+  marked = {name: _marked(text) for name, text in before.items()}
+  for name, text in marked.items():
+    (tmp_path / "1" / name).write_text(text)
+  finish(start(world, tmp_path))
+  after = answered(tmp_path)
+  for name, text in marked.items():
+    assert after[name].startswith(text)
+  # And what it was asked after the kill, it answers as ever.
+  whole = answered(unbroken[0])
+  for name, text in after.items():
+    kept = before.get(name, "").count("\n")
+    rest = text.splitlines()[kept:]
+    assert rest == whole[name].splitlines()[kept:]
+  assert after.keys() == whole.keys()
+
+
+def _marked(text):
+  """The first whole row's output replaced."""
+  _, newline, rest = text.partition("\n")
+  return json.dumps({"output_ids": [7, 1]}) + newline + rest
+
+
+def test_several_processes_say_what_one_says(world, unbroken, tmp_path):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  together = [
+    start(
+      world,
+      tmp_path,
+      f"--coordinator_address=localhost:{port}",
+      "--num_processes=2",
+      f"--process_id={index}",
+      num_devices=2,
+    )
+    for index in range(2)
+  ]
+  printed = [finish(process) for process in together]
+  output_dir, alone = unbroken
+  assert [out.splitlines()[-1] for out in printed] == (
+    [alone.splitlines()[-1]] * 2
+  )
+  assert predictions(tmp_path) == predictions(output_dir)
