@@ -3,12 +3,17 @@
 import argparse
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 
-from specialize_jax import errors
+from specialize_jax.cli import devices, gin_files, registered_tasks
 
-_EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
+_EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
   specialize select --model_dir=demo_output/specialize
+  specialize select --model_dir=demo_output/specialize --evaluate \\
+    --gin_file=experiments/mini/select.gin --data_dir=demo_output/world
+The choice is MODEL_DIR/best, which INITIAL_CHECKPOINT_PATH, `specialize
+convert --checkpoint` and `specialize generate --checkpoint` take.
 """
 
 
@@ -17,9 +22,11 @@ def build_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="specialize select",
     description="Chooses a run's checkpoint by its mean accuracy over held-out"
-    " out-of-distribution validation sets, from the metrics.jsonl that the run"
-    " wrote, and shows what selection in distribution would have chosen. The"
-    " last line printed is JSON.",
+    " out-of-distribution validation sets, from what the run wrote or from its"
+    " own evaluation of the checkpoints, and shows what selection in"
+    " distribution would have chosen, and what that would have cost. Writes"
+    " MODEL_DIR/selection.json and MODEL_DIR/best. The last line printed is"
+    " JSON.",
     epilog=_EXAMPLE,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
@@ -28,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     "--model_dir",
     required=True,
     metavar="DIR",
-    help="the run's directory, which holds metrics.jsonl",
+    help="the run's directory, which holds checkpoints and metrics.jsonl",
   )
   parser.add_argument(
     "--out_of_distribution",
@@ -49,40 +56,133 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="FILE.json",
     help="where the choice is written (default: DIR/selection.json)",
   )
+  _add_evaluation_flags(parser)
+  gin_files.add_flags(parser, default_file="runs/select.gin")
+  registered_tasks.add_flags(parser)
+  devices.add_flags(parser)
+  devices.add_process_flags(parser)
   return parser
+
+
+def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("evaluation")
+  group.add_argument(
+    "--evaluate",
+    action="store_true",
+    help="first evaluate the checkpoints that were not yet evaluated, as the "
+    "gin files say; then test the two steps that the rules choose",
+  )
+  group.add_argument(
+    "--follow",
+    action="store_true",
+    help="do so beside the training, until its last step: the best checkpoint "
+    "so far is kept, whatever the run clears away",
+  )
+  group.add_argument(
+    "--poll_seconds",
+    type=float,
+    default=10.0,
+    metavar="S",
+    help="how often --follow looks for a checkpoint (default: 10)",
+  )
+  group.add_argument(
+    "--patience_minutes",
+    type=float,
+    default=120.0,
+    metavar="M",
+    help="how long --follow waits for the next checkpoint before it takes the "
+    "run for dead and chooses among what there is (default: 120)",
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Selects, shows the ranking and writes the choice."""
-  flags = build_parser().parse_args(argv)
+  argv = sys.argv[1:] if argv is None else argv
+  flags, bindings = gin_files.parse(build_parser(), argv)
+  out_of_distribution = [
+    task.strip() for task in flags.out_of_distribution.split(",") if task
+  ]
+  in_distribution = flags.in_distribution or None
+  tested = flags.evaluate or flags.follow
+  if tested:
+    registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
+    devices.start(flags)
 
-  from specialize_jax.evaluation import history, selection, written
+  import jax
+
+  from specialize_jax.study import choosing
+
+  what = None
+  if tested:
+    from specialize_jax.study import selecting
+
+    with gin_files.loaded(flags, bindings):
+      what = gin_files.configured(selecting.Selecting)(
+        model_dir=flags.model_dir,
+        out_of_distribution=out_of_distribution,
+        in_distribution=in_distribution,
+      )
+    _evaluate(what, flags)
+  chosen = choosing.choose(
+    choosing.evaluated(flags.model_dir),
+    flags.model_dir,
+    out_of_distribution,
+    in_distribution,
+  )
+  best = choosing.place(flags.model_dir, chosen)
+  test = selecting.test(what, chosen) if what else None
+  if jax.process_index() == 0:
+    _tell(chosen, test, best, flags)
+  return 0
+
+
+def _evaluate(what: object, flags: argparse.Namespace) -> None:
+  """Evaluates what is missing, now or as it comes."""
+  from specialize_jax.study import selecting
+
+  if not flags.follow:
+    selecting.evaluate(what)
+    return
+  ended = selecting.follow(
+    what,
+    poll_seconds=flags.poll_seconds,
+    patience_seconds=60 * flags.patience_minutes,
+  )
+  if not ended:
+    print(
+      f"specialize select: no new checkpoint for {flags.patience_minutes:g} "
+      "minutes, and the run has not reached its last step: chosen among those "
+      "there are.",
+      file=sys.stderr,
+    )
+
+
+def _tell(
+  chosen: object, test: object, best: object, flags: argparse.Namespace
+) -> None:
+  """Writes the choice down, and prints it."""
+  from specialize_jax.evaluation import written
   from specialize_jax.reports import tables
 
   model_dir = pathlib.Path(flags.model_dir)
-  values = history.read(model_dir / "metrics.jsonl")
-  evaluated = selection.evaluated_tasks(values)
-  tasks, in_distribution = selection.default_tasks(evaluated)
-  if flags.out_of_distribution:
-    tasks = [t.strip() for t in flags.out_of_distribution.split(",")]
-  if not tasks:
-    raise errors.UserError(
-      f"--model_dir={flags.model_dir} has no validation accuracy of "
-      "MultiArith, ASDiv or SVAMP: evaluate the run on them, or name tasks "
-      f"with --out_of_distribution (evaluated: {', '.join(evaluated) or '-'})."
-    )
-  chosen = selection.select(
-    values, tasks, flags.in_distribution or in_distribution
-  )
   output = flags.output or model_dir / "selection.json"
-  written.write_json(output, chosen.as_json())
+  written.write_json(output, {**chosen.as_json(), "test": test})
   print(tables.selection(chosen))
+  if test:
+    print(tables.selection_cost(chosen, test))
   summary = {
     "step": chosen.step,
     "mean": chosen.mean,
     "in_distribution_step": chosen.in_distribution_step,
     "in_distribution_mean": chosen.in_distribution_mean,
+    "test_cost": test and test["cost"],
     "checkpoint": str(model_dir / "checkpoints" / str(chosen.step)),
+    "best": best and str(best),
   }
   print(json.dumps(summary))
-  return 0
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as cli_main
+
+  sys.exit(cli_main.run("select", sys.argv[1:]))

@@ -246,7 +246,8 @@ def prediction_rows(
 
   Yields:
     One row an example: the extracted answer and `correct` by the task's own
-    grader, `verdicts` by every grader.
+    grader, `verdicts` by every grader, and as `reference` what the dataset
+    would have said.
   """
   metric = next(
     (fn for fn in task.metric_fns if isinstance(fn, metrics.Accuracy)),
@@ -264,12 +265,32 @@ def prediction_rows(
     yield {
       "question_id": metrics.as_text(example.get("question_id", str(index))),
       "prompt": prompt,
+      "reference": metrics.as_text(example.get("targets_pretokenized", "")),
       "prediction": prediction,
       "target": target,
       "extracted": verdict.extracted,
       "correct": verdict.correct,
       "verdicts": metric.verdicts(prediction, target),
     }
+
+
+def num_questions(
+  mixture_or_task_name: str, split: str | None, num_examples: int | None
+) -> dict[str, int]:
+  """Gives how many questions each task asks, without reading prompts.
+
+  Raises:
+    UserError: as `Evaluator` does.
+  """
+  split = _split_of(mixture_or_task_name, split)
+  sizes = {
+    task.name: task.num_input_examples(split)
+    for task in _tasks_to_evaluate(mixture_or_task_name, split)
+  }
+  return {
+    name: size if num_examples is None else min(size, num_examples)
+    for name, size in sizes.items()
+  }
 
 
 def _split_of(name: str, split: str | None) -> str:

@@ -114,6 +114,27 @@ def select(
   )
 
 
+def alike(
+  history: history_lib.History, tasks: Sequence[str]
+) -> history_lib.History:
+  """Leaves out the steps that were asked fewer questions than others.
+
+  A run may evaluate itself on some questions as it trains, and be evaluated
+  on all of them later: means over different questions are not compared.
+
+  Args:
+    history: values by step; where a run says how many questions there were,
+      it does so under "TASK/n".
+    tasks: those that count.
+  """
+  sizes = {
+    step: tuple(row.get(f"{task}/n", 0.0) for task in tasks)
+    for step, row in history.items()
+  }
+  most = max(sizes.values(), default=())
+  return {step: row for step, row in history.items() if sizes[step] == most}
+
+
 def evaluated_tasks(history: history_lib.History) -> list[str]:
   """Gives the tasks that have an accuracy at some step, sorted."""
   return [

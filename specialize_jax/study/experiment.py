@@ -71,6 +71,12 @@ class Evaluation:
   max_new_tokens: int = 256
   num_examples: int | None = None
 
+  def num_questions(self) -> dict[str, int]:
+    """Gives how many questions each task asks; reads its file."""
+    return evaluator.num_questions(
+      self.mixture_or_task_name, self.split, self.num_examples
+    )
+
   def evaluator(
     self, model: network.EncoderDecoder, output_dir: pathlib.Path | str | None
   ) -> evaluator.Evaluator:
@@ -257,8 +263,9 @@ def _checkpoints(experiment: Experiment) -> managers.CheckpointManager:
 
 
 def _metadata(experiment: Experiment, config_text: str) -> dict[str, object]:
-  """What a checkpoint says of itself."""
+  """What a checkpoint says of itself, and of the run it is of."""
   return {
+    "num_steps": experiment.loop.num_steps,
     "model": dataclasses.asdict(experiment.model),
     "config": config_text,
     "version": specialize_jax.__version__,

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specialize_jax import errors
 from specialize_jax.evaluation import history as history_lib
@@ -37,6 +39,34 @@ def test_the_best_out_of_distribution_mean_is_chosen():
   assert chosen.in_distribution_accuracy == pytest.approx(0.4)
   assert chosen.in_distribution_mean == pytest.approx(0.3)
   assert chosen.means[200] == pytest.approx(1.1 / 3)
+
+
+@given(
+  st.lists(
+    st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])] * 4),
+    min_size=1,
+    max_size=12,
+  )
+)
+def test_whatever_the_curves_the_earliest_best_mean_is_chosen(rows):
+  history = _history(*zip(*rows, strict=True))
+  chosen = selection.select(history, OOD, "gsm8k")
+  means = [sum(row[1:]) / 3 for row in rows]
+  assert chosen.step == 100 * (1 + means.index(max(means)))
+  inside = [row[0] for row in rows]
+  assert chosen.in_distribution_step == 100 * (1 + inside.index(max(inside)))
+  # The other rule never gains on what this one chooses by.
+  assert chosen.mean >= chosen.in_distribution_mean
+
+
+def test_means_over_fewer_questions_are_not_compared():
+  history = {
+    step: {f"{task}/accuracy": accuracy for task in OOD}
+    | {f"{task}/n": float(n) for task in OOD}
+    for step, accuracy, n in ((100, 0.9, 50), (200, 0.4, 500), (300, 0.5, 500))
+  }
+  assert list(selection.alike(history, OOD)) == [200, 300]
+  assert list(selection.alike(_history(*[[0.1, 0.2]] * 4), OOD)) == [100, 200]
 
 
 def test_of_equal_means_the_earliest_step_wins():

@@ -1,0 +1,335 @@
+"""Evaluates the checkpoints of a run, and puts the best one aside.
+
+Everything lies below MODEL_DIR/selection, so that a second call goes on where
+the first one stopped, and asks about no checkpoint twice:
+
+  validation/STEP/metrics.jsonl          the values of one checkpoint
+  validation/STEP/STEP/TASK.jsonl        its predictions
+  test/STEP/...                          the same of the two steps in question
+
+A run that evaluates itself while it trains has some of the values already,
+in its own metrics.jsonl: those on as many questions are not made again.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from specialize_jax.checkpoints import best, opening
+from specialize_jax.evaluation import (
+  history,
+  intervals,
+  selection,
+  written,
+)
+from specialize_jax.study import choosing, experiment
+
+_DONE = -1  # instead of a step, as processes tell each other
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selecting:
+  """What the checkpoints of a run are evaluated on.
+
+  Attributes:
+    model_dir: the run's.
+    validation: what is chosen by, in and out of distribution.
+    test: what tells the cost of the other rule; None for no test.
+    mesh: over the devices of all hosts.
+    out_of_distribution: the tasks whose mean decides; empty for the paper's.
+    in_distribution: the task of the other rule; None for the paper's.
+  """
+
+  model_dir: str
+  validation: experiment.Evaluation
+  test: experiment.Evaluation | None = None
+  mesh: experiment.MeshShape = dataclasses.field(
+    default_factory=experiment.MeshShape
+  )
+  out_of_distribution: Sequence[str] = ()
+  in_distribution: str | None = None
+
+
+def evaluate(selecting: Selecting) -> None:
+  """Evaluates every checkpoint of the run that was not yet evaluated."""
+  for step in _agreed(_missing(selecting)):
+    _evaluate_step(selecting, step, selecting.model_dir)
+
+
+def follow(
+  selecting: Selecting, *, poll_seconds: float, patience_seconds: float
+) -> bool:
+  """Evaluates a run's checkpoints while it trains, and keeps the best one.
+
+  A step is linked aside before it is evaluated, so that the run may clear it
+  away meanwhile. Ends when the run's last step, which its checkpoints tell,
+  is evaluated.
+
+  Args:
+    selecting: what to do.
+    poll_seconds: how long to wait before looking for a checkpoint again.
+    patience_seconds: how long without a new checkpoint before the run is
+      taken for dead.
+
+  Returns:
+    Whether the run has ended, rather than the patience.
+  """
+  model_dir = epath.Path(selecting.model_dir)
+  candidate = f"{choosing.DIRECTORY}/candidate"
+  waiting = _Waiting(selecting, poll_seconds, patience_seconds)
+  for step in _agreed(waiting.steps()):
+    if jax.process_index() == 0:
+      best.place(model_dir, step, name=candidate)
+    _barrier("placed")
+    _evaluate_step(selecting, step, model_dir / candidate)
+    if jax.process_index() == 0:
+      _put_aside(selecting, model_dir / candidate, step)
+    _barrier("put aside")
+  return waiting.ended
+
+
+def test(
+  selecting: Selecting, chosen: selection.Selection
+) -> Mapping[str, object] | None:
+  """Tests both rules' steps: what choosing in distribution would have cost.
+
+  Returns:
+    `mean` and `in_distribution_mean`, over the out-of-distribution test sets,
+    `cost`, the first less the second with its paired interval, and the
+    accuracies of each step by task. None if there is no test, or the other
+    rule's checkpoint is gone.
+  """
+  other = chosen.in_distribution_step
+  # In this order: where both rules agree there is one.
+  places = {other: choosing.IN_DISTRIBUTION_BEST, chosen.step: best.NAME}
+  model_dir = pathlib.Path(selecting.model_dir)
+  if selecting.test is None or any(
+    best.step_in(model_dir, name) != step for step, name in places.items()
+  ):
+    return None
+  values = {
+    step: _evaluation_of(
+      selecting, selecting.test, "test", step, model_dir / name
+    )
+    for step, name in places.items()
+  }
+  if jax.process_index() != 0:  # the verdicts are the first one's files
+    return None
+  tasks = [
+    task
+    for task in chosen.out_of_distribution
+    if f"{task}/accuracy" in values[chosen.step]
+  ]
+  if not tasks:
+    return None
+  means = {
+    step: sum(row[f"{task}/accuracy"] for task in tasks) / len(tasks)
+    for step, row in values.items()
+  }
+  cost = intervals.paired_bootstrap_mean(
+    [
+      (
+        _verdicts(model_dir, other, task),
+        _verdicts(model_dir, chosen.step, task),
+      )
+      for task in tasks
+    ]
+  )
+  return {
+    "mean": means[chosen.step],
+    "in_distribution_mean": means[other],
+    "cost": dataclasses.asdict(cost),
+    "accuracies": {
+      str(step): {
+        name.removesuffix("/accuracy"): value
+        for name, value in row.items()
+        if name.endswith("/accuracy")
+      }
+      for step, row in values.items()
+    },
+  }
+
+
+class _Waiting:
+  """Looks for checkpoints until the run's last one, or its patience ends."""
+
+  def __init__(
+    self, selecting: Selecting, poll_seconds: float, patience_seconds: float
+  ) -> None:
+    self._selecting = selecting
+    self._poll_seconds = poll_seconds
+    self._patience_seconds = patience_seconds
+    self.ended = False
+
+  def steps(self) -> Iterator[int]:
+    """Gives each step that is to be evaluated, as it comes, oldest first."""
+    asked: set[int] = set()
+    last_change = time.monotonic()
+    while True:
+      missing = [s for s in _missing(self._selecting) if s not in asked]
+      if missing:
+        asked.add(missing[0])
+        yield missing[0]
+        last_change = time.monotonic()
+        continue
+      self.ended = choosing.is_over(self._selecting.model_dir)
+      if self.ended:
+        return
+      if time.monotonic() - last_change > self._patience_seconds:
+        return
+      time.sleep(self._poll_seconds)
+
+
+def _agreed(steps: Sequence[int] | Iterator[int]) -> Iterator[int]:
+  """Gives the first process's steps to all of several."""
+  if jax.process_count() == 1:
+    yield from steps
+    return
+  own = iter(steps) if jax.process_index() == 0 else iter(())
+  while True:
+    number = next(own, _DONE)
+    number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    if number == _DONE:
+      return
+    yield number
+
+
+def _barrier(name: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def _missing(selecting: Selecting) -> list[int]:
+  """The steps whose checkpoint is there and whose values are not."""
+  model_dir = pathlib.Path(selecting.model_dir)
+  made = {
+    step
+    for step in choosing.steps_of(model_dir)
+    if _written(selecting.validation, model_dir, "validation", step)
+  }
+  path = model_dir / "metrics.jsonl"
+  if path.is_file():
+    made |= _evaluated_by_run(selecting, history.read(path))
+  return [step for step in choosing.steps_of(model_dir) if step not in made]
+
+
+def _evaluated_by_run(
+  selecting: Selecting, values: history.History
+) -> set[int]:
+  """The steps that the run itself evaluated on the very same questions."""
+  sizes = selecting.validation.num_questions()
+  return {
+    step
+    for step, row in values.items()
+    if all(row.get(f"{task}/n") == size for task, size in sizes.items())
+  }
+
+
+def _evaluate_step(
+  selecting: Selecting, step: int, run_dir: str | pathlib.Path | epath.Path
+) -> None:
+  start = time.monotonic()
+  values = _evaluation_of(
+    selecting, selecting.validation, "validation", step, run_dir
+  )
+  accuracies = [v for name, v in values.items() if name.endswith("/accuracy")]
+  if jax.process_index() == 0:
+    print(
+      f"step {step:,}: mean accuracy {sum(accuracies) / len(accuracies):.3f} "
+      f"on {len(accuracies)} validation sets, "
+      f"{time.monotonic() - start:.0f} s",
+      file=sys.stderr,
+      flush=True,
+    )
+
+
+def _put_aside(
+  selecting: Selecting, candidate_dir: epath.Path, step: int
+) -> None:
+  """Puts a step where it belongs if it is the best so far, by either rule."""
+  model_dir = selecting.model_dir
+  chosen = choosing.choose(
+    choosing.evaluated(model_dir),
+    model_dir,
+    selecting.out_of_distribution,
+    selecting.in_distribution,
+  )
+  for name, best_step in (
+    (best.NAME, chosen.step),
+    (choosing.IN_DISTRIBUTION_BEST, chosen.in_distribution_step),
+  ):
+    if best_step == step:
+      best.place(model_dir, step, name=name, source_dir=candidate_dir)
+  candidate_dir.rmtree()
+
+
+def _evaluation_of(
+  selecting: Selecting,
+  evaluation: experiment.Evaluation,
+  kind: str,
+  step: int,
+  run_dir: str | pathlib.Path | epath.Path,
+) -> Mapping[str, float]:
+  """Evaluates a step, unless that is written down already."""
+  model_dir = pathlib.Path(selecting.model_dir)
+  known = _written(evaluation, model_dir, kind, step)
+  if known:
+    return known
+  directory = model_dir / choosing.DIRECTORY / kind / str(step)
+  checkpoint = epath.Path(run_dir) / "checkpoints" / str(step)
+  values = experiment.evaluate_checkpoint(
+    checkpoint,
+    evaluations=[evaluation],
+    mesh=selecting.mesh,
+    output_dir=directory,
+  )
+  if jax.process_index() == 0:
+    made_of = _made_of(evaluation, checkpoint)
+    written.write_json(directory / "made_of.json", made_of)
+  return values
+
+
+def _written(
+  evaluation: experiment.Evaluation,
+  model_dir: pathlib.Path,
+  kind: str,
+  step: int,
+) -> Mapping[str, float] | None:
+  """A step's values, if they are of this checkpoint and this evaluation."""
+  directory = model_dir / choosing.DIRECTORY / kind / str(step)
+  path = directory / "made_of.json"
+  if not path.is_file():
+    return None
+  made_of = json.loads(path.read_text(encoding="utf-8"))
+  now = _made_of(evaluation, epath.Path(model_dir) / "checkpoints" / str(step))
+  if now["checkpoint"] is None:  # cleared away since
+    now["checkpoint"] = made_of["checkpoint"]
+  if made_of != json.loads(json.dumps(now)):
+    return None
+  return history.read(directory / "metrics.jsonl")[step]
+
+
+def _made_of(
+  evaluation: experiment.Evaluation, checkpoint: epath.Path
+) -> dict[str, object]:
+  there = checkpoint.exists()
+  return {
+    "checkpoint": opening.open_checkpoint(checkpoint).fingerprint()
+    if there
+    else None,
+    "evaluation": dataclasses.asdict(evaluation),
+  }
+
+
+def _verdicts(model_dir: pathlib.Path, step: int, task: str) -> list[bool]:
+  directory = model_dir / choosing.DIRECTORY / "test" / str(step) / str(step)
+  rows = written.read_rows(directory / f"{task}.jsonl")
+  return [bool(row["correct"]) for row in rows]

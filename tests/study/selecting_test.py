@@ -1,0 +1,181 @@
+"""Checkpoints are evaluated once, and the best one is put where all find it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from testdata import several_processes, tiny_demo, tiny_world
+
+from specialize_jax.checkpoints import best, opening
+from specialize_jax.cli import main
+from specialize_jax.data import sources
+from specialize_jax.evaluation import history, written
+from specialize_jax.study import choosing, experiment
+from tasks import mixtures  # noqa: F401 (registers the tasks)
+
+SUFFIX = "_zero_shot_chain_of_thought_v1"
+MACROS = {
+  "MIXTURE_OR_TASK_NAME": "mini_math_all_validation",
+  "TEST_MIXTURE_OR_TASK_NAME": "mini_math_all_test",
+  "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 64},
+  "EVAL_BATCH_SIZE": 8,
+  "MAX_NEW_TOKENS": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  path = tiny_world.build(tmp_path_factory.mktemp("world"))
+  yield pathlib.Path(path)
+  sources.set_data_dir(None)
+
+
+def flags(world, model_dir, *more):
+  return [
+    f"--model_dir={model_dir}",
+    f"--data_dir={world}",
+    *(f"--gin.{name}={value}" for name, value in MACROS.items()),
+    *more,
+  ]
+
+
+def last_line(text):
+  return json.loads(text.splitlines()[-1])
+
+
+def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
+  world, tmp_path, capsys
+):
+  sources.set_data_dir(world)
+  run_dir = tmp_path / "run"
+  experiment.train(tiny_demo.run(run_dir, "mini_pretrain_v1"))
+  assert main.run("select", flags(world, run_dir, "--evaluate")) == 0
+  out, err = capsys.readouterr()
+  assert err.count("on 4 validation sets") == 2
+  summary = last_line(out)
+  assert summary["step"] in (2, 4)
+  assert summary["best"] == str(run_dir / "best")
+  assert summary["test_cost"]["estimate"] == pytest.approx(
+    sum(_test_accuracy(run_dir, summary["step"])) / 3
+    - sum(_test_accuracy(run_dir, summary["in_distribution_step"])) / 3
+  )
+  values = choosing.evaluated(run_dir)
+  assert set(values) == {2, 4}
+  assert values[2][f"mini_gsm{SUFFIX}/n"] == 6
+  opened = opening.open_checkpoint(run_dir / "best")
+  assert opened.step == summary["step"]
+  assert (
+    opened.fingerprint()
+    == (
+      opening.open_checkpoint(run_dir / f"checkpoints/{opened.step}")
+    ).fingerprint()
+  )
+  # A second call asks about nothing.
+  times = _times(run_dir / "selection")
+  assert main.run("select", flags(world, run_dir, "--evaluate")) == 0
+  out, err = capsys.readouterr()
+  assert "validation sets" not in err
+  assert last_line(out) == summary
+  assert _times(run_dir / "selection") == times
+  # Other commands take the choice, and it outlives the run's own steps.
+  for step in (2, 4):
+    _remove(run_dir / "checkpoints" / str(step))
+  folder = tmp_path / "folder"
+  assert not main.run(
+    "convert",
+    [f"--checkpoint={run_dir}/best", "--to=huggingface", f"--output={folder}"],
+  )
+  started = experiment.train(
+    tiny_demo.run(
+      tmp_path / "next",
+      "mini_pretrain_v1",
+      initial_checkpoint_path=str(run_dir / "best"),
+    )
+  )
+  assert int(started.step) == tiny_demo.STEPS
+
+
+def _test_accuracy(run_dir, step):
+  values = history.read(run_dir / f"selection/test/{step}/metrics.jsonl")[step]
+  return [
+    values[f"mini_{name}{SUFFIX}/accuracy"]
+    for name in ("multiarith", "asdiv", "svamp")
+  ]
+
+
+def _times(directory):
+  return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+
+
+def _remove(directory):
+  for path in sorted(directory.rglob("*"), reverse=True):
+    path.rmdir() if path.is_dir() else path.unlink()
+  directory.rmdir()
+
+
+def test_a_step_of_a_later_run_replaces_one_of_its_number(world, tmp_path):
+  sources.set_data_dir(world)
+  for seed in (0, 1):
+    run_dir = tmp_path / f"run{seed}"
+    experiment.train(tiny_demo.run(run_dir, "mini_pretrain_v1", seed=seed))
+  first, second = (
+    opening.open_checkpoint(tmp_path / f"run{seed}/checkpoints/4")
+    for seed in (0, 1)
+  )
+  run_dir = tmp_path / "run0"
+  for source_dir, expected in (
+    (None, first),
+    (None, first),
+    (tmp_path / "run1", second),
+  ):
+    best.place(run_dir, 4, source_dir=source_dir)
+    placed = opening.open_checkpoint(run_dir / "best")
+    assert placed.fingerprint() == expected.fingerprint()
+  assert not list(run_dir.glob(".best*"))
+
+
+@pytest.mark.slow
+def test_it_follows_a_run_that_clears_its_steps_away(world, tmp_path):
+  run = several_processes.Run(
+    tmp_path, world, num_steps=12, CHECKPOINT_EVERY=3, KEEP=1
+  )
+  (training,) = run.start(1, 1)
+  process = subprocess.run(
+    [sys.executable, "-m", "specialize_jax.cli.main", "select"]
+    + flags(world, run.model_dir, "--follow", "--poll_seconds=0.2"),
+    cwd=several_processes.ROOT,
+    env=os.environ | {"PYTHONPATH": str(several_processes.ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=500,
+    check=False,
+  )
+  assert run.wait([training]) == [0]
+  assert process.returncode == 0, process.stderr[-3000:]
+  assert run.saved_steps() == [12]
+  chosen = last_line(process.stdout)
+  values = choosing.evaluated(run.model_dir)
+  assert 12 in values
+  assert chosen["step"] in values
+  assert opening.open_checkpoint(chosen["best"]).step == chosen["step"]
+  assert not (run.model_dir / "selection/candidate").exists()
+
+
+def test_following_a_run_that_died_ends(world, tmp_path, capsys):
+  sources.set_data_dir(world)
+  run_dir = tmp_path / "run"
+  experiment.train(tiny_demo.run(run_dir, "mini_pretrain_v1"))
+  # As if it had been meant to go further.
+  metadata = run_dir / "checkpoints/4/metadata/metadata"
+  metadata.write_text(
+    metadata.read_text().replace('"num_steps": 4', '"num_steps": 9')
+  )
+  waiting = ("--follow", "--poll_seconds=0.1", "--patience_minutes=0.01")
+  assert main.run("select", flags(world, run_dir, *waiting)) == 0
+  out, err = capsys.readouterr()
+  assert "the run has not reached its last step" in err
+  assert last_line(out)["step"] in (2, 4)
+  assert written.read_rows(run_dir / "selection/test/4/metrics.jsonl")
