@@ -37,8 +37,15 @@ def build_parser() -> argparse.ArgumentParser:
     "--figures_dir",
     default="",
     metavar="DIR",
-    help="also write each figure as an SVG file, and the main table as "
-    "table.md, to this directory",
+    help="also write each figure as an SVG and a PNG file, and the main table "
+    "as table.md, to this directory",
+  )
+  parser.add_argument(
+    "--markdown",
+    default="",
+    metavar="FILE.md",
+    help="also write the whole report as Markdown, its figures as PNG and SVG "
+    "in FILE_figures/",
   )
   return parser
 
@@ -48,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = build_parser().parse_args(argv)
 
   from specialize_jax.records import whole_file
-  from specialize_jax.reports import page, tables
+  from specialize_jax.reports import markdown, page, tables
   from specialize_jax.reports import results as results_lib
 
   results = results_lib.load(flags.results_dir)
@@ -56,10 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   whole_file.write_text(output, page.render(results))
   if flags.figures_dir:
     figures_dir = pathlib.Path(flags.figures_dir)
-    for name, svg in page.figures(results).items():
-      whole_file.write_text(figures_dir / f"{name}.svg", svg)
+    markdown.write_figures(page.figures(results), figures_dir)
     whole_file.write_text(figures_dir / "table.md", tables.markdown(results))
+  if flags.markdown:
+    markdown.write(results, flags.markdown)
   if results.before and results.after:
     print(tables.terminal(results))
   print(f"report: {output}")
+  if flags.markdown:
+    print(f"markdown: {flags.markdown}")
   return 0

@@ -1,8 +1,8 @@
 """What is written down and read back: rows of JSON, whole or not at all.
 
-A prediction is kept as one row, `{"question_id", "prompt", "prediction",
-"target", "extracted", "correct", "verdicts"}`, so that a grade can be looked
-into, and redone by another rule, without a model.
+A prediction is kept as one row, `{"question_id", "prompt", "reference",
+"prediction", "target", "extracted", "correct", "verdicts"}`, so that a grade
+can be looked into, and redone by another rule, without a model.
 """
 
 import json

@@ -10,17 +10,20 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
-from typing import TextIO
+from typing import IO
 
 from specialize_jax import errors
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+def opened(
+  path: str | os.PathLike[str], *, binary: bool = False
+) -> Iterator[IO]:
   """Opens a UTF-8 file that takes its name when the block ends well.
 
   Args:
     path: where to; missing directories are made.
+    binary: whether it takes bytes instead of text.
 
   Raises:
     UserError: `path` is a directory.
@@ -33,7 +36,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent
   )
   try:
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+    how = ("wb", None) if binary else ("w", "utf-8")
+    with os.fdopen(handle, how[0], encoding=how[1]) as stream:
       yield stream
       stream.flush()
       os.fsync(handle)
@@ -48,6 +52,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes a whole file; see `opened`."""
   with opened(path) as stream:
     stream.write(text)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+  """Writes a whole file; see `opened`."""
+  with opened(path, binary=True) as stream:
+    stream.write(content)
 
 
 def _umask() -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import colors as mpl_colors
 from matplotlib import patches as mpl_patches
 
-from specialize_jax.reports import drawing
+from specialize_jax.reports import blocks, drawing
 
 # From one hue, dark where the teacher is sure: it survives a grey print.
 _COLORS = mpl_colors.LinearSegmentedColormap.from_list(
@@ -27,7 +27,7 @@ _ALTERNATIVES = 3
 Example = Mapping[str, Sequence[object]]
 
 
-def heat_map(example: Example) -> str:
+def heat_map(example: Example) -> drawing.Drawing:
   """Draws teacher tokens against student pieces, a cell where they meet.
 
   A cell's colour is the probability that the target gives the sampled piece;
@@ -38,7 +38,7 @@ def heat_map(example: Example) -> str:
     example: see this module's header.
 
   Returns:
-    The figure, as SVG text.
+    The figure.
   """
   num_pieces, num_tokens, groups = _visible(example)
   height = min(9.6, 2.0 + 0.19 * num_pieces)
@@ -97,8 +97,8 @@ def heat_map(example: Example) -> str:
   return svg()
 
 
-def links(example: Example) -> str:
-  """Gives the sample as HTML: groups in reading order, with alternatives.
+def links(example: Example) -> blocks.Markup:
+  """Gives the sample as groups in reading order, with alternatives.
 
   Each group shows the teacher's tokens above and the student's pieces below,
   a piece on the colour of its probability, and under it the alternatives
@@ -108,10 +108,10 @@ def links(example: Example) -> str:
     example: see this module's header.
 
   Returns:
-    HTML, to be styled by `stylesheet.CSS`.
+    HTML, to be styled by `stylesheet.CSS`, and a table in Markdown.
   """
   _, _, groups = _visible(example)
-  parts = []
+  parts, rows = [], []
   for tokens, pieces in groups:
     above = "".join(
       f'<span class="token">{_text(_shown_token(example["teacher_tokens"][t]))}'
@@ -119,6 +119,10 @@ def links(example: Example) -> str:
       for t in tokens
     )
     below = "".join(_piece_html(example, piece) for piece in pieces)
+    tokens_text = " ".join(
+      _shown_token(example["teacher_tokens"][t]) for t in tokens
+    )
+    rows += [_row(example, piece, tokens_text) for piece in pieces]
     parts.append(
       f'<div class="group"><div class="teacher">{above}</div>'
       f'<div class="student">{below}</div></div>'
@@ -126,7 +130,23 @@ def links(example: Example) -> str:
   cut = len(example["student_pieces"]) - sum(len(p) for _, p in groups)
   if cut > 0:
     parts.append(f'<div class="cut">… and {cut} more pieces</div>')
-  return f'<div class="links">{"".join(parts)}</div>'
+  table = blocks.Table(
+    head=("teacher's tokens", "student's piece", "it and the alternatives"),
+    rows=rows,
+    num_text_columns=3,
+  )
+  return blocks.Markup(
+    html=f'<div class="links">{"".join(parts)}</div>',
+    markdown=blocks.to_markdown(table),
+  )
+
+
+def _row(example: Example, piece: int, tokens: str) -> blocks.Row:
+  """One piece's target as a row of a table."""
+  target = sorted(example["targets"][piece], key=lambda item: -item[1])
+  said = ", ".join(f"{text} {p:.3f}" for text, p in target)
+  label = said if example["mask"][piece] else "one-hot"
+  return blocks.Row([tokens, str(example["student_pieces"][piece]), label])
 
 
 def _visible(

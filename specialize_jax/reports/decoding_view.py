@@ -1,28 +1,26 @@
-"""The ways of decoding beside each other, as a table of a page."""
+"""The ways of decoding beside each other, as a table of a report."""
 
-import html
 from collections.abc import Mapping
 
 from specialize_jax.evaluation import intervals
-from specialize_jax.reports import tables
+from specialize_jax.reports import blocks, tables
 
 Json = Mapping[str, object]
 
 
-def table(decoding: Json) -> str:
-  """Gives `decoding.json` (see `study.decoding_comparison`) as HTML.
+def blocks_of(decoding: Json) -> list[blocks.Block]:
+  """Gives `decoding.json` (see `study.decoding_comparison`) as blocks.
 
   Args:
     decoding: its content; the first way is what the others are compared to.
   """
   dataset, data_format = tables.label(decoding["task"])
   first, *others = decoding["ways"]
-  lines = [_line(way) for way in decoding["ways"]]
   raised = [way["name"] for way in others if way["difference"]["low"] > 0]
   lowered = [way["name"] for way in others if way["difference"]["high"] < 0]
   open_ = [w["name"] for w in others if w["name"] not in raised + lowered]
   sentences = [
-    f"{html.escape(_listed(names))} {verdict}."
+    f"{_listed(names)} {verdict}."
     for names, verdict in (
       (raised, "raised its accuracy"),
       (lowered, "lowered its accuracy"),
@@ -30,34 +28,42 @@ def table(decoding: Json) -> str:
     )
     if names
   ]
-  return (
-    f"<p>The specialized model on {html.escape(dataset)} "
-    f"({html.escape(data_format)}, {decoding['n']} questions), decoded in "
-    f"several ways. Beside {html.escape(first['name'])} decoding: "
-    f"{' '.join(sentences)}</p>"
-    '<div class="scroll"><table><thead><tr><th>Accuracy, %</th>'
-    "<th>accuracy</th><th>difference</th><th>95 % interval</th>"
-    f"<th>seconds</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    "</div><p>Intervals of a difference come from a paired bootstrap over the "
-    "questions; those of an accuracy are Wilson's.</p>"
-  )
+  return [
+    blocks.Text(
+      f"The specialized model on {dataset} ({data_format}, {decoding['n']} "
+      f"questions), decoded in several ways. Beside {first['name']} decoding: "
+      f"{' '.join(sentences)}"
+    ),
+    blocks.Table(
+      head=(
+        "Accuracy, %",
+        "accuracy",
+        "difference",
+        "95 % interval",
+        "seconds",
+      ),
+      rows=[_row(way) for way in decoding["ways"]],
+    ),
+    blocks.Text(
+      "Intervals of a difference come from a paired bootstrap over the "
+      "questions; those of an accuracy are Wilson's."
+    ),
+  ]
 
 
-def _line(way: Json) -> str:
-  accuracy = (
-    f"{tables.percent(way['accuracy'])} <small>{tables.percent(way['low'])}–"
-    f"{tables.percent(way['high'])}</small>"
+def _row(way: Json) -> blocks.Row:
+  accuracy = tables.with_bounds(
+    intervals.Interval(way["accuracy"], way["low"], way["high"])
   )
-  difference, interval, sign = "", "", ""
+  difference, interval = blocks.Cell(""), ""
   if way["difference"]:
     part = intervals.Interval(**way["difference"])
-    difference = tables.points(part.estimate)
+    difference = blocks.Cell(
+      tables.points(part.estimate), "", tables.sign(part)
+    )
     interval = tables.interval_text(part)
-    sign = "up" if part.low > 0 else "down" if part.high < 0 else ""
-  return (
-    f"<tr><td>{html.escape(way['name'])}</td><td>{accuracy}</td>"
-    f'<td class="{sign}">{difference}</td><td>{interval}</td>'
-    f"<td>{way['seconds']:.1f}</td></tr>"
+  return blocks.Row(
+    [way["name"], accuracy, difference, interval, f"{way['seconds']:.1f}"]
   )
 
 

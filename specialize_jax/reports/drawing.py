@@ -78,10 +78,43 @@ def styled(height: float) -> Iterator[mpl_figure.Figure]:
     yield mpl_figure.Figure(figsize=(_WIDTH_INCHES, height))
 
 
+class Drawing(str):
+  """A figure as SVG text, a part of a page; it can be had as PNG too.
+
+  Attributes:
+    description: what it shows, for those who cannot see it.
+  """
+
+  description: str
+
+  def __new__(
+    cls, svg: str, made: mpl_figure.Figure, description: str
+  ) -> "Drawing":
+    """Makes the text; keeps the figure for `png`."""
+    drawn = super().__new__(cls, svg)
+    drawn._made = made
+    drawn.description = description
+    return drawn
+
+  def png(self, *, dots_per_inch: int = 150) -> bytes:
+    """Gives the figure as a PNG file, on white."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+      # No date and no version: the same figure is the same file.
+      self._made.savefig(
+        buffer, format="png", dpi=dots_per_inch, metadata={"Software": None}
+      )
+    return buffer.getvalue()
+
+  def svg(self) -> str:
+    """Gives the figure as a file of its own."""
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{self}'
+
+
 @contextlib.contextmanager
 def figure(
   height: float, description: str
-) -> Iterator[tuple[mpl_figure.Figure, Callable[[], str]]]:
+) -> Iterator[tuple[mpl_figure.Figure, Callable[[], Drawing]]]:
   """Opens a figure in the report's style.
 
   Args:
@@ -99,7 +132,8 @@ def figure(
     made.savefig(
       buffer, format="svg", metadata={"Date": None}, transparent=True
     )
-  drawn["svg"] = _inline(buffer.getvalue(), description)
+  svg = _inline(buffer.getvalue(), description)
+  drawn["svg"] = Drawing(svg, made, description)
 
 
 def percents(values: Sequence[float]) -> np.ndarray:

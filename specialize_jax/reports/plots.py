@@ -1,4 +1,4 @@
-"""The figures of a report, each as SVG text, from what results hold.
+"""The figures of a report, from what results hold.
 
 Every curve is named where it ends as well as in the legend.
 """
@@ -18,14 +18,14 @@ _HALF_BAR = 0.19
 _DASHES = ("--", "-.", ":")
 
 
-def accuracy_bars(table: Sequence[tables.Row]) -> str:
+def accuracy_bars(table: Sequence[tables.Row]) -> drawing.Drawing:
   """Draws accuracy before and after, a pair of bars a row, with intervals.
 
   Args:
     table: the rows of the main table; means are drawn as well.
 
   Returns:
-    The figure, as SVG text.
+    The figure.
   """
   positions, separators = _positions(table)
   description = "Bars of test accuracy before and after specialization."
@@ -44,6 +44,7 @@ def accuracy_bars(table: Sequence[tables.Row]) -> str:
     axes.set_xlim(0, 108)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("test accuracy, % (whiskers: 95 % interval)")
+    axes.set_ylabel("test set")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.legend(
@@ -52,7 +53,7 @@ def accuracy_bars(table: Sequence[tables.Row]) -> str:
   return svg()
 
 
-def loss_curves(results: results_lib.Results) -> str | None:
+def loss_curves(results: results_lib.Results) -> drawing.Drawing | None:
   """Draws the training losses of both phases; None if neither was written."""
   phases = [
     (title, history_lib.curve(history, _loss_name(history)), color)
@@ -101,7 +102,7 @@ def loss_curves(results: results_lib.Results) -> str | None:
   return svg()
 
 
-def selection_curves(results: results_lib.Results) -> str | None:
+def selection_curves(results: results_lib.Results) -> drawing.Drawing | None:
   """Draws in- and out-of-distribution validation accuracy over steps.
 
   The step that was selected is marked, and so is the one that selection in
@@ -111,13 +112,13 @@ def selection_curves(results: results_lib.Results) -> str | None:
     results: a loaded results directory.
 
   Returns:
-    The figure as SVG text, or None if there is no such validation.
+    The figure, or None if there is no such validation.
   """
   home = [results.in_distribution] if results.in_distribution else []
   others = results.out_of_distribution
   lines = [
-    _mean_line(results, home, "in distribution", drawing.BLUE, "o", "-"),
-    _mean_line(
+    mean_line(results, home, "in distribution", drawing.BLUE, "o", "-"),
+    mean_line(
       results, others, "out-of-distribution mean", drawing.VERMILION, "s", "-"
     ),
   ]
@@ -125,7 +126,7 @@ def selection_curves(results: results_lib.Results) -> str | None:
   if not lines:
     return None
   thin = [
-    _mean_line(
+    mean_line(
       results, [task], tables.label(task)[0], drawing.VERMILION, "", dash
     )
     for task, dash in zip(others, itertools.cycle(_DASHES), strict=False)
@@ -133,13 +134,13 @@ def selection_curves(results: results_lib.Results) -> str | None:
   description = "Curves of validation accuracy over specialization steps."
   with drawing.figure(4.2, description) as (figure, svg):
     axes = figure.add_subplot()
-    _accuracy_lines(axes, lines, thin)
-    _mark_selection(axes, results.selection)
+    accuracy_lines(axes, lines, thin)
+    mark_selection(axes, results.selection)
     drawing.legend_below(figure, axes)
   return svg()
 
 
-def general_curves(results: results_lib.Results) -> str | None:
+def general_curves(results: results_lib.Results) -> drawing.Drawing | None:
   """Draws general ability over steps, chain of thought and answer only.
 
   Thin lines are single tasks, thick ones the mean of a format.
@@ -148,7 +149,7 @@ def general_curves(results: results_lib.Results) -> str | None:
     results: a loaded results directory.
 
   Returns:
-    The figure as SVG text, or None if there is no such validation.
+    The figure, or None if there is no such validation.
   """
   lines, thin = [], []
   for name, part, color, marker, dash in (
@@ -156,24 +157,26 @@ def general_curves(results: results_lib.Results) -> str | None:
     ("answer only", "answer_only", drawing.GREEN, "^", "--"),
   ):
     tasks = [task for task in results.general if part in task]
-    line = _mean_line(results, tasks, name, color, marker, dash)
+    line = mean_line(results, tasks, name, color, marker, dash)
     if line.steps:
       lines.append(line)
       thin += [
-        _mean_line(results, [task], "", color, "", dash) for task in tasks
+        mean_line(results, [task], "", color, "", dash) for task in tasks
       ]
   if not lines:
     return None
   description = "Curves of general ability over specialization steps."
   with drawing.figure(3.9, description) as (figure, svg):
     axes = figure.add_subplot()
-    _accuracy_lines(axes, lines, thin)
-    _mark_selection(axes, results.selection, only_selected=True)
+    accuracy_lines(axes, lines, thin)
+    mark_selection(axes, results.selection, only_selected=True)
     drawing.legend_below(figure, axes)
   return svg()
 
 
-def coverage_bars(reports: Mapping[str, Mapping[str, object]]) -> str:
+def coverage_bars(
+  reports: Mapping[str, Mapping[str, object]],
+) -> drawing.Drawing:
   """Draws how target positions found their teacher, a bar a report.
 
   Args:
@@ -181,7 +184,7 @@ def coverage_bars(reports: Mapping[str, Mapping[str, object]]) -> str:
       "in_chunks", "one_hot".
 
   Returns:
-    The figure, as SVG text.
+    The figure.
   """
   kinds = (
     ("one_to_one", "one to one", drawing.BLUE, "white", ""),
@@ -224,6 +227,7 @@ def coverage_bars(reports: Mapping[str, Mapping[str, object]]) -> str:
     axes.set_ylim(len(reports) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the student's target positions, %")
+    axes.set_ylabel("alignment")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.legend(
@@ -233,7 +237,7 @@ def coverage_bars(reports: Mapping[str, Mapping[str, object]]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Line:
+class Line:
   """A curve of accuracies from 0 to 1, and how it is drawn."""
 
   name: str
@@ -244,15 +248,15 @@ class _Line:
   dash: str
 
 
-def _mean_line(
+def mean_line(
   results: results_lib.Results, tasks: Sequence[str], name: str, *how: str
-) -> _Line:
+) -> Line:
   """The mean over tasks as a line, with its colour, marker and dash."""
-  return _Line(name, *results_lib.mean_curve(results, tasks), *how)
+  return Line(name, *results_lib.mean_curve(results, tasks), *how)
 
 
-def _accuracy_lines(
-  axes: mpl_axes.Axes, lines: Sequence[_Line], thin: Sequence[_Line]
+def accuracy_lines(
+  axes: mpl_axes.Axes, lines: Sequence[Line], thin: Sequence[Line]
 ) -> None:
   """Draws accuracies over steps: the lines that count, and thin ones."""
   for line in lines:
@@ -351,7 +355,7 @@ def _wrapped(name: str) -> str:
   return f"{head}\n{tail}" if len(name) > 16 else name
 
 
-def _mark_selection(
+def mark_selection(
   axes: mpl_axes.Axes,
   selection: Mapping[str, object] | None,
   *,

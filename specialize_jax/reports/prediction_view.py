@@ -1,85 +1,135 @@
-"""A few questions with what the model said before and after."""
+"""Questions with what was said to them: by the teacher, before, and after.
+
+The page shows the first question of each kind in the order of the test set,
+so the choice flatters nobody.
+"""
 
 import html
 from collections.abc import Mapping, Sequence
 
+from specialize_jax.reports import blocks, tables
 from specialize_jax.reports import results as results_lib
-from specialize_jax.reports import tables
 
 _MAX_CHARACTERS = 600
 _CUES = ("Let's think step by step", "A:")
 Row = Mapping[str, object]
 
 
-def examples(results: results_lib.Results) -> str:
-  """Gives some predictions of each role as HTML, the telling ones first.
+def examples(results: results_lib.Results) -> list[blocks.Block]:
+  """Gives some predictions of each role, the telling ones first.
 
   Of the tasks in and out of distribution it shows one that was mended and
-  one still wrong; of the general tasks one that was lost and one kept. It
-  shows the first of each kind, so the choice flatters nobody.
+  one still wrong; of the general tasks one that was lost and one kept.
 
   Args:
     results: a loaded results directory.
 
   Returns:
-    HTML, empty if no prediction was kept.
+    Blocks, none if no prediction was kept.
   """
   after = results.predictions["after"]
   targets = [results.in_distribution, *results.out_of_distribution]
-  cards = []
-  for task in filter(after.__contains__, targets):
-    cards += _pick(results, task, ((False, True), (False, False)))
+  targets = [task for task in targets if task in after]
   general = [task for task in results.general if task in after]
-  lost = [_pick(results, task, ((True, False),)) for task in general]
-  kept = [_pick(results, task, ((True, True),)) for task in general]
-  cards += sum([*lost[:2], *kept[:1]], [])
-  if not cards:
-    return ""
-  return (
-    "<p>The first question of each kind, in the order of the test set: "
-    "wrong before and right after, wrong in both, and, of the general tasks, "
-    f'right before.</p><div class="examples">{"".join(cards)}</div>'
+  groups = (
+    ("Right", "Wrong before, right after.", targets, (False, True), None),
+    ("Wrong", "Wrong before and after.", targets, (False, False), None),
+    ("Lost", "Right before, wrong after.", general, (True, False), 2),
+    ("Kept", "Right before and after.", general, (True, True), 1),
   )
+  made: list[blocks.Block] = []
+  for title, what, tasks, kind, limit in groups:
+    cards = [
+      card for task in tasks if (card := _pick(results, task, kind)) is not None
+    ][:limit]
+    if cards:
+      made += [
+        blocks.Heading(title),
+        blocks.Text(f"{what} The first such question of each test set."),
+        blocks.Markup(
+          html='<div class="examples">'
+          + "".join(_html(*card) for card in cards)
+          + "</div>",
+          markdown="\n\n".join(_markdown(*card) for card in cards),
+        ),
+      ]
+  return made
+
+
+# The task, the question as a person reads it, and who said what: a name, the
+# text, and whether it was right (None for what is not judged).
+_Card = tuple[str, str, Sequence[tuple[str, str, bool | None]]]
 
 
 def _pick(
-  results: results_lib.Results,
-  task: str,
-  kinds: Sequence[tuple[bool, bool]],
-) -> list[str]:
-  """One card for each wanted pair of verdicts that the task has."""
+  results: results_lib.Results, task: str, wanted: tuple[bool, bool]
+) -> _Card | None:
+  """The first question with a pair of verdicts."""
   before = {
     row["question_id"]: row
     for row in results.predictions["before"].get(task, ())
   }
-  cards = []
-  for wanted in kinds:
-    for row in results.predictions["after"][task]:
-      earlier = before.get(row["question_id"])
-      was_right = bool(earlier["correct"]) if earlier else wanted[0]
-      if (was_right, bool(row["correct"])) == wanted:
-        cards.append(_card(task, earlier, row))
-        break
-  return cards
+  for row in results.predictions["after"][task]:
+    earlier = before.get(row["question_id"])
+    was_right = bool(earlier["correct"]) if earlier else wanted[0]
+    if (was_right, bool(row["correct"])) == wanted:
+      return _card(task, earlier, row)
+  return None
 
 
-def _card(task: str, before: Row | None, after: Row) -> str:
+def _card(task: str, before: Row | None, after: Row) -> _Card:
   dataset, data_format = tables.label(task)
-  said = _said("before", before) if before else ""
+  head = f"{dataset}{', ' if data_format else ''}{data_format}"
+  said = []
+  reference = str(after.get("reference") or "").strip()
+  if reference:
+    # Only the mini world's teacher can be asked about test questions; its
+    # likeliest solution is the reference.
+    who = "teacher" if task.startswith("mini_") else "reference"
+    said.append((who, reference, None))
+  if before:
+    said.append(("before", _prediction(before), bool(before["correct"])))
+  who = "student" if reference else "after"
+  said.append((who, _prediction(after), bool(after["correct"])))
+  said.append(("target", str(after["target"]), None))
+  head = f"{head} · {after['question_id']}"
+  return head, _question(str(after["prompt"])), said
+
+
+def _html(
+  head: str, question: str, said: Sequence[tuple[str, str, bool | None]]
+) -> str:
+  parts = "".join(
+    f'<div class="said {who}"><div class="who">{who}</div>'
+    f'<div class="{_verdict(right)}">{html.escape(_cut(text))}</div></div>'
+    for who, text, right in said
+  )
   return (
-    f'<div class="example"><div class="head">{html.escape(dataset)}'
-    f"{', ' if data_format else ''}{html.escape(data_format)} · "
-    f"{html.escape(str(after['question_id']))}</div>"
-    f'<div class="question">{_text(_question(str(after["prompt"])))}</div>'
-    f"<dl>{said}{_said('after', after)}<dt>target</dt>"
-    f"<dd>{_text(str(after['target']))}</dd></dl></div>"
+    f'<div class="example"><div class="head">{html.escape(head)}</div>'
+    f'<div class="question">{html.escape(_cut(question))}</div>'
+    f'<div class="beside">{parts}</div></div>'
   )
 
 
-def _said(when: str, row: Row) -> str:
-  verdict = "right" if row["correct"] else "wrong"
-  text = str(row["prediction"]).strip() or "(nothing)"
-  return f'<dt>{when}</dt><dd class="{verdict}">{_text(text)}</dd>'
+def _markdown(
+  head: str, question: str, said: Sequence[tuple[str, str, bool | None]]
+) -> str:
+  lines = [f"**{head}**", blocks.code(_cut(question))]
+  for who, text, right in said:
+    verdict = _verdict(right)
+    lines += [
+      f"{who}{f' ({verdict})' if verdict else ''}:",
+      blocks.code(_cut(text)),
+    ]
+  return "\n\n".join(lines)
+
+
+def _verdict(right: bool | None) -> str:
+  return "" if right is None else "right" if right else "wrong"
+
+
+def _prediction(row: Row) -> str:
+  return str(row["prediction"]).strip() or "(nothing)"
 
 
 def _question(prompt: str) -> str:
@@ -87,10 +137,8 @@ def _question(prompt: str) -> str:
   question = prompt.rsplit("Q: ", 1)[-1]
   for cue in _CUES:
     question = question.strip().removesuffix(cue)
-  return question
+  return question.strip()
 
 
-def _text(text: str) -> str:
-  if len(text) > _MAX_CHARACTERS:
-    text = text[:_MAX_CHARACTERS] + " …"
-  return html.escape(text)
+def _cut(text: str) -> str:
+  return text[:_MAX_CHARACTERS] + " …" if len(text) > _MAX_CHARACTERS else text

@@ -13,6 +13,7 @@ there and cannot be read is an error, since half a report misleads.
   selection.json                the chosen step; see evaluation.selection
   alignment.json                the coverage report of `specialize align`
   alignment_example.json        one sample, aligned
+  study.json                    several seeds and arms; see study_text
   decoding.json                 one task in several ways; see
                                 study.decoding_comparison
 """
@@ -49,6 +50,7 @@ class Results:
     alignment: coverage reports by name, usually of one alignment mode.
     alignment_example: `alignment_example.json`, or None.
     decoding: `decoding.json`, or None.
+    study: `study.json`, or None.
     predictions: `{"before" | "after": {task: rows}}`.
   """
 
@@ -67,6 +69,7 @@ class Results:
   alignment: Mapping[str, Json]
   alignment_example: Json | None
   decoding: Json | None
+  study: Json | None
   predictions: Mapping[str, Mapping[str, Sequence[Json]]]
 
 
@@ -109,6 +112,7 @@ def load(directory: str | pathlib.Path) -> Results:
     alignment=_read_alignment(directory / "alignment.json"),
     alignment_example=_read_json(directory / "alignment_example.json"),
     decoding=_read_json(directory / "decoding.json"),
+    study=_read_json(directory / "study.json"),
     predictions={
       when: _read_predictions(directory / kept[when], tasks)
       for when in ("before", "after")
@@ -205,6 +209,7 @@ def _check_some_file(results: Results, numbers: Json) -> None:
     results.selection,
     results.alignment,
     results.alignment_example,
+    results.study,
   )
   if not any(parts):
     raise errors.UserError(

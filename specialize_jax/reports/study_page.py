@@ -60,7 +60,7 @@ def _section(finding: study_text.Finding, svg: str) -> str:
     f"<h2>{finding.name.capitalize()}: {finding.verdict}</h2>"
     f"<p><em>{html.escape(finding.claim)}</em></p>"
     f"<p>{html.escape(' '.join(finding.sentences))}</p>"
-    f"<figure>{svg}<figcaption>{_CAPTIONS[finding.name]}</figcaption></figure>"
+    f"<figure>{svg}<figcaption>{CAPTIONS[finding.name]}</figcaption></figure>"
     '<div class="scroll"><table><thead>'
     f"{_line('th', head)}</thead><tbody>"
     f"{''.join(_line('td', row) for row in rows)}</tbody></table></div>"
@@ -77,7 +77,7 @@ def _anchor(name: str) -> str:
   return name.replace(" ", "-")
 
 
-_CAPTIONS = {
+CAPTIONS = {
   "gain and price": "Above, test accuracy before and after; whiskers are 95 % "
   "intervals. Below, validation accuracy over the steps of specialization; "
   "thin lines are single seeds.",

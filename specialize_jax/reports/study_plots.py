@@ -83,6 +83,7 @@ def gain_and_price(part: Json) -> str:
     top.set_ylim(len(rows) - 0.5, -0.5)
     top.set_xlim(-2, 102)
     top.set_xlabel("test accuracy, %")
+    top.set_ylabel("test sets")
     top.legend(
       loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2
     )

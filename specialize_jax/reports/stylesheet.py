@@ -68,15 +68,15 @@ td.down { color: #a84a00; font-weight: 600; }
 .piece li b { font-weight: 600; color: var(--ink); white-space: pre; }
 .cut { align-self: center; color: var(--grey); }
 .examples { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); }
+  grid-template-columns: 1fr; }
 .example { border: 1px solid var(--line); border-radius: 4px; font-size: .9rem;
   padding: .7rem .9rem; break-inside: avoid; overflow-wrap: anywhere; }
 .example .head { color: var(--grey); font-size: .82rem; }
 .example .question { font-weight: 550; margin: .2rem 0 .5rem; }
-.example dl { display: grid; grid-template-columns: 4.6rem 1fr;
-  gap: .25rem .6rem; margin: 0; }
-.example dt { color: var(--grey); }
-.example dd { margin: 0; white-space: pre-wrap; }
+.example .beside { display: flex; flex-wrap: wrap; gap: .5rem .9rem; }
+.example .said { flex: 1 1 12rem; white-space: pre-wrap; }
+.example .said.target { flex: 0 0 auto; }
+.example .who { color: var(--grey); font-size: .82rem; }
 .example .right::after { content: " ✓"; color: var(--blue); font-weight: 700; }
 .example .wrong::after { content: " ✗"; color: #a84a00; font-weight: 700; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line);
@@ -91,5 +91,4 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line);
   .scroll { overflow: visible; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
-@media (max-width: 40rem) { .examples { grid-template-columns: 1fr; } }
 """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 from rich import console as rich_console
@@ -9,6 +10,7 @@ from rich import table as rich_table
 
 from specialize_jax.evaluation import intervals
 from specialize_jax.evaluation import selection as selection_lib
+from specialize_jax.reports import blocks
 from specialize_jax.reports import results as results_lib
 
 IN_DISTRIBUTION = "In distribution"
@@ -77,6 +79,88 @@ def rows(results: results_lib.Results) -> list[Row]:
     if len(role_rows) > 1:
       table.append(_mean_row(results, role_rows))
   return table
+
+
+def main_rows(table: Sequence[Row]) -> list[Row]:
+  """Gives the rows that sum a report up, without the single general tasks.
+
+  Those are the price table's: of BIG-Bench-Hard there are 27 in each format.
+  Each format has its mean here, and all of them theirs.
+  """
+  general = [row for row in table if row.role == GENERAL]
+  singles = [row for row in general if row.task]
+  formats = list(dict.fromkeys(row.data_format for row in singles))
+  means = []
+  for data_format in formats if len(formats) > 1 else ():
+    parts = [row for row in singles if row.data_format == data_format]
+    means.append(mean_of(parts))
+  means += [row for row in general if not row.task] or singles
+  return [row for row in table if row.role != GENERAL] + means
+
+
+def mean_of(parts: Sequence[Row]) -> Row:
+  """Gives the mean of rows of one format, each task counting the same.
+
+  Its interval is that of independent tasks, from theirs.
+  """
+  return dataclasses.replace(
+    parts[0],
+    task="",
+    label=f"mean of {len(parts)}",
+    before=intervals.mean([row.before for row in parts]),
+    after=intervals.mean([row.after for row in parts]),
+    difference=intervals.mean([row.difference for row in parts]),
+    num_examples=sum(row.num_examples for row in parts),
+  )
+
+
+def table_of(table: Sequence[Row]) -> blocks.Table:
+  """Gives rows as the main table of a report."""
+  lines, role = [], None
+  for row in table:
+    if row.role != role:
+      role = row.role
+      lines.append(blocks.Row([role], "role"))
+    lines.append(
+      blocks.Row(
+        [
+          row.label,
+          row.data_format,
+          with_bounds(row.before),
+          with_bounds(row.after),
+          blocks.Cell(
+            points(row.difference.estimate), "", sign(row.difference)
+          ),
+          interval_text(row.difference),
+          f"{row.num_examples:,}",
+        ],
+        "" if row.task else "mean",
+      )
+    )
+  return blocks.Table(
+    head=(
+      "Accuracy, %",
+      "format",
+      "before",
+      "after",
+      "difference",
+      "95 % interval",
+      "n",
+    ),
+    rows=lines,
+    num_text_columns=2,
+  )
+
+
+def with_bounds(part: intervals.Interval) -> blocks.Cell:
+  """Gives an accuracy with its interval in small print."""
+  bounds = f"{percent(part.low)}–{percent(part.high)}"
+  return blocks.Cell(percent(part.estimate), bounds)
+
+
+def sign(difference: intervals.Interval) -> str:
+  """Gives "up" or "down" where an interval leaves zero out, else ""."""
+  return "up" if difference.low > 0 else "down" if difference.high < 0 else ""
 
 
 def mean_or_only(table: Sequence[Row], role: str) -> Row | None:
@@ -177,6 +261,25 @@ def selection(
   return _captured(drawn, width)
 
 
+def selection_cost(
+  chosen: selection_lib.Selection, test: Mapping[str, object]
+) -> str:
+  """Gives in one sentence what the other rule would have cost on test."""
+  if chosen.in_distribution_step == chosen.step:
+    return (
+      "Selection in distribution chooses the same step: out of distribution "
+      f"it has {percent(test['mean'])} % on test."
+    )
+  cost = intervals.Interval(**test["cost"])
+  other = percent(test["in_distribution_mean"])
+  return (
+    f"On test, step {chosen.step:,} has {percent(test['mean'])} % out of "
+    f"distribution, and step {chosen.in_distribution_step:,}, which selection "
+    f"in distribution would have chosen, {other} %: a cost of "
+    f"{points(cost.estimate)} points {interval_text(cost)}."
+  )
+
+
 def markdown(results: results_lib.Results) -> str:
   """Gives the main table as Markdown."""
   lines = [
@@ -194,6 +297,8 @@ def markdown(results: results_lib.Results) -> str:
 
 
 def _captured(drawn: rich_table.Table, width: int | None) -> str:
+  if width is None and not sys.stdout.isatty():
+    width = 100  # a file or a pipe is as wide as the table
   console = rich_console.Console(width=width, highlight=False)
   with console.capture() as capture:
     console.print(drawn)

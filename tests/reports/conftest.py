@@ -125,6 +125,7 @@ def _predictions(task, share, rng):
         "question_id": f"{task}/test/{index}",
         "prompt": "Q: Sam had $48 and spent $12 on <pencils>. How much is "
         "left?\nLet's think step by step",
+        "reference": "Sam has 48 - 12 = 36 dollars left. The answer is 36.",
         "prediction": f"Sam had 48 dollars. 48 - 12 = {answer}. The answer is "
         f"{answer}.",
         "target": "36",
@@ -154,6 +155,9 @@ def _write_runs(directory, accuracies, rng):
       share = end + (start - end) * math.exp(-step / 260) + drift
       share = float(np.clip(share + 0.012 * rng.normal(), 0, 1))
       values |= {f"{task}/accuracy": share, f"{task}/n": 200.0}
+    in_context = IN_DISTRIBUTION.replace("zero_shot", "in_context")
+    share = 0.7 - 0.55 * math.exp(-step / 300)
+    values |= {f"{in_context}/accuracy": share, f"{in_context}/n": 200.0}
     history[step] = values
     rows.append(_row(step, "evaluation", values))
   _write_rows(directory / "specialize/metrics.jsonl", rows)

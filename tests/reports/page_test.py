@@ -10,20 +10,26 @@ import pytest
 
 from specialize_jax.reports import (
   alignment_view,
+  blocks,
   decoding_view,
   drawing,
+  markdown,
   page,
   plots,
+  price_view,
+  sections,
   tables,
 )
 from specialize_jax.reports import results as results_lib
+from tests.reports import conftest
 
 SECTIONS = (
   "accuracy",
-  "decoding",
+  "price",
   "training",
   "checkpoint",
-  "price",
+  "formats",
+  "decoding",
   "alignment",
   "predictions",
 )
@@ -62,7 +68,7 @@ def test_the_page_of_a_finished_demo_shows_every_section(results_dir, tmp_path):
   text = output.read_text()
   _check(text)
   assert 'class="absent"' not in text
-  assert text.count("<svg") == 6
+  assert text.count("<svg") == 8
   assert len(text) < 2_000_000
   results = results_lib.load(results_dir)
   for row in tables.rows(results):
@@ -103,7 +109,7 @@ def test_ways_of_decoding_are_told_as_they_came_out(results_dir):
   lost["ways"][1]["difference"] = lost["ways"][2]["difference"]
   assert (
     "greedy, calculator and self-consistency of 8 lowered its accuracy."
-    in decoding_view.table(lost)
+    in blocks.to_html(decoding_view.blocks_of(lost)[0])
   )
 
 
@@ -114,14 +120,7 @@ def test_the_same_results_give_the_same_page(results_dir):
 
 def test_figures_are_well_formed_and_share_no_names(results_dir):
   results = results_lib.load(results_dir)
-  figures = [
-    plots.accuracy_bars(tables.rows(results)),
-    plots.loss_curves(results),
-    plots.selection_curves(results),
-    plots.general_curves(results),
-    plots.coverage_bars(results.alignment),
-    alignment_view.heat_map(results.alignment_example),
-  ]
+  figures = page.figures(results).values()
   seen = set()
   for figure in figures:
     root = ET.fromstring(figure.replace("xlink:href", "href"))
@@ -169,7 +168,8 @@ def test_a_running_mean_keeps_a_constant_and_the_length():
 def test_the_aligned_example_escapes_and_cuts(results_dir):
   example = dict(results_lib.load(results_dir).alignment_example)
   example["teacher_tokens"] = ["<b>"] * 27
-  assert "<b></span>" not in alignment_view.links(example)
+  assert "<b></span>" not in alignment_view.links(example).html
+  assert "<b>" not in alignment_view.links(example).markdown
   long = {
     "teacher_tokens": ["a"] * 100,
     "student_pieces": ["a"] * 100,
@@ -177,4 +177,45 @@ def test_the_aligned_example_escapes_and_cuts(results_dir):
     "targets": [[["a", 1.0]]] * 100,
     "mask": [1] * 100,
   }
-  assert "and 56 more pieces" in alignment_view.links(long)
+  assert "and 56 more pieces" in alignment_view.links(long).html
+
+
+def test_the_markdown_says_what_the_page_says(results_dir, tmp_path):
+  results = results_lib.load(results_dir)
+  markdown.write(results, tmp_path / "report.md")
+  text = (tmp_path / "report.md").read_text()
+  for row in tables.rows(results):
+    assert tables.interval_text(row.difference) in text
+  for section in sections.build(results):
+    assert f"\n## {section.title}\n" in text
+  shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+  assert len(shown) == 8
+  for path in shown:
+    assert (tmp_path / path).read_bytes().startswith(b"\x89PNG")
+    ET.parse((tmp_path / path).with_suffix(".svg"))
+  # What a model says stays what it is, and no markup.
+  assert "<pencils>" in text.split("```")[1]
+  assert "<pencils>" not in "".join(text.split("```")[::2])
+
+
+def test_of_many_general_tasks_the_main_table_has_the_means(results_dir):
+  results = results_lib.load(results_dir)
+  table = tables.rows(results)
+  shown = tables.main_rows(table)
+  general = [row for row in shown if row.role == tables.GENERAL]
+  assert [row.data_format for row in general] == ["CoT", "answer only", ""]
+  assert not any(row.task for row in general)
+  chain = [r for r in table if r.task in conftest.GENERAL and "chain" in r.task]
+  assert general[0].after.estimate == pytest.approx(
+    sum(row.after.estimate for row in chain) / 4
+  )
+  prices = price_view.lines(table)
+  assert len(prices) == 4
+  changes = [line.change for line in prices]
+  assert changes == sorted(changes)
+
+
+def test_examples_stand_beside_the_teachers_words(results_dir):
+  page_text = page.render(results_lib.load(results_dir))
+  assert page_text.count('<div class="who">teacher</div>') >= 8
+  assert page_text.count('<div class="who">student</div>') >= 8

@@ -13,15 +13,11 @@ def test_the_page_the_figures_and_the_table_are_written(
   assert "mini SVAMP" in out
   assert f"report: {results_dir / 'report.html'}" in out
   assert (results_dir / "report.html").exists()
-  assert sorted(path.name for path in figures.iterdir()) == [
-    "accuracy.svg",
-    "alignment.svg",
-    "coverage.svg",
-    "general.svg",
-    "selection.svg",
-    "table.md",
-    "training.svg",
-  ]
+  names = ("accuracy", "alignment", "coverage", "formats", "general", "price")
+  names += ("selection", "training")
+  assert sorted(path.name for path in figures.iterdir()) == sorted(
+    ["table.md"] + [f"{n}.{kind}" for n in names for kind in ("png", "svg")]
+  )
 
 
 def test_an_empty_directory_is_one_sentence(tmp_path, capsys):

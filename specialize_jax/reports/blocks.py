@@ -1,0 +1,252 @@
+"""What a report is made of: sections of blocks, as HTML or as Markdown.
+
+A block says what is shown and knows nothing of files; `page` and `markdown`
+put sections together.
+"""
+
+import dataclasses
+import html
+from collections.abc import Sequence
+
+from specialize_jax.reports import drawing
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A paragraph of plain text."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+  """A heading below a section's title."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+  """A drawing with its caption.
+
+  Attributes:
+    name: short; the file's, where figures are files.
+    drawn: the figure.
+    caption: what to see in it, plain text.
+  """
+
+  name: str
+  drawn: drawing.Drawing
+  caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A cell of a table.
+
+  Attributes:
+    text: plain.
+    small: what is added in small print, such as an interval.
+    sign: "up" or "down" where a difference is sure; else "".
+  """
+
+  text: str
+  small: str = ""
+  sign: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row of a table.
+
+  Attributes:
+    cells: one a column, or one alone where `kind` is "role".
+    kind: "role" for a line that names what follows, "mean" for one that sums
+      up, else "".
+  """
+
+  cells: Sequence[Cell | str]
+  kind: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+  """A table.
+
+  Attributes:
+    head: the columns' names.
+    rows: in order.
+    num_text_columns: leading columns that hold words and not numbers.
+  """
+
+  head: Sequence[str]
+  rows: Sequence[Row]
+  num_text_columns: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent:
+  """Says that a file is not there, and so what cannot be shown."""
+
+  files: str
+  what: str
+
+  @property
+  def text(self) -> str:
+    """The sentence."""
+    return (
+      f"This directory has no {self.files}, so there are {self.what} to show."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Markup:
+  """What has a form of its own in either language."""
+
+  html: str
+  markdown: str
+
+
+Block = Text | Heading | Figure | Table | Absent | Markup
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+  """A part of the report under one title.
+
+  Attributes:
+    name: one word, the page's anchor.
+    title: as it is read.
+    blocks: in order.
+  """
+
+  name: str
+  title: str
+  blocks: Sequence[Block]
+
+
+def figures(sections: Sequence[Section]) -> dict[str, drawing.Drawing]:
+  """Gives every figure by its name."""
+  return {
+    block.name: block.drawn
+    for section in sections
+    for block in section.blocks
+    if isinstance(block, Figure)
+  }
+
+
+def to_html(block: Block) -> str:
+  """Gives a block as a part of a page, to be styled by `stylesheet.CSS`."""
+  match block:
+    case Text(text):
+      return f"<p>{html.escape(text)}</p>"
+    case Heading(text):
+      return f"<h3>{html.escape(text)}</h3>"
+    case Figure():
+      caption = html.escape(block.caption)
+      return f"<figure>{block.drawn}<figcaption>{caption}</figcaption></figure>"
+    case Table():
+      return _html_table(block)
+    case Absent():
+      return f'<p class="absent">{html.escape(block.text)}</p>'
+    case Markup():
+      return block.html
+
+
+def to_markdown(block: Block, figure_path: str = "{name}") -> str:
+  """Gives a block as Markdown.
+
+  Args:
+    block: the block.
+    figure_path: where a figure is found, `{name}` standing for its name.
+  """
+  match block:
+    case Text(text):
+      return _plain(text)
+    case Heading(text):
+      return f"### {_plain(text)}"
+    case Figure():
+      path = figure_path.format(name=block.name)
+      caption = _plain(block.caption)
+      return f"![{_plain(block.drawn.description)}]({path})\n\n*{caption}*"
+    case Table():
+      return _markdown_table(block)
+    case Absent():
+      return f"*{_plain(block.text)}*"
+    case Markup():
+      return block.markdown
+
+
+def _html_table(table: Table) -> str:
+  head = "".join(
+    f"<th{_text_class(n, table)}>{html.escape(name)}</th>"
+    for n, name in enumerate(table.head)
+  )
+  rows = "".join(_html_row(row, table) for row in table.rows)
+  return (
+    f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+    f"<tbody>{rows}</tbody></table></div>"
+  )
+
+
+def _html_row(row: Row, table: Table) -> str:
+  if row.kind == "role":
+    text = html.escape(_cell(row.cells[0]).text)
+    return f'<tr class="role"><td colspan="{len(table.head)}">{text}</td></tr>'
+  cells = []
+  for n, given in enumerate(row.cells):
+    cell = _cell(given)
+    small = f" <small>{html.escape(cell.small)}</small>" if cell.small else ""
+    style = f' class="{cell.sign}"' if cell.sign else _text_class(n, table)
+    cells.append(f"<td{style}>{html.escape(cell.text)}{small}</td>")
+  style = f' class="{row.kind}"' if row.kind else ""
+  return f"<tr{style}>{''.join(cells)}</tr>"
+
+
+def _text_class(column: int, table: Table) -> str:
+  return ' class="text"' if 0 < column < table.num_text_columns else ""
+
+
+def _markdown_table(table: Table) -> str:
+  marks = [
+    "---" if n < table.num_text_columns else "---:"
+    for n in range(len(table.head))
+  ]
+  lines = [_markdown_line(table.head), _markdown_line(marks)]
+  for row in table.rows:
+    cells = [_cell(cell) for cell in row.cells]
+    if row.kind == "role":
+      blank = [""] * (len(table.head) - 1)
+      lines.append(_markdown_line([f"**{_plain(cells[0].text)}**", *blank]))
+      continue
+    texts = [
+      _plain(c.text) + (f" ({_plain(c.small)})" if c.small else "")
+      for c in cells
+    ]
+    if row.kind == "mean":
+      texts[0] = f"*{texts[0]}*"
+    lines.append(_markdown_line(texts))
+  return "\n".join(lines)
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+  return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell | str) -> Cell:
+  return Cell(cell) if isinstance(cell, str) else cell
+
+
+def _plain(text: str) -> str:
+  """Keeps what a text says from being taken for Markdown or HTML."""
+  for sign in "\\`*_<|#":
+    text = text.replace(sign, f"\\{sign}")
+  return " ".join(text.split())
+
+
+def code(text: str) -> str:
+  """Gives a text that a model said as a block of Markdown, as it is."""
+  fence = "```"
+  while fence in text:
+    fence += "`"
+  return f"{fence}\n{text}\n{fence}"

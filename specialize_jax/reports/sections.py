@@ -1,0 +1,303 @@
+"""The sections of a report, made of what a results directory holds.
+
+A section whose files are absent says so in one sentence.
+"""
+
+from collections.abc import Sequence
+
+from specialize_jax.evaluation import intervals
+from specialize_jax.reports import (
+  alignment_view,
+  blocks,
+  decoding_view,
+  format_curves,
+  plots,
+  prediction_view,
+  price_view,
+  study_sections,
+  tables,
+)
+from specialize_jax.reports import results as results_lib
+
+Block = blocks.Block
+
+
+def build(results: results_lib.Results) -> list[blocks.Section]:
+  """Gives the sections, in the order of reading."""
+  table = tables.rows(results)
+  made = (
+    ("accuracy", "Accuracy before and after", _accuracy(table)),
+    ("price", "The price in general ability", _price(results, table)),
+    ("training", "Training", _training(results)),
+    ("checkpoint", "Which checkpoint", _checkpoint(results)),
+    ("formats", "In-context and zero-shot", _formats(results)),
+    ("decoding", "Ways of decoding", _decoding(results)),
+    ("alignment", "What the student is taught", _alignment(results)),
+    ("predictions", "Some predictions", _predictions(results)),
+  )
+  single = [
+    blocks.Section(name=name, title=title, blocks=content)
+    for name, title, content in made
+  ]
+  if not results.study:
+    return single
+  findings = study_sections.build(results.study)
+  # A study alone is no demo: nothing of a demo is missing in it.
+  return [*single, *findings] if results.before else findings
+
+
+def lead(results: results_lib.Results) -> str:
+  """Gives what came out, in one or two sentences made of the numbers."""
+  table = tables.rows(results)
+  target = tables.mean_or_only(table, tables.OUT_OF_DISTRIBUTION)
+  home = tables.mean_or_only(table, tables.IN_DISTRIBUTION)
+  price = tables.mean_or_only(table, tables.GENERAL)
+  gains = [
+    f"{change(row)} {where}"
+    for row, where in (
+      (home, "in distribution"),
+      (target, "out of distribution"),
+    )
+    if row
+  ]
+  sentences = []
+  if gains:
+    sentences.append(
+      f"Specialization changed accuracy by {' and by '.join(gains)}."
+    )
+  if price:
+    sentences.append(f"General ability changed by {change(price)}.")
+  if results.selection:
+    sentences.append(
+      f"The checkpoint of step {results.selection['step']:,} was selected by "
+      "its mean out-of-distribution validation accuracy."
+    )
+  return " ".join(sentences)
+
+
+def footer(results: results_lib.Results) -> str:
+  """Gives how the report was made, and what the run took."""
+  facts = ["Made by `specialize report` from written results only"]
+  if results.seconds is not None:
+    facts.append(f"the whole run took {results.seconds / 60:.1f} minutes")
+  if results.peak_rss_gib is not None:
+    facts.append(f"peak memory {results.peak_rss_gib:.1f} GiB")
+  return f"{'; '.join(facts)}."
+
+
+def change(row: tables.Row) -> str:
+  """Gives a row's difference, such as "+4.2 points"."""
+  return f"{tables.points(row.difference.estimate)} points"
+
+
+def _accuracy(table: Sequence[tables.Row]) -> list[Block]:
+  if not table:
+    return [
+      blocks.Absent("results.json", "no accuracies before and after"),
+    ]
+  how = (
+    "Intervals of a difference come from a paired bootstrap over the questions"
+    if all(row.paired for row in table)
+    else "Intervals of a difference are Newcombe's, from the two accuracies "
+    "alone, where the verdicts on single questions were not kept"
+  )
+  shown = tables.main_rows(table)
+  return [
+    tables.table_of(shown),
+    blocks.Text(
+      f"{how}; those of an accuracy are Wilson's. n is the number of test "
+      "questions."
+    ),
+    blocks.Figure(
+      name="accuracy",
+      drawn=plots.accuracy_bars(shown),
+      caption="Accuracy on the test sets, before and after specialization, "
+      "with 95 % intervals.",
+    ),
+  ]
+
+
+def _price(
+  results: results_lib.Results, table: Sequence[tables.Row]
+) -> list[Block]:
+  made: list[Block] = []
+  lines = price_view.lines(table)
+  price = tables.mean_or_only(table, tables.GENERAL)
+  if lines:
+    made += [
+      blocks.Text(
+        f"On the test sets general ability changed by {change(price)} "
+        f"{tables.interval_text(price.difference)}. By task, the greatest "
+        "loss first:"
+      ),
+      price_view.table_of(lines),
+      blocks.Figure(
+        name="price",
+        drawn=price_view.figure(lines),
+        caption="Each general task before (open) and after (filled) "
+        "specialization.",
+      ),
+    ]
+  drawn = plots.general_curves(results)
+  if drawn:
+    made.append(
+      blocks.Figure(
+        name="general",
+        drawn=drawn,
+        caption="Validation accuracy on the general tasks over the steps of "
+        "specialization: the mean of each of the prompt's formats, and thin "
+        "the single tasks.",
+      )
+    )
+  return made or [
+    blocks.Absent("specialize/metrics.jsonl", "no general ability over steps")
+  ]
+
+
+def _training(results: results_lib.Results) -> list[Block]:
+  drawn = plots.loss_curves(results)
+  if not drawn:
+    return [
+      blocks.Absent(
+        "pretrain/metrics.jsonl and specialize/metrics.jsonl",
+        "no training curves",
+      )
+    ]
+  return [
+    blocks.Figure(
+      name="training",
+      drawn=drawn,
+      caption="The training losses. Those of the two phases are not "
+      "comparable: pre-training predicts text, specialization matches the "
+      "teacher's distribution.",
+    )
+  ]
+
+
+def _checkpoint(results: results_lib.Results) -> list[Block]:
+  drawn = plots.selection_curves(results)
+  if not drawn:
+    return [
+      blocks.Absent(
+        "specialize/metrics.jsonl", "no validation accuracies over steps"
+      )
+    ]
+  return [
+    blocks.Text(_choice(results.selection)),
+    blocks.Figure(
+      name="selection",
+      drawn=drawn,
+      caption="Validation accuracy in distribution, and on each of the other "
+      "datasets and their mean, over the steps of specialization.",
+    ),
+  ]
+
+
+def _choice(chosen: results_lib.Json | None) -> str:
+  """Says what was chosen, and what the other rule would have cost."""
+  text = (
+    "The checkpoint is chosen by the mean accuracy over held-out validation "
+    "sets of the other datasets."
+  )
+  if not chosen:
+    return text + " There is no selection.json, so no step is marked."
+  if chosen.get("in_distribution_step") is None:
+    return text
+  text += (
+    f" That is step {chosen['step']:,}, with a mean of "
+    f"{tables.percent(chosen['mean'])} %. Selection in distribution would "
+    f"have taken step {chosen['in_distribution_step']:,}, at a cost of "
+    f"{tables.percent(chosen['mean'] - chosen['in_distribution_mean'])} "
+    "points of that mean."
+  )
+  test = chosen.get("test")
+  if test and chosen["step"] != chosen["in_distribution_step"]:
+    cost = intervals.Interval(**test["cost"])
+    text += (
+      f" On the test sets that would have cost {tables.points(cost.estimate)} "
+      f"points {tables.interval_text(cost)}."
+    )
+  return text
+
+
+def _formats(results: results_lib.Results) -> list[Block]:
+  drawn = format_curves.figure(results)
+  if not drawn:
+    return [
+      blocks.Absent(
+        "validation in two formats in specialize/metrics.jsonl",
+        "no curves of in-context beside zero-shot prompts",
+      )
+    ]
+  return [
+    blocks.Figure(
+      name="formats",
+      drawn=drawn,
+      caption="Validation accuracy on the same maths sets in each format that "
+      "was evaluated over the steps of specialization.",
+    )
+  ]
+
+
+def _decoding(results: results_lib.Results) -> list[Block]:
+  if not results.decoding:
+    return [blocks.Absent("decoding.json", "no other ways of decoding")]
+  return decoding_view.blocks_of(results.decoding)
+
+
+def _alignment(results: results_lib.Results) -> list[Block]:
+  made: list[Block] = []
+  if results.alignment:
+    made += [
+      blocks.Text(
+        "Teacher and student cut the same text into different tokens. Where "
+        "they can be laid on each other, the student learns the teacher's "
+        "whole distribution; elsewhere only the token that was sampled."
+      ),
+      blocks.Figure(
+        name="coverage",
+        drawn=plots.coverage_bars(results.alignment),
+        caption=_coverage(results),
+      ),
+    ]
+  else:
+    made.append(blocks.Absent("alignment.json", "no alignment coverage"))
+  example = results.alignment_example
+  if not example:
+    made.append(blocks.Absent("alignment_example.json", "no aligned example"))
+    return made
+  return [
+    *made,
+    blocks.Heading("One sample, aligned"),
+    blocks.Figure(
+      name="alignment",
+      drawn=alignment_view.heat_map(example),
+      caption="Each framed cell lays teacher tokens on the student pieces "
+      "that spell the same text; the darker, the surer the teacher was of "
+      "what it sampled.",
+    ),
+    blocks.Heading("What the teacher would also have said"),
+    blocks.Text(
+      "The teacher's tokens above, the student's pieces below with their "
+      "probability, and under them the other pieces of the target."
+    ),
+    alignment_view.links(example),
+  ]
+
+
+def _coverage(results: results_lib.Results) -> str:
+  parts = []
+  for name, report in results.alignment.items():
+    kept = report.get("teacher_mass_kept")
+    if kept is not None:
+      parts.append(
+        f"{name}: {report['positions']:,} positions, "
+        f"{tables.percent(kept)} % of the teacher's probability mass kept"
+      )
+  return "How target positions found their teacher. " + "; ".join(parts) + "."
+
+
+def _predictions(results: results_lib.Results) -> list[Block]:
+  return prediction_view.examples(results) or [
+    blocks.Absent("predictions/after/TASK.jsonl", "no examples of predictions")
+  ]
