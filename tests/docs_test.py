@@ -40,6 +40,7 @@ from __gin__ import dynamic_registration
 from specialize_jax.study import experiment
 include "experiments/mini/{name}.gin"
 TRAIN_STEPS = 20
+WARMUP_STEPS = 5
 CHECKPOINT_EVERY = 10
 experiment.Evaluation.max_new_tokens = 8
 """
@@ -145,6 +146,6 @@ def _run(page, text, directory):
     capture_output=True,
     text=True,
     check=False,
-    timeout=600,
+    timeout=1800,
   )
   assert done.returncode == 0, f"{name_of(page)}:\n{text}\n{done.stderr}"

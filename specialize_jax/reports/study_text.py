@@ -132,6 +132,11 @@ def _points(part: Json) -> str:
   )
 
 
+def _sentence(text: str) -> str:
+  """Begins with a capital, and leaves the others as they are."""
+  return text[:1].upper() + text[1:]
+
+
 def _percent(part: Json) -> str:
   low, high = tables.percent(part["low"]), tables.percent(part["high"])
   return f"{tables.percent(part['estimate'])} [{low}, {high}]"
@@ -152,7 +157,7 @@ def _gain_and_price(part: Json) -> Finding:
     for role in ("general_chain_of_thought", "general_answer_only")
   }
   sentences = [
-    f"{_ROLES[row['role']].capitalize()}: {_points(row['difference'])}."
+    f"{_sentence(_ROLES[row['role']])}: {_points(row['difference'])}."
     for row in (*gains, *prices)
   ]
   first = part["curves"]["general_answer_only"]["steps"]
@@ -359,7 +364,7 @@ def _scaling(part: Json) -> Finding:
       [fit["slope_per_doubling"]["low"] > 0 for fit in fits.values()]
     ),
     sentences=[
-      f"{_ROLES[role].capitalize()}: {_points(fit['slope_per_doubling'])} a "
+      f"{_sentence(_ROLES[role])}: {_points(fit['slope_per_doubling'])} a "
       "doubling of the parameters; the line over their logarithm explains "
       + (
         f"{fit['r_squared']:.0%} of the variance between sizes."

@@ -22,6 +22,7 @@ include "models/mini_width_32.gin"
 config.T5Config.num_encoder_layers = 1
 config.T5Config.num_decoder_layers = 1
 TRAIN_STEPS = 6
+WARMUP_STEPS = 2
 CHECKPOINT_EVERY = 2
 {more}
 """

@@ -30,6 +30,7 @@ def verdicts(study):
 
 def test_findings_that_are_there_appear(study):
   assert set(verdicts(study).values()) == {study_text.APPEARS}
+  assert "General, CoT: " in study_text.terminal(study)
   assert "2.0 hours of one core" in study_text.lead(study)
   assert "5 appear, 0 in part and 0 do not" in study_text.lead(study)
 

@@ -1,0 +1,64 @@
+"""Writes the hours of the paper's runs into their gin files.
+
+    python bench/paper_hours.py [NAME ...]
+
+Each file of gin_configs/experiments/paper/ says in its header by which
+`specialize plan` command its hours are told. This runs the command, once for
+files that share one, and writes the `Hours:` line anew; names, such as
+flan_t5_xl, choose files. Minutes a command; needs libtpu, no TPU.
+"""
+
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+
+PAPER = pathlib.Path(__file__).parents[1] / "gin_configs/experiments/paper"
+_PLAN = re.compile(r"# Plan: (specialize plan(?:.*\n#   )*.*)\n")
+_HOURS = re.compile(r"# Hours: .*\n")
+
+
+def main(names):
+  """Plans and rewrites the named files, or all."""
+  told = {}
+  for path in sorted(PAPER.glob("*.gin")):
+    if names and path.stem not in names:
+      continue
+    text = path.read_text()
+    command = shlex.split(_PLAN.search(text).group(1).replace("\n#", " "))[1:]
+    key = tuple(command)
+    if key not in told:
+      print(shlex.join(command), flush=True)
+      told[key] = plan(command)
+    path.write_text(_HOURS.sub(f"# Hours: {told[key]}\n", text))
+    print(f"{path.stem}: {told[key]}", flush=True)
+
+
+def plan(command):
+  """Runs `specialize plan` and says the hours of its mesh in words."""
+  with tempfile.TemporaryDirectory() as directory:
+    output = pathlib.Path(directory) / "rows.json"
+    subprocess.run(
+      [
+        *(sys.executable, "-m", "specialize_jax.cli.main", *command),
+        f"--output={output}",
+      ],
+      check=True,
+    )
+    (row,) = json.loads(output.read_text())
+  if not row["fits"]:
+    raise SystemExit(
+      f"{shlex.join(command)}: does not fit ({row['hbm_gib']:.1f} of "
+      f"{row['hbm_limit_gib']:.1f} GiB a chip)"
+    )
+  return (
+    f"{row['hours']:.1f} at the least, {row['chip_hours']:.0f} chip hours "
+    f"({row['hbm_gib']:.1f} of {row['hbm_limit_gib']:.1f} GiB a chip)."
+  )
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])
