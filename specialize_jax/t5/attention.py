@@ -11,12 +11,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from specialize_jax.t5 import attend, layers
 from specialize_jax.t5 import config as t5_config
-from specialize_jax.t5 import layers
-
-# Finite, so that a query that may look at nothing gets a uniform softmax and
-# not NaN; far below any score, so that it vanishes beside one.
-MASKED_SCORE = -1e10
 
 
 class KeysValues(flax.struct.PyTreeNode):
@@ -73,7 +69,7 @@ class Attention(nn.Module):
     self.key = layers.Dense(config.joined_kv_dim, into_heads, config)
     self.value = layers.Dense(config.joined_kv_dim, into_heads, config)
     self.out = layers.Dense(config.embed_dim, ("joined_kv", "embed"), config)
-    self.weights_dropout = layers.dropout(config)
+    self.values_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-1,))
 
   def keys_values(self, inputs_BSD: jax.Array) -> KeysValues:
     """Gives the keys and values of the positions that are looked at."""
@@ -105,22 +101,13 @@ class Attention(nn.Module):
       `[B, T, D]` in the compute dtype.
     """
     queries_BHTK = self._heads(self.query(inputs_BTD))
-    scores_BHTS = jnp.einsum(
-      "BHTK,BHSK->BHTS",
-      queries_BHTK,
-      memory.keys_BHSK,
-      preferred_element_type=jnp.float32,
+    # T5X drops weights, the same keys for every query of a head: that is to
+    # drop values, of which there are fewer.
+    values_BHSK = self.values_dropout(
+      memory.values_BHSK, deterministic=deterministic
     )
-    if bias_HTS is not None:
-      scores_BHTS = scores_BHTS + bias_HTS[None]
-    scores_BHTS = jnp.where(mask, scores_BHTS, jnp.float32(MASKED_SCORE))
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
-    weights_BHTS = weights_BHTS.astype(self.config.dtype)
-    weights_BHTS = self.weights_dropout(
-      weights_BHTS, deterministic=deterministic
-    )
-    gathered_BHTK = jnp.einsum(
-      "BHTS,BHSK->BHTK", weights_BHTS, memory.values_BHSK
+    gathered_BHTK = attend.attend(
+      queries_BHTK, memory.keys_BHSK, values_BHSK, bias_HTS, mask
     )
     batch_size, _, length, _ = gathered_BHTK.shape
     joined = gathered_BHTK.swapaxes(1, 2).reshape(

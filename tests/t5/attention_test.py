@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specialize_jax.t5 import attention
+from specialize_jax.t5 import attend, attention
 from specialize_jax.t5 import config as t5_config
 
 CONFIG = t5_config.T5Config(
@@ -76,3 +76,46 @@ def test_a_cache_holds_what_was_put_at_an_index():
   cache = cache.updated(new, jnp.int32(2))
   assert cache.keys_BHSK[0, 0, :, 0].tolist() == [0, 0, 1, 0]
   assert cache.values_BHSK[0, 1, :, 4].tolist() == [0, 0, 2, 0]
+
+
+def test_attention_has_the_gradients_of_its_definition():
+  rng = np.random.default_rng(1)
+
+  def random(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+  shape = {"queries": (2, 3, 4, 5), "keys": (2, 3, 6, 5)}
+  queries, keys, values = (
+    random(*shape["queries"]),
+    random(*shape["keys"]),
+    random(*shape["keys"]),
+  )
+  bias = random(3, 4, 6)
+  mask = jnp.asarray(rng.random((2, 1, 4, 6)) < 0.6).at[0, 0, 1].set(False)
+  weights = random(2, 3, 4, 5)
+
+  def definition(queries, keys, values, bias):
+    scores = jnp.einsum("bhtk,bhsk->bhts", queries, keys) + bias[None]
+    scores = jnp.where(mask, scores, attend.MASKED_SCORE)
+    shares = jax.nn.softmax(scores, axis=-1)
+    return jnp.einsum("bhts,bhsk->bhtk", shares, values)
+
+  def gradients(function):
+    return jax.grad(
+      lambda *arrays: jnp.sum(function(*arrays) * weights), (0, 1, 2, 3)
+    )(queries, keys, values, bias)
+
+  ours = gradients(lambda *arrays: attend.attend(*arrays, mask))
+  for got, expected in zip(ours, gradients(definition), strict=True):
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+  without_bias = jax.grad(
+    lambda queries: jnp.sum(
+      attend.attend(queries, keys, values, None, mask) * weights
+    )
+  )(queries)
+  expected = jax.grad(
+    lambda queries: jnp.sum(
+      definition(queries, keys, values, jnp.zeros_like(bias)) * weights
+    )
+  )(queries)
+  np.testing.assert_allclose(without_bias, expected, atol=2e-6)

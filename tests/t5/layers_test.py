@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import layers
@@ -82,3 +83,18 @@ def test_dropout_drops_a_feature_at_all_positions():
   assert set(np.unique(dropped)) == {0.0, 2.0}
   np.testing.assert_array_equal(dropped[:, :1] + 0 * dropped, dropped)
   assert (dropped[0] != dropped[1]).any()
+
+
+@pytest.mark.parametrize("widths", [(3, 7), (7, 3)])
+def test_a_product_has_the_gradients_of_its_definition(widths):
+  rng = np.random.default_rng(0)
+  inputs = rng.normal(size=(2, 4, widths[0])).astype(np.float32)
+  kernel = rng.normal(size=widths).astype(np.float32)
+  gradient = rng.normal(size=(2, 4, widths[1])).astype(np.float32)
+  outputs, pull_back = jax.vjp(layers._multiply, inputs, kernel)
+  np.testing.assert_allclose(outputs, inputs @ kernel, atol=1e-5)
+  to_inputs, to_kernel = pull_back(jnp.asarray(gradient))
+  np.testing.assert_allclose(to_inputs, gradient @ kernel.T, atol=1e-5)
+  np.testing.assert_allclose(
+    to_kernel, np.einsum("btk,btn->kn", inputs, gradient), atol=1e-5
+  )

@@ -1,0 +1,141 @@
+"""Softmax attention with a backward pass of its own.
+
+What differentiation makes of attention is slow on a CPU: products whose left
+side lies transposed miss the fast path (a third of the speed), the bias's
+gradient sums over rows one number at a time, and softmax is differentiated
+with two passes over `[B, H, T, S]` more than it needs. Here each pass is as
+few as it can be, and less is kept for it: the exponentials in the compute
+dtype and one float32 number a query, where it was the float32 weights too.
+
+With m the largest score of a query, e = exp(score - m) and l = sum(e):
+
+  output = e V / l
+  g = d output / l,  d score = e * (g V^T - sum(g * output))
+  dQ = d score K,  dK = d score^T Q,  dV = e^T g
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Finite, so that a query that may look at nothing gets a uniform softmax and
+# not NaN; far below any score, so that it vanishes beside one.
+MASKED_SCORE = -1e10
+
+
+@jax.custom_vjp
+def attend(
+  queries_BHTK: jax.Array,
+  keys_BHSK: jax.Array,
+  values_BHSK: jax.Array,
+  bias_HTS: jax.Array | None,
+  mask: jax.Array,
+) -> jax.Array:
+  """Gives what each query gathers from the values it may look at.
+
+  Scores and their softmax are float32; products run in the arguments' dtype.
+
+  Args:
+    queries_BHTK: not to be divided by `sqrt(K)`, see `attention`.
+    keys_BHSK: one a position that can be looked at.
+    values_BHSK: of the same positions.
+    bias_HTS: float32, added to the scores; None for none.
+    mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look at
+      key s. A query that may look at nothing gets the mean of all values.
+
+  Returns:
+    `[B, H, T, K]` in the values' dtype.
+  """
+  output_BHTK, _ = _attend_forward(
+    queries_BHTK, keys_BHSK, values_BHSK, bias_HTS, mask
+  )
+  return output_BHTK
+
+
+def _attend_forward(
+  queries_BHTK: jax.Array,
+  keys_BHSK: jax.Array,
+  values_BHSK: jax.Array,
+  bias_HTS: jax.Array | None,
+  mask: jax.Array,
+) -> tuple[jax.Array, tuple]:
+  dtype = values_BHSK.dtype
+  scores_BHTS = _product("BHTK,BHSK->BHTS", queries_BHTK, keys_BHSK)
+  if bias_HTS is not None:
+    scores_BHTS += bias_HTS[None]
+  scores_BHTS = jnp.where(mask, scores_BHTS, jnp.float32(MASKED_SCORE))
+  exps_BHTS = jnp.exp(scores_BHTS - scores_BHTS.max(axis=-1, keepdims=True))
+  sums_BHT1 = exps_BHTS.sum(axis=-1, keepdims=True)
+  exps_BHTS = exps_BHTS.astype(dtype)
+  gathered_BHTK = _product("BHTS,BHSK->BHTK", exps_BHTS, values_BHSK)
+  output_BHTK = (gathered_BHTK / sums_BHT1).astype(dtype)
+  residuals = (
+    queries_BHTK,
+    keys_BHSK,
+    values_BHSK,
+    # Only whether there is a bias is read of it.
+    None if bias_HTS is None else (),
+    mask,
+    exps_BHTS,
+    sums_BHT1,
+    output_BHTK,
+  )
+  return output_BHTK, residuals
+
+
+def _attend_backward(
+  residuals: tuple, gradient_BHTK: jax.Array
+) -> tuple[jax.Array | None, ...]:
+  queries, keys, values, biased, mask, exps_BHTS, sums_BHT1, output = residuals
+  dtype = values.dtype
+  gradient_BHTK = gradient_BHTK.astype(jnp.float32) / sums_BHT1
+  centre_BHT1 = jnp.sum(
+    gradient_BHTK * output.astype(jnp.float32), axis=-1, keepdims=True
+  )
+  gradient_BHTK = gradient_BHTK.astype(dtype)
+  scores_gradient_BHTS = exps_BHTS.astype(jnp.float32) * (
+    _product("BHTK,BHSK->BHTS", gradient_BHTK, values) - centre_BHT1
+  )
+  scores_gradient_BHTS = jnp.where(mask, scores_gradient_BHTS, 0.0)
+  bias_gradient_HTS = (
+    None if biased is None else _sum_rows(scores_gradient_BHTS)
+  )
+  scores_gradient_BHTS = scores_gradient_BHTS.astype(dtype)
+  return (
+    _product("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(dtype),
+    _gathered_by_keys(queries, scores_gradient_BHTS).astype(dtype),
+    _gathered_by_keys(gradient_BHTK, exps_BHTS).astype(dtype),
+    bias_gradient_HTS,
+    None,
+  )
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+  """An einsum that sums in float32."""
+  return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
+
+
+def _gathered_by_keys(
+  queries_BHTK: jax.Array, weights_BHTS: jax.Array
+) -> jax.Array:
+  """Sums over queries, `[B, H, S, K]`.
+
+  It is the small array that is turned, and not `[B, H, T, S]`.
+  """
+  turned_BHKT = jax.lax.optimization_barrier(queries_BHTK.swapaxes(-1, -2))
+  return _product("BHKT,BHTS->BHKS", turned_BHKT, weights_BHTS).swapaxes(-1, -2)
+
+
+def _sum_rows(rows_BHTS: jax.Array) -> jax.Array:
+  """Sums over the batch, as a product: XLA's CPU reduces it forty times slower.
+
+  In float32, on a TPU too.
+  """
+  return jnp.einsum(
+    "B,BHTS->HTS",
+    jnp.ones(len(rows_BHTS), jnp.float32),
+    rows_BHTS,
+    precision=jax.lax.Precision.HIGHEST,
+  )
