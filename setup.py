@@ -62,7 +62,7 @@ setuptools.setup(
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["specialize_jax*", "tasks*"])
   + setuptools.find_namespace_packages(include=["gin_configs*"]),
-  package_data={"": ["*.gin"]},
+  package_data={"": ["*.gin", "*.tsv"]},
   install_requires=_REQUIRES,
   extras_require={
     "tpu": ["jax[tpu]>=0.10.0"],

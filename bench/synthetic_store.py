@@ -166,9 +166,7 @@ class _Steps:
 
 def _line(question, sample, tokens, steps):
   """One record's line, as `schema.to_json_line` spells it."""
-  drawn = steps.several(
-    tokens, np.random.default_rng(sample).random(len(tokens)).tolist()
-  )
+  drawn = steps.several(tokens)
   head = {
     "v": schema.SCHEMA_VERSION,
     "question_id": question.question_id,

@@ -13,6 +13,7 @@ from specialize_jax import errors
 from specialize_jax.cli import registered_tasks, teacher_records
 
 DATASETS = ("gsm8k_teacher", "mini_gsm_teacher")
+BENCHMARKS = ("gsm8k", "multiarith", "asdiv", "svamp", "bbh")
 
 _EXAMPLE = """example (records and questions as `specialize demo` leaves them):
   specialize prepare --records=demo_output/world/mini/records \\
@@ -20,6 +21,7 @@ _EXAMPLE = """example (records and questions as `specialize demo` leaves them):
     --questions=demo_output/world/mini/mini_gsm/train.jsonl \\
     --data_dir=demo_output/world/tfds --dataset_name=mini_gsm_teacher \\
     --report=prepare.json
+  specialize prepare --dataset_name=svamp --data_dir=tfds
 """
 
 
@@ -29,12 +31,14 @@ def build_parser() -> argparse.ArgumentParser:
     prog="specialize prepare",
     description="Keeps the records whose answer is right and whose question"
     " may be trained on, aligns them to the student's tokens, and writes the"
-    " TFDS dataset that the teacher tasks read.",
+    " TFDS dataset that the teacher tasks read. With the name of a benchmark"
+    " it builds that one's dataset from its authors' files, which are"
+    " downloaded where --manual_dir has them not.",
     epilog=_EXAMPLE,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  teacher_records.add_flags(parser)
+  teacher_records.add_flags(parser, required=False)
   parser.add_argument(
     "--data_dir",
     required=True,
@@ -45,8 +49,14 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--dataset_name",
     default=DATASETS[0],
-    choices=DATASETS,
+    choices=(*DATASETS, *BENCHMARKS),
     help=f"whose tasks will read it (default: {DATASETS[0]})",
+  )
+  parser.add_argument(
+    "--manual_dir",
+    metavar="DIR",
+    help="of a benchmark: the folder with its authors' files, as in"
+    " DIR/svamp/SVAMP.json",
   )
   parser.add_argument(
     "--questions",
@@ -80,7 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Filters, aligns and writes; the dataset appears whole or not at all."""
   flags = build_parser().parse_args(argv)
-  _check_report(flags.report)
+  if flags.dataset_name in BENCHMARKS:
+    return _prepare_benchmark(flags)
+  _check_teacher_flags(flags)
 
   with registered_tasks.quiet_import():
     from specialize_jax.data import preparation
@@ -121,11 +133,35 @@ def _summary(report: Mapping[str, typing.Any], path: str) -> str:
   )
 
 
-def _check_report(path: str | None) -> None:
-  """Fails before the work where the report could not be written after it."""
-  if path is not None and pathlib.Path(path).is_dir():
+def _prepare_benchmark(flags: argparse.Namespace) -> int:
+  """Builds a benchmark's dataset."""
+  for name in ("records", "vocabulary", "report", "runner"):
+    if getattr(flags, name):
+      raise errors.UserError(
+        f"--{name} is for a teacher's data; --dataset_name="
+        f"{flags.dataset_name} is built from its authors' files alone"
+      )
+  with registered_tasks.quiet_import():
+    from specialize_jax.data import benchmark_builders
+
+  for folder in benchmark_builders.prepare(
+    flags.dataset_name, data_dir=flags.data_dir, manual_dir=flags.manual_dir
+  ):
+    print(folder)
+  return 0
+
+
+def _check_teacher_flags(flags: argparse.Namespace) -> None:
+  """Fails before the work where it cannot be done, or not be written after."""
+  for name in ("records", "vocabulary"):
+    if not getattr(flags, name):
+      raise errors.UserError(
+        f"--{name} is missing: --dataset_name={flags.dataset_name} is made of"
+        " a teacher's records and a student's vocabulary"
+      )
+  if flags.report is not None and pathlib.Path(flags.report).is_dir():
     raise errors.UserError(
-      f"--report={path} is a directory; give a file's name"
+      f"--report={flags.report} is a directory; give a file's name"
     )
 
 

@@ -16,18 +16,20 @@ _KINDS = {
 }
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(
+  parser: argparse.ArgumentParser, *, required: bool = True
+) -> None:
   """Adds the flags that say what is aligned to what, and how."""
   parser.add_argument(
     "--records",
-    required=True,
+    required=required,
     metavar="PATH",
     help="a record store, a .jsonl file of records, or the paper's released"
     " JSON list of samples",
   )
   parser.add_argument(
     "--vocabulary",
-    required=True,
+    required=required,
     metavar="SPIECE",
     help="the student's SentencePiece model, such as T5's spiece.model",
   )

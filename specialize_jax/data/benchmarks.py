@@ -5,11 +5,15 @@ parts them into splits. GSM8K's validation questions come from its training
 file; the others are never trained on, so validation and test share theirs.
 """
 
+import dataclasses
 import json
 import math
+import pathlib
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow_datasets as tfds
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
@@ -27,6 +31,16 @@ _ONE_NUMBER = re.compile(
   re.VERBOSE,
 )
 
+BUILT_VERSION = "1.0.0"
+"""Of the TFDS datasets that `benchmark_builders` builds."""
+
+FILES: Mapping[str, tuple[str, ...]] = {
+  "gsm8k": ("gsm8k/train.jsonl", "gsm8k/test.jsonl"),
+  "multiarith": ("multiarith/MultiArith.json",),
+  "asdiv": ("asdiv/ASDiv.xml",),
+  "svamp": ("svamp/SVAMP.json",),
+}
+
 SPLITS: Mapping[str, tuple[str, ...]] = {
   "gsm8k": ("train", "validation", "test"),
   "multiarith": ("validation", "test"),
@@ -36,24 +50,80 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 
 
 def read(dataset: str, split: str) -> list[Question]:
-  """Reads a split of a benchmark from the data directory.
+  """Reads a split of a benchmark.
+
+  The authors' own files in the data directory come first, then the TFDS
+  dataset that `specialize prepare --dataset_name=DATASET` built.
 
   Args:
     dataset: a key of `SPLITS`.
     split: one of its splits.
 
   Raises:
-    UserError: the file is missing or is not that benchmark's.
+    UserError: neither is there, or a file is not that benchmark's.
   """
+  built = built_questions(dataset, split, beside=FILES[dataset])
+  return rows_of(dataset, split, sources.find) if built is None else built
+
+
+def rows_of(
+  dataset: str, split: str, find: Callable[[str], str]
+) -> list[Question]:
+  """Reads a split of a benchmark from its authors' files.
+
+  Args:
+    dataset: a key of `SPLITS`.
+    split: one of its splits.
+    find: gives where a file of `FILES` lies.
+  """
+  path = FILES[dataset][0]
   if dataset == "gsm8k" and split == "test":
-    return read_gsm8k(sources.find("gsm8k/test.jsonl"), "test")
+    return read_gsm8k(find(FILES[dataset][1]), "test")
   if dataset == "gsm8k":
-    rows = read_gsm8k(sources.find("gsm8k/train.jsonl"), "train")
+    rows = read_gsm8k(find(path), "train")
   else:
-    path, reader = _FILES[dataset]
-    rows = reader(sources.find(path))
+    rows = _READERS[dataset](find(path))
   validation, rest = splits.split_validation(rows)
   return validation if split == "validation" else rest
+
+
+def built_questions(
+  name: str, split: str, *, beside: Sequence[str]
+) -> list[Question] | None:
+  """Reads a built TFDS dataset, where the authors' files are not there.
+
+  Args:
+    name: the dataset, with its configuration where it has some.
+    split: which split.
+    beside: the authors' files that come before it.
+
+  Returns:
+    Its questions; None where a file is there, or no dataset.
+  """
+  builder = built(name, beside=beside)
+  if builder is None:
+    return None
+  names = [field.name for field in dataclasses.fields(Question)]
+  return [
+    Question(**{name: row[name].decode() for name in names})
+    for row in tfds.as_numpy(
+      builder.as_dataset(
+        split=split, read_config=tfds.ReadConfig(try_autocache=False)
+      )
+    )
+  ]
+
+
+def built(
+  name: str, *, beside: Sequence[str]
+) -> tfds.core.DatasetBuilder | None:
+  """Opens a built TFDS dataset; None as for `built_questions`."""
+  if any(sources.exists(path) for path in beside):
+    return None
+  folder = pathlib.Path(sources.tfds_dir()) / name / BUILT_VERSION
+  if not (folder / "dataset_info.json").is_file():
+    return None
+  return tfds.builder_from_directory(folder)
 
 
 def demonstrations() -> list[formats.Demonstration]:
@@ -244,8 +314,8 @@ def _read_json(path: str, keys: tuple[str, ...]) -> list[Mapping]:
   return rows
 
 
-_FILES = {
-  "multiarith": ("multiarith/MultiArith.json", read_multiarith),
-  "asdiv": ("asdiv/ASDiv.xml", read_asdiv),
-  "svamp": ("svamp/SVAMP.json", read_svamp),
+_READERS = {
+  "multiarith": read_multiarith,
+  "asdiv": read_asdiv,
+  "svamp": read_svamp,
 }

@@ -8,15 +8,19 @@ training on it, and a rule.
 
 import dataclasses
 import json
+import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import questions, sources, splits
+from specialize_jax.data import benchmarks, questions, sources, splits
 
 Rule = Literal["chain_of_thought", "answer_only", "answer_only_paper_code"]
+
+PROMPT = "prompt_file"
+"""The metadata of a task's TFDS dataset that holds its prompt file."""
 
 _CANARY_LINES = 2
 _QUESTION = "Q: "
@@ -45,8 +49,12 @@ def read_prompt(path: str) -> Prompt:
   Raises:
     UserError: the file has no demonstration, or one without a final answer.
   """
-  with open(path, encoding="utf-8") as file:
-    text = "".join(file.readlines()[_CANARY_LINES:])
+  return parse_prompt(pathlib.Path(path).read_text(encoding="utf-8"), path)
+
+
+def parse_prompt(text: str, path: str) -> Prompt:
+  """Takes a prompt file's text apart; errors name `path`."""
+  text = "\n".join(text.split("\n")[_CANARY_LINES:])
   instruction, *blocks = text.strip().split(f"\n\n{_QUESTION}")
   demonstrations = []
   for block in blocks:
@@ -134,12 +142,11 @@ def source(
   """
 
   def read(split: str) -> Mapping[str, Sequence[str]]:
-    rows = read_questions(sources.find(f"bbh/{task}.json"), task)
+    rows, prompt_text, path = _read_task(task)
     if split == "validation":
       # Whole texts: the words of a row of brackets are none.
       rows, _ = splits.split_validation(rows, words_fn=str)
-    path = sources.find(f"bbh/cot-prompts/{task}.txt")
-    write = _writer(path, rule, in_context=in_context)
+    write = _writer(prompt_text, path, rule, in_context=in_context)
     return {
       **questions.to_columns(rows),
       "inputs": [write(row.question) for row in rows],
@@ -153,13 +160,34 @@ def source(
   )
 
 
-def _writer(path: str, rule: Rule, *, in_context: bool) -> Callable[[str], str]:
+def paths(task: str) -> tuple[str, str]:
+  """Gives a task's two files below a data directory: questions and prompt."""
+  return f"bbh/{task}.json", f"bbh/cot-prompts/{task}.txt"
+
+
+def _read_task(task: str) -> tuple[list[questions.Question], str, str]:
+  """Reads questions and the prompt file's text, and tells where it lies.
+
+  The authors' own files in the data directory come first, then the TFDS
+  dataset that `specialize prepare --dataset_name=bbh` built.
+  """
+  name = f"bbh/{task}"
+  built = benchmarks.built(name, beside=paths(task))
+  if built is not None:
+    rows = benchmarks.built_questions(name, "test", beside=paths(task))
+    return rows, built.info.metadata[PROMPT], str(built.data_dir)
+  rows_path, prompt_path = map(sources.find, paths(task))
+  text = pathlib.Path(prompt_path).read_text(encoding="utf-8")
+  return read_questions(rows_path, task), text, prompt_path
+
+
+def _writer(
+  prompt_text: str, path: str, rule: Rule, *, in_context: bool
+) -> Callable[[str], str]:
   """Gives the function that writes a question by a rule."""
   if rule == "answer_only_paper_code":
-    with open(path, encoding="utf-8") as file:
-      text = file.read()
-    return lambda question: render_as_paper_code(text, question)
-  prompt = read_prompt(path)
+    return lambda question: render_as_paper_code(prompt_text, question)
+  prompt = parse_prompt(prompt_text, path)
   if not in_context:
     prompt = dataclasses.replace(prompt, demonstrations=())
   chain_of_thought = rule == "chain_of_thought"

@@ -78,6 +78,25 @@ def find(relative_path: str) -> str:
   return path
 
 
+def exists(relative_path: str) -> bool:
+  """Tells whether the data directory, if there is one, has a file."""
+  try:
+    return os.path.exists(os.path.join(data_dir(), relative_path))
+  except errors.UserError:
+    return False
+
+
+def tfds_dir() -> str:
+  """Gives the folder of TFDS datasets.
+
+  Raises:
+    UserError: neither it nor a data directory is set.
+  """
+  # The override itself is private to seqio; a loader resolves it.
+  chosen = seqio.utils.LazyTfdsLoader("teacher:1.0.0").data_dir
+  return chosen or os.path.join(data_dir(), "tfds")
+
+
 class TableSource(seqio.DataSource):
   """A seqio source over columns that fit in memory.
 

@@ -11,7 +11,6 @@ a time, where a format is rendered, and an iterator's checkpoint stays small.
 
 import dataclasses
 import functools
-import os
 
 import numpy as np
 import seqio
@@ -133,7 +132,9 @@ class TeacherSource(sources.TableSource):
 
   def _open(self, config: str) -> tfds.core.DatasetBuilder:
     """Opens the dataset and checks whose tokens it holds."""
-    builder = tfds_builder.open_dataset(tfds_dir(), self._dataset_name, config)
+    builder = tfds_builder.open_dataset(
+      sources.tfds_dir(), self._dataset_name, config
+    )
     aligned_to = (builder.info.metadata or {}).get(tfds_builder.FINGERPRINT)
     if aligned_to != self._vocabulary.fingerprint:
       raise errors.UserError(
@@ -144,13 +145,6 @@ class TeacherSource(sources.TableSource):
         " with that file as --vocabulary"
       )
     return builder
-
-
-def tfds_dir() -> str:
-  """Gives the folder of TFDS datasets."""
-  # The override itself is private to seqio; a loader resolves it.
-  chosen = seqio.utils.LazyTfdsLoader("teacher:1.0.0").data_dir
-  return chosen or os.path.join(sources.data_dir(), "tfds")
 
 
 def _columns(folder: str) -> dict[str, tf.Tensor]:

@@ -141,3 +141,28 @@ def test_the_paper_s_released_samples_find_their_question(tmp_path):
   assert rows["question_id"].numpy().tolist() == [b"gsm8k/train/0"]
   assert rows["text"][0].numpy().startswith(b"Natalia sold clips")
   assert rows["answer"][0].numpy() == b"72"
+
+
+@pytest.mark.parametrize("missing", ["records", "vocabulary"])
+def test_teacher_data_need_records_and_a_vocabulary(
+  world, tmp_path, capsys, missing
+):
+  argv = arguments(world, tmp_path, **{missing: None})
+  assert f"--{missing} is missing" in failed(capsys, argv, tmp_path)
+
+
+def test_a_benchmark_takes_no_records(world, tmp_path, capsys):
+  argv = arguments(world, tmp_path, dataset_name="svamp")
+  assert "--records is for a teacher's data" in failed(capsys, argv, tmp_path)
+
+
+def test_a_benchmark_is_built_from_a_manual_folder(tmp_path, capsys):
+  try:
+    manual = pathlib.Path(sources.find("svamp/SVAMP.json")).parents[1]
+  except ValueError as error:
+    pytest.skip(str(error))
+  argv = ["--dataset_name=svamp", f"--data_dir={tmp_path}"]
+  assert main.run("prepare", [*argv, f"--manual_dir={manual}"]) == 0
+  folder = capsys.readouterr().out.split()[-1]
+  assert folder == f"{tmp_path}/svamp/1.0.0"
+  assert (pathlib.Path(folder) / "dataset_info.json").is_file()
