@@ -4,7 +4,8 @@ Two processes on two cores: a local server that answers at once, without
 faults, with texts of a hundred tokens and five alternatives each; and, on one
 core, either the client of `specialize teach`, which parses, checks, grades and
 stores each sample durably, or a bare httpx loop that asks for the same and
-looks at nothing. Prints JSON; run from the repository's root:
+looks at nothing. `per_cpu_second` counts the client's own seconds on its core,
+which a busy machine does not change. Prints JSON; from the repository's root:
 
   python bench/teach.py --output=bench_teach.json
 """
@@ -57,13 +58,21 @@ def main(argv):
     server.kill()
     server.wait()
   samples = flags.num_questions * flags.num_samples
+
+  def rates(taken):
+    wall, cpu = (min(times) for times in zip(*taken, strict=True))
+    return {
+      "samples_per_second": round(samples / wall, 1),
+      "per_cpu_second": round(samples / cpu, 1),
+    }
+
   result = {
     **{k: v for k, v in vars(flags).items() if k != "output"},
     "client_cores": 1,
     "server_shares_the_core": len(cores) == 1,
     "samples": samples,
-    "teach_samples_per_second": round(samples / min(taught), 1),
-    "bare_httpx_samples_per_second": round(samples / min(bare), 1),
+    "teach": rates(taught),
+    "bare_httpx": rates(bare),
     "load_average": os.getloadavg()[0],
   }
   print(json.dumps(result, indent=2))
@@ -83,7 +92,7 @@ def _sampling(flags):
 
 
 def _taught(flags, port):
-  """Seconds that sampling into an empty store takes."""
+  """Seconds that sampling into an empty store takes, by clock and CPU."""
   prompt = prompts.load("few_shot_chain_of_thought")
   problems, asked = _problems(flags), _sampling(flags)
   connection = client.Connection(
@@ -103,10 +112,10 @@ def _taught(flags, port):
         samples_per_request=flags.samples_per_request,
         progress=lambda _: None,
       )
-      start = time.perf_counter()
+      start = time.perf_counter(), time.process_time()
       await sampler.run(now, flags.concurrency)
       assert now.done == now.total
-      return time.perf_counter() - start
+      return _since(start)
 
   with (
     tempfile.TemporaryDirectory() as directory,
@@ -115,8 +124,12 @@ def _taught(flags, port):
     return asyncio.run(run(writer))
 
 
+def _since(start):
+  return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
 def _bare(flags, port):
-  """Seconds that the same requests take where nobody reads the answers."""
+  """The same of the same requests where nobody reads the answers."""
   prompt = prompts.load("few_shot_chain_of_thought")
   asked = _sampling(flags)
   path = "chat/completions" if flags.endpoint == "chat" else "completions"
@@ -135,9 +148,9 @@ def _bare(flags, port):
           answer = await http.post(url, content=body)
           answer.raise_for_status()
 
-      start = time.perf_counter()
+      start = time.perf_counter(), time.process_time()
       await asyncio.gather(*[work() for _ in range(flags.concurrency)])
-      return time.perf_counter() - start
+      return _since(start)
 
   return asyncio.run(run())
 
