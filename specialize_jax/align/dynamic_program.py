@@ -9,6 +9,7 @@ The path back then takes one step of every sample at a time.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,8 @@ from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 _MAX_CELLS = 1 << 20  # of a group of samples: what the caches hold
-_MAX_PAIRS = 1 << 27  # of the table, two bytes each, those it met only
+_MAX_PAIRS = 1 << 28  # of the table, two bytes each: half a GiB
+_GROWTH = 1.25  # of either side, where it must grow
 _FAR = 1 << 14  # beyond the border
 
 
@@ -46,7 +48,7 @@ class DistanceTable:
   """Remembers the edit distances of strings of two kinds.
 
   Entries are the distance plus 1; 0 where it is not known yet. A table that
-  grows beyond 2^27 pairs is begun anew.
+  grows beyond 2^28 pairs is begun anew.
   """
 
   def __init__(self) -> None:
@@ -92,9 +94,13 @@ class DistanceTable:
     return found
 
   def _grow(self) -> None:
-    """Makes room for every row and column, by doubling."""
+    """Makes room for every row and column.
+
+    A side grows by a quarter at least, so that a table of n entries costs
+    O(n) to fill; doubling both would take twice the memory in the mean.
+    """
     shape = tuple(
-      max(have, 1 << (needed - 1).bit_length())
+      have if needed <= have else max(needed, math.ceil(have * _GROWTH))
       for have, needed in zip(
         self._table.shape,
         (len(self._rows.strings), len(self._columns.strings)),

@@ -15,6 +15,7 @@ from specialize_jax.align import student as student_lib
 from specialize_jax.align import targets
 
 _DIAGONAL, _UP, _LEFT = range(3)
+_IS_ASCII_SPACE = np.array([b < 128 and chr(b).isspace() for b in range(256)])
 
 
 @functools.lru_cache(maxsize=1 << 18)
@@ -110,10 +111,14 @@ def visible_ranks(text: str) -> np.ndarray:
     >>> visible_ranks("a b").tolist()
     [0, 1, 1, 2]
   """
-  visible = []
-  for character in text:
-    width = len(character.encode("utf-8"))
-    visible += [not character.isspace()] * width
+  encoded = np.frombuffer(text.encode("utf-8"), np.uint8)
+  visible = ~_IS_ASCII_SPACE[encoded]
+  wide = {c for c in set(text) if c.isspace() and not c.isascii()}
+  if wide:
+    begins = np.flatnonzero(encoded & 0xC0 != 0x80)  # 10xxxxxx goes on
+    for begin, character in zip(begins.tolist(), text, strict=True):
+      if character in wide:
+        visible[begin : begin + len(character.encode("utf-8"))] = False
   return np.concatenate([[0], np.cumsum(visible)]).astype(np.int32)
 
 
