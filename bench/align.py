@@ -12,7 +12,8 @@ Single process. Every round times each of these once, in turn:
   reference_lay      the readable form of the same, on the first samples
   MODE_arrays        targets with the top 5 on student ids, from strings that
                      are numbered already; the student's tokenization included
-  MODE_objects       the same from TeacherToken objects: numbering included
+  MODE_strings       the same from flat lists of strings, as a store is read:
+                     their numbering included
   MODE_reference     the readable form, on the first samples
 
 Samples a second is the median over rounds, after one that fills the caches
@@ -37,6 +38,8 @@ import statistics
 import sys
 import time
 from functools import reduce
+
+import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
@@ -66,10 +69,10 @@ def main(argv):
   parser.add_argument("--num_reference", type=int, default=20)
   parser.add_argument("--output")
   flags = parser.parse_args(argv)
-  as_written, with_words, with_marks = _solutions(flags.num_solutions)
+  solutions = _solutions(flags.num_solutions)
   corpora = {
     "records": _records() * 26,
-    "gsm8k": _with_top(as_written),
+    "gsm8k": _with_top(solutions["as_written"]),
   }
   gc.collect()
   gc.freeze()
@@ -77,8 +80,11 @@ def main(argv):
   result["coverage"] = {
     "records": _coverage(corpora["records"][:40]),
     "gsm8k": _coverage(corpora["gsm8k"]),
-    "gsm8k_ending_the_answer_is": _coverage(_plain(with_words)),
-    "gsm8k_with_calculator_marks": _coverage(_plain(with_marks)),
+    **{
+      f"gsm8k_{name}": _coverage(_plain(texts))
+      for name, texts in solutions.items()
+      if name != "as_written"
+    },
   }
   result["peak_rss_gib"] = (
     resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -108,19 +114,29 @@ def _records():
 
 
 def _solutions(count):
-  """GSM8K's solutions in p50k_base's tokens, ending in three ways."""
+  """GSM8K's solutions in p50k_base's tokens, by how they are written.
+
+  As written, a solution ends in a line such as "#### 72", which no chain of
+  thought that a student reads has: its target ends "The answer is 72".
+  """
   lines = real_files.find("gsm8k", "train.jsonl").read_text().splitlines()
   marked = [json.loads(line)["answer"] for line in lines[:count]]
   plain = [re.sub(r"<<.*?>>", "", text) for text in marked]
   with_words = [t.replace("\n#### ", "\nThe answer is ") for t in plain]
+  steps = [text.rpartition("\n#### ")[0] for text in plain]
   encoding = _p50k_base()
-  return [
-    [
+  return {
+    name: [
       encoding.decode_tokens_bytes(ids)
       for ids in encoding.encode_ordinary_batch(texts, num_threads=1)
     ]
-    for texts in (plain, with_words, marked)
-  ]
+    for name, texts in {
+      "as_written": plain,
+      "without_the_answer_line": steps,
+      "ending_the_answer_is": with_words,
+      "with_calculator_marks": marked,
+    }.items()
+  }
 
 
 def _p50k_base():
@@ -273,6 +289,7 @@ def _alignment_ways(corpus, num_reference):
 def _transfer_ways(corpus, num_reference):
   """Alignment with the top 5 on student ids, a mode at a time."""
   student = real_files.t5()
+  flat = [_flat(batch) for batch in _batches(corpus)]
   ways = {}
   for mode in sample.MODES:
     aligner = batched.Aligner(student, mode=mode)
@@ -287,9 +304,9 @@ def _transfer_ways(corpus, num_reference):
 
     other = batched.Aligner(student, mode=mode)
 
-    def objects(aligner=other):
-      for batch in _batches(corpus):
-        aligner.align(batch)
+    def from_strings(aligner=other):
+      for batch in flat:
+        aligner.align_strings(**batch)
 
     def readable(mode=mode):
       for tokens, text in corpus[:num_reference]:
@@ -297,10 +314,25 @@ def _transfer_ways(corpus, num_reference):
 
     ways |= {
       f"{mode}_arrays": (arrays, len(corpus)),
-      f"{mode}_objects": (objects, len(corpus)),
+      f"{mode}_strings": (from_strings, len(corpus)),
       f"{mode}_reference": (readable, num_reference),
     }
   return ways
+
+
+def _flat(batch):
+  """Gives a batch as `Aligner.align_strings` takes it."""
+  tokens = [token for some, _ in batch for token in some]
+  pairs = [pair for token in tokens for pair in token.top]
+  return {
+    "texts": [text for _, text in batch],
+    "counts": np.array([len(some) for some, _ in batch]),
+    "spellings": [token.spelling for token in tokens],
+    "log_probs": np.array([token.log_prob for token in tokens]),
+    "top_counts": np.array([len(token.top) for token in tokens]),
+    "top_spellings": [spelling for spelling, _ in pairs],
+    "top_log_probs": np.array([log_prob for _, log_prob in pairs]),
+  }
 
 
 def _coverage(corpus):
@@ -317,7 +349,7 @@ def _coverage(corpus):
       ),
     )
     result[mode] = {
-      "one_to_one": counted.one_to_one / counted.positions,
+      "one_to_one_share": counted.one_to_one / counted.positions,
       "covered": 1 - counted.one_hot / counted.positions,
       **counted.report(),
     }
