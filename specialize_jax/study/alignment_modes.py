@@ -1,0 +1,236 @@
+"""Whether the targets' kind matters: paper, whitespace, chunk, marginal.
+
+Runs of a seed share its mini world, records, start and batches' order, and
+differ in the targets alone. `teacher_distance` says what is measured of them
+beside accuracies.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seqio
+from scipy import stats
+
+from specialize_jax.align import student
+from specialize_jax.data import preparation, sources
+from specialize_jax.evaluation import intervals, written
+from specialize_jax.mini import stories, student_tokens, world
+from specialize_jax.study import experiment, teacher_distance
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import network
+
+_RESULT = "result.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+  """What is compared, and how thoroughly.
+
+  Attributes:
+    world: size of each seed's world.
+    pretraining: makes a seed's general model.
+    specialization: distills the teacher into it.
+    tests: what accuracies are of.
+    modes: kinds of targets.
+    num_problems: held-out problems of each family, for the divergence.
+    solutions_per_problem: solutions drawn for each of them.
+    num_records: records whose targets are compared with the teacher.
+  """
+
+  world: world.WorldConfig
+  pretraining: experiment.Experiment
+  specialization: experiment.Experiment
+  tests: Sequence[experiment.Evaluation]
+  modes: Sequence[str]
+  num_problems: int = 200
+  solutions_per_problem: int = 2
+  num_records: int = 1000
+
+
+def run_seed(
+  comparison: Comparison, output_dir: pathlib.Path, *, seed: int
+) -> dict[str, object]:
+  """Builds a seed's world and trains and measures once a kind of targets.
+
+  What is done already is not done again.
+
+  Args:
+    comparison: what to do; places and seeds of its runs are set here.
+    output_dir: of the seed.
+    seed: of world, parameters and data.
+
+  Returns:
+    Of each kind of targets `{"target_error": number, "one_to_one": share,
+    "divergence": {family: [nats a token, one a problem]}, "accuracy": {task:
+    share}}`.
+  """
+  world.build(output_dir, seed=seed, config=comparison.world)
+  sources.set_data_dir(output_dir)
+  mini_dir = output_dir / world.DIRECTORY
+  tokenizer = student.StudentTokenizer.from_file(mini_dir / "student.model")
+  teacher = student_tokens.StudentTeacher(
+    tokenizer,
+    end_id=t5_config.EOS_ID,
+    mistake_rate=comparison.world.mistake_rate,
+  )
+  drawn = world.draw_world(seed, comparison.world).maths
+  held_out = {
+    family: teacher_distance.draw_held_out(
+      by_split["test"][: comparison.num_problems],
+      tokenizer,
+      teacher,
+      solutions_per_problem=comparison.solutions_per_problem,
+      seed=seed,
+    )
+    for family, by_split in drawn.items()
+  }
+  general = output_dir / "pretrain"
+  experiment.train(
+    dataclasses.replace(
+      comparison.pretraining, model_dir=str(general), seed=seed
+    )
+  )
+  asked = {p.question_id: p for p in drawn[stories.FAMILY]["train"]}
+  modes = {}
+  for mode in comparison.modes:
+    place = output_dir / mode
+    if not (place / _RESULT).is_file():
+      error = teacher_distance.target_error(
+        mini_dir / "records",
+        asked,
+        tokenizer,
+        teacher,
+        mode=mode,
+        num_records=comparison.num_records,
+      )
+      student_is = _train_and_test(
+        comparison, mode, place, held_out, start=general, seed=seed
+      )
+      written.write_json(place / _RESULT, {"target_error": error, **student_is})
+    modes[mode] = json.loads((place / _RESULT).read_text(encoding="utf-8"))
+  return modes
+
+
+def _train_and_test(
+  comparison: Comparison,
+  mode: str,
+  place: pathlib.Path,
+  held_out: Mapping[str, teacher_distance.HeldOut],
+  *,
+  start: pathlib.Path,
+  seed: int,
+) -> dict[str, object]:
+  """Trains on one kind of targets, from `start`, and measures the student."""
+  mini_dir = pathlib.Path(sources.data_dir()) / world.DIRECTORY
+  prepared = preparation.prepare(
+    preparation.Preparation(
+      records=str(mini_dir / "records"),
+      vocabulary=str(mini_dir / "student.model"),
+      mode=mode,
+      data_dir=str(place / "tfds"),
+      dataset_name="mini_gsm_teacher",
+    )
+  )
+  run = dataclasses.replace(
+    comparison.specialization,
+    model_dir=str(place / "run"),
+    initial_checkpoint_path=str(start),
+    seed=seed,
+  )
+  seqio.set_tfds_data_dir_override(str(place / "tfds"))
+  try:
+    state = experiment.train(run)
+  finally:
+    seqio.set_tfds_data_dir_override(None)
+  with run.mesh.placement().entered():
+    divergences = {
+      family: teacher_distance.divergence(
+        network.EncoderDecoder(run.model),
+        state.params,
+        one,
+        solutions_per_problem=comparison.solutions_per_problem,
+      )
+      for family, one in held_out.items()
+    }
+  values = experiment.evaluate_checkpoint(
+    run.model_dir,
+    evaluations=comparison.tests,
+    mesh=run.mesh,
+    output_dir=place / "predictions",
+  )
+  return {
+    "one_to_one": prepared.report["one_to_one"] / prepared.report["positions"],
+    "divergence": divergences,
+    "accuracy": {
+      name.removesuffix("/accuracy"): value
+      for name, value in values.items()
+      if name.endswith("/accuracy")
+    },
+  }
+
+
+def summarize(
+  seeds: Sequence[Mapping[str, Mapping]], baseline: str
+) -> dict[str, dict[str, dict[str, intervals.Interval]]]:
+  """Gives means over seeds, and differences to one kind of targets.
+
+  Runs of a seed share all but their targets, so differences are taken within
+  a seed first. Intervals are Student's, of the seeds' values: with three
+  seeds they are 2.5 standard deviations wide to each side.
+
+  Args:
+    seeds: what `run_seed` gives, one a seed, at least two.
+    baseline: the kind that others are compared with.
+
+  Returns:
+    `{measure: {mode: {"mean": interval, "difference": interval}}}`.
+  """
+  measured = [
+    {mode: _measures(found) for mode, found in modes.items()} for modes in seeds
+  ]
+  modes, names = list(seeds[0]), list(measured[0][baseline])
+  return {
+    name: {
+      mode: {
+        "mean": student_interval([one[mode][name] for one in measured]),
+        "difference": student_interval(
+          [one[mode][name] - one[baseline][name] for one in measured]
+        ),
+      }
+      for mode in modes
+    }
+    for name in names
+  }
+
+
+def _measures(found: Mapping) -> dict[str, float]:
+  """Gives each number of a run by its name, and means over families."""
+  divergence = {k: float(np.mean(v)) for k, v in found["divergence"].items()}
+  accuracy = found["accuracy"]
+  return {
+    "target_error": found["target_error"],
+    **{f"divergence {name}": value for name, value in divergence.items()},
+    "divergence, mean": float(np.mean(list(divergence.values()))),
+    **{f"accuracy {name}": value for name, value in accuracy.items()},
+    "accuracy, mean": float(np.mean(list(accuracy.values()))),
+  }
+
+
+def student_interval(values: Sequence[float]) -> intervals.Interval:
+  """Gives the mean of values of unknown variance, and 95 % around it.
+
+  Student's: mean -+ t sqrt(variance / n), t the quantile of n - 1 degrees of
+  freedom.
+
+  Raises:
+    ValueError: there are fewer than two.
+  """
+  if len(values) < 2:
+    raise ValueError(f"{len(values)} values have no variance; expected 2.")
+  mean = float(np.mean(values))
+  quantile = stats.t.ppf(0.975, len(values) - 1)
+  half = float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)
+  return intervals.Interval(mean, mean - half, mean + half)
