@@ -15,7 +15,7 @@ from specialize_jax.cli import gin_files, registered_tasks
 
 if typing.TYPE_CHECKING:
   from specialize_jax.t5 import config as t5_config
-  from specialize_jax.tpu import programs
+  from specialize_jax.tpu import plan, programs
 
 _EXAMPLE = """example (minutes; each mesh is compiled by the real TPU compiler):
   specialize plan --model=flan_t5_xl --topology=v5e:4x4 --mesh=fsdp=16 \\
@@ -129,27 +129,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   # Nothing is computed; where there is a TPU, others may be at work on it.
   os.environ["JAX_PLATFORMS"] = "cpu"
 
-  # Libraries, and the compiler, say at length what hardware they miss.
   with registered_tasks.quiet_import():
     from specialize_jax.records import whole_file
     from specialize_jax.reports import plan_view
     from specialize_jax.tpu import plan, topology
-
-    config = _model(flags, bindings)
-    slice_ = topology.load(flags.topology)
-  request = plan.Request(
-    job=_job(flags, config),
-    topology=slice_,
-    steps=plan.STEPS if flags.step == "both" else (flags.step,),
-    train_steps=flags.train_steps,
-  )
+  asked = _request(flags, bindings)
+  slice_, config = asked.topology, asked.job.config
   if flags.mesh:
     meshes = [topology.parse_mesh(m, slice_.num_chips) for m in flags.mesh]
   else:
     meshes = topology.sensible_meshes(
       config, batch_size=flags.batch_size, num_chips=slice_.num_chips
     )
-  rows = plan.plan(request, meshes, progress=_say)
+  rows = plan.plan(asked, meshes, progress=_say)
   title = (
     f"{flags.model} on {slice_.name} ({slice_.num_chips} chips): batch "
     f"{flags.batch_size}, {flags.input_length}/{flags.target_length} tokens, "
@@ -163,6 +155,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan_view.write_figure(flags.figure, rows, title)
     print(f"figure: {flags.figure}")
   return 0
+
+
+def request(argv: Sequence[str]) -> plan.Request:
+  """Gives what a command line asks for, the meshes left out."""
+  return _request(*gin_files.parse(build_parser(), argv))
+
+
+def _request(
+  flags: argparse.Namespace, bindings: Sequence[str]
+) -> plan.Request:
+  # Libraries, and the compiler, say at length what hardware they miss.
+  with registered_tasks.quiet_import():
+    from specialize_jax.tpu import plan, topology
+
+    config = _model(flags, bindings)
+    slice_ = topology.load(flags.topology)
+  return plan.Request(
+    job=_job(flags, config),
+    topology=slice_,
+    steps=plan.STEPS if flags.step == "both" else (flags.step,),
+    train_steps=flags.train_steps,
+  )
 
 
 def _model(

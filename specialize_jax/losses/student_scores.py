@@ -11,6 +11,7 @@ lies, followed by a sum of `[B, T, C]`; the reductions sum `[B, T]`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -57,6 +58,32 @@ def log_normalizer(scores: StudentScores) -> jax.Array:
     [scores.candidate_logits_BTC, scores.log_rest_BT[..., None]], axis=-1
   )
   return jax.nn.logsumexp(parts_BTC, axis=-1)
+
+
+def nothing(shape_BTC: tuple[int, ...], dtype: jnp.dtype) -> StudentScores:
+  """The scores of no tokens at all."""
+  empty = functools.partial(jnp.full, fill_value=-jnp.inf, dtype=dtype)
+  return StudentScores(
+    candidate_logits_BTC=empty(shape_BTC),
+    target_logits_BT=empty(shape_BTC[:-1]),
+    log_rest_BT=empty(shape_BTC[:-1]),
+    max_logits_BT=empty(shape_BTC[:-1]),
+  )
+
+
+def joined(one: StudentScores, other: StudentScores) -> StudentScores:
+  """The scores over two parts of the vocabulary, from those over each.
+
+  A candidate or target of the other part is `-inf` in the scores of this one.
+  """
+  return StudentScores(
+    candidate_logits_BTC=jnp.maximum(
+      one.candidate_logits_BTC, other.candidate_logits_BTC
+    ),
+    target_logits_BT=jnp.maximum(one.target_logits_BT, other.target_logits_BT),
+    log_rest_BT=jnp.logaddexp(one.log_rest_BT, other.log_rest_BT),
+    max_logits_BT=jnp.maximum(one.max_logits_BT, other.max_logits_BT),
+  )
 
 
 def reduce(

@@ -1,19 +1,22 @@
 """The distillation loss from hidden states, without a `[B, T, V]` array kept.
 
 Logits are the largest array of a T5 step: 16 x 256 positions of 32,128 float32
-are 0.5 GiB, several times over with their softmax and gradient. Here the
-target positions go through the head in chunks; the forward pass keeps of each
-only its scores (`[B, T, C + 3]`), the backward pass computes the chunk's logits
-again and turns them at once into the gradients of the hidden states and of the
-kernel, the latter summed in float32.
+are 0.5 GiB, several times over with their softmax and gradient. Here all
+target positions go through the head in pieces of the vocabulary; the forward
+pass keeps only their scores (`[B, T, C + 3]`), the backward pass computes a
+piece's logits again and turns them at once into the piece's part of the
+kernel's gradient and into a term of the hidden states' gradient, summed in
+float32.
 
-Chunks cut the length, never the batch, so a batch sharded over devices stays
-where it is; a kernel sharded along V gives logits sharded along V, reduced
-there (see `student_scores`).
+Pieces cut the vocabulary, never the batch or the length, so a batch sharded
+over devices stays where it is; of a kernel sharded along D one piece at a time
+is gathered and one piece's gradient summed over devices; a kernel sharded
+along V gives logits sharded along V, reduced there (see `student_scores`).
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -38,8 +41,9 @@ class LossConfig:
       distribution matching: "one_hot" cross-entropy, or "ignore", nothing: it
       loses its weight. Mind that the end-of-sequence token has no teacher
       distribution, so that "ignore" never teaches the student to stop.
-    num_chunks: pieces that the target length is cut into; memory falls with
-      it, and small matrix products slow down. 1 for a small vocabulary.
+    num_chunks: pieces that the vocabulary is cut into, or the next smaller
+      number that divides it; memory falls with it, and small matrix products
+      slow down. 1 for a small vocabulary.
     z_loss: weight of the squared log-normalizer (1e-4 in T5X's pre-training,
       zero in the paper), which keeps logits near zero.
   """
@@ -174,112 +178,186 @@ def measure_chunked(
   *,
   num_chunks: int,
 ) -> student_scores.StudentScores:
-  """`student_scores.measure` of `hidden @ kernel`, chunk by chunk.
+  """`student_scores.measure` of `hidden @ kernel`, piece by piece.
 
   Args:
     hidden_BTD: hidden states, in the compute dtype.
     kernel_DV: the head.
     candidate_ids_BTC: int32 from `student_scores.slots`.
     targets_BT: int32.
-    num_chunks: pieces of the length; it is padded to a multiple.
+    num_chunks: pieces of the vocabulary, see `LossConfig`.
 
   Returns:
     Scores in float32 (float64 for float64 hidden states).
   """
-  length = targets_BT.shape[1]
-  num_chunks = min(num_chunks, length)
-  cut = functools.partial(_cut, num_chunks=num_chunks)
-  scores = _measure_chunks(
-    cut(hidden_BTD), kernel_DV, cut(candidate_ids_BTC), cut(targets_BT)
+  return _measure_pieces(
+    hidden_BTD,
+    kernel_DV,
+    candidate_ids_BTC,
+    targets_BT,
+    _pieces(kernel_DV.shape[1], num_chunks),
   )
-  return jax.tree.map(lambda x: _join(x, length), scores)
 
 
-@jax.custom_vjp
-def _measure_chunks(
-  hidden_chunks: jax.Array,
-  kernel_DV: jax.Array,
-  candidate_id_chunks: jax.Array,
-  target_chunks: jax.Array,
-) -> student_scores.StudentScores:
-  """Scores of `[chunks, B, T / chunks, ..]` arrays."""
-  kernel_DV = _ready(kernel_DV, hidden_chunks.dtype)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pieces:
+  """How a vocabulary is cut: each of its blocks into as many pieces.
 
-  def one_chunk(chunk: tuple[jax.Array, ...]) -> student_scores.StudentScores:
-    hidden_BTD, ids_BTC, targets_BT = chunk
-    return student_scores.reduce(
-      _logits(hidden_BTD, kernel_DV), ids_BTC, targets_BT
+  Piece i is the i-th part of every block, so that of a vocabulary sharded by
+  blocks each device has a share of every piece.
+
+  Attributes:
+    num_blocks: blocks, one after the other.
+    num_pieces: parts of each.
+    part: tokens of a part.
+  """
+
+  num_blocks: int
+  num_pieces: int
+  part: int
+
+  def local_ids(self, ids: jax.Array, piece: jax.Array) -> jax.Array:
+    """Columns of a piece's logits; of tokens elsewhere, one past the last."""
+    block, within = jnp.divmod(ids, self.num_pieces * self.part)
+    owner, column = jnp.divmod(within, self.part)
+    inside = (owner == piece) & (block < self.num_blocks)
+    size = self.num_blocks * self.part
+    return jnp.where(inside, block * self.part + column, size)
+
+  def cut(self, kernel_DV: jax.Array) -> jax.Array:
+    """[D, V] -> [pieces, D, V / pieces]."""
+    blocks = kernel_DV.reshape(-1, self.num_blocks, self.num_pieces, self.part)
+    pieces = jnp.moveaxis(blocks, 2, 0).reshape(
+      self.num_pieces, -1, self.num_blocks * self.part
     )
+    return nn.with_logical_constraint(pieces, (None, "embed", "vocab"))
 
-  return jax.lax.map(
-    one_chunk, (hidden_chunks, candidate_id_chunks, target_chunks)
+  def join(self, pieces: jax.Array) -> jax.Array:
+    """`cut` undone."""
+    parts = pieces.reshape(self.num_pieces, -1, self.num_blocks, self.part)
+    kernel_DV = jnp.moveaxis(parts, 0, 2).reshape(pieces.shape[1], -1)
+    return nn.with_logical_constraint(kernel_DV, ("embed", "vocab"))
+
+
+# Shards of a vocabulary that pieces need not be moved for.
+_MOST_SHARDS = 8
+
+
+def _pieces(vocab_size: int, num_chunks: int) -> _Pieces:
+  num_pieces = max(n for n in range(1, num_chunks + 1) if vocab_size % n == 0)
+  num_blocks = math.gcd(vocab_size // num_pieces, _MOST_SHARDS)
+  return _Pieces(
+    num_blocks=num_blocks,
+    num_pieces=num_pieces,
+    part=vocab_size // num_pieces // num_blocks,
   )
 
 
-def _measure_chunks_forward(
-  *arguments: jax.Array,
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _measure_pieces(
+  hidden_BTD: jax.Array,
+  kernel_DV: jax.Array,
+  candidate_ids_BTC: jax.Array,
+  targets_BT: jax.Array,
+  pieces: _Pieces,
+) -> student_scores.StudentScores:
+  """Scores of all positions, joined over the pieces."""
+
+  def add_piece(
+    scores: student_scores.StudentScores, piece: tuple[jax.Array, jax.Array]
+  ) -> tuple[student_scores.StudentScores, None]:
+    index, kernel_DV = piece
+    found = student_scores.reduce(
+      _logits(hidden_BTD, _whole(kernel_DV)),
+      pieces.local_ids(candidate_ids_BTC, index),
+      pieces.local_ids(targets_BT, index),
+    )
+    return student_scores.joined(scores, found), None
+
+  dtype = student_scores.accumulation_dtype(hidden_BTD.dtype)
+  scores, _ = jax.lax.scan(
+    add_piece,
+    student_scores.nothing(candidate_ids_BTC.shape, dtype),
+    _numbered(pieces, kernel_DV, hidden_BTD.dtype),
+  )
+  return scores
+
+
+def _measure_pieces_forward(
+  hidden_BTD: jax.Array,
+  kernel_DV: jax.Array,
+  candidate_ids_BTC: jax.Array,
+  targets_BT: jax.Array,
+  pieces: _Pieces,
 ) -> tuple[student_scores.StudentScores, tuple]:
-  scores = _measure_chunks(*arguments)
+  arguments = (hidden_BTD, kernel_DV, candidate_ids_BTC, targets_BT)
+  scores = _measure_pieces(*arguments, pieces)
   return scores, (*arguments, scores)
 
 
-def _measure_chunks_backward(
-  residuals: tuple, cotangents: student_scores.StudentScores
+def _measure_pieces_backward(
+  pieces: _Pieces, residuals: tuple, cotangents: student_scores.StudentScores
 ) -> tuple[jax.Array | None, ...]:
-  """Computes each chunk's logits again, then both gradients from them."""
-  hidden_chunks, kernel_DV, ids_chunks, target_chunks, scores = residuals
-  compute_dtype = hidden_chunks.dtype
+  """Computes each piece's logits again, then both gradients from them."""
+  hidden_BTD, kernel_DV, candidate_ids_BTC, targets_BT, scores = residuals
+  compute_dtype = hidden_BTD.dtype
   sum_dtype = student_scores.accumulation_dtype(compute_dtype)
-  ready_kernel_DV = _ready(kernel_DV, compute_dtype)
 
-  def one_chunk(
-    kernel_gradient_DV: jax.Array, chunk: tuple
+  def one_piece(
+    hidden_gradient_BTD: jax.Array, piece: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, jax.Array]:
-    hidden_BTD, ids_BTC, targets_BT, scores, cotangents = chunk
+    index, kernel_DV = piece
+    kernel_DV = _whole(kernel_DV)
     gradient_BTV = student_scores.pull_back(
-      _logits(hidden_BTD, ready_kernel_DV),
-      ids_BTC,
-      targets_BT,
+      _logits(hidden_BTD, kernel_DV),
+      pieces.local_ids(candidate_ids_BTC, index),
+      pieces.local_ids(targets_BT, index),
       scores,
       cotangents,
     ).astype(compute_dtype)
-    kernel_gradient_DV += jnp.einsum(
+    kernel_gradient_DV = jnp.einsum(
       "btd,btv->dv",
       hidden_BTD,
       gradient_BTV,
       preferred_element_type=sum_dtype,
     )
-    hidden_gradient_BTD = jnp.einsum(
-      "btv,dv->btd",
-      gradient_BTV,
-      ready_kernel_DV,
-      preferred_element_type=sum_dtype,
+    hidden_gradient_BTD += jnp.einsum(
+      "btv,dv->btd", gradient_BTV, kernel_DV, preferred_element_type=sum_dtype
     )
-    return kernel_gradient_DV, hidden_gradient_BTD.astype(compute_dtype)
+    # Summed over devices as the gradients of all other kernels are.
+    return hidden_gradient_BTD, nn.with_logical_constraint(
+      kernel_gradient_DV.astype(compute_dtype), ("embed", "vocab")
+    )
 
-  kernel_gradient_DV, hidden_gradients = jax.lax.scan(
-    one_chunk,
-    jnp.zeros(kernel_DV.shape, sum_dtype),
-    (hidden_chunks, ids_chunks, target_chunks, scores, cotangents),
+  hidden_gradient_BTD, kernel_gradients = jax.lax.scan(
+    one_piece,
+    jnp.zeros(hidden_BTD.shape, sum_dtype),
+    _numbered(pieces, kernel_DV, compute_dtype),
   )
   return (
-    hidden_gradients,
-    kernel_gradient_DV.astype(kernel_DV.dtype),
+    hidden_gradient_BTD.astype(compute_dtype),
+    pieces.join(kernel_gradients).astype(kernel_DV.dtype),
     None,
     None,
   )
 
 
-_measure_chunks.defvjp(_measure_chunks_forward, _measure_chunks_backward)
+_measure_pieces.defvjp(_measure_pieces_forward, _measure_pieces_backward)
 
 
-def _ready(kernel_DV: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """The kernel as all chunks use it, made once and not once a chunk.
+def _numbered(
+  pieces: _Pieces, kernel_DV: jax.Array, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
+  """What a scan over the pieces reads: numbers, and kernels in `dtype`."""
+  return (
+    jnp.arange(pieces.num_pieces, dtype=jnp.int32),
+    pieces.cut(kernel_DV.astype(dtype)),
+  )
 
-  In the compute dtype, and whole along D: where parameters are cut along
-  `embed`, this is the one all-gather of them.
-  """
-  return nn.with_logical_constraint(kernel_DV.astype(dtype), (None, "vocab"))
+
+def _whole(kernel_DV: jax.Array) -> jax.Array:
+  """A piece of the kernel, whole along D: the one gather of what is cut so."""
+  return nn.with_logical_constraint(kernel_DV, (None, "vocab"))
 
 
 def _logits(hidden_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
@@ -290,24 +368,3 @@ def _logits(hidden_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
     preferred_element_type=student_scores.accumulation_dtype(hidden_BTD.dtype),
   )
   return nn.with_logical_constraint(logits_BTV, ("batch", "length", "vocab"))
-
-
-def _cut(array: jax.Array, *, num_chunks: int) -> jax.Array:
-  """[B, T, ..] -> [num_chunks, B, ceil(T / num_chunks), ..], zero-padded."""
-  batch_size, length, *rest = array.shape
-  chunk_length = -(-length // num_chunks)
-  padding = [(0, 0)] * array.ndim
-  padding[1] = (0, chunk_length * num_chunks - length)
-  pieces = jnp.pad(array, padding).reshape(
-    batch_size, num_chunks, chunk_length, *rest
-  )
-  return jnp.moveaxis(pieces, 1, 0)
-
-
-def _join(chunks: jax.Array, length: int) -> jax.Array:
-  """`_cut` undone."""
-  num_chunks, batch_size, chunk_length, *rest = chunks.shape
-  whole = jnp.moveaxis(chunks, 0, 1).reshape(
-    batch_size, num_chunks * chunk_length, *rest
-  )
-  return whole[:, :length]

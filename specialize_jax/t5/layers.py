@@ -7,6 +7,7 @@ Parameters have T5X's names, shapes and initial distributions
 from scratch starts where T5X's would.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -48,7 +49,10 @@ class Dense(nn.Module):
       self.config.param_dtype,
     )
     dtype = self.config.dtype
-    return _multiply(inputs.astype(dtype), kernel.astype(dtype))
+    # As it lies in memory: so it is cast before other devices gather it, and
+    # its gradient is summed into the shard of each, in the compute dtype.
+    kernel = nn.with_logical_constraint(kernel.astype(dtype), self.kernel_axes)
+    return _multiply(inputs.astype(dtype), kernel)
 
 
 @jax.custom_vjp
@@ -135,8 +139,7 @@ class TokenEmbedder(nn.Module):
     A token outside the vocabulary gives NaN, which training stops at: a
     clipped index would train on the wrong word in silence.
     """
-    rows_BTD = jnp.take(self.embedding, tokens_BT, axis=0, mode="fill")
-    rows_BTD = rows_BTD.astype(self.config.dtype)
+    rows_BTD = _rows(self.embedding, tokens_BT, self.config.dtype)
     return nn.with_logical_constraint(rows_BTD, ("batch", "length", "embed"))
 
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
@@ -161,6 +164,42 @@ class LogitsHead(nn.Module):
       self.config.param_dtype,
     )
     return _float32_product(hidden_BTD, kernel_DV, self.config)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rows(table_VD: jax.Array, tokens_BT: jax.Array, dtype: str) -> jax.Array:
+  """Gives the tokens' rows in `dtype`, `[B, T, D]`.
+
+  Where the table is cut along `embed`, devices gather it in `dtype`: a gather
+  by tokens that are cut too, from a table that is, would be made by moving
+  whole rows of all devices. The gradient of a row is summed in float32, since
+  frequent tokens have thousands of terms.
+  """
+  whole_VD = nn.with_logical_constraint(table_VD.astype(dtype), ("vocab", None))
+  return jnp.take(whole_VD, tokens_BT, axis=0, mode="fill")
+
+
+def _rows_forward(
+  table_VD: jax.Array, tokens_BT: jax.Array, dtype: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return _rows(table_VD, tokens_BT, dtype), (table_VD, tokens_BT)
+
+
+def _rows_backward(
+  dtype: str, residuals: tuple[jax.Array, jax.Array], rows_BTD: jax.Array
+) -> tuple[jax.Array, None]:
+  table_VD, tokens_BT = residuals
+  sum_dtype = jnp.float64 if dtype == "float64" else jnp.float32
+  sums_VD = jnp.zeros(table_VD.shape, sum_dtype)
+  sums_VD = nn.with_logical_constraint(sums_VD, ("vocab", None))
+  sums_VD = sums_VD.at[tokens_BT].add(rows_BTD.astype(sum_dtype), mode="drop")
+  gradient_VD = nn.with_logical_constraint(
+    sums_VD.astype(dtype), ("vocab", "embed")
+  )
+  return gradient_VD.astype(table_VD.dtype), None
+
+
+_rows.defvjp(_rows_forward, _rows_backward)
 
 
 def _float32_product(

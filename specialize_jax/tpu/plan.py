@@ -50,7 +50,7 @@ def plan(
   Raises:
     UserError: the batch cannot be cut over a mesh; before anything compiles.
   """
-  placed = [_placement(request.topology, sizes) for sizes in mesh_sizes]
+  placed = [placement_on(request.topology, sizes) for sizes in mesh_sizes]
   for placement in placed:
     programs.check(request.job, placement)
   rows, total = [], len(placed) * len(request.steps)
@@ -198,9 +198,10 @@ def _counted(
   }
 
 
-def _placement(
+def placement_on(
   slice_: topology.Topology, sizes: Mapping[str, int]
 ) -> placements.Placement:
+  """Gives a mesh over all chips of a slice, with the default rules."""
   return placements.Placement(
     mesh=meshes.make_mesh(**sizes, devices=slice_.devices)
   )

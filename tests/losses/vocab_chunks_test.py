@@ -60,7 +60,7 @@ def _assert_close(actual, expected, **tolerance):
 @pytest.mark.parametrize("num_chunks", [1, 2, 3, 10, 64])
 @pytest.mark.parametrize("missing_mass", ["tail", "zero"])
 def test_chunked_equals_whole_and_plain_autodiff(num_chunks, missing_mass):
-  """10 positions in 3 chunks need padding; 64 are more than there are."""
+  """24 tokens are not cut into 10, but into 8; 64 are more than there are."""
   hidden, kernel, batch = _case()
 
   def plain(hidden, kernel):
@@ -298,8 +298,9 @@ def test_sharded_vocabulary_is_never_gathered():
     for line in collectives
     for dims in re.findall(r"f32\[([\d,]+)\]", line.split(" = ")[1])
   )
-  # A chunk's local logits are [2, 5, 16], whole ones [4, 5, 64].
-  assert widest <= EMBED * 16, collectives
+  # The hidden states' gradient is [2, 10, 6]; a piece's local logits would be
+  # [2, 10, 8], those of all shards [2, 10, 32].
+  assert widest <= 2 * LENGTH * EMBED, collectives
 
 
 @pytest.mark.parametrize(
