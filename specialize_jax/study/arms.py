@@ -15,9 +15,9 @@ import seqio
 
 from specialize_jax import errors
 from specialize_jax.data import example_stream, sources
-from specialize_jax.evaluation import history, selection, written
+from specialize_jax.evaluation import written
 from specialize_jax.mini import world
-from specialize_jax.study import demo, experiment, jobs
+from specialize_jax.study import choosing, demo, experiment, jobs
 
 WORLD = "world"
 SELECTED, IN_DISTRIBUTION = "selected", "in_distribution"
@@ -216,8 +216,9 @@ def run_arm(
   steps = {SELECTED: int(state.step)}
   chosen = None
   if run.evaluations:
-    chosen = selection.select(
-      history.read(job_dir / "run" / "metrics.jsonl"),
+    chosen = choosing.choose(
+      choosing.evaluated(run.model_dir),
+      run.model_dir,
       study.tasks.out_of_distribution,
       study.tasks.in_distribution,
     )
