@@ -20,10 +20,10 @@ import numpy as np
 from specialize_jax.align import student
 from specialize_jax.align import targets as alignment
 from specialize_jax.data import aligned_records, preparation, sources
-from specialize_jax.evaluation import history, selection, written
+from specialize_jax.evaluation import written
 from specialize_jax.mini import world
 from specialize_jax.records import schema, store
-from specialize_jax.study import experiment
+from specialize_jax.study import choosing, experiment
 
 NUM_STAGES = 6
 
@@ -228,9 +228,10 @@ def _alignment_example(
 
 def _select(demo: Demo, output_dir: pathlib.Path) -> int:
   """Chooses the specialization's checkpoint and writes why; gives its step."""
-  metrics = pathlib.Path(demo.specialization.model_dir) / "metrics.jsonl"
-  chosen = selection.select(
-    history.read(metrics),
+  model_dir = demo.specialization.model_dir
+  chosen = choosing.choose(
+    choosing.evaluated(model_dir),
+    model_dir,
     demo.tasks.out_of_distribution,
     demo.tasks.in_distribution,
   )
