@@ -24,6 +24,7 @@ COMMANDS = {
   "import": "released files and OpenAI responses into a record store",
   "align": "teacher records to aligned targets, with a coverage report",
   "prepare": "filter, align and build the dataset that training reads",
+  "inspect": "one sample: its alignment, and what the model sees",
   "convert": "checkpoints: Hugging Face and T5X in, Hugging Face out",
   "train": "train or specialize a T5 from gin files",
   "eval": "a checkpoint on a seqio task or mixture",

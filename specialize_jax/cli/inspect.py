@@ -1,0 +1,183 @@
+"""`specialize inspect`: one sample as the student is taught it.
+
+The alignment of a record (both token rows, what stands for what, the
+teacher's alternatives) and the examples of a registered task as the model
+sees them, on the terminal and as one self-contained HTML page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.cli import registered_tasks, teacher_records
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.align import student
+  from specialize_jax.records import schema
+
+_EXAMPLE = """example (records and vocabulary as `specialize demo` leaves them):
+  specialize inspect --records=demo_output/world/mini/records \\
+    --vocabulary=demo_output/world/mini/student.model --sample=3 \\
+    --html=sample.html
+  specialize inspect --data_dir=demo_output/world \\
+    --task=mini_gsm_teacher_in_context_chain_of_thought_v1
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Gives the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="specialize inspect",
+    description="Shows how one of a teacher's samples is laid on the student's"
+    " tokens, and the examples of a task as the model sees them.",
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  teacher_records.add_flags(parser, required=False)
+  parser.add_argument(
+    "--sample",
+    type=int,
+    default=0,
+    metavar="N",
+    help="which record of the store, or example of the task, from 0",
+  )
+  parser.add_argument(
+    "--task",
+    metavar="NAME",
+    help="a registered seqio task whose example is shown",
+  )
+  parser.add_argument("--split", default="train", help="of the task")
+  parser.add_argument(
+    "--html", metavar="FILE.html", help="write a page, too: no network needed"
+  )
+  registered_tasks.add_flags(parser)
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Shows what was asked for."""
+  flags = build_parser().parse_args(argv)
+  if not flags.records and not flags.task:
+    raise errors.UserError(
+      "nothing to show: give --records and --vocabulary, or --task"
+    )
+  if flags.records and not flags.vocabulary:
+    raise errors.UserError("--records needs --vocabulary, the student's own")
+  if flags.sample < 0:
+    raise errors.UserError(f"--sample={flags.sample}: expected 0 or more")
+  from specialize_jax.records import whole_file
+  from specialize_jax.reports import sample_view
+
+  sections = []
+  if flags.records:
+    title, example = _aligned(flags)
+    print(sample_view.alignment_text(title, example, _width()))
+    sections.append(sample_view.alignment_section(title, example))
+  if flags.task:
+    title, parts = _task_example(flags)
+    print(sample_view.parts_text(title, parts))
+    sections.append(sample_view.parts_section(title, parts))
+  if flags.html:
+    whole_file.write_text(flags.html, sample_view.page(sections))
+    print(flags.html)
+  return 0
+
+
+def _width() -> int:
+  from rich import console
+
+  return console.Console().width
+
+
+def _aligned(flags: argparse.Namespace) -> tuple[str, dict[str, typing.Any]]:
+  """Aligns the record that was asked for."""
+  from specialize_jax.align import student, targets
+  from specialize_jax.data import aligned_records
+  from specialize_jax.records import store
+
+  tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
+  records = store.read_records(flags.records)
+  record = next(itertools.islice(records, flags.sample, None), None)
+  if record is None:
+    raise errors.UserError(
+      f"--sample={flags.sample}: {flags.records} has fewer records"
+    )
+  aligned = aligned_records.align_record(record, tokenizer, mode=flags.mode)
+  title = f"{record.question_id}, sample {record.sample}, {flags.mode}"
+  if isinstance(aligned, targets.Rejected):
+    raise errors.UserError(f"{title} is rejected: {aligned.reason}")
+  return title, _example(record, aligned, tokenizer)
+
+
+def _example(
+  record: schema.TeacherRecord,
+  aligned: typing.Any,
+  tokenizer: student.StudentTokenizer,
+) -> dict[str, typing.Any]:
+  """Gives a sample as `reports.alignment_view` takes it."""
+  return {
+    "teacher_tokens": [
+      step.spelling.decode("utf-8", "replace") for step in record.steps
+    ],
+    "student_pieces": list(aligned.pieces),
+    "groups": [
+      [list(group.teacher), list(group.student)] for group in aligned.groups
+    ],
+    "targets": [
+      [
+        [tokenizer.id_to_piece(index), math.exp(log_prob)]
+        for index, log_prob in zip(ids, log_probs, strict=True)
+        if log_prob > -math.inf
+      ]
+      for ids, log_probs in zip(
+        aligned.top_ids_TC.tolist(),
+        aligned.top_log_probs_TC.tolist(),
+        strict=True,
+      )
+    ],
+    "mask": aligned.mask_T.tolist(),
+  }
+
+
+def _task_example(
+  flags: argparse.Namespace,
+) -> tuple[str, list[tuple[str, list[str], list[int] | None]]]:
+  """Reads an example of a task: its parts as pieces, and their masks."""
+  registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
+  from specialize_jax.data import example_stream
+
+  task = example_stream.find_provider(flags.task)
+  if flags.split not in task.splits:
+    raise errors.UserError(
+      f"--split={flags.split}: {flags.task} has {', '.join(task.splits)}"
+    )
+  dataset = task.get_dataset(
+    sequence_length=None, split=flags.split, shuffle=False, seed=0
+  )
+  row: Mapping | None = next(
+    dataset.skip(flags.sample).take(1).as_numpy_iterator(), None
+  )
+  if row is None:
+    raise errors.UserError(
+      f"--sample={flags.sample}: {flags.task} has fewer examples"
+    )
+  parts = []
+  for name in ("inputs", "targets"):
+    vocabulary = task.output_features[name].vocabulary
+    pieces = [vocabulary.tokenizer.id_to_piece(int(i)) for i in row[name]]
+    mask = row.get("teacher_top_mask") if name == "targets" else None
+    parts.append((name, pieces, None if mask is None else mask.tolist()))
+  return f"{flags.task}, {flags.split} {flags.sample}", parts
+
+
+if __name__ == "__main__":
+  from specialize_jax.cli import main as command_line
+
+  sys.exit(command_line.run("inspect", sys.argv[1:]))

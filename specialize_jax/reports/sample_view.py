@@ -1,0 +1,134 @@
+"""One sample for `specialize inspect`: on the terminal, and as a page.
+
+An example is as in `alignment_view`. Parts are `(name, pieces, mask)`: a
+feature of a task's example with its mask where it has one.
+"""
+
+import html
+from collections.abc import Sequence
+
+from specialize_jax.reports import alignment_view, stylesheet
+
+_ALTERNATIVES = 3
+
+Part = tuple[str, Sequence[str], Sequence[int] | None]
+
+
+def alignment_text(
+  title: str, example: alignment_view.Example, width: int
+) -> str:
+  """Draws a sample's groups beside each other, as many as fit a line.
+
+  A group is a column: the teacher's tokens, a bar a link, the student's
+  pieces, what the target gives the piece, and the likeliest alternatives.
+
+  Args:
+    title: what is shown.
+    example: see `alignment_view`.
+    width: of the terminal, in characters.
+  """
+  lines, row, used = [title, ""], [], 0
+  for tokens, pieces in example["groups"]:
+    column = _column(example, tokens, pieces)
+    size = max(map(len, column)) + 2
+    if row and used + size > width:
+      lines += _side_by_side(row)
+      row, used = [], 0
+    row.append(column)
+    used += size
+  return "\n".join([*lines, *_side_by_side(row)])
+
+
+def _column(
+  example: alignment_view.Example, tokens: Sequence[int], pieces: Sequence[int]
+) -> list[str]:
+  above = "·".join(_shown(example["teacher_tokens"][t]) for t in tokens) or "∅"
+  below = " ".join(str(example["student_pieces"][p]) for p in pieces) or "∅"
+  if len(tokens) == len(pieces) == 1:
+    link = "│"
+  else:
+    link = f"{len(tokens)}:{len(pieces)}"
+  lines = [above, link, below]
+  for rank in range(-1, _ALTERNATIVES):
+    lines.append(" ".join(_cell(example, piece, rank) for piece in pieces))
+  return lines
+
+
+def _cell(example: alignment_view.Example, piece: int, rank: int) -> str:
+  """Gives what a target says: of its own piece (-1), or of an alternative."""
+  own = example["student_pieces"][piece]
+  if not example["mask"][piece]:
+    return "one-hot" if rank < 0 else ""
+  if rank < 0:
+    probability = sum(p for text, p in example["targets"][piece] if text == own)
+    return f"{probability:.3f}"
+  others = sorted(
+    (one for one in example["targets"][piece] if one[0] != own),
+    key=lambda one: -one[1],
+  )
+  if rank >= len(others):
+    return ""
+  return f"{_shown(others[rank][0])} {others[rank][1]:.3f}"
+
+
+def _side_by_side(columns: Sequence[Sequence[str]]) -> list[str]:
+  sizes = [max(map(len, column)) for column in columns]
+  rows = zip(*columns, strict=True)
+  lines = [
+    "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True))
+    for row in rows
+  ]
+  return [*(line.rstrip() for line in lines), ""]
+
+
+def parts_text(title: str, parts: Sequence[Part]) -> str:
+  """Writes an example's features, pieces parted by a thin bar."""
+  lines = [title]
+  for name, pieces, mask in parts:
+    lines += ["", f"{name}, {len(pieces)} tokens{_taught(mask)}:"]
+    lines.append("|".join(pieces))
+  return "\n".join([*lines, ""])
+
+
+def _taught(mask: Sequence[int] | None) -> str:
+  if mask is None:
+    return ""
+  return f", {sum(mask)} of them with the teacher's distribution"
+
+
+def alignment_section(title: str, example: alignment_view.Example) -> str:
+  """Gives the picture of a sample as HTML."""
+  return (
+    f"<section><h2>{html.escape(title)}</h2>"
+    "<p>Above the teacher's tokens, below the student's pieces with what the"
+    " target gives them and the teacher's alternatives.</p>"
+    f"{alignment_view.links(example)}"
+    f"<figure>{alignment_view.heat_map(example)}</figure></section>"
+  )
+
+
+def parts_section(title: str, parts: Sequence[Part]) -> str:
+  """Gives an example's features as HTML."""
+  blocks = []
+  for name, pieces, mask in parts:
+    tokens = "".join(
+      f'<span class="token">{html.escape(piece)}</span>' for piece in pieces
+    )
+    blocks.append(
+      f"<h3>{html.escape(name)}, {len(pieces)} tokens{_taught(mask)}</h3>"
+      f'<div class="links">{tokens}</div>'
+    )
+  return f"<section><h2>{html.escape(title)}</h2>{''.join(blocks)}</section>"
+
+
+def page(sections: Sequence[str]) -> str:
+  """Gives a page that needs neither network nor script."""
+  return (
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+    f"<title>specialize inspect</title><style>{stylesheet.CSS}</style>"
+    f"</head><body><main>{''.join(sections)}</main></body></html>\n"
+  )
+
+
+def _shown(token: object) -> str:
+  return str(token).replace("\n", "↵").replace(" ", "␣")
