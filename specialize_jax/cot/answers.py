@@ -65,15 +65,12 @@ _LATEX_TEXT = re.compile(
 )
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}")
 # "2\u00bd" is 2 1/2.
-_SMALL_FRACTIONS = str.maketrans(
-  {
-    "\u00bd": " 1/2",
-    "\u00bc": " 1/4",
-    "\u00be": " 3/4",
-    "\u2153": " 1/3",
-    "\u2154": " 2/3",
-    "\u215b": " 1/8",
-  }
+_SMALL_FRACTIONS = dict(
+  zip(
+    map(ord, "\u00bd\u00bc\u00be\u2153\u2154\u215b"),
+    (" 1/2", " 1/4", " 3/4", " 1/3", " 2/3", " 1/8"),
+    strict=True,
+  )
 )
 _PAPER_NUMBER = re.compile(r"\d*\.?\d+")
 _CHOICE = re.compile(r"\b(?:yes|no|true|false|valid|invalid)\b")
@@ -81,6 +78,8 @@ _OPTION = re.compile(r"(?:option\s+|choice\s+)?\(?([a-z])\)?")
 _OPENING_OPTION = re.compile(r"(?:option\s+|choice\s+)?\(?([a-z])(?:\)|[.:]\s)")
 _BRACKETS = re.compile(r"[()\[\]{}<>]+")
 
+# Characters: of what repeats at least four times, and of all repeats.
+_MAX_PERIOD, _MIN_LOOP = 100, 40
 _MAX_DIGITS = 100  # what is longer is a model that cannot stop
 _TOLERANCE = fractions.Fraction(1, 1_000_000)
 
@@ -105,7 +104,8 @@ def extract_number(text: str) -> str | None:
   "\boxed" or, where a sentence begins, "A:" (after the last "=" of that
   sentence where it has one; remarks in parentheses or after "because" do not
   count); without a marker, or with no number after it, the last number of the
-  text. Questions that the model goes on to ask itself do not count.
+  text, unless it ends in a loop. Questions that the model goes on to ask itself
+  do not count.
 
   Returns:
     The number without commas, currency, unit or plus sign; a fraction as
@@ -134,8 +134,20 @@ def extract_number(text: str) -> str | None:
       numbers = _numbers(result) or _numbers(said)
       if numbers:
         return numbers[0]
-  numbers = _numbers(text)
+  numbers = () if _loops(text) else _numbers(text)
   return numbers[-1] if numbers else None
+
+
+def _loops(text: str) -> bool:
+  """Whether a text ends in the same few words again and again.
+
+  Such a model came to no end, and so to no answer.
+  """
+  for period in range(1, _MAX_PERIOD + 1):
+    tail = text[-max(4 * period, _MIN_LOOP) :]
+    if len(tail) >= _MIN_LOOP and tail[period:] == tail[:-period]:
+      return True
+  return False
 
 
 def _first_turn(text: str) -> str:

@@ -77,11 +77,13 @@ class Table:
     head: the columns' names.
     rows: in order.
     num_text_columns: leading columns that hold words and not numbers.
+    is_narrow: whether small print goes below, where columns are many.
   """
 
   head: Sequence[str]
   rows: Sequence[Row]
   num_text_columns: int = 1
+  is_narrow: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +185,9 @@ def _html_table(table: Table) -> str:
     for n, name in enumerate(table.head)
   )
   rows = "".join(_html_row(row, table) for row in table.rows)
+  style = ' class="narrow"' if table.is_narrow else ""
   return (
-    f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+    f'<div class="scroll"><table{style}><thead><tr>{head}</tr></thead>'
     f"<tbody>{rows}</tbody></table></div>"
   )
 

@@ -48,8 +48,7 @@ def render(results: results_lib.Results) -> str:
   """Gives the page as HTML text."""
   made = sections.build(results)
   links = "".join(
-    f'<a href="#{section.name}">{section.name.capitalize()}</a>'
-    for section in made
+    f'<a href="#{section.name}">{_link(section.name)}</a>' for section in made
   )
   lead = sections.lead(results)
   above = f'<p class="lead">{html.escape(lead)}</p>' if lead else ""
@@ -63,6 +62,10 @@ def render(results: results_lib.Results) -> str:
     f"{''.join(_section(section) for section in made)}"
     f"<footer>{footer}</footer></main></body></html>\n"
   )
+
+
+def _link(name: str) -> str:
+  return name.replace("-", " ").capitalize()
 
 
 def _section(section: blocks.Section) -> str:

@@ -338,7 +338,8 @@ def _bars(
 
 def _bar_label(row: tables.Row) -> str:
   if not row.task:
-    return f"{row.role.lower()}:\n{row.label}"
+    of = f", {row.data_format}" if row.data_format else ""
+    return f"{row.role.lower()}:\n{row.label}{of}"
   return f"{row.label}, {row.data_format}" if row.data_format else row.label
 
 

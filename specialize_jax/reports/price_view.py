@@ -63,7 +63,7 @@ def table_of(made: Sequence[Line]) -> blocks.Table:
       for kind in kinds
     ]
     rows.append(blocks.Row([f"mean of {len(made)}", *_cells(means)], "mean"))
-  return blocks.Table(head=head, rows=rows)
+  return blocks.Table(head=head, rows=rows, is_narrow=True)
 
 
 def figure(made: Sequence[Line]) -> drawing.Drawing:

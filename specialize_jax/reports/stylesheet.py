@@ -43,6 +43,7 @@ th { font-weight: 600; color: var(--grey); border-bottom: 2px solid #b9c2cc; }
 th:first-child, td:first-child, th.text, td.text { text-align: left; }
 td small { color: var(--grey); font-size: .86em; font-weight: 400;
   display: inline-block; min-width: 5.4em; }
+table.narrow td small { display: block; min-width: 0; }
 tr.role td { font-weight: 650; padding-top: .9rem;
   border-bottom-color: #b9c2cc; }
 tr.mean td { font-weight: 650; background: var(--pale); }

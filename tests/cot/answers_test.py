@@ -83,6 +83,15 @@ def test_a_number_is_read_as_people_write_it(text, number):
   assert answers.extract_number(text) == number
 
 
+def test_a_loop_is_no_answer_unless_one_was_given_before():
+  loop = "So Rosa has 14 + 6 = 20 Tom" + " has 20 Tom" * 12
+  assert not answers.grade(loop, "20").correct
+  assert not answers.grade("So 7 + 7 = 14. " + "14 " * 30, "14").correct
+  assert answers.grade("The answer is 20. " * 12, "20").correct
+  assert answers.grade("It is 3 + 4 = 7 and 7 + 7 = 14, so 14", "14").correct
+  assert answers.grade("There are 1000000000000", "1000000000000").correct
+
+
 @settings(deadline=None)
 @given(
   st.integers(-(10**9), 10**9),
@@ -262,10 +271,10 @@ def test_grading_never_fails_and_a_text_is_its_own_answer(text, kind):
 )
 @pytest.mark.parametrize("kind", get_args(answers.Kind))
 def test_endless_outputs_are_wrong_at_once(text, kind):
-  start = time.perf_counter()
+  start = time.process_time()
   for grader in get_args(answers.Grader):
     assert not answers.grade(text, "7", kind=kind, grader=grader).correct
-  assert time.perf_counter() - start < 2.0
+  assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize(
