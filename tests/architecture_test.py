@@ -33,7 +33,11 @@ FLOORS = {
   "cli": 5,
 }
 # The ground below floor 0: what every room may import.
-GROUND = {"specialize_jax", "specialize_jax.errors"}
+GROUND = {
+  "specialize_jax",
+  "specialize_jax.errors",
+  "specialize_jax.revision",
+}
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_STORY_LINES = 120  # a loop or a `main` reads as a story of named steps

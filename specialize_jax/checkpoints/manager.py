@@ -1,27 +1,49 @@
 """A run's checkpoints: train state, data iterator and metadata, as one step.
 
-MODEL_DIR/checkpoints/<step>/ has three items, written and restored together:
-`state` (any pytree of arrays), `iterator` (where the data stands) and
-`metadata` (model config, package version, gin text: what a later reader needs
-to know). Saves are asynchronous. Orbax writes a step under a temporary name
-and renames it when it is whole, so that what a kill leaves half-written is
-never taken for a checkpoint.
+MODEL_DIR/checkpoints/<step>/ has four items, written and restored together:
+`state` (any pytree of arrays), `fingerprint` (its sums of bits, see `damage`),
+`iterator` (where the data stands) and `metadata` (model config, package
+version, gin text: what a later reader needs to know). Saves are asynchronous,
+by all processes together. Orbax writes a step under a temporary name and
+renames it when it is whole, so that what a kill leaves half-written is never
+taken for a checkpoint; a damaged one is passed over for the one before.
 """
 
 import base64
+import dataclasses
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from orbax.checkpoint import checkpoint_managers
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import sources, streaming
+from specialize_jax.checkpoints import contents, damage, sources, streaming
+from specialize_jax.parallel import processes
 
-_MAX_NAMES = 5  # of each kind that an error lists
+_SCORE = "score"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+  """A checkpoint that was read.
+
+  Attributes:
+    step: number of completed steps.
+    state: the pytree of arrays, where the abstract one says.
+    iterator_state: the data iterator's account of where it stands.
+    metadata: what was saved as such.
+  """
+
+  step: int
+  state: Any
+  iterator_state: bytes
+  metadata: dict[str, Any]
 
 
 class CheckpointManager:
@@ -37,6 +59,7 @@ class CheckpointManager:
     *,
     keep: int | None = 3,
     keep_period: int | None = None,
+    keep_best: int = 0,
   ) -> None:
     """Names a directory; only the first save creates it.
 
@@ -44,12 +67,14 @@ class CheckpointManager:
       directory: where the steps lie; a local path or a `gs://` one.
       keep: how many of the newest steps stay; all of them if None.
       keep_period: steps that are a multiple of it stay forever.
+      keep_best: how many of those with the highest score stay too.
     """
     self._directory = epath.Path(directory)
     if "://" not in os.fspath(directory):
       self._directory = self._directory.resolve()
     self._keep = keep
     self._keep_period = keep_period
+    self._keep_best = keep_best
     self._opened: ocp.CheckpointManager | None = None
     self._writes = False
 
@@ -68,16 +93,30 @@ class CheckpointManager:
           "state": ocp.PyTreeCheckpointHandler(
             type_handler_registry=streaming.registry()
           ),
+          "fingerprint": ocp.JsonCheckpointHandler(),
           "iterator": ocp.JsonCheckpointHandler(),
           "metadata": ocp.JsonCheckpointHandler(),
         },
         options=ocp.CheckpointManagerOptions(
-          max_to_keep=self._keep,
-          keep_period=self._keep_period,
+          preservation_policy=self._policy(),
+          best_fn=_score if self._keep_best else None,
           cleanup_tmp_directories=to_write,
         ),
       )
     return self._opened
+
+  def _policy(self) -> checkpoint_managers.PreservationPolicy:
+    policies = [checkpoint_managers.LatestN(self._keep)]
+    if self._keep_period is not None:
+      policies.append(checkpoint_managers.EveryNSteps(self._keep_period))
+    if self._keep_best:
+      best = checkpoint_managers.BestN(
+        get_metric_fn=_score,
+        n=self._keep_best,
+        keep_checkpoints_without_metrics=False,
+      )
+      policies.append(best)
+    return checkpoint_managers.AnyPreservationPolicy(policies)
 
   def __enter__(self) -> "CheckpointManager":
     """Gives itself."""
@@ -94,6 +133,7 @@ class CheckpointManager:
     iterator_state: bytes,
     metadata: Mapping[str, Any],
     *,
+    score: float | None = None,
     force: bool = False,
   ) -> None:
     """Starts to save a step; the arrays may be donated as soon as it returns.
@@ -104,32 +144,102 @@ class CheckpointManager:
         `streaming.StreamedArray`s, which are read as they are written.
       iterator_state: the data iterator's own account of where it stands.
       metadata: JSON-able.
+      score: what `keep_best` goes by; None, or nan, for a step without one.
       force: saves even where the step exists, which otherwise stays.
 
     Raises:
-      OSError or another error of the *last* asynchronous save.
+      UserError: there is no space left, for this save or the last one.
+      OSError: this save or the last one failed.
     """
-    manager = self._manager(to_write=True)
-    if step in self.all_steps():
-      if not force:
-        return
-      manager.delete(step)
-    manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(state),
-        iterator=ocp.args.JsonSave(
-          {"base64": base64.b64encode(iterator_state).decode("ascii")}
+    with damage.explained(self._directory):
+      manager = self._manager(to_write=True)
+      if step in self.all_steps():
+        if not force:
+          return
+        manager.delete(step)
+      scored = score is not None and not math.isnan(score)
+      text = base64.b64encode(iterator_state).decode("ascii")
+      fingerprint = {
+        "state": damage.fingerprint(state),
+        "iterator": damage.checksum(iterator_state),
+        "metadata": damage.checksum(metadata),
+      }
+      manager.save(
+        step,
+        metrics={_SCORE: float(score)} if scored else None,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeSave(state),
+          fingerprint=ocp.args.JsonSave(fingerprint),
+          iterator=ocp.args.JsonSave({"base64": text}),
+          metadata=ocp.args.JsonSave(dict(metadata)),
         ),
-        metadata=ocp.args.JsonSave(dict(metadata)),
-      ),
-      force=True,
-    )
+        force=True,
+      )
 
-  def restore(
-    self, abstract_state: Any, step: int | None = None
-  ) -> tuple[Any, bytes, dict[str, Any]]:
-    """Gives the state, the iterator's state and the metadata of a step.
+  def restore_newest(self, abstract_state: Any) -> Restored | None:
+    """Reads the newest step that is whole; passes damaged ones over.
+
+    To be called by all processes of a run: they pass over the same ones. Those
+    are then renamed (30 to damaged_30), so that they neither count nor stand
+    in the way when the run comes to their step again.
+
+    Args:
+      abstract_state: as in `restore`.
+
+    Returns:
+      None where there are no steps at all.
+
+    Raises:
+      UserError: they are another model's, or none of them can be read.
+    """
+    passed_over: dict[int, Exception] = {}
+    for step in reversed(self.all_steps()):
+      problem = restored = None
+      try:
+        restored = self.restore(abstract_state, step)
+      except Exception as error:
+        if not damage.is_damage(error):
+          raise
+        problem = error
+      if not processes.anywhere(problem is not None):
+        self._set_aside(list(passed_over))
+        return restored
+      passed_over[step] = problem or damage.DamagedError("not on every host")
+      logging.warning(
+        "The checkpoint of step %d in %s cannot be read: %s: %.300s",
+        step,
+        self._directory,
+        type(passed_over[step]).__name__,
+        passed_over[step],
+      )
+    if not passed_over:
+      return None
+    step, problem = next(iter(passed_over.items()))
+    if isinstance(problem, errors.UserError):
+      raise problem  # they are another model's, all of them
+    raise errors.UserError(
+      f"{self._directory} holds no checkpoint that can be read (step {step}: "
+      f"{str(problem)[:300]}): give another MODEL_DIR, or move these away to "
+      "begin anew."
+    ) from problem
+
+  def _set_aside(self, steps: Sequence[int]) -> None:
+    if not steps:
+      return
+    self.close()  # which forgets the steps that it has seen
+    if jax.process_index() == 0:
+      for step in steps:
+        logging.warning(
+          "Passing over step %d, which is damaged: see damaged_%d.", step, step
+        )
+        aside = self._directory / f"damaged_{step}"
+        if aside.exists():
+          aside.rmtree()
+        (self._directory / str(step)).rename(aside)
+    processes.anywhere(False)  # nobody looks before it is done
+
+  def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
+    """Reads a step: its state, the iterator's state and the metadata.
 
     Args:
       abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings, on which
@@ -138,22 +248,30 @@ class CheckpointManager:
 
     Raises:
       UserError: there is no such step, or it holds another model's arrays.
+      FileNotFoundError, ValueError: it is damaged.
     """
     step = self._existing(step)
     self._check_names(step, abstract_state)
-    items = self._manager().restore(
-      step,
-      args=ocp.args.Composite(
-        state=_restore_arguments(abstract_state),
-        iterator=ocp.args.JsonRestore(),
-        metadata=ocp.args.JsonRestore(),
-      ),
+    # By the handlers, since the manager's own `restore` ends in a barrier, at
+    # which a process that can read waits for one that cannot.
+    state = contents.restore(
+      self._directory / str(step) / "state", abstract_state
     )
+    fingerprint = self._json(step, "fingerprint")
+    damage.check(state, fingerprint["state"])
+    iterator_state = base64.b64decode(self._json(step, "iterator")["base64"])
+    metadata = self._json(step, "metadata")
+    for name, content in (("iterator", iterator_state), ("metadata", metadata)):
+      if damage.checksum(content) != fingerprint[name]:
+        raise damage.DamagedError(f"the {name} is not the one that was saved")
     logging.info("Restored step %d from %s", step, self._directory)
-    return (
-      items.state,
-      base64.b64decode(items.iterator["base64"]),
-      items.metadata,
+    return Restored(
+      step=step, state=state, iterator_state=iterator_state, metadata=metadata
+    )
+
+  def _json(self, step: int, item: str) -> dict[str, Any]:
+    return ocp.JsonCheckpointHandler().restore(
+      self._directory / str(step) / item, args=ocp.args.JsonRestore()
     )
 
   def restore_params(
@@ -171,13 +289,10 @@ class CheckpointManager:
     step = self._existing(step)
     wanted = {"params": abstract_params}
     self._check_names(step, wanted, only="params")
-    items = self._manager().restore(
-      step,
-      args=ocp.args.Composite(
-        state=_restore_arguments(wanted, partial_restore=True)
-      ),
+    state = contents.restore(
+      self._directory / str(step) / "state", wanted, partial_restore=True
     )
-    return items.state["params"]
+    return state["params"]
 
   def stored_params(self, step: int | None = None) -> sources.Source:
     """Gives the state's `params` where they lie, to be read one by one.
@@ -190,7 +305,7 @@ class CheckpointManager:
     """
     step = self._existing(step)
     state = self._directory / str(step) / "state"
-    names = _shapes(self._manager().item_metadata(step)["state"].tree)
+    names = contents.shapes(contents.saved_tree(state))
     leaves = {
       name.removeprefix("params/"): sources.open_zarr(
         state, key=name.replace("/", ".")
@@ -207,11 +322,7 @@ class CheckpointManager:
 
   def metadata(self, step: int | None = None) -> dict[str, Any]:
     """Gives what `save` was given as metadata."""
-    items = self._manager().restore(
-      self._existing(step),
-      args=ocp.args.Composite(metadata=ocp.args.JsonRestore()),
-    )
-    return items.metadata
+    return self._json(self._existing(step), "metadata")
 
   def latest_step(self) -> int | None:
     """The newest whole step, None where there is none."""
@@ -223,17 +334,32 @@ class CheckpointManager:
       return []
     return sorted(self._manager().all_steps())
 
-  def wait(self) -> None:
-    """Waits until the save under way is whole; raises what it raised."""
+  def check(self) -> None:
+    """Raises what an asynchronous save has raised by now; waits for none.
+
+    Raises:
+      UserError, OSError: as `save`.
+    """
     if self._opened is not None:
-      self._opened.wait_until_finished()
+      with damage.explained(self._directory):
+        self._opened.check_for_errors()
+
+  def wait(self) -> None:
+    """Waits until the save under way is whole.
+
+    Raises:
+      UserError, OSError: as `save`.
+    """
+    if self._opened is not None:
+      with damage.explained(self._directory):
+        self._opened.wait_until_finished()
 
   def close(self) -> None:
     """Waits, and frees the threads."""
-    self.wait()
-    if self._opened is not None:
-      self._opened.close()
-      self._opened = None
+    opened, self._opened = self._opened, None
+    if opened is not None:
+      with damage.explained(self._directory):
+        opened.close()
 
   def _existing(self, step: int | None) -> int:
     steps = self.all_steps()
@@ -252,61 +378,13 @@ class CheckpointManager:
     self, step: int, abstract: Any, only: str | None = None
   ) -> None:
     """Raises UserError where the step's arrays are not the wanted ones."""
-    saved = _shapes(self._manager().item_metadata(step)["state"].tree)
-    if only is not None:
-      saved = {
-        name: shape
-        for name, shape in saved.items()
-        if name.split("/")[0] == only
-      }
-    wanted = _shapes(abstract)
-    differences = [
-      _listed("missing", sorted(wanted.keys() - saved.keys())),
-      _listed("unexpected", sorted(saved.keys() - wanted.keys())),
-      _listed(
-        "of another shape",
-        [
-          f"{name} {saved[name]} instead of {wanted[name]}"
-          for name in sorted(wanted.keys() & saved.keys())
-          if saved[name] != wanted[name]
-        ],
-      ),
-    ]
-    if any(differences):
-      raise errors.UserError(
-        f"{self._directory} holds a checkpoint (step {step}) of another model: "
-        f"{'; '.join(filter(None, differences))}: give the model and the "
-        "optimizer it was saved with, or another directory."
-      )
-
-
-def _restore_arguments(
-  abstract: Any, *, partial_restore: bool = False
-) -> ocp.args.PyTreeRestore:
-  return ocp.args.PyTreeRestore(
-    item=abstract,
-    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-    partial_restore=partial_restore,
-  )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """The shape of every array by its name, such as `params/encoder/scale`.
-
-  Orbax saves tuples and dataclasses as dictionaries, so names are compared
-  and not structures. A leaf without a shape counts as a scalar.
-  """
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(
-      getattr(leaf, "shape", ())
+    contents.check_names(
+      contents.saved_tree(self._directory / str(step) / "state"),
+      abstract,
+      only=only,
+      where=f"{self._directory} holds a checkpoint (step {step})",
     )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
 
 
-def _listed(kind: str, names: list[str]) -> str:
-  if not names:
-    return ""
-  more = len(names) - _MAX_NAMES
-  shown = ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" * (more > 0))
-  return f"{kind} {shown}"
+def _score(metrics: Mapping[str, float]) -> float:
+  return metrics[_SCORE]

@@ -1,9 +1,15 @@
 """Starts the devices that a command computes on, and says no more than that."""
 
 import argparse
+import traceback
+import types
 
 from specialize_jax import errors
 from specialize_jax.cli import registered_tasks
+
+# `parallel.processes`, once this process has joined others: a command that
+# never does need not import it.
+_several: list[types.ModuleType] = []
 
 
 def add_flags(
@@ -40,6 +46,14 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--process_id", type=int, metavar="I", help="this one's, from 0"
   )
+  group.add_argument(
+    "--heartbeat_seconds",
+    type=int,
+    default=60,
+    metavar="S",
+    help="after so long a silence a process is taken for dead, and the others "
+    "end (default: 60)",
+  )
 
 
 def start(flags: argparse.Namespace) -> None:
@@ -60,7 +74,9 @@ def start(flags: argparse.Namespace) -> None:
       coordinator_address=flags.coordinator_address,
       num_processes=flags.num_processes,
       process_id=flags.process_id,
+      heartbeat_seconds=flags.heartbeat_seconds,
     )
+    _several.append(processes)
   # Where the TPU's compiler is installed and no TPU is, it says so at length.
   with registered_tasks.quiet_import():
     import jax
@@ -71,6 +87,14 @@ def start(flags: argparse.Namespace) -> None:
       f"this machine is one of the {num_processes} hosts of a slice: give "
       "--multi_host, and start the same command on all of them."
     )
+
+
+def leave_others(status: int, error: BaseException) -> None:
+  """Ends a process that failed, if it is one of several; else returns."""
+  for processes in _several:
+    if not isinstance(error, errors.UserError):
+      traceback.print_exception(error)
+    processes.leave_alone(status, error)
 
 
 def _joins(flags: argparse.Namespace) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import specialize_jax
 from specialize_jax import errors
+from specialize_jax.cli import devices
 
 # In the order of the whole way, from a teacher to a report.
 COMMANDS = {
@@ -60,7 +61,11 @@ def run(command: str, argv: Sequence[str]) -> int:
   except KeyboardInterrupt:
     print(f"specialize {command}: interrupted", file=sys.stderr)
     return 130
+  except Exception as error:
+    devices.leave_others(1, error)
+    raise
   print(f"specialize {command}: error: {message}", file=sys.stderr)
+  devices.leave_others(2, errors.UserError(message))
   return 2
 
 

@@ -1,6 +1,7 @@
 """`specialize train`: trains or specializes a T5 from gin files."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -29,7 +30,18 @@ def build_parser() -> argparse.ArgumentParser:
   registered_tasks.add_flags(parser)
   devices.add_flags(parser)
   devices.add_process_flags(parser)
+  parser.add_argument(
+    "--profile_steps",
+    type=_first_and_last,
+    metavar="FIRST,LAST",
+    help="write a trace of these steps to MODEL_DIR/profile, such as 10,12",
+  )
   return parser
+
+
+def _first_and_last(text: str) -> tuple[int, int]:
+  first, last = text.split(",")
+  return int(first), int(last)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   with gin_files.loaded(flags, bindings) as config_text:
     configured = gin_files.configured(experiment.Experiment)()
+  if flags.profile_steps is not None:
+    profiled = dataclasses.replace(
+      configured.loop, profile_steps=flags.profile_steps
+    )
+    configured = dataclasses.replace(configured, loop=profiled)
   experiment.train(configured, config_text=config_text)
   return 0
 

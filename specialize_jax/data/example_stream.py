@@ -82,7 +82,8 @@ def training_dataset(
       f"split={split!r}: {mixture_or_task_name!r} has"
       f" {', '.join(map(repr, sorted(provider.splits)))}"
     )
-  missing = set(features.TRAINING_FEATURES) - set(provider.output_features)
+  wanted = {**features.TRAINING_FEATURES, **features.EXAMPLE_FEATURES}
+  missing = wanted.keys() - provider.output_features.keys()
   if missing:
     raise errors.UserError(
       f"MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is for evaluation: its"
@@ -113,7 +114,7 @@ def training_dataset(
       try_in_mem_cache=False,
     )
   return dataset.map(
-    lambda row: {name: row[name] for name in features.TRAINING_FEATURES},
+    lambda row: {name: row[name] for name in wanted},
     num_parallel_calls=tf.data.AUTOTUNE,
   )
 
@@ -143,12 +144,15 @@ def find_provider(
 
 
 def _examples(
-  chunk: Mapping[str, tf.RaggedTensor],
+  chunk: Mapping[str, tf.RaggedTensor | tf.Tensor],
 ) -> Iterator[packing.Example]:
   """Takes a ragged chunk apart into examples of NumPy arrays."""
   columns = {}
-  for name, ragged in chunk.items():
-    ends = ragged.row_splits.numpy()
-    columns[name] = np.split(ragged.flat_values.numpy(), ends[1:-1])
+  for name, column in chunk.items():
+    if name in features.EXAMPLE_FEATURES:
+      columns[name] = column.numpy()
+      continue
+    ends = column.row_splits.numpy()
+    columns[name] = np.split(column.flat_values.numpy(), ends[1:-1])
   for values in zip(*columns.values(), strict=True):
     yield dict(zip(columns, values, strict=True))

@@ -9,10 +9,15 @@ the teacher's candidates:
   teacher_top_probs  float32 [target, 5]  unused slots hold 0.0
   teacher_top_mask   int32 [target]       1 where the teacher was aligned
 
+  example_id         string []            such as "gsm8k/train/7#3:FORMAT"
+  data_format        int32 []             1 + its place in `formats.FORMATS`,
+                                          0 for what is of no format
+
 Where the mask is 0 (EOS, or a token that no teacher token matches) the
 candidates are the one-hot target: its id and probability 1.0 in slot 0.
 
-The model reads seqio's batch keys and `decoder_teacher_top_{ids,probs,mask}`.
+The model reads seqio's batch keys and `decoder_teacher_top_{ids,probs,mask}`;
+`decoder_data_formats` is there for the metrics alone.
 """
 
 from collections.abc import Mapping
@@ -30,6 +35,8 @@ TARGETS = "targets"
 TEACHER_TOP_IDS = "teacher_top_ids"
 TEACHER_TOP_PROBS = "teacher_top_probs"
 TEACHER_TOP_MASK = "teacher_top_mask"
+EXAMPLE_ID = "example_id"
+DATA_FORMAT = "data_format"
 
 # Every feature that runs along the target: its dtype and trailing shape.
 TARGET_FEATURES: Mapping[str, tuple[type, tuple[int, ...]]] = {
@@ -41,6 +48,11 @@ TARGET_FEATURES: Mapping[str, tuple[type, tuple[int, ...]]] = {
 TRAINING_FEATURES: Mapping[str, tuple[type, tuple[int, ...]]] = {
   INPUTS: (np.int32, ()),
   **TARGET_FEATURES,
+}
+# What there is one of an example; one that lacks them has no name and format 0.
+EXAMPLE_FEATURES: Mapping[str, type] = {
+  EXAMPLE_ID: np.bytes_,
+  DATA_FORMAT: np.int32,
 }
 
 
@@ -66,4 +78,6 @@ def training_features(
       ids, add_eos=False, dtype=tf.float32, rank=2
     ),
     TEACHER_TOP_MASK: seqio.Feature(ids, add_eos=False),
+    EXAMPLE_ID: seqio.Feature(ids, add_eos=False, dtype=tf.string, rank=0),
+    DATA_FORMAT: seqio.Feature(ids, add_eos=False, rank=0),
   }

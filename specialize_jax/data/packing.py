@@ -21,6 +21,7 @@ fill one row:
   decoder_segment_ids       1 1 2 2 2
   decoder_positions         0 1 0 1 2
   decoder_teacher_top_mask  1 0 1 1 0
+  decoder_data_formats      0 0 0 0 0    each example's, along its target
 """
 
 import io
@@ -31,7 +32,8 @@ import numpy as np
 from specialize_jax import errors
 from specialize_jax.data import features
 
-# One task example: the arrays of `features.TRAINING_FEATURES`.
+# One task example: the arrays of `features.TRAINING_FEATURES`, and what it has
+# of `features.EXAMPLE_FEATURES`.
 Example = Mapping[str, np.ndarray]
 # The examples that share one row, in order.
 Row = Sequence[Example]
@@ -189,6 +191,8 @@ def to_batch(
       batch["decoder_loss_weights"][r, t] = 1.0
       batch["decoder_segment_ids"][r, t] = segment
       batch["decoder_positions"][r, t] = np.arange(len(targets))
+      data_format = example.get(features.DATA_FORMAT, 0)
+      batch["decoder_data_formats"][r, t] = data_format
       for name in features.TARGET_FEATURES:
         if name != features.TARGETS:
           batch[f"decoder_{name}"][r, t] = example[name]
@@ -216,6 +220,10 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
   for name, (dtype, shape) in features.TRAINING_FEATURES.items():
     parts = [np.asarray(example[name], dtype) for example in examples]
     arrays[name] = np.concatenate([np.zeros((0, *shape), dtype), *parts])
+  for name, dtype in features.EXAMPLE_FEATURES.items():
+    # `dtype()` is the empty name, or the number of no format.
+    values = [example.get(name, dtype()) for example in examples]
+    arrays[name] = np.array(values, dtype)
   file = io.BytesIO()
   np.savez(file, **arrays)
   return file.getvalue()
@@ -228,7 +236,8 @@ def rows_from_bytes(state: bytes) -> list[Row]:
     for name in features.TRAINING_FEATURES:
       side = features.INPUTS if name == features.INPUTS else features.TARGETS
       ends = np.cumsum(arrays[f"{side}_sizes"])
-      columns[name] = np.split(arrays[name], ends[:-1])
+      columns[name] = np.split(arrays[name], ends)[:-1]
+    columns |= {name: list(arrays[name]) for name in features.EXAMPLE_FEATURES}
     row_sizes = arrays["row_sizes"]
   examples = iter(
     [
@@ -258,6 +267,7 @@ def empty_batch(rows: int, source: int, target: int) -> dict[str, np.ndarray]:
     "decoder_input_tokens",
     "decoder_segment_ids",
     "decoder_positions",
+    "decoder_data_formats",
   ):
     batch[name] = np.zeros((rows, target), np.int32)
   batch["decoder_loss_weights"] = np.zeros((rows, target), np.float32)

@@ -1,7 +1,7 @@
 """The training iterator: packed global batches, resumable to the bit.
 
 Global batch n is a pure function of (seed, mixture, n): every host reads the
-same examples, packs the same global batch and keeps its own rows, so a run
+same examples, packs the same global batch and lays out its own rows, so a run
 may stop and go on with another number of hosts and see the same batches.
 """
 
@@ -21,20 +21,7 @@ from specialize_jax.data import example_stream, features, packing
 PREFETCHED_BATCHES = 2
 # After so many examples in a row that are too long the lengths are wrong.
 _MAX_DROPPED_IN_A_ROW = 10_000
-_STATE_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class HostSlice:
-  """Which rows of a global batch this process feeds.
-
-  Attributes:
-    index: this process, from 0, as `jax.process_index()`.
-    count: how many processes share a batch, as `jax.process_count()`.
-  """
-
-  index: int = 0
-  count: int = 1
+_STATE_VERSION = 2
 
 
 @dataclasses.dataclass
@@ -76,7 +63,7 @@ class TrainIterator:
     pack: bool = True,
     split: str = "train",
     num_epochs: int | None = None,
-    host: HostSlice | None = None,
+    rows: Sequence[int] | None = None,
   ) -> None:
     """Builds the pipeline; the first batch is made when asked for.
 
@@ -89,14 +76,18 @@ class TrainIterator:
       split: which split of the tasks to read.
       num_epochs: passes over the data; None for no end. The last batch of a
         finite stream is filled up with empty rows.
-      host: this process's share; None for all rows.
+      rows: which rows of every global batch are given, those that this
+        process's devices hold; None for all.
 
     Raises:
       UserError: an unknown name, a mixture without examples, lengths or a
         batch size that cannot be.
     """
-    self._host = host or HostSlice()
-    _check_batch_size(batch_size, self._host)
+    if batch_size < 1:
+      raise errors.UserError(
+        f"BATCH_SIZE={batch_size}: expected at least one row a batch"
+      )
+    self._local_rows = range(batch_size) if rows is None else rows
     packing.check_lengths(task_feature_lengths)
     self._name = mixture_or_task_name
     self._lengths = dict(task_feature_lengths)
@@ -133,6 +124,7 @@ class TrainIterator:
     self._making = threading.Lock()
     self._queue = threading.Condition()
     self._thread: threading.Thread | None = None
+    self._given: Sequence[packing.Row] = ()
 
   def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
     """Gives itself."""
@@ -152,8 +144,16 @@ class TrainIterator:
         raise self._ending.error or StopIteration
       batch = self._ready.popleft()
       self.counters.batches += 1
+      self._given = batch.rows
       self._queue.notify_all()
     return batch.arrays
+
+  def example_ids(self) -> list[list[str]]:
+    """Names the examples of each row of the global batch given last."""
+    return [
+      [example[features.EXAMPLE_ID].decode() for example in row]
+      for row in self._given
+    ]
 
   def state(self) -> bytes:
     """Gives what `restore` needs to go on after the last batch given."""
@@ -266,9 +266,9 @@ class TrainIterator:
       return None
     rows = [self._rows.popleft() for _ in range(size)]
     padded = [*rows, *[[]] * (self._batch_size - size)]
-    share = self._batch_size // self._host.count
-    first = self._host.index * share
-    arrays = packing.to_batch(padded[first : first + share], self._lengths)
+    arrays = packing.to_batch(
+      [padded[row] for row in self._local_rows], self._lengths
+    )
     return _Batch(rows=rows, arrays=arrays)
 
   def _read_chunk(self) -> None:
@@ -323,14 +323,6 @@ class _Ending:
 
   error: Exception | None = None
   closed: bool = False
-
-
-def _check_batch_size(batch_size: int, host: HostSlice) -> None:
-  if batch_size < 1 or batch_size % host.count:
-    raise errors.UserError(
-      f"BATCH_SIZE={batch_size}: expected a positive multiple of the"
-      f" {host.count} processes that share a batch"
-    )
 
 
 def _to_array(content: bytes) -> np.ndarray:

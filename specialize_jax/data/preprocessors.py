@@ -141,11 +141,12 @@ def render_by_row(dataset: tf.data.Dataset) -> tf.data.Dataset:
   def render_row(row: Example) -> Example:
     which = tf.argmax([row["format"] == one.name for one in zero_shot])
     candidates = [_rendered(row, one, shown=None) for one in zero_shot]
+    chosen = (features.INPUTS, features.TARGETS, features.DATA_FORMAT)
     return {
       **row,
       **{
         name: tf.gather([text[name] for text in candidates], which)
-        for name in (features.INPUTS, features.TARGETS)
+        for name in chosen
       },
     }
 
@@ -174,6 +175,43 @@ def tokenize(
     return row
 
   return dataset.map(tokenize_row, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def name_examples(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Adds `example_id`, by which a training example can be found again.
+
+  Args:
+    dataset: rows with `question_id`, and `data_format` where they have one.
+  """
+
+  def name(row: Example) -> Example:
+    data_format = row.get(features.DATA_FORMAT, tf.constant(0))
+    return {**row, **names_of(row["question_id"], data_format)}
+
+  return dataset.map(name, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def names_of(
+  question_ids: tf.Tensor,
+  data_formats: tf.Tensor,
+  samples: tf.Tensor | None = None,
+) -> Example:
+  """Gives `features.EXAMPLE_FEATURES`, of one example or of many.
+
+  Example: "gsm8k/train/7#3:zero_shot_chain_of_thought" is the fourth sample
+  of a question; what has no samples lacks the "#3", what is of no format the
+  rest.
+  """
+  endings = tf.constant(["", *(f":{one.name}" for one in formats.FORMATS)])
+  parts = [question_ids]
+  if samples is not None:
+    parts += ["#", tf.strings.as_string(samples)]
+  return {
+    features.EXAMPLE_ID: tf.strings.join(
+      [*parts, tf.gather(endings, data_formats)]
+    ),
+    features.DATA_FORMAT: data_formats,
+  }
 
 
 def add_one_hot_teacher(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -207,4 +245,9 @@ def _rendered(
   else:
     before, after = formats.render_target(data_format, "", _MARK).split(_MARK)
     targets = tf.strings.join([before, row["answer"], after])
-  return {**row, features.INPUTS: inputs, features.TARGETS: targets}
+  return {
+    **row,
+    features.INPUTS: inputs,
+    features.TARGETS: targets,
+    features.DATA_FORMAT: tf.constant(1 + formats.FORMATS.index(data_format)),
+  }

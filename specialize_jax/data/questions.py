@@ -7,6 +7,7 @@ none) and the bare `answer`.
 
 import dataclasses
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
@@ -119,5 +120,14 @@ def read_formatted(path: str) -> Mapping[str, list[str]]:
 
 
 def read_texts(path: str) -> Mapping[str, list[str]]:
-  """Reads rows of `text`."""
-  return {"text": [str(r["text"]) for r in read_json_lines(path, ["text"])]}
+  """Reads rows of `text`, and names each by its number in the file."""
+  rows = read_json_lines(path, ["text"])
+  return {
+    "text": [str(row["text"]) for row in rows],
+    "question_id": [f"{_as_name(path)}/{i}" for i in range(len(rows))],
+  }
+
+
+def _as_name(path: str) -> str:
+  """Example: a/mini/text/train.jsonl gives mini/text/train."""
+  return "/".join(pathlib.PurePath(path).with_suffix("").parts[-3:])

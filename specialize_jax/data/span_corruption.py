@@ -33,7 +33,7 @@ def span_corruption(
     targets  99 12 98 15 16 EOS
 
   Args:
-    dataset: rows with `text`.
+    dataset: rows with `text`; `question_id` stays.
     output_features: the task's; sentinels are the vocabulary's highest ids.
     sequence_length: the task feature lengths, or None for no limit.
     noise_density: share of the tokens to hide, above 0 and below 1.
@@ -45,15 +45,17 @@ def span_corruption(
     limit = min(limit, sequence_length[features.INPUTS] - 1)
   limit = max(limit, 2)  # one token to hide and one to keep
   tokenized = dataset.map(
-    lambda row: vocabulary.encode_tf(row["text"]),
+    lambda row: {**row, "text": vocabulary.encode_tf(row["text"])},
     num_parallel_calls=tf.data.AUTOTUNE,
-  ).filter(lambda tokens: tf.size(tokens) > 1)
+  ).filter(lambda row: tf.size(row["text"]) > 1)
 
   @seqio.map_over_dataset(num_seeds=3)
   def corrupt(
-    tokens: tf.Tensor, seeds: Sequence[Sequence[tf.Tensor]]
+    row: Mapping[str, tf.Tensor], seeds: Sequence[Sequence[tf.Tensor]]
   ) -> Mapping[str, tf.Tensor]:
-    tokens = window(tf.cast(tokens, tf.int32), limit, tf.stack(seeds[0]))
+    row = dict(row)
+    tokens = tf.cast(row.pop("text"), tf.int32)
+    tokens = window(tokens, limit, tf.stack(seeds[0]))
     is_noise = noise_mask(
       tf.size(tokens),
       noise_density=noise_density,
@@ -63,6 +65,7 @@ def span_corruption(
     first_sentinel = vocabulary.vocab_size - 1
     eos = tf.constant([vocabulary.eos_id], tf.int32)
     return {
+      **row,
       features.INPUTS: tf.concat(
         [hide(tokens, is_noise, first_sentinel), eos], 0
       ),

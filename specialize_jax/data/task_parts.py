@@ -90,12 +90,16 @@ def pretraining(
     source: any rows.
     vocabulary: the student's.
     to_text: preprocessors that end with `inputs` and `targets`, as text or
-      as ids.
+      as ids, and keep `question_id`.
   """
   return {
     "source": source,
     "output_features": features.training_features(vocabulary),
-    "preprocessors": [*to_text, preprocessors.add_one_hot_teacher],
+    "preprocessors": [
+      *to_text,
+      preprocessors.add_one_hot_teacher,
+      preprocessors.name_examples,
+    ],
     "shuffle_buffer_size": None,
   }
 

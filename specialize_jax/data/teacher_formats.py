@@ -21,6 +21,7 @@ from specialize_jax.cot import formats
 from specialize_jax.data import (
   demonstrations,
   features,
+  preprocessors,
   teacher_source,
   vocabularies,
 )
@@ -118,8 +119,8 @@ def render(
   In-context formats draw demonstrations afresh for every example, without
   replacement, never the example's own question.
 
-  An example has `features.TRAINING_FEATURES`, and `question_id`, `question`,
-  `answer` and `inputs_pretokenized` as text.
+  An example has `features.TRAINING_FEATURES` and `features.EXAMPLE_FEATURES`,
+  and `question_id`, `question`, `answer` and `inputs_pretokenized` as text.
 
   Args:
     dataset: of `source`.
@@ -156,9 +157,15 @@ def render(
     rows = batch["row"]
     places = rows if source.one_per_question else targets.questions_of(rows)
     texts, inputs = prompts.of(places, batch["seed"])
+    named = prompts.named(places)
+    names = preprocessors.names_of(
+      named["question_id"],
+      tf.fill(tf.shape(rows), 1 + formats.FORMATS.index(data_format)),
+      targets.samples_of(rows),
+    )
     return _one_by_one(
       [inputs, targets.of(rows)],
-      {**prompts.named(places), f"{features.INPUTS}_pretokenized": texts},
+      {**named, **names, f"{features.INPUTS}_pretokenized": texts},
     )
 
   return _with_seeds(dataset.batch(BATCH_SIZE)).flat_map(examples)
@@ -282,6 +289,10 @@ class _AnswerTargets:
       vocabulary,
     )
 
+  def samples_of(self, rows: tf.Tensor) -> None:
+    """An answer is of no sample."""
+    del rows
+
   def of(self, rows: tf.Tensor) -> Runs:
     """Gives the targets, each certain."""
     ids, ends = _gather(
@@ -313,6 +324,10 @@ class _TeacherTargets:
   def questions_of(self, rows: tf.Tensor) -> tf.Tensor:
     """Gives the place of each row's question."""
     return tf.gather(self._table.question, rows)
+
+  def samples_of(self, rows: tf.Tensor) -> tf.Tensor:
+    """Gives which of its question's samples each row is."""
+    return tf.gather(self._table.sample, rows)
 
   def of(self, rows: tf.Tensor) -> Runs:
     """Gives the teacher's distributions."""

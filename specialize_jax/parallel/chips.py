@@ -40,6 +40,11 @@ class Chip:
     return 2 * self.torus_axes * self.link_bytes_per_second
 
 
+def of_device_kind(device_kind: str) -> Chip | None:
+  """The chip that a device is; None for one that is not a TPU we know."""
+  return {chip.device_kind: chip for chip in CHIPS.values()}.get(device_kind)
+
+
 # Each from the chip's table on docs.cloud.google.com/tpu/docs/NAME ("Peak
 # compute per chip (bf16)", "HBM capacity and bandwidth", "Interchip
 # Interconnect BW", in bits a second and one direction: over four links in two

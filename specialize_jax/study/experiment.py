@@ -8,22 +8,31 @@ evaluators meet.
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
 
 import specialize_jax
+from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import opening
 from specialize_jax.data import pipeline
 from specialize_jax.evaluation import evaluator, written
 from specialize_jax.losses import vocab_chunks
-from specialize_jax.parallel import axis_rules, placement
+from specialize_jax.parallel import axis_rules, chips, placement
 from specialize_jax.parallel import mesh as meshes
+from specialize_jax.t5 import arithmetic, network
 from specialize_jax.t5 import config as t5_config
-from specialize_jax.t5 import network
-from specialize_jax.training import loop, optimizer, run_log, state, step
+from specialize_jax.training import (
+  loop,
+  optimizer,
+  progress,
+  run_log,
+  state,
+  step,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +122,8 @@ class Experiment:
       that `opening.open_checkpoint` takes; None for random.
     keep: newest checkpoints that stay; None for all.
     keep_period: steps whose checkpoints stay forever.
+    keep_best: checkpoints with the best mean of `loop.best_metrics` that stay
+      beside the newest.
   """
 
   model_dir: str
@@ -131,6 +142,16 @@ class Experiment:
   initial_checkpoint_path: str | None = None
   keep: int | None = 3
   keep_period: int | None = None
+  keep_best: int = 0
+
+  def __post_init__(self) -> None:
+    """Raises UserError where the best are asked for, but by nothing."""
+    if self.keep_best and not self.loop.best_metrics:
+      raise errors.UserError(
+        f"keep_best={self.keep_best} needs what they are the best by: set "
+        "LoopConfig.best_metrics to names of evaluation values, such as "
+        '["svamp_zero_shot_chain_of_thought_v1/accuracy"].'
+      )
 
 
 def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
@@ -153,10 +174,10 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
   optimizer_ = optimizer.build(experiment.optimizer)
   # One seed for everything that is random but the data, which has its own.
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
-  iterator = _iterator(experiment)
+  iterator = _iterator(experiment, placed)
   # Read before the first device computation: a name or a split that is wrong
   # must not surface after the first thousand steps.
-  predictions_dir = pathlib.Path(experiment.model_dir) / "predictions"
+  predictions_dir = os.path.join(experiment.model_dir, "predictions")
   evaluators = [
     evaluation.evaluator(model, predictions_dir)
     for evaluation in experiment.evaluations
@@ -188,6 +209,7 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
       config=experiment.loop,
       evaluators=evaluators,
       metadata=_metadata(experiment, config_text),
+      efficiency=_efficiency(experiment),
     )
     train_state = loop.resume_or_start(
       run,
@@ -243,22 +265,25 @@ def evaluate_checkpoint(
   return values
 
 
-def _iterator(experiment: Experiment) -> pipeline.TrainIterator:
+def _iterator(
+  experiment: Experiment, placed: placement.Placement
+) -> pipeline.TrainIterator:
   return pipeline.TrainIterator(
     experiment.mixture_or_task_name,
     task_feature_lengths=experiment.task_feature_lengths,
     batch_size=experiment.batch_size,
     seed=experiment.seed,
     pack=experiment.pack,
-    host=pipeline.HostSlice(jax.process_index(), jax.process_count()),
+    rows=placed.local_rows(experiment.batch_size),
   )
 
 
 def _checkpoints(experiment: Experiment) -> managers.CheckpointManager:
   return managers.CheckpointManager(
-    pathlib.Path(experiment.model_dir) / "checkpoints",
+    os.path.join(experiment.model_dir, "checkpoints"),
     keep=experiment.keep,
     keep_period=experiment.keep_period,
+    keep_best=experiment.keep_best,
   )
 
 
@@ -269,4 +294,21 @@ def _metadata(experiment: Experiment, config_text: str) -> dict[str, object]:
     "model": dataclasses.asdict(experiment.model),
     "config": config_text,
     "version": specialize_jax.__version__,
+    "revision": revision.find(),
   }
+
+
+def _efficiency(experiment: Experiment) -> progress.Efficiency:
+  """What a step takes, and what the chips could do where they are TPUs."""
+  forward = arithmetic.forward_flops(
+    experiment.model,
+    batch_size=experiment.batch_size,
+    input_length=experiment.task_feature_lengths["inputs"],
+    target_length=experiment.task_feature_lengths["targets"],
+  )
+  chip = chips.of_device_kind(jax.devices()[0].device_kind)
+  return progress.Efficiency(
+    step_flops=3 * forward,  # the backward pass takes twice as many
+    peak_flops=chip.peak_flops * jax.device_count() if chip else None,
+    devices=jax.local_devices(),
+  )

@@ -1,14 +1,18 @@
 """What a step reports: sums over positions, then shares of them."""
 
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from specialize_jax.cot import formats
 from specialize_jax.losses import normalization, vocab_chunks
 
 # A divergence of float32 rounding below zero is not a negative one.
 _ROUNDING = 1e-5
+# Where a batch says of which format each position is; see `data.packing`.
+_FORMATS = "decoder_data_formats"
 
 
 def position_sums(
@@ -41,7 +45,27 @@ def position_sums(
     "tokens": count(sources_BS) + count(targets_BT),
     "rows": jnp.float32(len(sources_BS)),
     "slots": jnp.float32(sources_BS.size + targets_BT.size),
-  }
+  } | _format_sums(output, batch)
+
+
+def _format_sums(
+  output: vocab_chunks.LossOutput, batch: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """The sparse KL and its weight in each format, where the batch tells."""
+  if _FORMATS not in batch:
+    return {}
+  sums = {}
+  for number, one in enumerate(formats.FORMATS, start=1):
+    weights_BT = jnp.where(
+      (batch[_FORMATS] == number) & output.has_teacher_BT,
+      output.weights_BT,
+      0.0,
+    )
+    sums[f"kl/{one.name}"] = normalization.weighted_sum(
+      output.kl_BT.astype(jnp.float32), weights_BT
+    )
+    sums[f"kl_weight/{one.name}"] = jnp.sum(weights_BT)
+  return sums
 
 
 def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -61,6 +85,8 @@ def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     num_tokens: encoder and decoder tokens that are not padding.
     num_target_tokens: positions with weight.
     num_rows: rows of the batch, each one or several examples.
+    kl/FORMAT, where the batch tells formats: mean sparse KL of the positions
+      with a teacher in examples of that format; nan where there are none.
   """
 
   def share(part: str, whole: str) -> jax.Array:
@@ -79,4 +105,21 @@ def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     "num_tokens": sums["tokens"],
     "num_target_tokens": sums["positions"],
     "num_rows": sums["rows"],
+  } | {
+    name: jnp.where(
+      sums[f"kl_weight/{name[3:]}"] > 0,
+      share(name, f"kl_weight/{name[3:]}"),
+      jnp.nan,
+    )
+    for name in sums
+    if name.startswith("kl/")
+  }
+
+
+def known(values: Mapping[str, float]) -> dict[str, float]:
+  """Without the formats that the batch has no teacher for."""
+  return {
+    name: value
+    for name, value in values.items()
+    if not (name.startswith("kl/") and math.isnan(value))
   }

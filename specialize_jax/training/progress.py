@@ -1,13 +1,51 @@
 """How fast a run goes, and the line that says so on standard error."""
 
 import contextlib
+import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
+
+import jax
 
 _TERMINAL_SECONDS = 0.5
 _PLAIN_SECONDS = 10.0
+# Our names of what `jax.Device.memory_stats` counts.
+_MEMORY = {"hbm_gib": "bytes_in_use", "hbm_peak_gib": "peak_bytes_in_use"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Efficiency:
+  """What a step takes and what the chips could do, where both are known.
+
+  Attributes:
+    step_flops: floating point operations of the model in one step, forward
+      and backward, on all chips together.
+    peak_flops: of all chips together, a second.
+    devices: of this process, whose memory is looked at.
+  """
+
+  step_flops: float | None = None
+  peak_flops: float | None = None
+  devices: Sequence[jax.Device] = ()
+
+  def values(self, step_seconds: float) -> dict[str, float]:
+    """Gives the share of the peak, and the fullest device's memory.
+
+    Returns:
+      mfu, 0 to 1, where both figures are known; hbm_gib and hbm_peak_gib, in
+      use now and at most so far, where the devices tell.
+    """
+    values = {}
+    if self.step_flops and self.peak_flops:
+      values["mfu"] = self.step_flops / (step_seconds * self.peak_flops)
+    told = [stats for d in self.devices if (stats := d.memory_stats())]
+    for name, key in _MEMORY.items():
+      in_use = [stats[key] for stats in told if key in stats]
+      if in_use:
+        values[name] = max(in_use) / 2**30
+    return values
 
 
 class Throughput:
@@ -17,8 +55,9 @@ class Throughput:
   left out.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, efficiency: Efficiency | None = None) -> None:
     """Waits for the first step."""
+    self._efficiency = efficiency or Efficiency()
     self._start: float | None = None
     self._reset()
 
@@ -55,7 +94,8 @@ class Throughput:
 
     Returns:
       step_seconds and data_wait_seconds, means a step; tokens_per_second
-      (encoder and decoder, without padding) and examples_per_second (rows).
+      (encoder and decoder, without padding) and examples_per_second (rows);
+      and what `Efficiency.values` gives.
     """
     if not self._steps:
       return {}
@@ -67,6 +107,7 @@ class Throughput:
       "tokens_per_second": self._tokens / seconds,
       "examples_per_second": self._examples / seconds,
     }
+    rates |= self._efficiency.values(rates["step_seconds"])
     self._start = now
     self._reset()
     return rates

@@ -2,11 +2,12 @@
 
 import json
 import os
-import pathlib
+import typing
 from collections.abc import Mapping
 from typing import Literal
 
 import jax
+from etils import epath
 
 Group = Literal["train", "evaluation"]
 
@@ -16,14 +17,24 @@ class RunLog:
 
   `MODEL_DIR/metrics.jsonl` has rows `{"step": n, "group": "train" |
   "evaluation", "values": {name: float}}`, each step and group once, in
-  order; `MODEL_DIR/tensorboard` has the same values as `group/name`.
+  order; `MODEL_DIR/tensorboard` has the same values as `group/name`; and
+  `MODEL_DIR/examples.jsonl`, where asked for, the names of each step's
+  examples, a list for each row of the global batch.
+
+  Attributes:
+    directory: MODEL_DIR, a local path or a `gs://` one.
+    path: of metrics.jsonl.
   """
 
   def __init__(self, model_dir: str | os.PathLike) -> None:
     """Names the directory, without touching it."""
-    self.path = pathlib.Path(model_dir) / "metrics.jsonl"
+    self.directory = epath.Path(model_dir)
+    self.path = self.directory / "metrics.jsonl"
     self._writes = jax.process_index() == 0
     self._rows = None
+    self._examples_path = self.directory / "examples.jsonl"
+    self._examples = None
+    self._start: int | None = None
     self._summaries = None
 
   def start_after(self, step: int | None) -> None:
@@ -35,18 +46,14 @@ class RunLog:
     """
     if not self._writes:
       return
-    kept = [] if step is None else _rows_up_to(self.path, step)
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    # Replaced at once, so that a kill leaves the old rows or the new ones.
-    beside = self.path.with_suffix(".jsonl.new")
-    beside.write_text("".join(kept), encoding="utf-8")
-    beside.replace(self.path)
-    self._rows = self.path.open("a", encoding="utf-8")
+    self._start = step
+    self.directory.mkdir(parents=True, exist_ok=True)
+    self._rows = _open_after(self.path, step)
     # TensorFlow takes seconds to import, and only its event files are wanted.
     from clu import metric_writers
 
     self._summaries = metric_writers.SummaryWriter(
-      str(self.path.parent / "tensorboard")
+      os.fspath(self.directory / "tensorboard")
     )
 
   def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
@@ -61,6 +68,22 @@ class RunLog:
       step, {f"{group}/{name}": value for name, value in values.items()}
     )
 
+  def write_examples(self, step: int, example_ids: list[list[str]]) -> None:
+    """Names the examples of a step's batch, by its rows."""
+    if not self._writes:
+      return
+    if self._examples is None:
+      self._examples = _open_after(self._examples_path, self._start)
+    row = {"step": step, "example_ids": example_ids}
+    self._examples.write(json.dumps(row) + "\n")
+    self._examples.flush()
+
+  def write_file(self, name: str, content: object) -> None:
+    """Writes a file of JSON beside the log."""
+    if self._writes:
+      text = json.dumps(content, indent=1)
+      (self.directory / name).write_text(text + "\n", encoding="utf-8")
+
   def flush(self) -> None:
     """Hands TensorBoard's events to the file system too."""
     if self._summaries is not None:
@@ -72,14 +95,26 @@ class RunLog:
       self._rows.close()
       self._summaries.close()
       self._rows = self._summaries = None
+    if self._examples is not None:
+      self._examples.close()
+      self._examples = None
 
 
-def _rows_up_to(path: pathlib.Path, step: int) -> list[str]:
+def _open_after(path: epath.Path, step: int | None) -> typing.TextIO:
+  """Opens a file of rows to add to it, those after a step taken out."""
+  kept = [] if step is None else _rows_up_to(path, step)
+  # Replaced at once, so that a kill leaves the old rows or the new ones.
+  beside = path.with_suffix(".jsonl.new")
+  beside.write_text("".join(kept), encoding="utf-8")
+  beside.replace(path)
+  return path.open("a", encoding="utf-8")
+
+
+def _rows_up_to(path: epath.Path, step: int) -> list[str]:
   if not path.exists():
     return []
-  with path.open(encoding="utf-8") as lines:
-    return [
-      line
-      for line in lines
-      if line.endswith("\n") and json.loads(line)["step"] <= step
-    ]
+  return [
+    line
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if line.endswith("\n") and json.loads(line)["step"] <= step
+  ]

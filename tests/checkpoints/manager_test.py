@@ -57,12 +57,14 @@ def test_state_iterator_and_metadata_come_back_together(saved):
   with manager.CheckpointManager(saved) as reader:
     assert reader.all_steps() == [10, 20]
     assert reader.latest_step() == 20
-    state, iterator_state, metadata = reader.restore(_abstract(_state()))
-    _assert_equal(state, _state(20))
-    assert (iterator_state, metadata) == (b"at 20\xff", {"step": 20})
-    state, iterator_state, _ = reader.restore(_abstract(_state()), step=10)
-    _assert_equal(state, _state(10))
-    assert iterator_state == b"at 10\xff"
+    restored = reader.restore(_abstract(_state()))
+    assert restored.step == 20
+    _assert_equal(restored.state, _state(20))
+    assert restored.iterator_state == b"at 20\xff"
+    assert restored.metadata == {"step": 20}
+    restored = reader.restore(_abstract(_state()), step=10)
+    _assert_equal(restored.state, _state(10))
+    assert restored.iterator_state == b"at 10\xff"
     assert reader.metadata(10) == {"step": 10}
 
 
@@ -73,7 +75,7 @@ def test_a_state_is_restored_onto_another_mesh(saved):
   kernel = abstract["params"]["encoder"]["kernel"]
   abstract["params"]["encoder"]["kernel"] = kernel.update(sharding=cut)
   with manager.CheckpointManager(saved) as reader:
-    state, _, _ = reader.restore(abstract)
+    state = reader.restore(abstract).state
   _assert_equal(state, _state(20))
   assert state["params"]["encoder"]["kernel"].sharding == cut
 
@@ -97,7 +99,7 @@ def test_arrays_may_be_donated_while_their_save_is_under_way(tmp_path):
         state = count_up(state)
     writer.wait()
     for step in range(5):
-      restored, _, _ = writer.restore(_abstract(state), step)
+      restored = writer.restore(_abstract(state), step).state
       assert {np.unique(x).item() for x in restored.values()} == {3 * step}
 
 
@@ -114,10 +116,10 @@ def test_an_existing_step_stays_unless_forced(tmp_path):
     writer.save(1, _state(1), b"first", {})
     writer.wait()
     writer.save(1, _state(2), b"second", {})
-    assert writer.restore(_abstract(_state()))[1] == b"first"
+    assert writer.restore(_abstract(_state())).iterator_state == b"first"
     writer.save(1, _state(2), b"third", {}, force=True)
     writer.wait()
-    assert writer.restore(_abstract(_state()))[1] == b"third"
+    assert writer.restore(_abstract(_state())).iterator_state == b"third"
 
 
 def test_a_half_written_newest_step_is_ignored_and_cleaned_up(saved):
@@ -127,7 +129,7 @@ def test_a_half_written_newest_step_is_ignored_and_cleaned_up(saved):
   (half / "state" / "_METADATA").write_text("{")
   with manager.CheckpointManager(saved) as reader:
     assert reader.latest_step() == 20
-    _assert_equal(reader.restore(_abstract(_state()))[0], _state(20))
+    _assert_equal(reader.restore(_abstract(_state())).state, _state(20))
     assert half.exists()  # another process may be writing it
     reader.save(30, _state(30), b"", {})
     reader.wait()

@@ -163,6 +163,24 @@ def test_rows_survive_their_bytes_even_when_there_are_none():
     for name in features.TRAINING_FEATURES:
       np.testing.assert_array_equal(one[name], other[name])
       assert one[name].dtype == other[name].dtype
+    assert (other["example_id"], other["data_format"]) == (b"", 0)
+
+
+def test_names_and_formats_survive_with_the_rows_and_formats_run_along():
+  rows = [random_examples(2, seed=5)]
+  named = [
+    [
+      {**one, "example_id": f"q/{i}".encode(), "data_format": np.int32(4 - i)}
+      for i, one in enumerate(row)
+    ]
+    for row in rows
+  ]
+  back = packing.rows_from_bytes(packing.rows_to_bytes(named))
+  assert [one["example_id"] for one in back[0]] == [b"q/0", b"q/1"]
+  batch = packing.to_batch(back, {"inputs": 64, "targets": 64})
+  segments = batch["decoder_segment_ids"]
+  expected = np.where(segments == 1, 4, np.where(segments == 2, 3, 0))
+  np.testing.assert_array_equal(batch["decoder_data_formats"], expected)
 
 
 def test_no_more_rows_wait_than_allowed():

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import seqio
@@ -63,6 +65,7 @@ def test_a_batch_has_every_key_with_its_shape_and_dtype(make):
     "decoder_loss_weights": ((4, 48), "float32"),
     "decoder_segment_ids": ((4, 48), "int32"),
     "decoder_positions": ((4, 48), "int32"),
+    "decoder_data_formats": ((4, 48), "int32"),
     "decoder_teacher_top_ids": ((4, 48, 5), "int32"),
     "decoder_teacher_top_probs": ((4, 48, 5), "float32"),
     "decoder_teacher_top_mask": ((4, 48), "int32"),
@@ -102,23 +105,39 @@ def test_taking_a_state_changes_nothing(make):
   assert_same(batches, take(make(), 6))
 
 
-def test_two_hosts_together_feed_what_one_host_feeds(make):
+def test_hosts_feed_the_rows_they_are_told_to(make):
   whole = take(make(), 4)
-  halves = [
-    take(make(host=pipeline.HostSlice(index=i, count=2)), 4) for i in range(2)
-  ]
-  joined = [
-    {name: np.concatenate([a[name], b[name]]) for name in a}
-    for a, b in zip(*halves, strict=True)
-  ]
-  assert_same(joined, whole)
+  for rows in ([0, 2], [1, 3], [2]):
+    share = take(make(rows=rows), 4)
+    picked = [{name: b[name][rows] for name in b} for b in whole]
+    assert_same(share, picked)
+
+
+@pytest.mark.parametrize(
+  ("mixture", "name"),
+  [
+    (NAVIGATE, "mini_navigate/train/[0-9]+:zero_shot_answer_only"),
+    ("mini_text_span_corruption_v1", "mini/text/train/[0-9]+"),
+  ],
+)
+def test_every_host_names_all_examples_of_the_batch_it_gave_last(
+  make, mixture, name
+):
+  one, other = make(mixture), make(mixture, rows=[1])
+  for _ in range(3):
+    segments = next(one)["encoder_segment_ids"]
+    next(other)
+    ids = one.example_ids()
+    assert other.example_ids() == ids
+    assert [len(row) for row in ids] == segments.max(axis=1).tolist()
+    assert all(re.fullmatch(name, one_id) for row in ids for one_id in row)
 
 
 def test_a_run_resumes_on_another_number_of_hosts(make):
   whole = take(make(), 6)
   one = make()
   take(one, 3)
-  second = make(host=pipeline.HostSlice(index=1, count=2))
+  second = make(rows=[2, 3])
   second.restore(one.state())
   assert_same(
     take(second, 3),
@@ -203,9 +222,9 @@ def test_a_split_that_is_not_there_is_an_error(make):
     make(split="dev")
 
 
-def test_a_batch_size_that_hosts_cannot_share_is_an_error(make):
-  with pytest.raises(errors.UserError, match="BATCH_SIZE=4"):
-    make(host=pipeline.HostSlice(index=0, count=3))
+def test_a_batch_without_rows_is_an_error(make):
+  with pytest.raises(errors.UserError, match="BATCH_SIZE=0"):
+    make(batch_size=0)
 
 
 def test_a_state_of_another_stream_is_an_error(make):

@@ -6,12 +6,14 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 GIN = """
 from __gin__ import dynamic_registration
 from specialize_jax.t5 import config
+from specialize_jax.training import loop
 from specialize_jax.training import optimizer
 from tasks import mixtures
 
@@ -21,6 +23,7 @@ MIXTURE_OR_TASK_NAME = "mini_pretrain_v1"
 TASK_FEATURE_LENGTHS = {"inputs": 64, "targets": 64}
 BATCH_SIZE = 8
 LOG_EVERY = 1
+loop.LoopConfig.log_example_ids = True
 config.T5Config:
   vocab_size = 384
   embed_dim = 16
@@ -84,7 +87,7 @@ class Run:
     processes = self.start(*args, **kwargs)
     assert self.wait(processes) == [0] * len(processes), self.errors(0)
 
-  def wait(self, processes, seconds=300):
+  def wait(self, processes, seconds=600):
     """Gives all exit statuses."""
     try:
       return [process.wait(timeout=seconds) for process in processes]
@@ -99,8 +102,26 @@ class Run:
   def rows(self):
     """The rows of the first process's log so far."""
     path = self.model_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+    lines = path.read_text() if path.exists() else ""
+    # The last line may be half written.
+    return [
+      json.loads(line)
+      for line in lines.splitlines(keepends=True)
+      if line.endswith("\n")
+    ]
+
+  def examples(self):
+    """The names of each step's examples, by rows of the global batch."""
+    lines = (self.model_dir / "examples.jsonl").read_text().splitlines()
+    return {row["step"]: row["example_ids"] for row in map(json.loads, lines)}
+
+  def wait_for_step(self, process, step, seconds=400):
+    """Waits until the row of a step is written by a process that is alive."""
+    deadline = time.monotonic() + seconds
+    while max(self.losses(), default=0) < step:
+      assert process.poll() is None, self.errors(0)[-3000:]
+      assert time.monotonic() < deadline, f"no step {step} in {seconds} s"
+      time.sleep(0.02)
 
   def losses(self):
     """Loss by step."""

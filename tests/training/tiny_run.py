@@ -160,14 +160,20 @@ def batch(number, batch_size=BATCH_SIZE):
 class Batches:
   """Counts batches, and tells where it stands."""
 
-  def __init__(self, seconds_per_batch=0.0):
+  def __init__(self, seconds_per_batch=0.0, rows=range(BATCH_SIZE)):
     self.number = 0
     self._seconds_per_batch = seconds_per_batch
+    self._rows = list(rows)
 
   def __next__(self):
     time.sleep(self._seconds_per_batch)
     self.number += 1
-    return batch(self.number - 1)
+    whole = batch(self.number - 1)
+    return {name: array[self._rows] for name, array in whole.items()}
+
+  def example_ids(self):
+    """Names every row by its batch and its place."""
+    return [[f"{self.number - 1}/{row}"] for row in range(BATCH_SIZE)]
 
   def state(self):
     """Where it stands, as bytes."""

@@ -1,0 +1,48 @@
+"""A trace of a few steps, for TensorBoard's profile tab or Perfetto."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import jax
+from absl import logging
+
+
+class Profiler:
+  """Traces the steps from `first` to `last` into a directory.
+
+  Every process writes its own files there.
+  """
+
+  def __init__(
+    self, steps: tuple[int, int] | None, directory: str | os.PathLike
+  ) -> None:
+    """Takes the first and the last step to trace; None for none."""
+    self._steps = steps
+    self._directory = os.fspath(directory)
+    self._tracing = False
+
+  @contextlib.contextmanager
+  def step(self, step_number: int) -> Iterator[None]:
+    """Around the start of a step; begins the trace where it is due."""
+    if self._steps is None:
+      yield
+      return
+    first, last = self._steps
+    if first <= step_number <= last and not self._tracing:
+      jax.profiler.start_trace(self._directory)
+      self._tracing = True
+    with jax.profiler.StepTraceAnnotation("train", step_num=step_number):
+      yield
+
+  def step_read(self, step_number: int) -> None:
+    """After a step's metrics were read; ends the trace after the last."""
+    if self._tracing and step_number >= self._steps[1]:
+      self.close()
+
+  def close(self) -> None:
+    """Ends the trace, if one is under way."""
+    if self._tracing:
+      self._tracing = False
+      jax.profiler.stop_trace()
+      logging.info("Wrote a trace to %s", self._directory)

@@ -1,0 +1,203 @@
+"""What damages a checkpoint is noticed, and the one before takes its place."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import damage, manager
+
+
+def _state(step):
+  return {
+    "params": {"kernel": step + jnp.arange(40.0).reshape(8, 5)},
+    "step": jnp.int32(step),
+  }
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """A directory with steps 10 and 20."""
+  directory = tmp_path_factory.mktemp("run") / "checkpoints"
+  with manager.CheckpointManager(directory) as writer:
+    for step in (10, 20):
+      writer.save(step, _state(step), b"at %d" % step, {"step": step})
+  return directory
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+  return pathlib.Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+def _newest(directory):
+  """The newest step that can be read, checked to be what was saved."""
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), _state(0)
+  )
+  with manager.CheckpointManager(directory) as reader:
+    found = reader.restore_newest(abstract)
+  jax.tree.map(np.testing.assert_array_equal, found.state, _state(found.step))
+  assert found.iterator_state == b"at %d" % found.step
+  assert found.metadata == {"step": found.step}
+  return found.step
+
+
+def _truncate(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def _flip(path):
+  """Changes one bit in the middle, the length staying as it is."""
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(bytes(content))
+
+
+def test_any_file_that_is_cut_lost_or_altered_costs_one_step_at_most(
+  saved, tmp_path
+):
+  """What is read is what was saved, of step 20 or, passing it over, of 10."""
+  files = sorted(p for p in (saved / "20").rglob("*") if p.is_file())
+  passed_over = {}
+  for harm in (_truncate, pathlib.Path.unlink, _flip):
+    for number, file in enumerate(files):
+      if not file.stat().st_size:
+        continue
+      place = tmp_path / f"{harm.__name__}_{number}"
+      shutil.copytree(saved, place)
+      harm(place / file.relative_to(saved))
+      step = _newest(place)
+      assert (place / "damaged_20").exists() == (step == 10)
+      passed_over.setdefault(harm.__name__, set())
+      if step == 10:
+        passed_over[harm.__name__].add(file.relative_to(saved / "20").parts[0])
+  # (A bit in the middle of the fingerprint may change what it is called.)
+  for parts in passed_over.values():
+    assert parts >= {"state", "iterator", "metadata"}
+
+
+def test_a_directory_that_was_never_committed_is_passed_over(copied, caplog):
+  (copied / "30" / "state").mkdir(parents=True)
+  (copied / "40").mkdir()
+  with caplog.at_level(logging.WARNING):
+    assert _newest(copied) == 20
+  assert "The checkpoint of step 40" in caplog.text
+  assert "Passing over step 30, which is damaged" in caplog.text
+  assert sorted(p.name for p in copied.iterdir()) == [
+    "10",
+    "20",
+    "damaged_30",
+    "damaged_40",
+  ]
+
+
+def test_one_that_is_passed_over_neither_counts_nor_stands_in_the_way(copied):
+  _truncate(copied / "20" / "fingerprint" / "metadata")
+  assert _newest(copied) == 10
+  with manager.CheckpointManager(copied, keep=2) as writer:
+    writer.save(20, _state(20), b"at 20", {"step": 20})
+    writer.wait()
+    assert writer.all_steps() == [10, 20]
+  assert _newest(copied) == 20
+
+
+def test_where_none_can_be_read_nothing_is_begun_anew(copied):
+  for step in ("10", "20"):
+    shutil.rmtree(copied / step / "state")
+  with pytest.raises(errors.UserError, match=r"no checkpoint .*\(step 20: "):
+    _newest(copied)
+  assert sorted(p.name for p in copied.iterdir()) == ["10", "20"]
+
+
+def test_storage_that_cannot_be_reached_is_no_damage():
+  assert damage.is_damage(ValueError("DATA_LOSS: checksum"))
+  assert not damage.is_damage(ValueError("UNAVAILABLE: try again"))
+  assert not damage.is_damage(PermissionError(13, "no"))
+  assert not damage.is_damage(RuntimeError("out of memory"))
+
+
+def test_a_fingerprint_does_not_depend_on_how_an_array_is_cut():
+  numbers = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+  devices = np.array(jax.devices()[:8]).reshape(4, 2)
+  mesh = jax.sharding.Mesh(devices, ("a", "b"))
+  spec = jax.sharding.PartitionSpec("b", "a")
+  cut = jax.device_put(numbers, jax.sharding.NamedSharding(mesh, spec))
+  whole = damage.fingerprint({"x": numbers, "n": 3})
+  assert damage.fingerprint({"x": cut, "n": 3}) == whole
+  expected = int(numbers.view(np.uint32).astype(np.uint64).sum() % 2**32)
+  assert whole == {"x": f"float32:{expected}"}
+
+
+_FILLS_UP = """
+import resource
+import sys
+import jax.numpy as jnp
+from specialize_jax.checkpoints import manager
+
+if sys.argv[2:]:
+  resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+with manager.CheckpointManager(sys.argv[1], keep=None) as writer:
+  for step in range(1, 9):
+    writer.save(step, {"x": jnp.sin(jnp.arange(2.0**18)) + step}, b"", {})
+    writer.wait()
+    print(step, flush=True)
+"""
+
+
+def _fill(directory, *limit):
+  finished = subprocess.run(
+    [sys.executable, "-c", _FILLS_UP, str(directory), *limit],
+    capture_output=True,
+    text=True,
+    check=False,
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+  )
+  return finished.stdout.split(), finished.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 4 MiB."""
+  place = tmp_path / "disk"
+  place.mkdir()
+  command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+  if (
+    shutil.which("mount") is None
+    or subprocess.run(command, capture_output=True, check=False).returncode
+  ):
+    pytest.skip("only root can mount a small file system")
+  yield place
+  subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_said_to_be_full_and_costs_no_saved_step(small_disk):
+  done, error = _fill(small_disk / "checkpoints")
+  assert 1 <= len(done) < 8
+  assert "UserError: no space is left to save a checkpoint in" in error
+  with manager.CheckpointManager(small_disk / "checkpoints") as reader:
+    steps = reader.all_steps()
+    assert [str(step) for step in steps] == done
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    x = jax.ShapeDtypeStruct((2**18,), jnp.float32, sharding=device)
+    found = reader.restore_newest({"x": x})
+  np.testing.assert_allclose(
+    found.state["x"],
+    np.sin(np.arange(2.0**18, dtype=np.float32)) + steps[-1],
+    rtol=1e-5,
+  )
+
+
+def test_a_file_that_may_not_grow_is_said_too(tmp_path):
+  done, error = _fill(tmp_path / "checkpoints", str(2**18))
+  assert done == []
+  assert "UserError: no space is left to save a checkpoint in" in error
