@@ -40,7 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _first_and_last(text: str) -> tuple[int, int]:
-  first, last = text.split(",")
+  first, comma, last = text.partition(",")
+  if not comma or not first.isdecimal() or not last.isdecimal():
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is not possible: expected the first and the last step, such "
+      "as 10,12"
+    )
   return int(first), int(last)
 
 

@@ -135,9 +135,10 @@ def test_the_death_of_one_ends_the_others_with_its_number(tmp_path):
 
 
 @pytest.mark.slow
-def test_thirty_kills_at_random_moments_never_cost_a_saved_step(tmp_path):
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ten_kills_at_random_moments_never_cost_a_saved_step(tmp_path, seed):
   """One process or two, of which one or both are killed; most saves in mid."""
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(seed)
   planned = state.abstract(
     tiny_run.model(), tiny_run.adamw(), tiny_run.one_device()
   )
@@ -149,7 +150,7 @@ def test_thirty_kills_at_random_moments_never_cost_a_saved_step(tmp_path):
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
   in_flight, newest = 0, 0
-  for number in range(30):
+  for number in range(10):
     count = 1 + number % 2
     run = Joined(model_dir, count, num_steps=10**6, checkpoint_every=2)
     run.wait_for_step(newest + int(rng.integers(3, 12)))
@@ -168,8 +169,8 @@ def test_thirty_kills_at_random_moments_never_cost_a_saved_step(tmp_path):
     assert int(found.state.step) == after
     newest = after
   assert not list(checkpoints.glob("damaged_*"))
-  print(f"{in_flight} of 30 kills left a save half-written; step {newest}")
-  assert in_flight >= 5
+  print(f"{in_flight} of 10 kills left a save half-written; step {newest}")
+  assert in_flight >= 2
   # What the pieces make together is one run, each step once.
   steps = [row["step"] for row in run.rows()]
   assert steps[:newest] == list(range(1, newest + 1))
