@@ -10,12 +10,13 @@ import time
 import jax
 import numpy as np
 
+from specialize_jax.checkpoints import manager
 from specialize_jax.data import packing
 from specialize_jax.losses import vocab_chunks
 from specialize_jax.parallel import mesh, placement
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
-from specialize_jax.training import optimizer, state, step
+from specialize_jax.training import loop, optimizer, run_log, state, step
 
 VOCAB, CANDIDATES = 64, 5
 SOURCE_LENGTH, TARGET_LENGTH, BATCH_SIZE = 16, 12, 8
@@ -194,3 +195,31 @@ def run_steps(train_step, train_state, where, num_steps=3):
       )
       history.append({name: float(x) for name, x in metrics.items()})
   return train_state, history
+
+
+def loop_run(model_dir, *, config, evaluators=(), train_step=None, **kept):
+  """A run of the loop in a directory, on one device."""
+  return loop.Run(
+    train_step=train_step or plain_step(),
+    placement=one_device(),
+    manager=manager.CheckpointManager(model_dir / "checkpoints", **kept),
+    log=run_log.RunLog(model_dir),
+    config=loop.LoopConfig(**config),
+    evaluators=evaluators,
+  )
+
+
+def finish(run, iterator=None):
+  """Resumes or starts a run, and trains to its end."""
+  iterator = iterator or Batches()
+  train_state = loop.resume_or_start(
+    run,
+    iterator,
+    abstract_state=state.abstract(model(), adamw(), run.placement),
+    initial_state_fn=new_state,
+  )
+  try:
+    return loop.train(run, train_state, iterator)
+  finally:
+    run.log.close()
+    run.manager.close()
