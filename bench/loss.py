@@ -1,0 +1,268 @@
+"""What the sparse loss costs beside a dense teacher: memory and time.
+
+  python bench/loss.py --output=loss.json
+
+Both take hidden states and the head's kernel, and give the loss and the
+gradients of both, float32, on the CPU: 16 x 256 positions and V = 32,128. The
+dense version is the paper's (FranxYao/FlanT5-CoT-Specialization:
+src/utils.py, `kl_divergence`): it lays the teacher's five candidates out as
+`[B, T, V]` and compares it with the student's softmax. Ours takes them as
+they are.
+
+Peak memory is what a process of its own gains over the arrays that it is
+given, gradients included; XLA's own count of temporary memory is printed
+beside it.
+Rounds are interleaved, and a ratio is the median of the rounds' ratios. What
+bounds the time is measured too: three products (logits, both gradients) at
+the speed of this machine's best product. Ours takes a fourth, since it
+computes the logits again instead of keeping them.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+SYSTEMS = ("ours", "dense")
+CANDIDATES = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Measures both, or one of them as a process of its own."""
+  argv = sys.argv[1:] if argv is None else list(argv)
+  args = parse(argv)
+  if args.system:
+    return serve(args)
+  command = [sys.executable, str(pathlib.Path(__file__)), *argv]
+  seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
+  memory = {}
+  servers = {
+    name: subprocess.Popen(
+      [*command, f"--system={name}"],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for name in SYSTEMS
+  }
+  try:
+    for name, server in servers.items():
+      memory[name] = ask(server, "memory")
+    best_flops = ask(servers["ours"], "product")["flops_per_second"]
+    for _ in range(args.rounds):
+      for name, server in servers.items():
+        seconds[name].append(ask(server, "step")["seconds"])
+  finally:
+    for server in servers.values():
+      server.communicate()
+  result = summarize(args, seconds, memory, best_flops)
+  print(table(result))
+  if args.output:
+    args.output.write_text(json.dumps(result, indent=2) + "\n")
+  return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Gives the flags; the defaults are those of the figures in README.md."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+  parser.add_argument("--batch_size", type=int, default=16)
+  parser.add_argument("--length", type=int, default=256)
+  parser.add_argument("--vocab_size", type=int, default=32128)
+  parser.add_argument("--embed_dim", type=int, default=512)
+  parser.add_argument("--num_chunks", type=int, default=16)
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--output", type=pathlib.Path, help="a JSON file")
+  parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
+  return parser.parse_args(argv)
+
+
+def ask(server: subprocess.Popen, question: str) -> Mapping[str, float]:
+  """Sends a line to a process, and reads its answer."""
+  server.stdin.write(question + "\n")
+  server.stdin.flush()
+  answer = server.stdout.readline()
+  if not answer:
+    raise RuntimeError(f"a measured process ended with {server.wait()}")
+  return json.loads(answer)
+
+
+def serve(args: argparse.Namespace) -> int:
+  """Answers `memory`, `product` and `step`, each a line of JSON."""
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  import jax
+
+  arguments, function = (ours if args.system == "ours" else dense)(args)
+  jax.block_until_ready(arguments)
+  gradient = jax.jit(jax.value_and_grad(function, argnums=(0, 1)))
+  compiled = gradient.lower(*arguments).compile()
+  before = resident_bytes()
+  jax.block_until_ready(compiled(*arguments))
+  gained = peak_bytes() - before
+  for question in sys.stdin:
+    match question.strip():
+      case "memory":
+        answer = {
+          "peak_bytes": gained,
+          "xla_temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        }
+      case "product":
+        answer = {"flops_per_second": best_product()}
+      case _:
+        answer = {
+          "seconds": timed(lambda: jax.block_until_ready(compiled(*arguments)))
+        }
+    print(json.dumps(answer), flush=True)
+  return 0
+
+
+def ours(args: argparse.Namespace) -> tuple[tuple, Callable]:
+  """The sparse loss, chunked."""
+  import jax.numpy as jnp
+
+  from specialize_jax.losses import normalization, vocab_chunks
+
+  hidden, kernel, ids, probs = arrays(args)
+  config = vocab_chunks.LossConfig(num_chunks=args.num_chunks)
+
+  def loss(hidden, kernel, ids, probs):
+    output = vocab_chunks.distillation_loss(
+      hidden,
+      kernel,
+      {
+        "decoder_target_tokens": ids[..., 0],
+        "decoder_loss_weights": jnp.ones(ids.shape[:2]),
+        "decoder_teacher_top_ids": ids,
+        "decoder_teacher_top_probs": probs,
+        "decoder_teacher_top_mask": jnp.ones(ids.shape[:2], jnp.int32),
+      },
+      config=config,
+    )
+    return normalization.weighted_sum(output.loss_BT, output.weights_BT)
+
+  return (hidden, kernel, ids, probs), loss
+
+
+def dense(args: argparse.Namespace) -> tuple[tuple, Callable]:
+  """The paper's: a teacher over the whole vocabulary."""
+  import jax
+  import jax.numpy as jnp
+
+  def loss(hidden, kernel, ids, probs):
+    student = jax.nn.softmax(hidden @ kernel, axis=-1)
+    teacher = jax.vmap(jax.vmap(lambda row, i, p: row.at[i].set(p)))(
+      jnp.zeros_like(student), ids, probs
+    )
+    kl = teacher * jnp.log(teacher / (student + 1e-10) + 1e-10)
+    return jnp.sum(kl)
+
+  return arrays(args), loss
+
+
+def arrays(args: argparse.Namespace) -> tuple:
+  """Random hidden states, kernel, candidate ids and probabilities."""
+  import jax.numpy as jnp
+  import numpy as np
+
+  rng = np.random.default_rng(0)
+  rows = (args.batch_size, args.length)
+  hidden = rng.standard_normal((*rows, args.embed_dim), np.float32)
+  kernel = rng.standard_normal((args.embed_dim, args.vocab_size), np.float32)
+  first = rng.integers(args.vocab_size, size=(*rows, 1))
+  ids = (first + np.arange(CANDIDATES)) % args.vocab_size
+  probs = np.broadcast_to(
+    np.array([0.6, 0.2, 0.1, 0.05, 0.02], np.float32), ids.shape
+  )
+  return (
+    jnp.asarray(hidden),
+    jnp.asarray(kernel * args.embed_dim**-0.5),
+    jnp.asarray(ids, jnp.int32),
+    jnp.asarray(probs),
+  )
+
+
+def best_product() -> float:
+  """Gives floating-point operations a second of a square product."""
+  import jax
+  import jax.numpy as jnp
+
+  size = 2048
+  square = jnp.ones((size, size))
+  product = jax.jit(jnp.dot)
+  product(square, square).block_until_ready()
+  fastest = min(
+    timed(lambda: product(square, square).block_until_ready())
+    for _ in range(10)
+  )
+  return 2 * size**3 / fastest
+
+
+def timed(run: Callable[[], object]) -> float:
+  """Gives the seconds that a call takes."""
+  start = time.perf_counter()
+  run()
+  return time.perf_counter() - start
+
+
+def resident_bytes() -> int:
+  """What the process holds in memory now."""
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+  return pages * resource.getpagesize()
+
+
+def peak_bytes() -> int:
+  """The most that the process has held in memory."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def summarize(
+  args: argparse.Namespace,
+  seconds: Mapping[str, Sequence[float]],
+  memory: Mapping[str, Mapping[str, float]],
+  best_flops: float,
+) -> dict[str, object]:
+  """Gives all figures, ratios first."""
+  positions = args.batch_size * args.length
+  product = 2 * positions * args.embed_dim * args.vocab_size
+  pairs = zip(seconds["ours"], seconds["dense"], strict=True)
+  medians = {name: statistics.median(seconds[name]) for name in SYSTEMS}
+  bound = 3 * product / best_flops
+  return {
+    "peak_ratio": memory["ours"]["peak_bytes"] / memory["dense"]["peak_bytes"],
+    "time_ratio": statistics.median(a / b for a, b in pairs),
+    "seconds": medians,
+    "memory": dict(memory),
+    "bound_seconds": bound,
+    "of_bound": bound / medians["ours"],
+    "best_flops_per_second": best_flops,
+    "rounds": dict(seconds),
+  }
+
+
+def table(result: Mapping) -> str:
+  """Gives the figures as lines of text."""
+  lines = [f"{'':8}{'peak MiB':>10}{'XLA temp':>10}{'seconds':>9}"]
+  for name in SYSTEMS:
+    memory = result["memory"][name]
+    lines.append(
+      f"{name:8}{memory['peak_bytes'] / 2**20:10.0f}"
+      f"{memory['xla_temporary_bytes'] / 2**20:10.0f}"
+      f"{result['seconds'][name]:9.2f}"
+    )
+  lines.append(
+    f"ours / dense: {result['peak_ratio']:.3f} of the peak, "
+    f"{result['time_ratio']:.2f} of the time\n"
+    f"bound: {result['bound_seconds']:.2f} s of products at "
+    f"{result['best_flops_per_second'] / 1e9:.0f} GFLOP/s; ours is at "
+    f"{result['of_bound']:.0%} of it"
+  )
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

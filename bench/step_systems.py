@@ -1,0 +1,361 @@
+"""The two systems of bench/train_step.py, each answering lines of a pipe."""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+CANDIDATES = 5
+TEACHER_PROBS = np.array([0.6, 0.2, 0.1, 0.05, 0.02], np.float32)
+# The paper's numbers of examples, in thousands: a right sample, a question.
+RATES = {True: 207.6, False: 7.1}
+EMBED_DIM, MLP_DIM, NUM_HEADS, HEAD_DIM = 512, 1024, 6, 64
+LEARNING_RATE = 5e-4
+
+Example = Mapping[str, np.ndarray]
+
+
+def serve(args: argparse.Namespace) -> int:
+  """Answers each line that is asked with a line of JSON."""
+  system = (Ours if args.system == "ours" else PyTorch)(args)
+  fixed = fixed_examples(args)
+  batches = system.batches(mixture_examples(args))
+  for line in sys.stdin:
+    match question := line.strip():
+      case "memory":
+        answer = {"gained_bytes": peak_bytes() - system.imported_bytes}
+      case "product":
+        answer = {"flops_per_second": system.best_product()}
+      case "mixture":
+        batch, tokens, slots = next(batches)
+        answer = {
+          "seconds": timed(lambda b=batch: system.step(b, system.MIXTURE_LOSS)),
+          "tokens": tokens,
+          "slots": slots,
+        }
+      case _:
+        batch = system.padded(fixed)
+        answer = {
+          "seconds": timed(lambda b=batch, q=question: system.step(b, q)),
+          "flops": step_flops(args),
+        }
+    print(json.dumps(answer), flush=True)
+  return 0
+
+
+class Ours:
+  """The project's train step, jitted over all cores."""
+
+  MIXTURE_LOSS = "sparse"
+
+  def __init__(self, args: argparse.Namespace) -> None:
+    """Imports, then builds the step and its state."""
+    import jax
+
+    from specialize_jax.data import packing
+    from specialize_jax.losses import vocab_chunks
+    from specialize_jax.parallel import mesh, placement
+    from specialize_jax.t5 import config, network
+    from specialize_jax.training import optimizer, state, step
+
+    jax.devices()
+    self.imported_bytes = resident_bytes()
+    self._jax, self._packing, self._args = jax, packing, args
+    model = network.EncoderDecoder(
+      config.T5Config(
+        vocab_size=args.vocab_size,
+        embed_dim=EMBED_DIM,
+        mlp_dim=MLP_DIM,
+        num_heads=NUM_HEADS,
+        head_dim=HEAD_DIM,
+        num_encoder_layers=args.num_layers,
+        num_decoder_layers=args.num_layers,
+        mlp_activations=("gelu", "linear"),
+        tied_head=False,
+        dtype="float32",
+        scan_layers=False,
+      )
+    )
+    adamw = optimizer.build(
+      optimizer.OptimizerConfig(
+        learning_rate=LEARNING_RATE, weight_decay=0.01, max_gradient_norm=1.0
+      )
+    )
+    self._placement = placement.Placement(mesh=mesh.make_mesh())
+    self._step = step.make_train_step(
+      model,
+      adamw,
+      vocab_chunks.LossConfig(num_chunks=args.num_chunks),
+      dropout_rng=jax.random.key(1),
+    )
+    self._state = state.create(
+      model, adamw, self._placement, init_rng=jax.random.key(0)
+    )
+
+  def padded(self, examples: list[Example]) -> Mapping[str, np.ndarray]:
+    """A row an example; all are as long as the longest."""
+    lengths = {
+      name: max(len(e[name]) for e in examples)
+      for name in ("inputs", "targets")
+    }
+    return self._packing.to_batch([[e] for e in examples], lengths)
+
+  def batches(self, examples: Iterator[Example]) -> Iterator[tuple]:
+    """Packed batches, with their real tokens and all slots."""
+    args = self._args
+    lengths = {
+      "inputs": args.packed_input_length,
+      "targets": args.packed_target_length,
+    }
+    packer = self._packing.Packer(lengths)
+    rows: list = []
+    for example in examples:
+      rows += packer.add(example)
+      if len(rows) >= args.packed_rows:
+        batch, rows = rows[: args.packed_rows], rows[args.packed_rows :]
+        arrays = self._packing.to_batch(batch, lengths)
+        tokens = sum(num_tokens(e) for row in batch for e in row)
+        yield arrays, tokens, args.packed_rows * sum(lengths.values())
+
+  def step(self, batch: Mapping[str, np.ndarray], loss: str) -> None:
+    """One step; its metrics are read, as the loop does."""
+    assert loss == "sparse", loss
+    with self._placement.entered():
+      self._state, metrics = self._step(
+        self._state, self._placement.put_batch(batch)
+      )
+    assert np.isfinite(self._jax.device_get(metrics)["loss"])
+
+  def best_product(self) -> float:
+    """Gives floating-point operations a second of a square product."""
+    jnp, size = self._jax.numpy, 2048
+    square = jnp.ones((size, size))
+    product = self._jax.jit(jnp.dot)
+    product(square, square).block_until_ready()
+    return (2 * size**3) / min(
+      timed(lambda: product(square, square).block_until_ready())
+      for _ in range(10)
+    )
+
+
+class PyTorch:
+  """`transformers`' T5 in PyTorch, with the paper's loss and batches."""
+
+  MIXTURE_LOSS = "dense"
+
+  def __init__(self, args: argparse.Namespace) -> None:
+    """Imports, then builds model and optimizer."""
+    import torch
+    import transformers
+    from transformers.models.t5 import modeling_t5
+
+    self.imported_bytes = resident_bytes()
+    self._torch, self._args = torch, args
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    self._model = modeling_t5.T5ForConditionalGeneration(
+      transformers.T5Config(
+        vocab_size=args.vocab_size,
+        d_model=EMBED_DIM,
+        d_ff=MLP_DIM,
+        d_kv=HEAD_DIM,
+        num_heads=NUM_HEADS,
+        num_layers=args.num_layers,
+        num_decoder_layers=args.num_layers,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        scale_decoder_outputs=False,
+        decoder_start_token_id=0,
+        use_cache=False,
+      )
+    )
+    # Version 5 ties a fresh model's head; a released FlanT5's is its own.
+    weight = torch.randn_like(self._model.shared.weight) * EMBED_DIM**-0.5
+    self._model.lm_head.weight = torch.nn.Parameter(weight)
+    self._model.train()
+    parameters = sum(p.numel() for p in self._model.parameters())
+    print(f"pytorch: {parameters / 1e6:.1f} M parameters", file=sys.stderr)
+    self._optimizer = torch.optim.AdamW(
+      self._model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True
+    )
+
+  def padded(self, examples: list[Example]) -> Mapping[str, object]:
+    """Pads to the longest of the batch, as `tokenizer(padding=True)` does."""
+    torch = self._torch
+
+    def pad(name: str) -> object:
+      length = max(len(e[name]) for e in examples)
+      rows = np.zeros((len(examples), length, *examples[0][name].shape[1:]))
+      for row, example in zip(rows, examples, strict=True):
+        row[: len(example[name])] = example[name]
+      return torch.from_numpy(rows)
+
+    return {
+      "inputs": pad("inputs").long(),
+      "targets": pad("targets").long(),
+      "ids": pad("teacher_top_ids").long(),
+      "probs": pad("teacher_top_probs").float(),
+    }
+
+  def batches(self, examples: Iterator[Example]) -> Iterator[tuple]:
+    """Batches of one format each, in the order in which they fill."""
+    waiting: dict[str, list[Example]] = {}
+    for example in examples:
+      batch = waiting.setdefault(example["format"], [])
+      batch.append(example)
+      if len(batch) == self._args.batch_size:
+        waiting[example["format"]] = []
+        arrays = self.padded(batch)
+        slots = arrays["inputs"].numel() + arrays["targets"].numel()
+        yield arrays, sum(map(num_tokens, batch)), slots
+
+  def step(self, batch: Mapping[str, object], loss: str) -> None:
+    """One step with the paper's dense loss, or with cross-entropy."""
+    torch, targets = self._torch, batch["targets"]
+    shifted = torch.nn.functional.pad(targets, (1, 0))[:, :-1]
+    logits = self._model(
+      input_ids=batch["inputs"],
+      attention_mask=(batch["inputs"] > 0).long(),
+      decoder_input_ids=shifted,
+    ).logits
+    real = (targets > 0).float()
+    if loss == "dense":
+      student = torch.softmax(logits, dim=-1)
+      teacher = torch.zeros_like(student).scatter_(
+        -1, batch["ids"], batch["probs"]
+      )
+      kl = teacher * torch.log(teacher / (student + 1e-10) + 1e-10)
+      losses = kl.sum(dim=-1)
+    else:
+      losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="none"
+      ).view_as(real)
+    total = (losses * real).sum() / real.sum()
+    self._optimizer.zero_grad()
+    total.backward()
+    torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+    self._optimizer.step()
+    assert np.isfinite(total.item())
+
+
+def fixed_examples(args: argparse.Namespace) -> list[Example]:
+  """Random examples of the flags' lengths, without padding."""
+  rng = np.random.default_rng(0)
+  return [
+    example(
+      rng.integers(2, args.vocab_size, args.input_length),
+      rng.integers(2, args.vocab_size, args.target_length),
+      args.vocab_size,
+    )
+    for _ in range(args.batch_size)
+  ]
+
+
+def mixture_examples(args: argparse.Namespace) -> Iterator[Example]:
+  """The four formats of GSM8K without end, the same for both systems."""
+  import sentencepiece
+
+  from specialize_jax.cot import formats
+
+  folder = pathlib.Path(args.data_dir)
+  tokenizer = sentencepiece.SentencePieceProcessor(
+    model_file=str(folder / "tokenizers" / "t5_spiece.model")
+  )
+  lines = (folder / "gsm8k" / "train.jsonl").read_text().splitlines()[:2000]
+  problems = [solved(json.loads(line)) for line in lines]
+  rng = random.Random(0)
+  rates = [RATES[f.chain_of_thought] for f in formats.FORMATS]
+  for _ in itertools.count():
+    data_format = rng.choices(formats.FORMATS, rates)[0]
+    shown = rng.sample(problems, 4) if data_format.in_context else ()
+    problem = rng.choice(problems)
+    prompt = formats.render_prompt(problem.question, data_format, shown)
+    target = formats.render_target(
+      data_format, problem.rationale, problem.answer
+    )
+    inputs, targets = (
+      np.array([*tokenizer.encode(text), 1]) % args.vocab_size
+      for text in (prompt, target)
+    )
+    if (
+      len(inputs) <= args.packed_input_length
+      and len(targets) <= args.packed_target_length
+    ):
+      yield {
+        **example(inputs, targets, args.vocab_size),
+        "format": data_format.name,
+      }
+
+
+def solved(row: Mapping[str, str]) -> object:
+  """A line of GSM8K as a demonstration, its calculator marks left out."""
+  import re
+
+  from specialize_jax.cot import formats
+
+  text, answer = row["answer"].split("\n#### ")
+  rationale = re.sub(r"<<.*?>>", "", text)
+  return formats.Demonstration(
+    question=row["question"],
+    rationale=f"{rationale}\nThe answer is {answer}",
+    answer=answer,
+  )
+
+
+def example(
+  inputs: np.ndarray, targets: np.ndarray, vocab_size: int
+) -> Example:
+  """Adds a teacher: the target's token and four neighbours."""
+  ids = (targets[:, None] + np.arange(CANDIDATES)) % vocab_size
+  return {
+    "inputs": inputs.astype(np.int32),
+    "targets": targets.astype(np.int32),
+    "teacher_top_ids": ids.astype(np.int32),
+    "teacher_top_probs": np.broadcast_to(TEACHER_PROBS, ids.shape),
+    "teacher_top_mask": np.ones(len(targets), np.int32),
+  }
+
+
+def num_tokens(one: Example) -> int:
+  """Inputs and targets of an example."""
+  return len(one["inputs"]) + len(one["targets"])
+
+
+def step_flops(args: argparse.Namespace) -> float:
+  """Operations of the step's products: forward, and twice that backward."""
+  joined = NUM_HEADS * HEAD_DIM
+  sources = args.batch_size * args.input_length
+  targets = args.batch_size * args.target_length
+  kernel, mlp = 2 * EMBED_DIM * joined, 6 * EMBED_DIM * MLP_DIM
+  encoder = sources * (4 * kernel + mlp + 4 * args.input_length * joined)
+  attended = args.input_length + args.target_length
+  decoder = targets * (6 * kernel + mlp + 4 * attended * joined)
+  cross = sources * 2 * kernel
+  head = targets * 2 * EMBED_DIM * args.vocab_size
+  return 3.0 * (args.num_layers * (encoder + decoder + cross) + head)
+
+
+def timed(run: Callable[[], object]) -> float:
+  """Gives the seconds that a call takes."""
+  begin = time.perf_counter()
+  run()
+  return time.perf_counter() - begin
+
+
+def resident_bytes() -> int:
+  """What the process holds in memory now."""
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+  return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+  """The most that the process has held in memory."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,195 @@
+"""One train step of FlanT5-small, ours beside PyTorch's, in one run.
+
+  python bench/train_step.py --data_dir=../shared/data --output=step.json
+
+needs the `bench` extra: `pip install -e '.[bench]'`. Both train a random T5
+1.1 of small's geometry (77.0 M parameters: the head is a matrix of its own,
+which a fresh `transformers` model of version 5 does not have by itself) in
+float32 with AdamW and dropout, each in a process of its own. PyTorch's loss
+is the paper's (FranxYao/FlanT5-CoT-Specialization: src/utils.py,
+`kl_divergence`), over a teacher laid out as `[B, T, V]`; its plain
+cross-entropy is measured too. Ours is the sparse KL.
+
+Two comparisons, rounds interleaved, medians of rounds:
+
+  same batch   `--batch_size` rows of 256 and 128 tokens, no padding.
+  mixture      the four formats of GSM8K at their real lengths, in the paper's
+               proportions, with GSM8K's own solutions for rationales: ours in
+               packed rows, PyTorch in the paper's batches: one format each,
+               padded to the longest. Speed is in tokens that are not padding.
+
+Memory is the peak of each process less what it held after its imports. What
+bounds the arithmetic is measured too: the step's products at the speed of
+this machine's best one.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+import step_systems
+
+PYTORCH, OURS = "pytorch", "ours"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Measures both, or is one of them, as a process of its own."""
+  argv = sys.argv[1:] if argv is None else list(argv)
+  args = parse(argv)
+  if args.system:
+    return step_systems.serve(args)
+  servers = {name: start(argv, name) for name in (PYTORCH, OURS)}
+  try:
+    result = {"threads": args.threads}
+    result["same_batch"] = same_batch(servers, args.rounds)
+    result["memory"] = {n: ask(s, "memory") for n, s in servers.items()}
+    result["mixture"] = mixture(servers, args.mixture_batches)
+    result["product"] = ask(servers[OURS], "product")
+  finally:
+    for server in servers.values():
+      server.communicate()
+  summarize(result)
+  print(table(result))
+  if args.output:
+    args.output.write_text(json.dumps(result, indent=2) + "\n")
+  return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Gives the flags; the defaults are those of the figures in README.md."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+  parser.add_argument("--data_dir", default="../shared/data")
+  parser.add_argument("--batch_size", type=int, default=8)
+  parser.add_argument("--input_length", type=int, default=256)
+  parser.add_argument("--target_length", type=int, default=128)
+  parser.add_argument("--packed_rows", type=int, default=2)
+  parser.add_argument("--packed_input_length", type=int, default=2048)
+  parser.add_argument("--packed_target_length", type=int, default=512)
+  parser.add_argument("--num_layers", type=int, default=8)
+  parser.add_argument("--vocab_size", type=int, default=32128)
+  parser.add_argument("--num_chunks", type=int, default=8)
+  parser.add_argument("--threads", type=int, default=2)
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--mixture_batches", type=int, default=6)
+  parser.add_argument("--output", type=pathlib.Path, help="a JSON file")
+  parser.add_argument(
+    "--system", choices=(PYTORCH, OURS), help=argparse.SUPPRESS
+  )
+  return parser.parse_args(argv)
+
+
+def start(argv: Sequence[str], name: str) -> subprocess.Popen:
+  """Starts one system as a process that answers lines."""
+  return subprocess.Popen(
+    [sys.executable, __file__, *argv, f"--system={name}"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"},
+  )
+
+
+def ask(server: subprocess.Popen, question: str) -> dict[str, float]:
+  """Sends a line to a process, and reads its answer."""
+  server.stdin.write(question + "\n")
+  server.stdin.flush()
+  answer = server.stdout.readline()
+  if not answer:
+    raise RuntimeError(f"a measured process ended with {server.wait()}")
+  return json.loads(answer)
+
+
+def same_batch(
+  servers: Mapping[str, subprocess.Popen], rounds: int
+) -> dict[str, object]:
+  """Seconds a step, a list a system; a first step of each is not counted."""
+  questions = {
+    "pytorch dense": (PYTORCH, "dense"),
+    "ours": (OURS, "sparse"),
+    "pytorch cross-entropy": (PYTORCH, "cross_entropy"),
+  }
+  seconds: dict[str, list[float]] = {name: [] for name in questions}
+  for round_number in range(rounds + 1):
+    for name, (system, question) in questions.items():
+      answer = ask(servers[system], question)
+      if round_number:
+        seconds[name].append(answer["seconds"])
+  return {"seconds": seconds, "flops": answer["flops"]}
+
+
+def mixture(
+  servers: Mapping[str, subprocess.Popen], batches: int
+) -> dict[str, dict[str, object]]:
+  """Real tokens and seconds of so many batches of each."""
+  result = {}
+  for name, server in servers.items():
+    ask(server, "mixture")  # ours compiles for the row lengths
+    answers = [ask(server, "mixture") for _ in range(batches)]
+    tokens = sum(answer["tokens"] for answer in answers)
+    slots = sum(answer["slots"] for answer in answers)
+    seconds = sum(answer["seconds"] for answer in answers)
+    result[name] = {
+      "tokens_per_second": tokens / seconds,
+      "padding_share": 1 - tokens / slots,
+      "batches": answers,
+    }
+  return result
+
+
+def summarize(result: dict) -> None:
+  """Adds the ratios that the figures are read for."""
+  seconds = result["same_batch"]["seconds"]
+  result["ours_times_faster"] = {
+    name: statistics.median(
+      other / ours for other, ours in zip(values, seconds["ours"], strict=True)
+    )
+    for name, values in seconds.items()
+  }
+  mixed = result["mixture"]
+  result["mixture_times_faster"] = (
+    mixed[OURS]["tokens_per_second"] / mixed[PYTORCH]["tokens_per_second"]
+  )
+  memory = result["memory"]
+  result["memory_ratio"] = (
+    memory[OURS]["gained_bytes"] / memory[PYTORCH]["gained_bytes"]
+  )
+  bound = result["same_batch"]["flops"] / result["product"]["flops_per_second"]
+  result["bound_seconds"] = bound
+  result["of_bound"] = bound / statistics.median(seconds["ours"])
+
+
+def table(result: Mapping) -> str:
+  """Gives the figures as lines of text."""
+  lines = [f"{'same batch':24}{'s/step':>8}{'ours x':>8}"]
+  for name, values in result["same_batch"]["seconds"].items():
+    lines.append(
+      f"{name:24}{statistics.median(values):8.2f}"
+      f"{result['ours_times_faster'][name]:8.2f}"
+    )
+  lines.append(f"\n{'mixture':24}{'tokens/s':>9}{'padding':>9}")
+  for name, values in result["mixture"].items():
+    lines.append(
+      f"{name:24}{values['tokens_per_second']:9.0f}"
+      f"{values['padding_share']:9.1%}"
+    )
+  lines.append(f"ours / pytorch: {result['mixture_times_faster']:.2f}")
+  memory = ", ".join(
+    f"{name} {values['gained_bytes'] / 2**30:.2f} GiB"
+    for name, values in result["memory"].items()
+  )
+  lines += [
+    f"\nmemory of the same batch: {memory}: {result['memory_ratio']:.2f}",
+    f"bound: {result['bound_seconds']:.2f} s of products at "
+    f"{result['product']['flops_per_second'] / 1e9:.0f} GFLOP/s; ours is at "
+    f"{result['of_bound']:.0%} of it",
+  ]
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
