@@ -125,21 +125,7 @@ def distillation_loss(
     The unreduced loss and its parts, float32.
   """
   targets_BT = batch["decoder_target_tokens"]
-  weights_BT = batch["decoder_loss_weights"].astype(jnp.float32)
-  matching = config.objective == "distribution_matching"
-  if matching:
-    has_teacher_BT = batch["decoder_teacher_top_mask"] > 0
-    probs_BTC = jnp.where(
-      has_teacher_BT[..., None], batch["decoder_teacher_top_probs"], 0.0
-    )
-    ids_BTC = student_scores.slots(
-      batch["decoder_teacher_top_ids"],
-      probs_BTC > 0,
-      output_kernel_DV.shape[-1],
-    )
-  else:
-    has_teacher_BT = jnp.zeros(targets_BT.shape, bool)
-    ids_BTC = jnp.zeros((*targets_BT.shape, 0), jnp.int32)
+  ids_BTC = _candidate_ids(batch, config, output_kernel_DV.shape[-1])
   scores = measure_chunked(
     hidden_BTD,
     output_kernel_DV,
@@ -147,11 +133,65 @@ def distillation_loss(
     targets_BT,
     num_chunks=config.num_chunks,
   )
+  return _loss_of_scores(scores, batch, config)
+
+
+def distillation_loss_of_logits(
+  logits_BTV: jax.Array,
+  batch: Mapping[str, jax.Array],
+  *,
+  config: LossConfig,
+) -> LossOutput:
+  """`distillation_loss` where another network has made the logits.
+
+  They and their gradient are whole then: `num_chunks` is not read.
+  """
+  dtype = student_scores.accumulation_dtype(logits_BTV.dtype)
+  scores = student_scores.measure(
+    logits_BTV.astype(dtype),
+    _candidate_ids(batch, config, logits_BTV.shape[-1]),
+    batch["decoder_target_tokens"],
+  )
+  return _loss_of_scores(scores, batch, config)
+
+
+def _candidate_ids(
+  batch: Mapping[str, jax.Array], config: LossConfig, vocab_size: int
+) -> jax.Array:
+  """The teacher's candidates that the loss reads, `[B, T, C]`; maybe none."""
+  targets_BT = batch["decoder_target_tokens"]
+  if config.objective != "distribution_matching":
+    return jnp.zeros((*targets_BT.shape, 0), jnp.int32)
+  return student_scores.slots(
+    batch["decoder_teacher_top_ids"],
+    _teacher_probs(batch) > 0,
+    vocab_size,
+  )
+
+
+def _teacher_probs(batch: Mapping[str, jax.Array]) -> jax.Array:
+  """The candidates' probabilities, `[B, T, C]`, 0 where the mask is."""
+  return jnp.where(
+    (batch["decoder_teacher_top_mask"] > 0)[..., None],
+    batch["decoder_teacher_top_probs"],
+    0.0,
+  )
+
+
+def _loss_of_scores(
+  scores: student_scores.StudentScores,
+  batch: Mapping[str, jax.Array],
+  config: LossConfig,
+) -> LossOutput:
+  weights_BT = batch["decoder_loss_weights"].astype(jnp.float32)
+  has_teacher_BT = jnp.zeros(weights_BT.shape, bool)
+  if config.objective == "distribution_matching":
+    has_teacher_BT = batch["decoder_teacher_top_mask"] > 0
   nll_BT = one_hot_BT = sample_matching.negative_log_likelihood(scores)
   kl_BT = jnp.zeros_like(one_hot_BT)
-  if matching:
+  if config.objective == "distribution_matching":
     kl_BT = sparse_kl.divergence(
-      scores, probs_BTC, missing_mass=config.missing_mass
+      scores, _teacher_probs(batch), missing_mass=config.missing_mass
     )
     one_hot_BT = jnp.where(has_teacher_BT, 0.0, one_hot_BT)
     if config.masked_out == "ignore":
