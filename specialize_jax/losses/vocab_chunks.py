@@ -137,15 +137,9 @@ def distillation_loss(
 
 
 def distillation_loss_of_logits(
-  logits_BTV: jax.Array,
-  batch: Mapping[str, jax.Array],
-  *,
-  config: LossConfig,
+  logits_BTV: jax.Array, batch: Mapping[str, jax.Array], *, config: LossConfig
 ) -> LossOutput:
-  """`distillation_loss` where another network has made the logits.
-
-  They and their gradient are whole then: `num_chunks` is not read.
-  """
+  """`distillation_loss` of whole logits: `num_chunks` is not read."""
   dtype = student_scores.accumulation_dtype(logits_BTV.dtype)
   scores = student_scores.measure(
     logits_BTV.astype(dtype),
@@ -162,20 +156,16 @@ def _candidate_ids(
   targets_BT = batch["decoder_target_tokens"]
   if config.objective != "distribution_matching":
     return jnp.zeros((*targets_BT.shape, 0), jnp.int32)
+  used_BTC = _teacher_probs(batch) > 0
   return student_scores.slots(
-    batch["decoder_teacher_top_ids"],
-    _teacher_probs(batch) > 0,
-    vocab_size,
+    batch["decoder_teacher_top_ids"], used_BTC, vocab_size
   )
 
 
 def _teacher_probs(batch: Mapping[str, jax.Array]) -> jax.Array:
   """The candidates' probabilities, `[B, T, C]`, 0 where the mask is."""
-  return jnp.where(
-    (batch["decoder_teacher_top_mask"] > 0)[..., None],
-    batch["decoder_teacher_top_probs"],
-    0.0,
-  )
+  has_teacher_BT1 = batch["decoder_teacher_top_mask"][..., None] > 0
+  return jnp.where(has_teacher_BT1, batch["decoder_teacher_top_probs"], 0.0)
 
 
 def _loss_of_scores(
