@@ -44,7 +44,7 @@ def terminal(rows: Sequence[Row], title: str, width: int | None = None) -> str:
   )
   steps = {row["step"] for row in rows}
   if len(steps) > 1:
-    table.add_column("step")
+    table.add_column("step", no_wrap=True)
   table.add_column("mesh", no_wrap=True)
   for heading in (
     "params", "optim.", "rest", "peak", "of GiB", "TFLOP", "HBM GB", "sent GB",
@@ -73,7 +73,7 @@ def terminal(rows: Sequence[Row], title: str, width: int | None = None) -> str:
   return lines.getvalue().rstrip("\n")
 
 
-_WIDTH = 132
+_WIDTH = 140
 
 
 def write_figure(
