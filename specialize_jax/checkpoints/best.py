@@ -56,19 +56,20 @@ def place(
     return place_dir
   # Made beside, and put in place at once: a kill leaves the old or the new
   # one, or for a moment none, which the next call mends.
-  beside = model_dir / f".{name}.new"
-  for old in (beside, model_dir / f".{name}.old"):
-    if old.exists():
-      old.rmtree()
+  beside = place_dir.parent / f".{place_dir.name}.new"
+  old = place_dir.parent / f".{place_dir.name}.old"
+  for left in (beside, old):
+    if left.exists():
+      left.rmtree()
   _link(source, beside / _STEPS / str(step))
   vocabulary = source_dir / opening.VOCABULARY_DIR
   if vocabulary.is_dir():
     _link(vocabulary, beside / opening.VOCABULARY_DIR)
   if place_dir.exists():
-    place_dir.rename(model_dir / f".{name}.old")
+    place_dir.rename(old)
   beside.rename(place_dir)
-  if (model_dir / f".{name}.old").exists():
-    (model_dir / f".{name}.old").rmtree()
+  if old.exists():
+    old.rmtree()
   return place_dir
 
 

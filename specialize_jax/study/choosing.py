@@ -17,6 +17,8 @@ from specialize_jax.evaluation import history, selection
 
 IN_DISTRIBUTION_BEST = "best_in_distribution"
 DIRECTORY = "selection"
+# Where a step that is being evaluated lies, out of the run's reach.
+CANDIDATE = f"{DIRECTORY}/candidate"
 
 
 def choose(
@@ -46,7 +48,11 @@ def choose(
       "let --evaluate make it, or name tasks with --out_of_distribution "
       f"(evaluated: {', '.join(names) or '-'})."
     )
-  steps = {*steps_of(model_dir), best.step_in(model_dir)} - {None}
+  steps = {
+    *steps_of(model_dir),
+    best.step_in(model_dir),
+    best.step_in(model_dir, CANDIDATE),
+  } - {None}
   there = {s: row for s, row in values.items() if s in steps} or values
   return selection.select(
     selection.alike(there, tasks), tasks, in_distribution or inside

@@ -23,6 +23,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from specialize_jax import errors
 from specialize_jax.checkpoints import best, opening
 from specialize_jax.evaluation import (
   history,
@@ -83,15 +84,12 @@ def follow(
     Whether the run has ended, rather than the patience.
   """
   model_dir = epath.Path(selecting.model_dir)
-  candidate = f"{choosing.DIRECTORY}/candidate"
+  candidate_dir = model_dir / choosing.CANDIDATE
   waiting = _Waiting(selecting, poll_seconds, patience_seconds)
-  for step in _agreed(waiting.steps()):
+  for step in _agreed(_linked_aside(waiting.steps(), model_dir)):
+    _evaluate_step(selecting, step, candidate_dir)
     if jax.process_index() == 0:
-      best.place(model_dir, step, name=candidate)
-    _barrier("placed")
-    _evaluate_step(selecting, step, model_dir / candidate)
-    if jax.process_index() == 0:
-      _put_aside(selecting, model_dir / candidate, step)
+      _put_aside(selecting, candidate_dir, step)
     _barrier("put aside")
   return waiting.ended
 
@@ -156,6 +154,22 @@ def test(
       for step, row in values.items()
     },
   }
+
+
+def _linked_aside(steps: Iterator[int], model_dir: epath.Path) -> Iterator[int]:
+  """Links each step aside; passes over what the run cleared away meanwhile."""
+  for step in steps:
+    try:
+      best.place(model_dir, step, name=choosing.CANDIDATE)
+    except (errors.UserError, FileNotFoundError):
+      if step in choosing.steps_of(model_dir):
+        raise
+      print(
+        f"step {step:,}: cleared away by the run before it could be evaluated",
+        file=sys.stderr,
+      )
+      continue
+    yield step
 
 
 class _Waiting:
