@@ -153,6 +153,8 @@ def render(
     else _AnswerTargets(source.questions(), vocabulary, data_format)
   )
 
+  # Autograph would rewrite what has no Python control flow, for seconds.
+  @tf.autograph.experimental.do_not_convert
   def examples(batch: Example) -> tf.data.Dataset:
     rows = batch["row"]
     places = rows if source.one_per_question else targets.questions_of(rows)
@@ -181,6 +183,7 @@ def _one_by_one(
 ) -> tf.data.Dataset:
   """Gives the rows of a batch as a dataset of examples."""
 
+  @tf.autograph.experimental.do_not_convert
   def one(row: tf.Tensor) -> Example:
     example = {name: values[row] for name, values in scalars.items()}
     for several in runs:

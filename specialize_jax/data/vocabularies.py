@@ -5,6 +5,7 @@ path relative to the data directory, and seqio opens it with the first
 dataset.
 """
 
+import functools
 import os
 
 import seqio
@@ -46,9 +47,8 @@ class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
   @property
   def fingerprint(self) -> str:
     """Identifies the file's content, to tell one student from another."""
-    return student.StudentTokenizer.from_file(
-      self.sentencepiece_model_file
-    ).fingerprint
+    path = self.sentencepiece_model_file
+    return _fingerprint(path, os.stat(path).st_mtime_ns)
 
   def _model_context(self) -> object:
     # seqio caches a vocabulary's model for good; here the data directory may
@@ -64,6 +64,12 @@ class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
     state = super().__getstate__()
     state["_sentencepiece_model_file"] = self.relative_path
     return state
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(path: str, written_ns: int) -> str:
+  del written_ns  # tells a file that was replaced
+  return student.StudentTokenizer.from_file(path).fingerprint
 
 
 def t5() -> LocatedSentencePieceVocabulary:

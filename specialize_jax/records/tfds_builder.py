@@ -158,7 +158,9 @@ def open_dataset(
   if (folder / "dataset_info.json").is_file():
     return tfds.builder_from_directory(folder)
   others = sorted(
-    other.parent.name for other in whole.glob("**/dataset_info.json")
+    other.parent.name
+    for pattern in ("*/dataset_info.json", "*/*/dataset_info.json")
+    for other in whole.glob(pattern)
   )
   if others:
     raise errors.UserError(
