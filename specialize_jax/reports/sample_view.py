@@ -102,7 +102,7 @@ def alignment_section(title: str, example: alignment_view.Example) -> str:
     f"<section><h2>{html.escape(title)}</h2>"
     "<p>Above the teacher's tokens, below the student's pieces with what the"
     " target gives them and the teacher's alternatives.</p>"
-    f"{alignment_view.links(example)}"
+    f"{alignment_view.links(example).html}"
     f"<figure>{alignment_view.heat_map(example)}</figure></section>"
   )
 

@@ -23,6 +23,7 @@ def test_a_real_sample_is_drawn_whole(real, tmp_path, capsys):
   assert "│" in shown and re.search(r"\b0\.\d{3}\b", shown)
   text = page.read_text()
   assert "<svg" in text and 'class="piece"' in text
+  assert "Markup(" not in text
   assert "<script" not in text and not re.search(r'(src|href)="http', text)
 
 
