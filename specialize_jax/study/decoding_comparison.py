@@ -89,7 +89,6 @@ class Outcome:
 def compare(
   checkpoint_path: str | os.PathLike,
   *,
-  task: str,
   evaluation: experiment.Evaluation,
   vocabulary_path: str | os.PathLike,
   output_dir: str | os.PathLike,
@@ -103,8 +102,7 @@ def compare(
 
   Args:
     checkpoint_path: as `opening.open_checkpoint` takes it.
-    task: registered with seqio; graded by its own first metric.
-    evaluation: its split, lengths and batch size; its own task is not read.
+    evaluation: of one task, which is graded by its own first metric.
     vocabulary_path: the model's SentencePiece file.
     output_dir: where to.
     mesh: over the devices; data parallel by default.
@@ -122,7 +120,8 @@ def compare(
   vocabularies.check_size(
     vocabulary, checkpoint.config.vocab_size, vocabulary_path
   )
-  questions = _read(task, evaluation)
+  task = evaluation.mixture_or_task_name
+  questions = _read(evaluation)
   placed = (mesh or experiment.MeshShape()).placement()
   # Decoding wants each layer's parameters apart.
   config = dataclasses.replace(checkpoint.config, scan_layers=False)
@@ -206,8 +205,9 @@ def rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
   ]
 
 
-def _read(task_name: str, evaluation: experiment.Evaluation) -> Questions:
+def _read(evaluation: experiment.Evaluation) -> Questions:
   """Tokenises a task's examples, as evaluation does."""
+  task_name = evaluation.mixture_or_task_name
   if task_name not in seqio.TaskRegistry.names():
     raise errors.UserError(
       f"task {task_name!r} is not registered with seqio: name an evaluation "

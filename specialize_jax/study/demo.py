@@ -23,9 +23,9 @@ from specialize_jax.data import aligned_records, preparation, sources
 from specialize_jax.evaluation import written
 from specialize_jax.mini import world
 from specialize_jax.records import schema, store
-from specialize_jax.study import choosing, experiment
+from specialize_jax.study import choosing, decoding_comparison, experiment
 
-NUM_STAGES = 6
+NUM_STAGES = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class Demo:
     pretraining: makes the general model.
     specialization: distills the teacher into it.
     tests: the final evaluation, before and after.
+    decoding: of the in-distribution task, decoded in several ways.
     tasks: the roles of what is evaluated.
   """
 
@@ -61,6 +62,7 @@ class Demo:
   pretraining: experiment.Experiment
   specialization: experiment.Experiment
   tests: Sequence[experiment.Evaluation]
+  decoding: experiment.Evaluation
   tasks: Tasks
 
 
@@ -73,7 +75,8 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   """Goes the whole way and writes the results that a report is built from.
 
   Writes `results.json` (design: before, after, roles, seconds, memory),
-  `selection.json`, `alignment.json`, `alignment_example.json`, the runs
+  `selection.json`, `alignment.json`, `alignment_example.json`,
+  `decoding.json` (see `decoding_comparison`), the runs
   `pretrain/` and `specialize/`, and `predictions/{before,after}`.
 
   Args:
@@ -112,6 +115,14 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
         ("before", general),
         ("after", specialized / str(step)),
       )
+    )
+  with _stage(7, "decoding with a calculator, and by vote of samples"):
+    decoding_comparison.compare(
+      specialized / str(step),
+      evaluation=demo.decoding,
+      vocabulary_path=world_dir(output_dir) / "mini" / "student.model",
+      output_dir=output_dir,
+      mesh=demo.specialization.mesh,
     )
   written.write_json(
     output_dir / "results.json",

@@ -68,9 +68,8 @@ def test_a_checkpoint_is_compared_and_what_it_said_is_kept(data_dir, tmp_path):
   theirs.save_pretrained(tmp_path / "model")
   result = decoding_comparison.compare(
     tmp_path / "model",
-    task=TASK,
     evaluation=tiny_demo.evaluation(
-      "unread", split="test", num_examples=4, batch_size=8
+      TASK, split="test", num_examples=4, batch_size=8
     ),
     vocabulary_path=f"{data_dir}/mini/student.model",
     output_dir=tmp_path / "results",
@@ -88,4 +87,4 @@ def test_a_checkpoint_is_compared_and_what_it_said_is_kept(data_dir, tmp_path):
 def test_a_task_that_cannot_be_graded_is_named(data_dir):
   for task in ("mini_gsm_v0", "mini_facts_v1"):
     with pytest.raises(errors.UserError, match=task):
-      decoding_comparison._read(task, tiny_demo.evaluation("unread"))
+      decoding_comparison._read(tiny_demo.evaluation(task))

@@ -56,7 +56,12 @@ def test_no_validation_or_test_question_is_trained_on(output_dir):
 def test_the_report_builds_from_what_was_written(output_dir):
   report = output_dir / "report.html"
   page.build(output_dir, report)
-  assert "mini SVAMP" in report.read_text()
+  html = report.read_text()
+  assert "mini SVAMP" in html
+  decoding = json.loads((output_dir / "decoding.json").read_text())
+  assert decoding["step"] in (2, 4)
+  for way in decoding["ways"]:
+    assert f"<td>{way['name']}</td>" in html
 
 
 def test_a_second_start_goes_on_where_the_first_one_stopped(output_dir):

@@ -96,6 +96,7 @@ def whole_way(output_dir):
       evaluation("mini_math_test_v1", split="test"),
       evaluation("mini_general_v1", split="test"),
     ],
+    decoding=evaluation(in_distribution, split="test"),
     tasks=demo.Tasks(
       in_distribution=in_distribution,
       out_of_distribution=others,
