@@ -7,15 +7,17 @@ import shlex
 import pytest
 import seqio
 
-from specialize_jax.cli import gin_files, plan, study_job, train
+from specialize_jax.cli import gin_files, plan, select, study_job, train
 from specialize_jax.data import example_stream
-from specialize_jax.study import arms, experiment
+from specialize_jax.study import arms, experiment, selecting
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.tpu import slices, topology
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "gin_configs"
 FILES = sorted((CONFIGS / "experiments").rglob("*.gin"))
+SELECTION = CONFIGS / "experiments/mini/select.gin"
+RUNS = [path for path in FILES if path != SELECTION]
 PAPER = [path for path in FILES if path.parent.name == "paper"]
 MISSING = {  # what a user gives on the command line
   "MODEL_DIR": "run",
@@ -56,10 +58,30 @@ def build(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_an_experiment_builds_by_its_own_command(path):
+def test_a_header_says_what_how_where_and_how_long(path):
   header = header_of(path)
   assert {"Claim", "Command", "Topology"} < set(header)
   assert {"Time", "Hours"} & set(header)
+
+
+def test_the_selection_builds_by_its_own_command():
+  words = shlex.split(header_of(SELECTION)["Command"])
+  assert words[:2] == ["specialize", "select"]
+  flags, bindings = gin_files.parse(select.build_parser(), words[2:])
+  assert flags.gin_file == [name_of(SELECTION)]
+  with gin_files.loaded(flags, bindings):
+    what = gin_files.configured(selecting.Selecting)(
+      model_dir=flags.model_dir,
+      out_of_distribution=flags.out_of_distribution.split(","),
+      in_distribution=flags.in_distribution,
+    )
+  for evaluation in (what.validation, what.test):
+    provider = example_stream.find_provider(evaluation.mixture_or_task_name)
+    assert evaluation.split in provider.splits
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_an_experiment_builds_by_its_own_command(path):
   run = build(path)
   example_stream.find_provider(run.mixture_or_task_name)
   for evaluation in run.evaluations:
