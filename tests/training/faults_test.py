@@ -73,11 +73,27 @@ def test_best_metrics_that_no_evaluation_gives_are_refused(tmp_path):
     tiny_run.finish(run)
 
 
+_TRACED_RUN = """
+import pathlib, sys
+from training import tiny_run
+
+config = {"num_steps": 5, "profile_steps": (2, 3)}
+tiny_run.finish(tiny_run.loop_run(pathlib.Path(sys.argv[1]), config=config))
+"""
+
+
 def test_the_steps_asked_for_are_traced(tmp_path):
-  tiny_run.finish(
-    tiny_run.loop_run(
-      tmp_path, config={"num_steps": 5, "profile_steps": (2, 3)}
-    )
+  # In a process of its own: the profiler does not start, but dies, in one
+  # that has compiled for a TPU without a TPU, as other tests have here.
+  subprocess.run(
+    [sys.executable, "-c", _TRACED_RUN, str(tmp_path)],
+    cwd=TESTS,
+    env=dict(
+      os.environ,
+      PYTHONPATH=f"{TESTS.parent}:{os.environ.get('PYTHONPATH', '')}",
+    ),
+    check=True,
+    timeout=300,
   )
   (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
   events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
