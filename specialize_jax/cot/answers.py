@@ -143,10 +143,9 @@ def _loops(text: str) -> bool:
 
   Such a model came to no end, and so to no answer.
   """
-  for period in range(1, _MAX_PERIOD + 1):
-    length = max(4 * period, _MIN_LOOP)
-    tail = text[-length:]
-    if len(tail) == length and tail[period:] == tail[:-period]:
+  for period in range(1, min(_MAX_PERIOD, len(text) // 4) + 1):
+    tail = text[-max(4 * period, _MIN_LOOP) :]
+    if len(tail) >= _MIN_LOOP and tail[period:] == tail[:-period]:
       return True
   return False
 
