@@ -272,13 +272,25 @@ def replaced_when_done(data_dir: epath.Path, name: str) -> Iterator[epath.Path]:
     if (data_dir / name).exists():
       (data_dir / name).rename(scratch / "old")
     folder.rename(data_dir / name)
-  except OSError as error:
-    if error.errno not in _FULL_DISK:
+  except (OSError, tf.errors.OpError) as error:
+    reason = _no_room(error)
+    if reason is None:
       raise
     raise errors.UserError(
-      f"--data_dir={data_dir} has no room ({error.strerror}): nothing was"
-      " written; free some space and run the same command again"
+      f"--data_dir={data_dir} has no room ({reason}): nothing was written;"
+      " free some space and run the same command again"
     ) from error
   finally:
     if scratch.exists():
       scratch.rmtree()
+
+
+def _no_room(error: OSError | tf.errors.OpError) -> str | None:
+  """Gives the system's words if the disk is full, else nothing.
+
+  TensorFlow's writer keeps them in its message, and no number.
+  """
+  if isinstance(error, OSError):
+    return error.strerror if error.errno in _FULL_DISK else None
+  words = (os.strerror(number) for number in _FULL_DISK)
+  return next((w for w in words if error.message.endswith(w)), None)

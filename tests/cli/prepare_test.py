@@ -2,6 +2,9 @@ import json
 import os
 import pathlib
 import re
+import resource
+import subprocess
+import sys
 
 import pytest
 from testdata import tiny_world
@@ -104,6 +107,28 @@ def test_what_the_user_can_mend_is_one_sentence(
   change = {name: value.format(world=world) for name, value in change.items()}
   error = failed(capsys, arguments(world, tmp_path, **change), tmp_path)
   assert re.search(sentence, error), error
+
+
+@pytest.mark.parametrize("room", [1_000, 3_000])
+def test_a_full_disk_is_said_to_be_full_and_leaves_nothing(
+  world, tmp_path, room
+):
+  # The kernel refuses to let a file grow beyond this, as a full disk does: the
+  # smaller one stops the dataset's description, the larger one its rows.
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "specialize_jax.cli.prepare"),
+      *arguments(world, tmp_path, report=None),
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+  )
+  assert done.returncode == 2, done.stderr
+  assert "tfds has no room (File too large): nothing was" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert os.listdir(tmp_path / "tfds") == []
 
 
 def test_without_questions_the_way_out_is_named(world, tmp_path, capsys):
