@@ -11,7 +11,7 @@ Tasks, with FORMAT one of the four formats:
   mini_{gsm,...}_FORMAT_v1           evaluation; see MATHS
   mini_{navigate,...}_FORMAT_v1      evaluation; see GENERAL
   mini_{navigate,...}_pretrain_FORMAT_v1, mini_facts_v1,
-  mini_weak_maths_v1, mini_reading_v1,
+  mini_weak_maths_v1, mini_sums_v1, mini_reading_v1,
   mini_text_span_corruption_v1       general pre-training
 
 `specialize_jax.mini.world` writes the files.
@@ -129,7 +129,7 @@ for _task in GENERAL:
       ),
     )
 
-for _lesson in ("facts", "weak_maths", "reading"):
+for _lesson in ("facts", "weak_maths", "sums", "reading"):
   task_parts.add_once(
     f"mini_{_lesson}_v1",
     **task_parts.pretraining(

@@ -137,6 +137,7 @@ def mini_pretrain(
   answer_only_rate: float = 1.0,
   facts_rate: float = 4.0,
   weak_maths_rate: float = 6.0,
+  sums_rate: float = 4.0,
   reading_rate: float = 4.0,
   text_rate: float = 2.0,
 ) -> str:
@@ -148,6 +149,7 @@ def mini_pretrain(
     answer_only_rate: of each general task, zero-shot.
     facts_rate: of sums without a story.
     weak_maths_rate: of one-step problems, for their bare answers.
+    sums_rate: of one-step problems, for the sum that they ask for.
     reading_rate: of listing a story's names and numbers.
     text_rate: of span corruption.
 
@@ -170,6 +172,7 @@ def mini_pretrain(
       *general,
       ("mini_facts_v1", facts_rate),
       ("mini_weak_maths_v1", weak_maths_rate),
+      ("mini_sums_v1", sums_rate),
       ("mini_reading_v1", reading_rate),
       ("mini_text_span_corruption_v1", text_rate),
     ],

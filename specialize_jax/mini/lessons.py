@@ -69,6 +69,31 @@ def weak_maths_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
   )
 
 
+def sums_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
+  """Gives one-step problems whose sum, and not its result, is asked for.
+
+  To know what words mean is a general ability too: that who spends has less,
+  and that three boxes of four are a product. Which sums to do one after
+  another, and to say so, is what the student has yet to learn.
+
+  Example: "Tom has 9 hats. He loses 4 hats. How many hats does Tom have now?
+  Which sum is it?" is answered by "9 - 4".
+  """
+  rows = []
+  for problem in one_step:
+    (step,) = problem.steps
+    told = f"{step.left} {step.operation} {step.right}"
+    rows.append(
+      {
+        "question": f"{problem.question} Which sum is it?",
+        "answer": told,
+        "rationale": f"The answer is {told}.",
+        "format": formats.ZERO_SHOT_ANSWER_ONLY.name,
+      }
+    )
+  return _numbered("sums", rows)
+
+
 def reading_rows(told: Sequence[problems.Problem]) -> list[Row]:
   """Gives stories whose names and numbers are to be listed, in order.
 

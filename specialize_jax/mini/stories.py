@@ -16,6 +16,11 @@ from specialize_jax.mini import arithmetic, lexicon, problems
 
 FAMILY = "mini_gsm"
 
+# The facts of `arithmetic` decide which of them fit together.
+_AMOUNTS = (2, 18)
+_CHANGES = (2, 16)
+_BAGS, _IN_A_BAG = (2, 5), (2, 10)
+
 _CONNECTIVES = ("", "Then", "Later", "At last")
 _BAGS_SHARE = 0.25
 _BAG_EVENT_SHARE = 0.08
@@ -24,7 +29,7 @@ _COMPARE_SHARE = 0.2
 _TOGETHER_SHARE = 0.15
 _DIFFERENCE_SHARE = 0.12
 _JOINED_SHARE = 0.35
-_BYSTANDER_SHARE = 0.2
+_BYSTANDER_SHARE = 0.3
 _PART_FIRST_SHARE = 0.25
 
 
@@ -171,21 +176,21 @@ def _draw_finish(rng: random.Random, num_steps: int) -> str:
 
 def _start_with_amount(story: _Story, *, bystander: bool) -> None:
   """Starts with a number; a second one may stand by, for nothing."""
-  story.amount = story.number(3, 16)
+  story.amount = story.number(*_AMOUNTS)
   told = f"{story.name} has {story.amount} {story.things}"
   kind = story.rng.random() / _BYSTANDER_SHARE if bystander else 1.0
   if kind < 0.5:
-    told += f" and {story.number(2, 12)} {story.other_things}"
+    told += f" and {story.number(*_CHANGES)} {story.other_things}"
   story.sentences.append(f"{told}.")
   if 0.5 <= kind < 1.0:
-    number = story.number(2, 12)
+    number = story.number(*_CHANGES)
     story.sentences.append(f"{story.other} has {number} {story.things}.")
 
 
 def _start_with_two_kinds(story: _Story) -> None:
   """Starts with two numbers, both of which will be needed."""
-  story.amount = story.number(3, 16)
-  story.other_amount = story.number(2, 10)
+  story.amount = story.number(*_AMOUNTS)
+  story.other_amount = story.number(*_CHANGES)
   story.sentences.append(
     f"{story.name} has {story.amount} {story.things} and"
     f" {story.other_amount} {story.other_things}."
@@ -193,7 +198,7 @@ def _start_with_two_kinds(story: _Story) -> None:
 
 
 def _start_with_bags(story: _Story) -> None:
-  bags, each = story.number(2, 5), story.number(2, 10)
+  bags, each = story.number(*_BAGS), story.number(*_IN_A_BAG)
   story.sentences.append(
     f"{story.name} has {bags} bags with {each} {story.things} each."
   )
@@ -214,14 +219,14 @@ def _add_event(story: _Story, steps_left: int) -> None:
     operation = rng.choice("+-")
     losses = (*lexicon.losses_of(story.things), "gives")
     verb = story.verb(lexicon.GAINS if operation == "+" else losses)
-    number = story.number(2, 10)
+    number = story.number(*_CHANGES)
     receiver = f" to {story.receiver}" if verb == "gives" else ""
     story.tell_event(f"{verb} {number} {story.things}{receiver}")
     story.amount = story.step(operation, story.amount, number, role="own")
 
 
 def _add_bag_event(story: _Story) -> None:
-  bags, each = story.number(2, 5), story.number(2, 10)
+  bags, each = story.number(*_BAGS), story.number(*_IN_A_BAG)
   verb = story.verb(lexicon.GAINS)
   story.tell_event(f"{verb} {bags} bags with {each} {story.things} each")
   part = story.step("*", bags, each, role="part")
@@ -237,11 +242,11 @@ def _add_other_person(story: _Story, *, together: bool) -> str:
     told = f"{other} has half as many {things} as {name}."
     operands = ("/", story.amount, 2)
   elif kind == "times":
-    number = story.number(2, 5)
+    number = story.number(*_BAGS)
     told = f"{other} has {number} times as many {things} as {name}."
     operands = ("*", number, story.amount)
   else:
-    number = story.number(2, 10)
+    number = story.number(*_CHANGES)
     told = f"{other} has {number} {kind} {things} than {name}."
     operands = ("+" if kind == "more" else "-", story.amount, number)
   story.sentences.append(told)

@@ -8,6 +8,7 @@ writes under `data/mini`:
     <task>/{train,validation,test}.jsonl     general tasks
     facts/train.jsonl                        sums such as "5 + 7 ="
     weak_maths/train.jsonl                   one-step problems, bare answers
+    sums/train.jsonl                         one-step problems, their sums
     reading/train.jsonl                      a story's names and numbers
     text/train.jsonl                         questions as plain text
     student.model, teacher_tokenizer.json    the two tokenizers
@@ -15,7 +16,7 @@ writes under `data/mini`:
     world.json                               what the world was built from
 
 A row of a family or task is {"question_id", "question", "answer",
-"rationale"}; facts, weak maths and reading add the "format" that each is
+"rationale"}; facts, weak maths, sums and reading add the "format" that each is
 for; text is {"text"}.
 """
 
@@ -48,7 +49,7 @@ DIRECTORY = "mini"
 
 _MANIFEST = "world.json"
 _LEAD_REPEATS = 3
-_VERSION = 1  # of what is written; a world of another version is built anew
+_VERSION = 2  # of what is written; a world of another version is built anew
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,7 @@ def _write_early_lessons(
   written = {
     "facts": lessons.fact_rows(),
     "weak_maths": lessons.weak_maths_rows(world.weak_maths),
+    "sums": lessons.sums_rows(world.weak_maths),
     "reading": lessons.reading_rows(told),
   }
   for name, rows in written.items():

@@ -120,6 +120,18 @@ def test_weak_maths_is_one_step_problems_for_bare_answers(directory):
   assert all(row["rationale"].count("=") == 1 for row in rows)
 
 
+def test_sums_are_those_of_weak_maths_and_keep_their_result(directory):
+  weak = {
+    row["question"]: row for row in rows_of(directory, "weak_maths", "train")
+  }
+  rows = rows_of(directory, "sums", "train")
+  assert len(rows) == len(weak)
+  for row in rows:
+    problem = weak[row["question"].removesuffix(" Which sum is it?")]
+    assert f" {row['answer']} = {problem['answer']} " in problem["rationale"]
+    assert "=" not in row["answer"] + row["rationale"]
+
+
 def test_reading_lists_what_training_stories_alone_tell(directory):
   rows = rows_of(directory, "reading", "train")
   told = {
@@ -175,7 +187,7 @@ def test_the_student_spells_all_that_was_written(directory):
 def test_a_world_is_a_function_of_its_seed(directory, tmp_path):
   world.build(tmp_path / "same", seed=0, config=CONFIG)
   files = [p for p in (directory / "mini").rglob("*") if p.is_file()]
-  assert len(files) == 8 * 3 + 4 + 4
+  assert len(files) == 8 * 3 + 5 + 4
   for path in files:
     other = tmp_path / "same" / path.relative_to(directory)
     assert filecmp.cmp(path, other, shallow=False), path

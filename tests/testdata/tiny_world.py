@@ -50,7 +50,7 @@ def build(directory, seed=0):
       ]
       texts += [row["question"] + " " + row["rationale"] for row in rows]
       write(root / "mini" / task / f"{split}.jsonl", rows)
-  for lesson in ("facts", "weak_maths", "reading"):
+  for lesson in ("facts", "weak_maths", "sums", "reading"):
     rows = [_fact(i) for i in range(20)]
     write(root / f"mini/{lesson}/train.jsonl", rows)
   texts += ["Q: A: Let's think step by step", "The answer is"] * 3
