@@ -20,14 +20,12 @@ computes the logits again instead of keeping them.
 
 import argparse
 import json
-import os
 import pathlib
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+
+import measured
 
 SYSTEMS = ("ours", "dense")
 CANDIDATES = 5
@@ -39,28 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parse(argv)
   if args.system:
     return serve(args)
-  command = [sys.executable, str(pathlib.Path(__file__)), *argv]
   seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-  memory = {}
-  servers = {
-    name: subprocess.Popen(
-      [*command, f"--system={name}"],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    for name in SYSTEMS
-  }
-  try:
-    for name, server in servers.items():
-      memory[name] = ask(server, "memory")
-    best_flops = ask(servers["ours"], "product")["flops_per_second"]
+  with measured.started(__file__, argv, SYSTEMS) as servers:
+    memory = {name: server.ask("memory") for name, server in servers.items()}
+    best_flops = servers["ours"].ask("product")["flops_per_second"]
     for _ in range(args.rounds):
       for name, server in servers.items():
-        seconds[name].append(ask(server, "step")["seconds"])
-  finally:
-    for server in servers.values():
-      server.communicate()
+        seconds[name].append(server.ask("step")["seconds"])
   result = summarize(args, seconds, memory, best_flops)
   print(table(result))
   if args.output:
@@ -82,43 +65,31 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   return parser.parse_args(argv)
 
 
-def ask(server: subprocess.Popen, question: str) -> Mapping[str, float]:
-  """Sends a line to a process, and reads its answer."""
-  server.stdin.write(question + "\n")
-  server.stdin.flush()
-  answer = server.stdout.readline()
-  if not answer:
-    raise RuntimeError(f"a measured process ended with {server.wait()}")
-  return json.loads(answer)
-
-
 def serve(args: argparse.Namespace) -> int:
-  """Answers `memory`, `product` and `step`, each a line of JSON."""
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  """Answers `memory`, `product` and `step`."""
   import jax
 
   arguments, function = (ours if args.system == "ours" else dense)(args)
   jax.block_until_ready(arguments)
   gradient = jax.jit(jax.value_and_grad(function, argnums=(0, 1)))
   compiled = gradient.lower(*arguments).compile()
-  before = resident_bytes()
+  before = measured.resident_bytes()
   jax.block_until_ready(compiled(*arguments))
-  gained = peak_bytes() - before
-  for question in sys.stdin:
-    match question.strip():
+  gained = measured.peak_bytes() - before
+
+  def step() -> None:
+    jax.block_until_ready(compiled(*arguments))
+
+  def reply(question: str) -> Mapping[str, float]:
+    match question:
       case "memory":
-        answer = {
-          "peak_bytes": gained,
-          "xla_temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        }
+        temporary = compiled.memory_analysis().temp_size_in_bytes
+        return {"peak_bytes": gained, "xla_temporary_bytes": temporary}
       case "product":
-        answer = {"flops_per_second": best_product()}
-      case _:
-        answer = {
-          "seconds": timed(lambda: jax.block_until_ready(compiled(*arguments)))
-        }
-    print(json.dumps(answer), flush=True)
-  return 0
+        return {"flops_per_second": measured.best_product()}
+    return {"seconds": measured.timed(step)}
+
+  return measured.answer(reply)
 
 
 def ours(args: argparse.Namespace) -> tuple[tuple, Callable]:
@@ -184,40 +155,6 @@ def arrays(args: argparse.Namespace) -> tuple:
     jnp.asarray(ids, jnp.int32),
     jnp.asarray(probs),
   )
-
-
-def best_product() -> float:
-  """Gives floating-point operations a second of a square product."""
-  import jax
-  import jax.numpy as jnp
-
-  size = 2048
-  square = jnp.ones((size, size))
-  product = jax.jit(jnp.dot)
-  product(square, square).block_until_ready()
-  fastest = min(
-    timed(lambda: product(square, square).block_until_ready())
-    for _ in range(10)
-  )
-  return 2 * size**3 / fastest
-
-
-def timed(run: Callable[[], object]) -> float:
-  """Gives the seconds that a call takes."""
-  start = time.perf_counter()
-  run()
-  return time.perf_counter() - start
-
-
-def resident_bytes() -> int:
-  """What the process holds in memory now."""
-  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-  return pages * resource.getpagesize()
-
-
-def peak_bytes() -> int:
-  """The most that the process has held in memory."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def summarize(

@@ -3,14 +3,12 @@
 import argparse
 import itertools
 import json
-import os
 import pathlib
 import random
-import resource
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
+import measured
 import numpy as np
 
 CANDIDATES = 5
@@ -28,27 +26,29 @@ def serve(args: argparse.Namespace) -> int:
   system = (Ours if args.system == "ours" else PyTorch)(args)
   fixed = fixed_examples(args)
   batches = system.batches(mixture_examples(args))
-  for line in sys.stdin:
-    match question := line.strip():
+
+  def reply(question: str) -> Mapping[str, float]:
+    match question:
       case "memory":
-        answer = {"gained_bytes": peak_bytes() - system.imported_bytes}
+        gained = measured.peak_bytes() - system.imported_bytes
+        return {"gained_bytes": gained}
       case "product":
-        answer = {"flops_per_second": system.best_product()}
+        return {"flops_per_second": measured.best_product()}
       case "mixture":
         batch, tokens, slots = next(batches)
-        answer = {
-          "seconds": timed(lambda b=batch: system.step(b, system.MIXTURE_LOSS)),
+        loss = system.MIXTURE_LOSS
+        return {
+          "seconds": measured.timed(lambda: system.step(batch, loss)),
           "tokens": tokens,
           "slots": slots,
         }
-      case _:
-        batch = system.padded(fixed)
-        answer = {
-          "seconds": timed(lambda b=batch, q=question: system.step(b, q)),
-          "flops": step_flops(args),
-        }
-    print(json.dumps(answer), flush=True)
-  return 0
+    batch = system.padded(fixed)
+    return {
+      "seconds": measured.timed(lambda: system.step(batch, question)),
+      "flops": step_flops(args),
+    }
+
+  return measured.answer(reply)
 
 
 class Ours:
@@ -67,7 +67,7 @@ class Ours:
     from specialize_jax.training import optimizer, state, step
 
     jax.devices()
-    self.imported_bytes = resident_bytes()
+    self.imported_bytes = measured.resident_bytes()
     self._jax, self._packing, self._args = jax, packing, args
     model = network.EncoderDecoder(
       config.T5Config(
@@ -134,17 +134,6 @@ class Ours:
       )
     assert np.isfinite(self._jax.device_get(metrics)["loss"])
 
-  def best_product(self) -> float:
-    """Gives floating-point operations a second of a square product."""
-    jnp, size = self._jax.numpy, 2048
-    square = jnp.ones((size, size))
-    product = self._jax.jit(jnp.dot)
-    product(square, square).block_until_ready()
-    return (2 * size**3) / min(
-      timed(lambda: product(square, square).block_until_ready())
-      for _ in range(10)
-    )
-
 
 class PyTorch:
   """`transformers`' T5 in PyTorch, with the paper's loss and batches."""
@@ -157,7 +146,7 @@ class PyTorch:
     import transformers
     from transformers.models.t5 import modeling_t5
 
-    self.imported_bytes = resident_bytes()
+    self.imported_bytes = measured.resident_bytes()
     self._torch, self._args = torch, args
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -341,21 +330,3 @@ def step_flops(args: argparse.Namespace) -> float:
   cross = sources * 2 * kernel
   head = targets * 2 * EMBED_DIM * args.vocab_size
   return 3.0 * (args.num_layers * (encoder + decoder + cross) + head)
-
-
-def timed(run: Callable[[], object]) -> float:
-  """Gives the seconds that a call takes."""
-  begin = time.perf_counter()
-  run()
-  return time.perf_counter() - begin
-
-
-def resident_bytes() -> int:
-  """What the process holds in memory now."""
-  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-  return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_bytes() -> int:
-  """The most that the process has held in memory."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

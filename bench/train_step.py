@@ -25,13 +25,12 @@ this machine's best one.
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+import measured
 import step_systems
 
 PYTORCH, OURS = "pytorch", "ours"
@@ -43,16 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parse(argv)
   if args.system:
     return step_systems.serve(args)
-  servers = {name: start(argv, name) for name in (PYTORCH, OURS)}
-  try:
-    result = {"threads": args.threads}
+  result = {"threads": args.threads}
+  with measured.started(__file__, argv, (PYTORCH, OURS)) as servers:
     result["same_batch"] = same_batch(servers, args.rounds)
-    result["memory"] = {n: ask(s, "memory") for n, s in servers.items()}
+    result["memory"] = {n: s.ask("memory") for n, s in servers.items()}
     result["mixture"] = mixture(servers, args.mixture_batches)
-    result["product"] = ask(servers[OURS], "product")
-  finally:
-    for server in servers.values():
-      server.communicate()
+    result["product"] = servers[OURS].ask("product")
   summarize(result)
   print(table(result))
   if args.output:
@@ -83,29 +78,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   return parser.parse_args(argv)
 
 
-def start(argv: Sequence[str], name: str) -> subprocess.Popen:
-  """Starts one system as a process that answers lines."""
-  return subprocess.Popen(
-    [sys.executable, __file__, *argv, f"--system={name}"],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"},
-  )
-
-
-def ask(server: subprocess.Popen, question: str) -> dict[str, float]:
-  """Sends a line to a process, and reads its answer."""
-  server.stdin.write(question + "\n")
-  server.stdin.flush()
-  answer = server.stdout.readline()
-  if not answer:
-    raise RuntimeError(f"a measured process ended with {server.wait()}")
-  return json.loads(answer)
-
-
 def same_batch(
-  servers: Mapping[str, subprocess.Popen], rounds: int
+  servers: Mapping[str, measured.Server], rounds: int
 ) -> dict[str, object]:
   """Seconds a step, a list a system; a first step of each is not counted."""
   questions = {
@@ -116,20 +90,20 @@ def same_batch(
   seconds: dict[str, list[float]] = {name: [] for name in questions}
   for round_number in range(rounds + 1):
     for name, (system, question) in questions.items():
-      answer = ask(servers[system], question)
+      answer = servers[system].ask(question)
       if round_number:
         seconds[name].append(answer["seconds"])
   return {"seconds": seconds, "flops": answer["flops"]}
 
 
 def mixture(
-  servers: Mapping[str, subprocess.Popen], batches: int
+  servers: Mapping[str, measured.Server], batches: int
 ) -> dict[str, dict[str, object]]:
   """Real tokens and seconds of so many batches of each."""
   result = {}
   for name, server in servers.items():
-    ask(server, "mixture")  # ours compiles for the row lengths
-    answers = [ask(server, "mixture") for _ in range(batches)]
+    server.ask("mixture")  # ours compiles for the row lengths
+    answers = [server.ask("mixture") for _ in range(batches)]
     tokens = sum(answer["tokens"] for answer in answers)
     slots = sum(answer["slots"] for answer in answers)
     seconds = sum(answer["seconds"] for answer in answers)
