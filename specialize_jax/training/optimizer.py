@@ -35,6 +35,10 @@ class OptimizerConfig:
     beta1: AdamW's decay of the first moment.
     beta2: AdamW's decay of the second moment.
     epsilon: AdamW's floor of the denominator.
+    first_moment_dtype: "float32", or "bfloat16", which takes 2 bytes a
+      parameter less. AdamW's second moment and all of Adafactor's are float32
+      whatever the parameters are: with `beta2` of 0.999 a step changes a
+      second moment by less than bfloat16 can tell.
   """
 
   name: Literal["adamw", "adafactor"] = "adamw"
@@ -49,6 +53,7 @@ class OptimizerConfig:
   beta1: float = 0.9
   beta2: float = 0.999
   epsilon: float = 1e-8
+  first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,10 @@ class Optimizer:
   transformation: optax.GradientTransformation
   learning_rate: optax.Schedule
 
+  def init(self, params: optax.Params) -> optax.OptState:
+    """Gives the state before the first step, float32 for narrow parameters."""
+    return self.transformation.init(at_least_float32(params))
+
   def direction(
     self,
     gradients: optax.Updates,
@@ -74,21 +83,34 @@ class Optimizer:
   ) -> tuple[optax.Updates, optax.OptState]:
     """Gives the direction and the optimizer's next state."""
     with _promotion_as_optax_wants():
-      return self.transformation.update(gradients, opt_state, params)
+      return self.transformation.update(
+        at_least_float32(gradients), opt_state, at_least_float32(params)
+      )
 
 
 def build(config: OptimizerConfig) -> Optimizer:
   """Gives the optimizer that a config describes.
 
   Raises:
-    UserError: a name is unknown, or the cosine's end is missing or too early.
+    UserError: a name or type is unknown, or the cosine's end is missing or
+      too early.
   """
   links = []
   if config.max_gradient_norm is not None:
     links.append(optax.clip_by_global_norm(config.max_gradient_norm))
+  if config.first_moment_dtype not in ("float32", "bfloat16"):
+    raise errors.UserError(
+      f"OptimizerConfig.first_moment_dtype={config.first_moment_dtype!r} is "
+      "not possible: expected float32 or bfloat16."
+    )
   if config.name == "adamw":
     links.append(
-      optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+      optax.scale_by_adam(
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
+        mu_dtype=None if config.first_moment_dtype == "float32" else "bfloat16",
+      )
     )
   elif config.name == "adafactor":
     # optax's chain ends by turning to descent; ours turns in the step.
@@ -107,6 +129,14 @@ def build(config: OptimizerConfig) -> Optimizer:
     )
   return Optimizer(
     transformation=optax.chain(*links), learning_rate=_schedule(config)
+  )
+
+
+def at_least_float32(tree: optax.Params) -> optax.Params:
+  """Widens what is narrower, such as bfloat16; the rest is left as it is."""
+  return jax.tree.map(
+    lambda leaf: leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf,
+    tree,
   )
 
 

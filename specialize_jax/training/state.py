@@ -19,7 +19,7 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, number of batches seen, skipped ones included.
-    params: float32 tree of the network.
+    params: tree of the network, in its `param_dtype`.
     opt_state: optax's, sharded as the parameters that it belongs to.
     num_skipped: int32 scalar, updates skipped as non-finite since the start.
     num_skipped_in_a_row: int32 scalar, those since the last finite one.
@@ -39,7 +39,7 @@ def from_params(
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    opt_state=optimizer.transformation.init(params),
+    opt_state=optimizer.init(params),
     num_skipped=jnp.zeros((), jnp.int32),
     num_skipped_in_a_row=jnp.zeros((), jnp.int32),
   )

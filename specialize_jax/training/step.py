@@ -106,8 +106,14 @@ def _summed_gradients(
   microbatches: Batch,
   rngs: jax.Array,
 ) -> tuple[optax.Updates, Metrics]:
-  """Gradients and sums, added up over microbatches along the first axis."""
-  gradient_fn = jax.grad(loss_fn, has_aux=True)
+  """Gradients and sums, added up over microbatches along the first axis.
+
+  They are float32 where parameters are narrower.
+  """
+
+  def gradient_fn(*arguments: object) -> tuple[optax.Updates, Metrics]:
+    gradients, sums = jax.grad(loss_fn, has_aux=True)(*arguments)
+    return optimizers.at_least_float32(gradients), sums
 
   def microbatch(index: int) -> tuple:
     return jax.tree.map(lambda x: x[index], (microbatches, rngs))
@@ -166,7 +172,7 @@ def _update(
   new_state = dataclasses.replace(
     train_state,
     step=train_state.step + 1,
-    params=optax.apply_updates(train_state.params, updates),
+    params=jax.tree.map(_moved, train_state.params, updates),
     opt_state=jax.tree.map(
       lambda new, old: jnp.where(finite, new, old),
       opt_state,
@@ -182,3 +188,8 @@ def _update(
     "num_skipped": new_state.num_skipped,
     "num_skipped_in_a_row": new_state.num_skipped_in_a_row,
   }
+
+
+def _moved(param: jax.Array, update: jax.Array) -> jax.Array:
+  """Adds in the wider type: the update is float32 where `param` is not."""
+  return (param.astype(update.dtype) + update).astype(param.dtype)

@@ -93,10 +93,31 @@ def test_clipping_bounds_the_global_norm():
   np.testing.assert_allclose(norm, 0.2, rtol=1e-5)
 
 
+def _dtypes(tree):
+  return {leaf.dtype.name for leaf in jax.tree.leaves(tree) if leaf.ndim}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_narrow_moments_are_the_first_alone(dtype):
+  built = optimizer.build(
+    optimizer.OptimizerConfig(learning_rate=1.0, first_moment_dtype=dtype)
+  )
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), _params())
+  gradients = jax.tree.map(jnp.ones_like, params)
+  direction, after = built.direction(gradients, built.init(params), params)
+  (moments,) = [part for part in after if hasattr(part, "mu")]
+  assert _dtypes(moments.mu) == {dtype}
+  assert _dtypes(moments.nu) == {"float32"}
+  # Adam's first step is the gradient's sign, however it is kept.
+  for leaf in jax.tree.leaves(direction):
+    np.testing.assert_allclose(np.asarray(leaf, np.float32), 1.0, rtol=0.01)
+
+
 @pytest.mark.parametrize(
   ("config", "message"),
   [
     ({"name": "adam"}, "name='adam' is unknown: expected adamw or adafactor"),
+    ({"first_moment_dtype": "int8"}, "first_moment_dtype='int8' is not"),
     ({"schedule": "linear"}, "schedule='linear' is unknown"),
     ({"schedule": "cosine"}, "num_steps=None cannot end a cosine"),
     (

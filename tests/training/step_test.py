@@ -269,6 +269,28 @@ def test_bfloat16_compute_keeps_float32_state_and_a_close_loss(three_steps):
   assert dtypes == {"float32", "int32"}
 
 
+def test_bfloat16_parameters_have_float32_moments_and_a_close_loss(three_steps):
+  model = tiny_run.model(param_dtype="bfloat16", dtype="bfloat16")
+  first = tiny_run.new_state()
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), first.params)
+  before = jax.tree.map(np.asarray, params)  # the step takes its own over
+  state, history = tiny_run.run_steps(
+    tiny_run.make_step(model=model, num_microbatches=2),
+    dataclasses.replace(first, params=params),
+    tiny_run.one_device(),
+    num_steps=1,
+  )
+  _assert_close(_losses(history), _losses(three_steps[1])[:1], rtol=0.02)
+  assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {"bfloat16"}
+  assert {x.dtype.name for x in jax.tree.leaves(state.opt_state) if x.ndim} == {
+    "float32"
+  }
+  pairs = zip(
+    jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True
+  )
+  assert all((a != np.asarray(b)).any() for a, b in pairs)
+
+
 def test_microbatches_that_do_not_divide_the_batch_are_refused():
   where = tiny_run.one_device()
   with (
