@@ -100,7 +100,7 @@ def _html(
   head: str, question: str, said: Sequence[tuple[str, str, bool | None]]
 ) -> str:
   parts = "".join(
-    f'<div class="said {who}"><div class="who">{who}</div>'
+    f'<div class="said said-{who}"><div class="who">{who}</div>'
     f'<div class="{_verdict(right)}">{html.escape(_cut(text))}</div></div>'
     for who, text, right in said
   )

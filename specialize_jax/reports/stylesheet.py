@@ -76,7 +76,7 @@ td.down { color: #a84a00; font-weight: 600; }
 .example .question { font-weight: 550; margin: .2rem 0 .5rem; }
 .example .beside { display: flex; flex-wrap: wrap; gap: .5rem .9rem; }
 .example .said { flex: 1 1 12rem; white-space: pre-wrap; }
-.example .said.target { flex: 0 0 auto; }
+.example .said-target { flex: 0 0 auto; }
 .example .who { color: var(--grey); font-size: .82rem; }
 .example .right::after { content: " ✓"; color: var(--blue); font-weight: 700; }
 .example .wrong::after { content: " ✗"; color: #a84a00; font-weight: 700; }
