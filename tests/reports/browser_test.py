@@ -32,9 +32,16 @@ const figures = [...document.querySelectorAll("figure svg")].map(svg => {
   return {name: svg.getAttribute("aria-label"), box: box(svg),
           texts: texts.map(g => [g.id, box(g)]), axes: axes};
 });
+const lines = element => {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  return new Set([...range.getClientRects()].map(r => Math.round(r.top))).size;
+};
+const speakers = [...document.querySelectorAll(".who")].map(
+  element => [element.textContent, lines(element)]);
 const out = document.createElement("pre");
 out.id = "measured";
-out.textContent = JSON.stringify(figures);
+out.textContent = JSON.stringify({figures, speakers});
 document.body.append(out);
 </script></body>
 """
@@ -87,10 +94,18 @@ def test_every_figure_has_labelled_axes_and_no_text_on_another(
   results_dir, tmp_path
 ):
   text = page.render(results_lib.load(results_dir))
-  figures = _measured(text, tmp_path / "report.html")
+  figures = _measured(text, tmp_path / "report.html")["figures"]
   assert len(figures) == 8
   assert all(figure["texts"] and figure["axes"] for figure in figures)
   assert faults(figures) == []
+
+
+@pytest.mark.third_party
+def test_who_speaks_is_named_on_one_line(results_dir, tmp_path):
+  text = page.render(results_lib.load(results_dir))
+  speakers = _measured(text, tmp_path / "report.html")["speakers"]
+  assert {name for name, _ in speakers} >= {"teacher", "before", "student"}
+  assert {lines for _, lines in speakers} == {1}
 
 
 @pytest.mark.third_party
