@@ -40,6 +40,8 @@ def main(argv):
   devices.add_flags(parser, cpu_devices=2)
   gin_files.add_flags(parser, default_file="runs/demo.gin")
   flags, bindings = gin_files.parse(parser, argv)
+  if len(set(flags.seeds)) < 2:
+    parser.error("--seeds: give two or more, for intervals over them")
   registered_tasks.register(None, None)
   devices.start(flags)
 

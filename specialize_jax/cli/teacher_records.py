@@ -35,9 +35,9 @@ def add_flags(
   )
   parser.add_argument(
     "--mode",
-    default="whitespace",
+    default="marginal",
     metavar="paper|whitespace|chunk|marginal",
-    help="what a student token learns from the teacher (default: whitespace)",
+    help="what a student token learns from the teacher (default: marginal)",
   )
 
 
