@@ -21,7 +21,13 @@ from specialize_jax.t5 import network
 from specialize_jax.training import optimizer as optimizers
 from specialize_jax.training import state, step
 
-_OVER = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
+_SIZE = r"([\d.]+)([KMG]?)"
+# What the compiler says of a program that needs too much memory: when it lays
+# out its buffers, or before that (arguments are counted in both).
+_OVER = (
+  re.compile(f"Used {_SIZE} of {_SIZE} hbm"),
+  re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -152,7 +158,8 @@ def compiled(lowered: jax.stages.Lowered) -> Program:
   try:
     program = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    found = _OVER.search(str(error))
+    searched = (pattern.search(str(error)) for pattern in _OVER)
+    found = next(filter(None, searched), None)
     if found is None:
       raise
     used, used_unit, limit, limit_unit = found.groups()
