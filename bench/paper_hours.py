@@ -33,6 +33,8 @@ def main(names):
     if key not in told:
       print(shlex.join(command), flush=True)
       told[key] = plan(command)
+    # Read again: minutes have passed.
+    text = path.read_text()
     path.write_text(_HOURS.sub(f"# Hours: {told[key]}\n", text))
     print(f"{path.stem}: {told[key]}", flush=True)
 

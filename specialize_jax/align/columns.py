@@ -315,8 +315,6 @@ def _ask_text(
   # A byte within a character is 10xxxxxx.
   encoded = np.frombuffer(text.encode("utf-8") + b"\0", np.uint8)
   found.mid_character_L[mine] = encoded[bounds[:-1]] & 0xC0 == 0x80
-  spaces = {character for character in set(text) if character.isspace()}
-  found.whole_B[index] = 0 in sizes or not all(
-    space.isascii() and words.splits_words(space) for space in spaces
-  )
+  parted = words.is_parted_by_space(text)
+  found.whole_B[index] = 0 in sizes or not parted
   found.odd_line_starts[index] = token_classes.line_starts(text, ranks)

@@ -161,6 +161,11 @@ class StudentTable:
     kept = f"{student_lib.WORD_START}a{character}a{character}"
     return self.student.normalize(f"a{character}a{character}") == kept
 
+  def is_parted_by_space(self, text: str) -> bool:
+    """Tells whether all white space of a text parts words for the student."""
+    spaces = {character for character in set(text) if character.isspace()}
+    return all(space.isascii() and self.splits_words(space) for space in spaces)
+
   def _find_splits_words(self, character: str) -> bool:
     """Tells whether a white-space character parts words for the student."""
     start = student_lib.WORD_START

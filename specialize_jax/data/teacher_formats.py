@@ -70,7 +70,9 @@ def tokenize_texts(
 ) -> TokenizedTexts:
   """Tokenizes texts, a word that occurs again but once."""
   words = _word_table(vocabulary.sentencepiece_model_file)
-  found = columns.student_columns(texts, np.zeros(len(texts), bool), words)
+  # A control character may be white space to us and nothing to the student.
+  whole_B = np.array([not words.is_parted_by_space(t) for t in texts], bool)
+  found = columns.student_columns(texts, whole_B, words)
   return TokenizedTexts(
     texts=tf.constant(list(texts)),
     ids=tf.constant(found.ids_P, tf.int32),

@@ -19,7 +19,7 @@ def test_a_real_sample_is_drawn_whole(real, tmp_path, capsys):
   page = tmp_path / "sample.html"
   assert main.run("inspect", [*real, "--sample=3", f"--html={page}"]) == 0
   shown = capsys.readouterr().out
-  assert "sample 3, whitespace" in shown
+  assert "sample 3, marginal" in shown
   assert "│" in shown and re.search(r"\b0\.\d{3}\b", shown)
   text = page.read_text()
   assert "<svg" in text and 'class="piece"' in text

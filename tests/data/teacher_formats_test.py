@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from specialize_jax import errors
@@ -57,6 +57,7 @@ def test_real_prompts_are_tokenized_as_their_whole_text(t5, data_format):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.text(max_size=12), min_size=2, max_size=4))
+@example(["", "0\x1f0"])
 def test_prompts_of_any_characters_are_too(t5, texts):
   *shown, question = texts
   data_format = formats.IN_CONTEXT_CHAIN_OF_THOUGHT
