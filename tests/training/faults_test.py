@@ -107,6 +107,9 @@ def test_the_steps_asked_for_are_traced(tmp_path):
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+# Orbax's threads of the failed save wait for one another, and keep the process
+# from ending, for up to five minutes.
+@pytest.mark.slow
 def test_a_save_that_fails_later_ends_the_run(tmp_path):
   """The directory is lost while the run goes on, as a disk may be."""
 
