@@ -83,14 +83,7 @@ def sums_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
   for problem in one_step:
     (step,) = problem.steps
     told = f"{step.left} {step.operation} {step.right}"
-    rows.append(
-      {
-        "question": f"{problem.question} Which sum is it?",
-        "answer": told,
-        "rationale": f"The answer is {told}.",
-        "format": formats.ZERO_SHOT_ANSWER_ONLY.name,
-      }
-    )
+    rows.append(_bare_row(f"{problem.question} Which sum is it?", told))
   return _numbered("sums", rows)
 
 
@@ -107,14 +100,19 @@ def reading_rows(told: Sequence[problems.Problem]) -> list[Row]:
   for problem in told:
     listed = " ".join(_LISTED.findall(problem.body))
     rows.append(
-      {
-        "question": f"{problem.body} List the names and numbers.",
-        "answer": listed,
-        "rationale": f"The answer is {listed}.",
-        "format": formats.ZERO_SHOT_ANSWER_ONLY.name,
-      }
+      _bare_row(f"{problem.body} List the names and numbers.", listed)
     )
   return _numbered("reading", rows)
+
+
+def _bare_row(question: str, answer: str) -> Row:
+  """A row for its bare answer, whose rationale says no more than that."""
+  return {
+    "question": question,
+    "answer": answer,
+    "rationale": f"The answer is {answer}.",
+    "format": formats.ZERO_SHOT_ANSWER_ONLY.name,
+  }
 
 
 def _numbered(name: str, rows: Sequence[Row]) -> list[Row]:
