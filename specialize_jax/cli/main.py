@@ -12,6 +12,9 @@ import argparse
 import importlib
 import os
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Sequence
 
 import specialize_jax
@@ -36,6 +39,10 @@ COMMANDS = {
   "launch": "a command on every host of a TPU slice",
   "report": "tables, figures and an HTML page from written results",
 }
+
+
+# After a failure, for what threads may still have to do.
+_PATIENCE_SECONDS = 10
 
 
 def run(command: str, argv: Sequence[str]) -> int:
@@ -86,8 +93,34 @@ def main(argv: Sequence[str]) -> int:
 
 
 def console() -> None:
-  """The entry point that `setup.py` installs."""
-  sys.exit(main(sys.argv[1:]))
+  """The entry point that `setup.py` installs: ends with the exit status."""
+  try:
+    status = main(sys.argv[1:])
+  except Exception:
+    traceback.print_exc()
+    status = 1
+  if status:
+    threading.Thread(target=_end, args=[status], daemon=True).start()
+  sys.exit(status)
+
+
+def _end(status: int) -> None:
+  """Ends a process that failed, if its end is not reached by itself by then.
+
+  Python waits for all threads first. Those of an Orbax save that failed wait
+  for one another's signals, five minutes long, while a slice stands idle that
+  a launcher could have started again.
+  """
+  time.sleep(_PATIENCE_SECONDS)
+  waiting = ", ".join(
+    thread.name
+    for thread in threading.enumerate()
+    if thread.is_alive() and not thread.daemon
+  )
+  print(f"specialize: ended while {waiting} still waited", file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from testdata import tiny_demo, tiny_world
+from testdata import several_processes, tiny_demo, tiny_world
 
 from specialize_jax.cli import main
 from specialize_jax.data import sources
@@ -136,3 +136,22 @@ def test_eval_names_a_task_that_is_near(tmp_path, data_dir, capsys):
   assert status == 2
   assert not (tmp_path / "eval").exists()
   assert "checkpoint" in capsys.readouterr().err
+
+
+def test_a_save_that_fails_later_ends_the_run_and_its_process(
+  tmp_path, data_dir
+):
+  """The directory is lost while the run goes on, as a disk may be."""
+  run = several_processes.Run(
+    tmp_path, data_dir, num_steps=10**6, CHECKPOINT_EVERY=200
+  )
+  (process,) = run.start(1, 1)
+  run.wait_for_step(process, 300)
+  assert run.saved_steps() == [200]  # no save is under way
+  checkpoints = run.model_dir / "checkpoints"
+  checkpoints.rename(tmp_path / "elsewhere")
+  checkpoints.write_text("in the way")
+  # Far less than the five minutes that Orbax's threads wait for one another.
+  assert run.wait([process], seconds=60) == [1]
+  assert f"could not be saved in {checkpoints}" in run.errors(0)
+  assert run.rows()[-1]["step"] < 10**6

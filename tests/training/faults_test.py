@@ -107,39 +107,6 @@ def test_the_steps_asked_for_are_traced(tmp_path):
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-# Orbax's threads of the failed save wait for one another, and keep the process
-# from ending, for up to five minutes.
-@pytest.mark.slow
-def test_a_save_that_fails_later_ends_the_run(tmp_path):
-  """The directory is lost while the run goes on, as a disk may be."""
-
-  class Lost(tiny_run.Batches):
-    def __next__(self):
-      if self.number == 3:
-        place = tmp_path / "checkpoints"
-        place.rename(tmp_path / "elsewhere")
-        place.write_text("in the way")
-      return super().__next__()
-
-  run = tiny_run.loop_run(
-    tmp_path, config={"num_steps": 50, "checkpoint_every": 4}
-  )
-  train_state = loop.resume_or_start(
-    run,
-    iterator := Lost(),
-    abstract_state=state.abstract(
-      tiny_run.model(), tiny_run.adamw(), run.placement
-    ),
-    initial_state_fn=tiny_run.new_state,
-  )
-  run.manager.save(0, train_state, b"", {})  # so that the place exists
-  run.manager.wait()
-  with pytest.raises(OSError, match="could not be saved in .*checkpoints"):
-    loop.train(run, train_state, iterator)
-  assert iterator.number < 12
-  run.log.close()
-
-
 def test_a_second_sigterm_ends_even_a_process_that_is_stuck():
   """Stuck where Python cannot run a handler, as in a device's wait."""
   script = """
