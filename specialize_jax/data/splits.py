@@ -46,15 +46,17 @@ def split_validation(
   Returns:
     Validation and rest, each in the order of `rows`.
   """
-  different = sorted({words_fn(row.question) for row in rows}, key=_rank)
+  words = [words_fn(row.question) for row in rows]
+  different = sorted(set(words), key=_rank)
   size = (
     VALIDATION_SIZE
     if len(different) >= _LARGE_ENOUGH
     else int(_SMALL_SHARE * len(different))
   )
   held_out = set(different[:size])
-  validation = [row for row in rows if words_fn(row.question) in held_out]
-  rest = [row for row in rows if words_fn(row.question) not in held_out]
+  validation, rest = [], []
+  for row, of_row in zip(rows, words, strict=True):
+    (validation if of_row in held_out else rest).append(row)
   return validation, rest
 
 

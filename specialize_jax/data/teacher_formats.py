@@ -8,6 +8,7 @@ an example costs a few look-ups instead of the tokenization of 700 tokens. (A
 vocabulary whose pieces do cross spaces has its texts tokenized whole.)
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -70,8 +71,10 @@ def tokenize_texts(
 ) -> TokenizedTexts:
   """Tokenizes texts, a word that occurs again but once."""
   words = _word_table(vocabulary.sentencepiece_model_file)
+  whole_B = np.zeros(len(texts), bool)
   # A control character may be white space to us and nothing to the student.
-  whole_B = np.array([not words.is_parted_by_space(t) for t in texts], bool)
+  if not words.is_parted_by_space("".join(texts)):
+    whole_B[:] = [not words.is_parted_by_space(text) for text in texts]
   found = columns.student_columns(texts, whole_B, words)
   return TokenizedTexts(
     texts=tf.constant(list(texts)),
@@ -137,20 +140,24 @@ def render(
     UserError: there are too few demonstrations to draw from.
   """
   vocabulary = output_features[features.INPUTS].vocabulary
-  prompts = _Prompts(
-    source.questions(),
-    vocabulary,
-    data_format,
-    demonstrations.Drawer(
-      demonstrations.read(data_format, read_demonstrations),
-      num_demonstrations,
-      asked=source.questions().texts,
+  # The rows are read while the questions are tokenized.
+  with concurrent.futures.ThreadPoolExecutor(1) as reader:
+    if data_format.chain_of_thought:
+      rows = reader.submit(source.rows)
+    prompts = _Prompts(
+      source.questions(),
+      vocabulary,
+      data_format,
+      demonstrations.Drawer(
+        demonstrations.read(data_format, read_demonstrations),
+        num_demonstrations,
+        asked=source.questions().texts,
+      )
+      if data_format.in_context
+      else None,
     )
-    if data_format.in_context
-    else None,
-  )
   targets = (
-    _TeacherTargets(source.rows(), vocabulary.eos_id)
+    _TeacherTargets(rows.result(), vocabulary.eos_id)
     if data_format.chain_of_thought
     else _AnswerTargets(source.questions(), vocabulary, data_format)
   )
