@@ -92,14 +92,19 @@ def _attend_backward(
     gradient_BHTK * output.astype(jnp.float32), axis=-1, keepdims=True
   )
   gradient_BHTK = gradient_BHTK.astype(dtype)
+  # Rounded, as differentiation would: in float32 it would be the largest array
+  # of a layer, beside the float32 scores' gradient.
+  weights_gradient_BHTS = _product(
+    "BHTK,BHSK->BHTS", gradient_BHTK, values
+  ).astype(dtype)
   scores_gradient_BHTS = exps_BHTS.astype(jnp.float32) * (
-    _product("BHTK,BHSK->BHTS", gradient_BHTK, values) - centre_BHT1
+    weights_gradient_BHTS.astype(jnp.float32) - centre_BHT1
   )
   scores_gradient_BHTS = jnp.where(mask, scores_gradient_BHTS, 0.0)
+  scores_gradient_BHTS = scores_gradient_BHTS.astype(dtype)
   bias_gradient_HTS = (
     None if biased is None else _sum_rows(scores_gradient_BHTS)
   )
-  scores_gradient_BHTS = scores_gradient_BHTS.astype(dtype)
   return (
     _product("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(dtype),
     _gathered_by_keys(queries, scores_gradient_BHTS).astype(dtype),
@@ -129,13 +134,18 @@ def _gathered_by_keys(
 
 
 def _sum_rows(rows_BHTS: jax.Array) -> jax.Array:
-  """Sums over the batch, as a product: XLA's CPU reduces it forty times slower.
+  """Sums over the batch, in float32.
 
-  In float32, on a TPU too.
+  XLA's CPU reduces the first axis forty times slower than it multiplies; its
+  TPU would turn the whole array for that product.
   """
-  return jnp.einsum(
-    "B,BHTS->HTS",
-    jnp.ones(len(rows_BHTS), jnp.float32),
+
+  def product(rows_BHTS: jax.Array) -> jax.Array:
+    ones_B = jnp.ones(len(rows_BHTS), rows_BHTS.dtype)
+    return _product("B,BHTS->HTS", ones_B, rows_BHTS)
+
+  return jax.lax.platform_dependent(
     rows_BHTS,
-    precision=jax.lax.Precision.HIGHEST,
+    cpu=product,
+    default=lambda rows_BHTS: rows_BHTS.sum(axis=0, dtype=jnp.float32),
   )
