@@ -95,6 +95,7 @@ class Ours:
       adamw,
       vocab_chunks.LossConfig(num_chunks=args.num_chunks),
       dropout_rng=jax.random.key(1),
+      num_microbatches=args.num_microbatches,
     )
     self._state = state.create(
       model, adamw, self._placement, init_rng=jax.random.key(0)

@@ -68,6 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument("--num_layers", type=int, default=8)
   parser.add_argument("--vocab_size", type=int, default=32128)
   parser.add_argument("--num_chunks", type=int, default=8)
+  parser.add_argument("--num_microbatches", type=int, default=1)
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--mixture_batches", type=int, default=6)

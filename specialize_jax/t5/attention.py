@@ -2,8 +2,7 @@
 
 Scores are not divided by `sqrt(head_dim)`: T5 folds that into the initial
 query kernel. Keys and values are laid out `[B, H, S, K]`, so that each head
-of each row is one contiguous matrix, for the full forward pass and in the
-cache alike.
+of each row is one contiguous matrix; in a cache keys are turned, see `cache`.
 """
 
 import flax.linen as nn
@@ -11,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from specialize_jax.t5 import attend, layers
+from specialize_jax.t5 import attend, cache, layers
 from specialize_jax.t5 import config as t5_config
 
 
@@ -26,26 +25,25 @@ class KeysValues(flax.struct.PyTreeNode):
   keys_BHSK: jax.Array
   values_BHSK: jax.Array
 
-  @classmethod
-  def empty(
-    cls, config: t5_config.T5Config, batch_size: int, length: int
-  ) -> "KeysValues":
-    """Gives zeros with room for `length` positions."""
-    shape = (batch_size, config.num_heads, length, config.head_dim)
-    zeros_BHSK = nn.with_logical_constraint(
-      jnp.zeros(shape, config.dtype), ("batch", "heads", "length", "kv")
-    )
-    return cls(keys_BHSK=zeros_BHSK, values_BHSK=zeros_BHSK)
+  @property
+  def batch_size(self) -> int:
+    """How many rows there are."""
+    return self.values_BHSK.shape[0]
 
-  def updated(self, new: "KeysValues", index: jax.Array) -> "KeysValues":
-    """Gives a copy in which `new` stands at positions from `index` on."""
-    return jax.tree.map(
-      lambda old, part: jax.lax.dynamic_update_slice_in_dim(
-        old, part, index, axis=2
-      ),
-      self,
-      new,
+  def gathered_by(
+    self,
+    queries_BHTK: jax.Array,
+    bias_HTS: jax.Array | None,
+    mask: jax.Array,
+  ) -> jax.Array:
+    """Gives what each query gathers, `[B, H, T, K]`; see `attend.attend`."""
+    return attend.attend(
+      queries_BHTK, self.keys_BHSK, self.values_BHSK, bias_HTS, mask
     )
+
+  def cached(self) -> cache.CachedKeysValues:
+    """Gives them as decoding keeps them."""
+    return cache.CachedKeysValues.of(self.keys_BHSK, self.values_BHSK)
 
 
 class Attention(nn.Module):
@@ -81,7 +79,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     inputs_BTD: jax.Array,
-    memory: KeysValues,
+    memory: KeysValues | cache.CachedKeysValues,
     mask: jax.Array,
     bias_HTS: jax.Array | None = None,
     *,
@@ -103,12 +101,12 @@ class Attention(nn.Module):
     queries_BHTK = self._heads(self.query(inputs_BTD))
     # T5X drops weights, the same keys for every query of a head: that is to
     # drop values, of which there are fewer.
-    values_BHSK = self.values_dropout(
-      memory.values_BHSK, deterministic=deterministic
+    memory = memory.replace(
+      values_BHSK=self.values_dropout(
+        memory.values_BHSK, deterministic=deterministic
+      )
     )
-    gathered_BHTK = attend.attend(
-      queries_BHTK, memory.keys_BHSK, values_BHSK, bias_HTS, mask
-    )
+    gathered_BHTK = memory.gathered_by(queries_BHTK, bias_HTS, mask)
     batch_size, _, length, _ = gathered_BHTK.shape
     joined = gathered_BHTK.swapaxes(1, 2).reshape(
       batch_size, length, self.config.joined_kv_dim

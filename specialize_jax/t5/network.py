@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specialize_jax.t5 import attention, layers, masks, stacks
+from specialize_jax.t5 import cache as caches
 from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import layers, masks, stacks
 
 
 class DecodeCache(flax.struct.PyTreeNode):
@@ -24,16 +25,17 @@ class DecodeCache(flax.struct.PyTreeNode):
   Attributes:
     index: int32 scalar, how many positions have been decoded.
     past: one a layer, self-attention's keys and values, zeros from `index`
-      on: `[B * N, H, T, K]` each, where every input has N continuations of
-      its own, or `[B, H, T * W, K]`, where it has W beams that share a past.
-    cross: one a layer, cross-attention's, `[B, H, S, K]` each.
+      on: of B * N rows and length T, where every input has N continuations of
+      its own, or B rows and length T * W, where it has W beams that share a
+      past.
+    cross: one a layer, cross-attention's, of B rows and length S.
     cross_mask: bool `[B, 1, 1, S]`.
     bias_HT: float32 relative position bias, by distance back from 0 to T - 1.
   """
 
   index: jax.Array
-  past: tuple[attention.KeysValues, ...]
-  cross: tuple[attention.KeysValues, ...]
+  past: tuple[caches.CachedKeysValues, ...]
+  cross: tuple[caches.CachedKeysValues, ...]
   cross_mask: jax.Array
   bias_HT: jax.Array
 
@@ -187,14 +189,15 @@ class EncoderDecoder(nn.Module):
       num_beams: W, how many beams `extend_beams` is given for each input.
     """
     decoder, batch_size = self.decoder, encoded_BSD.shape[0]
-    empty = attention.KeysValues.empty(
+    empty = caches.CachedKeysValues.empty(
       self.config, batch_size * num_continuations, max_length * num_beams
     )
     return DecodeCache(
       index=jnp.zeros((), jnp.int32),
       past=tuple(empty for _ in decoder.layers),
       cross=tuple(
-        layer.cross_keys_values(encoded_BSD) for layer in decoder.layers
+        layer.cross_keys_values(encoded_BSD).cached()
+        for layer in decoder.layers
       ),
       cross_mask=masks.cross_mask(
         masks.segments_of_tokens(encoder_input_tokens_BS)
@@ -262,7 +265,7 @@ class EncoderDecoder(nn.Module):
     start: jax.Array,
     self_mask: jax.Array,
     bias_HTS: jax.Array,
-  ) -> tuple[jax.Array, tuple[attention.KeysValues, ...]]:
+  ) -> tuple[jax.Array, tuple[caches.CachedKeysValues, ...]]:
     """Runs the layers at new positions, kept in the cache from `start` on."""
     hidden_BTD = self.token_embedder(tokens_BT)
     past = []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from specialize_jax.t5 import attention, layers, relative_position
+from specialize_jax.t5 import attention, cache, layers, relative_position
 from specialize_jax.t5 import config as t5_config
 
 _SAVEABLE = {
@@ -18,6 +18,9 @@ _SAVEABLE = {
   "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   "dots": jax.checkpoint_policies.dots_saveable,
 }
+
+
+_Memory = attention.KeysValues | cache.CachedKeysValues
 
 
 class EncoderLayer(nn.Module):
@@ -103,23 +106,24 @@ class DecoderLayer(nn.Module):
   def extend(
     self,
     hidden_BTD: jax.Array,
-    cache: tuple[attention.KeysValues, attention.KeysValues],
+    cached: tuple[cache.CachedKeysValues, cache.CachedKeysValues],
     index: jax.Array,
     masks: tuple[jax.Array, jax.Array],
     bias_HTS: jax.Array,
-  ) -> tuple[jax.Array, attention.KeysValues]:
+  ) -> tuple[jax.Array, cache.CachedKeysValues]:
     """Gives the next layer's input at new positions, and what it now holds.
 
     Args:
       hidden_BTD: the new positions.
-      cache: self and cross keys and values; the former of the longest length.
+      cached: self and cross keys and values; the former of the longest length.
       index: int32 scalar, the first new position.
       masks: self and cross mask of the new positions.
       bias_HTS: bias of the new positions over the whole cache.
     """
     normed_BTD = self.pre_self_attention_layer_norm(hidden_BTD)
-    past, cross = cache
-    seen = past.updated(self.self_attention.keys_values(normed_BTD), index)
+    past, cross = cached
+    new = self.self_attention.keys_values(normed_BTD).cached()
+    seen = past.updated(new, index)
     hidden_BTD = self._layer(
       hidden_BTD,
       normed_BTD,
@@ -134,7 +138,7 @@ class DecoderLayer(nn.Module):
     self,
     hidden_BTD: jax.Array,
     normed_BTD: jax.Array,
-    memory: tuple[attention.KeysValues, attention.KeysValues],
+    memory: tuple[_Memory, _Memory],
     masks: tuple[jax.Array, jax.Array],
     bias_HTS: jax.Array,
     *,
@@ -150,7 +154,7 @@ class DecoderLayer(nn.Module):
     # which are most of what a step reads, are read once for all of them.
     normed_BTD = self.pre_cross_attention_layer_norm(hidden_BTD)
     crossed_BTD = self.encoder_decoder_attention(
-      normed_BTD.reshape(cross.keys_BHSK.shape[0], -1, normed_BTD.shape[-1]),
+      normed_BTD.reshape(cross.batch_size, -1, normed_BTD.shape[-1]),
       cross,
       cross_mask,
       deterministic=deterministic,

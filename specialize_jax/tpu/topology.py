@@ -19,6 +19,9 @@ from specialize_jax.tpu import collectives, slices
 
 # Tensor parallelism over more chips than this sends more than it saves.
 _MAX_MODEL = 8
+# Chips of one copy of the parameters, where a slice holds several: so few send
+# no more for being part of a larger slice, and hold FlanT5-XXL with Adafactor.
+_REPLICA = 16
 # Slices of fewer chips are parts of a host, which the compiler wants told.
 _CHIPS_A_HOST = 4
 
@@ -181,8 +184,9 @@ def sensible_meshes(
   """Gives the meshes that are worth a compilation.
 
   All sharding of parameters with 1, 2, 4 and 8 shards of the model; two
-  replicas; and no sharding at all. Left out are those that do not cut the
-  batch or the network evenly.
+  replicas; replicas of 16 chips each, which send what 16 chips alone would;
+  and no sharding at all. Left out are those that do not cut the batch or the
+  network evenly.
   """
   found = []
   for sizes in _candidates(num_chips):
@@ -215,6 +219,8 @@ def _candidates(num_chips: int) -> Iterator[dict[str, int]]:
     model *= 2
   if num_chips % 2 == 0:
     yield {"data": 2, "fsdp": num_chips // 2, "model": 1}
+  if num_chips % _REPLICA == 0 and num_chips > _REPLICA:
+    yield {"data": num_chips // _REPLICA, "fsdp": _REPLICA, "model": 1}
   yield {"data": num_chips, "fsdp": 1, "model": 1}
 
 

@@ -90,3 +90,11 @@ def test_on_a_cpu_every_device_is_a_replica():
   assert run.model.remat_policy == "none"
   mesh = run.mesh.placement().mesh
   assert dict(mesh.shape) == {"data": mesh.size, "fsdp": 1, "model": 1}
+
+
+def test_a_large_slice_may_hold_copies_of_a_small_one_s_parameters():
+  model = _experiment("v5e-256").model
+  found = topology.sensible_meshes(model, batch_size=2048, num_chips=256)
+  assert {"data": 16, "fsdp": 16, "model": 1} in found
+  few = topology.sensible_meshes(model, batch_size=128, num_chips=16)
+  assert all(sizes["data"] in (1, 2, 16) for sizes in few)

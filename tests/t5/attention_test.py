@@ -68,16 +68,6 @@ def test_attention_is_an_unscaled_softmax_over_the_unmasked_keys():
   np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
-def test_a_cache_holds_what_was_put_at_an_index():
-  cache = attention.KeysValues.empty(CONFIG, 1, 4)
-  new = attention.KeysValues(
-    keys_BHSK=jnp.ones((1, 2, 1, 5)), values_BHSK=jnp.full((1, 2, 1, 5), 2.0)
-  )
-  cache = cache.updated(new, jnp.int32(2))
-  assert cache.keys_BHSK[0, 0, :, 0].tolist() == [0, 0, 1, 0]
-  assert cache.values_BHSK[0, 1, :, 4].tolist() == [0, 0, 2, 0]
-
-
 def test_attention_has_the_gradients_of_its_definition():
   rng = np.random.default_rng(1)
 

@@ -1,0 +1,111 @@
+"""Keys and values that decoding keeps, laid out for a query at a time.
+
+A decoding step reads every key and value once and computes next to nothing
+with them: it is as fast as memory is. So keys are turned, `[B, H, K, S]`, as
+T5X caches them too: a query's scores are then sums of whole rows, which XLA's
+CPU streams with all cores, where its products of one query pack the keys
+first, on one.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from specialize_jax.t5 import attend
+from specialize_jax.t5 import config as t5_config
+
+
+class CachedKeysValues(flax.struct.PyTreeNode):
+  """What the queries of one attention look at, kept from step to step.
+
+  Attributes:
+    keys_BHKS: in the compute dtype.
+    values_BHSK: in the compute dtype.
+  """
+
+  keys_BHKS: jax.Array
+  values_BHSK: jax.Array
+
+  @classmethod
+  def empty(
+    cls, config: t5_config.T5Config, batch_size: int, length: int
+  ) -> "CachedKeysValues":
+    """Gives zeros with room for `length` positions."""
+    shape = (batch_size, config.num_heads, length, config.head_dim)
+    zeros_BHSK = jnp.zeros(shape, config.dtype)
+    return cls.of(zeros_BHSK, zeros_BHSK)
+
+  @classmethod
+  def of(
+    cls, keys_BHSK: jax.Array, values_BHSK: jax.Array
+  ) -> "CachedKeysValues":
+    """Turns keys, once."""
+    return cls(
+      keys_BHKS=nn.with_logical_constraint(
+        keys_BHSK.swapaxes(2, 3), ("batch", "heads", "kv", "length")
+      ),
+      values_BHSK=nn.with_logical_constraint(
+        values_BHSK, ("batch", "heads", "length", "kv")
+      ),
+    )
+
+  @property
+  def batch_size(self) -> int:
+    """How many rows there are."""
+    return self.values_BHSK.shape[0]
+
+  def updated(
+    self, new: "CachedKeysValues", index: jax.Array
+  ) -> "CachedKeysValues":
+    """Gives a copy in which `new` stands at positions from `index` on."""
+
+    def put(old: jax.Array, part: jax.Array, axis: int) -> jax.Array:
+      return jax.lax.dynamic_update_slice_in_dim(old, part, index, axis)
+
+    return CachedKeysValues(
+      keys_BHKS=put(self.keys_BHKS, new.keys_BHKS, 3),
+      values_BHSK=put(self.values_BHSK, new.values_BHSK, 2),
+    )
+
+  def gathered_by(
+    self,
+    queries_BHTK: jax.Array,
+    bias_HTS: jax.Array | None,
+    mask: jax.Array,
+  ) -> jax.Array:
+    """Gives what `attend.attend` gives, without a backward pass."""
+    scores_BHTS = _multiply(queries_BHTK, self.keys_BHKS)
+    if bias_HTS is not None:
+      scores_BHTS += bias_HTS[None]
+    scores_BHTS = jnp.where(mask, scores_BHTS, attend.MASKED_SCORE)
+    exps_BHTS = jnp.exp(scores_BHTS - scores_BHTS.max(axis=-1, keepdims=True))
+    sums_BHT1 = exps_BHTS.sum(axis=-1, keepdims=True)
+    dtype = self.values_BHSK.dtype
+    gathered_BHTK = _multiply(exps_BHTS.astype(dtype), self.values_BHSK)
+    return (gathered_BHTK / sums_BHT1).astype(dtype)
+
+
+def _multiply(left: jax.Array, right: jax.Array) -> jax.Array:
+  """Multiplies the matrices of each head, and sums and gives float32.
+
+  Args:
+    left: `[B, H, T, M]`.
+    right: `[B, H, M, N]`.
+
+  Returns:
+    `[B, H, T, N]`.
+  """
+
+  def product(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
+
+  def sum_of_rows(left: jax.Array, right: jax.Array) -> jax.Array:
+    rows = left[..., 0, :, None].astype(jnp.float32) * right.astype(jnp.float32)
+    return rows.sum(axis=-2)[..., None, :]
+
+  if left.shape[-2] > 1:
+    return product(left, right)
+  return jax.lax.platform_dependent(
+    left, right, cpu=sum_of_rows, default=product
+  )
