@@ -1,4 +1,4 @@
-"""A cache gives what whole attention gives, however many queries ask at once."""
+"""A cache gives what whole attention gives, however many queries ask."""
 
 import jax.numpy as jnp
 import numpy as np

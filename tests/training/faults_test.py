@@ -13,7 +13,6 @@ import pytest
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import manager
-from specialize_jax.training import loop, state
 from training import tiny_run
 
 TESTS = pathlib.Path(__file__).parents[1]
