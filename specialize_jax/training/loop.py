@@ -198,7 +198,7 @@ def train(
     stops = termination.Agreement(run.placement.mesh)
     step_number = int(train_state.step)
     preempted = False
-    compiled = jax.process_count() == 1
+    compiled = False
     if config.evaluate_first and step_number == 0:
       _evaluate(run, train_state, 0)
 
@@ -207,8 +207,8 @@ def train(
       with reporter.throughput.data_wait():
         batch = run.placement.put_batch(next(iterator))
       if not compiled:
+        step.compile_ahead(run.train_step, train_state, batch)
         # Some take longer than others wait for them in the middle of a step.
-        run.train_step.lower(train_state, batch).compile()
         processes.meet("first step")
         compiled = True
       step_number += 1

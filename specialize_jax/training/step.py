@@ -1,5 +1,6 @@
 """One train step: a pure, jitted function of state and batch."""
 
+import ctypes
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -71,6 +72,26 @@ def make_train_step(
     return new_state, metrics.shares(sums) | update_metrics
 
   return jax.jit(train_step, donate_argnums=0)
+
+
+def compile_ahead(
+  train_step: jax.stages.Wrapped, train_state: state.TrainState, batch: Batch
+) -> None:
+  """Compiles a step before its first call, which then only runs it.
+
+  What the compiler used, a gigabyte for FlanT5-small on a CPU, would stay with
+  the process beside all that the step allocates: glibc keeps what is freed,
+  unless it is told to give it back.
+
+  Args:
+    train_step: from `make_train_step`.
+    train_state: as the first call takes it; not donated.
+    batch: likewise.
+  """
+  train_step.lower(train_state, batch).compile()
+  library = ctypes.CDLL(None)
+  if hasattr(library, "malloc_trim"):
+    library.malloc_trim(0)
 
 
 def _loss_sum(
