@@ -3,6 +3,7 @@
 Real ones: `specialize train`, joined over the network, on one machine.
 """
 
+import re
 import signal
 import time
 
@@ -64,7 +65,11 @@ def test_a_killed_run_goes_on_in_two_processes_and_then_in_one(
   assert statuses.pop(2) == -signal.SIGKILL
   assert 0 not in statuses
   for index in (0, 1, 3):
-    assert "Task 2 heartbeat timeout" in run.errors(index)
+    # By us or by JAX, whichever comes first: the dead one is named.
+    assert re.search(
+      r"Task 2 heartbeat timeout|stopped sending heartbeats\):\s+2\b",
+      run.errors(index),
+    )
   assert "Process (task) 2 of this run is" in run.errors(0)
   assert run.saved_steps()[-1] >= 8
 
