@@ -162,7 +162,8 @@ def test_ten_kills_at_random_moments_never_cost_a_saved_step(tmp_path, seed):
     run.wait(90)
     in_flight += bool(list(checkpoints.glob("*orbax-checkpoint-tmp*")))
     after = committed()
-    assert after >= before > newest
+    # A slow machine may be killed before its first save is whole.
+    assert after >= before >= newest
     with manager.CheckpointManager(checkpoints) as saver:
       found = saver.restore_newest(planned)
     assert found.step == after
@@ -171,6 +172,7 @@ def test_ten_kills_at_random_moments_never_cost_a_saved_step(tmp_path, seed):
   assert not list(checkpoints.glob("damaged_*"))
   print(f"{in_flight} of 10 kills left a save half-written; step {newest}")
   assert in_flight >= 2
+  assert newest >= 10
   # What the pieces make together is one run, each step once.
   steps = [row["step"] for row in run.rows()]
   assert steps[:newest] == list(range(1, newest + 1))
