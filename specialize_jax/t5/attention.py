@@ -25,11 +25,6 @@ class KeysValues(flax.struct.PyTreeNode):
   keys_BHSK: jax.Array
   values_BHSK: jax.Array
 
-  @property
-  def batch_size(self) -> int:
-    """How many rows there are."""
-    return self.values_BHSK.shape[0]
-
   def gathered_by(
     self,
     queries_BHTK: jax.Array,

@@ -50,11 +50,6 @@ class CachedKeysValues(flax.struct.PyTreeNode):
       ),
     )
 
-  @property
-  def batch_size(self) -> int:
-    """How many rows there are."""
-    return self.values_BHSK.shape[0]
-
   def updated(
     self, new: "CachedKeysValues", index: jax.Array
   ) -> "CachedKeysValues":

@@ -154,7 +154,7 @@ class DecoderLayer(nn.Module):
     # which are most of what a step reads, are read once for all of them.
     normed_BTD = self.pre_cross_attention_layer_norm(hidden_BTD)
     crossed_BTD = self.encoder_decoder_attention(
-      normed_BTD.reshape(cross.batch_size, -1, normed_BTD.shape[-1]),
+      normed_BTD.reshape(len(cross.values_BHSK), -1, normed_BTD.shape[-1]),
       cross,
       cross_mask,
       deterministic=deterministic,
