@@ -17,6 +17,8 @@ TEACHER_PROBS = np.array([0.6, 0.2, 0.1, 0.05, 0.02], np.float32)
 RATES = {True: 207.6, False: 7.1}
 EMBED_DIM, MLP_DIM, NUM_HEADS, HEAD_DIM = 512, 1024, 6, 64
 LEARNING_RATE = 5e-4
+# As gin_configs/topologies/cpu.gin has them.
+ATTENTION_BLOCK_SIZES = (512, 256)
 
 Example = Mapping[str, np.ndarray]
 
@@ -83,6 +85,7 @@ class Ours:
         tied_head=False,
         dtype="float32",
         scan_layers=False,
+        attention_block_sizes=ATTENTION_BLOCK_SIZES,
       )
     )
     adamw = optimizer.build(

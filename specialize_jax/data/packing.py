@@ -59,7 +59,7 @@ class Packer:
     self,
     task_feature_lengths: Mapping[str, int],
     *,
-    max_open_rows: int = 64,
+    max_open_rows: int = 256,
     pack: bool = True,
   ) -> None:
     """Starts with no open row.

@@ -59,14 +59,14 @@ def _attend_forward(
   mask: jax.Array,
 ) -> tuple[jax.Array, tuple]:
   dtype = values_BHSK.dtype
-  scores_BHTS = _product("BHTK,BHSK->BHTS", queries_BHTK, keys_BHSK)
+  scores_BHTS = product("BHTK,BHSK->BHTS", queries_BHTK, keys_BHSK)
   if bias_HTS is not None:
     scores_BHTS += bias_HTS[None]
   scores_BHTS = jnp.where(mask, scores_BHTS, jnp.float32(MASKED_SCORE))
   exps_BHTS = jnp.exp(scores_BHTS - scores_BHTS.max(axis=-1, keepdims=True))
   sums_BHT1 = exps_BHTS.sum(axis=-1, keepdims=True)
   exps_BHTS = exps_BHTS.astype(dtype)
-  gathered_BHTK = _product("BHTS,BHSK->BHTK", exps_BHTS, values_BHSK)
+  gathered_BHTK = product("BHTS,BHSK->BHTK", exps_BHTS, values_BHSK)
   output_BHTK = (gathered_BHTK / sums_BHT1).astype(dtype)
   residuals = (
     queries_BHTK,
@@ -94,7 +94,7 @@ def _attend_backward(
   gradient_BHTK = gradient_BHTK.astype(dtype)
   # Rounded, as differentiation would: in float32 it would be the largest array
   # of a layer, beside the float32 scores' gradient.
-  weights_gradient_BHTS = _product(
+  weights_gradient_BHTS = product(
     "BHTK,BHSK->BHTS", gradient_BHTK, values
   ).astype(dtype)
   scores_gradient_BHTS = exps_BHTS.astype(jnp.float32) * (
@@ -106,9 +106,11 @@ def _attend_backward(
     None if biased is None else _sum_rows(scores_gradient_BHTS)
   )
   return (
-    _product("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(dtype),
-    _gathered_by_keys(queries, scores_gradient_BHTS).astype(dtype),
-    _gathered_by_keys(gradient_BHTK, exps_BHTS).astype(dtype),
+    product("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(dtype),
+    gathered_by_keys(queries, scores_gradient_BHTS)
+    .swapaxes(-1, -2)
+    .astype(dtype),
+    gathered_by_keys(gradient_BHTK, exps_BHTS).swapaxes(-1, -2).astype(dtype),
     bias_gradient_HTS,
     None,
   )
@@ -117,20 +119,20 @@ def _attend_backward(
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+def product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
   """An einsum that sums in float32."""
   return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
 
 
-def _gathered_by_keys(
+def gathered_by_keys(
   queries_BHTK: jax.Array, weights_BHTS: jax.Array
 ) -> jax.Array:
-  """Sums over queries, `[B, H, S, K]`.
+  """Sums over queries: `weights^T queries`, turned, `[..., H, K, S]`, float32.
 
   It is the small array that is turned, and not `[B, H, T, S]`.
   """
   turned_BHKT = jax.lax.optimization_barrier(queries_BHTK.swapaxes(-1, -2))
-  return _product("BHKT,BHTS->BHKS", turned_BHKT, weights_BHTS).swapaxes(-1, -2)
+  return product("...KT,...TS->...KS", turned_BHKT, weights_BHTS)
 
 
 def _sum_rows(rows_BHTS: jax.Array) -> jax.Array:
@@ -140,12 +142,12 @@ def _sum_rows(rows_BHTS: jax.Array) -> jax.Array:
   TPU would turn the whole array for that product.
   """
 
-  def product(rows_BHTS: jax.Array) -> jax.Array:
+  def multiplied(rows_BHTS: jax.Array) -> jax.Array:
     ones_B = jnp.ones(len(rows_BHTS), rows_BHTS.dtype)
-    return _product("B,BHTS->HTS", ones_B, rows_BHTS)
+    return product("B,BHTS->HTS", ones_B, rows_BHTS)
 
   return jax.lax.platform_dependent(
     rows_BHTS,
-    cpu=product,
+    cpu=multiplied,
     default=lambda rows_BHTS: rows_BHTS.sum(axis=0, dtype=jnp.float32),
   )

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from specialize_jax.t5 import attend, cache, layers
+from specialize_jax.t5 import attend, attend_blocks, cache, layers
 from specialize_jax.t5 import config as t5_config
 
 
@@ -20,10 +20,14 @@ class KeysValues(flax.struct.PyTreeNode):
   Attributes:
     keys_BHSK: in the compute dtype.
     values_BHSK: in the compute dtype.
+    block_sizes: of attention in blocks, see `T5Config.attention_block_sizes`.
   """
 
   keys_BHSK: jax.Array
   values_BHSK: jax.Array
+  block_sizes: tuple[int, int] | None = flax.struct.field(
+    default=None, pytree_node=False
+  )
 
   def gathered_by(
     self,
@@ -32,9 +36,13 @@ class KeysValues(flax.struct.PyTreeNode):
     mask: jax.Array,
   ) -> jax.Array:
     """Gives what each query gathers, `[B, H, T, K]`; see `attend.attend`."""
-    return attend.attend(
-      queries_BHTK, self.keys_BHSK, self.values_BHSK, bias_HTS, mask
-    )
+    arguments = (queries_BHTK, self.keys_BHSK, self.values_BHSK, bias_HTS, mask)
+    # Two blocks of keys would mostly be visited both.
+    if self.block_sizes and self.keys_BHSK.shape[2] > 2 * self.block_sizes[1]:
+      return attend_blocks.attend_in_blocks(
+        *arguments, block_sizes=self.block_sizes
+      )
+    return attend.attend(*arguments)
 
   def cached(self) -> cache.CachedKeysValues:
     """Gives them as decoding keeps them."""
@@ -69,6 +77,7 @@ class Attention(nn.Module):
     return KeysValues(
       keys_BHSK=self._heads(self.key(inputs_BSD)),
       values_BHSK=self._heads(self.value(inputs_BSD)),
+      block_sizes=self.config.attention_block_sizes,
     )
 
   def __call__(

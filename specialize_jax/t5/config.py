@@ -53,6 +53,9 @@ class T5Config:
       attention scores; `full` keeps only the inputs of each layer.
     scan_layers: whether the layers of a stack are one scanned layer with
       stacked parameters, which compiles in time independent of depth.
+    attention_block_sizes: queries and keys of a block, of which attention
+      over more than two blocks of keys visits those that its mask leaves; or
+      None, for attention whole. Made for packed rows on a CPU.
   """
 
   vocab_size: int
@@ -72,6 +75,7 @@ class T5Config:
   param_dtype: str = "float32"
   remat_policy: str = "none"
   scan_layers: bool = True
+  attention_block_sizes: tuple[int, int] | None = None
 
   def __post_init__(self) -> None:
     """Normalises spellings; raises UserError for a value that cannot be."""
@@ -98,6 +102,7 @@ class T5Config:
         f"T5Config.remat_policy is {self.remat_policy!r}, and must be one of "
         f"{', '.join(REMAT_POLICIES)}."
       )
+    self._check_attention_block_sizes()
     if not 0.0 <= self.dropout_rate < 1.0:
       raise errors.UserError(
         f"T5Config.dropout_rate is {self.dropout_rate}, and must be at least "
@@ -109,6 +114,22 @@ class T5Config:
         f"{self.relative_attention_num_buckets}, and must be at least 4, so "
         "that each direction has near and far buckets."
       )
+
+  def _check_attention_block_sizes(self) -> None:
+    sizes = self.attention_block_sizes
+    if sizes is None:
+      return
+    if not (
+      isinstance(sizes, (tuple, list))
+      and len(sizes) == 2
+      and all(type(size) is int and size >= 1 for size in sizes)
+    ):
+      raise errors.UserError(
+        f"T5Config.attention_block_sizes is {sizes!r}, and must be two whole "
+        "numbers of at least 1, queries and keys, as (512, 256), or None for "
+        "attention without blocks."
+      )
+    object.__setattr__(self, "attention_block_sizes", tuple(sizes))
 
   @property
   def joined_kv_dim(self) -> int:

@@ -30,7 +30,7 @@ def test_any_spelling_of_a_dtype_is_kept_as_its_name():
 
 
 def test_a_config_survives_json():
-  config = t5_config.T5Config(**TINY)
+  config = t5_config.T5Config(**TINY, attention_block_sizes=(512, 256))
   text = json.dumps(dataclasses.asdict(config))
   assert t5_config.T5Config(**json.loads(text)) == config
 
@@ -47,6 +47,11 @@ def test_heads_need_not_fill_the_residual_stream():
     ({"mlp_activations": ("swish",)}, r"mlp_activations is \('swish',\)"),
     ({"mlp_activations": ()}, r"mlp_activations is \(\)"),
     ({"remat_policy": "some"}, "remat_policy is 'some', and must be one of"),
+    (
+      {"attention_block_sizes": (512, 0)},
+      r"attention_block_sizes is \(512, 0\), and must be two whole numbers",
+    ),
+    ({"attention_block_sizes": 512}, "attention_block_sizes is 512, and must"),
     ({"dropout_rate": 1.0}, "dropout_rate is 1.0, and must be at least 0"),
     ({"dtype": "int32"}, "dtype is 'int32', and must be a floating"),
     ({"param_dtype": "half-ish"}, "param_dtype is 'half-ish', and must be"),
