@@ -80,11 +80,24 @@ class Optimizer:
     gradients: optax.Updates,
     opt_state: optax.OptState,
     params: optax.Params,
+    *,
+    finite: jax.Array,
   ) -> tuple[optax.Updates, optax.OptState]:
-    """Gives the direction and the optimizer's next state."""
+    """Gives the direction and the optimizer's next state.
+
+    Args:
+      gradients: of the loss.
+      opt_state: from `init` or the step before.
+      params: what the gradients are of.
+      finite: bool scalar. Where it is false the state stays as it is, and the
+        direction means nothing.
+    """
     with _promotion_as_optax_wants():
       return self.transformation.update(
-        at_least_float32(gradients), opt_state, at_least_float32(params)
+        at_least_float32(gradients),
+        opt_state,
+        at_least_float32(params),
+        finite=finite,
       )
 
 
@@ -104,17 +117,13 @@ def build(config: OptimizerConfig) -> Optimizer:
       "not possible: expected float32 or bfloat16."
     )
   if config.name == "adamw":
-    links.append(
-      optax.scale_by_adam(
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.epsilon,
-        mu_dtype=None if config.first_moment_dtype == "float32" else "bfloat16",
-      )
-    )
+    links.append(_adam(config))
   elif config.name == "adafactor":
     # optax's chain ends by turning to descent; ours turns in the step.
-    links += [optax.adafactor(learning_rate=None), optax.scale(-1.0)]
+    links += [
+      _kept_if_not_finite(optax.adafactor(learning_rate=None)),
+      optax.scale(-1.0),
+    ]
   else:
     raise errors.UserError(
       f"OptimizerConfig.name={config.name!r} is unknown: expected adamw or "
@@ -130,6 +139,64 @@ def build(config: OptimizerConfig) -> Optimizer:
   return Optimizer(
     transformation=optax.chain(*links), learning_rate=_schedule(config)
   )
+
+
+def _kept_if_not_finite(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """A transformation whose state stays where `finite` is false."""
+
+  def update(
+    gradients: optax.Updates,
+    old: optax.OptState,
+    params: optax.Params | None = None,
+    *,
+    finite: jax.Array,
+  ) -> tuple[optax.Updates, optax.OptState]:
+    direction, new = inner.update(gradients, old, params)
+    kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    return direction, kept
+
+  return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+  """Optax's Adam; the direction is that of the moments that are kept.
+
+  Computed beside them, it would read the old moments too, which then are not
+  overwritten before it is known: XLA's CPU copies them first, all of them.
+  """
+  narrow = config.first_moment_dtype != "float32"
+  inner = _kept_if_not_finite(
+    optax.scale_by_adam(
+      b1=config.beta1,
+      b2=config.beta2,
+      eps=config.epsilon,
+      mu_dtype="bfloat16" if narrow else None,
+    )
+  )
+  if narrow:
+    # Optax takes the direction from the moment before it is rounded.
+    return inner
+
+  def update(
+    gradients: optax.Updates,
+    old: optax.OptState,
+    params: optax.Params | None = None,
+    *,
+    finite: jax.Array,
+  ) -> tuple[optax.Updates, optax.OptState]:
+    _, new = inner.update(gradients, old, params, finite=finite)
+    mean, square = (
+      optax.tree.bias_correction(moment, decay, new.count)
+      for moment, decay in ((new.mu, config.beta1), (new.nu, config.beta2))
+    )
+    direction = jax.tree.map(
+      lambda m, v: m / (jnp.sqrt(v) + config.epsilon), mean, square
+    )
+    return direction, new
+
+  return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def at_least_float32(tree: optax.Params) -> optax.Params:

@@ -183,7 +183,7 @@ def _update(
   finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(gradient_norm)
   learning_rate = optimizer.learning_rate(train_state.step)
   direction, opt_state = optimizer.direction(
-    gradients, train_state.opt_state, train_state.params
+    gradients, train_state.opt_state, train_state.params, finite=finite
   )
   updates = jax.tree.map(
     lambda d: jnp.where(finite, -learning_rate.astype(d.dtype) * d, 0.0),
@@ -194,11 +194,7 @@ def _update(
     train_state,
     step=train_state.step + 1,
     params=jax.tree.map(_moved, train_state.params, updates),
-    opt_state=jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old),
-      opt_state,
-      train_state.opt_state,
-    ),
+    opt_state=opt_state,
     num_skipped=train_state.num_skipped + skipped,
     num_skipped_in_a_row=(train_state.num_skipped_in_a_row + 1) * skipped,
   )

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from specialize_jax import errors
@@ -57,8 +58,9 @@ def test_weight_decay_spares_the_norms():
   params = _params()
   direction, _ = built.direction(
     jax.tree.map(jnp.zeros_like, params),
-    built.transformation.init(params),
+    built.init(params),
     params,
+    finite=jnp.bool_(True),
   )
   np.testing.assert_array_equal(direction["norm"]["scale"], 0.0)
   np.testing.assert_allclose(direction["kernel"], 1.0)
@@ -72,7 +74,7 @@ def test_a_step_along_minus_the_direction_goes_down(name):
   params = _params()
   gradients = jax.tree.map(jnp.ones_like, params)
   direction, _ = built.direction(
-    gradients, built.transformation.init(params), params
+    gradients, built.init(params), params, finite=jnp.bool_(True)
   )
   assert all((d > 0).all() for d in jax.tree.leaves(direction))
 
@@ -85,12 +87,47 @@ def test_clipping_bounds_the_global_norm():
   params = _params()
   _, state = built.direction(
     jax.tree.map(lambda p: 100.0 * jnp.ones_like(p), params),
-    built.transformation.init(params),
+    built.init(params),
     params,
+    finite=jnp.bool_(True),
   )
   moments = jax.tree.leaves(state[1].mu)
   norm = np.sqrt(sum((m**2).sum() for m in moments))
   np.testing.assert_allclose(norm, 0.2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adamw_goes_where_optax_goes_and_waits_where_nothing_is_finite(dtype):
+  built = optimizer.build(
+    optimizer.OptimizerConfig(
+      learning_rate=1.0,
+      weight_decay=0.1,
+      first_moment_dtype=dtype,
+      max_gradient_norm=None,
+      no_decay=(),
+    )
+  )
+  theirs = optax.adamw(-1.0, mu_dtype=dtype, weight_decay=0.1)
+  params = _params()
+  state, their_state = built.init(params), theirs.init(params)
+  rng = np.random.default_rng(0)
+  for step in range(4):
+    gradients = jax.tree.map(
+      lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), params
+    )
+    if step == 2:
+      nowhere = jax.tree.map(lambda g: g * jnp.nan, gradients)
+      _, same = built.direction(nowhere, state, params, finite=jnp.bool_(False))
+      jax.tree.map(np.testing.assert_array_equal, same, state)
+    direction, state = built.direction(
+      gradients, state, params, finite=jnp.bool_(True)
+    )
+    with jax.numpy_dtype_promotion("standard"):
+      expected, their_state = theirs.update(gradients, their_state, params)
+    for got, of_optax in zip(
+      jax.tree.leaves(direction), jax.tree.leaves(expected), strict=True
+    ):
+      np.testing.assert_allclose(got, of_optax, rtol=1e-5)
 
 
 def _dtypes(tree):
@@ -104,7 +141,9 @@ def test_narrow_moments_are_the_first_alone(dtype):
   )
   params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), _params())
   gradients = jax.tree.map(jnp.ones_like, params)
-  direction, after = built.direction(gradients, built.init(params), params)
+  direction, after = built.direction(
+    gradients, built.init(params), params, finite=jnp.bool_(True)
+  )
   (moments,) = [part for part in after if hasattr(part, "mu")]
   assert _dtypes(moments.mu) == {dtype}
   assert _dtypes(moments.nu) == {"float32"}
