@@ -18,7 +18,7 @@ RATES = {True: 207.6, False: 7.1}
 EMBED_DIM, MLP_DIM, NUM_HEADS, HEAD_DIM = 512, 1024, 6, 64
 LEARNING_RATE = 5e-4
 # As gin_configs/topologies/cpu.gin has them.
-ATTENTION_BLOCK_SIZES = (512, 256)
+ATTENTION_BLOCK_SIZES = (384, 256)
 
 Example = Mapping[str, np.ndarray]
 

@@ -48,9 +48,10 @@ class Packer:
   room left on either side is closed first. So a row's content depends on the
   examples and their order alone, and no more than `max_open_rows` rows wait.
 
-  On the four formats of GSM8K in rows of 768 and 256 tokens this leaves 5 %
-  of the inputs to padding where first-fit that closes the row of the largest
-  sum leaves 8.5 %; in rows of 2,048 and 512, 1.3 % and 5.2 %.
+  On the four formats of GSM8K in rows of 2,304 and 528 tokens 2.2 % of the
+  inputs and 14 % of the targets are padding, 4.4 % of both; in rows of 1,536
+  and 352 it is 5.7 %. Short rows leave more: in-context examples have 600
+  tokens, and the others, of 65, run out before they fill the rest.
 
   With `pack=False` every example is a row of its own.
   """

@@ -126,7 +126,7 @@ class T5Config:
     ):
       raise errors.UserError(
         f"T5Config.attention_block_sizes is {sizes!r}, and must be two whole "
-        "numbers of at least 1, queries and keys, as (512, 256), or None for "
+        "numbers of at least 1, queries and keys, as (384, 256), or None for "
         "attention without blocks."
       )
     object.__setattr__(self, "attention_block_sizes", tuple(sizes))
