@@ -103,10 +103,10 @@ def cube_step():
   """The plain step compiled for 2 x 2 x 2 devices, its state and place."""
   cube = placement.Placement(mesh=mesh.make_mesh(data=2, fsdp=2, model=2))
   state = tiny_run.new_state(cube)
+  # Made here: its dropout key would belong to the mesh that is entered.
+  plain_step = tiny_run.plain_step()
   with cube.entered():
-    lowered = tiny_run.plain_step().lower(
-      state, cube.put_batch(tiny_run.batch(0))
-    )
+    lowered = plain_step.lower(state, cube.put_batch(tiny_run.batch(0)))
     return lowered.compile(), state, cube
 
 
@@ -126,6 +126,22 @@ def test_eight_devices_equal_one(cube_step, three_steps):
   kernel = state.params["decoder"]["logits_dense"]["kernel"]
   assert kernel.sharding.shard_shape(kernel.shape) == (8, 32)
   state, history = tiny_run.run_steps(compiled, state, cube)
+  expected_state, expected_history = three_steps
+  _assert_close(_losses(history), _losses(expected_history), rtol=1e-5)
+  _assert_close(state.params, expected_state.params, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [{}, {"data": 2, "fsdp": 2, "model": 2}])
+def test_attention_in_blocks_trains_as_whole_attention_does(axes, three_steps):
+  """Scanned and rematerialised, over packed rows of 16 and 12 tokens."""
+  blocks = tiny_run.model(
+    attention_block_sizes=(6, 4), remat_policy="minimal", scan_layers=True
+  )
+  devices = jax.devices()[: 8 if axes else 1]
+  place = placement.Placement(mesh=mesh.make_mesh(devices=devices, **axes))
+  state, history = tiny_run.run_steps(
+    tiny_run.make_step(model=blocks), tiny_run.new_state(place), place
+  )
   expected_state, expected_history = three_steps
   _assert_close(_losses(history), _losses(expected_history), rtol=1e-5)
   _assert_close(state.params, expected_state.params, atol=1e-5)
