@@ -110,7 +110,7 @@ def build(config: OptimizerConfig) -> Optimizer:
   """
   links = []
   if config.max_gradient_norm is not None:
-    links.append(_clip(config.max_gradient_norm))
+    links.append(optax.clip_by_global_norm(config.max_gradient_norm))
   if config.first_moment_dtype not in ("float32", "bfloat16"):
     raise errors.UserError(
       f"OptimizerConfig.first_moment_dtype={config.first_moment_dtype!r} is "
@@ -139,23 +139,6 @@ def build(config: OptimizerConfig) -> Optimizer:
   return Optimizer(
     transformation=optax.chain(*links), learning_rate=_schedule(config)
   )
-
-
-def _clip(max_norm: float) -> optax.GradientTransformation:
-  """`optax.clip_by_global_norm`, as a product with one number.
-
-  Optax divides each gradient by the norm, and what is divided XLA's CPU does
-  not compute twice: it would keep a clipped copy of all gradients.
-  """
-
-  def clip(
-    gradients: optax.Updates, params: optax.Params | None
-  ) -> optax.Updates:
-    del params
-    scale = jnp.minimum(1.0, max_norm / optax.tree.norm(gradients))
-    return jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
-
-  return optax.stateless(clip)
 
 
 def _kept_if_not_finite(
