@@ -2,20 +2,22 @@
 
   python bench/loss.py --output=loss.json
 
-Both take hidden states and the head's kernel, and give the loss and the
-gradients of both, float32, on the CPU: 16 x 256 positions and V = 32,128. The
-dense version is the paper's (FranxYao/FlanT5-CoT-Specialization:
-src/utils.py, `kl_divergence`): it lays the teacher's five candidates out as
-`[B, T, V]` and compares it with the student's softmax. Ours takes them as
-they are.
+All take hidden states and the head's kernel, and give the loss and the
+gradients of both, on the CPU: 16 x 256 positions and V = 32,128, with hidden
+states in float32 and in bfloat16 (`--dtype` takes one). The dense version is
+the paper's (FranxYao/FlanT5-CoT-Specialization: src/utils.py,
+`kl_divergence`): it lays the teacher's five candidates out as `[B, T, V]` and
+compares it with the student's softmax, both in float32. Ours takes them as
+they are, in pieces of the target positions or of the vocabulary
+(`LossConfig.chunk_axis`).
 
 Peak memory is what a process of its own gains over the arrays that it is
 given, gradients included; XLA's own count of temporary memory is printed
 beside it.
 Rounds are interleaved, and a ratio is the median of the rounds' ratios. What
 bounds the time is measured too: three products (logits, both gradients) at
-the speed of this machine's best product. Ours takes a fourth, since it
-computes the logits again instead of keeping them.
+the speed of this machine's best product in that dtype. In pieces of the
+vocabulary ours takes a fourth, since it computes the logits again.
 """
 
 import argparse
@@ -27,27 +29,24 @@ from collections.abc import Callable, Mapping, Sequence
 
 import measured
 
-SYSTEMS = ("ours", "dense")
+SYSTEMS = ("targets", "vocabulary", "dense")
+OURS = SYSTEMS[:2]
+DTYPES = ("float32", "bfloat16")
 CANDIDATES = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Measures both, or one of them as a process of its own."""
+  """Measures all in each dtype, or one of them as a process of its own."""
   argv = sys.argv[1:] if argv is None else list(argv)
   args = parse(argv)
   if args.system:
     return serve(args)
-  seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-  with measured.started(__file__, argv, SYSTEMS) as servers:
-    memory = {name: server.ask("memory") for name, server in servers.items()}
-    best_flops = servers["ours"].ask("product")["flops_per_second"]
-    for _ in range(args.rounds):
-      for name, server in servers.items():
-        seconds[name].append(server.ask("step")["seconds"])
-  result = summarize(args, seconds, memory, best_flops)
-  print(table(result))
+  results = {}
+  for dtype in args.dtype or DTYPES:
+    results[dtype] = measure(args, [*argv, f"--dtype={dtype}"])
+    print(table(dtype, results[dtype]), flush=True)
   if args.output:
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    args.output.write_text(json.dumps(results, indent=2) + "\n")
   return 0
 
 
@@ -59,17 +58,33 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument("--vocab_size", type=int, default=32128)
   parser.add_argument("--embed_dim", type=int, default=512)
   parser.add_argument("--num_chunks", type=int, default=16)
+  parser.add_argument(
+    "--dtype", action="append", choices=DTYPES, help="default: both"
+  )
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--output", type=pathlib.Path, help="a JSON file")
   parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
   return parser.parse_args(argv)
 
 
+def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, object]:
+  """Gives the figures of one dtype, the last that `argv` names."""
+  seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
+  with measured.started(__file__, argv, SYSTEMS) as servers:
+    memory = {name: server.ask("memory") for name, server in servers.items()}
+    best_flops = servers["targets"].ask("product")["flops_per_second"]
+    for _ in range(args.rounds):
+      for name, server in servers.items():
+        seconds[name].append(server.ask("step")["seconds"])
+  return summarize(args, seconds, memory, best_flops)
+
+
 def serve(args: argparse.Namespace) -> int:
   """Answers `memory`, `product` and `step`."""
   import jax
 
-  arguments, function = (ours if args.system == "ours" else dense)(args)
+  arguments = arrays(args)
+  function = dense() if args.system == "dense" else ours(args)
   jax.block_until_ready(arguments)
   gradient = jax.jit(jax.value_and_grad(function, argnums=(0, 1)))
   compiled = gradient.lower(*arguments).compile()
@@ -86,53 +101,50 @@ def serve(args: argparse.Namespace) -> int:
         temporary = compiled.memory_analysis().temp_size_in_bytes
         return {"peak_bytes": gained, "xla_temporary_bytes": temporary}
       case "product":
-        return {"flops_per_second": measured.best_product()}
+        return {"flops_per_second": measured.best_product(args.dtype[-1])}
     return {"seconds": measured.timed(step)}
 
   return measured.answer(reply)
 
 
-def ours(args: argparse.Namespace) -> tuple[tuple, Callable]:
-  """The sparse loss, chunked."""
+def ours(args: argparse.Namespace) -> Callable:
+  """The sparse loss, in pieces of what `args.system` names."""
   import jax.numpy as jnp
 
-  from specialize_jax.losses import normalization, vocab_chunks
+  from specialize_jax.losses import distillation, head
 
-  hidden, kernel, ids, probs = arrays(args)
-  config = vocab_chunks.LossConfig(num_chunks=args.num_chunks)
+  config = distillation.LossConfig(
+    chunk_axis=args.system, num_chunks=args.num_chunks
+  )
 
   def loss(hidden, kernel, ids, probs):
-    output = vocab_chunks.distillation_loss(
-      hidden,
-      kernel,
-      {
-        "decoder_target_tokens": ids[..., 0],
-        "decoder_loss_weights": jnp.ones(ids.shape[:2]),
-        "decoder_teacher_top_ids": ids,
-        "decoder_teacher_top_probs": probs,
-        "decoder_teacher_top_mask": jnp.ones(ids.shape[:2], jnp.int32),
-      },
-      config=config,
-    )
-    return normalization.weighted_sum(output.loss_BT, output.weights_BT)
+    batch = {
+      "decoder_target_tokens": ids[..., 0],
+      "decoder_loss_weights": jnp.ones(ids.shape[:2]),
+      "decoder_teacher_top_ids": ids,
+      "decoder_teacher_top_probs": probs,
+      "decoder_teacher_top_mask": jnp.ones(ids.shape[:2], jnp.int32),
+    }
+    return head.weighted_loss(hidden, kernel, batch, config=config)[0]
 
-  return (hidden, kernel, ids, probs), loss
+  return loss
 
 
-def dense(args: argparse.Namespace) -> tuple[tuple, Callable]:
+def dense() -> Callable:
   """The paper's: a teacher over the whole vocabulary."""
   import jax
   import jax.numpy as jnp
 
   def loss(hidden, kernel, ids, probs):
-    student = jax.nn.softmax(hidden @ kernel, axis=-1)
+    logits = hidden @ kernel.astype(hidden.dtype)
+    student = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     teacher = jax.vmap(jax.vmap(lambda row, i, p: row.at[i].set(p)))(
       jnp.zeros_like(student), ids, probs
     )
     kl = teacher * jnp.log(teacher / (student + 1e-10) + 1e-10)
     return jnp.sum(kl)
 
-  return arrays(args), loss
+  return loss
 
 
 def arrays(args: argparse.Namespace) -> tuple:
@@ -150,7 +162,7 @@ def arrays(args: argparse.Namespace) -> tuple:
     np.array([0.6, 0.2, 0.1, 0.05, 0.02], np.float32), ids.shape
   )
   return (
-    jnp.asarray(hidden),
+    jnp.asarray(hidden, args.dtype[-1]),
     jnp.asarray(kernel * args.embed_dim**-0.5),
     jnp.asarray(ids, jnp.int32),
     jnp.asarray(probs),
@@ -166,39 +178,51 @@ def summarize(
   """Gives all figures, ratios first."""
   positions = args.batch_size * args.length
   product = 2 * positions * args.embed_dim * args.vocab_size
-  pairs = zip(seconds["ours"], seconds["dense"], strict=True)
   medians = {name: statistics.median(seconds[name]) for name in SYSTEMS}
   bound = 3 * product / best_flops
+  peaks = {name: memory[name]["peak_bytes"] for name in SYSTEMS}
   return {
-    "peak_ratio": memory["ours"]["peak_bytes"] / memory["dense"]["peak_bytes"],
-    "time_ratio": statistics.median(a / b for a, b in pairs),
+    "peak_ratio": {name: peaks[name] / peaks["dense"] for name in OURS},
+    "time_ratio": {
+      name: statistics.median(
+        mine / dense
+        for mine, dense in zip(seconds[name], seconds["dense"], strict=True)
+      )
+      for name in OURS
+    },
     "seconds": medians,
     "memory": dict(memory),
     "bound_seconds": bound,
-    "of_bound": bound / medians["ours"],
+    "of_bound": {name: bound / medians[name] for name in OURS},
     "best_flops_per_second": best_flops,
     "rounds": dict(seconds),
   }
 
 
-def table(result: Mapping) -> str:
-  """Gives the figures as lines of text."""
-  lines = [f"{'':8}{'peak MiB':>10}{'XLA temp':>10}{'seconds':>9}"]
+def table(dtype: str, result: Mapping) -> str:
+  """Gives the figures of one dtype as lines of text."""
+  lines = [
+    f"{dtype:12}{'peak MiB':>10}{'XLA temp':>10}{'seconds':>9}"
+    f"{'of peak':>9}{'of time':>9}{'of bound':>10}"
+  ]
   for name in SYSTEMS:
     memory = result["memory"][name]
-    lines.append(
-      f"{name:8}{memory['peak_bytes'] / 2**20:10.0f}"
+    line = (
+      f"{name:12}{memory['peak_bytes'] / 2**20:10.0f}"
       f"{memory['xla_temporary_bytes'] / 2**20:10.0f}"
       f"{result['seconds'][name]:9.2f}"
     )
+    if name in OURS:
+      line += (
+        f"{result['peak_ratio'][name]:9.3f}{result['time_ratio'][name]:9.2f}"
+        f"{result['of_bound'][name]:10.0%}"
+      )
+    lines.append(line)
   lines.append(
-    f"ours / dense: {result['peak_ratio']:.3f} of the peak, "
-    f"{result['time_ratio']:.2f} of the time\n"
-    f"bound: {result['bound_seconds']:.2f} s of products at "
-    f"{result['best_flops_per_second'] / 1e9:.0f} GFLOP/s; ours is at "
-    f"{result['of_bound']:.0%} of it"
+    f"bound: {result['bound_seconds']:.2f} s of three products at "
+    f"{result['best_flops_per_second'] / 1e9:.0f} GFLOP/s"
   )
-  return "\n".join(lines)
+  return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Ours:
     import jax
 
     from specialize_jax.data import packing
-    from specialize_jax.losses import vocab_chunks
+    from specialize_jax.losses import distillation
     from specialize_jax.parallel import mesh, placement
     from specialize_jax.t5 import config, network
     from specialize_jax.training import optimizer, state, step
@@ -97,7 +97,9 @@ class Ours:
     self._step = step.make_train_step(
       model,
       adamw,
-      vocab_chunks.LossConfig(num_chunks=args.num_chunks),
+      distillation.LossConfig(
+        chunk_axis=args.chunk_axis, num_chunks=args.num_chunks
+      ),
       dropout_rng=jax.random.key(1),
       num_microbatches=args.num_microbatches,
     )

@@ -67,7 +67,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument("--packed_target_length", type=int, default=528)
   parser.add_argument("--num_layers", type=int, default=8)
   parser.add_argument("--vocab_size", type=int, default=32128)
-  parser.add_argument("--num_chunks", type=int, default=8)
+  parser.add_argument(
+    "--chunk_axis", choices=("targets", "vocabulary"), default="targets"
+  )
+  parser.add_argument("--num_chunks", type=int, default=4)
   parser.add_argument("--num_microbatches", type=int, default=1)
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--rounds", type=int, default=5)

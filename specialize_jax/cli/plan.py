@@ -67,7 +67,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     ("input_length", 768, "tokens of the encoder's rows"),
     ("target_length", 256, "tokens of the decoder's rows"),
     ("microbatches", 1, "pieces of a batch, one after the other"),
-    ("loss_chunks", None, "pieces of the target length in the loss"),
+    ("loss_chunks", None, "pieces of the loss along --loss_chunk_axis"),
     ("train_steps", None, "length of a run, whose hours are told"),
   ):
     shown = "" if default is None else f" (default: {default})"
@@ -83,6 +83,13 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     default="adafactor",
     choices=("adafactor", "adamw"),
     help="(default: adafactor)",
+  )
+  parser.add_argument(
+    "--loss_chunk_axis",
+    default="vocabulary",
+    choices=("vocabulary", "targets"),
+    help="what the loss goes over in pieces: the vocabulary, or the target "
+    "positions in one pass that holds the whole head (default: vocabulary)",
   )
   parser.add_argument(
     "--remat",
@@ -207,7 +214,7 @@ def _model(
 
 
 def _job(flags: argparse.Namespace, config: t5_config.T5Config) -> programs.Job:
-  from specialize_jax.losses import vocab_chunks
+  from specialize_jax.losses import distillation
   from specialize_jax.tpu import programs
   from specialize_jax.training import optimizer
 
@@ -223,7 +230,7 @@ def _job(flags: argparse.Namespace, config: t5_config.T5Config) -> programs.Job:
     optimizer=optimizer.OptimizerConfig(
       name=flags.optimizer, learning_rate=1e-3
     ),
-    loss=vocab_chunks.LossConfig(**chunks),
+    loss=distillation.LossConfig(chunk_axis=flags.loss_chunk_axis, **chunks),
     num_microbatches=flags.microbatches,
   )
 

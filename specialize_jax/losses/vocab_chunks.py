@@ -1,4 +1,4 @@
-"""The distillation loss from hidden states, without a `[B, T, V]` array kept.
+"""The distillation loss in pieces of the vocabulary, no `[B, T, V]` array kept.
 
 Logits are the largest array of a T5 step: 16 x 256 positions of 32,128 float32
 are 0.5 GiB, several times over with their softmax and gradient. Here all
@@ -6,7 +6,8 @@ target positions go through the head in pieces of the vocabulary; the forward
 pass keeps only their scores (`[B, T, C + 3]`), the backward pass computes a
 piece's logits again and turns them at once into the piece's part of the
 kernel's gradient and into a term of the hidden states' gradient, summed in
-float32.
+float32: four products, where `target_chunks` takes three and holds the whole
+head with its gradient.
 
 Pieces cut the vocabulary, never the batch or the length, so a batch sharded
 over devices stays where it is; of a kernel sharded along D one piece at a time
@@ -18,89 +19,12 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from specialize_jax import errors
-from specialize_jax.losses import sample_matching, sparse_kl, student_scores
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
-  """What is minimised.
-
-  Attributes:
-    objective: "distribution_matching" (sparse KL where the batch has a teacher
-      distribution) or "sample_matching" (cross-entropy of the teacher's text
-      everywhere).
-    missing_mass: what becomes of the teacher's unseen mass, see `sparse_kl`.
-    masked_out: what a position without a teacher distribution takes under
-      distribution matching: "one_hot" cross-entropy, or "ignore", nothing: it
-      loses its weight. Mind that the end-of-sequence token has no teacher
-      distribution, so that "ignore" never teaches the student to stop.
-    num_chunks: pieces that the vocabulary is cut into, or the next smaller
-      number that divides it; memory falls with it, and small matrix products
-      slow down. 1 for a small vocabulary.
-    z_loss: weight of the squared log-normalizer (1e-4 in T5X's pre-training,
-      zero in the paper), which keeps logits near zero.
-  """
-
-  objective: Literal["distribution_matching", "sample_matching"] = (
-    "distribution_matching"
-  )
-  missing_mass: sparse_kl.MissingMass = "tail"
-  masked_out: Literal["one_hot", "ignore"] = "one_hot"
-  num_chunks: int = 8
-  z_loss: float = 0.0
-
-  def __post_init__(self) -> None:
-    """Refuses a setting that names no loss."""
-    sparse_kl.check_missing_mass(self.missing_mass)
-    if self.objective not in ("distribution_matching", "sample_matching"):
-      raise errors.UserError(
-        f"objective={self.objective!r} is unknown: expected "
-        "distribution_matching or sample_matching."
-      )
-    if self.masked_out not in ("one_hot", "ignore"):
-      raise errors.UserError(
-        f"masked_out={self.masked_out!r} is unknown: expected one_hot or "
-        "ignore."
-      )
-    if self.num_chunks < 1:
-      raise errors.UserError(
-        f"num_chunks={self.num_chunks} is not possible: expected 1 or more."
-      )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossOutput:
-  """Unreduced losses and what they are made of, each `[B, T]`.
-
-  Attributes:
-    loss_BT: what is minimised: the sum of the three parts.
-    weights_BT: weight of each position; zero at padding and at what
-      `masked_out="ignore"` leaves out.
-    kl_BT: sparse KL where the position has a teacher distribution, else 0.
-    one_hot_BT: cross-entropy where it takes the one-hot target, else 0.
-    z_loss_BT: the weighted squared log-normalizer.
-    nll_BT: cross-entropy of the target token everywhere, whatever is
-      minimised: what losses of different objectives are compared by.
-    has_teacher_BT: bool, where the sparse KL applies.
-    correct_BT: bool, where no token has a larger logit than the target.
-  """
-
-  loss_BT: jax.Array
-  weights_BT: jax.Array
-  kl_BT: jax.Array
-  one_hot_BT: jax.Array
-  z_loss_BT: jax.Array
-  nll_BT: jax.Array
-  has_teacher_BT: jax.Array
-  correct_BT: jax.Array
+from specialize_jax.losses import distillation, student_scores
 
 
 def distillation_loss(
@@ -108,24 +32,15 @@ def distillation_loss(
   output_kernel_DV: jax.Array,
   batch: Mapping[str, jax.Array],
   *,
-  config: LossConfig,
-) -> LossOutput:
-  """Gives the loss of every target position.
+  config: distillation.LossConfig,
+) -> distillation.LossOutput:
+  """The loss of every position, unreduced; see `head.weighted_loss`.
 
-  Args:
-    hidden_BTD: the decoder's hidden states after its last norm, in the compute
-      dtype, in which the head's matrix product runs; its sums are float32.
-    output_kernel_DV: the head, `logits = hidden @ kernel`, float32.
-    batch: `decoder_target_tokens` [B, T], `decoder_loss_weights` [B, T] and,
-      for distribution matching, `decoder_teacher_top_ids` and
-      `decoder_teacher_top_probs` [B, T, C], `decoder_teacher_top_mask` [B, T].
-    config: which loss.
-
-  Returns:
-    The unreduced loss and its parts, float32.
+  Each position's loss can be derived from by itself.
   """
   targets_BT = batch["decoder_target_tokens"]
-  ids_BTC = _candidate_ids(batch, config, output_kernel_DV.shape[-1])
+  vocab_size = output_kernel_DV.shape[-1]
+  ids_BTC = distillation.candidate_ids(batch, config, vocab_size)
   scores = measure_chunked(
     hidden_BTD,
     output_kernel_DV,
@@ -133,71 +48,7 @@ def distillation_loss(
     targets_BT,
     num_chunks=config.num_chunks,
   )
-  return _loss_of_scores(scores, batch, config)
-
-
-def distillation_loss_of_logits(
-  logits_BTV: jax.Array, batch: Mapping[str, jax.Array], *, config: LossConfig
-) -> LossOutput:
-  """`distillation_loss` of whole logits: `num_chunks` is not read."""
-  dtype = student_scores.accumulation_dtype(logits_BTV.dtype)
-  scores = student_scores.measure(
-    logits_BTV.astype(dtype),
-    _candidate_ids(batch, config, logits_BTV.shape[-1]),
-    batch["decoder_target_tokens"],
-  )
-  return _loss_of_scores(scores, batch, config)
-
-
-def _candidate_ids(
-  batch: Mapping[str, jax.Array], config: LossConfig, vocab_size: int
-) -> jax.Array:
-  """The teacher's candidates that the loss reads, `[B, T, C]`; maybe none."""
-  targets_BT = batch["decoder_target_tokens"]
-  if config.objective != "distribution_matching":
-    return jnp.zeros((*targets_BT.shape, 0), jnp.int32)
-  used_BTC = _teacher_probs(batch) > 0
-  return student_scores.slots(
-    batch["decoder_teacher_top_ids"], used_BTC, vocab_size
-  )
-
-
-def _teacher_probs(batch: Mapping[str, jax.Array]) -> jax.Array:
-  """The candidates' probabilities, `[B, T, C]`, 0 where the mask is."""
-  has_teacher_BT1 = batch["decoder_teacher_top_mask"][..., None] > 0
-  return jnp.where(has_teacher_BT1, batch["decoder_teacher_top_probs"], 0.0)
-
-
-def _loss_of_scores(
-  scores: student_scores.StudentScores,
-  batch: Mapping[str, jax.Array],
-  config: LossConfig,
-) -> LossOutput:
-  weights_BT = batch["decoder_loss_weights"].astype(jnp.float32)
-  has_teacher_BT = jnp.zeros(weights_BT.shape, bool)
-  if config.objective == "distribution_matching":
-    has_teacher_BT = batch["decoder_teacher_top_mask"] > 0
-  nll_BT = one_hot_BT = sample_matching.negative_log_likelihood(scores)
-  kl_BT = jnp.zeros_like(one_hot_BT)
-  if config.objective == "distribution_matching":
-    kl_BT = sparse_kl.divergence(
-      scores, _teacher_probs(batch), missing_mass=config.missing_mass
-    )
-    one_hot_BT = jnp.where(has_teacher_BT, 0.0, one_hot_BT)
-    if config.masked_out == "ignore":
-      one_hot_BT = jnp.zeros_like(one_hot_BT)
-      weights_BT = jnp.where(has_teacher_BT, weights_BT, 0.0)
-  z_loss_BT = config.z_loss * student_scores.log_normalizer(scores) ** 2
-  return LossOutput(
-    loss_BT=kl_BT + one_hot_BT + z_loss_BT,
-    weights_BT=weights_BT,
-    kl_BT=kl_BT,
-    one_hot_BT=one_hot_BT,
-    z_loss_BT=z_loss_BT,
-    nll_BT=nll_BT,
-    has_teacher_BT=has_teacher_BT,
-    correct_BT=scores.target_logits_BT >= scores.max_logits_BT,
-  )
+  return distillation.of_scores(scores, batch, config)
 
 
 def measure_chunked(
@@ -215,7 +66,7 @@ def measure_chunked(
     kernel_DV: the head.
     candidate_ids_BTC: int32 from `student_scores.slots`.
     targets_BT: int32.
-    num_chunks: pieces of the vocabulary, see `LossConfig`.
+    num_chunks: pieces of the vocabulary, see `distillation.LossConfig`.
 
   Returns:
     Scores in float32 (float64 for float64 hidden states).
@@ -298,7 +149,7 @@ def _measure_pieces(
   ) -> tuple[student_scores.StudentScores, None]:
     index, kernel_DV = piece
     found = student_scores.reduce(
-      _logits(hidden_BTD, _whole(kernel_DV)),
+      logits(hidden_BTD, whole(kernel_DV)),
       pieces.local_ids(candidate_ids_BTC, index),
       pieces.local_ids(targets_BT, index),
     )
@@ -337,9 +188,9 @@ def _measure_pieces_backward(
     hidden_gradient_BTD: jax.Array, piece: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, jax.Array]:
     index, kernel_DV = piece
-    kernel_DV = _whole(kernel_DV)
+    kernel_DV = whole(kernel_DV)
     gradient_BTV = student_scores.pull_back(
-      _logits(hidden_BTD, kernel_DV),
+      logits(hidden_BTD, kernel_DV),
       pieces.local_ids(candidate_ids_BTC, index),
       pieces.local_ids(targets_BT, index),
       scores,
@@ -385,12 +236,13 @@ def _numbered(
   )
 
 
-def _whole(kernel_DV: jax.Array) -> jax.Array:
+def whole(kernel_DV: jax.Array) -> jax.Array:
   """A piece of the kernel, whole along D: the one gather of what is cut so."""
   return nn.with_logical_constraint(kernel_DV, (None, "vocab"))
 
 
-def _logits(hidden_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
+def logits(hidden_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
+  """`hidden @ kernel`, float32 (float64 for float64), cut as its arguments."""
   logits_BTV = jnp.einsum(
     "btd,dv->btv",
     hidden_BTD,

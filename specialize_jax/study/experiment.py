@@ -20,7 +20,7 @@ from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import opening
 from specialize_jax.data import pipeline
 from specialize_jax.evaluation import evaluator, written
-from specialize_jax.losses import vocab_chunks
+from specialize_jax.losses import distillation
 from specialize_jax.parallel import axis_rules, chips, placement
 from specialize_jax.parallel import mesh as meshes
 from specialize_jax.t5 import arithmetic, network
@@ -131,7 +131,7 @@ class Experiment:
   mixture_or_task_name: str
   task_feature_lengths: Mapping[str, int]
   batch_size: int
-  loss: vocab_chunks.LossConfig
+  loss: distillation.LossConfig
   optimizer: optimizer.OptimizerConfig
   loop: loop.LoopConfig
   mesh: MeshShape = dataclasses.field(default_factory=MeshShape)

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 import jax
 
 from specialize_jax import errors
-from specialize_jax.losses import normalization, vocab_chunks
+from specialize_jax.losses import distillation, normalization
 from specialize_jax.t5x_bridge import features
 
 INSTALL = "pip install git+https://github.com/google-research/t5x"
 
 
 def distillation_model(
-  *, loss: vocab_chunks.LossConfig, **arguments: object
+  *, loss: distillation.LossConfig, **arguments: object
 ) -> object:
   """Gives the model for `t5x.train`'s `MODEL`.
 
@@ -63,7 +63,7 @@ def _model_class() -> type:
   class DistillationModel(models.EncoderDecoderModel):
     """An encoder-decoder whose loss is the project's."""
 
-    loss_config: vocab_chunks.LossConfig
+    loss_config: distillation.LossConfig
 
     def loss_fn(
       self,
@@ -76,7 +76,7 @@ def _model_class() -> type:
       factor, weights_BT = t5x_losses.get_loss_normalizing_factor_and_weights(
         self._loss_normalizing_factor, batch
       )
-      output = vocab_chunks.distillation_loss_of_logits(
+      output = distillation.of_logits(
         logits_BTV,
         {**batch, "decoder_loss_weights": weights_BT},
         config=_config_for(self.loss_config, batch),
@@ -113,8 +113,8 @@ def _model_class() -> type:
 
 
 def _config_for(
-  config: vocab_chunks.LossConfig, batch: Mapping[str, jax.Array]
-) -> vocab_chunks.LossConfig:
+  config: distillation.LossConfig, batch: Mapping[str, jax.Array]
+) -> distillation.LossConfig:
   """The configured loss, or cross-entropy where there is no teacher."""
   if "decoder_teacher_top_ids" in batch:
     return config

@@ -15,7 +15,7 @@ import numpy as np
 from specialize_jax import errors
 from specialize_jax.data import packing
 from specialize_jax.decoding import loop, strategies
-from specialize_jax.losses import vocab_chunks
+from specialize_jax.losses import distillation
 from specialize_jax.parallel import chips
 from specialize_jax.parallel import placement as placements
 from specialize_jax.t5 import config as t5_config
@@ -52,7 +52,7 @@ class Job:
   input_length: int
   target_length: int
   optimizer: optimizers.OptimizerConfig
-  loss: vocab_chunks.LossConfig
+  loss: distillation.LossConfig
   num_microbatches: int = 1
 
 

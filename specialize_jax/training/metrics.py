@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from specialize_jax.cot import formats
-from specialize_jax.losses import normalization, vocab_chunks
+from specialize_jax.losses import distillation, normalization
 
 # A divergence of float32 rounding below zero is not a negative one.
 _ROUNDING = 1e-5
@@ -16,7 +16,7 @@ _FORMATS = "decoder_data_formats"
 
 
 def position_sums(
-  output: vocab_chunks.LossOutput, batch: Mapping[str, jax.Array]
+  output: distillation.LossOutput, batch: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
   """Sums of a (micro)batch, float32 scalars that add up over microbatches."""
 
@@ -49,7 +49,7 @@ def position_sums(
 
 
 def _format_sums(
-  output: vocab_chunks.LossOutput, batch: Mapping[str, jax.Array]
+  output: distillation.LossOutput, batch: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
   """The sparse KL and its weight in each format, where the batch tells."""
   if _FORMATS not in batch:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from specialize_jax import errors
-from specialize_jax.losses import normalization, vocab_chunks
+from specialize_jax.losses import distillation, head, normalization
 from specialize_jax.t5 import network
 from specialize_jax.training import metrics, state
 from specialize_jax.training import optimizer as optimizers
@@ -24,7 +24,7 @@ TrainStep = Callable[
 def make_train_step(
   model: network.EncoderDecoder,
   optimizer: optimizers.Optimizer,
-  loss_config: vocab_chunks.LossConfig,
+  loss_config: distillation.LossConfig,
   *,
   dropout_rng: jax.Array,
   num_microbatches: int = 1,
@@ -96,7 +96,7 @@ def compile_ahead(
 
 def _loss_sum(
   model: network.EncoderDecoder,
-  loss_config: vocab_chunks.LossConfig,
+  loss_config: distillation.LossConfig,
   params: optax.Params,
   batch: Batch,
   dropout_rng: jax.Array,
@@ -114,11 +114,10 @@ def _loss_sum(
     rngs={"dropout": dropout_rng},
     method="hidden",
   )
-  output = vocab_chunks.distillation_loss(
+  loss, output = head.weighted_loss(
     hidden_BTD, network.output_kernel(params), batch, config=loss_config
   )
-  sums = metrics.position_sums(output, batch)
-  return sums["loss"], sums
+  return loss, metrics.position_sums(output, batch)
 
 
 def _summed_gradients(

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from specialize_jax import errors
-from specialize_jax.losses import vocab_chunks
+from specialize_jax.losses import distillation, vocab_chunks
 from specialize_jax.t5x_bridge import features, model
 
 LENGTHS = {"inputs": 4, "targets": 3}
@@ -50,12 +50,12 @@ def test_packing_is_refused():
 @pytest.mark.skipif(HAS_T5X, reason="T5X is installed")
 def test_without_t5x_the_error_names_the_install_line():
   with pytest.raises(errors.UserError, match="pip install git"):
-    model.distillation_model(loss=vocab_chunks.LossConfig())
+    model.distillation_model(loss=distillation.LossConfig())
 
 
 def test_a_loss_of_t5x_own_is_refused():
   with pytest.raises(errors.UserError, match="z_loss=0.0001 is not read"):
-    model.distillation_model(loss=vocab_chunks.LossConfig(), z_loss=1e-4)
+    model.distillation_model(loss=distillation.LossConfig(), z_loss=1e-4)
 
 
 @pytest.mark.parametrize("missing_mass", ["tail", "zero"])
@@ -70,13 +70,11 @@ def test_the_loss_of_logits_is_that_of_hidden_states(missing_mass):
     "decoder_teacher_top_probs": jnp.full((2, 3, 5), 0.15),
     "decoder_teacher_top_mask": jnp.asarray([[1, 0, 1], [1, 1, 0]]),
   }
-  config = vocab_chunks.LossConfig(missing_mass=missing_mass, num_chunks=2)
+  config = distillation.LossConfig(missing_mass=missing_mass, num_chunks=2)
   by_hidden = vocab_chunks.distillation_loss(
     hidden, kernel, batch, config=config
   )
-  by_logits = vocab_chunks.distillation_loss_of_logits(
-    hidden @ kernel, batch, config=config
-  )
+  by_logits = distillation.of_logits(hidden @ kernel, batch, config=config)
   for field in dataclasses.fields(by_hidden):
     np.testing.assert_allclose(
       getattr(by_hidden, field.name), getattr(by_logits, field.name), atol=1e-5

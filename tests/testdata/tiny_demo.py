@@ -1,6 +1,6 @@
 """A demo of a few dozen problems and a few steps: all wired, nothing learnt."""
 
-from specialize_jax.losses import vocab_chunks
+from specialize_jax.losses import distillation
 from specialize_jax.mini import world
 from specialize_jax.study import demo, experiment
 from specialize_jax.t5 import config as t5_config
@@ -52,7 +52,7 @@ def run(model_dir, mixture, **changes):
       "mixture_or_task_name": mixture,
       "task_feature_lengths": LENGTHS,
       "batch_size": 8,
-      "loss": vocab_chunks.LossConfig(num_chunks=1),
+      "loss": distillation.LossConfig(num_chunks=1),
       "optimizer": optimizer.OptimizerConfig(learning_rate=1e-3),
       "loop": loop.LoopConfig(
         num_steps=STEPS, log_every=1, eval_every=2, checkpoint_every=2

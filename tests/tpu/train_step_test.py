@@ -9,7 +9,7 @@ import math
 import pytest
 
 from specialize_jax.cli import plan as command
-from specialize_jax.losses import vocab_chunks
+from specialize_jax.losses import distillation
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.tpu import hlo_cost, hlo_text, plan, programs, topology
 from specialize_jax.training import optimizer
@@ -40,7 +40,7 @@ def _job(batch_size, **dimensions):
     input_length=64,
     target_length=64,
     optimizer=optimizer.OptimizerConfig(name="adafactor", learning_rate=1e-3),
-    loss=vocab_chunks.LossConfig(),
+    loss=distillation.LossConfig(),
   )
 
 

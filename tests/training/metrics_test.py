@@ -5,13 +5,13 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from specialize_jax.losses import vocab_chunks
+from specialize_jax.losses import distillation
 from specialize_jax.training import metrics
 
 
 def _output(kl_BT, has_teacher_BT, weights_BT):
   zeros_BT = jnp.zeros_like(jnp.asarray(kl_BT))
-  fields = dict.fromkeys(vocab_chunks.LossOutput.__dataclass_fields__, zeros_BT)
+  fields = dict.fromkeys(distillation.LossOutput.__dataclass_fields__, zeros_BT)
   fields |= {
     "loss_BT": jnp.asarray(kl_BT),
     "kl_BT": jnp.asarray(kl_BT),
@@ -19,7 +19,7 @@ def _output(kl_BT, has_teacher_BT, weights_BT):
     "has_teacher_BT": jnp.asarray(has_teacher_BT),
     "correct_BT": zeros_BT > 0,
   }
-  return vocab_chunks.LossOutput(**fields)
+  return distillation.LossOutput(**fields)
 
 
 def test_the_kl_of_each_format_is_the_mean_of_its_own_positions():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from specialize_jax import errors
-from specialize_jax.losses import vocab_chunks
+from specialize_jax.losses import distillation
 from specialize_jax.parallel import mesh, placement
 from specialize_jax.training import step
 from training import tiny_run
@@ -44,7 +44,7 @@ def _gradient_fn():
     gradients, sums = step._summed_gradients(
       lambda p, rows, rng: step._loss_sum(
         tiny_run.model(),
-        vocab_chunks.LossConfig(num_chunks=2),
+        distillation.LossConfig(num_chunks=2),
         p,
         rows,
         rng,
@@ -144,6 +144,26 @@ def test_attention_in_blocks_trains_as_whole_attention_does(axes, three_steps):
   )
   expected_state, expected_history = three_steps
   _assert_close(_losses(history), _losses(expected_history), rtol=1e-5)
+  _assert_close(state.params, expected_state.params, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [{}, {"data": 2, "fsdp": 2, "model": 2}])
+def test_a_loss_over_the_targets_trains_as_one_over_the_vocabulary(
+  axes, three_steps
+):
+  """In two microbatches, of 12 targets in three pieces."""
+  place = placement.Placement(
+    mesh=mesh.make_mesh(devices=jax.devices()[: 8 if axes else 1], **axes)
+  )
+  by_targets = tiny_run.make_step(
+    loss_config=distillation.LossConfig(chunk_axis="targets", num_chunks=3),
+    num_microbatches=2,
+  )
+  state, history = tiny_run.run_steps(
+    by_targets, tiny_run.new_state(place), place
+  )
+  expected_state, expected_history = three_steps
+  _assert_close(history, expected_history, rtol=1e-5, atol=1e-6)
   _assert_close(state.params, expected_state.params, atol=1e-5)
 
 

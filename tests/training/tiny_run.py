@@ -12,7 +12,7 @@ import numpy as np
 
 from specialize_jax.checkpoints import manager
 from specialize_jax.data import packing
-from specialize_jax.losses import vocab_chunks
+from specialize_jax.losses import distillation
 from specialize_jax.parallel import mesh, placement
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
@@ -71,7 +71,7 @@ def make_step(**changes):
   arguments = {
     "model": model(),
     "optimizer": adamw(),
-    "loss_config": vocab_chunks.LossConfig(num_chunks=2),
+    "loss_config": distillation.LossConfig(num_chunks=2),
     "dropout_rng": jax.random.key(1),
     **changes,
   }
