@@ -5,17 +5,17 @@ of the target token, and the log-sum-exp of all *other* tokens. Every loss of
 this room is a function of these, so its backward pass is one formula,
 `pull_back`, and the logits themselves are needed nowhere else.
 
-The vocabulary axis may be sharded: the candidates are read with one gather
-whose operand is sliced along V, which the partitioner does where the shard
-lies, followed by a sum of `[B, T, C]`; the reductions sum `[B, T]`.
+The vocabulary axis may be sharded: what a candidate reads or writes is read or
+written where its shard lies, and the reductions exchange `[B, T, C]`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from specialize_jax.losses import single_logits
 
 
 @jax.tree_util.register_dataclass
@@ -90,11 +90,11 @@ def reduce(
   logits_BTV: jax.Array, candidate_ids_BTC: jax.Array, targets_BT: jax.Array
 ) -> StudentScores:
   """`measure` without its backward pass."""
-  candidates_BTC = _gather(logits_BTV, candidate_ids_BTC)
-  targets_logits_BT = _gather(logits_BTV, targets_BT[..., None])[..., 0]
-  rest_BTV = _per_position(
-    lambda row, ids: row.at[ids].set(-jnp.inf, mode="drop")
-  )(logits_BTV, candidate_ids_BTC)
+  candidates_BTC = single_logits.read(logits_BTV, candidate_ids_BTC)
+  targets_logits_BT = single_logits.read(logits_BTV, targets_BT[..., None])[
+    ..., 0
+  ]
+  rest_BTV = single_logits.without(logits_BTV, candidate_ids_BTC)
   max_rest_BT = jnp.max(rest_BTV, axis=-1)
   # A vocabulary that is all candidates has no rest: log 0, not nan.
   shift_BT = jnp.where(jnp.isneginf(max_rest_BT), 0.0, max_rest_BT)
@@ -138,9 +138,7 @@ def pull_back(
   corrections_BTC = jnp.concatenate(
     [at_candidates_BTC, cotangents.target_logits_BT[..., None]], axis=-1
   )
-  return _per_position(
-    lambda row, ids, values: row.at[ids].add(values, mode="drop")
-  )(gradient_BTV, ids_BTC, corrections_BTC)
+  return single_logits.add(gradient_BTV, ids_BTC, corrections_BTC)
 
 
 @jax.custom_vjp
@@ -174,14 +172,3 @@ def _measure_backward(
 
 
 measure.defvjp(_measure_forward, _measure_backward)
-
-
-def _per_position(row_fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-  """Maps a function of one position's row over batch and length."""
-  return jax.vmap(jax.vmap(row_fn))
-
-
-def _gather(logits_BTV: jax.Array, ids_BTC: jax.Array) -> jax.Array:
-  return _per_position(
-    lambda row, ids: row.at[ids].get(mode="fill", fill_value=-jnp.inf)
-  )(logits_BTV, ids_BTC)
