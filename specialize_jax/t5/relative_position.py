@@ -7,6 +7,8 @@ contiguous: inside one the difference of indices is the difference of
 positions, and across two the mask hides whatever stands there.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -97,19 +99,90 @@ class RelativePositionBias(nn.Module):
     return self.rel_embedding.astype(jnp.float32)[:, rows]
 
   def __call__(self, query_length: int, key_length: int) -> jax.Array:
-    """Gives the bias of all pairs, float32 `[H, T, S]`.
-
-    Repeating a row of width W and reading it in rows of width W - 1 moves
-    each row one step to the right: row t, column j is `row[(j - t) % W]`.
-    """
-    num_queries, num_keys = query_length, key_length
-    width = num_queries + num_keys
-    bias_HW = self.by_distance(np.arange(width) - (num_queries - 1))
-    bias_HTW = jnp.broadcast_to(
-      bias_HW[:, None, :], (self.config.num_heads, num_queries, width)
-    )
-    flat = bias_HTW.reshape(self.config.num_heads, num_queries * width)
-    flat = flat[:, : num_queries * (width - 1)]
-    shifted = flat.reshape(self.config.num_heads, num_queries, width - 1)
-    bias_HTS = shifted[:, :, num_queries - 1 :]
+    """Gives the bias of all pairs, float32 `[H, T, S]`."""
+    distance = np.arange(query_length + key_length) - (query_length - 1)
+    bias_HTS = on_plane(self.by_distance(distance), query_length)
     return nn.with_logical_constraint(bias_HTS, ("heads", None, None))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def on_plane(bias_HW: jax.Array, num_queries: int) -> jax.Array:
+  """Lays the biases of all distances out on the query-key plane.
+
+  Repeating a row of width W and reading it in rows of width W - 1 moves
+  each row one step to the right: row t, column j is `row[(j - t) % W]`.
+
+  Args:
+    bias_HW: of the distances from `1 - T` to `S`, the last of which no pair
+      has; W is T + S.
+    num_queries: T.
+
+  Returns:
+    `[H, T, S]`.
+  """
+  num_heads, width = bias_HW.shape
+  bias_HTW = jnp.broadcast_to(
+    bias_HW[:, None, :], (num_heads, num_queries, width)
+  )
+  flat = bias_HTW.reshape(num_heads, num_queries * width)
+  flat = flat[:, : num_queries * (width - 1)]
+  shifted = flat.reshape(num_heads, num_queries, width - 1)
+  return shifted[:, :, num_queries - 1 :]
+
+
+def diagonal_sums_by_shifting(gradient_HTS: jax.Array) -> jax.Array:
+  """Gives the sum over the pairs of each distance, `[H, T + S]`.
+
+  That is `on_plane`'s own gradient: what it does, backwards.
+  """
+  num_heads, num_queries, num_keys = gradient_HTS.shape
+  padded = jnp.pad(gradient_HTS, ((0, 0), (0, 0), (num_queries - 1, 0)))
+  flat = padded.reshape(num_heads, -1)
+  shifted = jnp.pad(flat, ((0, 0), (0, num_queries))).reshape(
+    num_heads, num_queries, num_queries + num_keys
+  )
+  return shifted.sum(axis=1)
+
+
+def diagonal_sums_by_rows(gradient_HTS: jax.Array) -> jax.Array:
+  """Gives the same by adding one query's row after the other.
+
+  A CPU takes 19 ms for 6 heads of 2,304 x 2,304 pairs so, and 430 by shifting:
+  XLA computes each element's place by divisions there.
+  """
+  num_heads, num_queries, num_keys = gradient_HTS.shape
+
+  def add_row(query: jax.Array, sums_HW: jax.Array) -> jax.Array:
+    row_HS = jax.lax.dynamic_index_in_dim(
+      gradient_HTS, query, axis=1, keepdims=False
+    )
+    at = num_queries - 1 - query
+    so_far_HS = jax.lax.dynamic_slice_in_dim(sums_HW, at, num_keys, axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(
+      sums_HW, so_far_HS + row_HS, at, axis=1
+    )
+
+  start_HW = jnp.zeros((num_heads, num_queries + num_keys), gradient_HTS.dtype)
+  return jax.lax.fori_loop(0, num_queries, add_row, start_HW)
+
+
+def _on_plane_forward(
+  bias_HW: jax.Array, num_queries: int
+) -> tuple[jax.Array, None]:
+  return on_plane(bias_HW, num_queries), None
+
+
+def _on_plane_backward(
+  num_queries: int, residuals: None, gradient_HTS: jax.Array
+) -> tuple[jax.Array]:
+  del num_queries, residuals
+  return (
+    jax.lax.platform_dependent(
+      gradient_HTS,
+      cpu=diagonal_sums_by_rows,
+      default=diagonal_sums_by_shifting,
+    ),
+  )
+
+
+on_plane.defvjp(_on_plane_forward, _on_plane_backward)

@@ -77,3 +77,31 @@ def test_the_laid_out_bias_is_the_table_gathered_by_distance(
     distance, bidirectional=bidirectional, num_buckets=32, max_distance=128
   )
   np.testing.assert_array_equal(bias, np.asarray(table)[:, rows])
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(5, 5), (3, 7), (6, 1)])
+@pytest.mark.parametrize(
+  "diagonal_sums",
+  [
+    relative_position.diagonal_sums_by_rows,
+    relative_position.diagonal_sums_by_shifting,
+  ],
+)
+def test_the_gradient_sums_the_pairs_of_each_distance(
+  num_queries, num_keys, diagonal_sums
+):
+  """As a gather's gradient does, on a CPU and elsewhere."""
+  rng = np.random.default_rng(0)
+  gradient = rng.standard_normal((2, num_queries, num_keys), np.float32)
+  expected = np.zeros((2, num_queries + num_keys), np.float32)
+  for query, key in np.ndindex(num_queries, num_keys):
+    expected[:, key - query + num_queries - 1] += gradient[:, query, key]
+  np.testing.assert_allclose(
+    diagonal_sums(gradient), expected, rtol=1e-5, atol=1e-6
+  )
+  _, pull_back = jax.vjp(
+    lambda bias: relative_position.on_plane(bias, num_queries), expected
+  )
+  np.testing.assert_allclose(
+    pull_back(gradient)[0], expected, rtol=1e-5, atol=1e-6
+  )
