@@ -74,7 +74,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument("--num_microbatches", type=int, default=1)
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--mixture_batches", type=int, default=6)
+  parser.add_argument("--mixture_batches", type=int, default=10)
   parser.add_argument("--output", type=pathlib.Path, help="a JSON file")
   parser.add_argument(
     "--system", choices=(PYTORCH, OURS), help=argparse.SUPPRESS
