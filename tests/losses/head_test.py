@@ -211,9 +211,8 @@ def test_the_backward_pass_keeps_no_logits(chunk_axis):
   assert chunked < 0.5 * whole
 
 
-@both_axes
-def test_sharded_vocabulary_is_never_gathered(chunk_axis):
-  """Under a kernel sharded along V, collectives carry [B, T, C] at most."""
+def _on_a_mesh(chunk_axis):
+  """Value and gradients on 2 x 4 devices, on one, and the mesh's HLO."""
   hidden, kernel, batch = random_case.draw(9, vocab_size=64)
   config = distillation.LossConfig(num_chunks=2, chunk_axis=chunk_axis)
   expected = _value_and_gradients(hidden, kernel, batch, config)
@@ -234,19 +233,41 @@ def test_sharded_vocabulary_is_never_gathered(chunk_axis):
   rules = [("batch", "data"), ("vocab", "model")]
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
     hlo = step.lower(*arguments).compile().as_text()
-    actual = step(*arguments)
-  _assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    return step(*arguments), expected, hlo
+
+
+def _exchanged(hlo):
+  """The float32 shapes of all collectives of a text."""
   collectives = [
     line
     for line in hlo.splitlines()
     if re.search(r"= .*(all-gather|all-reduce|all-to-all|permute)\(", line)
   ]
-  assert collectives
-  widest = max(
-    int(np.prod([int(n) for n in dims.split(",")]))
+  return [
+    tuple(int(n) for n in dims.split(","))
     for line in collectives
     for dims in re.findall(r"f32\[([\d,]+)\]", line.split(" = ")[1])
-  )
+  ]
+
+
+@both_axes
+def test_sharded_vocabulary_is_never_gathered(chunk_axis):
+  """Under a kernel sharded along V, collectives carry [B, T, C] at most."""
+  actual, expected, hlo = _on_a_mesh(chunk_axis)
+  _assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+  exchanged = _exchanged(hlo)
+  assert exchanged
   # The hidden states' gradient is [2, 10, 6]; a piece's local logits would be
   # [2, 10, 8], those of all shards [2, 10, 32].
-  assert widest <= 2 * random_case.LENGTH * random_case.EMBED, collectives
+  most = 2 * random_case.LENGTH * random_case.EMBED
+  assert max(np.prod(shape) for shape in exchanged) <= most, exchanged
+
+
+def test_in_one_pass_the_kernels_gradient_is_summed_over_devices_once():
+  """After the loop over the pieces, not in it."""
+  _, _, hlo = _on_a_mesh("targets")
+  in_loops, entry = hlo.split("\nENTRY ")
+  shard = (random_case.EMBED, 64 // 4)
+  assert _exchanged(entry).count(shard) == 1
+  assert _exchanged(in_loops)
+  assert shard not in [shape[-2:] for shape in _exchanged(in_loops)]
