@@ -195,7 +195,7 @@ def _join(pieces: Pieces, length: int) -> Pieces:
 def _num_batch_shares() -> int:
   """Shares that the entered mesh cuts a batch into; one without a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
-  (axes,) = nn.logical_to_mesh_axes(("batch",)) or (None,)
+  (axes,) = nn.logical_to_mesh_axes(("batch",))
   if mesh.empty or axes is None:
     return 1
   names = (axes,) if isinstance(axes, str) else axes
