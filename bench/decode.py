@@ -4,7 +4,8 @@
 
 needs the `bench` extra: `pip install -e '.[bench]'`. The weights are random,
 one Hugging Face folder a geometry, and all systems read it: ours, PyTorch's
-`transformers` and CTranslate2, in float32, and CTranslate2 in int8 as well.
+`transformers` and, on a CPU, CTranslate2, in float32, and CTranslate2 in int8
+as well. `--platform=gpu --dtype=bfloat16` measures what a GPU does.
 Each decodes `--batch_size` rows of `--input_length` tokens into exactly
 `--new_tokens` new ones: end of sequence is forbidden to them and ends nothing
 in ours. Rounds are interleaved, since a machine's speed drifts; a system's
@@ -20,6 +21,7 @@ import argparse
 import dataclasses
 import gc
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -27,17 +29,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import geometries
 import jax
 import jax.numpy as jnp
+import measured
 import numpy as np
+from geometries import HEAD_DIM, VOCAB_SIZE
 
-GEOMETRIES = {
-  # d_model, d_ff, num_heads, layers of each stack; d_kv is 64 in both.
-  "small": (512, 1024, 6, 8),
-  "base": (768, 2048, 12, 12),
-}
-HEAD_DIM = 64
-VOCAB_SIZE = 32128
+MEASURED = ("small", "base")
 OURS = "ours"
 INT8 = "ctranslate2_int8"
 
@@ -48,17 +47,13 @@ Decoder = Callable[[np.ndarray, int], np.ndarray]
 def main(argv: Sequence[str] | None = None) -> int:
   """Measures every geometry asked for, and writes and prints the figures."""
   args = parse(argv)
+  os.environ.update(measured.environment(args.platform))
   results = {}
-  for geometry in args.geometry or list(GEOMETRIES):
+  for geometry in args.geometry or MEASURED:
     with tempfile.TemporaryDirectory() as temporary:
       folder = pathlib.Path(temporary) / geometry
       write_model(folder, geometry)
-      systems = {
-        OURS: ours(folder),
-        "transformers": pytorch(folder, args.threads),
-        "ctranslate2": ctranslate2(folder, "float32", args.threads),
-        INT8: ctranslate2(folder, "int8", args.threads),
-      }
+      systems = started(folder, args)
     seconds, agreement = measure(systems, args)
     results[geometry] = summarize(seconds, agreement, geometry, args)
     print(table(geometry, results[geometry]), flush=True)
@@ -73,8 +68,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   """Gives the flags; the defaults are those of the figures in README.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   parser.add_argument(
-    "--geometry", action="append", choices=GEOMETRIES, help="default: all"
+    "--geometry",
+    action="append",
+    choices=geometries.GEOMETRIES,
+    help="default: small, base",
   )
+  measured.add_platform(parser)
+  parser.add_argument("--dtype", choices=measured.DTYPES, default="float32")
   parser.add_argument("--batch_size", type=int, default=32)
   parser.add_argument("--input_length", type=int, default=256)
   parser.add_argument("--new_tokens", type=int, default=128)
@@ -82,6 +82,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--threads", type=int, default=2, help="of the others")
   parser.add_argument("--output", type=pathlib.Path, help="a JSON file")
   return parser.parse_args(argv)
+
+
+def started(
+  folder: pathlib.Path, args: argparse.Namespace
+) -> dict[str, Decoder]:
+  """Gives the systems of a platform, ours first."""
+  systems = {OURS: ours(folder, args), "transformers": pytorch(folder, args)}
+  if args.platform == "cpu":
+    for name in ("ctranslate2", INT8):
+      compute_type = "int8" if name == INT8 else args.dtype
+      systems[name] = ctranslate2(folder, compute_type, args.threads)
+  return systems
 
 
 def write_model(folder: pathlib.Path, geometry: str) -> None:
@@ -94,24 +106,10 @@ def write_model(folder: pathlib.Path, geometry: str) -> None:
   import torch
   import transformers
 
-  embed_dim, mlp_dim, num_heads, num_layers = GEOMETRIES[geometry]
   torch.manual_seed(0)
-  model = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
-      vocab_size=VOCAB_SIZE,
-      d_model=embed_dim,
-      d_ff=mlp_dim,
-      d_kv=HEAD_DIM,
-      num_heads=num_heads,
-      num_layers=num_layers,
-      num_decoder_layers=num_layers,
-      feed_forward_proj="gated-gelu",
-      tie_word_embeddings=False,
-      scale_decoder_outputs=False,
-      decoder_start_token_id=0,
-    )
-  )
-  head = torch.randn_like(model.shared.weight) * embed_dim**-0.5
+  sizes = geometries.GEOMETRIES[geometry]
+  model = transformers.T5ForConditionalGeneration(geometries.huggingface(sizes))
+  head = torch.randn_like(model.shared.weight) * sizes.embed_dim**-0.5
   model.lm_head.weight = torch.nn.Parameter(head)
   model.save_pretrained(folder)
   names = token_names()
@@ -133,15 +131,20 @@ def token_names() -> list[str]:
   ]
 
 
-def ours(folder: pathlib.Path) -> Decoder:
+def ours(folder: pathlib.Path, args: argparse.Namespace) -> Decoder:
   """Decodes by `decoding/loop.py`, compiled for the shape at first use."""
   from specialize_jax.checkpoints import huggingface, name_table
   from specialize_jax.decoding import loop, strategies
   from specialize_jax.t5 import network
 
   source = huggingface.Folder(folder)
-  config = dataclasses.replace(source.config, dtype="float32")
-  params = name_table.assemble(config, source)
+  config = dataclasses.replace(
+    source.config, dtype=args.dtype, param_dtype=args.dtype
+  )
+  params = jax.tree.map(
+    lambda array: jnp.asarray(array, args.dtype),
+    name_table.assemble(config, source),
+  )
   model = network.EncoderDecoder(config)
 
   def decode(inputs_BS: np.ndarray, new_tokens: int) -> np.ndarray:
@@ -158,18 +161,20 @@ def ours(folder: pathlib.Path) -> Decoder:
   return decode
 
 
-def pytorch(folder: pathlib.Path, threads: int) -> Decoder:
+def pytorch(folder: pathlib.Path, args: argparse.Namespace) -> Decoder:
   """Decodes by `transformers`' `generate` in eager PyTorch."""
   import torch
   import transformers
 
-  torch.set_num_threads(threads)
+  torch.set_num_threads(args.threads)
+  device = measured.torch_device(args.platform)
   model = transformers.T5ForConditionalGeneration.from_pretrained(
-    folder, dtype=torch.float32
-  ).eval()
+    folder, dtype=getattr(torch, args.dtype)
+  )
+  model = model.to(device).eval()
 
   def decode(inputs_BS: np.ndarray, new_tokens: int) -> np.ndarray:
-    inputs = torch.from_numpy(inputs_BS.astype(np.int64))
+    inputs = torch.from_numpy(inputs_BS.astype(np.int64)).to(device)
     with torch.inference_mode():
       tokens = model.generate(
         input_ids=inputs,
@@ -179,7 +184,7 @@ def pytorch(folder: pathlib.Path, threads: int) -> Decoder:
         do_sample=False,
         num_beams=1,
       )
-    return tokens.numpy()[:, 1:].astype(np.int32)
+    return tokens.cpu().numpy()[:, 1:].astype(np.int32)
 
   return decode
 
@@ -280,8 +285,9 @@ def summarize(
 
 def bound_seconds(geometry: str, args: argparse.Namespace) -> dict[str, float]:
   """Gives the least time that one batch can take on this machine."""
-  embed_dim, mlp_dim, num_heads, num_layers = GEOMETRIES[geometry]
-  joined = num_heads * HEAD_DIM
+  sizes = geometries.GEOMETRIES[geometry]
+  embed_dim, mlp_dim = sizes.embed_dim, sizes.mlp_dim
+  num_layers, joined = sizes.num_layers, sizes.num_heads * HEAD_DIM
   rows, length = args.batch_size, args.input_length
   positions = rows * length
   steps = args.new_tokens
@@ -295,10 +301,14 @@ def bound_seconds(geometry: str, args: argparse.Namespace) -> dict[str, float]:
   attention = num_layers * 4 * rows * length * length * joined
   encode_flops = 2 * positions * (encoder + cross) + attention
   step_flops = 2 * rows * (decoder + head)
-  step_weight_bytes = 4 * (decoder + head)
+  width = jnp.dtype(args.dtype).itemsize
+  step_weight_bytes = width * (decoder + head)
   # Keys and values of every input, and on average of half the new tokens.
-  step_cache_bytes = 8 * num_layers * rows * joined * (length + steps / 2)
-  flops_per_second, bytes_per_second = speeds(embed_dim, mlp_dim, positions)
+  cached = length + steps / 2
+  step_cache_bytes = 2 * width * num_layers * rows * joined * cached
+  flops_per_second, bytes_per_second = speeds(
+    embed_dim, mlp_dim, positions, args.dtype
+  )
   encode = encode_flops / flops_per_second
   products = max(
     step_flops / flops_per_second, step_weight_bytes / bytes_per_second
@@ -314,10 +324,12 @@ def bound_seconds(geometry: str, args: argparse.Namespace) -> dict[str, float]:
   }
 
 
-def speeds(embed_dim: int, mlp_dim: int, positions: int) -> tuple[float, float]:
+def speeds(
+  embed_dim: int, mlp_dim: int, positions: int, dtype: str
+) -> tuple[float, float]:
   """Measures the machine: operations and bytes a second, at their best."""
-  left = jnp.ones((positions, embed_dim))
-  right = jnp.ones((embed_dim, mlp_dim))
+  left = jnp.ones((positions, embed_dim), dtype)
+  right = jnp.ones((embed_dim, mlp_dim), dtype)
   product = jax.jit(jnp.dot)
   flops = 2 * left.size * mlp_dim / _best(lambda: product(left, right))
   many = jnp.ones((64, 1 << 20))  # 256 MiB, larger than most caches

@@ -3,7 +3,8 @@
   python bench/loss.py --output=loss.json
 
 All take hidden states and the head's kernel, and give the loss and the
-gradients of both, on the CPU: 16 x 256 positions and V = 32,128, with hidden
+gradients of both, on the CPU, or on a GPU with `--platform=gpu`: 16 x 256
+positions and V = 32,128, with hidden
 states in float32 and in bfloat16 (`--dtype` takes one). The dense version is
 the paper's (FranxYao/FlanT5-CoT-Specialization: src/utils.py,
 `kl_divergence`): it lays the teacher's five candidates out as `[B, T, V]` and
@@ -12,8 +13,8 @@ they are, in pieces of the target positions or of the vocabulary
 (`LossConfig.chunk_axis`).
 
 Peak memory is what a process of its own gains over the arrays that it is
-given, gradients included; XLA's own count of temporary memory is printed
-beside it.
+given, gradients included, on a GPU by its allocator; XLA's own count of
+temporary memory is printed beside it.
 Rounds are interleaved, and a ratio is the median of the rounds' ratios. What
 bounds the time is measured too: three products (logits, both gradients) at
 the speed of this machine's best product in that dtype. In pieces of the
@@ -31,7 +32,6 @@ import measured
 
 SYSTEMS = ("targets", "vocabulary", "dense")
 OURS = SYSTEMS[:2]
-DTYPES = ("float32", "bfloat16")
 CANDIDATES = 5
 
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.system:
     return serve(args)
   results = {}
-  for dtype in args.dtype or DTYPES:
+  for dtype in args.dtype or measured.DTYPES:
     results[dtype] = measure(args, [*argv, f"--dtype={dtype}"])
     print(table(dtype, results[dtype]), flush=True)
   if args.output:
@@ -53,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
   """Gives the flags; the defaults are those of the figures in README.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+  measured.add_platform(parser)
   parser.add_argument("--batch_size", type=int, default=16)
   parser.add_argument("--length", type=int, default=256)
   parser.add_argument("--vocab_size", type=int, default=32128)
   parser.add_argument("--embed_dim", type=int, default=512)
   parser.add_argument("--num_chunks", type=int, default=16)
   parser.add_argument(
-    "--dtype", action="append", choices=DTYPES, help="default: both"
+    "--dtype", action="append", choices=measured.DTYPES, help="default: both"
   )
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--output", type=pathlib.Path, help="a JSON file")
@@ -70,7 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, object]:
   """Gives the figures of one dtype, the last that `argv` names."""
   seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-  with measured.started(__file__, argv, SYSTEMS) as servers:
+  with measured.started(__file__, argv, SYSTEMS, args.platform) as servers:
     memory = {name: server.ask("memory") for name, server in servers.items()}
     best_flops = servers["targets"].ask("product")["flops_per_second"]
     for _ in range(args.rounds):
@@ -88,9 +89,9 @@ def serve(args: argparse.Namespace) -> int:
   jax.block_until_ready(arguments)
   gradient = jax.jit(jax.value_and_grad(function, argnums=(0, 1)))
   compiled = gradient.lower(*arguments).compile()
-  before = measured.resident_bytes()
+  before = measured.resident_bytes(args.platform)
   jax.block_until_ready(compiled(*arguments))
-  gained = measured.peak_bytes() - before
+  gained = measured.peak_bytes(args.platform) - before
 
   def step() -> None:
     jax.block_until_ready(compiled(*arguments))
@@ -202,7 +203,7 @@ def summarize(
 def table(dtype: str, result: Mapping) -> str:
   """Gives the figures of one dtype as lines of text."""
   lines = [
-    f"{dtype:12}{'peak MiB':>10}{'XLA temp':>10}{'seconds':>9}"
+    f"{dtype:12}{'peak MiB':>10}{'XLA temp':>10}{'ms':>9}"
     f"{'of peak':>9}{'of time':>9}{'of bound':>10}"
   ]
   for name in SYSTEMS:
@@ -210,7 +211,7 @@ def table(dtype: str, result: Mapping) -> str:
     line = (
       f"{name:12}{memory['peak_bytes'] / 2**20:10.0f}"
       f"{memory['xla_temporary_bytes'] / 2**20:10.0f}"
-      f"{result['seconds'][name]:9.2f}"
+      f"{result['seconds'][name] * 1e3:9.1f}"
     )
     if name in OURS:
       line += (
@@ -219,7 +220,7 @@ def table(dtype: str, result: Mapping) -> str:
       )
     lines.append(line)
   lines.append(
-    f"bound: {result['bound_seconds']:.2f} s of three products at "
+    f"bound: {result['bound_seconds'] * 1e3:.1f} ms of three products at "
     f"{result['best_flops_per_second'] / 1e9:.0f} GFLOP/s"
   )
   return "\n".join(lines) + "\n"

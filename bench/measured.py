@@ -6,6 +6,7 @@ answers every line with one of JSON (`answer`). So no system's memory or
 threads are another's.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -16,18 +17,42 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+DTYPES = ("float32", "bfloat16")
+PLATFORMS = ("cpu", "gpu")
+
+
+def add_platform(parser: argparse.ArgumentParser) -> None:
+  """Adds where all systems compute: on the CPU, or on one GPU."""
+  parser.add_argument("--platform", choices=PLATFORMS, default="cpu")
+
+
+def environment(platform: str) -> dict[str, str]:
+  """Gives what JAX reads when it starts; a GPU's memory is shared."""
+  return {
+    "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[platform],
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+  }
+
+
+def torch_device(platform: str) -> str:
+  """Gives what PyTorch calls the platform."""
+  return {"cpu": "cpu", "gpu": "cuda"}[platform]
+
 
 class Server:
   """A process that answers questions, a line each."""
 
-  def __init__(self, script: str, argv: Sequence[str], name: str) -> None:
+  def __init__(
+    self, script: str, argv: Sequence[str], name: str, platform: str
+  ) -> None:
     """Starts `script` as the system `name`."""
     self._process = subprocess.Popen(
       [sys.executable, script, *argv, f"--system={name}"],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env={**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"},
+      env={**os.environ, **environment(platform)},
     )
 
   def ask(self, question: str) -> dict[str, float]:
@@ -52,10 +77,10 @@ class Server:
 
 @contextlib.contextmanager
 def started(
-  script: str, argv: Sequence[str], names: Sequence[str]
+  script: str, argv: Sequence[str], names: Sequence[str], platform: str = "cpu"
 ) -> Iterator[Mapping[str, Server]]:
   """Gives a process a name, for as long as the block lasts."""
-  servers = {name: Server(script, argv, name) for name in names}
+  servers = {name: Server(script, argv, name, platform) for name in names}
   try:
     yield servers
   finally:
@@ -86,7 +111,7 @@ def best_product(dtype: str = "float32") -> float:
   import jax
   import jax.numpy as jnp
 
-  size = 2048
+  size = 2048 if jax.default_backend() == "cpu" else 8192
   square = jnp.ones((size, size), dtype)
   product = jax.jit(
     lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32)
@@ -99,12 +124,22 @@ def best_product(dtype: str = "float32") -> float:
   return 2 * size**3 / fastest
 
 
-def resident_bytes() -> int:
-  """What the process holds in memory now."""
+def resident_bytes(platform: str = "cpu") -> int:
+  """What the process holds now: in memory, or of JAX's arrays on the GPU."""
+  if platform == "gpu":
+    return _gpu_statistics()["bytes_in_use"]
   pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
   return pages * resource.getpagesize()
 
 
-def peak_bytes() -> int:
-  """The most that the process has held in memory."""
+def peak_bytes(platform: str = "cpu") -> int:
+  """The most that the process has held, as `resident_bytes` counts."""
+  if platform == "gpu":
+    return _gpu_statistics()["peak_bytes_in_use"]
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _gpu_statistics() -> Mapping[str, int]:
+  import jax
+
+  return jax.devices()[0].memory_stats()

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Iterator, Mapping
 
+import geometries
 import measured
 import numpy as np
 
@@ -15,10 +16,9 @@ CANDIDATES = 5
 TEACHER_PROBS = np.array([0.6, 0.2, 0.1, 0.05, 0.02], np.float32)
 # The paper's numbers of examples, in thousands: a right sample, a question.
 RATES = {True: 207.6, False: 7.1}
-EMBED_DIM, MLP_DIM, NUM_HEADS, HEAD_DIM = 512, 1024, 6, 64
 LEARNING_RATE = 5e-4
 # As gin_configs/topologies/cpu.gin has them.
-ATTENTION_BLOCK_SIZES = (384, 256)
+ATTENTION_BLOCK_SIZES = {"cpu": (384, 256), "gpu": None}
 
 Example = Mapping[str, np.ndarray]
 
@@ -32,10 +32,9 @@ def serve(args: argparse.Namespace) -> int:
   def reply(question: str) -> Mapping[str, float]:
     match question:
       case "memory":
-        gained = measured.peak_bytes() - system.imported_bytes
-        return {"gained_bytes": gained}
+        return {"gained_bytes": system.peak_bytes() - system.imported_bytes}
       case "product":
-        return {"flops_per_second": measured.best_product()}
+        return {"flops_per_second": measured.best_product(args.dtype)}
       case "mixture":
         batch, tokens, slots = next(batches)
         loss = system.MIXTURE_LOSS
@@ -69,23 +68,25 @@ class Ours:
     from specialize_jax.training import optimizer, state, step
 
     jax.devices()
-    self.imported_bytes = measured.resident_bytes()
+    self.imported_bytes = measured.resident_bytes(args.platform)
     self._jax, self._packing, self._args = jax, packing, args
     self._compile_ahead, self._compiled = step.compile_ahead, False
+    sizes = geometry(args)
     model = network.EncoderDecoder(
       config.T5Config(
         vocab_size=args.vocab_size,
-        embed_dim=EMBED_DIM,
-        mlp_dim=MLP_DIM,
-        num_heads=NUM_HEADS,
-        head_dim=HEAD_DIM,
-        num_encoder_layers=args.num_layers,
-        num_decoder_layers=args.num_layers,
+        embed_dim=sizes.embed_dim,
+        mlp_dim=sizes.mlp_dim,
+        num_heads=sizes.num_heads,
+        head_dim=geometries.HEAD_DIM,
+        num_encoder_layers=sizes.num_layers,
+        num_decoder_layers=sizes.num_layers,
         mlp_activations=("gelu", "linear"),
         tied_head=False,
-        dtype="float32",
-        scan_layers=False,
-        attention_block_sizes=ATTENTION_BLOCK_SIZES,
+        dtype=args.dtype,
+        remat_policy=args.remat,
+        scan_layers=args.scan_layers,
+        attention_block_sizes=ATTENTION_BLOCK_SIZES[args.platform],
       )
     )
     adamw = optimizer.build(
@@ -106,6 +107,10 @@ class Ours:
     self._state = state.create(
       model, adamw, self._placement, init_rng=jax.random.key(0)
     )
+
+  def peak_bytes(self) -> int:
+    """The most that the process has held."""
+    return measured.peak_bytes(self._args.platform)
 
   def padded(self, examples: list[Example]) -> Mapping[str, np.ndarray]:
     """A row an example; all are as long as the longest."""
@@ -152,38 +157,36 @@ class PyTorch:
   def __init__(self, args: argparse.Namespace) -> None:
     """Imports, then builds model and optimizer."""
     import torch
-    import transformers
     from transformers.models.t5 import modeling_t5
 
-    self.imported_bytes = measured.resident_bytes()
+    self._device = measured.torch_device(args.platform)
+    self.imported_bytes = (
+      measured.resident_bytes() if args.platform == "cpu" else 0
+    )
     self._torch, self._args = torch, args
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    self._model = modeling_t5.T5ForConditionalGeneration(
-      transformers.T5Config(
-        vocab_size=args.vocab_size,
-        d_model=EMBED_DIM,
-        d_ff=MLP_DIM,
-        d_kv=HEAD_DIM,
-        num_heads=NUM_HEADS,
-        num_layers=args.num_layers,
-        num_decoder_layers=args.num_layers,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        scale_decoder_outputs=False,
-        decoder_start_token_id=0,
-        use_cache=False,
-      )
-    )
+    sizes = geometries.huggingface(geometry(args), args.vocab_size)
+    sizes.use_cache = False
+    self._model = modeling_t5.T5ForConditionalGeneration(sizes)
     # Version 5 ties a fresh model's head; a released FlanT5's is its own.
-    weight = torch.randn_like(self._model.shared.weight) * EMBED_DIM**-0.5
+    weight = torch.randn_like(self._model.shared.weight) * sizes.d_model**-0.5
     self._model.lm_head.weight = torch.nn.Parameter(weight)
+    self._model.to(self._device)
+    if args.remat != "none":
+      self._model.gradient_checkpointing_enable()
     self._model.train()
     parameters = sum(p.numel() for p in self._model.parameters())
     print(f"pytorch: {parameters / 1e6:.1f} M parameters", file=sys.stderr)
     self._optimizer = torch.optim.AdamW(
       self._model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True
     )
+
+  def peak_bytes(self) -> int:
+    """The most that the process, or its allocator on the GPU, has held."""
+    if self._args.platform == "gpu":
+      return self._torch.cuda.max_memory_allocated()
+    return measured.peak_bytes()
 
   def padded(self, examples: list[Example]) -> Mapping[str, object]:
     """Pads to the longest of the batch, as `tokenizer(padding=True)` does."""
@@ -217,13 +220,18 @@ class PyTorch:
 
   def step(self, batch: Mapping[str, object], loss: str) -> None:
     """One step with the paper's dense loss, or with cross-entropy."""
-    torch, targets = self._torch, batch["targets"]
+    torch = self._torch
+    batch = {name: array.to(self._device) for name, array in batch.items()}
+    targets = batch["targets"]
     shifted = torch.nn.functional.pad(targets, (1, 0))[:, :-1]
-    logits = self._model(
-      input_ids=batch["inputs"],
-      attention_mask=(batch["inputs"] > 0).long(),
-      decoder_input_ids=shifted,
-    ).logits
+    with torch.autocast(
+      self._device, torch.bfloat16, enabled=self._args.dtype == "bfloat16"
+    ):
+      logits = self._model(
+        input_ids=batch["inputs"],
+        attention_mask=(batch["inputs"] > 0).long(),
+        decoder_input_ids=shifted,
+      ).logits.float()
     real = (targets > 0).float()
     if loss == "dense":
       student = torch.softmax(logits, dim=-1)
@@ -242,6 +250,11 @@ class PyTorch:
     torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
     self._optimizer.step()
     assert np.isfinite(total.item())
+
+
+def geometry(args: argparse.Namespace) -> geometries.Geometry:
+  """Gives the sizes that both systems have."""
+  return geometries.GEOMETRIES[args.geometry]
 
 
 def fixed_examples(args: argparse.Namespace) -> list[Example]:
@@ -329,13 +342,14 @@ def num_tokens(one: Example) -> int:
 
 def step_flops(args: argparse.Namespace) -> float:
   """Operations of the step's products: forward, and twice that backward."""
-  joined = NUM_HEADS * HEAD_DIM
+  sizes = geometry(args)
+  embed_dim, joined = sizes.embed_dim, sizes.num_heads * geometries.HEAD_DIM
   sources = args.batch_size * args.input_length
   targets = args.batch_size * args.target_length
-  kernel, mlp = 2 * EMBED_DIM * joined, 6 * EMBED_DIM * MLP_DIM
+  kernel, mlp = 2 * embed_dim * joined, 6 * embed_dim * sizes.mlp_dim
   encoder = sources * (4 * kernel + mlp + 4 * args.input_length * joined)
   attended = args.input_length + args.target_length
   decoder = targets * (6 * kernel + mlp + 4 * attended * joined)
   cross = sources * 2 * kernel
-  head = targets * 2 * EMBED_DIM * args.vocab_size
-  return 3.0 * (args.num_layers * (encoder + decoder + cross) + head)
+  head = targets * 2 * embed_dim * args.vocab_size
+  return 3.0 * (sizes.num_layers * (encoder + decoder + cross) + head)

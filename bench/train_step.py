@@ -1,14 +1,15 @@
-"""One train step of FlanT5-small, ours beside PyTorch's, in one run.
+"""One train step of FlanT5, ours beside PyTorch's, in one run.
 
   python bench/train_step.py --data_dir=../shared/data --output=step.json
 
 needs the `bench` extra: `pip install -e '.[bench]'`. Both train a random T5
-1.1 of small's geometry (77.0 M parameters: the head is a matrix of its own,
-which a fresh `transformers` model of version 5 does not have by itself) in
-float32 with AdamW and dropout, each in a process of its own. PyTorch's loss
-is the paper's (FranxYao/FlanT5-CoT-Specialization: src/utils.py,
-`kl_divergence`), over a teacher laid out as `[B, T, V]`; its plain
-cross-entropy is measured too. Ours is the sparse KL.
+1.1 of small's geometry (`--geometry`; 77.0 M parameters: the head is a matrix
+of its own, which a fresh `transformers` model of version 5 does not have by
+itself) in float32 with AdamW and dropout, each in a process of its own.
+`--platform=gpu --dtype=bfloat16` computes on a GPU, parameters in float32.
+PyTorch's loss is the paper's (FranxYao/FlanT5-CoT-Specialization:
+src/utils.py, `kl_divergence`), over a teacher laid out as `[B, T, V]`; its
+plain cross-entropy is measured too. Ours is the sparse KL.
 
 Two comparisons, rounds interleaved, medians of rounds:
 
@@ -30,6 +31,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 
+import geometries
 import measured
 import step_systems
 
@@ -43,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.system:
     return step_systems.serve(args)
   result = {"threads": args.threads}
-  with measured.started(__file__, argv, (PYTORCH, OURS)) as servers:
+  names = (PYTORCH, OURS)
+  with measured.started(__file__, argv, names, args.platform) as servers:
     result["same_batch"] = same_batch(servers, args.rounds)
     result["memory"] = {n: s.ask("memory") for n, s in servers.items()}
-    result["mixture"] = mixture(servers, args.mixture_batches)
+    if args.mixture_batches:
+      result["mixture"] = mixture(servers, args.mixture_batches)
     result["product"] = servers[OURS].ask("product")
   summarize(result)
   print(table(result))
@@ -59,14 +63,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   """Gives the flags; the defaults are those of the figures in README.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   parser.add_argument("--data_dir", default="../shared/data")
+  measured.add_platform(parser)
   parser.add_argument("--batch_size", type=int, default=8)
   parser.add_argument("--input_length", type=int, default=256)
   parser.add_argument("--target_length", type=int, default=128)
   parser.add_argument("--packed_rows", type=int, default=2)
   parser.add_argument("--packed_input_length", type=int, default=2304)
   parser.add_argument("--packed_target_length", type=int, default=528)
-  parser.add_argument("--num_layers", type=int, default=8)
-  parser.add_argument("--vocab_size", type=int, default=32128)
+  parser.add_argument(
+    "--geometry", choices=geometries.GEOMETRIES, default="small"
+  )
+  parser.add_argument("--dtype", choices=measured.DTYPES, default="float32")
+  parser.add_argument("--scan_layers", action="store_true")
+  parser.add_argument(
+    "--remat", choices=("none", "minimal", "dots", "full"), default="none"
+  )
+  parser.add_argument("--vocab_size", type=int, default=geometries.VOCAB_SIZE)
   parser.add_argument(
     "--chunk_axis", choices=("targets", "vocabulary"), default="targets"
   )
@@ -132,10 +144,10 @@ def summarize(result: dict) -> None:
     )
     for name, values in seconds.items()
   }
-  mixed = result["mixture"]
-  result["mixture_times_faster"] = (
-    mixed[OURS]["tokens_per_second"] / mixed[PYTORCH]["tokens_per_second"]
-  )
+  if mixed := result.get("mixture"):
+    result["mixture_times_faster"] = (
+      mixed[OURS]["tokens_per_second"] / mixed[PYTORCH]["tokens_per_second"]
+    )
   memory = result["memory"]
   result["memory_ratio"] = (
     memory[OURS]["gained_bytes"] / memory[PYTORCH]["gained_bytes"]
@@ -147,26 +159,27 @@ def summarize(result: dict) -> None:
 
 def table(result: Mapping) -> str:
   """Gives the figures as lines of text."""
-  lines = [f"{'same batch':24}{'s/step':>8}{'ours x':>8}"]
+  lines = [f"{'same batch':24}{'ms/step':>8}{'ours x':>8}"]
   for name, values in result["same_batch"]["seconds"].items():
     lines.append(
-      f"{name:24}{statistics.median(values):8.2f}"
+      f"{name:24}{statistics.median(values) * 1e3:8.0f}"
       f"{result['ours_times_faster'][name]:8.2f}"
     )
-  lines.append(f"\n{'mixture':24}{'tokens/s':>9}{'padding':>9}")
-  for name, values in result["mixture"].items():
-    lines.append(
-      f"{name:24}{values['tokens_per_second']:9.0f}"
-      f"{values['padding_share']:9.1%}"
-    )
-  lines.append(f"ours / pytorch: {result['mixture_times_faster']:.2f}")
+  if "mixture" in result:
+    lines.append(f"\n{'mixture':24}{'tokens/s':>9}{'padding':>9}")
+    for name, values in result["mixture"].items():
+      lines.append(
+        f"{name:24}{values['tokens_per_second']:9.0f}"
+        f"{values['padding_share']:9.1%}"
+      )
+    lines.append(f"ours / pytorch: {result['mixture_times_faster']:.2f}")
   memory = ", ".join(
     f"{name} {values['gained_bytes'] / 2**30:.2f} GiB"
     for name, values in result["memory"].items()
   )
   lines += [
     f"\nmemory of the same batch: {memory}: {result['memory_ratio']:.2f}",
-    f"bound: {result['bound_seconds']:.2f} s of products at "
+    f"bound: {result['bound_seconds'] * 1e3:.0f} ms of products at "
     f"{result['product']['flops_per_second'] / 1e9:.0f} GFLOP/s; ours is at "
     f"{result['of_bound']:.0%} of it",
   ]

@@ -1,0 +1,48 @@
+"""The sizes of FlanT5 that are measured."""
+
+import dataclasses
+from collections.abc import Mapping
+
+HEAD_DIM = 64
+VOCAB_SIZE = 32128
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+  """A T5 1.1 with as many layers in each stack."""
+
+  embed_dim: int
+  mlp_dim: int
+  num_heads: int
+  num_layers: int
+
+
+GEOMETRIES: Mapping[str, Geometry] = {
+  "small": Geometry(512, 1024, 6, 8),
+  "base": Geometry(768, 2048, 12, 12),
+  "large": Geometry(1024, 2816, 16, 24),
+  "xl": Geometry(2048, 5120, 32, 24),
+}
+
+
+def huggingface(geometry: Geometry, vocab_size: int = VOCAB_SIZE) -> object:
+  """Gives the geometry as `transformers`' configuration.
+
+  Its head is a matrix of its own, as in T5 1.1, which a fresh model of
+  version 5 ties all the same: its weights must be set.
+  """
+  import transformers
+
+  return transformers.T5Config(
+    vocab_size=vocab_size,
+    d_model=geometry.embed_dim,
+    d_ff=geometry.mlp_dim,
+    d_kv=HEAD_DIM,
+    num_heads=geometry.num_heads,
+    num_layers=geometry.num_layers,
+    num_decoder_layers=geometry.num_layers,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+    scale_decoder_outputs=False,
+    decoder_start_token_id=0,
+  )
