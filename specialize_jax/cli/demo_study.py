@@ -34,8 +34,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=os.cpu_count(),
     metavar="N",
-    help="how many runs at a time, each on a core of its own (default: all "
-    "cores)",
+    help="how many runs at a time, each on a core of its own, on a GPU with "
+    "its share of the memory (default: all cores)",
   )
 
 
@@ -70,6 +70,10 @@ def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   )
   os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.fspath(output_dir / "compiled")
+  )
+  # Or the first process would take three quarters of a GPU's memory.
+  os.environ.setdefault(
+    "XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / flags.num_workers:.3f}"
   )
   places = jobs.run(planned, output_dir / "jobs", num_workers=flags.num_workers)
   result = findings.collect(study, places, seeds, directory=output_dir / "jobs")

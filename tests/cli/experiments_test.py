@@ -148,10 +148,11 @@ def test_the_paper_s_runs_are_all_sizes_of_both_families():
   assert len(shown) == 4
 
 
-def test_every_arm_of_the_study_is_a_run_that_train_takes():
+@pytest.mark.parametrize("file", ["runs/study.gin", "runs/study_large.gin"])
+def test_every_arm_of_a_study_is_a_run_that_train_takes(file):
   flags, bindings = gin_files.parse(
     study_job.build_parser(),
-    ["--arm=x", "--seed=0", "--job_dir=x"],
+    ["--arm=x", "--seed=0", "--job_dir=x", f"--gin_file={file}"],
   )
   study = study_job.configure(flags, bindings)
   runs = {
