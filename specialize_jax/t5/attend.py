@@ -17,6 +17,8 @@ With m the largest score of a query, e = exp(score - m) and l = sum(e):
 import jax
 import jax.numpy as jnp
 
+from specialize_jax.t5 import products
+
 # Finite, so that a query that may look at nothing gets a uniform softmax and
 # not NaN; far below any score, so that it vanishes beside one.
 MASKED_SCORE = -1e10
@@ -59,14 +61,14 @@ def _attend_forward(
   mask: jax.Array,
 ) -> tuple[jax.Array, tuple]:
   dtype = values_BHSK.dtype
-  scores_BHTS = product("BHTK,BHSK->BHTS", queries_BHTK, keys_BHSK)
+  scores_BHTS = products.product("BHTK,BHSK->BHTS", queries_BHTK, keys_BHSK)
   if bias_HTS is not None:
     scores_BHTS += bias_HTS[None]
   scores_BHTS = jnp.where(mask, scores_BHTS, jnp.float32(MASKED_SCORE))
   exps_BHTS = jnp.exp(scores_BHTS - scores_BHTS.max(axis=-1, keepdims=True))
   sums_BHT1 = exps_BHTS.sum(axis=-1, keepdims=True)
   exps_BHTS = exps_BHTS.astype(dtype)
-  gathered_BHTK = product("BHTS,BHSK->BHTK", exps_BHTS, values_BHSK)
+  gathered_BHTK = products.product("BHTS,BHSK->BHTK", exps_BHTS, values_BHSK)
   output_BHTK = (gathered_BHTK / sums_BHT1).astype(dtype)
   residuals = (
     queries_BHTK,
@@ -94,7 +96,7 @@ def _attend_backward(
   gradient_BHTK = gradient_BHTK.astype(dtype)
   # Rounded, as differentiation would: in float32 it would be the largest array
   # of a layer, beside the float32 scores' gradient.
-  weights_gradient_BHTS = product(
+  weights_gradient_BHTS = products.product(
     "BHTK,BHSK->BHTS", gradient_BHTK, values
   ).astype(dtype)
   scores_gradient_BHTS = exps_BHTS.astype(jnp.float32) * (
@@ -106,7 +108,9 @@ def _attend_backward(
     None if biased is None else _sum_rows(scores_gradient_BHTS)
   )
   return (
-    product("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(dtype),
+    products.product("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(
+      dtype
+    ),
     gathered_by_keys(queries, scores_gradient_BHTS)
     .swapaxes(-1, -2)
     .astype(dtype),
@@ -119,11 +123,6 @@ def _attend_backward(
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-  """An einsum that sums in float32."""
-  return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
-
-
 def gathered_by_keys(
   queries_BHTK: jax.Array, weights_BHTS: jax.Array
 ) -> jax.Array:
@@ -131,8 +130,10 @@ def gathered_by_keys(
 
   It is the small array that is turned, and not `[B, H, T, S]`.
   """
-  turned_BHKT = jax.lax.optimization_barrier(queries_BHTK.swapaxes(-1, -2))
-  return product("...KT,...TS->...KS", turned_BHKT, weights_BHTS)
+  turned_BHKT = products.as_written(queries_BHTK.swapaxes(-1, -2))
+  return products.as_written(
+    products.product("...KT,...TS->...KS", turned_BHKT, weights_BHTS)
+  )
 
 
 def _sum_rows(rows_BHTS: jax.Array) -> jax.Array:
@@ -144,7 +145,7 @@ def _sum_rows(rows_BHTS: jax.Array) -> jax.Array:
 
   def multiplied(rows_BHTS: jax.Array) -> jax.Array:
     ones_B = jnp.ones(len(rows_BHTS), rows_BHTS.dtype)
-    return product("B,BHTS->HTS", ones_B, rows_BHTS)
+    return products.product("B,BHTS->HTS", ones_B, rows_BHTS)
 
   return jax.lax.platform_dependent(
     rows_BHTS,

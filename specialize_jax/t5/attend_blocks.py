@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from specialize_jax.t5 import attend
+from specialize_jax.t5 import attend, products
 
 _AXES = {
   **dict.fromkeys(
@@ -201,7 +201,9 @@ class _Visit:
     self, queries: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Gives a block's scores, float32 `[H, t, s]`, and mask `[1, t, s]`."""
-    scores = attend.product("HTK,HSK->HTS", queries, self.of_keys("keys", key))
+    scores = products.product(
+      "HTK,HSK->HTS", queries, self.of_keys("keys", key)
+    )
     if "bias" in self.arrays:
       scores += _part(self.arrays["bias"], self.plane(key))
     mask = _part(self.arrays["mask"], {0: (self.row, 1), **self.plane(key)})
@@ -256,7 +258,7 @@ def _gathered(visit: _Visit, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
     exps = jnp.where(mask, jnp.exp(scores - higher), 0.0)
     shrink = jnp.exp(highest - higher)
     values = visit.of_keys("values", key)
-    part = attend.product("HTS,HSK->HTK", exps.astype(values.dtype), values)
+    part = products.product("HTS,HSK->HTK", exps.astype(values.dtype), values)
     total = total * shrink + exps.sum(axis=-1, keepdims=True)
     return gathered * shrink + part, total, higher
 
@@ -341,10 +343,10 @@ def _pulled_back(
     scores, mask = visit.scores(queries, key)
     weights = jnp.where(mask, jnp.exp(scores - normalizer), 0.0)
     values = visit.of_keys("values", key)
-    weights_gradient = attend.product("HTK,HSK->HTS", gradient, values)
+    weights_gradient = products.product("HTK,HSK->HTS", gradient, values)
     scores_gradient = weights * (weights_gradient - centre)
     scores_gradient = scores_gradient.astype(values.dtype)
-    queries_gradient += attend.product(
+    queries_gradient += products.product(
       "HTS,HSK->HTK", scores_gradient, visit.of_keys("keys", key)
     )
     keys_part = attend.gathered_by_keys(queries, scores_gradient)

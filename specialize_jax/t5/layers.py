@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import products
 
 Initializer = Callable[..., jax.Array]
 
@@ -85,7 +86,7 @@ def _multiply_backward(
   if inputs.shape[-1] <= gradient.shape[-1]:
     kernel_gradient = over_positions(inputs, gradient)
   else:
-    kernel_gradient = over_positions(gradient, inputs).T
+    kernel_gradient = products.as_written(over_positions(gradient, inputs)).T
   return jnp.dot(gradient, kernel.T), kernel_gradient
 
 

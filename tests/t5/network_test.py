@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -319,3 +320,38 @@ def test_a_token_outside_the_vocabulary_gives_no_number():
   model, params = init(T5_1_1)
   logits = forward(model, params, jnp.array([[5, 40]]), tokens((1, 3)))
   assert np.isnan(logits).all()
+
+
+_DOT = re.compile(
+  r"\[(?P<rows>\d+),[\d,]*\]\S* dot\(.*?(?:lhs_batch_dims={(?P<batch>[\d,]+)}, )?"
+  r"lhs_contracting_dims={(?P<summed>[\d,]+)}"
+)
+
+
+@pytest.mark.parametrize("block_sizes", [None, (4, 4)])
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_no_product_of_a_cpu_has_its_left_side_turned(block_sizes, scan_layers):
+  """XLA has no fast path for one that is not summed along its last axis."""
+  model, params = init(
+    dataclasses.replace(
+      T5_1_1, scan_layers=scan_layers, attention_block_sizes=block_sizes
+    )
+  )
+
+  def total(params):
+    hidden_BTD = model.apply(
+      {"params": params},
+      tokens((2, 16)),
+      tokens((2, 12)),
+      deterministic=True,
+      method="hidden",
+    )
+    return jnp.square(hidden_BTD).sum()
+
+  hlo = jax.jit(jax.grad(total)).lower(params).compile().as_text()
+  dots = [match.groupdict() for match in _DOT.finditer(hlo)]
+  dots = [dot for dot in dots if dot["rows"] != "1"]  # sums by ones
+  assert len(dots) > 30
+  for dot in dots:
+    num_batch_axes = len(dot["batch"].split(",")) if dot["batch"] else 0
+    assert int(dot["summed"]) == num_batch_axes + 1
