@@ -66,14 +66,26 @@ class Optimizer:
   Attributes:
     transformation: gradients to the direction of descent, times minus one.
     learning_rate: float32 rate by step; the update is `-rate * direction`.
+    max_gradient_norm: see `OptimizerConfig`.
   """
 
   transformation: optax.GradientTransformation
   learning_rate: optax.Schedule
+  max_gradient_norm: float | None = None
 
   def init(self, params: optax.Params) -> optax.OptState:
     """Gives the state before the first step, float32 for narrow parameters."""
     return self.transformation.init(at_least_float32(params))
+
+  def clip_factor(self, gradient_norm: jax.Array) -> jax.Array:
+    """Gives what gradients of this global norm are to be multiplied by.
+
+    A factor that is joined with others costs nothing, where clipping of its
+    own (`optax.clip_by_global_norm`) reads and writes all gradients again.
+    """
+    if self.max_gradient_norm is None:
+      return jnp.ones_like(gradient_norm)
+    return jnp.minimum(1.0, self.max_gradient_norm / gradient_norm)
 
   def direction(
     self,
@@ -86,7 +98,7 @@ class Optimizer:
     """Gives the direction and the optimizer's next state.
 
     Args:
-      gradients: of the loss.
+      gradients: of the loss, clipped (`clip_factor`).
       opt_state: from `init` or the step before.
       params: what the gradients are of.
       finite: bool scalar. Where it is false the state stays as it is, and the
@@ -110,7 +122,8 @@ def build(config: OptimizerConfig) -> Optimizer:
   """
   links = []
   if config.max_gradient_norm is not None:
-    links.append(optax.clip_by_global_norm(config.max_gradient_norm))
+    # Where optax would clip: its place in the state of a checkpoint.
+    links.append(optax.identity())
   if config.first_moment_dtype not in ("float32", "bfloat16"):
     raise errors.UserError(
       f"OptimizerConfig.first_moment_dtype={config.first_moment_dtype!r} is "
@@ -137,7 +150,9 @@ def build(config: OptimizerConfig) -> Optimizer:
       )
     )
   return Optimizer(
-    transformation=optax.chain(*links), learning_rate=_schedule(config)
+    transformation=optax.chain(*links),
+    learning_rate=_schedule(config),
+    max_gradient_norm=config.max_gradient_norm,
   )
 
 

@@ -57,7 +57,7 @@ def make_train_step(
     train_state: state.TrainState, batch: Batch
   ) -> tuple[state.TrainState, Metrics]:
     step_rng = jax.random.fold_in(dropout_rng, train_state.step)
-    gradients, sums = _summed_gradients(
+    gradient_sums, sums = _summed_gradients(
       lambda params, rows, rng: _loss_sum(
         model, loss_config, params, rows, rng
       ),
@@ -65,10 +65,9 @@ def make_train_step(
       _split(batch, num_microbatches),
       jax.random.split(step_rng, num_microbatches),
     )
-    gradients = jax.tree.map(
-      lambda g: normalization.divide(g, sums["weight"]), gradients
+    new_state, update_metrics = _update(
+      optimizer, train_state, gradient_sums, sums
     )
-    new_state, update_metrics = _update(optimizer, train_state, gradients, sums)
     return new_state, metrics.shares(sums) | update_metrics
 
   return jax.jit(train_step, donate_argnums=0)
@@ -174,12 +173,19 @@ def _split(batch: Batch, num_microbatches: int) -> Batch:
 def _update(
   optimizer: optimizers.Optimizer,
   train_state: state.TrainState,
-  gradients: optax.Updates,
+  gradient_sums: optax.Updates,
   sums: Metrics,
 ) -> tuple[state.TrainState, Metrics]:
   """Takes the update, or skips it where something is not finite."""
-  gradient_norm = optax.tree.norm(gradients)
-  finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(gradient_norm)
+  norm_of_sums = optax.tree.norm(gradient_sums)
+  finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm_of_sums)
+  gradient_norm = normalization.divide(norm_of_sums, sums["weight"])
+  # Divided and clipped in one product, as XLA cannot take two factors
+  # together: each would be a pass over all gradients.
+  factor = normalization.divide(
+    optimizer.clip_factor(gradient_norm), sums["weight"]
+  )
+  gradients = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient_sums)
   learning_rate = optimizer.learning_rate(train_state.step)
   direction, opt_state = optimizer.direction(
     gradients, train_state.opt_state, train_state.params, finite=finite

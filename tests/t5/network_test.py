@@ -323,7 +323,8 @@ def test_a_token_outside_the_vocabulary_gives_no_number():
 
 
 _DOT = re.compile(
-  r"\[(?P<rows>\d+),[\d,]*\]\S* dot\(.*?(?:lhs_batch_dims={(?P<batch>[\d,]+)}, )?"
+  r"\[(?P<rows>\d+),[\d,]*\]\S* dot\(.*?"
+  r"(?:lhs_batch_dims={(?P<batch>[\d,]+)}, )?"
   r"lhs_contracting_dims={(?P<summed>[\d,]+)}"
 )
 
