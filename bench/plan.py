@@ -237,7 +237,4 @@ def _processor_seconds() -> float:
 
 
 if __name__ == "__main__":
-  from specialize_jax.cli import allocator
-
-  allocator.restart_for_compiling()  # as `specialize plan` does
   sys.exit(main())

@@ -49,14 +49,22 @@ def main(argv: Sequence[str] | None = None) -> int:
   with measured.started(__file__, argv, names, args.platform) as servers:
     result["same_batch"] = same_batch(servers, args.rounds)
     result["memory"] = {n: s.ask("memory") for n, s in servers.items()}
+    result["product"] = servers[OURS].ask("product")
+    summarize(result)
+    report(args, result, same_batch_table(result))
     if args.mixture_batches:
       result["mixture"] = mixture(servers, args.mixture_batches)
-    result["product"] = servers[OURS].ask("product")
-  summarize(result)
-  print(table(result))
+      speeds = {n: r["tokens_per_second"] for n, r in result["mixture"].items()}
+      result["mixture_times_faster"] = speeds[OURS] / speeds[PYTORCH]
+      report(args, result, mixture_table(result))
+  return 0
+
+
+def report(args: argparse.Namespace, result: Mapping, text: str) -> None:
+  """Prints and writes what is known: a later part may run out of memory."""
+  print(text, flush=True)
   if args.output:
     args.output.write_text(json.dumps(result, indent=2) + "\n")
-  return 0
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -144,10 +152,6 @@ def summarize(result: dict) -> None:
     )
     for name, values in seconds.items()
   }
-  if mixed := result.get("mixture"):
-    result["mixture_times_faster"] = (
-      mixed[OURS]["tokens_per_second"] / mixed[PYTORCH]["tokens_per_second"]
-    )
   memory = result["memory"]
   result["memory_ratio"] = (
     memory[OURS]["gained_bytes"] / memory[PYTORCH]["gained_bytes"]
@@ -157,32 +161,36 @@ def summarize(result: dict) -> None:
   result["of_bound"] = bound / statistics.median(seconds["ours"])
 
 
-def table(result: Mapping) -> str:
-  """Gives the figures as lines of text."""
+def same_batch_table(result: Mapping) -> str:
+  """Gives time, memory and bound of the same batch as lines of text."""
   lines = [f"{'same batch':24}{'ms/step':>8}{'ours x':>8}"]
   for name, values in result["same_batch"]["seconds"].items():
     lines.append(
       f"{name:24}{statistics.median(values) * 1e3:8.0f}"
       f"{result['ours_times_faster'][name]:8.2f}"
     )
-  if "mixture" in result:
-    lines.append(f"\n{'mixture':24}{'tokens/s':>9}{'padding':>9}")
-    for name, values in result["mixture"].items():
-      lines.append(
-        f"{name:24}{values['tokens_per_second']:9.0f}"
-        f"{values['padding_share']:9.1%}"
-      )
-    lines.append(f"ours / pytorch: {result['mixture_times_faster']:.2f}")
   memory = ", ".join(
     f"{name} {values['gained_bytes'] / 2**30:.2f} GiB"
     for name, values in result["memory"].items()
   )
   lines += [
-    f"\nmemory of the same batch: {memory}: {result['memory_ratio']:.2f}",
+    f"memory: {memory}: {result['memory_ratio']:.2f}",
     f"bound: {result['bound_seconds'] * 1e3:.0f} ms of products at "
     f"{result['product']['flops_per_second'] / 1e9:.0f} GFLOP/s; ours is at "
     f"{result['of_bound']:.0%} of it",
   ]
+  return "\n".join(lines)
+
+
+def mixture_table(result: Mapping) -> str:
+  """Gives the mixture's figures as lines of text."""
+  lines = [f"\n{'mixture':24}{'tokens/s':>9}{'padding':>9}"]
+  for name, values in result["mixture"].items():
+    lines.append(
+      f"{name:24}{values['tokens_per_second']:9.0f}"
+      f"{values['padding_share']:9.1%}"
+    )
+  lines.append(f"ours / pytorch: {result['mixture_times_faster']:.2f}")
   return "\n".join(lines)
 
 

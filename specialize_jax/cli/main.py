@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import specialize_jax
 from specialize_jax import errors
-from specialize_jax.cli import allocator, devices
+from specialize_jax.cli import devices
 
 # In the order of the whole way, from a teacher to a report.
 COMMANDS = {
@@ -94,8 +94,6 @@ def main(argv: Sequence[str]) -> int:
 
 def console() -> None:
   """The entry point that `setup.py` installs: ends with the exit status."""
-  if sys.argv[1:2] == ["plan"]:
-    allocator.restart_for_compiling()
   try:
     status = main(sys.argv[1:])
   except Exception:

@@ -240,8 +240,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-  from specialize_jax.cli import allocator
   from specialize_jax.cli import main as cli_main
 
-  allocator.restart_for_compiling()
   sys.exit(cli_main.run("plan", sys.argv[1:]))
