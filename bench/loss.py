@@ -4,13 +4,12 @@
 
 All take hidden states and the head's kernel, and give the loss and the
 gradients of both, on the CPU, or on a GPU with `--platform=gpu`: 16 x 256
-positions and V = 32,128, with hidden
-states in float32 and in bfloat16 (`--dtype` takes one). The dense version is
-the paper's (FranxYao/FlanT5-CoT-Specialization: src/utils.py,
-`kl_divergence`): it lays the teacher's five candidates out as `[B, T, V]` and
-compares it with the student's softmax, both in float32. Ours takes them as
-they are, in pieces of the target positions or of the vocabulary
-(`LossConfig.chunk_axis`).
+positions and V = 32,128, with hidden states in float32 and in bfloat16
+(`--dtype` takes one). The dense version is the paper's
+(FranxYao/FlanT5-CoT-Specialization: src/utils.py, `kl_divergence`): it lays
+the teacher's five candidates out as `[B, T, V]` and compares it with the
+student's softmax, both in float32. Ours takes them as they are, in pieces of
+the target positions or of the vocabulary (`LossConfig.chunk_axis`).
 
 Peak memory is what a process of its own gains over the arrays that it is
 given, gradients included, on a GPU by its allocator; XLA's own count of

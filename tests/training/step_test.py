@@ -236,6 +236,17 @@ def test_a_step_draws_its_dropout_from_its_number():
   assert loss_of(3) != loss_of(4)
 
 
+def test_gradients_are_clipped_to_a_global_norm_of_one():
+  """Adam's first moment is a tenth of what it is given."""
+  after, (metrics,) = tiny_run.run_steps(
+    tiny_run.plain_step(), tiny_run.new_state(), tiny_run.one_device(), 1
+  )
+  assert metrics["gradient_norm"] > 1.5
+  moments = jax.tree.leaves(after.opt_state[1].mu)
+  norm = np.sqrt(sum(np.square(m).sum() for m in moments))
+  np.testing.assert_allclose(norm, 0.1, rtol=1e-5)
+
+
 def test_a_step_that_is_not_finite_is_skipped_and_counted():
   where = tiny_run.one_device()
   train_step = tiny_run.plain_step()
