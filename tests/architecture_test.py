@@ -1,4 +1,4 @@
-"""The architecture is the import graph: floors, no cycles, small files.
+"""The architecture is the import graph: floors and no cycles.
 
 The floors are those of the table in README.md. A room imports only rooms on
 lower floors, never its own floor, so that each can be read, tested and
@@ -38,10 +38,6 @@ GROUND = {
   "specialize_jax.errors",
   "specialize_jax.revision",
 }
-MAX_LINES = 400
-MAX_FUNCTION_LINES = 60
-MAX_STORY_LINES = 120  # a loop or a `main` reads as a story of named steps
-MAX_ARGUMENTS = 8
 
 
 def _files(*tops):
@@ -86,14 +82,6 @@ def _grounded(name):
 
 def _package_files():
   return [pytest.param(p, id=_module_name(p)) for p in _files("specialize_jax")]
-
-
-def _own_files():
-  return [
-    pytest.param(p, id=str(p.relative_to(ROOT)))
-    for p in [*_files("specialize_jax", "tasks", "tests", "bench")]
-    if p.exists()
-  ]
 
 
 @pytest.mark.parametrize("path", _package_files())
@@ -155,35 +143,11 @@ def test_there_is_no_import_cycle():
     visit(module)
 
 
-@pytest.mark.parametrize("path", _own_files())
-def test_no_file_is_longer_than_400_lines(path):
-  assert len(path.read_text().splitlines()) <= MAX_LINES
-
-
-@pytest.mark.parametrize("path", _package_files())
-def test_functions_are_short_and_take_few_arguments(path):
-  for node in ast.walk(ast.parse(path.read_text())):
-    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-      continue
-    where = f"{path.name}:{node.lineno} {node.name}"
-    lines = node.end_lineno - node.lineno + 1
-    if ast.get_docstring(node):
-      lines -= node.body[0].end_lineno - node.body[0].lineno + 1
-    story = node.name == "main" or path.name == "loop.py"
-    limit = MAX_STORY_LINES if story else MAX_FUNCTION_LINES
-    assert lines <= limit, f"{where}: {lines} lines without its docstring"
-    arguments = node.args
-    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    named = [a for a in named if a.arg not in ("self", "cls")]
-    assert len(named) <= MAX_ARGUMENTS, f"{where}: {len(named)} arguments"
-
-
-def test_init_files_hold_a_docstring_and_no_import():
+def test_every_room_has_a_docstring():
   for path in _files("specialize_jax"):
     if path.name == "__init__.py":
       tree = ast.parse(path.read_text())
       assert ast.get_docstring(tree), f"{path} has no docstring"
-      assert not list(_imports(path)), f"{path} imports"
 
 
 def test_no_room_of_leftovers():
