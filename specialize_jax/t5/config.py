@@ -19,6 +19,7 @@ EOS_ID = 1
 
 ACTIVATIONS = ("relu", "gelu", "linear")
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
+RELATIVE_BIASES = ("per_stack", "per_layer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class T5Config:
     tied_head: whether the output kernel is the embedding, its logits scaled
       by `embed_dim ** -0.5`.
     dropout_rate: of every dropout, from 0 to 1 (excluded).
+    relative_bias: whose relative position tables are: `per_stack`, one that
+      all layers of a stack share, which is T5; or `per_layer`, one for each
+      layer, as in T5X's scalable_t5 and in UMT5.
     relative_attention_num_buckets: rows of a relative position table.
     relative_attention_max_distance: the distance in tokens from which all
       share the last bucket.
@@ -68,6 +72,7 @@ class T5Config:
   mlp_activations: tuple[str, ...]
   tied_head: bool
   dropout_rate: float = 0.1
+  relative_bias: str = "per_stack"
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
   layer_norm_epsilon: float = 1e-6
@@ -101,6 +106,11 @@ class T5Config:
       raise errors.UserError(
         f"T5Config.remat_policy is {self.remat_policy!r}, and must be one of "
         f"{', '.join(REMAT_POLICIES)}."
+      )
+    if self.relative_bias not in RELATIVE_BIASES:
+      raise errors.UserError(
+        f"T5Config.relative_bias is {self.relative_bias!r}, and must be one of "
+        f"{', '.join(RELATIVE_BIASES)}."
       )
     self._check_attention_block_sizes()
     if not 0.0 <= self.dropout_rate < 1.0:

@@ -12,7 +12,6 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from specialize_jax.t5 import cache as caches
 from specialize_jax.t5 import config as t5_config
@@ -30,14 +29,15 @@ class DecodeCache(flax.struct.PyTreeNode):
       past.
     cross: one a layer, cross-attention's, of B rows and length S.
     cross_mask: bool `[B, 1, 1, S]`.
-    bias_HT: float32 relative position bias, by distance back from 0 to T - 1.
+    biases_HT: float32 relative position biases, by distance back from 0 to
+      T - 1: one for all layers, or one for each.
   """
 
   index: jax.Array
   past: tuple[caches.CachedKeysValues, ...]
   cross: tuple[caches.CachedKeysValues, ...]
   cross_mask: jax.Array
-  bias_HT: jax.Array
+  biases_HT: tuple[jax.Array, ...]
 
 
 class EncoderDecoder(nn.Module):
@@ -202,7 +202,7 @@ class EncoderDecoder(nn.Module):
       cross_mask=masks.cross_mask(
         masks.segments_of_tokens(encoder_input_tokens_BS)
       ),
-      bias_HT=decoder.relpos_bias.by_distance(-np.arange(max_length)),
+      biases_HT=decoder.biases_by_distance(max_length),
     )
 
   def extend(
@@ -218,13 +218,15 @@ class EncoderDecoder(nn.Module):
       Hidden states `[B, T, D]` of those positions, as `decode` gives them,
       and the cache after them.
     """
-    num_new, max_length = tokens_BT.shape[1], cache.bias_HT.shape[1]
+    num_new, max_length = tokens_BT.shape[1], cache.biases_HT[0].shape[1]
     query_T1 = cache.index + jnp.arange(num_new)[:, None]
     distance_TS = query_T1 - jnp.arange(max_length)[None, :]
-    bias_HTS = cache.bias_HT[:, jnp.maximum(distance_TS, 0)]
+    biases_HTS = tuple(
+      bias_HT[:, jnp.maximum(distance_TS, 0)] for bias_HT in cache.biases_HT
+    )
     self_mask = (distance_TS >= 0)[None, None]
     hidden_BTD, past = self._extended(
-      cache, tokens_BT, cache.index, self_mask, bias_HTS
+      cache, tokens_BT, cache.index, self_mask, biases_HTS
     )
     return hidden_BTD, cache.replace(index=cache.index + num_new, past=past)
 
@@ -251,10 +253,13 @@ class EncoderDecoder(nn.Module):
     )
     own_BWS = own_BWTW.reshape(batch_size, num_beams, max_length * num_beams)
     distance_S = jnp.repeat(cache.index - jnp.arange(max_length), num_beams)
-    bias_H1S = cache.bias_HT[:, jnp.maximum(distance_S, 0)][:, None]
+    biases_H1S = tuple(
+      bias_HT[:, jnp.maximum(distance_S, 0)][:, None]
+      for bias_HT in cache.biases_HT
+    )
     self_mask = (own_BWS & (distance_S >= 0)[None, None])[:, None]
     hidden_BWD, past = self._extended(
-      cache, tokens_BW, cache.index * num_beams, self_mask, bias_H1S
+      cache, tokens_BW, cache.index * num_beams, self_mask, biases_H1S
     )
     return hidden_BWD, cache.replace(index=cache.index + 1, past=past)
 
@@ -264,13 +269,15 @@ class EncoderDecoder(nn.Module):
     tokens_BT: jax.Array,
     start: jax.Array,
     self_mask: jax.Array,
-    bias_HTS: jax.Array,
+    biases_HTS: tuple[jax.Array, ...],
   ) -> tuple[jax.Array, tuple[caches.CachedKeysValues, ...]]:
     """Runs the layers at new positions, kept in the cache from `start` on."""
     hidden_BTD = self.token_embedder(tokens_BT)
+    if len(biases_HTS) == 1:
+      biases_HTS *= len(self.decoder.layers)
     past = []
-    for layer, *layer_cache in zip(
-      self.decoder.layers, cache.past, cache.cross, strict=True
+    for layer, bias_HTS, *layer_cache in zip(
+      self.decoder.layers, biases_HTS, cache.past, cache.cross, strict=True
     ):
       hidden_BTD, seen = layer.extend(
         hidden_BTD,

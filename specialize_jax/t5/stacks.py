@@ -2,13 +2,15 @@
 
 A stack is one scanned layer with stacked parameters (`layers`), or a list of
 layers (`layers_0`, `layers_1`, ... as in T5X), by `T5Config.scan_layers`.
-Its relative position bias is computed once, outside of the layers.
+Its relative position bias is computed once, outside of the layers, unless
+`T5Config.relative_bias` says that every layer has its own table.
 """
 
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from specialize_jax.t5 import attention, cache, layers, relative_position
 from specialize_jax.t5 import config as t5_config
@@ -30,6 +32,8 @@ class EncoderLayer(nn.Module):
 
   def setup(self) -> None:
     """Declares the parts."""
+    if self.config.relative_bias == "per_layer":
+      self.relpos_bias = _bias(self.config, bidirectional=True)
     self.pre_attention_layer_norm = layers.RMSNorm(self.config)
     self.attention = attention.Attention(self.config)
     self.pre_mlp_layer_norm = layers.RMSNorm(self.config)
@@ -40,11 +44,21 @@ class EncoderLayer(nn.Module):
     self,
     hidden_BSD: jax.Array,
     mask: jax.Array,
-    bias_HSS: jax.Array,
+    bias_HSS: jax.Array | None,
     *,
     deterministic: bool,
   ) -> jax.Array:
-    """Gives the next layer's input."""
+    """Returns the next layer's input.
+
+    Args:
+      hidden_BSD: the residual stream.
+      mask: which positions may be attended to.
+      bias_HSS: the stack's relative position bias; None if layers have their
+        own.
+      deterministic: whether dropout is off.
+    """
+    if bias_HSS is None:
+      bias_HSS = self.relpos_bias(hidden_BSD.shape[1], hidden_BSD.shape[1])
     normed_BSD = self.pre_attention_layer_norm(hidden_BSD)
     attended_BSD = self.attention(
       normed_BSD,
@@ -68,6 +82,8 @@ class DecoderLayer(nn.Module):
 
   def setup(self) -> None:
     """Declares the parts."""
+    if self.config.relative_bias == "per_layer":
+      self.relpos_bias = _bias(self.config, bidirectional=False)
     self.pre_self_attention_layer_norm = layers.RMSNorm(self.config)
     self.self_attention = attention.Attention(self.config)
     self.pre_cross_attention_layer_norm = layers.RMSNorm(self.config)
@@ -81,11 +97,22 @@ class DecoderLayer(nn.Module):
     hidden_BTD: jax.Array,
     encoded_BSD: jax.Array,
     masks: tuple[jax.Array, jax.Array],
-    bias_HTT: jax.Array,
+    bias_HTT: jax.Array | None,
     *,
     deterministic: bool,
   ) -> jax.Array:
-    """Gives the next layer's input; masks are the self and the cross mask."""
+    """Returns the next layer's input.
+
+    Args:
+      hidden_BTD: the residual stream.
+      encoded_BSD: the encoder's output.
+      masks: of self-attention and of cross-attention.
+      bias_HTT: the stack's relative position bias; None if layers have their
+        own.
+      deterministic: whether dropout is off.
+    """
+    if bias_HTT is None:
+      bias_HTT = self.relpos_bias(hidden_BTD.shape[1], hidden_BTD.shape[1])
     normed_BTD = self.pre_self_attention_layer_norm(hidden_BTD)
     return self._layer(
       hidden_BTD,
@@ -175,9 +202,8 @@ class Encoder(nn.Module):
   def setup(self) -> None:
     """Declares the stack."""
     config = self.config
-    self.relpos_bias = relative_position.RelativePositionBias(
-      bidirectional=True, config=config
-    )
+    if config.relative_bias == "per_stack":
+      self.relpos_bias = _bias(config, bidirectional=True)
     self.layers = _stack(EncoderLayer, config, config.num_encoder_layers)
     self.encoder_norm = layers.RMSNorm(config)
     self.dropout = layers.dropout(config)
@@ -186,8 +212,7 @@ class Encoder(nn.Module):
     self, embedded_BSD: jax.Array, mask: jax.Array, *, deterministic: bool
   ) -> jax.Array:
     """Gives the encoded input, `[B, S, D]`."""
-    length = embedded_BSD.shape[1]
-    bias_HSS = self.relpos_bias(length, length)
+    bias_HSS = _shared_bias(self, embedded_BSD.shape[1])
     hidden_BSD = self.dropout(embedded_BSD, deterministic=deterministic)
     hidden_BSD = _run(
       self,
@@ -210,9 +235,8 @@ class Decoder(nn.Module):
   def setup(self) -> None:
     """Declares the stack."""
     config = self.config
-    self.relpos_bias = relative_position.RelativePositionBias(
-      bidirectional=False, config=config
-    )
+    if config.relative_bias == "per_stack":
+      self.relpos_bias = _bias(config, bidirectional=False)
     self.layers = _stack(DecoderLayer, config, config.num_decoder_layers)
     self.decoder_norm = layers.RMSNorm(config)
     self.dropout = layers.dropout(config)
@@ -228,8 +252,7 @@ class Decoder(nn.Module):
     deterministic: bool,
   ) -> jax.Array:
     """Gives the hidden states that the head reads, `[B, T, D]`."""
-    length = embedded_BTD.shape[1]
-    bias_HTT = self.relpos_bias(length, length)
+    bias_HTT = _shared_bias(self, embedded_BTD.shape[1])
     hidden_BTD = self.dropout(embedded_BTD, deterministic=deterministic)
     hidden_BTD = _run(
       self,
@@ -242,6 +265,38 @@ class Decoder(nn.Module):
     return self.dropout(
       self.decoder_norm(hidden_BTD), deterministic=deterministic
     )
+
+  def biases_by_distance(self, max_length: int) -> tuple[jax.Array, ...]:
+    """Returns the relative position biases that decoding looks up.
+
+    Args:
+      max_length: T.
+
+    Returns:
+      Float32 `[H, T]` by distance back from 0 to T - 1: one that all layers
+      share, or one for each (listed) layer.
+    """
+    distance = -np.arange(max_length)
+    if self.config.relative_bias == "per_stack":
+      return (self.relpos_bias.by_distance(distance),)
+    return tuple(
+      layer.relpos_bias.by_distance(distance) for layer in self.layers
+    )
+
+
+def _bias(
+  config: t5_config.T5Config, *, bidirectional: bool
+) -> relative_position.RelativePositionBias:
+  return relative_position.RelativePositionBias(
+    bidirectional=bidirectional, config=config
+  )
+
+
+def _shared_bias(stack: Encoder | Decoder, length: int) -> jax.Array | None:
+  """Returns the bias of all layers of a stack; None if each has its own."""
+  if stack.config.relative_bias == "per_layer":
+    return None
+  return stack.relpos_bias(length, length)
 
 
 def _stack(

@@ -41,7 +41,11 @@ def test_a_beam_of_one_is_greedy(config):
   np.testing.assert_allclose(found.log_probs[:, 0], greedy.log_probs, atol=1e-4)
 
 
-@BOTH
+@pytest.mark.parametrize(
+  "config",
+  [tiny_t5.T5_1_1, tiny_t5.T5_1_0, tiny_t5.PER_LAYER],
+  ids=["1_1", "1_0", "per_layer"],
+)
 def test_sequences_score_what_the_search_says(config):
   model, params = tiny_t5.init(config)
   source = tiny_t5.sources(6)

@@ -17,6 +17,11 @@ from specialize_jax.t5 import network
 T5_1_1, T5_1_0 = tiny_t5.T5_1_1, tiny_t5.T5_1_0
 init, sources = tiny_t5.init, tiny_t5.sources
 BOTH = pytest.mark.parametrize("config", [T5_1_1, T5_1_0], ids=["1_1", "1_0"])
+EVERY = pytest.mark.parametrize(
+  "config",
+  [T5_1_1, T5_1_0, tiny_t5.PER_LAYER],
+  ids=["1_1", "1_0", "per_layer"],
+)
 LENGTH = 10
 
 
@@ -34,7 +39,7 @@ def forward(config, source, tokens):
   )
 
 
-@BOTH
+@EVERY
 def test_cached_steps_give_the_hidden_states_of_the_whole_pass(config):
   model, params = init(config)
   source = sources(3)

@@ -56,6 +56,10 @@ def test_heads_need_not_fill_the_residual_stream():
     ({"dtype": "int32"}, "dtype is 'int32', and must be a floating"),
     ({"param_dtype": "half-ish"}, "param_dtype is 'half-ish', and must be"),
     (
+      {"relative_bias": "per_head"},
+      "relative_bias is 'per_head', and must be one of per_stack, per_layer",
+    ),
+    (
       {"relative_attention_num_buckets": 2},
       "relative_attention_num_buckets is 2, and must be at least 4",
     ),

@@ -157,8 +157,12 @@ def test_a_row_without_any_input_stays_finite(config):
   close(logits[:1], forward(model, params, source[:1], target[:1]))
 
 
-def test_scanned_layers_equal_listed_layers():
-  scanned, params = init(T5_1_1)
+PER_LAYER = dataclasses.replace(T5_1_1, relative_bias="per_layer")
+
+
+@pytest.mark.parametrize("config", [T5_1_1, PER_LAYER])
+def test_scanned_layers_equal_listed_layers(config):
+  scanned, params = init(config)
   listed, listed_params = network.unrolled(scanned, params)
   _, expected = init(listed.config)
   assert jax.tree.structure(listed_params) == jax.tree.structure(expected)
@@ -168,6 +172,36 @@ def test_scanned_layers_equal_listed_layers():
     forward(listed, listed_params, source, target),
   )
   assert network.unrolled(listed, listed_params)[0] is listed
+
+
+def test_layers_with_equal_tables_are_a_stack_with_one():
+  per_stack, params = init(T5_1_1)
+  per_layer, _ = init(PER_LAYER)
+  depths = {
+    "encoder": T5_1_1.num_encoder_layers,
+    "decoder": T5_1_1.num_decoder_layers,
+  }
+  copied = dict(params)
+  for stack, depth in depths.items():
+    stack_params = dict(params[stack])
+    table = stack_params.pop("relpos_bias")["rel_embedding"]
+    stack_params["layers"] = stack_params["layers"] | {
+      "relpos_bias": {"rel_embedding": jnp.stack([table] * depth)}
+    }
+    copied[stack] = stack_params
+  source, target = tokens((2, 5)), tokens((2, 4), seed=1)
+  close(
+    forward(per_layer, copied, source, target),
+    forward(per_stack, params, source, target),
+  )
+  table = copied["decoder"]["layers"]["relpos_bias"]["rel_embedding"]
+  copied["decoder"]["layers"]["relpos_bias"]["rel_embedding"] = table.at[
+    1
+  ].multiply(-1)
+  assert not np.allclose(
+    forward(per_layer, copied, source, target),
+    forward(per_stack, params, source, target),
+  )
 
 
 @pytest.mark.parametrize(

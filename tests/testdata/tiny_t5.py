@@ -1,4 +1,4 @@
-"""Two lively random networks, one of each family, and rows to decode."""
+"""Lively random networks, one of each kind, and rows to decode."""
 
 import dataclasses
 import functools
@@ -27,6 +27,7 @@ T5_1_1 = t5_config.T5Config(
 T5_1_0 = dataclasses.replace(
   T5_1_1, mlp_activations=("relu",), tied_head=True, scan_layers=False
 )
+PER_LAYER = dataclasses.replace(T5_1_1, relative_bias="per_layer")
 
 
 @functools.cache
