@@ -54,7 +54,7 @@ from specialize_jax.align import (  # noqa: E402
   sample,
   targets,
 )
-from specialize_jax.records import whole_file  # noqa: E402
+from specialize_jax.files import writing  # noqa: E402
 
 _PROBS = (0.8, 0.1, 0.05, 0.02, 0.01)
 
@@ -92,7 +92,7 @@ def main(argv):
   result["load_average"] = os.getloadavg()[0]
   print(json.dumps(result, indent=2))
   if flags.output:
-    whole_file.write_text(flags.output, json.dumps(result, indent=2) + "\n")
+    writing.write_text(flags.output, json.dumps(result, indent=2) + "\n")
 
 
 def _records():

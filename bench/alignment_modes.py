@@ -45,7 +45,7 @@ def main(argv):
   registered_tasks.register(None, None)
   devices.start(flags)
 
-  from specialize_jax.records import whole_file
+  from specialize_jax.files import writing
   from specialize_jax.study import alignment_modes
 
   comparison = _comparison(flags, bindings)
@@ -76,7 +76,7 @@ def main(argv):
         for name, rows in summary.items()
       },
     }
-    whole_file.write_text(flags.output, json.dumps(result, indent=2) + "\n")
+    writing.write_text(flags.output, json.dumps(result, indent=2) + "\n")
 
 
 def _comparison(flags, bindings):

@@ -21,7 +21,7 @@ import time
 import synthetic_store
 from testdata import real_files
 
-from specialize_jax.records import whole_file
+from specialize_jax.files import writing
 
 
 def main(argv):
@@ -52,7 +52,7 @@ def main(argv):
   }
   print(json.dumps(result, indent=2))
   if flags.output:
-    whole_file.write_text(flags.output, json.dumps(result, indent=2) + "\n")
+    writing.write_text(flags.output, json.dumps(result, indent=2) + "\n")
   return 0
 
 

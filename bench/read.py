@@ -51,7 +51,7 @@ def _measure(flags):
 
   registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
   from specialize_jax.data import packing, pipeline
-  from specialize_jax.records import whole_file
+  from specialize_jax.files import writing
 
   imported = time.time() - flags.started
   mixture = _as_text() if flags.compare else flags.mixture
@@ -87,7 +87,7 @@ def _measure(flags):
   print(json.dumps(result, indent=2))
   if flags.output:
     pathlib.Path(flags.output).parent.mkdir(parents=True, exist_ok=True)
-    whole_file.write_text(flags.output, json.dumps(result, indent=2) + "\n")
+    writing.write_text(flags.output, json.dumps(result, indent=2) + "\n")
   return 0
 
 

@@ -22,7 +22,8 @@ import time
 
 import httpx
 
-from specialize_jax.records import store, whole_file
+from specialize_jax.files import writing
+from specialize_jax.records import store
 from specialize_jax.teacher import client, limits, prompts, sampling, standing
 
 _SERVER = (
@@ -77,7 +78,7 @@ def main(argv):
   }
   print(json.dumps(result, indent=2))
   if flags.output:
-    whole_file.write_text(flags.output, json.dumps(result, indent=2) + "\n")
+    writing.write_text(flags.output, json.dumps(result, indent=2) + "\n")
 
 
 def _problems(flags):

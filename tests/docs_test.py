@@ -12,7 +12,7 @@ import pytest
 
 from specialize_jax.cli import gin_files, main
 from specialize_jax.cot import answers
-from specialize_jax.evaluation import written
+from specialize_jax.files import reading
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -121,7 +121,7 @@ def test_every_command_shown_runs(tmp_path):
   assert num_run > 15
   # What the guides say that they print and write.
   graded = {
-    rule: written.read_rows(tmp_path / f"{rule}.jsonl")[0]["correct"]
+    rule: reading.read_rows(tmp_path / f"{rule}.jsonl")[0]["correct"]
     for rule in ("fixed", "paper_code")
   }
   assert graded == {"fixed": False, "paper_code": True}

@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
   from specialize_jax.align import sample, student
-  from specialize_jax.records import store, whole_file
+  from specialize_jax.files import writing
+  from specialize_jax.records import store
 
   sample.check_mode(flags.mode)
   tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
@@ -70,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     store.read_lines(flags.records), "aligned {:,} samples"
   )
   with (
-    whole_file.opened(flags.output) as output,
-    whole_file.opened(flags.report) as report_file,
+    writing.opened(flags.output) as output,
+    writing.opened(flags.report) as report_file,
   ):
     total = _align(records, tokenizer, flags.mode, output)
     if total.samples == 0:

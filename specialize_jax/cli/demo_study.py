@@ -53,7 +53,7 @@ def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   start = time.monotonic()
   registered_tasks.register(None, None)
 
-  from specialize_jax.evaluation import written
+  from specialize_jax.files import writing
   from specialize_jax.reports import study_page, study_text
   from specialize_jax.study import arms, findings, jobs
 
@@ -77,7 +77,7 @@ def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   )
   places = jobs.run(planned, output_dir / "jobs", num_workers=flags.num_workers)
   result = findings.collect(study, places, seeds, directory=output_dir / "jobs")
-  written.write_json(output_dir / "study.json", result)
+  writing.write_json(output_dir / "study.json", result)
   report = output_dir / "study.html"
   study_page.build(output_dir / "study.json", report)
   print(study_text.terminal(result))

@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from specialize_jax.checkpoints import opening
   from specialize_jax.decoding import bucketing, generator, requests, resumable
   from specialize_jax.decoding import rows as file_rows
-  from specialize_jax.records import json_lines
+  from specialize_jax.files import reading
   from specialize_jax.t5 import network
 
   # All that can be wrong is found before the first device computation.
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       for field in dataclasses.fields(requests.Settings)
     }
   )
-  rows = json_lines.read(flags.inputs)
+  rows = reading.read_numbered_rows(flags.inputs)
   if not rows:
     raise errors.UserError(
       f'--inputs={flags.inputs} has no rows: expected at least one {{"text"}}.'

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise errors.UserError("--records needs --vocabulary, the student's own")
   if flags.sample < 0:
     raise errors.UserError(f"--sample={flags.sample}: expected 0 or more")
-  from specialize_jax.records import whole_file
+  from specialize_jax.files import writing
   from specialize_jax.reports import sample_view
 
   sections = []
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(sample_view.parts_text(title, parts))
     sections.append(sample_view.parts_section(title, parts))
   if flags.html:
-    whole_file.write_text(flags.html, sample_view.page(sections))
+    writing.write_text(flags.html, sample_view.page(sections))
     print(flags.html)
   return 0
 

@@ -332,10 +332,10 @@ def _on_gke(
 def _write_manifest(
   path: str, run: job_set.JobSet, arguments: list[str]
 ) -> None:
-  from specialize_jax.records import whole_file
+  from specialize_jax.files import writing
   from specialize_jax.tpu import job_set
 
-  whole_file.write_text(path, job_set.to_yaml(run.manifest(arguments)))
+  writing.write_text(path, job_set.to_yaml(run.manifest(arguments)))
 
 
 if __name__ == "__main__":

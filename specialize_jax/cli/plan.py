@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ["JAX_PLATFORMS"] = "cpu"
 
   with registered_tasks.quiet_import():
-    from specialize_jax.records import whole_file
+    from specialize_jax.files import writing
     from specialize_jax.reports import plan_view
     from specialize_jax.tpu import plan, topology
   asked = _request(flags, bindings)
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   print(plan_view.terminal(rows, title))
   if flags.output:
-    whole_file.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
+    writing.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
     print(f"rows: {flags.output}")
   if flags.figure:
     plan_view.write_figure(flags.figure, rows, title)

@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   with registered_tasks.quiet_import():
     from specialize_jax.data import preparation
-    from specialize_jax.evaluation import written
+    from specialize_jax.files import writing
 
   fields = dataclasses.fields(preparation.Preparation)
   wanted = preparation.Preparation(
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       ),
     )
   if flags.report:
-    written.write_json(flags.report, prepared.report)
+    writing.write_json(flags.report, prepared.report)
   print(_summary(prepared.report, prepared.path))
   teacher_records.print_coverage(prepared.report)
   return 0

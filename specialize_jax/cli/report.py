@@ -54,17 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Builds the page, prints the main table and where the page is."""
   flags = build_parser().parse_args(argv)
 
-  from specialize_jax.records import whole_file
+  from specialize_jax.files import writing
   from specialize_jax.reports import markdown, page, tables
   from specialize_jax.reports import results as results_lib
 
   results = results_lib.load(flags.results_dir)
   output = pathlib.Path(flags.output or results.directory / "report.html")
-  whole_file.write_text(output, page.render(results))
+  writing.write_text(output, page.render(results))
   if flags.figures_dir:
     figures_dir = pathlib.Path(flags.figures_dir)
     markdown.write_figures(page.figures(results), figures_dir)
-    whole_file.write_text(figures_dir / "table.md", tables.markdown(results))
+    writing.write_text(figures_dir / "table.md", tables.markdown(results))
   if flags.markdown:
     markdown.write(results, flags.markdown)
   if results.before and results.after:

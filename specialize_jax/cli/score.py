@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Grades a file."""
   flags = build_parser().parse_args(argv)
 
-  from specialize_jax.evaluation import benchmarks, metrics, written
+  from specialize_jax.evaluation import benchmarks, metrics
+  from specialize_jax.files import reading, writing
 
   metric = metrics.Accuracy(
     kind=benchmarks.kind(flags.task),
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       flags.prompt
     ),
   )
-  rows = written.read_rows(flags.inputs)
+  rows = reading.read_rows(flags.inputs)
   if not rows:
     raise errors.UserError(
       f"--inputs={flags.inputs} has no rows: expected at least one object "
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "verdicts": metric.verdicts(prediction, target),
       }
     )
-  written.write_rows(flags.output, graded)
+  writing.write_rows(flags.output, graded)
   summary = {
     **metrics.summarize([row["correct"] for row in graded]),
     **metrics.by_grader([row["verdicts"] for row in graded]),

@@ -161,12 +161,12 @@ def _tell(
   chosen: object, test: object, best: object, flags: argparse.Namespace
 ) -> None:
   """Writes the choice down, and prints it."""
-  from specialize_jax.evaluation import written
+  from specialize_jax.files import writing
   from specialize_jax.reports import tables
 
   model_dir = pathlib.Path(flags.model_dir)
   output = flags.output or model_dir / "selection.json"
-  written.write_json(output, {**chosen.as_json(), "test": test})
+  writing.write_json(output, {**chosen.as_json(), "test": test})
   print(tables.selection(chosen))
   if test:
     print(tables.selection_cost(chosen, test))

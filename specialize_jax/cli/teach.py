@@ -335,7 +335,8 @@ def _opened_store(
   directory: str, prompt: prompts.Prompt
 ) -> Iterator[store.RecordWriter]:
   """Locks a store and keeps the prompt in it; leaves no empty one behind."""
-  from specialize_jax.records import store, whole_file
+  from specialize_jax.files import writing
+  from specialize_jax.records import store
 
   place = pathlib.Path(directory)
   if place.exists() and not place.is_dir():
@@ -344,7 +345,7 @@ def _opened_store(
   kept_prompt = place / f"prompt-{prompt.fingerprint}.txt"
   try:
     with store.RecordWriter(place) as writer:
-      whole_file.write_text(kept_prompt, prompt.template)
+      writing.write_text(kept_prompt, prompt.template)
       yield writer
   finally:
     records = place / store.FILE_NAME

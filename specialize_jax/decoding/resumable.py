@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import BinaryIO, Self
 
 from specialize_jax import errors
-from specialize_jax.records import whole_file
+from specialize_jax.files import writing
 
 Row = Mapping[str, object]
 
@@ -127,7 +127,7 @@ class ResumableRows:
       json.dumps([number, line], ensure_ascii=False)
       for number, line in sorted(self._waiting.items())
     ]
-    whole_file.write_text(self._progress_path, "\n".join(lines) + "\n")
+    writing.write_text(self._progress_path, "\n".join(lines) + "\n")
     self._progress = self._progress_path.open("ab")
     self._num_lines = len(lines)
 

@@ -48,8 +48,8 @@ class Reader:
     """Checks and encodes every row.
 
     Args:
-      rows: each with the number of its line, as `json_lines.read` gives
-        them. The first is request 0, whatever its line.
+      rows: as `reading.read_numbered_rows` returns them, each with the number
+        of its line. The first is request 0, whatever its line.
 
     Returns:
       One request a row, and how many inputs were cut.

@@ -22,7 +22,8 @@ from absl import logging
 
 from specialize_jax import errors
 from specialize_jax.decoding import generator, requests
-from specialize_jax.evaluation import kept_outputs, metrics, written
+from specialize_jax.evaluation import kept_outputs, metrics
+from specialize_jax.files import writing
 from specialize_jax.t5 import network
 
 # How many batches may wait on the device while the host reads earlier ones: a
@@ -227,7 +228,7 @@ class _PredictionLogger(seqio.Logger):
       task, tfds.as_numpy(dataset), inferences["prediction"], targets
     )
     path = pathlib.Path(self.output_dir) / str(step) / f"{task_name}.jsonl"
-    written.write_rows(path, rows)
+    writing.write_rows(path, rows)
 
 
 def prediction_rows(

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Mapping
 
-from specialize_jax.records import whole_file
+from specialize_jax.files import writing
 from specialize_jax.reports import blocks, drawing, sections
 from specialize_jax.reports import results as results_lib
 
@@ -30,7 +30,7 @@ def write(results: results_lib.Results, path: str | pathlib.Path) -> None:
       for block in section.blocks
     ]
   parts.append(f"*{sections.footer(results)}*")
-  whole_file.write_text(path, "\n\n".join(parts) + "\n")
+  writing.write_text(path, "\n\n".join(parts) + "\n")
 
 
 def write_figures(
@@ -39,5 +39,5 @@ def write_figures(
   """Writes each figure as `NAME.svg` and `NAME.png`."""
   folder = pathlib.Path(folder)
   for name, one in drawn.items():
-    whole_file.write_text(folder / f"{name}.svg", one.svg())
-    whole_file.write_bytes(folder / f"{name}.png", one.png())
+    writing.write_text(folder / f"{name}.svg", one.svg())
+    writing.write_bytes(folder / f"{name}.png", one.png())

@@ -7,7 +7,7 @@ import html
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from specialize_jax.records import whole_file
+from specialize_jax.files import writing
 from specialize_jax.reports import (
   blocks,
   drawing,
@@ -36,7 +36,7 @@ def build(
   Raises:
     UserError: there is nothing to report, or a file cannot be read.
   """
-  whole_file.write_text(output_html, render(results_lib.load(results_dir)))
+  writing.write_text(output_html, render(results_lib.load(results_dir)))
 
 
 def figures(results: results_lib.Results) -> Mapping[str, drawing.Drawing]:

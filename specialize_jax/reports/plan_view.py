@@ -11,7 +11,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from specialize_jax import errors
-from specialize_jax.records import whole_file
+from specialize_jax.files import writing
 from specialize_jax.reports import drawing
 
 Row = Mapping[str, object]
@@ -96,7 +96,7 @@ def write_figure(
       buffer, format=path.suffix[1:], dpi=150, metadata=_metadata(path.suffix)
     )
   if path.suffix == ".svg":
-    whole_file.write_text(path, buffer.getvalue().decode())
+    writing.write_text(path, buffer.getvalue().decode())
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(buffer.getvalue())

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.evaluation import history as history_lib
-from specialize_jax.evaluation import written
+from specialize_jax.files import reading
 
 Json = Mapping[str, object]
 
@@ -196,7 +196,7 @@ def _read_predictions(
   for task in sorted(tasks):
     paths = sorted(directory.rglob(f"{task}.jsonl"))
     if paths:
-      found[task] = written.read_rows(paths[-1])
+      found[task] = reading.read_rows(paths[-1])
   return found
 
 

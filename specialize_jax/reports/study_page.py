@@ -4,7 +4,7 @@ import html
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from specialize_jax.records import whole_file
+from specialize_jax.files import writing
 from specialize_jax.reports import study_plots, study_text, stylesheet
 
 Json = Mapping[str, object]
@@ -25,10 +25,8 @@ def build(
   """
   study = study_text.load(study_json)
   output_html = pathlib.Path(output_html)
-  whole_file.write_text(output_html, render(study))
-  whole_file.write_text(
-    output_html.with_suffix(".md"), study_text.markdown(study)
-  )
+  writing.write_text(output_html, render(study))
+  writing.write_text(output_html.with_suffix(".md"), study_text.markdown(study))
 
 
 def render(study: Json) -> str:

@@ -16,7 +16,8 @@ from scipy import stats
 
 from specialize_jax.align import student
 from specialize_jax.data import preparation, sources
-from specialize_jax.evaluation import intervals, written
+from specialize_jax.evaluation import intervals
+from specialize_jax.files import writing
 from specialize_jax.mini import stories, student_tokens, world
 from specialize_jax.study import experiment, teacher_distance
 from specialize_jax.t5 import config as t5_config
@@ -109,7 +110,7 @@ def run_seed(
       student_is = _train_and_test(
         comparison, mode, place, held_out, start=general, seed=seed
       )
-      written.write_json(place / _RESULT, {"target_error": error, **student_is})
+      writing.write_json(place / _RESULT, {"target_error": error, **student_is})
     modes[mode] = json.loads((place / _RESULT).read_text(encoding="utf-8"))
   return modes
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from specialize_jax.evaluation import history, written
+from specialize_jax.evaluation import history
+from specialize_jax.files import reading
 from specialize_jax.study import arms, jobs
 
 # Verdicts by question, by task.
@@ -86,7 +87,7 @@ def _verdicts(
 ) -> dict[str, float]:
   path = job_dir / "predictions" / rule / str(step) / f"{task}.jsonl"
   return {
-    row["question_id"]: float(row["correct"]) for row in written.read_rows(path)
+    row["question_id"]: float(row["correct"]) for row in reading.read_rows(path)
   }
 
 

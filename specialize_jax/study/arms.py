@@ -15,7 +15,7 @@ import seqio
 
 from specialize_jax import errors
 from specialize_jax.data import example_stream, sources
-from specialize_jax.evaluation import written
+from specialize_jax.files import writing
 from specialize_jax.mini import world
 from specialize_jax.study import choosing, demo, experiment, jobs
 
@@ -178,7 +178,7 @@ def run_world(study: Study, job_dir: pathlib.Path, *, seed: int) -> None:
   directory = job_dir / WORLD
   world.build(directory, seed=seed, config=study.world)
   report = demo.prepare_teacher(directory, study.alignment_mode)
-  written.write_json(job_dir / jobs.RESULT, {"seed": seed, "alignment": report})
+  writing.write_json(job_dir / jobs.RESULT, {"seed": seed, "alignment": report})
 
 
 def run_arm(
@@ -231,7 +231,7 @@ def run_arm(
     for rule, step in steps.items()
     if rule == SELECTED or step != steps[SELECTED]
   }
-  written.write_json(
+  writing.write_json(
     job_dir / jobs.RESULT,
     {
       "arm": arm.name,

@@ -19,7 +19,8 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import opening
 from specialize_jax.decoding import generator, requests
 from specialize_jax.decoding import vocabulary as vocabularies
-from specialize_jax.evaluation import intervals, metrics, written
+from specialize_jax.evaluation import intervals, metrics
+from specialize_jax.files import writing
 from specialize_jax.study import experiment
 from specialize_jax.t5 import network
 
@@ -145,8 +146,8 @@ def compare(
     "ways": rows(outcomes),
   }
   output_dir = pathlib.Path(output_dir)
-  written.write_json(output_dir / "decoding.json", result)
-  written.write_rows(
+  writing.write_json(output_dir / "decoding.json", result)
+  writing.write_rows(
     output_dir / "predictions" / "decoding" / f"{task}.jsonl",
     _prediction_rows(questions.targets, outcomes),
   )

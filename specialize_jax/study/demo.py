@@ -20,7 +20,7 @@ import numpy as np
 from specialize_jax.align import student
 from specialize_jax.align import targets as alignment
 from specialize_jax.data import aligned_records, preparation, sources
-from specialize_jax.evaluation import written
+from specialize_jax.files import writing
 from specialize_jax.mini import world
 from specialize_jax.records import schema, store
 from specialize_jax.study import choosing, decoding_comparison, experiment
@@ -124,7 +124,7 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
       output_dir=output_dir,
       mesh=demo.specialization.mesh,
     )
-  written.write_json(
+  writing.write_json(
     output_dir / "results.json",
     {
       "before": before,
@@ -187,9 +187,9 @@ def _align(demo: Demo, output_dir: pathlib.Path) -> None:
   """Prepares the teacher's dataset, and writes down how it went."""
   mini_dir = world_dir(output_dir) / "mini"
   report = prepare_teacher(world_dir(output_dir), demo.alignment_mode)
-  written.write_json(output_dir / "alignment.json", report)
+  writing.write_json(output_dir / "alignment.json", report)
   tokenizer = student.StudentTokenizer.from_file(mini_dir / "student.model")
-  written.write_json(
+  writing.write_json(
     output_dir / "alignment_example.json",
     _alignment_example(
       store.read_records(mini_dir / "records"), tokenizer, demo.alignment_mode
@@ -246,7 +246,7 @@ def _select(demo: Demo, output_dir: pathlib.Path) -> int:
     demo.tasks.out_of_distribution,
     demo.tasks.in_distribution,
   )
-  written.write_json(output_dir / "selection.json", chosen.as_json())
+  writing.write_json(output_dir / "selection.json", chosen.as_json())
   return chosen.step
 
 

@@ -19,7 +19,8 @@ from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import opening
 from specialize_jax.data import pipeline
-from specialize_jax.evaluation import evaluator, written
+from specialize_jax.evaluation import evaluator
+from specialize_jax.files import writing
 from specialize_jax.losses import distillation
 from specialize_jax.parallel import axis_rules, chips, placement
 from specialize_jax.parallel import mesh as meshes
@@ -261,7 +262,7 @@ def evaluate_checkpoint(
       values.update(evaluate_fn(params, step_number, checkpoint=identity))
   if jax.process_index() == 0:
     row = {"step": step_number, "group": "evaluation", "values": values}
-    written.write_rows(pathlib.Path(output_dir) / "metrics.jsonl", [row])
+    writing.write_rows(pathlib.Path(output_dir) / "metrics.jsonl", [row])
   return values
 
 

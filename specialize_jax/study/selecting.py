@@ -29,8 +29,8 @@ from specialize_jax.evaluation import (
   history,
   intervals,
   selection,
-  written,
 )
+from specialize_jax.files import reading, writing
 from specialize_jax.study import choosing, experiment
 
 _DONE = -1  # instead of a step, as processes tell each other
@@ -307,7 +307,7 @@ def _evaluation_of(
   )
   if jax.process_index() == 0:
     made_of = _made_of(evaluation, checkpoint)
-    written.write_json(directory / "made_of.json", made_of)
+    writing.write_json(directory / "made_of.json", made_of)
   return values
 
 
@@ -345,5 +345,5 @@ def _made_of(
 
 def _verdicts(model_dir: pathlib.Path, step: int, task: str) -> list[bool]:
   directory = model_dir / choosing.DIRECTORY / "test" / str(step) / str(step)
-  rows = written.read_rows(directory / f"{task}.jsonl")
+  rows = reading.read_rows(directory / f"{task}.jsonl")
   return [bool(row["correct"]) for row in rows]

@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.records import json_lines, released, schema, store
+from specialize_jax.files import reading
+from specialize_jax.records import released, schema, store
 from specialize_jax.teacher import (
   released_pickles,
   released_text,
@@ -108,7 +109,7 @@ class Importer:
   def _responses(self) -> Iterator[schema.TeacherRecord | str]:
     """Reads responses, one a line; a question's samples are numbered on."""
     numbers: collections.Counter[str | int] = collections.Counter()
-    for line, row in json_lines.read(self._path):
+    for line, row in reading.read_numbered_rows(self._path):
       question_id = row.get("question_id", row.get("custom_id", line - 1))
       if type(question_id) not in (str, int):
         raise errors.UserError(

@@ -13,7 +13,7 @@ import pytest
 from testdata import tiny_demo, tiny_world
 
 from specialize_jax.data import sources
-from specialize_jax.evaluation import written
+from specialize_jax.files import reading
 from specialize_jax.study import experiment
 from specialize_jax.training import loop
 from tasks import mixtures  # noqa: F401 (registers the tasks)
@@ -70,7 +70,7 @@ def finish(process):
 def predictions(output_dir):
   """The rows of every task."""
   return {
-    family: written.read_rows(output_dir / "1" / f"{family}{SUFFIX}.jsonl")
+    family: reading.read_rows(output_dir / "1" / f"{family}{SUFFIX}.jsonl")
     for family in FAMILIES
   }
 

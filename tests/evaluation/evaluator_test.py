@@ -12,7 +12,8 @@ from flax import linen as nn
 
 from specialize_jax import errors
 from specialize_jax.decoding import loop, strategies
-from specialize_jax.evaluation import evaluator, metrics, written
+from specialize_jax.evaluation import evaluator, metrics
+from specialize_jax.files import reading
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
@@ -128,7 +129,7 @@ def test_it_grades_and_keeps_what_the_model_says(
   assert values["said/n"] == 7
   assert values["said/accuracy"] == pytest.approx(len(right) / 7)
   assert values["said/low"] < values["said/accuracy"] < values["said/high"]
-  rows = written.read_rows(tmp_path / "30" / "said.jsonl")
+  rows = reading.read_rows(tmp_path / "30" / "said.jsonl")
   assert [row["prediction"] for row in rows] == said
   assert [row["prompt"] for row in rows] == QUESTIONS
   assert [row["target"] for row in rows] == answers
@@ -173,7 +174,7 @@ def test_outputs_that_end_early_and_late_are_graded_together(
   assert len({len(text) for text in said}) > 1, "all outputs are as long"
   _add_task("uneven", ["1"] * 7)
   _make("uneven", model, output_dir=tmp_path)(ending, 1)
-  rows = written.read_rows(tmp_path / "1" / "uneven.jsonl")
+  rows = reading.read_rows(tmp_path / "1" / "uneven.jsonl")
   assert [row["prediction"] for row in rows] == said
 
 
@@ -207,7 +208,7 @@ def test_sharded_parameters_give_the_same_predictions(
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   evaluate(jax.device_put(params, everywhere), 2)
   first, second = (
-    written.read_rows(tmp_path / step / "sharded.jsonl") for step in "12"
+    reading.read_rows(tmp_path / step / "sharded.jsonl") for step in "12"
   )
   assert first == second
 
@@ -219,8 +220,8 @@ def test_what_was_answered_is_not_asked_again(
   evaluate = _make("kept", model, output_dir=tmp_path)
   unbroken = evaluate(params, 1, checkpoint="a")
   outputs = tmp_path / "1" / "kept.outputs.jsonl"
-  rows = written.read_rows(outputs)
-  first = written.read_rows(tmp_path / "1" / "kept.jsonl")
+  rows = reading.read_rows(outputs)
+  first = reading.read_rows(tmp_path / "1" / "kept.jsonl")
   assert len(rows) == 7
   # As a kill leaves it, and with an answer that the model does not give.
   mine = [VOCABULARY.encode("mine")[0], 1]
@@ -228,13 +229,13 @@ def test_what_was_answered_is_not_asked_again(
   text = "".join(json.dumps(row) + "\n" for row in rows[:4])
   outputs.write_text(text + '{"output_i')
   assert evaluate(params, 1, checkpoint="a")["kept/n"] == unbroken["kept/n"]
-  second = written.read_rows(tmp_path / "1" / "kept.jsonl")
+  second = reading.read_rows(tmp_path / "1" / "kept.jsonl")
   assert second[2]["prediction"] == VOCABULARY.decode(mine)
   assert second[:2] + second[3:] == first[:2] + first[3:]
-  assert len(written.read_rows(outputs)) == 7
+  assert len(reading.read_rows(outputs)) == 7
   # Another checkpoint is asked everything.
   assert evaluate(params, 1, checkpoint="b") == unbroken
-  assert written.read_rows(tmp_path / "1" / "kept.jsonl") == first
+  assert reading.read_rows(tmp_path / "1" / "kept.jsonl") == first
 
 
 def test_what_cannot_be_evaluated_is_named(registry, model):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from specialize_jax.evaluation import written
+from specialize_jax.files import reading
 
 _SCRIPT = """
 import sys
@@ -78,7 +78,7 @@ def test_two_processes_say_what_one_says(tmp_path):
   together = _run(2, tmp_path / "two")
   assert together == alone * 2
   first, second = (
-    written.read_rows(tmp_path / name / "5" / "together.jsonl")
+    reading.read_rows(tmp_path / name / "5" / "together.jsonl")
     for name in ("one", "two")
   )
   assert first == second

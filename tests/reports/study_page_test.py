@@ -7,7 +7,7 @@ import pytest
 from testdata import made_up_study
 
 from specialize_jax import errors
-from specialize_jax.evaluation import written
+from specialize_jax.files import writing
 from specialize_jax.reports import study_page, study_plots, study_text
 from specialize_jax.study import findings
 
@@ -68,7 +68,7 @@ def test_a_level_that_is_never_reached_is_said_so(study):
 
 
 def test_the_page_is_self_contained_and_shows_five_figures(study, tmp_path):
-  written.write_json(tmp_path / "study.json", study)
+  writing.write_json(tmp_path / "study.json", study)
   study_page.build(tmp_path / "study.json", tmp_path / "study.html")
   text = (tmp_path / "study.html").read_text()
   assert text.count("<svg") == 5

@@ -12,7 +12,8 @@ from testdata import several_processes, tiny_demo, tiny_world
 from specialize_jax.checkpoints import best, opening
 from specialize_jax.cli import main
 from specialize_jax.data import sources
-from specialize_jax.evaluation import history, written
+from specialize_jax.evaluation import history
+from specialize_jax.files import reading
 from specialize_jax.study import choosing, experiment
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
@@ -179,4 +180,4 @@ def test_following_a_run_that_died_ends(world, tmp_path, capsys):
   assert "the run has not reached its last step" in err
   step = last_line(out)["step"]
   assert step in (2, 4)
-  assert written.read_rows(run_dir / f"selection/test/{step}/metrics.jsonl")
+  assert reading.read_rows(run_dir / f"selection/test/{step}/metrics.jsonl")

@@ -1,0 +1,332 @@
+"""The rule for paths that a user gives: checked at the edge, before any work.
+
+A path is local, or an object or folder in a bucket of Google Cloud Storage,
+`gs://bucket/name`, which TensorFlow's client reads and writes (through
+`etils.epath`, as Orbax, TFDS and SeqIO do). Every other `scheme://` is
+refused: `pathlib` would make a local folder called `s3:` of it, and the result
+would die with the machine.
+"""
+
+import argparse
+import dataclasses
+import errno
+import os
+import pathlib
+import re
+import socket
+import threading
+from collections.abc import Mapping
+
+from etils import epath
+
+from specialize_jax import errors
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/{1,2})")
+_BUCKET = "gs://"
+# The first request of a bucket: with none of its answer the network is silent.
+_PATIENCE_SECONDS = 30.0
+_METADATA_SECONDS = 2.0
+
+MAX_NAME_BYTES = 255
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+  """What a path has to be.
+
+  Attributes:
+    what: "file", "directory", or "path" for either.
+    is_read: whether it has to be there; else it is one to write.
+    local_because: why it cannot be in a bucket, as half a sentence; "" where
+      it can.
+    suffix: what the name of a neighbour that is written with it adds.
+  """
+
+  what: str
+  is_read: bool
+  local_because: str = ""
+  suffix: str = ""
+
+  def local(self, because: str) -> "Kind":
+    """Returns the kind for paths that cannot be in a bucket."""
+    return dataclasses.replace(self, local_because=because)
+
+
+INPUT_FILE = Kind(what="file", is_read=True)
+INPUT_DIRECTORY = Kind(what="directory", is_read=True)
+INPUT_PATH = Kind(what="path", is_read=True)
+OUTPUT_FILE = Kind(what="file", is_read=False)
+OUTPUT_DIRECTORY = Kind(what="directory", is_read=False)
+
+
+def check_flags(flags: argparse.Namespace, kinds: Mapping[str, Kind]) -> None:
+  """Checks the paths among a command's flags; one that is None is not given.
+
+  Args:
+    flags: what argparse parsed.
+    kinds: by the flag's name without its dashes.
+
+  Raises:
+    UserError: as `check`.
+  """
+  for name, kind in kinds.items():
+    given = getattr(flags, name)
+    if given is not None:
+      check(f"--{name}", given, kind)
+
+
+def check(name: str, given: str, kind: Kind) -> None:
+  """Checks that a path can be read or written, before any work is done.
+
+  Makes nothing, not even a directory. The first path in a bucket costs a
+  request to it.
+
+  Args:
+    name: the flag or gin macro, as the user writes it: "--output".
+    given: the path, as the user wrote it.
+    kind: what it has to be.
+
+  Raises:
+    UserError: it is empty, or of another scheme, or of another kind, or is
+      not there, or cannot be written, or the bucket does not answer.
+  """
+  shown = f"{name}={given}"
+  if not isinstance(given, str):
+    raise errors.UserError(
+      f"{name}={given!r} is no path: expected text, such as a {kind.what}'s"
+      " name"
+    )
+  if not given.strip():
+    raise errors.UserError(
+      f"{name}={given!r} is an empty path: expected a {kind.what}'s name"
+    )
+  if "\0" in given:
+    raise errors.UserError(
+      f"{name}={given!r} holds a zero byte, which no path can"
+    )
+  if is_in_bucket(given):
+    _check_in_bucket(shown, given, kind)
+    return
+  _refuse_scheme(shown, given)
+  try:
+    _check_local(shown, given, kind)
+  except OSError as error:
+    raise errors.UserError(f"{shown}: {error.strerror}") from error
+
+
+def is_in_bucket(path: str | os.PathLike[str]) -> bool:
+  """Tells a path in a bucket, `gs://bucket/name`, from a local one."""
+  return os.fspath(path).startswith(_BUCKET)
+
+
+def are_same(one: str, other: str) -> bool:
+  """Whether two paths that were given name one file or directory."""
+  return _identity(one) == _identity(other)
+
+
+def is_mendable(error: OSError) -> bool:
+  """Whether a user can mend it: the path is at fault, not the machine."""
+  return error.filename is not None and error.errno in (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+    errno.EROFS,
+  )
+
+
+def _identity(path: str) -> str:
+  return path.rstrip("/") if is_in_bucket(path) else os.path.realpath(path)
+
+
+def _refuse_scheme(shown: str, given: str) -> None:
+  found = _SCHEME.match(given)
+  if found is None or os.path.lexists(given):
+    return  # a local folder may have a colon in its name
+  scheme, slashes = found[1].lower(), found[2]
+  rest = given[found.end() :]
+  if slashes == "/" and scheme != "gs":
+    return  # `C:/x`, `notes:/x`: only two slashes make a scheme
+  if scheme == "gs":
+    way_out = f"expected gs://{rest}"
+  elif scheme == "file":
+    way_out = f"give the path alone, /{rest.lstrip('/')}"
+  else:
+    way_out = "expected a local path, or gs://BUCKET/NAME"
+  raise errors.UserError(
+    f"{shown}: {found[0]} is not read or written here; {way_out}"
+  )
+
+
+def _check_local(shown: str, given: str, kind: Kind) -> None:
+  path = pathlib.Path(given)
+  _check_names(shown, path, kind.suffix)
+  try:
+    mode = os.stat(given.rstrip("/") or "/")
+  except FileNotFoundError:
+    mode = None
+  is_there = mode is not None
+  is_dir = is_there and path.is_dir()
+  if kind.is_read and not is_there:
+    raise errors.UserError(
+      f"{shown} does not exist: expected {_a(kind.what)} to read"
+    )
+  if is_dir and kind.what == "file":
+    raise errors.UserError(f"{shown} is a directory: expected a file")
+  if is_there and not is_dir and kind.what == "directory":
+    raise errors.UserError(f"{shown} is a file: expected a directory")
+  if given.endswith("/") and not is_dir and kind.what != "directory":
+    raise errors.UserError(
+      f"{shown} ends with a slash, as a directory does: expected a file's name"
+    )
+  if kind.is_read:
+    if not _may(given, os.R_OK | (os.X_OK if is_dir else 0)):
+      raise errors.UserError(f"{shown} may not be read: permission denied")
+    return
+  _check_writable(shown, path, is_there)
+
+
+def _check_names(shown: str, path: pathlib.Path, suffix: str) -> None:
+  """Checks names that are not there yet, which the system cannot judge."""
+  names = [*path.parts[:-1], path.name + suffix]
+  if max(len(os.fsencode(name)) for name in names) <= MAX_NAME_BYTES:
+    return
+  with_it = f" with the {suffix} that is written beside it" if suffix else ""
+  raise errors.UserError(
+    f"{shown}: a name is too long: expected {MAX_NAME_BYTES} bytes or fewer"
+    f"{with_it}"
+  )
+
+
+def _check_writable(shown: str, path: pathlib.Path, is_there: bool) -> None:
+  """Checks the directory that a file or folder would be made in."""
+  place = path if is_there and path.is_dir() else path.parent
+  while not os.path.lexists(place):
+    place = place.parent
+  if not place.is_dir():
+    raise errors.UserError(
+      f"{shown}: {place} is not a directory, so nothing can be written in it"
+    )
+  if not _may(place, os.W_OK | os.X_OK):
+    raise errors.UserError(
+      f"{shown} cannot be written: permission denied in {place}"
+    )
+  if os.statvfs(place).f_flag & os.ST_RDONLY:
+    raise errors.UserError(
+      f"{shown} cannot be written: {place} is on a read-only file system"
+    )
+
+
+def _may(path: str | os.PathLike[str], how: int) -> bool:
+  return os.access(path, how, effective_ids=True)
+
+
+def _a(what: str) -> str:
+  return "a file or directory" if what == "path" else f"a {what}"
+
+
+def _check_in_bucket(shown: str, given: str, kind: Kind) -> None:
+  if kind.local_because:
+    raise errors.UserError(
+      f"{shown} is in a bucket, and {kind.local_because}: give a local path"
+    )
+  bucket, _, name = given.removeprefix(_BUCKET).partition("/")
+  if not bucket.strip() or (kind.what == "file" and not name.strip()):
+    raise errors.UserError(
+      f"{shown} names no {kind.what}: expected gs://BUCKET/NAME"
+    )
+  if kind.what == "file" and name.endswith("/"):
+    raise errors.UserError(
+      f"{shown} ends with a slash, as a directory does: expected a file's name"
+    )
+  path = epath.Path(given)
+  is_there, is_dir = _answer(shown, lambda: (path.exists(), path.is_dir()))
+  if kind.is_read and not (is_there or is_dir):
+    raise errors.UserError(
+      f"{shown} does not exist: expected {_a(kind.what)} to read"
+    )
+  if is_dir and kind.what == "file":
+    raise errors.UserError(f"{shown} is a directory: expected a file")
+  if is_there and not is_dir and kind.what == "directory":
+    raise errors.UserError(f"{shown} is a file: expected a directory")
+
+
+def _answer(shown: str, ask: object) -> tuple[bool, bool]:
+  """Asks a bucket, and says in one sentence why it does not answer.
+
+  The client repeats a request that the network swallows for many minutes, so
+  it is asked on a thread that may be left behind.
+  """
+  has_credentials = _prepare_credentials()
+  answers, failures = [], []
+
+  def run() -> None:
+    try:
+      answers.append(ask())
+    except Exception as error:  # noqa: BLE001  (raised again below)
+      failures.append(error)
+
+  thread = threading.Thread(target=run, name="bucket", daemon=True)
+  thread.start()
+  thread.join(_PATIENCE_SECONDS)
+  if answers:
+    return answers[0]
+  hint = (
+    ""
+    if has_credentials
+    else "; there are no credentials on this machine: run `gcloud auth"
+    " application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+  )
+  if not failures:
+    raise errors.UserError(
+      f"{shown}: the bucket has not answered for {_PATIENCE_SECONDS:g} s{hint}"
+    )
+  reason = bucket_reason(failures[0])
+  if reason is None:
+    raise failures[0]
+  raise errors.UserError(f"{shown}: {reason}{hint}") from failures[0]
+
+
+def bucket_reason(error: BaseException) -> str | None:
+  """Says why a bucket refused, or None for an error of another kind."""
+  if type(error).__module__ != "tensorflow.python.framework.errors_impl":
+    return None
+  first_line = str(error).strip().splitlines()[0]
+  kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+  return (
+    f"the bucket cannot be used ({kind.removesuffix(' error')}: {first_line})"
+  )
+
+
+def _prepare_credentials() -> bool:
+  """Whether there are credentials; where not, keeps the client from waiting.
+
+  Without a key file the client asks the metadata server of a Google VM, and
+  elsewhere repeats that for minutes. It reads public buckets without any.
+  """
+  home = os.environ.get("CLOUDSDK_CONFIG") or os.path.expanduser(
+    "~/.config/gcloud"
+  )
+  well_known = os.path.join(home, "application_default_credentials.json")
+  given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
+  if os.path.isfile(given) or os.path.isfile(well_known):
+    return True
+  if os.environ.get("NO_GCE_CHECK", "").lower() == "true":
+    return False
+  host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
+  host, _, port = host.partition(":")
+  try:
+    socket.create_connection(
+      (host, int(port or 80)), timeout=_METADATA_SECONDS
+    ).close()
+  except (OSError, ValueError):
+    os.environ["NO_GCE_CHECK"] = "true"
+    return False
+  return True

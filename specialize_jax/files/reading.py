@@ -1,0 +1,157 @@
+r"""How text that others bring is read: UTF-8, and each error names its line.
+
+A byte order mark, which Windows puts before the text, is no part of it, and
+its line ends `\r\n` are read as `\n`. Bytes that are not UTF-8 are an error:
+whatever stood for them would be learned, or graded, as if it had been there.
+"""
+
+import json
+import os
+
+import orjson
+from etils import epath
+
+from specialize_jax import errors
+
+_MARK = "\ufeff"
+_OTHER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+Path = str | os.PathLike[str]
+
+
+def read_text(path: Path) -> str:
+  r"""Reads a whole text file; a byte order mark and the `\r` of `\r\n` go.
+
+  Raises:
+    UserError: there is no such file, or it is not UTF-8; the message names
+      the line.
+  """
+  return decode(read_bytes(path), path).replace("\r\n", "\n")
+
+
+def read_json(path: Path) -> object:
+  """Reads a file that holds one JSON value.
+
+  Raises:
+    UserError: there is no such file, or it is not JSON; the message names the
+      line.
+  """
+  text = decode(read_bytes(path), path)
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise errors.UserError(
+      f"{path}, line {error.lineno} is not JSON ({error.msg} at column"
+      f" {error.colno}); mend the file"
+    ) from error
+  except (ValueError, RecursionError) as error:
+    raise errors.UserError(
+      f"{path} is not JSON that can be read: {error}"
+    ) from error
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+  """Reads JSON lines, one object a line; empty lines are passed over.
+
+  Raises:
+    UserError: as `read_numbered_rows`.
+  """
+  return [row for _, row in read_numbered_rows(path)]
+
+
+def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
+  r"""Reads JSON lines, each with the number of its line, from 1.
+
+  Only `\n` ends a line: a text may hold other line separators.
+
+  Raises:
+    UserError: there is no such file, or a line is not a JSON object; the
+      message names the line.
+  """
+  lines = decode(read_bytes(path), path).split("\n")
+  rows = []
+  for number, line in enumerate(lines, start=1):
+    row_text = line.strip().removeprefix(_MARK)  # of files that were joined
+    if row_text:
+      rows.append((number, _parsed_row(row_text, f"{path}, line {number}")))
+  return rows
+
+
+def _parsed_row(text: str, where: str) -> dict[str, object]:
+  try:
+    row = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise errors.UserError(
+      f"{where} is not JSON ({error}): got {text[:60]!r}, expected one object"
+      " a line; mend or remove the line."
+    ) from error
+  if not isinstance(row, dict):
+    raise errors.UserError(
+      f"{where} is not a JSON object: got {text[:60]!r}; expected a row such"
+      ' as {"text": ...}.'
+    )
+  return row
+
+
+def loads(text: str | bytes) -> object:
+  """Parses JSON, the fast way where it is taken: orjson, else json.
+
+  orjson takes no lone surrogate and no NaN, and makes a float of a whole
+  number beyond 64 bits: for responses and records by the million, not for
+  what a user wrote.
+
+  Raises:
+    json.JSONDecodeError: it is not JSON.
+    ValueError, RecursionError: a number has thousands of digits, or values
+      are nested too deeply.
+  """
+  try:
+    return orjson.loads(text)
+  except orjson.JSONDecodeError:
+    return json.loads(text)
+
+
+def decode(content: bytes, path: Path) -> str:
+  """Decodes UTF-8, without its byte order mark.
+
+  Args:
+    content: of a whole file.
+    path: the file that an error names.
+
+  Raises:
+    UserError: it is not UTF-8; the message names the line.
+  """
+  for mark, name in _OTHER_MARKS.items():
+    if content.startswith(mark):
+      raise errors.UserError(
+        f"{path} is {name}: expected UTF-8; save it as UTF-8, or convert it"
+        f" with `iconv -f {name} -t UTF-8`"
+      )
+  try:
+    return content.decode("utf-8").removeprefix(_MARK)
+  except UnicodeDecodeError as error:
+    line_start = content.rfind(b"\n", 0, error.start) + 1
+    number = content.count(b"\n", 0, error.start) + 1
+    raise errors.UserError(
+      f"{path}, line {number} is not UTF-8: byte {content[error.start]:#04x} at"
+      f" byte {error.start - line_start + 1} of the line; save the file as"
+      " UTF-8"
+    ) from error
+
+
+def read_bytes(path: Path) -> bytes:
+  """Reads a whole file, local, a pipe or in a bucket.
+
+  Raises:
+    UserError: there is no such file, or it is a directory.
+  """
+  try:
+    return epath.Path(path).read_bytes()
+  except FileNotFoundError as error:
+    raise errors.UserError(
+      f"there is no {path}: expected a file to read"
+    ) from error
+  except IsADirectoryError as error:
+    raise errors.UserError(
+      f"{path} is a directory: expected a file to read"
+    ) from error

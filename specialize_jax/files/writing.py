@@ -1,0 +1,159 @@
+"""Where outputs are opened: each appears whole under its name, or not at all.
+
+A local file is written beside its place, synchronised to disk, and then takes
+the name: a reader never sees half a file, and a killed writer leaves the old
+one. A file in a bucket is written to local disk and then uploaded as one
+object, which a bucket shows whole or not at all.
+
+Python's strings can hold half of a pair of surrogates, which UTF-8 cannot: a
+model that stops within an emoji makes one. JSON has an escape for it, and
+reading returns the same string; a text for people shows U+FFFD in its place.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO
+
+from etils import epath
+
+from specialize_jax import errors
+from specialize_jax.files import paths
+
+Path = str | os.PathLike[str]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# What readers other than ours take for the end of a line.
+_LINE_END = re.compile("[\x85\u2028\u2029]")
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
+  """Opens a UTF-8 file that takes its name when the block ends well.
+
+  Args:
+    path: where to, local or in a bucket; missing directories are made.
+    binary: whether it takes bytes instead of text.
+
+  Yields:
+    The stream to write to; text shows U+FFFD for half of a pair.
+
+  Raises:
+    UserError: `path` is a directory.
+  """
+  if paths.is_in_bucket(path):
+    with tempfile.TemporaryDirectory() as folder:
+      unfinished = os.path.join(folder, "unfinished")
+      with open(unfinished, "wb") as file:
+        yield from _stream(file, binary)
+      epath.Path(unfinished).copy(path, overwrite=True)
+    return
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise errors.UserError(f"{path} is a directory; give a file's name.")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, unfinished = tempfile.mkstemp(
+    prefix=".", suffix=_unfinished_suffix(path.name), dir=path.parent
+  )
+  try:
+    with os.fdopen(handle, "wb") as file:
+      yield from _stream(file, binary)
+      os.fsync(handle)
+    os.chmod(unfinished, 0o666 & ~_umask())
+    os.replace(unfinished, path)
+  except BaseException:
+    os.unlink(unfinished)
+    raise
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a whole text file; see `opened`."""
+  with opened(path) as stream:
+    stream.write(text)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+  """Writes a whole file; see `opened`."""
+  with opened(path, binary=True) as stream:
+    stream.write(content)
+
+
+def write_json(path: Path, value: object) -> None:
+  """Writes one JSON value, indented for people, whole or not at all."""
+  write_text(path, to_json(value, indent=2) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+  """Writes JSON lines, whole or not at all."""
+  with opened(path) as stream:
+    for row in rows:
+      stream.write(to_json(row) + "\n")
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+  r"""Returns a value as JSON that UTF-8 can hold, on one line if not indented.
+
+  Example:
+    >>> to_json({"text": "5 £ \ud83d"})
+    '{"text": "5 £ \\ud83d"}'
+  """
+  text = json.dumps(value, ensure_ascii=False, indent=indent)
+  if text.isascii():
+    return text
+  text = _LINE_END.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+  return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def printable(text: str) -> str:
+  """Returns a text with U+FFFD for each half of a pair of surrogates."""
+  return _SURROGATE.sub("\ufffd", text)
+
+
+def survive_any_text() -> None:
+  """Makes standard output and error show what they cannot encode, escaped.
+
+  A terminal or pipe may take ASCII or Latin-1 alone.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
+
+
+class _Printable(io.TextIOWrapper):
+  """A UTF-8 stream that takes every string."""
+
+  def write(self, text: str) -> int:
+    return super().write(printable(text))
+
+
+def _stream(file: IO[bytes], binary: bool) -> Iterator[IO]:
+  if binary:
+    yield file
+    file.flush()
+    return
+  text = _Printable(file, encoding="utf-8", newline="\n", write_through=False)
+  try:
+    yield text
+    text.flush()
+  finally:
+    text.detach()
+
+
+def _unfinished_suffix(name: str) -> str:
+  """Says whose it is, as far as a name of 255 bytes has room."""
+  room = paths.MAX_NAME_BYTES - len("..unfinished") - 16
+  kept = os.fsencode(name)[:room].decode("utf-8", "ignore")
+  return f".{kept}.unfinished"
+
+
+def _umask() -> int:
+  """The process's file mode mask, which can only be read by setting it."""
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask

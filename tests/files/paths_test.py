@@ -1,0 +1,137 @@
+"""A path that a user gave is right, or refused in one sentence before work."""
+
+import dataclasses
+import os
+
+import pytest
+
+from specialize_jax import errors
+from specialize_jax.files import paths
+
+READ = (paths.INPUT_FILE, paths.INPUT_DIRECTORY, paths.INPUT_PATH)
+WRITTEN = (paths.OUTPUT_FILE, paths.OUTPUT_DIRECTORY)
+LOCAL = paths.OUTPUT_FILE.local("a store grows by appending, as none can")
+
+
+@pytest.fixture
+def place(tmp_path):
+  """A directory with a file and a directory in it."""
+  (tmp_path / "file").write_text("text")
+  (tmp_path / "a folder").mkdir()
+  return tmp_path
+
+
+def _refused(given, kind, match):
+  with pytest.raises(errors.UserError, match=match) as caught:
+    paths.check("--flag", given, kind)
+  assert "\n" not in str(caught.value)
+  assert given in str(caught.value)  # as it was given
+
+
+@pytest.mark.parametrize("kind", [*READ, *WRITTEN])
+@pytest.mark.parametrize(
+  ("given", "match"),
+  [
+    ("s3://bucket/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("hdfs://host/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("https://host/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("S3://bucket/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("file:///tmp/x", "give the path alone, /tmp/x"),
+    ("gs:/bucket/x", "expected gs://bucket/x"),
+    ("GS://bucket/x", "expected gs://bucket/x"),
+    ("gs://", "expected gs://BUCKET/NAME"),
+    ("gs:///x", "expected gs://BUCKET/NAME"),
+  ],
+)
+def test_a_scheme_that_is_not_read_or_written_is_refused(kind, given, match):
+  _refused(given, kind, match)
+
+
+@pytest.mark.parametrize("kind", [*READ, *WRITTEN])
+def test_an_empty_path_is_refused(kind):
+  for given in ("", "  ", "\t"):
+    with pytest.raises(errors.UserError, match="--flag=.* is an empty path"):
+      paths.check("--flag", given, kind)
+  with pytest.raises(errors.UserError, match="holds a zero byte"):
+    paths.check("--flag", "a\0b", kind)
+  with pytest.raises(errors.UserError, match="--flag=7 is no path"):
+    paths.check("--flag", 7, kind)
+
+
+def test_what_is_read_must_be_there_and_of_its_kind(place):
+  file, folder = str(place / "file"), str(place / "a folder")
+  paths.check("--flag", file, paths.INPUT_FILE)
+  paths.check("--flag", folder, paths.INPUT_DIRECTORY)
+  paths.check("--flag", f"{folder}/", paths.INPUT_DIRECTORY)
+  for given in (file, folder, f"{folder}/"):
+    paths.check("--flag", given, paths.INPUT_PATH)
+  paths.check("--flag", os.devnull, paths.INPUT_FILE)
+  for kind in READ:
+    _refused(f"{place}/absent", kind, "does not exist")
+    _refused(f"{place}/absent/x", kind, "does not exist")
+    _refused(f"{file}/x", kind, "Not a directory")
+  _refused(folder, paths.INPUT_FILE, "is a directory: expected a file")
+  _refused(file, paths.INPUT_DIRECTORY, "is a file: expected a directory")
+  _refused(f"{file}/", paths.INPUT_FILE, "ends with a slash")
+
+
+def test_what_is_written_may_be_new_and_is_not_made_yet(place):
+  file, folder = str(place / "file"), str(place / "a folder")
+  for given in (file, f"{folder}/new", f"{place}/new 1/new 2/x", "new", "./n"):
+    paths.check("--flag", given, paths.OUTPUT_FILE)
+  for given in (folder, f"{folder}/", f"{place}/new 1/", f"{place}/new 1/2"):
+    paths.check("--flag", given, paths.OUTPUT_DIRECTORY)
+  assert sorted(p.name for p in place.iterdir()) == ["a folder", "file"]
+  _refused(folder, paths.OUTPUT_FILE, "is a directory: expected a file")
+  _refused(f"{place}/new/", paths.OUTPUT_FILE, "ends with a slash")
+  _refused(file, paths.OUTPUT_DIRECTORY, "is a file: expected a directory")
+  for kind in WRITTEN:
+    _refused(f"{file}/x", kind, "is not a directory|Not a directory")
+    _refused(f"{file}/x/y", kind, "is not a directory|Not a directory")
+
+
+@pytest.mark.parametrize("kind", [*READ, *WRITTEN])
+def test_a_name_longer_than_names_are_is_refused(place, kind):
+  _refused(f"{place}/{'n' * 256}", kind, "name is too long")
+  _refused(f"{place}/{'n' * 255}/{'é' * 128}", kind, "name is too long")
+
+
+def test_the_longest_name_is_a_name(place):
+  longest = f"{place}/{'n' * 255}"
+  paths.check("--flag", longest, paths.OUTPUT_FILE)
+  resumed = dataclasses.replace(paths.OUTPUT_FILE, suffix=".progress")
+  _refused(longest, resumed, "255 bytes or fewer with the .progress")
+
+
+def test_a_folder_whose_name_looks_like_a_scheme_is_a_folder(
+  place, monkeypatch
+):
+  monkeypatch.chdir(place)
+  os.makedirs("s3:/bucket")
+  paths.check("--flag", "s3://bucket", paths.INPUT_DIRECTORY)
+  paths.check("--flag", "notes:/x", paths.OUTPUT_FILE)
+
+
+def test_what_may_not_be_read_or_written_is_refused(nobodys_place):
+  place = nobodys_place
+  paths.check("--flag", f"{place}/open/file", paths.INPUT_FILE)
+  _refused(f"{place}/closed", paths.INPUT_DIRECTORY, "permission denied")
+  _refused(f"{place}/closed/x", paths.INPUT_FILE, "Permission denied")
+  _refused(f"{place}/secret", paths.INPUT_FILE, "permission denied")
+  for kind in WRITTEN:
+    _refused(f"{place}/closed/x", kind, "Permission denied")
+    _refused(f"{place}/open/x", kind, "permission denied in .*open")
+    _refused(f"{place}/open/x/y", kind, "permission denied in .*open")
+
+
+def test_where_only_a_local_path_works_a_bucket_is_refused_with_the_reason():
+  _refused(
+    "gs://bucket/x", LOCAL, "is in a bucket, and a store grows by appending"
+  )
+
+
+def test_two_spellings_of_one_path_are_the_same(place, monkeypatch):
+  monkeypatch.chdir(place)
+  assert paths.are_same("file", f"{place}/a folder/../file")
+  assert not paths.are_same("file", "other")
+  assert paths.are_same("gs://bucket/x/", "gs://bucket/x")

@@ -1,0 +1,102 @@
+"""Text that others bring is read as what it says, or refused by its line."""
+
+import json
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from specialize_jax import errors
+from specialize_jax.files import reading, writing
+
+
+def test_rows_read_back_as_written(tmp_path):
+  rows = [
+    {"prediction": "a\nb\u2028c £", "target": "1", "correct": True},
+    {"prediction": "", "target": "2", "correct": False},
+  ]
+  path = tmp_path / "deep" / "rows.jsonl"
+  writing.write_rows(path, rows)
+  assert reading.read_rows(path) == rows
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_saved_on_windows_reads_as_one_saved_on_linux(
+  tmp_path, mark, line_end
+):
+  path = tmp_path / "given"
+  text = f"{mark}first{line_end}second{line_end}"
+  path.write_bytes(text.encode())
+  assert reading.read_text(path) == "first\nsecond\n"
+  rows = f'{mark}{{"a": "£"}}{line_end}{line_end}{mark}{{"a": 2}}{line_end}'
+  path.write_bytes(rows.encode())
+  assert reading.read_numbered_rows(path) == [(1, {"a": "£"}), (3, {"a": 2})]
+  path.write_bytes(f'{mark}{{{line_end}"a": [1]}}{line_end}'.encode())
+  assert reading.read_json(path) == {"a": [1]}
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  path.write_text('{"a": 1}\n\n{"a": \n')
+  with pytest.raises(errors.UserError, match="rows.jsonl, line 3 is not JSON"):
+    reading.read_rows(path)
+  path.write_text("[1]\n")
+  with pytest.raises(errors.UserError, match="line 1 is not a JSON object"):
+    reading.read_rows(path)
+  path.write_text('{"a": ' + "[" * 100_000 + "\n")
+  with pytest.raises(errors.UserError, match="line 1 is not JSON"):
+    reading.read_rows(path)
+  with pytest.raises(errors.UserError, match=r"there is no .*absent\.jsonl"):
+    reading.read_rows(tmp_path / "absent.jsonl")
+  with pytest.raises(errors.UserError, match="is a directory"):
+    reading.read_rows(tmp_path)
+
+
+def test_a_broken_json_file_is_named_with_its_line(tmp_path):
+  path = tmp_path / "results.json"
+  path.write_text('{"a": 1,\n "b": }\n')
+  with pytest.raises(errors.UserError, match=r"results\.json, line 2 is not"):
+    reading.read_json(path)
+  path.write_text("[" * 100_000)
+  with pytest.raises(errors.UserError, match=r"results\.json is not JSON"):
+    reading.read_json(path)
+  path.write_text('{"a": ' + "9" * 5000 + "}")
+  with pytest.raises(errors.UserError, match=r"results\.json is not JSON"):
+    reading.read_json(path)
+
+
+@pytest.mark.parametrize("read", [reading.read_text, reading.read_rows])
+def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path, read):
+  path = tmp_path / "rows.jsonl"
+  path.write_bytes('{"a": "£"}\n'.encode() + '{"a": "£"}\n'.encode("latin-1"))
+  with pytest.raises(
+    errors.UserError, match="line 2 is not UTF-8: byte 0xa3 at byte 8"
+  ):
+    read(path)
+  path.write_bytes('{"a": "£"}\n'.encode("utf-16"))
+  with pytest.raises(errors.UserError, match="is UTF-16: expected UTF-8"):
+    read(path)
+
+
+def test_whole_numbers_of_any_size_stay_whole(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  path.write_text('{"target": 123456789012345678901234567890}\n')
+  assert reading.read_rows(path)[0]["target"] == 123456789012345678901234567890
+
+
+ANY_TEXT = strategies.text(
+  strategies.characters(codec=None, exclude_categories=())
+)
+
+
+@hypothesis.given(ANY_TEXT)
+def test_any_string_survives_json(text):
+  line = writing.to_json({"a": text})
+  line.encode()  # UTF-8 holds it
+  assert len(line.splitlines()) == 1
+  # Two halves that meet in a JSON file are one character to every reader.
+  whole = text.encode("utf-16", "surrogatepass").decode(
+    "utf-16", "surrogatepass"
+  )
+  assert json.loads(line) == reading.loads(line) == {"a": whole}

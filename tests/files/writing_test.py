@@ -1,0 +1,79 @@
+"""What is written appears whole under its name, or not at all."""
+
+import contextlib
+import io
+import os
+import sys
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from specialize_jax import errors
+from specialize_jax.files import reading, writing
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+  path = tmp_path / "deep" / "page.html"
+  writing.write_text(path, "old £")
+  with pytest.raises(RuntimeError), writing.opened(path) as stream:
+    stream.write("half")
+    raise RuntimeError("killed")
+  assert path.read_text(encoding="utf-8") == "old £"
+  assert [p.name for p in path.parent.iterdir()] == ["page.html"]
+
+
+def test_rows_that_fail_leave_the_old_ones(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  writing.write_rows(path, [{"a": 1}])
+
+  def rows():
+    yield {"a": 2}
+    raise RuntimeError("killed")
+
+  with pytest.raises(RuntimeError):
+    writing.write_rows(path, rows())
+  assert reading.read_rows(path) == [{"a": 1}]
+  assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_file_has_the_rights_that_any_new_file_has(tmp_path):
+  writing.write_text(tmp_path / "ours", "")
+  (tmp_path / "plain").write_text("")
+  assert os.stat(tmp_path / "ours").st_mode == (
+    os.stat(tmp_path / "plain").st_mode
+  )
+
+
+def test_a_directory_is_no_file(tmp_path):
+  with pytest.raises(errors.UserError, match="is a directory"):
+    writing.write_text(tmp_path, "")
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "数"])
+def test_a_name_may_have_all_the_bytes_that_a_name_can(tmp_path, letter):
+  name = letter * (255 // len(letter.encode()))
+  writing.write_text(tmp_path / name, "whole")
+  assert [p.name for p in tmp_path.iterdir()] == [name]
+  assert (tmp_path / name).read_text() == "whole"
+
+
+@hypothesis.given(
+  strategies.text(strategies.characters(codec=None, exclude_categories=()))
+)
+def test_any_string_survives_a_text_for_people(tmp_path_factory, text):
+  path = tmp_path_factory.getbasetemp() / "any.txt"
+  writing.write_text(path, text)
+  assert path.read_bytes().decode() == writing.printable(text)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_string_survives_a_terminal(monkeypatch, encoding):
+  held = io.BytesIO()
+  stream = io.TextIOWrapper(held, encoding=encoding)
+  monkeypatch.setattr(sys, "stdout", stream)
+  writing.survive_any_text()
+  with contextlib.redirect_stdout(stream):
+    print("half \ud83d, whole 😀, £")
+  stream.flush()
+  assert b"half \\ud83d, whole " in held.getvalue()
