@@ -9,12 +9,10 @@ Single process. Every round times each of these once, in turn:
   alignment_strings  the same from strings: teacher tokens and text in, their
                      numbering and the student's tokenization included
   pytokenizations    its get_alignments on both token lists, nothing else
-  reference_lay      the readable form of the same, on the first samples
   MODE_arrays        targets with the top 5 on student ids, from strings that
                      are numbered already; the student's tokenization included
   MODE_strings       the same from flat lists of strings, as a store is read:
                      their numbering included
-  MODE_reference     the readable form, on the first samples
 
 Samples a second is the median over rounds, after one that fills the caches
 (the `first` of each mode: how fast that one was); `cpu` counts the process's
@@ -50,8 +48,6 @@ from specialize_jax.align import (  # noqa: E402
   batched_layout,
   columns,
   coverage,
-  reference,
-  sample,
   targets,
 )
 from specialize_jax.files import writing  # noqa: E402
@@ -66,7 +62,6 @@ def main(argv):
   )
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--num_solutions", type=int, default=7473)
-  parser.add_argument("--num_reference", type=int, default=20)
   parser.add_argument("--output")
   flags = parser.parse_args(argv)
   solutions = _solutions(flags.num_solutions)
@@ -194,8 +189,8 @@ def _log(prob):
 def _measure(corpus, flags):
   """Times every way on one corpus, interleaved."""
   ways = {
-    **_alignment_ways(corpus, flags.num_reference),
-    **_transfer_ways(corpus, flags.num_reference),
+    **_alignment_ways(corpus),
+    **_transfer_ways(corpus),
   }
   seconds = {name: [] for name in ways}
   for _ in range(flags.rounds + 1):
@@ -227,7 +222,7 @@ def _batches(corpus):
   return [corpus[at : at + size] for at in range(0, len(corpus), size)]
 
 
-def _alignment_ways(corpus, num_reference):
+def _alignment_ways(corpus):
   """Alignment alone, no distribution transferred."""
   import spacy_alignments
 
@@ -274,24 +269,19 @@ def _alignment_ways(corpus, num_reference):
     for teacher_tokens, pieces in both:
       spacy_alignments.get_alignments(teacher_tokens, pieces)
 
-  def readable():
-    for tokens, text in corpus[:num_reference]:
-      reference.lay(tokens, text, student)
-
   return {
     "alignment_arrays": (arrays, len(corpus)),
     "alignment_strings": (from_strings, len(corpus)),
     "pytokenizations": (pytokenizations, len(corpus)),
-    "reference_lay": (readable, num_reference),
   }
 
 
-def _transfer_ways(corpus, num_reference):
+def _transfer_ways(corpus):
   """Alignment with the top 5 on student ids, a mode at a time."""
   student = real_files.t5()
   flat = [_flat(batch) for batch in _batches(corpus)]
   ways = {}
-  for mode in sample.MODES:
+  for mode in batched.MODES:
     aligner = batched.Aligner(student, mode=mode)
     numbered = [
       columns.teacher_columns(batch, aligner.table)
@@ -308,14 +298,9 @@ def _transfer_ways(corpus, num_reference):
       for batch in flat:
         aligner.align_strings(**batch)
 
-    def readable(mode=mode):
-      for tokens, text in corpus[:num_reference]:
-        sample.align_sample(tokens, text, student=student, mode=mode)
-
     ways |= {
       f"{mode}_arrays": (arrays, len(corpus)),
       f"{mode}_strings": (from_strings, len(corpus)),
-      f"{mode}_reference": (readable, num_reference),
     }
   return ways
 
@@ -339,7 +324,7 @@ def _coverage(corpus):
   """What each mode covers of a corpus."""
   student = real_files.t5()
   result = {}
-  for mode in sample.MODES:
+  for mode in batched.MODES:
     aligner = batched.Aligner(student, mode=mode)
     counted = reduce(
       operator.add,

@@ -1,32 +1,50 @@
 """Many samples in, their aligned targets out: the room's entry point.
 
-The four modes behind one interface. What it gives is what `sample` gives,
-sample by sample; what it remembers between batches (spellings, words, edit
-distances) is what makes it fast, and is forgotten before it grows large.
+The four modes behind one interface. What an aligner remembers between batches
+(spellings, words, edit distances) makes it fast, and is forgotten before it
+grows large.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from specialize_jax import errors
 from specialize_jax.align import (
+  alternatives,
   batched_layout,
   batched_marginal,
   batched_paper,
   batched_transfer,
   columns,
   dynamic_program,
-  sample,
   student_table,
   target_batch,
   teacher_table,
 )
 from specialize_jax.align import student as student_lib
 
+MODES = ("paper", "whitespace", "chunk", "marginal")
+
+NOT_UNICODE = "the text is not Unicode (a lone surrogate)"
+NO_STUDENT_TOKEN = "the text has no student token"
+
 BATCH_SIZE = 1024
 """Samples that are worth a call: more are no faster, and take more memory."""
 
 _MAX_STRINGS = 1 << 21  # about 0.5 GiB of words and candidates
+
+
+def check_mode(mode: str) -> None:
+  """Checks a mode's name.
+
+  Raises:
+    UserError: there is no such mode.
+  """
+  if mode not in MODES:
+    raise errors.UserError(
+      f"mode {mode!r} is unknown; expected one of: {', '.join(MODES)}"
+    )
 
 
 class Aligner:
@@ -40,7 +58,7 @@ class Aligner:
     Raises:
       UserError: there is no such mode.
     """
-    sample.check_mode(mode)
+    check_mode(mode)
     self.mode = mode
     self.student = student
     self._forget()
@@ -49,7 +67,7 @@ class Aligner:
     self.words = student_table.StudentTable(self.student)
     self.table = teacher_table.TeacherTable(self.words)
     self._distances = dynamic_program.DistanceTable()
-    self._parts = batched_marginal.WordParts(self.table, self.words)
+    self._alternatives = alternatives.Alternatives(self.table, self.words)
 
   def align(
     self, samples: Sequence[columns.Sample]
@@ -60,8 +78,9 @@ class Aligner:
       samples: The teacher's tokens of each, and the text that they spell.
 
     Returns:
-      One target a student token of each sample; or why there is none, as
-      `sample.align_sample` has it.
+      One target a student token of each sample; or why there is none: the
+      text is empty, or not Unicode, or (`marginal`) the teacher gives a
+      sampled token probability 0.
 
     Raises:
       ValueError: a sample's tokens do not spell its text.
@@ -71,7 +90,7 @@ class Aligner:
       try:
         encoded = text.encode("utf-8")
       except UnicodeEncodeError:
-        rejected[place] = sample.NOT_UNICODE
+        rejected[place] = NOT_UNICODE
         continue
       if b"".join([token.spelling for token in tokens]) != encoded:
         raise ValueError("the tokens do not spell the text")
@@ -126,23 +145,7 @@ class Aligner:
     Args:
       teacher: Samples whose tokens spell their texts, by `self.table`.
     """
-    aligned, word_local_B = self._align_columns(teacher)
-    if self.mode != "marginal" or word_local_B.all():
-      return aligned
-    # Its rule knows words alone: other texts go through the readable one.
-    whole = np.flatnonzero(~word_local_B)
-    one_by_one = target_batch.of_results(
-      [
-        sample.align_sample(
-          *columns.sample_of(teacher, at, self.table),
-          student=self.student,
-          mode=self.mode,
-        )
-        for at in whole.tolist()
-      ],
-      self.words,
-    ).placed(whole, len(teacher.texts), {})
-    return target_batch.joined([aligned, one_by_one])
+    return self._transfer(self.batch_of(teacher))
 
   def align_texts(
     self, texts: Sequence[str], spellings: Sequence[Sequence[bytes]]
@@ -163,26 +166,6 @@ class Aligner:
     return batched_layout.grouped(
       teacher, places.visible_L, student, words=self.words
     )
-
-  def _align_columns(
-    self, teacher: columns.TeacherColumns
-  ) -> tuple[target_batch.TargetBatch, np.ndarray]:
-    """Aligns samples that lie in columns already.
-
-    Args:
-      teacher: Samples whose tokens spell their texts, by `self.table`.
-
-    Returns:
-      The targets; and whether each sample is word-local, bool[B]: in
-      `marginal` mode the others are neither aligned nor rejected.
-    """
-    batch = self.batch_of(teacher)
-    word_local_B = batch.student.word_local_B
-    if self.mode == "marginal" and not word_local_B.all():
-      local = np.flatnonzero(word_local_B)
-      part, _ = self._align_columns(columns.some_of(teacher, local))
-      return part.placed(local, len(teacher.texts), {}), word_local_B
-    return self._transfer(batch), word_local_B
 
   def batch_of(self, teacher: columns.TeacherColumns) -> batched_transfer.Batch:
     """Encodes the texts and lays both sides on each other."""
@@ -205,13 +188,14 @@ class Aligner:
       probs_L=np.exp(teacher.log_probs_L),
       distinct_KL=distinct_KL,
       top_probs_KL=np.where(distinct_KL, np.exp(teacher.top_log_probs_KL), 0.0),
+      alternatives=self._alternatives,
     )
 
   def _transfer(
     self, batch: batched_transfer.Batch
   ) -> target_batch.TargetBatch:
     """Applies the mode's rule."""
-    found = self._rule(batch)
+    found = batched_transfer.masked(batch, self._rule(batch))
     groups = found.groups or batched_layout.group_numbers(
       batch.layout, batch.teacher, batch.student
     )
@@ -244,7 +228,7 @@ class Aligner:
     )
     has_token = np.diff(batch.student.offsets) > 0
     rejected = found.rejected | dict.fromkeys(
-      np.flatnonzero(~has_token).tolist(), sample.NO_STUDENT_TOKEN
+      np.flatnonzero(~has_token).tolist(), NO_STUDENT_TOKEN
     )
     kept = has_token.copy()
     kept[list(found.rejected)] = False
@@ -261,7 +245,7 @@ class Aligner:
       case "chunk":
         return batched_transfer.chunk_rule(batch)
       case "marginal":
-        return batched_marginal.marginal_rule(batch, self._parts)
+        return batched_marginal.marginal_rule(batch)
     raise AssertionError(self.mode)
 
   def _forget_what_is_too_much(self) -> None:

@@ -34,7 +34,11 @@ def paper_rule(
   spoken_P = np.zeros(len(student.ids_P), np.int64)
   spoken_P[student_cells[::-1]] = teacher_cells[::-1]  # the first cell stays
   exact_P = table.exact_id.values[teacher.rows_L[spoken_P]]
-  matches = np.flatnonzero((num_cells_P == 1) & (exact_P == student.ids_P))
+  matches = np.flatnonzero(
+    (num_cells_P == 1)
+    & (exact_P == student.ids_P)
+    & (student.ids_P != batch.words.student.unknown_id)
+  )
 
   ids_SM, log_probs_SM = _candidates(batch, spoken_P[matches])
   ids_PC, log_probs_PC = batched_transfer.one_hot_rows(

@@ -6,10 +6,12 @@ follow in the API's order.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from specialize_jax.align import (
+  alternatives,
   batched_layout,
   student_table,
   targets,
@@ -33,6 +35,7 @@ class Batch:
     distinct_KL: bool[K, L], whether a candidate is listed for the first time
       and is not the sampled token.
     top_probs_KL: float64[K, L], of the distinct candidates, 0 for others.
+    alternatives: Reads candidates in the student's tokens.
   """
 
   teacher: columns_lib.TeacherColumns
@@ -44,6 +47,25 @@ class Batch:
   probs_L: np.ndarray
   distinct_KL: np.ndarray
   top_probs_KL: np.ndarray
+  alternatives: alternatives.Alternatives
+
+  @functools.cached_property
+  def known(self) -> alternatives.Known:
+    """Where the text before each teacher token ends."""
+    return self.alternatives.known(
+      self.teacher, self.student, self.places, self.layout
+    )
+
+  def read(self, token_N: np.ndarray, k_N: np.ndarray) -> alternatives.Reading:
+    """Reads candidates `k_N` of teacher tokens `token_N`."""
+    return self.alternatives.read(
+      self.teacher,
+      self.student,
+      self.places,
+      self.known,
+      token_N=token_N,
+      rows_N=self.teacher.top_rows_KL[k_N, token_N],
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +152,8 @@ def whitespace_rule(batch: Batch) -> Transferred:
   )
   kinds_P = np.zeros(len(student.ids_P), np.uint8)
   kinds_P[rows[given]] = targets.Kind.ONE_TO_ONE
-  kept_M = np.minimum(first_total, 1.0)
+  first_known = student.ids_P[first_rows] != batch.words.student.unknown_id
+  kept_M = np.where(first_known, np.minimum(first_total, 1.0), 0.0)
   sample_M = batch.teacher.sample_L[layout.match_teacher_M]
   return Transferred(
     ids_PC=ids_PC,
@@ -141,47 +164,55 @@ def whitespace_rule(batch: Batch) -> Transferred:
 
 
 def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Gives what each candidate of a match is in the student's tokens.
+  """Finds which student tokens each candidate of a match is laid on.
+
+  A candidate is laid on a student token only if its text has that one token
+  there: not if it re-segments what is before, nor if it takes several tokens.
+  Where the student spells the word start apart ("\u2581", then the piece), a
+  candidate may be spelled so, too.
 
   Returns:
     int64[K + 1, M] the id of its first token, int64[K + 1, M] that of its
-    second, -1 for none, and float64[K + 1, M] its probability, 0 where the
-    candidate is no single piece. Row 0 is the sampled token.
+    second, -1 for none, and float64[K + 1, M] its probability, 0 where it is
+    laid on nothing. Row 0 is the sampled token.
   """
-  layout, table = batch.layout, batch.table
-  match_M, last_M = layout.match_teacher_M, layout.match_student_M
-  apart_M = layout.match_apart_M
-  ids_P = batch.student.ids_P
-  sampled_first_M = ids_P[last_M - apart_M]
-  sampled_next_M = np.where(apart_M, ids_P[last_M], -1)
-  sampled_M = batch.teacher.rows_L[match_M]
-  after_space_M = batch.places.after_space_L[match_M]
-  sampled_begins_M = after_space_M | table.begins_space.values[sampled_M]
-  marks = batch.words.marks_word_start
-  unmarked_M = sampled_begins_M & ~marks[sampled_first_M]
-  sampled_core_M = table.core.values[sampled_M]
+  layout, ids_P = batch.layout, batch.student.ids_P
+  match_M, apart_M = layout.match_teacher_M, layout.match_apart_M
+  base_M = layout.match_student_M - apart_M
+  shape = len(batch.distinct_KL) + 1, len(match_M)
+  first = np.full(shape, -1, np.int64)
+  following = np.full(shape, -1, np.int64)
+  probs = np.zeros(shape)
+  first[0] = ids_P[base_M]
+  following[0] = np.where(apart_M, ids_P[layout.match_student_M], -1)
+  probs[0] = batch.probs_L[match_M]
 
-  first, following = [sampled_first_M], [sampled_next_M]
-  probs = [batch.probs_L[match_M]]
-  for k in range(len(batch.distinct_KL)):
-    rows_M = batch.teacher.top_rows_KL[k, match_M]
-    probs_M = batch.top_probs_KL[k, match_M]
-    core_M = table.core.values[rows_M]
-    bare_M = table.bare_id.values[rows_M]
-    marked_M = table.marked_id.values[rows_M]
-    begins_M = after_space_M | table.begins_space.values[rows_M]
-    same_M = (core_M == sampled_core_M) & (core_M >= 0)
-    use_bare_M = ~begins_M | unmarked_M
-    in_two_M = ~use_bare_M & (marked_M < 0) & apart_M & (bare_M >= 0)
-    first_M = np.where(use_bare_M, bare_M, marked_M)
-    first_M = np.where(same_M | in_two_M, sampled_first_M, first_M)
-    next_M = np.where(in_two_M, bare_M, -1)
-    next_M = np.where(same_M, sampled_next_M, next_M)
-    nothing_M = (core_M == table.core_empty) & ~same_M
-    probs.append(np.where((first_M < 0) | nothing_M, 0.0, probs_M))
-    first.append(first_M)
-    following.append(next_M)
-  return np.stack(first), np.stack(following), np.stack(probs)
+  k, m = np.nonzero(batch.top_probs_KL[:, match_M] > 0)
+  read = batch.read(match_M[m], k)
+  past = read.at_N - base_M[m]  # tokens that agree with the sampled text's
+  apart = apart_M[m]
+  one = (past == 0) & (read.remaining_N == 1)
+  two = apart & (past == 1) & (read.remaining_N == 1)
+  same = (past == 1 + apart) & (read.remaining_N == 0)
+  start_alone = apart & (past == 1) & (read.remaining_N == 0)
+  known = read.own_N != batch.words.student.unknown_id
+  laid = (one & known) | (two & known) | same | start_alone
+  first[k + 1, m] = np.where(one, read.own_N, ids_P[base_M[m]])
+  following[k + 1, m] = np.where(
+    two, read.own_N, np.where(same, following[0, m], -1)
+  )
+  probs[k + 1, m] = np.where(laid, batch.top_probs_KL[k, match_M[m]], 0.0)
+  return first, following, probs
+
+
+def masked(batch: Batch, found: "Transferred") -> "Transferred":
+  """Takes the target from every position of the student's unknown piece."""
+  at = np.flatnonzero(batch.student.ids_P == batch.words.student.unknown_id)
+  if len(at):
+    found.ids_PC[at] = 0
+    found.log_probs_PC[at] = -np.inf
+    found.kinds_P[at] = targets.Kind.MASKED
+  return found
 
 
 def sum_by_id(
@@ -246,12 +277,21 @@ def put_rows(
 
 
 def chunk_rule(batch: Batch) -> Transferred:
-  """Adds to `whitespace_rule` the likelihood of each other chunk."""
+  """Adds to `whitespace_rule` the likelihood of each other chunk.
+
+  A chunk is the smallest run of text where both have a token boundary. With P
+  the likelihood of its teacher tokens and n the number of its student tokens,
+  the unknown piece not counted, each has the target P^(1/n).
+  """
   layout, teacher = batch.layout, batch.teacher
   matched = whitespace_rule(batch)
   inside_L = layout.inside_L
   chunk_L = layout.chunk_L[inside_L]
-  num_teacher, num_student = layout.num_teacher, layout.num_student
+  num_teacher = layout.num_teacher
+  is_known_P = batch.student.ids_P != batch.words.student.unknown_id
+  num_student = np.bincount(
+    layout.chunk_P, is_known_P, minlength=len(num_teacher)
+  )
   log_likelihood = np.bincount(
     chunk_L, teacher.log_probs_L[inside_L], minlength=len(num_teacher)
   )

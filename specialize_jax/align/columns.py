@@ -13,7 +13,6 @@ import numpy as np
 
 from specialize_jax.align import (
   growing,
-  reference,
   student_table,
   targets,
   teacher_table,
@@ -135,45 +134,6 @@ def tokens_alone(
     top_rows_KL=np.zeros((0, len(rows_L)), np.int64),
     top_log_probs_KL=np.zeros((0, len(rows_L))),
   )
-
-
-def some_of(teacher: TeacherColumns, samples: np.ndarray) -> TeacherColumns:
-  """Gives some samples of a batch."""
-  counts = np.diff(teacher.offsets)[samples]
-  at = growing.ragged_index(teacher.offsets[samples], counts)
-  return TeacherColumns(
-    texts=[teacher.texts[place] for place in samples.tolist()],
-    offsets=growing.offsets(counts),
-    sample_L=np.repeat(np.arange(len(samples)), counts),
-    rows_L=teacher.rows_L[at],
-    log_probs_L=teacher.log_probs_L[at],
-    top_rows_KL=teacher.top_rows_KL[:, at],
-    top_log_probs_KL=teacher.top_log_probs_KL[:, at],
-  )
-
-
-def sample_of(
-  teacher: TeacherColumns, place: int, table: teacher_table.TeacherTable
-) -> Sample:
-  """Gives one sample of a batch back as objects."""
-  mine = range(teacher.offsets[place], teacher.offsets[place + 1])
-  tokens = [
-    targets.TeacherToken(
-      spelling=table.spellings[teacher.rows_L[at]],
-      log_prob=float(teacher.log_probs_L[at]),
-      top=tuple(
-        (table.spellings[row], log_prob)
-        for row, log_prob in zip(
-          teacher.top_rows_KL[:, at].tolist(),
-          teacher.top_log_probs_KL[:, at].tolist(),
-          strict=True,
-        )
-        if row >= 0
-      ),
-    )
-    for at in mine
-  ]
-  return tokens, teacher.texts[place]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -308,7 +268,7 @@ def _ask_text(
   mine = slice(teacher.offsets[index], teacher.offsets[index + 1])
   sizes = [len(table.spellings[r]) for r in teacher.rows_L[mine].tolist()]
   bounds = np.cumsum([0, *sizes])
-  ranks = reference.visible_ranks(text)
+  ranks = student_table.visible_ranks(text)
   found.visible_L[mine] = np.diff(ranks[bounds])
   space = np.concatenate([[True], np.diff(ranks) == 0])
   found.after_space_L[mine] = space[bounds[:-1]]

@@ -16,6 +16,7 @@ _REPORTED = {
   "one_to_one": targets.Kind.ONE_TO_ONE,
   "in_chunks": targets.Kind.CHUNK,
   "one_hot": targets.Kind.ONE_HOT,
+  "masked": targets.Kind.MASKED,
 }
 
 
@@ -26,7 +27,8 @@ class Coverage:
   Positions are student positions of the samples that were not rejected. One
   is one-to-one where one teacher token speaks for it, in a chunk where it
   shares a group of several tokens and has the teacher's word on it as target,
-  one-hot where the teacher says nothing of it.
+  one-hot where the teacher says nothing of it, masked where the text has
+  characters that the student cannot spell.
 
   Attributes:
     samples: Samples seen, rejected ones included.
@@ -117,6 +119,11 @@ class Coverage:
     return self._num(targets.Kind.ONE_HOT)
 
   @property
+  def masked(self) -> int:
+    """Positions without a target: the student's unknown piece."""
+    return self._num(targets.Kind.MASKED)
+
+  @property
   def teacher_mass_kept(self) -> float:
     """The share of the teacher's probability that reached a target."""
     if self.teacher_mass_offered == 0:
@@ -132,6 +139,7 @@ class Coverage:
       "one_to_one": self.one_to_one,
       "in_chunks": self.in_chunks,
       "one_hot": self.one_hot,
+      "masked": self.masked,
       "by_class": {
         name: {
           "positions": sum(self.positions_by_class[number]),

@@ -12,13 +12,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from specialize_jax.align import growing, reference, token_classes
+from specialize_jax.align import growing, token_classes
 from specialize_jax.align import student as student_lib
 
 # Never the second part of a composed character, so that no neighbour changes
 # what they normalise to: letters with case, digits, punctuation, symbols.
 _INERT = frozenset(("Lu", "Ll", "Nd", "No", "Pc", "Pd", "Ps", "Pe", "Pi"))
 _INERT |= frozenset(("Pf", "Po", "Sm", "Sc", "So"))
+_IS_ASCII_SPACE = np.array([b < 128 and chr(b).isspace() for b in range(256)])
 
 
 class StudentTable:
@@ -58,6 +59,7 @@ class StudentTable:
     ) and not any(student_lib.WORD_START in piece[1:] for piece in self._pieces)
     self._is_plain = functools.cache(self._find_plain)
     self.splits_words = functools.cache(self._find_splits_words)
+    self.removes = functools.cache(self._find_removes)
     self.plain = growing.Column(bool)
     self.counts, self.starts, self.visible_bytes, self.lost = (
       growing.Column(np.int64) for _ in range(4)
@@ -76,13 +78,6 @@ class StudentTable:
   def bare_pieces(self) -> list[str]:
     """Every piece of the vocabulary without word starts."""
     return [p.replace(student_lib.WORD_START, "") for p in self._pieces]
-
-  @functools.cached_property
-  def marks_word_start(self) -> np.ndarray:
-    """Whether each piece of the vocabulary begins a word, bool."""
-    return np.array(
-      [p.startswith(student_lib.WORD_START) for p in self._pieces]
-    )
 
   def pieces_of(self, ids: Iterable[int]) -> tuple[str, ...]:
     """Gives the pieces of ids."""
@@ -143,7 +138,7 @@ class StudentTable:
   def _with_spans(self, text: str) -> tuple[list[int], list[int], int, int]:
     """Encodes a string of any kind: ids, visible bytes of each, all, lost."""
     encoding = self.student.encode_with_spans(text)
-    ranks = reference.visible_ranks(text)
+    ranks = visible_ranks(text)
     bounds = [int(ranks[start]) for start, _ in encoding.spans]
     bounds.append(int(ranks[-1]))  # what is dropped at the end too
     widths = np.diff(bounds).tolist()
@@ -170,3 +165,29 @@ class StudentTable:
     """Tells whether a white-space character parts words for the student."""
     start = student_lib.WORD_START
     return self.student.normalize(f"a{character}b") == f"{start}a{start}b"
+
+  def _find_removes(self, character: str) -> bool:
+    """Returns whether the student's normalisation drops a character."""
+    kept = f"{student_lib.WORD_START}ab"
+    return self.student.normalize(f"a{character}b") == kept
+
+
+def visible_ranks(text: str) -> np.ndarray:
+  """Counts the bytes of non-space characters before each byte.
+
+  Returns:
+    int32[bytes + 1]; the last entry is the number of all visible bytes.
+
+  Example:
+    >>> visible_ranks("a b").tolist()
+    [0, 1, 1, 2]
+  """
+  encoded = np.frombuffer(text.encode("utf-8"), np.uint8)
+  visible = ~_IS_ASCII_SPACE[encoded]
+  wide = {c for c in set(text) if c.isspace() and not c.isascii()}
+  if wide:
+    begins = np.flatnonzero(encoded & 0xC0 != 0x80)  # 10xxxxxx goes on
+    for begin, character in zip(begins.tolist(), text, strict=True):
+      if character in wide:
+        visible[begin : begin + len(character.encode("utf-8"))] = False
+  return np.concatenate([[0], np.cumsum(visible)]).astype(np.int32)

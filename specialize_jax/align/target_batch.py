@@ -1,7 +1,7 @@
 """The aligned targets of many samples, as flat arrays."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 import numpy as np
@@ -66,7 +66,7 @@ class TargetBatch:
   @property
   def mask_P(self) -> np.ndarray:  # noqa: N802 (a shape suffix)
     """uint8[P], 1 where the target is the teacher's."""
-    return (self.kinds_P != targets.Kind.ONE_HOT).astype(np.uint8)
+    return np.isin(self.kinds_P, targets.TAUGHT_KINDS).astype(np.uint8)
 
   def results(
     self,
@@ -150,94 +150,3 @@ class TargetBatch:
       **{name: getattr(self, name)[at] for name in _POSITIONS},
       **{name: getattr(self, name)[order] for name in _SAMPLES},
     )
-
-
-def joined(batches: Sequence[TargetBatch]) -> TargetBatch:
-  """Joins batches that hold different samples of the same whole one."""
-  width = max(batch.top_ids_PC.shape[1] for batch in batches)
-  wide = [_widened(batch, width) for batch in batches]
-  names = (*_POSITIONS, *_SAMPLES, "samples_A", "teacher_group_L")
-  whole = dataclasses.replace(
-    wide[0],
-    offsets=_joined_offsets([batch.offsets for batch in wide]),
-    token_offsets=_joined_offsets([batch.token_offsets for batch in wide]),
-    **{
-      name: np.concatenate([getattr(batch, name) for batch in wide])
-      for name in names
-    },
-  )
-  rejected = {at: why for b in wide for at, why in b.rejected.items()}
-  return whole._arranged(np.argsort(whole.samples_A), rejected)
-
-
-def _widened(batch: TargetBatch, width: int) -> TargetBatch:
-  missing = ((0, 0), (0, width - batch.top_ids_PC.shape[1]))
-  return dataclasses.replace(
-    batch,
-    top_ids_PC=np.pad(batch.top_ids_PC, missing),
-    top_log_probs_PC=np.pad(
-      batch.top_log_probs_PC, missing, constant_values=-np.inf
-    ),
-  )
-
-
-def _joined_offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
-  return growing.offsets(np.concatenate([np.diff(some) for some in offsets]))
-
-
-def of_results(
-  results: Sequence[targets.AlignedTargets | targets.Rejected],
-  words: student_table.StudentTable,
-) -> TargetBatch:
-  """Makes a batch of samples that were aligned one by one."""
-  aligned = [r for r in results if isinstance(r, targets.AlignedTargets)]
-  width = max((one.top_ids_TC.shape[1] for one in aligned), default=1)
-  group_numbers = [targets.group_numbers(one.groups) for one in aligned]
-
-  def column(values: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
-    return np.concatenate([empty, *values])
-
-  def widened(values: np.ndarray, fill: float) -> np.ndarray:
-    missing = ((0, 0), (0, width - values.shape[1]))
-    return np.pad(values, missing, constant_values=fill)
-
-  number, byte = np.zeros(0, np.int64), np.zeros(0, np.uint8)
-  return TargetBatch(
-    num_samples=len(results),
-    rejected={
-      at: result.reason
-      for at, result in enumerate(results)
-      if isinstance(result, targets.Rejected)
-    },
-    samples_A=np.array(
-      [
-        at
-        for at, result in enumerate(results)
-        if isinstance(result, targets.AlignedTargets)
-      ],
-      np.int64,
-    ),
-    offsets=growing.offsets(np.array([len(one.ids_T) for one in aligned])),
-    token_offsets=growing.offsets(
-      np.array([len(teacher) for teacher, _ in group_numbers])
-    ),
-    ids_P=column([one.ids_T for one in aligned], np.zeros(0, np.int32)),
-    top_ids_PC=column(
-      [widened(one.top_ids_TC, 0) for one in aligned],
-      np.zeros((0, width), np.int32),
-    ),
-    top_log_probs_PC=column(
-      [widened(one.top_log_probs_TC, -np.inf) for one in aligned],
-      np.zeros((0, width)),
-    ),
-    kinds_P=column([one.kinds_T for one in aligned], byte),
-    classes_P=column([one.classes_T for one in aligned], byte),
-    teacher_group_L=column([teacher for teacher, _ in group_numbers], number),
-    student_group_P=column([student for _, student in group_numbers], number),
-    characters_lost_A=np.array(
-      [one.characters_lost for one in aligned], np.int64
-    ),
-    mass_offered_A=np.array([one.mass_offered for one in aligned], np.float64),
-    mass_kept_A=np.array([one.mass_kept for one in aligned], np.float64),
-    words=words,
-  )

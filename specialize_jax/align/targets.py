@@ -73,11 +73,20 @@ def group_numbers(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Kind(enum.IntEnum):
-  """Where a student position's target comes from."""
+  """Where a student position's target comes from.
+
+  A position of characters that the student cannot spell (its unknown piece) is
+  masked: it has no target at all, and a loss must give it no weight.
+  """
 
   ONE_HOT = 0
   ONE_TO_ONE = 1
   CHUNK = 2
+  MASKED = 3
+
+
+TAUGHT_KINDS = (Kind.ONE_TO_ONE, Kind.CHUNK)
+"""The kinds whose target is the teacher's distribution: mask 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,61 +135,3 @@ class Rejected:
   """
 
   reason: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Target:
-  """One student position's target while it is put together.
-
-  Attributes:
-    candidates: Probability by student id, in the order they are listed.
-    kind: Where it comes from; one-hot means mask 0.
-  """
-
-  candidates: dict[int, float]
-  kind: Kind
-
-
-def one_hot(student_id: int) -> Target:
-  """Gives the target of a position that the teacher says nothing of."""
-  return Target(candidates={student_id: 1.0}, kind=Kind.ONE_HOT)
-
-
-def one_to_one(candidates: dict[int, float]) -> Target:
-  """Gives the target of a position that one teacher token speaks for."""
-  return Target(candidates=candidates, kind=Kind.ONE_TO_ONE)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Transferred:
-  """What a mode's rule gives for a sample.
-
-  Attributes:
-    targets: One a student token.
-    groups: Partition of both token sequences, in order.
-    mass_kept: The teacher's probability that reached a target of mask 1,
-      summed over its tokens that are not white space.
-  """
-
-  targets: tuple[Target, ...]
-  groups: tuple[Group, ...]
-  mass_kept: float
-
-
-def stack(targets: Sequence[Target]) -> tuple[np.ndarray, np.ndarray]:
-  """Pads the targets of T positions to `top_ids_TC`, `top_log_probs_TC`.
-
-  Example:
-    >>> ids, log_probs = stack([one_hot(7)])
-    >>> ids.tolist(), log_probs.tolist()
-    ([[7]], [[0.0]])
-  """
-  num_candidates = max(len(target.candidates) for target in targets)
-  ids_TC = np.zeros((len(targets), num_candidates), np.int32)
-  probs_TC = np.zeros((len(targets), num_candidates), np.float64)
-  for position, target in enumerate(targets):
-    used = len(target.candidates)
-    ids_TC[position, :used] = list(target.candidates)
-    probs_TC[position, :used] = list(target.candidates.values())
-  with np.errstate(divide="ignore"):
-    return ids_TC, np.log(probs_TC)

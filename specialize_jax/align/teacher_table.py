@@ -19,12 +19,12 @@ _BOOLS = (
   "ends_space",
   "line_before",
   "line_after",
+  "parts_words",
+  "is_removed",
 )
 _INTS = (
   "visible",
   "core",
-  "bare_id",
-  "marked_id",
   "paper_id",
   "exact_id",
   "lenient",
@@ -44,11 +44,11 @@ class TeacherTable:
     line_before: Whether a newline precedes its first visible character, or it
       has none and a newline.
     line_after: Whether a newline follows its last visible character.
+    parts_words: Whether it is white space that parts two words for the student.
+    is_removed: Whether it is nothing, or white space that the student drops.
     visible: The bytes of its non-space characters; of whole tokens.
     core: The number of its text without white space around it; -1 where it is
       not whole. `core_empty` is that of the empty text.
-    bare_id: The student's id for the core; -1 for none.
-    marked_id: The student's id for the core after a word start; -1 for none.
     paper_id: The student's id for what the paper takes it for, "▁" for " ".
     exact_id: The same, controls and the unknown piece not excepted.
     lenient: The number of the string that the paper's distance sees.
@@ -95,8 +95,6 @@ class TeacherTable:
       "odd": True,
       "visible": 0,
       "core": -1,
-      "bare_id": -1,
-      "marked_id": -1,
       "paper_id": self._piece_id(piece),
       "exact_id": self._words.exact_id(piece),
       "lenient": self._lenient[lenient.replace(" ", "")],
@@ -121,11 +119,21 @@ class TeacherTable:
       "line_after": bool(core) and "\n" in text[len(text.rstrip()) :],
       "visible": len(spelling) - sum(len(c.encode("utf-8")) for c in spaces),
       "core": self._cores[core],
-      "bare_id": self._piece_id(core),
-      "marked_id": self._piece_id(student_lib.WORD_START + core),
+      "parts_words": self._parts_words(text),
+      "is_removed": not core and all(map(self._words.removes, text)),
     }
     return row
 
   def _piece_id(self, piece: str) -> int:
     index = self._words.student.piece_id(piece)
     return -1 if index is None else index
+
+  def _parts_words(self, text: str) -> bool:
+    parts = [
+      character for character in text if not self._words.removes(character)
+    ]
+    return (
+      bool(parts)
+      and text.isspace()
+      and all(map(self._words.splits_words, parts))
+    )

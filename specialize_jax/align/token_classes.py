@@ -77,7 +77,7 @@ def line_starts(text: str, ranks: np.ndarray) -> np.ndarray:
 
   Args:
     text: The text.
-    ranks: `reference.visible_ranks(text)`.
+    ranks: `student_table.visible_ranks(text)`.
 
   Returns:
     bool[visible bytes + 1]; the first entry is always set.

@@ -61,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--output and --report are both {flags.output}; give two files"
     )
 
-  from specialize_jax.align import sample, student
+  from specialize_jax.align import batched, student
   from specialize_jax.files import writing
   from specialize_jax.records import store
 
-  sample.check_mode(flags.mode)
+  batched.check_mode(flags.mode)
   tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
   records = teacher_records.with_progress(
     store.read_lines(flags.records), "aligned {:,} samples"
@@ -147,7 +147,8 @@ def _summary(total: coverage.Coverage, mode: str) -> str:
     f" {total.positions:,} positions:"
     f" {total.one_to_one / positions:.1%} one-to-one,"
     f" {total.in_chunks / positions:.1%} in chunks,"
-    f" {total.one_hot / positions:.1%} one-hot;"
+    f" {total.one_hot / positions:.1%} one-hot,"
+    f" {total.masked / positions:.1%} masked;"
     f" teacher mass kept {total.teacher_mass_kept:.1%};"
     f" {total.characters_lost:,} characters lost"
   )

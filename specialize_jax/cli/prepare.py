@@ -129,7 +129,8 @@ def _summary(report: Mapping[str, typing.Any], path: str) -> str:
     f"{path}: {report['kept']:,} samples of {report['questions']:,} questions"
     f" ({dropped:,} of {report['records']:,} records dropped); "
     f"{report['mode']}: {report['one_to_one']:,} of {report['positions']:,}"
-    f" positions one-to-one, {report['one_hot']:,} one-hot"
+    f" positions one-to-one, {report['one_hot']:,} one-hot,"
+    f" {report['masked']:,} masked"
   )
 
 

@@ -13,6 +13,7 @@ _KINDS = {
   "one_to_one": "one-to-one",
   "in_chunks": "in chunks",
   "one_hot": "one-hot",
+  "masked": "masked",
 }
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from specialize_jax.align import (
   batched,
-  sample,
   student,
   target_batch,
   targets,
@@ -26,7 +25,7 @@ def align_record(
   *,
   mode: str,
 ) -> targets.AlignedTargets | targets.Rejected:
-  """Aligns one record, all candidates kept.
+  """Aligns one record by itself, all candidates kept.
 
   In `paper` mode a sample that did not end by itself, or whose steps do not
   begin with the prompt's tail where the source should have it, is rejected,
@@ -36,13 +35,15 @@ def align_record(
     UserError: there is no such mode, or the record's tokens do not spell its
       text.
   """
-  sample.check_mode(mode)
+  batched.check_mode(mode)
   schema.check_spelling(record)
   reason = _paper_rejects(record) if mode == "paper" else None
   if reason is not None:
     return targets.Rejected(reason)
   tokens = [_teacher_token(step) for step in record.steps]
-  return sample.align_sample(tokens, record.text, student=tokenizer, mode=mode)
+  aligner = batched.Aligner(tokenizer, mode=mode)
+  (result,) = aligner.align([(tokens, record.text)]).results()
+  return result
 
 
 class RowAligner:
@@ -111,7 +112,7 @@ class RowAligner:
     try:
       row.text.encode("utf-8")
     except UnicodeEncodeError:
-      return sample.NOT_UNICODE
+      return batched.NOT_UNICODE
     return None
 
 
@@ -154,7 +155,8 @@ def to_positions(batch: target_batch.TargetBatch) -> packed_rows.Positions:
   """Gives a batch's targets as they are stored.
 
   A position keeps its target's own candidate and the most probable others,
-  five in all. Mass above 1, which the API's rounding makes in `paper` mode, is
+  five in all; a masked position, of characters that the student cannot spell,
+  has none. Mass above 1, which the API's rounding makes in `paper` mode, is
   scaled to 1, and log-probabilities are rounded down to half precision, so
   that no position's mass exceeds 1.
   """

@@ -50,7 +50,8 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
 
   Unlike seqio's encoder-decoder converter it gives segment ids and positions
   for unpacked rows too, so that a model reads the same keys either way, and
-  its `decoder_input_tokens` are 0 after the target's end.
+  its `decoder_input_tokens` are 0 after the target's end. A target without a
+  candidate of mask 0, as the unknown piece is, has loss weight 0.
 
   Attributes:
     TASK_FEATURES: what an example must have; without a teacher (`teacher=
@@ -145,6 +146,13 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
       }
       for name in self._teacher_features():
         row[f"decoder_{name}"] = example[name]
+      if features.TEACHER_TOP_PROBS in self.TASK_FEATURES:
+        has_candidate = tf.reduce_any(
+          example[features.TEACHER_TOP_PROBS] > 0, axis=-1
+        )
+        row["decoder_loss_weights"] = tf.cast(
+          has_candidate | (example[features.TEACHER_TOP_MASK] > 0), tf.float32
+        )
       return row
 
     ds = ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)

@@ -14,7 +14,10 @@ the teacher's candidates:
                                           0 for what is of no format
 
 Where the mask is 0 (EOS, or a token that no teacher token matches) the
-candidates are the one-hot target: its id and probability 1.0 in slot 0.
+candidates are the one-hot target: its id and probability 1.0 in slot 0. A
+position of mask 0 without candidates is not taught: its target is the unknown
+piece, for characters that the vocabulary cannot spell, and the model reads a
+loss weight of 0 there.
 
 The model reads seqio's batch keys and `decoder_teacher_top_{ids,probs,mask}`;
 `decoder_data_formats` is there for the metrics alone.
@@ -80,4 +83,32 @@ def training_features(
     TEACHER_TOP_MASK: seqio.Feature(ids, add_eos=False),
     EXAMPLE_ID: seqio.Feature(ids, add_eos=False, dtype=tf.string, rank=0),
     DATA_FORMAT: seqio.Feature(ids, add_eos=False, rank=0),
+  }
+
+
+def is_taught(example: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Returns which target positions of an example have a target, bool[target].
+
+  Args:
+    example: has `TEACHER_TOP_PROBS` and `TEACHER_TOP_MASK`.
+  """
+  has_candidate = (example[TEACHER_TOP_PROBS] > 0).any(axis=-1)
+  return has_candidate | (example[TEACHER_TOP_MASK] > 0)
+
+
+def one_hot_teacher(
+  targets: tf.Tensor, unknown_id: int
+) -> Mapping[str, tf.Tensor]:
+  """Returns teacher features of targets that are certain, mask 0.
+
+  Args:
+    targets: int32 [P].
+    unknown_id: the vocabulary's unknown piece, which is not taught.
+  """
+  first = [[0, 0], [0, NUM_CANDIDATES - 1]]
+  known = tf.cast(targets != unknown_id, tf.int32)
+  return {
+    TEACHER_TOP_IDS: tf.pad((targets * known)[:, None], first),
+    TEACHER_TOP_PROBS: tf.pad(tf.cast(known, tf.float32)[:, None], first),
+    TEACHER_TOP_MASK: tf.zeros_like(targets),
   }

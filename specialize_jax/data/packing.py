@@ -189,7 +189,7 @@ def to_batch(
       batch["encoder_positions"][r, s] = np.arange(len(ids))
       batch["decoder_target_tokens"][r, t] = targets
       batch["decoder_input_tokens"][r, start_t + 1 : t.stop] = targets[:-1]
-      batch["decoder_loss_weights"][r, t] = 1.0
+      batch["decoder_loss_weights"][r, t] = features.is_taught(example)
       batch["decoder_segment_ids"][r, t] = segment
       batch["decoder_positions"][r, t] = np.arange(len(targets))
       data_format = example.get(features.DATA_FORMAT, 0)

@@ -214,19 +214,22 @@ def names_of(
   }
 
 
-def add_one_hot_teacher(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Adds teacher features that say: the target, with certainty, mask 0."""
+def add_one_hot_teacher(
+  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Adds teacher features that say: the target, with certainty, mask 0.
+
+  The vocabulary's unknown piece is no target: see `features`.
+
+  Args:
+    dataset: rows with `targets` as ids.
+    output_features: the task's, for the vocabulary.
+  """
+  unknown_id = output_features[features.TARGETS].vocabulary.unk_id
 
   def add(row: Example) -> Example:
-    targets = row[features.TARGETS]
-    first = [[0, 0], [0, features.NUM_CANDIDATES - 1]]
-    ones = tf.ones_like(targets, tf.float32)
-    return {
-      **row,
-      features.TEACHER_TOP_IDS: tf.pad(targets[:, None], first),
-      features.TEACHER_TOP_PROBS: tf.pad(ones[:, None], first),
-      features.TEACHER_TOP_MASK: tf.zeros_like(targets),
-    }
+    one_hot = features.one_hot_teacher(row[features.TARGETS], unknown_id)
+    return {**row, **one_hot}
 
   return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
 

@@ -292,7 +292,7 @@ class _AnswerTargets:
     vocabulary: vocabularies.LocatedSentencePieceVocabulary,
     data_format: formats.DataFormat,
   ) -> None:
-    self._eos_id = vocabulary.eos_id
+    self._eos_id, self._unknown_id = vocabulary.eos_id, vocabulary.unk_id
     self._table = tokenize_texts(
       [
         formats.render_target(data_format, "", answer)
@@ -306,21 +306,12 @@ class _AnswerTargets:
     del rows
 
   def of(self, rows: tf.Tensor) -> Runs:
-    """Gives the targets, each certain."""
+    """Returns the targets, each certain but for what has no spelling."""
     ids, ends = _gather(
       self._table, tf.cast(rows, tf.int64)[:, None], self._eos_id
     )
-    first = [[0, 0], [0, _WIDTH - 1]]
-    ones = tf.ones_like(ids, tf.float32)
-    return Runs(
-      values={
-        features.TARGETS: ids,
-        features.TEACHER_TOP_IDS: tf.pad(ids[:, None], first),
-        features.TEACHER_TOP_PROBS: tf.pad(ones[:, None], first),
-        features.TEACHER_TOP_MASK: tf.zeros_like(ids),
-      },
-      ends=ends,
-    )
+    one_hot = features.one_hot_teacher(ids, self._unknown_id)
+    return Runs(values={features.TARGETS: ids, **one_hot}, ends=ends)
 
 
 class _TeacherTargets:

@@ -145,8 +145,13 @@ def _row(example: Example, piece: int, tokens: str) -> blocks.Row:
   """One piece's target as a row of a table."""
   target = sorted(example["targets"][piece], key=lambda item: -item[1])
   said = ", ".join(f"{text} {p:.3f}" for text, p in target)
-  label = said if example["mask"][piece] else "one-hot"
+  label = said if example["mask"][piece] else without_teacher(example, piece)
   return blocks.Row([tokens, str(example["student_pieces"][piece]), label])
+
+
+def without_teacher(example: Example, piece: int) -> str:
+  """Returns what a position of mask 0 takes: a one-hot target, or none."""
+  return "one-hot" if example["targets"][piece] else "masked"
 
 
 def _visible(
@@ -205,7 +210,9 @@ def _piece_html(example: Example, piece: int) -> str:
   alternatives = "".join(
     f"<li><b>{_text(text)}</b> {_share(p)}</li>" for text, p in others
   )
-  label = "one-hot" if one_hot else _share(probability)
+  label = _share(probability)
+  if one_hot:
+    label = without_teacher(example, piece)
   return (
     '<div class="piece">'
     f'<span style="background:{background};color:{ink}">'

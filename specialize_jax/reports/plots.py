@@ -181,7 +181,7 @@ def coverage_bars(
 
   Args:
     reports: coverage reports by name: counts "positions", "one_to_one",
-      "in_chunks", "one_hot".
+      "in_chunks", "one_hot" and "masked".
 
   Returns:
     The figure.
@@ -191,6 +191,9 @@ def coverage_bars(
     ("in_chunks", "in a chunk of several", drawing.SKY, "black", "//"),
     ("one_hot", "one-hot: no distribution", drawing.ORANGE, "black", ".."),
   )
+  if any(report.get("masked") for report in reports.values()):
+    label = "masked: the student cannot spell it"
+    kinds = (*kinds, ("masked", label, drawing.LINE, "black", "xx"))
   description = "Bars of how target positions were matched to the teacher."
   with drawing.figure(1.25 + 0.5 * len(reports), description) as (figure, svg):
     axes = figure.add_subplot()

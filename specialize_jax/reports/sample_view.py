@@ -58,7 +58,7 @@ def _cell(example: alignment_view.Example, piece: int, rank: int) -> str:
   """Gives what a target says: of its own piece (-1), or of an alternative."""
   own = example["student_pieces"][piece]
   if not example["mask"][piece]:
-    return "one-hot" if rank < 0 else ""
+    return alignment_view.without_teacher(example, piece) if rank < 0 else ""
   if rank < 0:
     probability = sum(p for text, p in example["targets"][piece] if text == own)
     return f"{probability:.3f}"

@@ -1,12 +1,13 @@
-"""Many samples at once give what each gives by itself, in every mode."""
+"""Many samples at once are aligned as the oracle aligns each, in every mode."""
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from testdata import alignment_oracle as oracle
 from testdata import real_files, trees
 
-from specialize_jax.align import batched, sample, targets
+from specialize_jax.align import batched, targets
 
 SETTINGS = settings(
   deadline=None,
@@ -16,7 +17,7 @@ SETTINGS = settings(
 
 
 def check_equal(found, expected):
-  """Compares a batch's result with the readable form's, all of it."""
+  """Compares a batch's result with the oracle's, all of it."""
   assert type(found) is type(expected), (found, expected)
   if isinstance(expected, targets.Rejected):
     assert found == expected
@@ -41,13 +42,11 @@ def check_batch(aligner, many):
   results = list(batch.results())
   assert len(results) == len(many)
   for (text, tokens), found in zip(many, results, strict=True):
-    expected = sample.align_sample(
-      tokens, text, student=aligner.student, mode=aligner.mode
-    )
+    expected = oracle.align(tokens, text, aligner.student, aligner.mode)
     check_equal(found, expected)
 
 
-@pytest.fixture(scope="module", params=sample.MODES)
+@pytest.fixture(scope="module", params=batched.MODES)
 def mode(request):
   return request.param
 

@@ -2,26 +2,22 @@
 
 from testdata import trees
 
-from specialize_jax.align import coverage, sample, targets
+from specialize_jax.align import batched, coverage, targets
 
 
 def cover(spellings, mode="whitespace"):
   text = b"".join(spellings).decode()
   return coverage.Coverage.of(
-    sample.align_sample(
-      trees.plain_tokens(spellings),
-      text,
-      student=trees.tiny_student(),
-      mode=mode,
-    )
+    trees.align(trees.plain_tokens(spellings), text, trees.tiny_student(), mode)
   )
 
 
 def test_kinds_of_positions_add_up_to_all():
-  for mode in sample.MODES:
+  for mode in batched.MODES:
     counted = cover([b"Ann", b" has", b" 1", b"2 apples", b"{"], mode)
     kinds = counted.one_to_one + counted.in_chunks + counted.one_hot
-    assert kinds == counted.positions > 0
+    assert kinds + counted.masked == counted.positions > 0
+    assert counted.masked == counted.report()["masked"] == 1
     assert 0 < counted.teacher_mass_kept <= 1
     assert counted.characters_lost == 1
     assert counted.samples_with_lost_characters == 1

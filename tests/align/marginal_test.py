@@ -1,93 +1,20 @@
-"""Marginal targets equal a plain enumeration of the teacher's tree."""
+"""What the teacher's tree says of each position; hand-worked, and its laws."""
 
-import doctest
 import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from testdata import alignment_oracle as oracle
 from testdata import real_files, trees
 
-from specialize_jax.align import marginal, sample, targets
+from specialize_jax.align import targets
 
 SETTINGS = settings(
   deadline=None,
   max_examples=150,
   suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-
-
-def test_the_docstrings_numbers_are_true():
-  outcome = doctest.testmod(marginal)
-  assert outcome.attempted > 0
-  assert outcome.failed == 0
-
-
-def _same_text(left, right):
-  try:
-    return left.decode().strip() == right.decode().strip()
-  except UnicodeDecodeError:
-    return False
-
-
-def enumerated(tokens, text, student):
-  """The definition in the plainest words, with whole texts and weights."""
-  encoding = student.encode_with_spans(text)
-  ids = encoding.ids
-
-  def where_known_text_ends(num_bytes):
-    whole = 0
-    for start, end in encoding.spans:
-      if start < num_bytes and end <= num_bytes:
-        whole += 1
-      else:
-        break
-    return whole
-
-  def part(leaf):
-    leaf_ids = student.encode(leaf)[0]
-    for j, own in enumerate(leaf_ids):
-      if j == len(ids) or ids[j] != own:
-        return j, own
-    return len(leaf_ids), None
-
-  leaves = []  # (position, own token, weight)
-  weight = 1.0
-  prefix = b""
-  for token in tokens:
-    candidates = dict(token.top) | {token.spelling: token.log_prob}
-    stays = sum(
-      math.exp(log_prob)
-      for spelling, log_prob in candidates.items()
-      if spelling == token.spelling or _same_text(spelling, token.spelling)
-    )
-    seen = stays
-    for spelling, log_prob in candidates.items():
-      if spelling == token.spelling or _same_text(spelling, token.spelling):
-        continue
-      seen += math.exp(log_prob)
-      try:
-        position, own = part((prefix + spelling).decode())
-      except UnicodeDecodeError:
-        position, own = where_known_text_ends(len(prefix)), None
-      leaves.append((position, own, weight * math.exp(log_prob)))
-    leaves.append(
-      (where_known_text_ends(len(prefix)), None, weight * (1 - seen))
-    )
-    weight *= stays
-    prefix += token.spelling
-  same_text = sum(w for position, _, w in leaves if position == len(ids))
-  leaves.append((len(ids), None, weight))
-
-  result = []
-  for j, sampled in enumerate(ids):
-    mass = sum(w for position, _, w in leaves if position >= j)
-    rest = sum(w for position, _, w in leaves if position > j)
-    target = {sampled: rest / mass}
-    for position, own, w in leaves:
-      if position == j and own is not None:
-        target[own] = target.get(own, 0.0) + w / mass
-    result.append(target)
-  return result, same_text
 
 
 def target_dicts(aligned):
@@ -105,58 +32,132 @@ def target_dicts(aligned):
   ]
 
 
-def nonzero(target):
-  return {index: prob for index, prob in target.items() if prob > 1e-12}
+def marginal(tokens, student=None):
+  text = b"".join(token.spelling for token in tokens).decode()
+  return trees.align(tokens, text, student or real_files.t5(), "marginal")
 
 
-def check_against_enumeration(tokens, text, student):
-  aligned = sample.align_sample(tokens, text, student=student, mode="marginal")
-  if isinstance(aligned, targets.Rejected):
-    assert not student.encode(text)[0]
-    return
-  expected, _ = enumerated(tokens, text, student)
-  found = target_dicts(aligned)
-  assert len(found) == len(expected)
-  for mine, theirs in zip(found, expected, strict=True):
-    assert nonzero(mine) == pytest.approx(nonzero(theirs), abs=1e-9)
-    assert sum(mine.values()) <= 1 + 1e-9
-  assert aligned.mask_T.all()
+def named(aligned, student=None):
+  """The targets as {piece: probability} a position."""
+  student = student or real_files.t5()
+  return [
+    {student.id_to_piece(index): prob for index, prob in target.items()}
+    for target in target_dicts(aligned)
+  ]
 
 
 @SETTINGS
-@given(trees.samples())
-def test_a_tiny_students_targets_equal_the_enumeration(drawn):
+@given(trees.samples(), st.booleans())
+def test_likelihood_is_conserved(drawn, real):
   text, tokens = drawn
-  check_against_enumeration(tokens, text, trees.tiny_student())
-
-
-@SETTINGS
-@given(trees.samples())
-def test_t5s_targets_equal_the_enumeration(drawn):
-  text, tokens = drawn
-  check_against_enumeration(tokens, text, real_files.t5())
-
-
-@SETTINGS
-@given(trees.samples())
-def test_likelihood_is_conserved(drawn):
-  text, tokens = drawn
-  student = trees.tiny_student()
-  aligned = sample.align_sample(tokens, text, student=student, mode="marginal")
+  student = real_files.t5() if real else trees.tiny_student()
+  aligned = trees.align(tokens, text, student, "marginal")
   if isinstance(aligned, targets.Rejected):
     return
+  if (aligned.kinds_T == targets.Kind.MASKED).any():
+    return  # what has no target says nothing of its text
   product = math.prod(
     target[index]
     for index, target in zip(
       aligned.ids_T.tolist(), target_dicts(aligned), strict=True
     )
   )
-  sampled = math.prod(
-    math.exp(marginal.merged_step(token).log_prob) for token in tokens
-  )
+  laid = oracle.lay(tokens, text, student)
+  leaves = oracle.leaves_of(laid, oracle.steps_of(laid, student), student)
   # A leaf that has all of the text's tokens is that text to the student.
-  _, same_text = enumerated(tokens, text, student)
-  assert product == pytest.approx(sampled + same_text, rel=1e-6)
+  whole = sum(
+    math.exp(leaf.log_weight)
+    for _, leaf in leaves
+    if leaf.position == len(laid.ids)
+  )
+  assert product == pytest.approx(whole, rel=1e-6)
+  every = math.prod(math.exp(token.log_prob) for token in tokens)
+  visible = math.prod(
+    math.exp(token.log_prob)
+    for token, blank in zip(tokens, laid.blank, strict=True)
+    if not blank
+  )
+  same_text = whole - math.exp(leaves[0][1].log_weight)
+  assert every * (1 - 1e-6) <= product <= (visible + same_text) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+  ("sampled", "other", "pieces"),
+  [
+    ("+", " +", ("\u258148", "+", "24")),
+    (" +", "+", ("\u258148", "\u2581+", "24")),
+  ],
+)
+def test_an_operator_has_no_mass_of_the_one_spaced_otherwise(
+  sampled, other, pieces
+):
+  tokens = [
+    trees.token("48", 1.0),
+    trees.token(sampled, 0.5, **{other: 0.25}),
+    trees.token("24", 1.0),
+  ]
+  aligned = marginal(tokens)
+  assert aligned.pieces == pieces
+  marked = {"+": "+", " +": "\u2581+"}
+  assert named(aligned)[1] == pytest.approx(
+    {marked[sampled]: 0.5, marked[other]: 0.25}
+  )
+
+
+def test_white_space_between_two_words_is_one_text_however_it_is_written():
+  tokens = [
+    trees.token("May", 1.0),
+    trees.token("\n", 0.5, **{" ": 0.25, "\n\n": 0.125, ".": 0.0625}),
+    trees.token("If", 0.5, **{"In": 0.25}),
+  ]
+  assert named(marginal(tokens)) == [
+    pytest.approx({"\u2581May": 1.0}),
+    pytest.approx({"\u2581If": 0.4375, "\u2581In": 0.21875, ".": 0.0625}),
+  ]
+
+
+def test_nothing_in_place_of_white_space_joins_the_words():
+  tokens = [
+    trees.token("May", 1.0),
+    trees.token("\n", 0.5, **{"": 0.25}),
+    trees.token("If", 1.0),
+  ]
+  # "May" and nothing is known to that place only: its mass is missing after.
+  assert named(marginal(tokens))[1] == pytest.approx({"\u2581If": 0.5})
+  tokens[2] = trees.token(" If", 1.0)
+  assert named(marginal(tokens))[1] == pytest.approx({"\u2581If": 0.75})
+
+
+def test_a_visible_token_keeps_its_own_probability():
+  # " If" after a newline is the same text so far, and what follows is unknown.
+  tokens = [
+    trees.token("\n", 1.0),
+    trees.token("If", 0.5, **{" If": 0.25}),
+    trees.token(" she", 1.0),
+  ]
+  assert named(marginal(tokens)) == [
+    pytest.approx({"\u2581If": 0.75}),
+    pytest.approx({"\u2581she": 0.5 / 0.75}),
+  ]
+
+
+def test_what_the_student_cannot_spell_has_no_target_and_no_mass():
+  student = real_files.t5()
+  tokens = [
+    trees.token("x", 1.0),
+    trees.token("{", 0.5, **{"y": 0.25, "}": 0.125}),
+    trees.token("2", 0.5, **{"~": 0.25, "3": 0.125}),
+  ]
+  aligned = marginal(tokens)
+  assert aligned.pieces == ("\u2581", "x", "<unk>", "2")
+  assert aligned.kinds_T[2] == targets.Kind.MASKED
+  assert aligned.mask_T.tolist() == [1, 1, 0, 1]
+  assert named(aligned)[2] == {}
+  assert all(student.unknown_id not in t for t in target_dicts(aligned))
+  # "{" and "}" are of no student token, and neither is "~" after them; nor
+  # has the masked position a place for "y".
+  assert aligned.mass_offered == pytest.approx(1.0 + 0.875 + 0.875)
+  assert aligned.mass_kept == pytest.approx(1.0 + 0.625)
 
 
 def test_a_candidate_that_resegments_parts_where_its_own_piece_begins():
@@ -168,9 +169,7 @@ def test_a_candidate_that_resegments_parts_where_its_own_piece_begins():
     trees.token(" 1", 0.5, **{" 2": 0.25}),
     trees.token("2", 0.5, **{"3": 0.5}),
   ]
-  aligned = sample.align_sample(
-    tokens, "x 12", student=student, mode="marginal"
-  )
+  aligned = marginal(tokens)
   last = target_dicts(aligned)[-1]
   assert last == pytest.approx(
     {
@@ -188,9 +187,7 @@ def test_a_one_to_one_position_gets_the_papers_rule():
     trees.token("alia", 0.75, **{"han": 0.125}),
     trees.token(" sold", 0.5, **{" had": 0.25, ",": 0.125}),
   ]
-  aligned = sample.align_sample(
-    tokens, "Natalia sold", student=student, mode="marginal"
-  )
+  aligned = marginal(tokens)
   assert aligned.pieces[-1] == "\u2581sold"
   assert target_dicts(aligned)[-1] == pytest.approx(
     {
@@ -201,29 +198,23 @@ def test_a_one_to_one_position_gets_the_papers_rule():
   )
 
 
-def test_candidates_that_differ_in_white_space_alone_are_merged():
-  step = marginal.merged_step(
-    trees.token(" 48", 0.5, **{"48": 0.25, "\n48": 0.125, " 4": 0.125})
-  )
-  assert math.exp(step.log_prob) == pytest.approx(0.875)
-  assert step.others == ((b" 4", pytest.approx(0.125)),)
-  assert step.rest == pytest.approx(0.0)
-
-
 def test_a_leaf_that_goes_on_after_the_end_is_the_same_text():
   tokens = [
     trees.token(".", 0.5),
     trees.token(" ", 0.5),
     trees.token(" ", 0.25, **{".": 0.5}),
   ]
-  check_against_enumeration(tokens, ".  ", trees.tiny_student())
+  student = trees.tiny_student()
+  expected = oracle.align(tokens, ".  ", student, "marginal")
+  found = named(marginal(tokens, student), student)
+  assert found == [pytest.approx(one) for one in named(expected, student)]
 
 
 def test_rounding_above_one_is_scaled():
-  step = marginal.merged_step(trees.token("a", 0.75, b=0.5))
-  assert math.exp(step.log_prob) == pytest.approx(0.6)
-  assert step.others[0][1] == pytest.approx(0.4)
-  assert step.rest == pytest.approx(0.0, abs=1e-12)
+  tokens = [trees.token("May", 0.75, June=0.5)]
+  assert named(marginal(tokens)) == [
+    pytest.approx({"\u2581May": 0.6, "\u2581June": 0.4})
+  ]
 
 
 def test_a_long_text_does_not_underflow():
@@ -236,7 +227,7 @@ def test_a_long_text_does_not_underflow():
     )
     for spelling in spellings
   ]
-  aligned = sample.align_sample(tokens, text, student=student, mode="marginal")
+  aligned = trees.align(tokens, text, student, "marginal")
   found = target_dicts(aligned)
   log_product = sum(
     math.log(target[index])
@@ -247,9 +238,7 @@ def test_a_long_text_does_not_underflow():
 
 def test_a_sampled_token_of_no_probability_is_rejected():
   tokens = [targets.TeacherToken(spelling=b"a", log_prob=-math.inf, top=())]
-  rejected = sample.align_sample(
-    tokens, "a", student=trees.tiny_student(), mode="marginal"
-  )
+  rejected = marginal(tokens, trees.tiny_student())
   assert rejected == targets.Rejected(
     "the teacher gives a sampled token probability 0"
   )

@@ -8,21 +8,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testdata import real_files, trees
 
-from specialize_jax.align import sample, targets
+from specialize_jax.align import batched, targets
 
 SETTINGS = settings(
   deadline=None,
   max_examples=150,
   suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-MODES = st.sampled_from(sample.MODES)
+MODES = st.sampled_from(batched.MODES)
 
 
 def align(tokens, mode, student=None):
   text = b"".join(token.spelling for token in tokens).decode()
-  return sample.align_sample(
-    tokens, text, student=student or real_files.t5(), mode=mode
-  )
+  return trees.align(tokens, text, student or real_files.t5(), mode)
 
 
 def named(aligned, student=None):
@@ -85,7 +83,7 @@ def test_whitespace_transfers_at_a_line_start():
   ]
 
 
-def test_whitespace_merges_what_differs_in_white_space_alone():
+def test_whitespace_lays_an_alternative_on_the_token_that_it_yields_there():
   aligned = align(
     [
       trees.token("x", 1.0),
@@ -95,12 +93,27 @@ def test_whitespace_merges_what_differs_in_white_space_alone():
     ],
     "whitespace",
   )
-  # "48" is the sampled " 48"; "24" would go on with the word, " 24" begins.
+  # "48" and "24" would go on with the word, " 24" begins one.
   assert named(aligned)[-1] == {
-    "\u258148": 0.75,
+    "\u258148": 0.5,
+    "48": 0.25,
     "\u258124": 0.125,
     "24": 0.125,
   }
+
+
+@pytest.mark.parametrize("mode", ["whitespace", "chunk"])
+def test_an_alternative_that_yields_another_token_there_is_left_out(mode):
+  # "Nat" + "ural" is "\u2581Natural" to T5, and "Nat" + "alie" is two pieces.
+  aligned = align(
+    [
+      trees.token("Nat", 1.0),
+      trees.token("alia", 0.5, **{"ural": 0.25, "alie": 0.125, "al": 0.0625}),
+    ],
+    mode,
+  )
+  assert aligned.pieces == ("\u2581Nat", "alia")
+  assert named(aligned)[1] == {"alia": 0.5, "al": 0.0625}
 
 
 def test_candidates_part_at_a_word_start_that_is_spelled_apart():
@@ -161,10 +174,9 @@ def test_what_the_student_cannot_spell_is_counted():
   )
   assert aligned.characters_lost == 2
   assert aligned.pieces[:2] == ("\u2581", "<unk>")
-  assert named(aligned)[:2] == [
-    {"\u2581": 0.75},
-    {"<unk>": round(2 / 3, 9), "x": round(1 / 3, 9)},
-  ]
+  assert named(aligned)[:2] == [{"\u2581": 0.75}, {}]
+  assert aligned.mask_T[:2].tolist() == [1, 0]
+  assert aligned.kinds_T[1] == targets.Kind.MASKED
 
 
 def test_a_candidate_never_becomes_a_control_piece():
@@ -202,7 +214,7 @@ def test_mass_above_one_is_scaled():
 def test_laws_of_every_mode(drawn, mode, real):
   text, tokens = drawn
   student = real_files.t5() if real else trees.tiny_student()
-  aligned = sample.align_sample(tokens, text, student=student, mode=mode)
+  aligned = trees.align(tokens, text, student, mode)
   if isinstance(aligned, targets.Rejected):
     assert student.encode(text)[0] == ()
     return
@@ -210,9 +222,12 @@ def test_laws_of_every_mode(drawn, mode, real):
   assert aligned.pieces == student.encode(text)[1]
   probs_TC = np.exp(aligned.top_log_probs_TC)
   assert (probs_TC.sum(axis=1) <= 1 + 1e-9).all()
-  assert (probs_TC.sum(axis=1) > 0).all()
-  assert (aligned.mask_T == (aligned.kinds_T != 0)).all()
-  for j in np.flatnonzero(aligned.mask_T == 0):
+  unknown_T = aligned.ids_T == student.unknown_id
+  assert ((probs_TC.sum(axis=1) > 0) == ~unknown_T).all()
+  assert ((aligned.kinds_T == targets.Kind.MASKED) == unknown_T).all()
+  assert student.unknown_id not in aligned.top_ids_TC
+  assert (aligned.mask_T == np.isin(aligned.kinds_T, (1, 2))).all()
+  for j in np.flatnonzero((aligned.mask_T == 0) & ~unknown_T):
     assert aligned.top_ids_TC[j, 0] == aligned.ids_T[j]
     assert probs_TC[j].tolist() == [1.0] + [0.0] * (probs_TC.shape[1] - 1)
   for ids in aligned.top_ids_TC.tolist():
@@ -231,14 +246,14 @@ def test_laws_of_every_mode(drawn, mode, real):
 def test_chunks_conserve_the_likelihood_of_visible_text(drawn):
   text, tokens = drawn
   student = trees.tiny_student()
-  aligned = sample.align_sample(tokens, text, student=student, mode="chunk")
+  aligned = trees.align(tokens, text, student, "chunk")
   if isinstance(aligned, targets.Rejected):
     return
   for group in aligned.groups:
     if not group.teacher or not group.student:
       continue
     if {int(aligned.kinds_T[j]) for j in group.student} != {2}:
-      continue
+      continue  # a match, or with a masked position
     likelihood = math.prod(math.exp(tokens[i].log_prob) for i in group.teacher)
     product = math.prod(
       math.exp(aligned.top_log_probs_TC[j, 0]) for j in group.student
@@ -255,14 +270,16 @@ def test_a_teacher_with_the_students_own_tokens_is_followed_whole(text):
   spellings = [spelled[a:b] for a, b in encoding.spans]
   if not encoding.ids or not all(spellings):
     return  # a token without a cover of its own has no teacher token
-  aligned = sample.align_sample(
+  aligned = trees.align(
     trees.plain_tokens(spellings),
     b"".join(spellings).decode(),
-    student=student,
-    mode="whitespace",
+    student,
+    "whitespace",
   )
   for group in aligned.groups:
     if not group.teacher or not group.student:
+      continue
+    if any(aligned.ids_T[j] == student.unknown_id for j in group.student):
       continue
     assert {int(aligned.kinds_T[j]) for j in group.student} == {1}
     product = math.prod(

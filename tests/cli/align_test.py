@@ -114,7 +114,7 @@ def test_rows_and_report_have_their_fixed_fields(
       assert sum(prob for _, prob in target) <= 1
   assert set(report) >= REPORT_KEYS
   assert report["positions"] == sum(len(row["mask"]) for row in rows)
-  kinds = ("one_to_one", "in_chunks", "one_hot")
+  kinds = ("one_to_one", "in_chunks", "one_hot", "masked")
   assert sum(report[kind] for kind in kinds) == report["positions"]
   assert 0 <= report["teacher_mass_kept"] <= 1
   assert f"{mode}: 2 samples (0 rejected)" in capsys.readouterr().out

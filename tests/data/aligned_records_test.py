@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 from testdata import trees
 
 from specialize_jax import errors
-from specialize_jax.align import (
-  coverage,
-  student_table,
-  target_batch,
-  targets,
-)
+from specialize_jax.align import coverage, targets
 from specialize_jax.data import aligned_records
-from specialize_jax.records import columnar, schema
+from specialize_jax.records import columnar, packed_rows, schema
 
 
 def make_record(**changes):
@@ -46,25 +41,6 @@ def make_record(**changes):
   return dataclasses.replace(record, **changes)
 
 
-def make_aligned(ids, top_ids, probs):
-  with np.errstate(divide="ignore"):
-    log_probs = np.log(np.array(probs, np.float64))
-  count = len(ids)
-  return targets.AlignedTargets(
-    ids_T=np.array(ids, np.int32),
-    pieces=("x",) * count,
-    top_ids_TC=np.array(top_ids, np.int32),
-    top_log_probs_TC=log_probs,
-    mask_T=np.ones(count, np.uint8),
-    kinds_T=np.ones(count, np.uint8),
-    classes_T=np.zeros(count, np.uint8),
-    groups=(),
-    characters_lost=0,
-    mass_offered=1.0,
-    mass_kept=1.0,
-  )
-
-
 def test_the_docstrings_numbers_are_true():
   outcome = doctest.testmod(aligned_records)
   assert outcome.attempted > 0
@@ -84,9 +60,19 @@ def aligned_positions(records, mode):
 
 def positions_of(ids, top_ids, probs):
   """Stores targets that are given."""
-  words = student_table.StudentTable(trees.tiny_student())
-  batch = target_batch.of_results([make_aligned(ids, top_ids, probs)], words)
-  return aligned_records.to_positions(batch)
+  with np.errstate(divide="ignore"):
+    log_probs = np.log(np.array(probs, np.float64))
+  count = len(ids)
+  _, batch = aligned_positions([make_record()], "whitespace")
+  given = dataclasses.replace(
+    batch,
+    offsets=np.array([0, count]),
+    ids_P=np.array(ids, np.int32),
+    top_ids_PC=np.array(top_ids, np.int32),
+    top_log_probs_PC=log_probs,
+    kinds_P=np.ones(count, np.uint8),
+  )
+  return aligned_records.to_positions(given)
 
 
 @pytest.mark.parametrize("mode", ["paper", "whitespace", "chunk", "marginal"])
@@ -187,26 +173,61 @@ def test_tokens_and_candidates_are_taken_by_their_bytes():
   steps = (
     schema.TeacherStep(
       token="?",
-      log_prob=-0.1,
-      top=(("?", -0.1),),
-      token_bytes=b"\xe2\x82",
-      top_bytes=(b"\xe2\x82",),
+      log_prob=math.log(0.5),
+      top=(("?", math.log(0.25)),),
+      token_bytes=b"In",
+      top_bytes=(b"12",),
     ),
     schema.TeacherStep(
       token="?",
-      log_prob=-0.2,
-      top=(("b", -2.0),),
-      token_bytes=b"\xac",
+      log_prob=math.log(0.75),
+      top=((" and", math.log(0.125)),),
+      token_bytes=b" has",
       top_bytes=(None,),
     ),
   )
-  record = make_record(text="\u20ac", steps=steps)
-  aligned = aligned_records.align_record(
-    record, trees.tiny_student(), mode="chunk"
+  record = make_record(text="In has", steps=steps)
+  student = trees.tiny_student()
+  ids = {word: student.encode_ids(word) for word in ("In", "12", "has", "and")}
+  assert {len(found) for found in ids.values()} == {1}
+  aligned = aligned_records.align_record(record, student, mode="marginal")
+  assert aligned.top_ids_TC.tolist() == [
+    [*ids["In"], *ids["12"]],
+    [*ids["has"], *ids["and"]],
+  ]
+  np.testing.assert_allclose(
+    np.exp(aligned.top_log_probs_TC), [[0.5, 0.25], [0.75, 0.125]]
   )
-  assert aligned.mask_T.all()
-  positions, _ = aligned_positions([record], "chunk")
-  assert positions.mask.all()
+  positions, _ = aligned_positions([record], "marginal")
+  assert positions.top_ids[:, :2].tolist() == aligned.top_ids_TC.tolist()
+  np.testing.assert_allclose(
+    np.exp(positions.top_log_probs[:, :2].astype(float)),
+    [[0.5, 0.25], [0.75, 0.125]],
+    rtol=2e-3,
+  )
+
+
+@pytest.mark.parametrize("mode", ["paper", "whitespace", "chunk", "marginal"])
+def test_what_the_student_cannot_spell_is_stored_without_a_target(mode):
+  steps = tuple(
+    schema.TeacherStep(token=token, log_prob=-0.5, top=((" has", -1.0),))
+    for token in ("Ann", " {", " has")
+  )
+  record = make_record(text="Ann { has", steps=steps)
+  positions, batch = aligned_positions([record], mode)
+  unknown = trees.tiny_student().unknown_id
+  (at,) = np.flatnonzero(positions.target_ids == unknown)
+  assert positions.mask[at] == 0
+  assert positions.top_ids[at].tolist() == [0] * 5
+  assert positions.top_log_probs[at].tolist() == [-math.inf] * 5
+  assert unknown not in positions.top_ids
+  assert coverage.Coverage.of_batch(batch).masked == 1
+  (row,) = packed_rows.pack(positions, questions=[0], samples=[0])
+  back = packed_rows.unpack([row.flags], [row.ids], [row.log_probs])
+  for field in dataclasses.fields(positions):
+    np.testing.assert_array_equal(
+      getattr(back, field.name), getattr(positions, field.name)
+    )
 
 
 def test_a_record_that_misspells_its_text_is_named():

@@ -56,12 +56,16 @@ def test_one_example_becomes_the_row_of_the_docstring():
   )
 
 
-def test_the_converter_and_the_packer_give_the_same_arrays():
+@pytest.mark.parametrize("unknown", [False, True])
+def test_the_converter_and_the_packer_give_the_same_arrays(unknown):
   lengths = {"inputs": 6, "targets": 5}
-  row = convert(
-    feature_converter.DistillationFeatureConverter(), example(), lengths
-  )
-  batch = packing.to_batch([[example()]], lengths)
+  one = example()
+  if unknown:  # the second target has neither a candidate nor a mask
+    one["teacher_top_probs"][1] = 0.0
+  row = convert(feature_converter.DistillationFeatureConverter(), one, lengths)
+  batch = packing.to_batch([[one]], lengths)
+  weights = [1, 0, 0, 0, 0] if unknown else [1, 1, 0, 0, 0]
+  np.testing.assert_array_equal(row["decoder_loss_weights"], weights)
   # Which of our formats an example has is for our own trainer's metrics.
   assert row.keys() == batch.keys() - {"decoder_data_formats"}
   for name in row:

@@ -120,6 +120,22 @@ def test_padding_positions_hold_nothing():
     assert not values[empty].any(), name
 
 
+def test_a_position_without_a_target_has_no_weight():
+  # The unknown piece: no candidate, mask 0.
+  lengths = {"inputs": 6, "targets": 5}
+  masked = example([7, 1], [3, 2, 1])
+  masked["teacher_top_ids"][1], masked["teacher_top_probs"][1] = 0, 0.0
+  batch = packing.to_batch(
+    pack([example([8, 1], [4, 1]), masked], lengths), lengths
+  )
+  np.testing.assert_array_equal(
+    batch["decoder_target_tokens"], [[4, 1, 3, 2, 1]]
+  )
+  np.testing.assert_array_equal(
+    batch["decoder_loss_weights"], [[1, 1, 1, 0, 1]]
+  )
+
+
 def test_a_packed_row_is_its_examples_side_by_side():
   lengths = {"inputs": 40, "targets": 30}
   row = random_examples(3, seed=3)

@@ -2,11 +2,12 @@ import collections
 
 import numpy as np
 import pytest
+import seqio
 import tensorflow as tf
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import preprocessors
+from specialize_jax.data import features, preprocessors
 
 
 def demonstrations(count):
@@ -110,13 +111,20 @@ def test_an_in_context_format_needs_demonstrations():
     )
 
 
-def test_one_hot_targets_are_certain_and_masked_out():
-  dataset = tf.data.Dataset.from_tensors({"targets": np.array([7, 1], "i4")})
-  one = next(preprocessors.add_one_hot_teacher(dataset).as_numpy_iterator())
+def test_one_hot_targets_are_certain_and_the_unknown_piece_has_none():
+  dataset = tf.data.Dataset.from_tensors({"targets": np.array([7, 2, 1], "i4")})
+  vocabulary = seqio.ByteVocabulary()
+  assert vocabulary.unk_id == 2
+  found = preprocessors.add_one_hot_teacher(
+    dataset, features.training_features(vocabulary)
+  )
+  one = next(found.as_numpy_iterator())
   np.testing.assert_array_equal(
-    one["teacher_top_ids"], [[7, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    one["teacher_top_ids"], [[7, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
   )
   np.testing.assert_array_equal(
-    one["teacher_top_probs"], [[1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    one["teacher_top_probs"],
+    [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]],
   )
-  np.testing.assert_array_equal(one["teacher_top_mask"], [0, 0])
+  np.testing.assert_array_equal(one["teacher_top_mask"], [0, 0, 0])
+  assert features.is_taught(one).tolist() == [True, False, True]

@@ -7,7 +7,7 @@ import math
 import sentencepiece
 from hypothesis import strategies as st
 
-from specialize_jax.align import student, targets
+from specialize_jax.align import batched, student, targets
 
 SENTENCES = (
   "Ann has 12 red apples and 3 green ones.",
@@ -49,6 +49,10 @@ _FRAGMENTS = st.sampled_from(
   + [" Nat", "alia", "If", " a", "{", " ~", "\u00bd", "\u20ac", " \u00e9t"]
   + ["\u0301", "\U0001f600", "\t", "\u00a0", "\u3000", "\u200b", "12", "3"]
   + ["\ufb01", "\u2026", "\u65e5\u672c", "\u00d7", "ab", "b", " b", "A"]
+  + ["48", "+", " +", "24", "\n\n", " \n", "If she", "\x1c", "\x0b"]
+)
+_WHITE_SPACE = st.sampled_from(
+  [b"", b" ", b"\n", b"  ", b"\n\n", b" \n", b"\t", b"\x1c", b"\xc2\xa0"]
 )
 texts = st.one_of(
   st.lists(_FRAGMENTS, min_size=1, max_size=8).map("".join),
@@ -80,7 +84,12 @@ def teacher_tokens(draw, spellings):
       st.lists(
         st.one_of(
           _FRAGMENTS.map(str.encode),
-          st.sampled_from([b"\xe2\x82", b"\xff", b" " + spelling, spelling]),
+          st.sampled_from([b"\xe2\x82", b"\xff", spelling]),
+          # The same but for white space: around it, or in its place.
+          st.sampled_from(
+            [b" " + spelling, spelling.strip(), spelling + b"\n"]
+          ),
+          _WHITE_SPACE,
         ),
         max_size=3,
         unique=True,
@@ -128,3 +137,14 @@ def token(spelling, prob, **candidates):
       (text.encode(), math.log(value)) for text, value in candidates.items()
     ),
   )
+
+
+@functools.cache
+def _aligner(tokenizer, mode):
+  return batched.Aligner(tokenizer, mode=mode)
+
+
+def align(tokens, text, tokenizer, mode):
+  """Aligns one sample, as a batch of one."""
+  (result,) = _aligner(tokenizer, mode).align([(tokens, text)]).results()
+  return result

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from testdata import alignment_oracle as oracle
 from testdata import real_files, trees
 
-from specialize_jax.align import reference, targets
+from specialize_jax.align import student as student_lib
+from specialize_jax.align import targets
 
 SETTINGS = settings(
   deadline=None,
@@ -28,7 +30,7 @@ COSTS = st.integers(1, 4).flatmap(
 
 
 def test_the_docstrings_numbers_are_true():
-  for module in (reference, targets):
+  for module in (oracle, targets):
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0
     assert outcome.failed == 0
@@ -55,7 +57,7 @@ def _edits(left, right):
   st.text(alphabet="ab\n\u00e9\u2581\U0001f600", max_size=6),
 )
 def test_the_distance_is_the_edit_distance_without_blanks(token, piece):
-  assert reference.token_distance(token, piece) == _edits(
+  assert oracle.token_distance(token, piece) == _edits(
     token.replace(" ", ""), piece.replace("\u2581", "")
   )
 
@@ -77,7 +79,7 @@ def _all_paths(rows, columns):
 @given(COSTS)
 def test_no_monotone_path_is_cheaper(costs):
   cost_LT = np.array(costs, float)
-  path = reference.warping_path(cost_LT)
+  path = oracle.warping_path(cost_LT)
   every = list(_all_paths(*cost_LT.shape))
   assert path in every
   cheapest = min(sum(cost_LT[cell] for cell in other) for other in every)
@@ -85,10 +87,15 @@ def test_no_monotone_path_is_cheaper(costs):
 
 
 def test_of_equal_ways_back_the_diagonal_is_taken_then_up_then_left():
-  assert reference.warping_path(np.zeros((2, 2))) == [(0, 0), (1, 1)]
+  assert oracle.warping_path(np.zeros((2, 2))) == [(0, 0), (1, 1)]
   # The way back from (2, 2) avoids the 9; (1, 2) and (2, 1) cost the same.
   around = np.array([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 0.0]])
-  assert reference.warping_path(around) == [(0, 0), (0, 1), (1, 2), (2, 2)]
+  assert oracle.warping_path(around) == [(0, 0), (0, 1), (1, 2), (2, 2)]
+
+
+def token_spans(tokens):
+  ends = np.cumsum([0, *(len(token.spelling) for token in tokens)]).tolist()
+  return list(zip(ends[:-1], ends[1:], strict=True))
 
 
 def _check_partition(groups, length, width):
@@ -100,7 +107,7 @@ def _check_partition(groups, length, width):
 @given(COSTS)
 def test_a_paths_groups_partition_both_sequences(costs):
   cost_LT = np.array(costs, float)
-  groups = reference.path_groups(reference.warping_path(cost_LT))
+  groups = oracle.path_groups(oracle.warping_path(cost_LT))
   _check_partition(groups, *cost_LT.shape)
   assert all(group.teacher and group.student for group in groups)
 
@@ -109,11 +116,11 @@ def test_a_paths_groups_partition_both_sequences(costs):
 @given(trees.samples())
 def test_character_groups_partition_both_and_conserve_text(sample):
   text, tokens = sample
-  laid = reference.lay(tokens, text, trees.tiny_student())
+  laid = oracle.lay(tokens, text, trees.tiny_student())
   _check_partition(laid.groups, len(tokens), len(laid.encoding.ids))
   spelled = text.encode()
-  ranks = reference.visible_ranks(text)
-  spans = reference.token_spans([token.spelling for token in tokens])
+  ranks = oracle.visible_ranks(text)
+  spans = token_spans(tokens)
   for group in laid.groups:
     if not group.teacher or not group.student:
       continue
@@ -131,9 +138,9 @@ def test_character_groups_partition_both_and_conserve_text(sample):
 @given(trees.samples())
 def test_groups_are_as_small_as_can_be(sample):
   text, tokens = sample
-  laid = reference.lay(tokens, text, trees.tiny_student())
-  ranks = reference.visible_ranks(text)
-  spans = reference.token_spans([token.spelling for token in tokens])
+  laid = oracle.lay(tokens, text, trees.tiny_student())
+  ranks = oracle.visible_ranks(text)
+  spans = token_spans(tokens)
   teacher_ends = {int(ranks[end]) for _, end in spans}
   student_ends = {int(ranks[end]) for _, end in laid.encoding.spans[:-1]}
   student_ends |= {int(ranks[-1])}
@@ -157,7 +164,7 @@ def test_groups_are_as_small_as_can_be(sample):
 )
 def test_white_space_is_not_a_difference(spellings, matches):
   student = _Words()
-  laid = reference.lay(
+  laid = oracle.lay(
     trees.plain_tokens([s.encode() for s in spellings]),
     "".join(spellings),
     student,
@@ -175,10 +182,8 @@ class _Words:
   }
 
   def encode_with_spans(self, text):
-    from specialize_jax.align import student
-
     found = self._PIECES[text]
-    return student.Encoding(
+    return student_lib.Encoding(
       ids=tuple(range(len(found))),
       pieces=tuple(piece for piece, _, _ in found),
       spans=tuple((start, end) for _, start, end in found),
@@ -190,17 +195,15 @@ def test_a_piece_that_spells_part_of_a_character_matches_nothing():
   pieces = [("\u25811", 0, 0), ("\u2044", 0, 0), ("2", 0, 2)]
   student = _Words()
   student._PIECES = {"\u00bd": tuple(pieces)}
-  laid = reference.lay(
-    trees.plain_tokens(["\u00bd".encode()]), "\u00bd", student
-  )
-  assert laid.matches == ()
+  laid = oracle.lay(trees.plain_tokens(["\u00bd".encode()]), "\u00bd", student)
+  assert laid.matches == []
   assert [(g.teacher, g.student) for g in laid.groups] == [((0,), (0, 1, 2))]
 
 
 def test_what_the_student_drops_at_the_end_goes_to_its_last_token():
-  laid = reference.lay(
+  laid = oracle.lay(
     trees.plain_tokens([b"end", b"\x07"]), "end\x07", real_files.t5()
   )
   assert laid.encoding.pieces == ("\u2581end",)
   assert [(g.teacher, g.student) for g in laid.groups] == [((0, 1), (0,))]
-  assert laid.matches == ()
+  assert laid.matches == []

@@ -10,7 +10,7 @@ import pytest
 from testdata import real_files, trees
 
 from specialize_jax import errors
-from specialize_jax.align import coverage, sample, targets
+from specialize_jax.align import batched, coverage, targets
 
 
 @functools.cache
@@ -37,13 +37,23 @@ def _log(prob):
 
 def align(tokens, mode):
   text = b"".join(token.spelling for token in tokens).decode()
-  return sample.align_sample(tokens, text, student=real_files.t5(), mode=mode)
+  return trees.align(tokens, text, real_files.t5(), mode)
 
 
 def coverage_of(many_tokens, mode):
+  samples = [
+    (tokens, b"".join(token.spelling for token in tokens).decode())
+    for tokens in many_tokens
+  ]
+  aligner = batched.Aligner(real_files.t5(), mode=mode)
   return functools.reduce(
     operator.add,
-    (coverage.Coverage.of(align(tokens, mode)) for tokens in many_tokens),
+    (
+      coverage.Coverage.of_batch(
+        aligner.align(samples[at : at + batched.BATCH_SIZE])
+      )
+      for at in range(0, len(samples), batched.BATCH_SIZE)
+    ),
   )
 
 
@@ -75,6 +85,38 @@ def test_the_paper_mode_equals_the_papers_code_entry_by_entry():
     assert found == entry["paper_alignment"], entry["sample"]
     assert len(aligned.ids_T) == len(entry["paper_alignment"])
   assert len(released()) == 40
+
+
+def test_marginal_keeps_the_likelihood_of_the_real_samples(capsys):
+  # Only white space that could stand for the sampled white space counts as it.
+  every, visible, found = 0.0, 0.0, 0.0
+  for entry in released():
+    tokens = tokens_of(entry)
+    aligned = align(tokens, "marginal")
+    full = sum(token.log_prob for token in tokens)
+    seen = sum(t.log_prob for t in tokens if t.spelling.strip())
+    likelihood = log_likelihood(aligned)
+    assert full - 1e-9 <= likelihood <= seen + 1e-9, entry["sample"]
+    every, visible, found = every + full, visible + seen, found + likelihood
+  with capsys.disabled():
+    print(
+      f"\nlog-likelihood of the 40 samples: all teacher tokens {every:.2f},"
+      f" marginal targets {found:.2f}, without white space {visible:.2f}"
+    )
+  assert every < found < visible
+
+
+def log_likelihood(aligned):
+  """Sums what the targets say of the sampled text's own tokens."""
+  return sum(
+    log_probs[ids.index(own)]
+    for own, ids, log_probs in zip(
+      aligned.ids_T.tolist(),
+      aligned.top_ids_TC.tolist(),
+      aligned.top_log_probs_TC.tolist(),
+      strict=True,
+    )
+  )
 
 
 @pytest.mark.parametrize(
@@ -121,30 +163,21 @@ def test_coverage_of_all_of_gsm8k():
 def test_an_empty_or_unspellable_text_is_rejected():
   for text in ("", " \n", "\x07"):
     tokens = trees.plain_tokens([text.encode()] if text else [])
-    for mode in sample.MODES:
-      rejected = sample.align_sample(
-        tokens, text, student=trees.tiny_student(), mode=mode
-      )
+    for mode in batched.MODES:
+      rejected = trees.align(tokens, text, trees.tiny_student(), mode)
       assert rejected == targets.Rejected("the text has no student token")
 
 
 def test_a_text_that_is_not_unicode_is_rejected():
-  rejected = sample.align_sample(
-    [], "\ud800", student=trees.tiny_student(), mode="whitespace"
-  )
+  rejected = trees.align([], "\ud800", trees.tiny_student(), "whitespace")
   assert "not Unicode" in rejected.reason
 
 
 def test_tokens_that_do_not_spell_the_text_are_an_error():
   with pytest.raises(ValueError, match="do not spell"):
-    sample.align_sample(
-      trees.plain_tokens([b"a"]),
-      "b",
-      student=trees.tiny_student(),
-      mode="paper",
-    )
+    trees.align(trees.plain_tokens([b"a"]), "b", trees.tiny_student(), "paper")
 
 
 def test_an_unknown_mode_names_the_known_ones():
   with pytest.raises(errors.UserError, match="paper, whitespace, chunk, marg"):
-    sample.align_sample([], "", student=trees.tiny_student(), mode="words")
+    batched.Aligner(trees.tiny_student(), mode="words")

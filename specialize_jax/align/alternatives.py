@@ -1,0 +1,408 @@
+"""What the teacher's alternatives are in the student's tokens.
+
+An alternative at a teacher step makes another text: the text before the step,
+then the alternative. Its student tokens agree with those of the sampled text
+up to a first position, where it has a token of its own, or where it ends. All
+modes but `paper` ask for no more than that.
+
+Where the student's tokens are those of its words, an alternative touches one
+word, and a look-up of that word answers; other texts are encoded whole.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from specialize_jax.align import (
+  batched_layout,
+  columns,
+  growing,
+  student_table,
+  teacher_table,
+)
+
+_KEY_BITS = 32  # two numbers in one: a dictionary is faster without tuples
+_KEY_MASK = (1 << _KEY_BITS) - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+  """N alternatives in the student's tokens.
+
+  Attributes:
+    at_N: int64, the student token (over the batch) where an alternative's text
+      first differs from the sampled text, or the one after its last token
+      where it ends without a difference.
+    own_N: int64, its own token there; -1 where it ends.
+    remaining_N: int64, how many tokens it has from there on: 0 where it ends,
+      -1 where it leaves a character unfinished, so that it has no tokens.
+  """
+
+  at_N: np.ndarray
+  own_N: np.ndarray
+  remaining_N: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Known:
+  """Where the known text before each teacher token ends, in student tokens.
+
+  Attributes:
+    rest_L: int64[L], how many student tokens (over the batch) lie whole in it:
+      the position that probability mass outside the top k belongs to.
+    base_L: int64[L], the first student token of the word that it ends in; of
+      the following word where it ends with a word.
+    stems_L: int64[L], what is known of that word, by `Alternatives.stems`; -1
+      for nothing.
+  """
+
+  rest_L: np.ndarray
+  base_L: np.ndarray
+  stems_L: np.ndarray
+
+
+class Alternatives:
+  """Reads alternatives in one student's tokens, and remembers them."""
+
+  def __init__(
+    self, table: teacher_table.TeacherTable, words: student_table.StudentTable
+  ) -> None:
+    self._table = table
+    self._words = words
+    self._stem_spellings: list[bytes] = []
+    self._stem_places = growing.Column(np.int64)
+    self._stem_numbers = growing.Numbering()
+    self._joined = growing.Column(np.int64)
+    self._joined_numbers = growing.Numbering()
+    self._alone = growing.Column(np.int64)
+
+  def known(
+    self,
+    teacher: columns.TeacherColumns,
+    student: columns.StudentColumns,
+    places: columns.Places,
+    layout: batched_layout.Layout,
+  ) -> Known:
+    """Finds where each known text ends."""
+    words, table = self._words, self._table
+    # How many student tokens end by a place. One that covers nothing begins a
+    # word, and ends with the word's first byte at the latest.
+    ends_P = layout.start_P + np.maximum(student.visible_P, 1)
+    ended = np.cumsum(np.bincount(ends_P, minlength=layout.num_places + 1))
+    after_L = places.after_space_L
+    ended_L = ended[layout.start_L]
+    word_bytes_W = words.visible_bytes.values[student.words_W]
+    sample_W = np.repeat(
+      np.arange(len(teacher.texts)), np.diff(student.word_offsets)
+    )
+    start_W = growing.offsets(word_bytes_W)[:-1] + sample_W
+    base_W = growing.offsets(words.counts.values[student.words_W])[:-1]
+    begins = np.zeros(layout.num_places, np.int64)
+    begins[start_W] = 1
+    word = np.cumsum(begins) - 1
+    inside = np.flatnonzero(~after_L & student.word_local_B[teacher.sample_L])
+    word_of = word[layout.start_L[inside] - 1]
+    base_L = ended_L.copy()
+    base_L[inside] = base_W[word_of]
+    stems_L = np.full(len(after_L), -1, np.int64)
+    stems_L[inside] = self._stems(
+      student.words_W[word_of], layout.start_L[inside] - start_W[word_of]
+    )
+    # White space before a word is its first token's, which then may be whole.
+    begins_L = table.begins_space.values[teacher.rows_L]
+    visible_P = np.append(student.visible_P, 1)
+    apart_L = after_L & ~begins_L & (visible_P[ended_L] == 0)
+    firsts = teacher.offsets[:-1]
+    apart_L[firsts[firsts < len(apart_L)]] = False  # no white space before it
+    rest_L = ended_L + apart_L
+    for sample in np.flatnonzero(~student.word_local_B).tolist():
+      mine = slice(teacher.offsets[sample], teacher.offsets[sample + 1])
+      spans = self._words.student.encode_with_spans(teacher.texts[sample]).spans
+      rest_L[mine] = student.offsets[sample] + np.array(
+        [tokens_within(spans, start) for start in self._starts(teacher, mine)],
+        np.int64,
+      )
+    return Known(rest_L=rest_L, base_L=base_L, stems_L=stems_L)
+
+  def read(
+    self,
+    teacher: columns.TeacherColumns,
+    student: columns.StudentColumns,
+    places: columns.Places,
+    known: Known,
+    *,
+    token_N: np.ndarray,
+    rows_N: np.ndarray,
+  ) -> Reading:
+    """Reads alternatives.
+
+    Args:
+      teacher: The teacher's side of the batch.
+      student: The student's side.
+      places: Where the teacher's tokens lie in the text.
+      known: Where the text before each of them ends.
+      token_N: int64, the teacher step of each alternative, over the batch.
+      rows_N: int64, the alternative's row in the teacher's table.
+    """
+    read = self._read_in_words(
+      teacher, student, places, known, token_N=token_N, rows_N=rows_N
+    )
+    local_N = student.word_local_B[teacher.sample_L[token_N]]
+    if not local_N.all():
+      whole = np.flatnonzero(~local_N)
+      self._read_whole(
+        teacher, student, known, token_N, rows_N, numbers=whole, into=read
+      )
+    return read
+
+  def _read_in_words(
+    self,
+    teacher: columns.TeacherColumns,
+    student: columns.StudentColumns,
+    places: columns.Places,
+    known: Known,
+    *,
+    token_N: np.ndarray,
+    rows_N: np.ndarray,
+  ) -> Reading:
+    """Reads alternatives of samples whose tokens are those of their words."""
+    table = self._table
+    ends_N = student.offsets[teacher.sample_L[token_N] + 1]
+    place_N = np.zeros(len(rows_N), np.int64)
+    read = Reading(
+      at_N=known.base_L[token_N],
+      own_N=np.full(len(rows_N), -1, np.int64),
+      remaining_N=np.zeros(len(rows_N), np.int64),
+    )
+    local_N = student.word_local_B[teacher.sample_L[token_N]]
+    whole_N = table.whole.values[rows_N] & local_N
+    stems_N = known.stems_L[token_N]
+    within_N = places.mid_character_L[token_N] & local_N
+    alone_N = whole_N & (stems_N < 0)
+    place_N[alone_N] = self._alternatives_alone(rows_N[alone_N])
+    # One that begins with white space leaves the known part a word of its own.
+    splits_N = table.begins_space.values[rows_N] & ~table.odd.values[rows_N]
+    splits_N &= (stems_N >= 0) & ~within_N
+    joined_N = (stems_N >= 0) & ~splits_N & (whole_N | within_N)
+    place_N[joined_N] = self._stems_joined(stems_N[joined_N], rows_N[joined_N])
+    compared_N = (alone_N | joined_N) & (place_N >= 0)
+    # What leaves a character unfinished is as unknown as the mass outside.
+    unknown_N = ~(compared_N | splits_N)
+    read.at_N[unknown_N] = known.rest_L[token_N[unknown_N]]
+    read.remaining_N[unknown_N] = -1
+    if splits_N.any():
+      split = np.flatnonzero(splits_N)
+      self._compare(
+        student, self._stem_places.values[stems_N[split]], ends_N, split, read
+      )
+      # A stem that differs by itself has what follows it to spell, too.
+      read.remaining_N[split[read.own_N[split] >= 0]] += 1
+      goes_on = split[read.own_N[split] < 0]
+      place_N[goes_on] = self._alternatives_alone(rows_N[goes_on])
+      compared_N[goes_on] = True
+    compared = np.flatnonzero(compared_N)
+    self._compare(student, place_N[compared], ends_N, compared, read)
+    return read
+
+  def _compare(
+    self,
+    student: columns.StudentColumns,
+    places: np.ndarray,
+    ends_N: np.ndarray,
+    numbers: np.ndarray,
+    read: Reading,
+  ) -> None:
+    """Compares strings' tokens with the sampled text's from `read.at_N` on.
+
+    Args:
+      student: The student's side.
+      places: The strings, in the student's table.
+      ends_N: Where the sampled text ends.
+      numbers: Which alternatives they are of.
+      read: Is filled in.
+    """
+    words = self._words
+    starts, counts = words.starts.values[places], words.counts.values[places]
+    ids_P = np.append(student.ids_P, -1)
+    position, ends = read.at_N[numbers], ends_N[numbers]
+    active = np.flatnonzero(counts > 0)
+    step = 0
+    while len(active):
+      mine = words.ids.values[starts[active] + step]
+      here = position[active]
+      parts = (here == ends[active]) | (ids_P[here] != mine)
+      parted = active[parts]
+      read.own_N[numbers[parted]] = mine[parts]
+      read.remaining_N[numbers[parted]] = counts[parted] - step
+      active = active[~parts]
+      position[active] += 1
+      step += 1
+      active = active[counts[active] > step]
+    read.at_N[numbers] = position
+
+  def _read_whole(
+    self,
+    teacher: columns.TeacherColumns,
+    student: columns.StudentColumns,
+    known: Known,
+    token_N: np.ndarray,
+    rows_N: np.ndarray,
+    *,
+    numbers: np.ndarray,
+    into: Reading,
+  ) -> None:
+    """Reads alternatives by encoding their texts whole."""
+    texts: list[str | None] = []
+    for sample in np.unique(teacher.sample_L[token_N[numbers]]).tolist():
+      mine = slice(teacher.offsets[sample], teacher.offsets[sample + 1])
+      encoded = teacher.texts[sample].encode("utf-8")
+      starts = self._starts(teacher, mine)
+      of_sample = numbers[teacher.sample_L[token_N[numbers]] == sample]
+      for number in of_sample.tolist():
+        before = encoded[: starts[token_N[number] - mine.start]]
+        texts.append(decoded(before + self._table.spellings[rows_N[number]]))
+    found = iter(
+      self._words.student.encode_many([t for t in texts if t is not None])
+    )
+    order = numbers[
+      np.argsort(teacher.sample_L[token_N[numbers]], kind="stable")
+    ]
+    for number, text in zip(order.tolist(), texts, strict=True):
+      sample = teacher.sample_L[token_N[number]]
+      if text is None:
+        into.at_N[number] = known.rest_L[token_N[number]]
+        into.remaining_N[number] = -1
+        continue
+      first, end = student.offsets[sample], student.offsets[sample + 1]
+      ids, sampled = next(found), student.ids_P[first:end].tolist()
+      same = first_difference(ids, sampled)
+      into.at_N[number] = first + same
+      into.remaining_N[number] = len(ids) - same
+      into.own_N[number] = ids[same] if same < len(ids) else -1
+
+  def same_white_space(
+    self,
+    teacher: columns.TeacherColumns,
+    student: columns.StudentColumns,
+    places: columns.Places,
+    distinct_KL: np.ndarray,
+  ) -> np.ndarray:
+    """Finds the white space that could stand for the sampled white space.
+
+    Where a teacher's token is white space alone, an alternative that is white
+    space alone is the same text to the student if the whole sampled text has
+    the same student tokens with the one as with the other.
+
+    Returns:
+      bool[K, L].
+    """
+    table = self._table
+    rows_KL, rows_L = teacher.top_rows_KL, teacher.rows_L
+    blank_L = table.core.values[rows_L] == table.core_empty
+    same_KL = distinct_KL & blank_L
+    same_KL &= table.core.values[rows_KL] == table.core_empty
+    if not same_KL.any():
+      return same_KL
+    # Within words: what parts two words parts them, however it is written;
+    # what the student removes does where the words are parted anyway.
+    next_begins_L = np.ones(len(rows_L), bool)
+    next_begins_L[:-1] = table.begins_space.values[rows_L[1:]]
+    lasts = teacher.offsets[1:] - 1
+    next_begins_L[lasts[np.diff(teacher.offsets) > 0]] = True
+    parted_L = places.after_space_L | next_begins_L
+    same_KL &= (
+      table.parts_words.values[rows_KL]
+      | (table.is_removed.values[rows_KL] & parted_L)
+      | ~student.word_local_B[teacher.sample_L]
+    )
+    for token in np.flatnonzero(
+      same_KL.any(axis=0) & ~student.word_local_B[teacher.sample_L]
+    ).tolist():
+      sample = teacher.sample_L[token]
+      mine = slice(teacher.offsets[sample], teacher.offsets[sample + 1])
+      first, end = student.offsets[sample], student.offsets[sample + 1]
+      sampled = student.ids_P[first:end].tolist()
+      encoded = teacher.texts[sample].encode("utf-8")
+      start = self._starts(teacher, mine)[token - mine.start]
+      after = encoded[start + len(table.spellings[rows_L[token]]) :]
+      for k in np.flatnonzero(same_KL[:, token]).tolist():
+        white_space = table.spellings[rows_KL[k, token]]
+        text = (encoded[:start] + white_space + after).decode("utf-8")
+        (ids,) = self._words.student.encode_many([text])
+        same_KL[k, token] = ids == sampled
+    return same_KL
+
+  def _starts(self, teacher: columns.TeacherColumns, mine: slice) -> list[int]:
+    """Returns the byte at which each token of a sample begins."""
+    rows = teacher.rows_L[mine].tolist()
+    sizes = [len(self._table.spellings[row]) for row in rows]
+    return growing.offsets(np.array(sizes, np.int64))[:-1].tolist()
+
+  def _stems(self, words: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
+    """Numbers the beginnings of words, of so many bytes."""
+    keys = words << _KEY_BITS | num_bytes
+    numbers = self._stem_numbers.of(keys.tolist())
+    cuts = [
+      self._words.strings[key >> _KEY_BITS].encode("utf-8")[: key & _KEY_MASK]
+      for key in self._stem_numbers.take_new()
+    ]
+    self._stem_spellings += cuts
+    # Those that end within a character are joined only, never looked up.
+    texts = [spelling.decode("utf-8", errors="ignore") for spelling in cuts]
+    self._stem_places.extend(self._words.look_up(texts))
+    return numbers
+
+  def _stems_joined(self, stems: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Looks up stems with alternatives after them.
+
+    Returns:
+      Places in the student's table; -1 where the two do not spell whole
+      characters.
+    """
+    keys, inverse = np.unique(stems << _KEY_BITS | rows, return_inverse=True)
+    numbers = self._joined_numbers.of(keys.tolist())
+    spellings = self._table.spellings
+    texts = [
+      decoded(
+        self._stem_spellings[key >> _KEY_BITS] + spellings[key & _KEY_MASK]
+      )
+      for key in self._joined_numbers.take_new()
+    ]
+    found = iter(self._words.look_up([t for t in texts if t is not None]))
+    self._joined.extend([-1 if text is None else next(found) for text in texts])
+    return self._joined.values[numbers][inverse]
+
+  def _alternatives_alone(self, rows: np.ndarray) -> np.ndarray:
+    """Looks up alternatives by themselves: places in the student's table."""
+    new = range(len(self._alone), len(self._table))
+    texts = [self._table.texts[row] or "" for row in new]
+    self._alone.extend(self._words.look_up(texts))
+    return self._alone.values[rows]
+
+
+def decoded(spelling: bytes) -> str | None:
+  """Returns the text of some bytes, None where a character is not whole."""
+  try:
+    return spelling.decode("utf-8")
+  except UnicodeDecodeError:
+    return None
+
+
+def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
+  """Returns the first place at which two sequences differ, or one ends.
+
+  Example:
+    >>> first_difference([1, 2, 3], [1, 5]), first_difference([1], [1, 5])
+    (1, 1)
+  """
+  shorter = min(len(left), len(right))
+  return next((i for i in range(shorter) if left[i] != right[i]), shorter)
+
+
+def tokens_within(spans: Sequence[tuple[int, int]], num_bytes: int) -> int:
+  """Counts the student tokens that lie whole in a text's first bytes."""
+  for position, (start, end) in enumerate(spans):
+    if start >= num_bytes or end > num_bytes:
+      return position
+  return len(spans)
