@@ -105,7 +105,7 @@ def _comparison(flags, bindings):
 
 def _experiment(flags, gin_file, num_steps, *bindings):
   """Configures a run of so many steps, without evaluations on its way."""
-  from specialize_jax.study import experiment
+  from specialize_jax.runs import experiment
 
   run_flags = argparse.Namespace(**{**vars(flags), "gin_file": [gin_file]})
   placed = [

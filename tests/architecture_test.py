@@ -29,9 +29,10 @@ FLOORS = {
   "evaluation": 4,
   "tpu": 5,
   "reports": 5,
-  "study": 5,
+  "runs": 5,
   "t5x_bridge": 5,
-  "cli": 6,
+  "study": 6,
+  "cli": 7,
 }
 # The ground below floor 0: what every room may import.
 GROUND = {

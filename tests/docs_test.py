@@ -37,7 +37,7 @@ _SMALLER = {
 }
 _SMALL_RUN = """
 from __gin__ import dynamic_registration
-from specialize_jax.study import experiment
+from specialize_jax.runs import experiment
 include "experiments/mini/{name}.gin"
 TRAIN_STEPS = 20
 WARMUP_STEPS = 5

@@ -102,7 +102,7 @@ def _experiment(
   *bindings: str,
 ) -> object:
   """Configures one of the two runs, in its place below the output."""
-  from specialize_jax.study import experiment
+  from specialize_jax.runs import experiment
 
   run_flags = argparse.Namespace(**{**vars(flags), "gin_file": [gin_file]})
   placed = [f"MODEL_DIR = {str(model_dir)!r}", f"SEED = {flags.seed}"]

@@ -54,8 +54,13 @@ def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   registered_tasks.register(None, None)
 
   from specialize_jax.files import writing
-  from specialize_jax.reports import study_page, study_text
-  from specialize_jax.study import arms, findings, jobs
+  from specialize_jax.study import (
+    arms,
+    findings,
+    findings_page,
+    findings_text,
+    jobs,
+  )
 
   flags.default_gin_file = DEFAULT_FILE
   study = study_job.configure(flags, bindings)
@@ -79,8 +84,8 @@ def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   result = findings.collect(study, places, seeds, directory=output_dir / "jobs")
   writing.write_json(output_dir / "study.json", result)
   report = output_dir / "study.html"
-  study_page.build(output_dir / "study.json", report)
-  print(study_text.terminal(result))
+  findings_page.build(output_dir / "study.json", report)
+  print(findings_text.terminal(result))
   minutes = (time.monotonic() - start) / 60
   print(f"\nreport: {report} ({minutes:.1f} min)")
   return 0

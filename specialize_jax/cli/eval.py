@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
   devices.start(flags)
 
-  from specialize_jax.study import experiment
+  from specialize_jax.runs import experiment
 
   with gin_files.loaded(flags, bindings):
     values = gin_files.configured(experiment.evaluate_checkpoint)()

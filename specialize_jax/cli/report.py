@@ -55,18 +55,25 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = build_parser().parse_args(argv)
 
   from specialize_jax.files import writing
-  from specialize_jax.reports import markdown, page, tables
+  from specialize_jax.reports import blocks, markdown, page, tables
   from specialize_jax.reports import results as results_lib
+  from specialize_jax.study import findings_page
 
   results = results_lib.load(flags.results_dir)
   output = pathlib.Path(flags.output or results.directory / "report.html")
-  writing.write_text(output, page.render(results))
+  more = (
+    findings_page.sections(results.study, title_prefix="Study: ")
+    if results.study
+    else []
+  )
+  report = page.document(results, more)
+  writing.write_text(output, page.render(report))
   if flags.figures_dir:
     figures_dir = pathlib.Path(flags.figures_dir)
-    markdown.write_figures(page.figures(results), figures_dir)
+    markdown.write_figures(blocks.figures(report.sections), figures_dir)
     writing.write_text(figures_dir / "table.md", tables.markdown(results))
   if flags.markdown:
-    markdown.write(results, flags.markdown)
+    markdown.write(report, flags.markdown)
   if results.before and results.after:
     print(tables.terminal(results))
   print(f"report: {output}")

@@ -110,11 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   import jax
 
-  from specialize_jax.study import choosing
+  from specialize_jax.runs import choosing
 
   what = None
   if tested:
-    from specialize_jax.study import selecting
+    from specialize_jax.runs import selecting
 
     with gin_files.loaded(flags, bindings):
       what = gin_files.configured(selecting.Selecting)(
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(what: object, flags: argparse.Namespace) -> None:
   """Evaluates what is missing, now or as it comes."""
-  from specialize_jax.study import selecting
+  from specialize_jax.runs import selecting
 
   if not flags.follow:
     selecting.evaluate(what)

@@ -65,7 +65,7 @@ def configure(flags: argparse.Namespace, bindings: Sequence[str]) -> object:
 
 def configure_arm(flags: argparse.Namespace, files: Sequence[str]) -> object:
   """Gives one arm's experiment; where it runs is the study's to say."""
-  from specialize_jax.study import experiment
+  from specialize_jax.runs import experiment
 
   run_flags = argparse.Namespace(**{**vars(flags), "gin_file": list(files)})
   places = ["MODEL_DIR = ''", "INITIAL_CHECKPOINT_PATH = None"]

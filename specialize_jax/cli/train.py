@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
   devices.start(flags)
 
-  from specialize_jax.study import experiment
+  from specialize_jax.runs import experiment
 
   with gin_files.loaded(flags, bindings) as config_text:
     configured = gin_files.configured(experiment.Experiment)()

@@ -1,7 +1,7 @@
 """What a report is made of: sections of blocks, as HTML or as Markdown.
 
 A block says what is shown and knows nothing of files; `page` and `markdown`
-put sections together.
+render a whole `Document`.
 """
 
 import dataclasses
@@ -125,6 +125,25 @@ class Section:
   name: str
   title: str
   blocks: Sequence[Block]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Document:
+  """A whole report, to be rendered by `page` or `markdown`.
+
+  Attributes:
+    title: its heading.
+    lead: the result in a sentence or two, plain text; may be empty.
+    sections: in the order of reading.
+    footer: how it was made, plain text.
+    cards: HTML of the page's headline numbers; Markdown has none.
+  """
+
+  title: str
+  lead: str
+  sections: Sequence[Section]
+  footer: str
+  cards: str = ""
 
 
 def figures(sections: Sequence[Section]) -> dict[str, drawing.Drawing]:

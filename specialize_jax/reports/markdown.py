@@ -1,36 +1,40 @@
-"""The report as Markdown, its figures as files beside it."""
+"""A report as Markdown, its figures as files beside it."""
 
 import pathlib
 from collections.abc import Mapping
 
 from specialize_jax.files import writing
-from specialize_jax.reports import blocks, drawing, sections
-from specialize_jax.reports import results as results_lib
+from specialize_jax.reports import blocks, drawing
 
 
-def write(results: results_lib.Results, path: str | pathlib.Path) -> None:
-  """Writes the report, and its figures as PNG and SVG.
+def write(report: blocks.Document, path: str | pathlib.Path) -> None:
+  """Writes a report, and its figures as PNG and SVG.
 
   Args:
-    results: a loaded results directory.
-    path: of the report; figures go to `NAME_figures/` beside `NAME.md`.
+    report: what to write.
+    path: of the Markdown; figures go to `NAME_figures/` beside `NAME.md`.
   """
   path = pathlib.Path(path)
-  made = sections.build(results)
   folder = path.with_name(f"{path.stem}_figures")
-  write_figures(blocks.figures(made), folder)
-  parts = ["# Specialization report"]
-  lead = sections.lead(results)
-  if lead:
-    parts.append(blocks.to_markdown(blocks.Text(lead)))
-  for section in made:
+  write_figures(blocks.figures(report.sections), folder)
+  writing.write_text(path, render(report, f"{folder.name}/{{name}}.png"))
+
+
+def render(report: blocks.Document, figure_path: str) -> str:
+  """Renders a report as Markdown.
+
+  Args:
+    report: what to render.
+    figure_path: where a figure is found, `{name}` standing for its name.
+  """
+  parts = [f"# {report.title}"]
+  if report.lead:
+    parts.append(blocks.to_markdown(blocks.Text(report.lead)))
+  for section in report.sections:
     parts.append(f"## {section.title}")
-    parts += [
-      blocks.to_markdown(block, f"{folder.name}/{{name}}.png")
-      for block in section.blocks
-    ]
-  parts.append(f"*{sections.footer(results)}*")
-  writing.write_text(path, "\n\n".join(parts) + "\n")
+    parts += [blocks.to_markdown(b, figure_path) for b in section.blocks]
+  parts.append(f"*{report.footer}*")
+  return "\n\n".join(parts) + "\n"
 
 
 def write_figures(

@@ -5,12 +5,11 @@ The page needs no network and no script: figures are inline SVG.
 
 import html
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from specialize_jax.files import writing
 from specialize_jax.reports import (
   blocks,
-  drawing,
   sections,
   stylesheet,
   tables,
@@ -36,31 +35,49 @@ def build(
   Raises:
     UserError: there is nothing to report, or a file cannot be read.
   """
-  writing.write_text(output_html, render(results_lib.load(results_dir)))
+  results = results_lib.load(results_dir)
+  writing.write_text(output_html, render(document(results)))
 
 
-def figures(results: results_lib.Results) -> Mapping[str, drawing.Drawing]:
-  """Gives every figure that the results allow, by name."""
-  return blocks.figures(sections.build(results))
+def document(
+  results: results_lib.Results, more: Sequence[blocks.Section] = ()
+) -> blocks.Document:
+  """Builds the report of loaded results.
 
-
-def render(results: results_lib.Results) -> str:
-  """Gives the page as HTML text."""
-  made = sections.build(results)
-  links = "".join(
-    f'<a href="#{section.name}">{_link(section.name)}</a>' for section in made
+  Args:
+    results: a loaded results directory.
+    more: sections after those of the results. Where there is nothing of a run
+      but these, they are the whole report.
+  """
+  only_more = more and not results.before
+  own = [] if only_more else sections.build(results)
+  return blocks.Document(
+    title="Specialization report",
+    lead=sections.lead(results),
+    sections=[*own, *more],
+    footer=sections.footer(results),
+    cards=_cards(tables.rows(results)),
   )
-  lead = sections.lead(results)
-  above = f'<p class="lead">{html.escape(lead)}</p>' if lead else ""
-  footer = html.escape(sections.footer(results))
+
+
+def render(report: blocks.Document) -> str:
+  """Renders a report as one HTML page without scripts or references."""
+  title = html.escape(report.title)
+  links = "".join(
+    f'<a href="#{section.name}">{_link(section.name)}</a>'
+    for section in report.sections
+  )
+  lead = (
+    f'<p class="lead">{html.escape(report.lead)}</p>' if report.lead else ""
+  )
   return (
     '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f"<title>Specialization report</title><style>{stylesheet.CSS}</style>"
-    f"</head><body><main><h1>Specialization report</h1>{above}"
-    f"{_cards(tables.rows(results))}<nav>{links}</nav>"
-    f"{''.join(_section(section) for section in made)}"
-    f"<footer>{footer}</footer></main></body></html>\n"
+    f"<title>{title}</title><style>{stylesheet.CSS}</style>"
+    f"</head><body><main><h1>{title}</h1>{lead}"
+    f"{report.cards}<nav>{links}</nav>"
+    f"{''.join(_section(section) for section in report.sections)}"
+    f"<footer>{html.escape(report.footer)}</footer></main></body></html>\n"
   )
 
 

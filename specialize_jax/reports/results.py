@@ -13,7 +13,7 @@ there and cannot be read is an error, since half a report misleads.
   selection.json                the chosen step; see evaluation.selection
   alignment.json                the coverage report of `specialize align`
   alignment_example.json        one sample, aligned
-  study.json                    several seeds and arms; see study_text
+  study.json                    several seeds and arms; see findings_text
   decoding.json                 one task in several ways; see
                                 study.decoding_comparison
 """

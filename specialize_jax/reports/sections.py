@@ -14,7 +14,6 @@ from specialize_jax.reports import (
   plots,
   prediction_view,
   price_view,
-  study_sections,
   tables,
 )
 from specialize_jax.reports import results as results_lib
@@ -35,15 +34,10 @@ def build(results: results_lib.Results) -> list[blocks.Section]:
     ("alignment", "What the student is taught", _alignment(results)),
     ("predictions", "Some predictions", _predictions(results)),
   )
-  single = [
+  return [
     blocks.Section(name=name, title=title, blocks=content)
     for name, title, content in made
   ]
-  if not results.study:
-    return single
-  findings = study_sections.build(results.study)
-  # A study alone is no demo: nothing of a demo is missing in it.
-  return [*single, *findings] if results.before else findings
 
 
 def lead(results: results_lib.Results) -> str:

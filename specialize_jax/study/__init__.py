@@ -1,5 +1,5 @@
-"""Whole runs: one experiment from its configuration, and the demo of two.
+"""The mini world's demo and its study of the paper's five findings.
 
-`experiment.py` wires the lower rooms into a training run, `demo.py` goes the
-whole way on the mini world. Both write results that `reports/` reads.
+A user of the library: it imports only what an outside user could, and no
+other room but `cli/` imports it.
 """

@@ -19,7 +19,8 @@ from specialize_jax.data import preparation, sources
 from specialize_jax.evaluation import intervals
 from specialize_jax.files import writing
 from specialize_jax.mini import stories, student_tokens, world
-from specialize_jax.study import experiment, teacher_distance
+from specialize_jax.runs import experiment
+from specialize_jax.study import teacher_distance
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 

@@ -17,7 +17,8 @@ from specialize_jax import errors
 from specialize_jax.data import example_stream, sources
 from specialize_jax.files import writing
 from specialize_jax.mini import world
-from specialize_jax.study import choosing, demo, experiment, jobs
+from specialize_jax.runs import choosing, experiment
+from specialize_jax.study import demo, jobs
 
 WORLD = "world"
 SELECTED, IN_DISTRIBUTION = "selected", "in_distribution"

@@ -21,7 +21,7 @@ from specialize_jax.decoding import generator, requests
 from specialize_jax.decoding import vocabulary as vocabularies
 from specialize_jax.evaluation import intervals, metrics
 from specialize_jax.files import writing
-from specialize_jax.study import experiment
+from specialize_jax.runs import experiment
 from specialize_jax.t5 import network
 
 NUM_SAMPLES = 8

@@ -23,7 +23,8 @@ from specialize_jax.data import aligned_records, preparation, sources
 from specialize_jax.files import writing
 from specialize_jax.mini import world
 from specialize_jax.records import schema, store
-from specialize_jax.study import choosing, decoding_comparison, experiment
+from specialize_jax.runs import choosing, experiment
+from specialize_jax.study import decoding_comparison
 
 NUM_STAGES = 7
 

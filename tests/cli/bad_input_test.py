@@ -7,7 +7,7 @@ from testdata import several_processes, tiny_demo, tiny_world
 
 from specialize_jax.cli import main
 from specialize_jax.data import sources
-from specialize_jax.study import experiment
+from specialize_jax.runs import experiment
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 _TINY = """

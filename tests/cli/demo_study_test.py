@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 _ARM = """
 from __gin__ import dynamic_registration
-from specialize_jax.study import experiment
+from specialize_jax.runs import experiment
 from specialize_jax.t5 import config
 include "experiments/mini/{name}.gin"
 include "models/mini_width_32.gin"
@@ -37,7 +37,7 @@ _STUDY = """
 from __gin__ import dynamic_registration
 from specialize_jax.mini import world
 from specialize_jax.study import arms
-from specialize_jax.study import experiment
+from specialize_jax.runs import experiment
 include "runs/study.gin"
 world.WorldConfig:
   train_size = 40

@@ -14,7 +14,7 @@ from testdata import tiny_demo, tiny_world
 
 from specialize_jax.data import sources
 from specialize_jax.files import reading
-from specialize_jax.study import experiment
+from specialize_jax.runs import experiment
 from specialize_jax.training import loop
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 

@@ -9,7 +9,8 @@ import seqio
 
 from specialize_jax.cli import gin_files, plan, select, study_job, train
 from specialize_jax.data import example_stream
-from specialize_jax.study import arms, experiment, selecting
+from specialize_jax.runs import experiment, selecting
+from specialize_jax.study import arms
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.tpu import slices, topology
 from tasks import mixtures  # noqa: F401  (registers every task)

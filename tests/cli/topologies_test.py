@@ -8,7 +8,7 @@ import pytest
 
 from specialize_jax.cli import gin_files
 from specialize_jax.parallel import mesh as meshes
-from specialize_jax.study import experiment
+from specialize_jax.runs import experiment
 from specialize_jax.tpu import slices, topology
 
 _CONFIGS = pathlib.Path(__file__).parents[2] / "gin_configs"

@@ -93,7 +93,7 @@ def faults(figures):
 def test_every_figure_has_labelled_axes_and_no_text_on_another(
   results_dir, tmp_path
 ):
-  text = page.render(results_lib.load(results_dir))
+  text = page.render(page.document(results_lib.load(results_dir)))
   figures = _measured(text, tmp_path / "report.html")["figures"]
   assert len(figures) == 8
   assert all(figure["texts"] and figure["axes"] for figure in figures)
@@ -102,7 +102,7 @@ def test_every_figure_has_labelled_axes_and_no_text_on_another(
 
 @pytest.mark.third_party
 def test_who_speaks_is_named_on_one_line(results_dir, tmp_path):
-  text = page.render(results_lib.load(results_dir))
+  text = page.render(page.document(results_lib.load(results_dir)))
   speakers = _measured(text, tmp_path / "report.html")["speakers"]
   assert {name for name, _ in speakers} >= {"teacher", "before", "student"}
   assert {lines for _, lines in speakers} == {1}
@@ -111,7 +111,7 @@ def test_who_speaks_is_named_on_one_line(results_dir, tmp_path):
 @pytest.mark.third_party
 def test_the_page_prints(results_dir, tmp_path):
   source = tmp_path / "report.html"
-  source.write_text(page.render(results_lib.load(results_dir)))
+  source.write_text(page.render(page.document(results_lib.load(results_dir))))
   printed = tmp_path / "report.pdf"
   _chromium(f"--print-to-pdf={printed}", f"file://{source}")
   content = printed.read_bytes()

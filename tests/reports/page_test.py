@@ -92,14 +92,14 @@ def test_a_section_without_its_file_says_so(results_dir, tmp_path, kept):
   alone = tmp_path / "alone"
   (alone / kept).parent.mkdir(parents=True)
   shutil.copy(results_dir / kept, alone / kept)
-  text = page.render(results_lib.load(alone))
+  text = page.render(page.document(results_lib.load(alone)))
   _check(text)
   assert 'class="absent"' in text
 
 
 def test_ways_of_decoding_are_told_as_they_came_out(results_dir):
   results = results_lib.load(results_dir)
-  text = page.render(results)
+  text = page.render(page.document(results))
   assert "greedy, calculator raised its accuracy." in text
   assert "self-consistency of 8 made no difference that this many" in text
   assert "on mini GSM (CoT, 200 questions)" in text
@@ -115,12 +115,14 @@ def test_ways_of_decoding_are_told_as_they_came_out(results_dir):
 
 def test_the_same_results_give_the_same_page(results_dir):
   results = results_lib.load(results_dir)
-  assert page.render(results) == page.render(results)
+  assert page.render(page.document(results)) == page.render(
+    page.document(results)
+  )
 
 
 def test_figures_are_well_formed_and_share_no_names(results_dir):
   results = results_lib.load(results_dir)
-  figures = page.figures(results).values()
+  figures = blocks.figures(page.document(results).sections).values()
   seen = set()
   for figure in figures:
     root = ET.fromstring(figure.replace("xlink:href", "href"))
@@ -182,7 +184,7 @@ def test_the_aligned_example_escapes_and_cuts(results_dir):
 
 def test_the_markdown_says_what_the_page_says(results_dir, tmp_path):
   results = results_lib.load(results_dir)
-  markdown.write(results, tmp_path / "report.md")
+  markdown.write(page.document(results), tmp_path / "report.md")
   text = (tmp_path / "report.md").read_text()
   for row in tables.rows(results):
     assert tables.interval_text(row.difference) in text
@@ -216,6 +218,6 @@ def test_of_many_general_tasks_the_main_table_has_the_means(results_dir):
 
 
 def test_examples_stand_beside_the_teachers_words(results_dir):
-  page_text = page.render(results_lib.load(results_dir))
+  page_text = page.render(page.document(results_lib.load(results_dir)))
   assert page_text.count('<div class="who">teacher</div>') >= 8
   assert page_text.count('<div class="who">student</div>') >= 8

@@ -2,7 +2,8 @@
 
 from specialize_jax.losses import distillation
 from specialize_jax.mini import world
-from specialize_jax.study import demo, experiment
+from specialize_jax.runs import experiment
+from specialize_jax.study import demo
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.training import loop, optimizer
 

@@ -88,21 +88,6 @@ def lead(study: Json) -> str:
   )
 
 
-def markdown(study: Json) -> str:
-  """Gives the whole text as Markdown."""
-  parts = [lead(study)]
-  for number, finding in enumerate(findings(study), start=1):
-    head, *rows = finding.table
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    parts += [
-      f"## {number}. {finding.name.capitalize()}: {finding.verdict}",
-      f"*{finding.claim}*",
-      " ".join(finding.sentences),
-      "\n".join(f"| {' | '.join(line)} |" for line in lines),
-    ]
-  return "\n\n".join(parts) + "\n"
-
-
 def terminal(study: Json) -> str:
   """Gives verdicts and sentences as lines for a terminal."""
   lines = [lead(study)]

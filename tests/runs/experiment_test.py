@@ -11,7 +11,7 @@ from testdata import tiny_demo, tiny_world
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
 from specialize_jax.data import sources
-from specialize_jax.study import experiment
+from specialize_jax.runs import experiment
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib import axes as mpl_axes
 from matplotlib import ticker as mpl_ticker
 
-from specialize_jax.reports import drawing, study_text
+from specialize_jax.reports import drawing
+from specialize_jax.study import findings_text
 
 Json = Mapping[str, object]
 
@@ -68,7 +69,7 @@ def gain_and_price(part: Json) -> str:
     top, bottom = figure.subplots(
       2, 1, height_ratios=[0.36 * len(rows) + 0.4, 3.0]
     )
-    names = [study_text.row_name(row) for row in rows]
+    names = [findings_text.row_name(row) for row in rows]
     places = np.arange(len(rows))
     for when, color, shift, marker in (
       ("before", drawing.GREY, -0.13, "o"),
@@ -209,7 +210,7 @@ def scaling(part: Json) -> str:
       )
     drawing.percent_axis(axes, "test accuracy, %")
     axes.set_xlabel("parameters of the student (logarithmic)")
-    axes.set_xticks(sizes, [study_text.size(n) for n in sizes])
+    axes.set_xticks(sizes, [findings_text.size(n) for n in sizes])
     axes.xaxis.set_minor_locator(mpl_ticker.NullLocator())
     drawing.legend_below(figure, axes)
   return svg()

@@ -8,8 +8,13 @@ from testdata import made_up_study
 
 from specialize_jax import errors
 from specialize_jax.files import writing
-from specialize_jax.reports import study_page, study_plots, study_text
-from specialize_jax.study import findings
+from specialize_jax.reports import markdown as markdown_lib
+from specialize_jax.study import (
+  findings,
+  findings_page,
+  findings_plots,
+  findings_text,
+)
 
 
 def collect(directory, **made_up):
@@ -24,21 +29,25 @@ def study(tmp_path_factory):
   return collect(tmp_path_factory.mktemp("study"))
 
 
+def markdown(study):
+  return markdown_lib.render(findings_page.document(study), "{name}.png")
+
+
 def verdicts(study):
-  return {f.name: f.verdict for f in study_text.findings(study)}
+  return {f.name: f.verdict for f in findings_text.findings(study)}
 
 
 def test_findings_that_are_there_appear(study):
-  assert set(verdicts(study).values()) == {study_text.APPEARS}
-  assert "General, CoT: " in study_text.terminal(study)
-  assert "2.0 hours of one core" in study_text.lead(study)
-  assert "5 appear, 0 in part and 0 do not" in study_text.lead(study)
+  assert set(verdicts(study).values()) == {findings_text.APPEARS}
+  assert "General, CoT: " in findings_text.terminal(study)
+  assert "2.0 hours of one core" in findings_text.lead(study)
+  assert "5 appear, 0 in part and 0 do not" in findings_text.lead(study)
 
 
 def test_findings_that_are_not_there_are_said_not_to_be(tmp_path, study):
   without = collect(tmp_path, cost=0.0, parts=False)
-  assert verdicts(without)["selection"] == study_text.ABSENT
-  text = study_text.markdown(without)
+  assert verdicts(without)["selection"] == findings_text.ABSENT
+  text = markdown(without)
   assert "do not part in a run as short as this" in text
   assert "4 appear, 0 in part and 1 do not" in text
   swapped = {**study["matching"]}
@@ -52,7 +61,7 @@ def test_findings_that_are_not_there_are_said_not_to_be(tmp_path, study):
     for level in swapped["levels"]
   ]
   changed = {**study, "matching": swapped}
-  assert verdicts(changed)["distribution matching"] == study_text.ABSENT
+  assert verdicts(changed)["distribution matching"] == findings_text.ABSENT
 
 
 def test_a_level_that_is_never_reached_is_said_so(study):
@@ -63,36 +72,36 @@ def test_a_level_that_is_never_reached_is_said_so(study):
   }
   matching = {**study["matching"], "levels": [never]}
   changed = {**study, "matching": matching}
-  assert verdicts(changed)["distribution matching"] == study_text.PARTLY
-  assert "never against" in study_text.markdown(changed)
+  assert verdicts(changed)["distribution matching"] == findings_text.PARTLY
+  assert "never against" in markdown(changed)
 
 
 def test_the_page_is_self_contained_and_shows_five_figures(study, tmp_path):
   writing.write_json(tmp_path / "study.json", study)
-  study_page.build(tmp_path / "study.json", tmp_path / "study.html")
+  findings_page.build(tmp_path / "study.json", tmp_path / "study.html")
   text = (tmp_path / "study.html").read_text()
   assert text.count("<svg") == 5
   assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"|url\((?!#)', text)
   assert "<script" not in text
   assert len(text) < 2_000_000
-  for finding in study_text.findings(study):
+  for finding in findings_text.findings(study):
     assert f"<h2>{finding.name.capitalize()}: {finding.verdict}</h2>" in text
   tables = (tmp_path / "study.md").read_text()
   assert "| mean, out of distribution | 10.0 [" in tables
 
 
 def test_figures_are_well_formed(study):
-  for name, svg in study_plots.figures(study).items():
+  for name, svg in findings_plots.figures(study).items():
     root = ET.fromstring(svg.replace("xlink:href", "href"))
     assert root.get("aria-label"), name
 
 
 def test_what_is_no_study_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match="there is no"):
-    study_text.load(tmp_path / "study.json")
+    findings_text.load(tmp_path / "study.json")
   (tmp_path / "study.json").write_text("{")
   with pytest.raises(errors.UserError, match="is not JSON"):
-    study_text.load(tmp_path / "study.json")
+    findings_text.load(tmp_path / "study.json")
   (tmp_path / "study.json").write_text("{}")
   with pytest.raises(errors.UserError, match="is not what a study writes"):
-    study_text.load(tmp_path / "study.json")
+    findings_text.load(tmp_path / "study.json")

@@ -31,7 +31,7 @@ from specialize_jax.evaluation import (
   selection,
 )
 from specialize_jax.files import reading, writing
-from specialize_jax.study import choosing, experiment
+from specialize_jax.runs import choosing, experiment
 
 _DONE = -1  # instead of a step, as processes tell each other
 

@@ -14,7 +14,7 @@ from specialize_jax.cli import main
 from specialize_jax.data import sources
 from specialize_jax.evaluation import history
 from specialize_jax.files import reading
-from specialize_jax.study import choosing, experiment
+from specialize_jax.runs import choosing, experiment
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
 SUFFIX = "_zero_shot_chain_of_thought_v1"
