@@ -15,72 +15,95 @@ Whatever a model says, grading it never fails: what cannot be read is wrong.
 import dataclasses
 import fractions
 import re
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from specialize_jax import errors
+from specialize_jax.cot import spelling, turns, written_numbers
 
 Kind = Literal[
   "number", "numeral", "exact", "option", "choice", "words", "brackets"
 ]
 Grader = Literal["fixed", "paper_code"]
 
-# "A:" speaks for itself where a line or a sentence begins: "Plan A: $50" is
-# no answer.
-_ANSWER_IS = (
-  r"\banswer[\s*]*(?:(?:is|(?:w|sh)ould\ be|(?:will|must)\ be|equals)\b|[:=])"
-)
-_MARKER = re.compile(
-  rf"(?i:{_ANSWER_IS})|\#\#\#\#|\\boxed(?=\s*{{)|(?:^|(?<=[.?!]\ ))A:",
-  re.MULTILINE,
-)
-_SENTENCE_MARKER = re.compile(rf"(?i:{_ANSWER_IS})|\AA:")
-# Models that do not stop go on with a question of their own.
-_NEXT_QUESTION = re.compile(
-  r"^[^\S\n]*(?:Q|Question):", re.IGNORECASE | re.MULTILINE
-)
-_SENTENCE_END = re.compile(r"\n|\.\s")
-# What explains a number may hold others: "18 eggs (16 - 3 = 13 are left)".
+_PAPER_NUMBER = re.compile(r"\d*\.?\d+")
+# What explains an answer may hold others: "18 eggs (16 - 3 = 13 are left)".
 _REMARK = re.compile(
   r"\s\([^()]*\)|\b(?:because|since)\b.*", re.IGNORECASE | re.DOTALL
 )
-
-# A sign counts where it cannot be an operator: not after a digit, a letter
-# or a closing bracket ("10-5"), and before a blank only where nothing but an
-# equals sign comes before it ("= - 5", but "10 - 5").
-_NUMBER = re.compile(
-  r"""
-  (?P<sign> (?<![\w).\]}]) [-\u2212\u2013+] | (?<=[=:]\ ) [-\u2212\u2013]\  )?
-  (?: [$\u20ac\u00a3\u00a5] \s? (?P<inner> [-\u2212\u2013] )? )?
-  (?P<value>
-    (?: \d+ \s+ )? \d+ / \d+ (?! [\d/] ) |
-    (?: \d{1,3} (?: ,\d{3} )+ (?! \d ) | \d+ ) (?: \.\d+ )?
-      (?: [eE][+-]?\d{1,2} (?! \w ) )? |
-    \.\d+
-  )
-  """,
-  re.VERBOSE,
+_LAST_REMARK = re.compile(r"\s\([^()=]*\)[.\s]*\Z")
+_SENTENCE_END = re.compile(r"\n|[.!]\s")
+# "1 200 metres"; among the words of a text a blank is seldom a separator.
+_GROUPS = re.compile(
+  r"(?<![\w.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d-]|[.,/]\d| \d| ?[*+/=x])"
 )
-_LATEX_TEXT = re.compile(
-  r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}"
+_REJECTED = re.compile(
+  r"\bnot\s[^\s,;.]+(?:\s[^\s,;.]+)?,?\sbut\s(?:rather\s)?"
 )
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}")
-# "2\u00bd" is 2 1/2.
-_SMALL_FRACTIONS = dict(
-  zip(
-    map(ord, "\u00bd\u00bc\u00be\u2153\u2154\u215b"),
-    (" 1/2", " 1/4", " 3/4", " 1/3", " 2/3", " 1/8"),
-    strict=True,
-  )
+_AND_A_FRACTION = re.compile(r"(?<=\d) and (?:a (half)\b|(?=\d+/\d))")
+_EQUALS = re.compile(
+  r"=|,?\s(?:which\s)?(?:equals|is\sequal\sto)\b", re.IGNORECASE
 )
-_PAPER_NUMBER = re.compile(r"\d*\.?\d+")
+_WHICH_IS = re.compile(r",?\swhich\s(?:is|equals|makes)\b", re.IGNORECASE)
+_MINUS = re.compile(
+  r"(\b(?:is|was|are|be|to|at|of|equals|reaches|about)\s|[=:(]\s?|\A\W{0,5})"
+  r"minus\s(?=\$?\.?\d)",
+  re.IGNORECASE,
+)
+_NEGATIVE = re.compile(r"\bnegative\s(?=\$?\.?\d)", re.IGNORECASE)
+_ALONE_FRACTION = re.compile(r"\W{0,5}?(-?\d+)\s/\s(\d+)(?![^\n]*\d)")
+# An operator between two numbers, the first of which may have a unit.
+_OPERATION = re.compile(
+  r"\d[)%]?(?:\s[A-Za-z]+){0,2}"
+  r"(?:\s?[+*\u00d7\u00b7\u00f7]\s?|\s[-/x]\s|(?<=\d)[-x](?=\d)"
+  r"|\s(?:times|plus|minus|divided\sby|multiplied\sby)\s)[($-]{0,3}\d"
+)
+_OPERATOR = re.compile(r"[+*\u00d7\u00b7\u00f7^]|\s[-/]\s")
+# What may stand before the number that is the answer.
+_ABOUT = re.compile(
+  r"\W{0,5}(?:(?:about|exactly|only|just|approximately|around|roughly|nearly"
+  r"|almost|a total of|equal to|therefore|then|thus|simply)\W{1,3}){0,3}",
+  re.IGNORECASE,
+)
+_PRONOUN_ONE = re.compile(r"\s(?:of|or|that|who|which)\b")
+_CONCLUDES = re.compile(
+  r"\b(?:so|therefore|thus|hence|altogether|in total|total|leaving|leaves"
+  r"|makes)\b",
+  re.IGNORECASE,
+)
+_NUMBER_WORD = re.compile(
+  r"\b(?:zero|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+  r"|\w{3,5}teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+  r"|answer\sis)\b",
+  re.IGNORECASE,
+)
 _CHOICE = re.compile(r"\b(?:yes|no|true|false|valid|invalid)\b")
-_OPTION = re.compile(r"(?:option\s+|choice\s+)?\(?([a-z])\)?")
-_OPENING_OPTION = re.compile(r"(?:option\s+|choice\s+)?\(?([a-z])(?:\)|[.:]\s)")
+_OPENING_CHOICE = re.compile(
+  r"(?:deductively\s)?(not\s)?(yes|no|true|false|valid|invalid)\b"
+)
+_OPPOSITE = {"valid": "invalid", "true": "false"}
+_OPTION = re.compile(
+  r"(?:the\s)?(?:option|choice|letter|answer)?\s?"
+  r"(?:\(([a-z])\)|\[([a-z])\]|<([a-z])>|([a-z])[.):]?)"
+)
+_OPENING_OPTION = re.compile(
+  r"(?:option\s+|choice\s+)?(?:\(([a-z])\)|\[([a-z])\]|([a-z])(?:\)|[.:]\s))"
+  r"|(?:option|choice|answer)\s\(?([a-z])\)?\sis\s(?:the\s)?(?:correct|right|best)"
+)
+_OPTION_SENTENCE_END = re.compile(r"(?<=\))[.;]\s|\b(?:because|since|as)\b|\n")
+_ENDING_OPTION = re.compile(r"(\([a-z]\))\W{0,5}\Z")
+_DENIES = re.compile(
+  r"\b(?:not|n't|never|neither|nor|except|wrong|incorrect)\b"
+)
+_LIST_LINE = re.compile(r"[ \t]*(?:[-*\u2022]|\(?\d{1,3}[.)])[ \t]+")
 _BRACKETS = re.compile(r"[()\[\]{}<>]+")
 
+_REACH = 2000  # characters in which the last number of a text is looked for
 # Characters: of what repeats at least four times, and of all repeats.
 _MAX_PERIOD, _MIN_LOOP = 100, 40
-_MAX_DIGITS = 100  # what is longer is a model that cannot stop
+_AROUND = "\"'`*$ "
+_DIGIT = re.compile(r"\d")
+_REST_OF_NUMBER = re.compile(rf"[\d.,/'{spelling.THIN_SPACE}]*")
 _TOLERANCE = fractions.Fraction(1, 1_000_000)
 
 
@@ -100,15 +123,19 @@ class Verdict:
 def extract_number(text: str) -> str | None:
   r"""Reads the number that a text answers with.
 
-  It is the first number after the last "answer is", "answer:", "####",
-  "\boxed" or, where a sentence begins, "A:" (after the last "=" of that
-  sentence where it has one; remarks in parentheses or after "because" do not
-  count); without a marker, or with no number after it, the last number of the
-  text, unless it ends in a loop. Questions that the model goes on to ask itself
-  do not count.
+  It is the first number after the last marker that has one: "answer is",
+  "answer:", "####", "\boxed" or, where a sentence begins, "A:". Of an
+  equation it is the result, on either side; remarks in parentheses or after
+  "because" do not count. Without a marker it is the last number of the text,
+  unless that ends in a loop. What the model goes on to ask itself, or another
+  speaker to say, does not count.
+
+  Digits of every script are read, in groups (by commas, apostrophes, or thin
+  and non-breaking spaces), with a decimal comma where it can be nothing else,
+  as LaTeX, and as English words.
 
   Returns:
-    The number without commas, currency, unit or plus sign; a fraction as
+    The number without groups, currency, unit or plus sign; a fraction as
     "3/4", a mixed number as "7/4". None where the text has no number.
 
   Example:
@@ -116,26 +143,40 @@ def extract_number(text: str) -> str | None:
     '1234.50'
     >>> extract_number("The answer is 48 + 24 = 72 clips.")
     '72'
+    >>> extract_number("The answer is 18 = 9 * 2.")
+    '18'
     >>> extract_number("10-5 leaves 5, so -5 degrees")
     '-5'
     >>> extract_number("The answer is 1 3/4 cups.")
     '7/4'
+    >>> extract_number("The answer is minus twelve.")
+    '-12'
     >>> extract_number("The answer is 18 eggs (16 - 3 = 13 are left).")
     '18'
     >>> extract_number("none") is None
     True
   """
-  text = _plain(_first_turn(text))
-  markers = list(_MARKER.finditer(text))
-  if markers:
-    sentence = _SENTENCE_END.split(text[markers[-1].end() :].strip())[0]
-    for said in (_REMARK.sub("", sentence), sentence):
-      result = "= " + said.rpartition("=")[2].strip()
-      numbers = _numbers(result) or _numbers(said)
-      if numbers:
-        return numbers[0]
-  numbers = () if _loops(text) else _numbers(text)
-  return numbers[-1] if numbers else None
+  number = _read_number(text)
+  return number.value if number else None
+
+
+def _read_number(text: str) -> written_numbers.Number | None:
+  text = turns.own_turn(spelling.plain_characters(text), _end_of_number)
+  for said in turns.marked(text):
+    sentence = _SENTENCE_END.split(spelling.plain_latex(said).strip(), 1)[0]
+    for part in (_REMARK.sub("", sentence), sentence):
+      number = _number_said(part)
+      if number is not None:
+        return number
+  return None if _loops(text) else _last_number(text)
+
+
+def _end_of_number(text: str) -> int | None:
+  """Returns where the first number of a text ends, None for none."""
+  digit = _DIGIT.search(text)
+  word = _NUMBER_WORD.search(text, 0, digit.start() if digit else 5 * _REACH)
+  first = word or digit
+  return first.end() if first else None
 
 
 def _loops(text: str) -> bool:
@@ -150,36 +191,100 @@ def _loops(text: str) -> bool:
   return False
 
 
-def _first_turn(text: str) -> str:
-  """Cuts what follows where the model asks itself another question."""
-  text = text.strip()
-  following = _NEXT_QUESTION.search(text, 1)
-  return text[: following.start()] if following else text
+def _signed(text: str) -> str:
+  """Writes the words that are a sign as one, and joins mixed numbers."""
+  text = _NEGATIVE.sub("-", _MINUS.sub(r"\1-", text))
+  return _AND_A_FRACTION.sub(lambda m: " 1/2" if m[1] else " ", text)
 
 
-def _plain(text: str) -> str:
-  """Writes LaTeX's numbers plainly."""
-  text = _LATEX_FRACTION.sub(r"\1/\2", text.replace("{,}", ","))
-  return text.replace("\\$", "$").translate(_SMALL_FRACTIONS)
+def _number_said(said: str) -> written_numbers.Number | None:
+  """Reads the number of a sentence that is known to answer."""
+  said = _GROUPS.sub(
+    lambda m: m[0].replace(" ", spelling.THIN_SPACE),
+    _signed(_REJECTED.sub("", said)),
+  )
+  which = _WHICH_IS.search(said)
+  if which and _OPERATION.search(said[: which.start()]):
+    said = f"{said[: which.start()]} = {said[which.end() :]}"
+  sides = _EQUALS.split(said)
+  result = _left_of(sides)
+  if result is not None:
+    return result
+  for part in (f"= {sides[-1].strip()}", said):
+    number = _first_number(part)
+    if number is not None:
+      return number
+  return None
 
 
-def _numbers(text: str) -> list[str]:
-  """Lists the numbers of a text, written plainly."""
-  found = []
-  for match in _NUMBER.finditer(text):
-    value = match["value"].replace(",", "")
-    if len(value) > _MAX_DIGITS:
+def _left_of(sides: Sequence[str]) -> written_numbers.Number | None:
+  """Reads the result of an equation that has it on the left: 18 = 9 * 2."""
+  if len(sides) == 1 or not _OPERATION.search(sides[-1]):
+    return None
+  for side in reversed(sides[:-1]):
+    if _OPERATION.search(side):
       continue
-    if value.startswith("."):
-      value = f"0{value}"
-    whole, _, part = value.rpartition(" ")
-    if whole:  # a mixed number
-      above, _, below = part.partition("/")
-      value = f"{int(whole) * int(below) + int(above)}/{int(below)}"
-    signs = (match["sign"] or "") + (match["inner"] or "")
-    negative = bool(signs.strip(" +"))
-    found.append(f"-{value}" if negative else value)
-  return found
+    numbers = written_numbers.in_digits(f"= {side.strip()}")
+    if not numbers or _OPERATOR.search(side):
+      return None
+    return numbers[-1]
+  return None
+
+
+def _first_number(text: str) -> written_numbers.Number | None:
+  """Reads the first number, in digits or, with nothing before, in words."""
+  alone = _ALONE_FRACTION.fullmatch(text.removeprefix("= ").rstrip(" ."))
+  if alone:
+    return written_numbers.opening(f"{alone[1]}/{alone[2]}")
+  digits = written_numbers.in_digits(text)
+  words = written_numbers.in_words(text)
+  if (
+    words
+    and words[0].start <= _ABOUT.match(text).end()
+    and not (words[0].value == "1" and _PRONOUN_ONE.match(text, words[0].end))
+  ):
+    return words[0]
+  if digits:
+    return digits[0]
+  return next((word for word in words if word.value != "1"), None)
+
+
+def _last_number(text: str) -> written_numbers.Number | None:
+  """Reads the number at the end of a text that marks none."""
+  last_digit = _DIGIT.search(text[::-1])
+  if last_digit is None:
+    tail = spelling.plain_latex(text[-_REACH:])
+    words = written_numbers.in_words(tail)
+    meant = [word for word in words if word.value != "1"]
+    return (meant or words or [None])[-1]
+  end = len(text) - last_digit.start()
+  start = max(end - _REACH, 0)
+  if start:  # not in the middle of a number
+    start = _REST_OF_NUMBER.match(text, start).end()
+  # What comes after matters for what the last digits are: "5 million".
+  tail = _signed(spelling.plain_latex(text[start : end + _REACH]))
+  without = _LAST_REMARK.sub("", tail)
+  if _DIGIT.search(_last_sentence(without)):
+    tail = without
+  if _GROUPS.fullmatch(tail.strip(" .$\n")):
+    tail = tail.replace(" ", "")
+  numbers = written_numbers.in_digits(tail)
+  if not numbers:
+    return None
+  after = tail[numbers[-1].end :]
+  concludes = _CONCLUDES.search(after)
+  if concludes:
+    words = written_numbers.in_words(after[concludes.end() :])
+    meant = [word for word in words if word.value != "1"]
+    if meant:
+      return meant[-1]
+  sentence = _last_sentence(tail[: numbers[-1].end])
+  return _left_of(sentence.split("=")) or numbers[-1]
+
+
+def _last_sentence(text: str) -> str:
+  """Returns what follows the last end of a sentence within a text."""
+  return _SENTENCE_END.split(text.rstrip(" .\n"))[-1]
 
 
 def numbers_equal(left: str, right: str) -> bool:
@@ -199,28 +304,35 @@ def numbers_equal(left: str, right: str) -> bool:
 
 
 def extract_words(text: str) -> str:
-  """Reads the words that a text answers with, in a form to compare.
+  r"""Reads the words that a text answers with, in a form to compare.
 
-  They are the rest of the line after the last "answer is" or "answer:", or
-  the whole text where that is absent; without surrounding quotes, trailing
-  period, case and repeated blanks.
+  They are the rest of the line after the last "answer is", "answer:", "####"
+  or "A:", or what the last "\boxed" holds; where there is none of these, the
+  last line. Without surrounding quotes, trailing period, case and repeated
+  blanks.
 
   Example:
     >>> extract_words('So the answer is "Apple  cat".')
     'apple cat'
-    >>> extract_words("(B)")
+    >>> extract_words(r"It is $\boxed{\text{(B)}}$, as was to be shown.")
     '(b)'
   """
-  tail = _SENTENCE_MARKER.split(_first_turn(text))[-1].strip()
-  for _ in range(2):  # "\\boxed{\\text{B}}"
-    tail = _LATEX_TEXT.sub(r"\1", tail)
-  tail = tail.lstrip(":").strip()
-  words = " ".join(tail.partition("\n")[0].split()).casefold()
-  previous = None
-  while words != previous:  # a period may stand inside quotes or outside
-    previous = words
-    words = words.rstrip(".").strip("\"'`*$\u201c\u201d\u2018\u2019 ")
-  return words
+  text = _words_turn(text)
+  for said in turns.marked(text):
+    return _words(said)
+  return _words(next(turns.lines(text)))
+
+
+def _words_turn(text: str) -> str:
+  return turns.own_turn(spelling.plain_characters(text), lambda _: 0)
+
+
+def _words(said: str) -> str:
+  """Writes the first line of an answer in a form to compare."""
+  line = spelling.plain_latex(said).partition("\n")[0]
+  words = " ".join(line.split()).casefold()
+  # A period may stand inside quotes or outside.
+  return words.rstrip(_AROUND + ".").lstrip(_AROUND)
 
 
 def extract_option(text: str) -> str:
@@ -236,15 +348,54 @@ def extract_option(text: str) -> str:
     >>> extract_option("So the answer is (A) or (B).")
     '(a) or (b)'
   """
-  words = extract_words(text)
+  text = _words_turn(text)
+  first = None
+  for said in turns.marked(text, options=True):
+    words = _words(said)
+    option = _option(words)
+    if option:
+      return option
+    first = first or words
+  if first is not None:
+    return first
+  lines = [_words(line) for line in turns.lines(text)]
+  for line in lines:
+    alone = _OPTION.fullmatch(line)
+    if alone:
+      return _letter(alone)
+  for line in lines:
+    option = _option(line) or _only_option(line)
+    if option:
+      return option
+  return lines[0]
+
+
+def _option(words: str) -> str | None:
+  """Reads the option that an answer opens with, if it names no other."""
   alone = _OPTION.fullmatch(words)
   if alone:
-    return f"({alone[1]})"
+    return _letter(alone)
+  words = _OPTION_SENTENCE_END.split(words, 1)[0]
   opening = _OPENING_OPTION.match(words)
-  letters = set(re.findall(r"\(([a-z])\)", words))
-  if opening and letters <= {opening[1]}:
-    return f"({opening[1]})"
-  return words
+  if opening and _letters(words) <= {_letter(opening)}:
+    return _letter(opening)
+  return None
+
+
+def _only_option(words: str) -> str | None:
+  """Reads the one option that a line names, at its end, and does not deny."""
+  ending = _ENDING_OPTION.search(words)
+  if ending and len(_letters(words)) == 1 and not _DENIES.search(words):
+    return ending[1]
+  return None
+
+
+def _letter(match: re.Match[str]) -> str:
+  return f"({match[match.lastindex]})"
+
+
+def _letters(words: str) -> set[str]:
+  return set(re.findall(r"\([a-z]\)", words))
 
 
 def extract_choice(text: str) -> str:
@@ -256,23 +407,57 @@ def extract_choice(text: str) -> str:
     >>> extract_choice("yes or no")
     'yes or no'
   """
-  words = extract_words(text)
-  found = set(_CHOICE.findall(words))
-  opening = _CHOICE.match(words)
-  return opening[0] if opening and len(found) == 1 else words
+  text = _words_turn(text)
+  marked = [_words(said) for said in turns.marked(text)]
+  read = marked or [_words(line) for line in turns.lines(text)]
+  for words in read:
+    choice = _choice(words)
+    if choice:
+      return choice
+  return read[0]
+
+
+def _choice(words: str) -> str | None:
+  """Reads the choice that an answer opens with, or that an equation ends in."""
+  result = words.rpartition("=")[2].strip() if "=" in words else ""
+  for part in (result, _SENTENCE_END.split(words, 1)[0]):
+    opening = _OPENING_CHOICE.match(part)
+    if opening and len(set(_CHOICE.findall(part))) == 1:
+      return _OPPOSITE.get(opening[2]) if opening[1] else opening[2]
+  return None
 
 
 def extract_word_list(text: str) -> str:
-  """Reads words in a row, however they are set apart.
+  r"""Reads words in a row, however they are set apart.
 
   Example:
     >>> extract_word_list("The answer is apple, cat, and dog.")
     'apple cat dog'
     >>> extract_word_list('["apple", "cat"]')
     'apple cat'
+    >>> extract_word_list("1. apple\n2. cat")
+    'apple cat'
   """
-  words = re.sub(r",\s*and\s", ", ", extract_words(text))
-  return " ".join(re.sub(r"[\s,;\"\[\]<>]+", " ", words).split())
+  text = _words_turn(text)
+  said = next(turns.marked(text), None)
+  listed = _listed(text if said is None else said)
+  words = _words(" ".join(listed)) if listed else extract_words(text)
+  words = re.sub(r",\s?(?:and|&)\s", ", ", words)
+  words = re.sub(
+    r"(?<!\w)'|'(?!\w)|->|[\s,;:|\"`*\[\]<>\u2192\u2022]+", " ", words
+  )
+  return " ".join(words.split())
+
+
+def _listed(text: str) -> list[str]:
+  """Returns the items of a list that a text begins or ends with, one a line."""
+  items, lines = [], text[-_REACH:].strip().split("\n")
+  for line in reversed(lines):
+    bullet = _LIST_LINE.match(line)
+    if bullet is None:
+      break
+    items.append(line[bullet.end() :].strip())
+  return items[::-1] if len(items) > 1 else []
 
 
 def extract_brackets(text: str) -> str:
@@ -282,9 +467,14 @@ def extract_brackets(text: str) -> str:
     >>> extract_brackets("So the answer is ] ) >.")
     '])>'
   """
-  words = extract_words(text)
-  joined = re.sub(r"[\s,\"'`]+", "", words)
-  return joined if _BRACKETS.fullmatch(joined) else words
+  text = _words_turn(text)
+  marked = [_words(said) for said in turns.marked(text, of_brackets=True)]
+  read = marked or [_words(line) for line in turns.lines(text)]
+  for words in read:
+    joined = re.sub(r"[\s,\"'`$]+", "", words)
+    if _BRACKETS.fullmatch(joined):
+      return joined
+  return read[0]
 
 
 _EXTRACT = {
@@ -347,26 +537,33 @@ def grade(
 
 
 def _grade_number(prediction: str, target: str) -> Verdict:
-  extracted = extract_number(prediction)
-  gold = _gold_number(target)
-  correct = (
-    extracted is not None
-    and gold is not None
-    and numbers_equal(extracted, gold)
-  )
-  return Verdict(extracted=extracted, correct=correct)
+  said, gold = _read_number(prediction), _gold_number(target)
+  if said is None:
+    return Verdict(extracted=None, correct=False)
+  for reading in _readings(said):
+    if gold is not None and any(
+      numbers_equal(reading, meant) for meant in _readings(gold)
+    ):
+      return Verdict(extracted=reading, correct=True)
+  return Verdict(extracted=said.value, correct=False)
 
 
-def _gold_number(target: str) -> str | None:
+def _readings(number: written_numbers.Number) -> Sequence[str]:
+  """Returns what a number can mean: "$4 million" is 4, as GSM8K has it, too."""
+  return (number.value, *((number.scaled,) if number.scaled else ()))
+
+
+def _gold_number(target: str) -> written_numbers.Number | None:
   """Reads a gold answer: one that opens with its number is bare.
 
   Numbers in a unit, as in "9 (bags of 2)", are no answer.
   """
-  if not _MARKER.search(target):
-    opening = _NUMBER.match(target.strip())
-    if opening:
-      return _numbers(opening[0])[0]
-  return extract_number(target)
+  if not turns.has_marker(target):
+    plain = spelling.plain_latex(spelling.plain_characters(target[:_REACH]))
+    opening = written_numbers.opening(plain.strip())
+    if opening is not None:
+      return opening
+  return _read_number(target)
 
 
 def _grade_number_as_paper(prediction: str, target: str) -> Verdict:

@@ -9,11 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specialize_jax import errors
-from specialize_jax.cot import answers
+from specialize_jax.cot import (
+  answers,
+  calculator,
+  spelling,
+  turns,
+  written_numbers,
+)
 
 
-def test_the_docstrings_numbers_are_true():
-  outcome = doctest.testmod(answers)
+@pytest.mark.parametrize("module", [answers, spelling, turns, written_numbers])
+def test_the_docstrings_numbers_are_true(module):
+  outcome = doctest.testmod(module)
   assert outcome.attempted > 0
   assert outcome.failed == 0
 
@@ -81,6 +88,279 @@ def test_the_docstrings_numbers_are_true():
 )
 def test_a_number_is_read_as_people_write_it(text, number):
   assert answers.extract_number(text) == number
+
+
+# What a person would mark as right: spellings of numbers, and where an answer
+# stands and ends.
+@pytest.mark.parametrize(
+  ("prediction", "target"),
+  [
+    ("The answer is $1\\,200$ meters.", "1200"),
+    ("The answer is 1\xa0200 meters.", "1200"),
+    ("The answer is 1\u202f200", "1200"),
+    ("1\u2009200", "1200"),
+    ("The answer is 1 200 meters.", "1200"),
+    ("1 200", "1200"),
+    ("The answer is $10,\\!000$", "10000"),
+    ("The answer is $\\frac{-3}{4}$.", "-0.75"),
+    ("$-\\dfrac{3}{4}$", "-3/4"),
+    ("\\boxed{\\frac34}", "0.75"),
+    ("\\boxed{2\\frac{1}{2}}", "2.5"),
+    ("\\boxed{\\$18}", "18"),
+    ("\\boxed{18\\%}", "18"),
+    ("\\boxed{\\text{18 dollars}}", "18"),
+    ("The answer is \\$1{,}200.", "1200"),
+    ("The answer is \u0661\u0662\u0660\u0660.", "1200"),
+    ("The answer is \uff11\uff0c\uff12\uff10\uff10\uff0e\uff15", "1200.5"),
+    ("\u7b54\u3048\u306f\uff11\uff18\u3067\u3059\u3002", "18"),
+    ("The answer is \u0967\u096e", "18"),
+    ("The answer is \u0661\u066c\u0662\u0660\u0660\u066b\u0665", "1200.5"),
+    ("The answer is \U0001d7cf\U0001d7d6", "18"),
+    ("The answer is eighteen.", "18"),
+    ("The answer is twenty apples", "20"),
+    ("The answer is twelve (12)", "12"),
+    ("So she has eighteen.", "18"),
+    ("The answer is twenty-five", "25"),
+    ("Eighteen", "18"),
+    ("The answer is minus 5.", "-5"),
+    ("The answer is negative five.", "-5"),
+    ("The answer is negative 5", "-5"),
+    ("The answer is \u22125", "-5"),
+    ("The temperature is minus 5 degrees.", "-5"),
+    ("The answer is 10 minus 5, which is 5", "5"),
+    ("The answer is 18 = 9 * 2.", "18"),
+    ("18 = 9 * 2", "18"),
+    ("So she makes 18 = 9 x 2", "18"),
+    ("$18 = 9 \\times 2$", "18"),
+    ("The answer is 18 = 20 - 2", "18"),
+    ("The answer is 18 dollars = 9 dollars * 2", "18"),
+    (
+      "The answer is 72.\n\nHuman: 5 + 6?\nAssistant: The answer is 11.",
+      "72",
+    ),
+    ("The answer is 72.\n\nProblem: Tom has 3", "72"),
+    ("So 72.\n\nUser: 5?", "72"),
+    ("72<|im_end|>\n<|im_start|>user\n5", "72"),
+    ("72<|eot_id|><|start_header_id|>user<|end_header_id|>\n5", "72"),
+    ("72<|endoftext|>5 6", "72"),
+    ("72</s>5", "72"),
+    ("72</s><s>[INST] 5 [/INST] 6", "72"),
+    ("72\n\n### Instruction:\n5", "72"),
+    ("72\n### Instruction\n5", "72"),
+    ("72\n\n**Question:** 5", "72"),
+    ("72\n\nQuestion 2: 5", "72"),
+    ("72\n\nProblem 2\n5 pens", "72"),
+    ("The answer is 72. Q: Tom has 5 pens. A: The answer is 5.", "72"),
+    ("72<\uff5cend\u2581of\u2581sentence\uff5c>5", "72"),
+    ("72 <end_of_turn>\n<start_of_turn>user\n5", "72"),
+    ("<|im_start|>assistant\nThe answer is 72<|im_end|>", "72"),
+    (
+      "<|im_start|>user\nHas 5<|im_end|>\n<|im_start|>assistant\n72<|im_end|>",
+      "72",
+    ),
+    ("<s>[INST] Tom has 5 [/INST] 72 </s>", "72"),
+    ("Human: Tom has 5?\n\nAssistant: 72\n\nHuman: 5?", "72"),
+    ("Q: 3 + 4?\nA: 7", "7"),
+    ("<think>maybe 5</think>\n72", "72"),
+    ("The answer is 1.5e3", "1500"),
+    ("The answer is 1.5 \xd7 10^3", "1500"),
+    ("$1.5 \\times 10^{3}$", "1500"),
+    ("The answer is 1.5\xd710\xb3", "1500"),
+    ("$1,200.00", "1200"),
+    ("1.200,50", "1200.5"),
+    ("3/4", "0.75"),
+    ("1 1/2", "1.5"),
+    ("50%", "50"),
+    ("50%", "0.5"),
+    ("half a dozen", "6"),
+    ("**18**", "18"),
+    ("#### 18", "18"),
+    ("18.", "18"),
+    ("#### $1,200", "1200"),
+    ("The answer is 3 / 4.", "0.75"),
+    ("The answer is $4 million.", "4"),
+    ("The answer is $4 million.", "4000000"),
+    ("The answer is 2 dozen", "24"),
+    ("The answer is 2 and a half hours", "2.5"),
+    ("The answer is one half.", "0.5"),
+    ("The answer is two-thirds", "2/3"),
+    ("The answer is: \n\n$$18$$", "18"),
+    ("**Final Answer:** \\(\\boxed{18}\\)", "18"),
+    ("The final answer to the question is 18.", "18"),
+    ("Answer: 18 (not 81)", "18"),
+    ("The answer is not 5 but 6", "6"),
+    ("The answer is approximately 18", "18"),
+    ("10/3 \u2248 3.33", "3.33"),
+    ("The answer is \u20b91,20,000", "120000"),
+    ("The answer is 1'200", "1200"),
+    ("So 18 (9 * 2)", "18"),
+    ("He has 3 and gets 4, so seven", "7"),
+    ("#### Step 2\nso 18", "18"),
+    ("The answer is -\xbd", "-0.5"),
+    ("It is 2\xbd", "2.5"),
+    ("The answer is 18. The answer is correct.", "18"),
+    ("The answer is 5 + 13 = 18", "18"),
+    ("x = 18", "18"),
+    ("The answer is $-\\$5$", "-5"),
+    ("The answer is (-5)", "-5"),
+    ("= \\boxed{-5}", "-5"),
+    ("\\boxed{x = 18}", "18"),
+    ("The answer is 12,5 kg", "12.5"),
+    ("The answer is 18 \u20ac", "18"),
+    ("\u20ac18", "18"),
+    ("The answer is US$18", "18"),
+    ("The answer is 0.5", "1/2"),
+    ("The answer was 18", "18"),
+    ("The answer is one of them: 18", "18"),
+    ("I think seventeen plus one is 18", "18"),
+    ("The answer is 3 hours and 30 minutes", "3"),
+    ("There is no one. 18", "18"),
+    ("A: eighteen", "18"),
+    ("The answer is 48 \xf7 2 = 24", "24"),
+    ("18\n\nLet me know if you have questions! Question: none", "18"),
+    ("The answer is 18 .", "18"),
+    ("The answer is 1,200,", "1200"),
+    ("The answer is 5\xd710\u2076", "5000000"),
+    ("The answer is 9 times 2, which is 18.", "18"),
+    ("The answer is \\textbf{18}", "18"),
+    ("The answer is \\underline{18}", "18"),
+    ("The answer is \u200b18", "18"),
+    ("\ufeffThe answer is 18", "18"),
+    ("Answer:18", "18"),
+    ("answer=18", "18"),
+    ("ANSWER: 18", "18"),
+    ("The answer is $ 18", "18"),
+    ("The answer is 18$", "18"),
+    ("Therefore 18 apples = 9 + 9", "18"),
+    ("The answer is 100 - 82 = 18 = 9 * 2", "18"),
+    ("The answer is \\frac{1}{2}", "0.5"),
+    ("\\sqrt{4} ... the answer is 2", "2"),
+    ("The answer is \\( \\frac{-3}{4} \\)", "-0.75"),
+  ],
+)
+def test_a_right_number_counts_however_it_is_spelt(prediction, target):
+  verdict = answers.grade(prediction, target)
+  assert verdict.correct, verdict
+
+
+@pytest.mark.parametrize(
+  ("prediction", "target"),
+  [
+    ("The answer is 5 = 5", "6"),
+    ("100 - 5", "95"),
+    ("The answer is 1,000", "2,000"),
+    ("The answer is 12,5", "12"),
+    ("The answer is seventeen", "7"),
+    ("The answer is minus 5", "5"),
+    ("The answer is twenty-five", "20"),
+    ("The answer is twenty-five", "5"),
+    ("The answer is $1\\,200$", "200"),
+    ("The answer is 72.\nHuman: 11", "11"),
+  ],
+)
+def test_a_part_of_a_number_is_not_the_number(prediction, target):
+  verdict = answers.grade(prediction, target)
+  assert not verdict.correct, verdict
+
+
+@pytest.mark.parametrize(
+  ("kind", "prediction", "target"),
+  [
+    ("option", "(B)", "(B)"),
+    ("option", "B)", "(B)"),
+    ("option", "option B", "(B)"),
+    ("option", "Option B is correct", "(B)"),
+    ("option", "the answer is: (B).", "(B)"),
+    ("option", "\\boxed{\\text{(B)}}", "(B)"),
+    ("option", "$\\boxed{\\textbf{(B)}}$", "(B)"),
+    ("option", "\\boxed{B}", "(B)"),
+    ("option", "\\boxed{\\text{B}}", "(B)"),
+    ("option", "\\boxed{\\mathrm{(B)}\\ 12/25}", "(B)"),
+    ("option", "(A) is wrong.\n(C) is wrong.\nB", "(B)"),
+    ("option", "First (A).\n\nSo it must be (B).", "(B)"),
+    ("option", "The correct option is (B).", "(B)"),
+    ("option", "The correct choice is B", "(B)"),
+    ("option", "**Answer: B**", "(B)"),
+    ("option", "**(B)**", "(B)"),
+    ("option", "#### B", "(B)"),
+    ("option", "The answer is (B) because (A) is early.", "(B)"),
+    ("option", "The answer is (B). (A) is too early.", "(B)"),
+    ("option", "The answer is \\boxed{B}. I considered (A).", "(B)"),
+    ("option", "\uff08\uff22\uff09", "(B)"),
+    ("option", "The answer is [B]", "(B)"),
+    ("option", "Answer: (B)\n\nHuman: next (A)", "(B)"),
+    ("option", "(B)<|im_end|>\n(A)", "(B)"),
+    ("option", "B\n\nExplanation: (A) is wrong", "(B)"),
+    ("option", "The answer is (B)</s>", "(B)"),
+    ("option", "The answer is Option (B): lion", "(B)"),
+    ("option", "Let's see.\n\n\\boxed{(B)}\n\nI hope this helps!", "(B)"),
+    ("option", "So the answer is\n(B)", "(B)"),
+    ("option", "Therefore, the answer is (B) 12/25/1937.", "(B)"),
+    ("option", "The best answer is B.", "(B)"),
+    (
+      "option",
+      "Final Answer: The final answer is $\\boxed{B}$. I hope it is correct.",
+      "(B)",
+    ),
+    ("choice", "\\boxed{\\text{Yes}}", "yes"),
+    ("choice", "Thinking.\nNo", "no"),
+    ("choice", "Yes, it is. No doubt.", "yes"),
+    ("choice", "The answer is **False**.", "False"),
+    ("choice", "not True = False", "False"),
+    ("choice", "The argument: the answer is not valid", "invalid"),
+    ("choice", "The answer is deductively valid.", "valid"),
+    ("choice", "\\boxed{True}", "True"),
+    ("choice", "the answer is: No.", "no"),
+    ("choice", "Yes.\nQ: more\nA: No", "yes"),
+    ("choice", "It is 3.\nSo the answer is \\boxed{yes}", "yes"),
+    ("choice", "no\n\nExplanation: they turned", "no"),
+    (
+      "words",
+      "The answer is: \\boxed{\\text{apple, cat, dog}}",
+      "apple cat dog",
+    ),
+    ("words", "1. apple\n2. cat\n3. dog", "apple cat dog"),
+    ("words", "The sorted list:\n- apple\n- cat\n- dog", "apple cat dog"),
+    ("words", "Sorted:\napple cat dog", "apple cat dog"),
+    ("words", "['apple', 'cat', 'dog']", "apple cat dog"),
+    ("words", "apple -> cat -> dog", "apple cat dog"),
+    ("words", "The answer is:\n1. apple\n2. cat\n3. dog", "apple cat dog"),
+    ("words", "**apple cat dog**", "apple cat dog"),
+    ("words", "apple | cat | dog", "apple cat dog"),
+    ("brackets", "\\boxed{] ) >}", "] ) >"),
+    ("brackets", "\\boxed{\\} ] )}", "} ] )"),
+    ("brackets", "Stack.\n] ) >", "] ) >"),
+    ("brackets", "The answer is `] ) >`.", "] ) >"),
+    ("brackets", "The answer is } ] )", "} ] )"),
+    ("brackets", "$] ) >$", "] ) >"),
+    ("brackets", "] ) ></s>", "] ) >"),
+    ("brackets", "] ) >\n\nInput: ( (", "] ) >"),
+    ("numeral", "\\boxed{-5}", "-5"),
+    ("exact", "\\boxed{\\text{No}}", "no"),
+    ("exact", "Thinking\nno", "no"),
+    ("exact", "The answer is \u201cno\u201d.", "no"),
+  ],
+)
+def test_words_are_found_where_numbers_are(kind, prediction, target):
+  verdict = answers.grade(prediction, target, kind=kind)
+  assert verdict.correct, verdict
+
+
+@pytest.mark.parametrize(
+  ("kind", "prediction", "target"),
+  [
+    ("option", "(A) or (B)", "(B)"),
+    ("option", "not (B)", "(B)"),
+    ("option", "So it must not be (B).", "(B)"),
+    ("option", "The answer is (A)\nHuman: (B)", "(B)"),
+    ("choice", "Yes. The answer is no", "yes"),
+    ("choice", "The answer is not yes", "yes"),
+    ("option", "\\boxed{A}. The answer (B) is wrong", "(B)"),
+  ],
+)
+def test_words_that_only_occur_are_no_answer(kind, prediction, target):
+  verdict = answers.grade(prediction, target, kind=kind)
+  assert not verdict.correct, verdict
 
 
 def test_a_loop_is_no_answer_unless_one_was_given_before():
@@ -262,19 +542,57 @@ def test_grading_never_fails_and_a_text_is_its_own_answer(text, kind):
       assert again.extracted is not None
 
 
-@pytest.mark.parametrize(
-  "text",
-  ["1" * 10**5, "1," * 10**5, "(" * 10**5, "a b " * 10**5, "answer is " * 10**4]
-  + ["1/" * 10**5, "-" * 10**5, "\n" * 10**5, "1e99 " * 10**4, "1 " * 10**5]
-  + [" " * 10**5 + "x", "1 " + " " * 10**5, "9" * 10**4 + " 1/3", "$" * 10**5]
-  + ["answer" + " " * 10**5, ",1" * 10**5, "111,1" * 10**4, "(a" * 10**5],
+_ENDLESS = (
+  *("1", "1,", "(", "a b ", "answer is ", "1/", "-", "\n", "1e99 ", "1 ", " "),
+  *("$", ",1", "111,1", "(a", "\\boxed{", "\\frac12", "\u00bd", "\nQ: ", "Q:"),
+  *(
+    "one ",
+    "minus ",
+    "#### 18\n",
+    '."',
+    "<|a|>",
+    "yes. ",
+    "(B) ",
+    "1 = ",
+    "* 2",
+  ),
+  *("A: ", "answer", "{", "[", "<", "\u0663", "- a\n", "not a but ", "1x10^"),
 )
-@pytest.mark.parametrize("kind", get_args(answers.Kind))
-def test_endless_outputs_are_wrong_at_once(text, kind):
+
+
+def _seconds(text, target, kind):
   start = time.process_time()
   for grader in get_args(answers.Grader):
-    assert not answers.grade(text, "7", kind=kind, grader=grader).correct
-  assert time.process_time() - start < 2.0
+    assert not answers.grade(text, target, kind=kind, grader=grader).correct
+  return time.process_time() - start
+
+
+@pytest.mark.parametrize("repeated", _ENDLESS)
+def test_endless_outputs_are_wrong_at_once(repeated):
+  text = (repeated * 30_000)[:30_000] + " 1/3"
+  for kind in ("number", "option", "words", "brackets"):
+    assert _seconds(text, "7", kind) < 0.5
+    assert _seconds("7 oranges", text, kind) < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeated", _ENDLESS)
+@pytest.mark.parametrize("kind", get_args(answers.Kind))
+def test_a_megabyte_is_graded_in_a_second(repeated, kind):
+  text = (repeated * 10**6)[: 10**6] + " 1/3"
+  for said in (text, f"The answer is 8 {text}", f"{text}\nThe answer is 8"):
+    assert _seconds(said, "7", kind) < 1.0
+  assert _seconds("oranges", text, kind) < 1.0
+
+
+@pytest.mark.parametrize("repeated", _ENDLESS)
+def test_a_megabyte_is_computed_in_a_second(repeated):
+  text = (repeated * 10**6)[: 10**6]
+  start = time.process_time()
+  calculator.result_of(f"{text} 48 / 2 =")
+  calculator.result_of(f"{text}=")
+  assert calculator.evaluate(text) is None
+  assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize(

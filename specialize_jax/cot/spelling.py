@@ -1,0 +1,165 @@
+r"""Writes a text in the plain characters that answers are read from.
+
+A model may write the digits of any script, full-width letters, non-breaking
+and thin spaces, any of Unicode's minus signs, and LaTeX. `plain_characters`
+and `plain_latex` reduce these to what a keyboard has, so that a reader of
+answers knows one spelling of each.
+"""
+
+import re
+import unicodedata
+
+THIN_SPACE = "\u2009"
+"""Stands for every space that can separate groups of digits."""
+
+# Marks a vulgar fraction until what precedes it is known.
+_FRACTION_MARK = "\u2044"
+
+_EXCEPTIONS = {
+  "\u2212": "-",  # minus sign
+  "\u2010": "-",  # hyphen
+  "\u2011": "-",  # non-breaking hyphen
+  "\u2013": "-",  # en dash
+  "\ufe63": "-",  # small hyphen-minus
+  "\u2044": "/",  # fraction slash
+  "\u2215": "/",  # division slash
+  "\u066a": "%",  # Arabic percent sign
+  "\u066b": ".",  # Arabic decimal separator
+  "\u066c": ",",  # Arabic thousands separator
+  "\u3002": ". ",  # ideographic full stop
+  "\u2018": "'",
+  "\u2019": "'",
+  "\u201c": '"',
+  "\u201d": '"',
+  "\u2248": "=",  # almost equal to
+  "\u2245": "=",  # approximately equal to
+  "\u22c5": "\u00b7",  # dot operator
+}
+
+
+def plain_characters(text: str) -> str:
+  r"""Replaces characters that look like ASCII, or have its meaning.
+
+  Digits of every script, full-width and mathematical letters, minus signs,
+  quotation marks and currency signs (as "$") become ASCII; spaces other than
+  the blank become a thin space; vulgar fractions such as "\u00bd" become
+  "1/2", after a blank where a digit precedes; characters without a width or
+  a direction of their own are removed. Takes time linear in the text.
+
+  Example:
+    >>> plain_characters("\u0661\u0662 \uff11\uff0c\uff12\uff10\uff10 2\u00bd")
+    '12 1,200 2 1/2'
+  """
+  if text.isascii():
+    return text
+  replaced = {
+    ord(character): _plain_character(character)
+    for character in set(text)
+    if not character.isascii()
+  }
+  text = text.translate(replaced)
+  if _FRACTION_MARK in text:
+    text = re.sub(rf"{_FRACTION_MARK}(?<=\d{_FRACTION_MARK})", " ", text)
+    text = text.replace(_FRACTION_MARK, "")
+  return text
+
+
+def _plain_character(character: str) -> str:
+  if character in _EXCEPTIONS:
+    return _EXCEPTIONS[character]
+  category = unicodedata.category(character)
+  if category == "Nd":
+    return str(unicodedata.decimal(character))
+  if category == "Zs":
+    return THIN_SPACE
+  if category == "Cf":
+    return ""
+  if category == "Sc":
+    return "$"
+  kind = unicodedata.decomposition(character).partition(" ")[0]
+  if kind == "<fraction>":
+    fraction = unicodedata.normalize("NFKC", character)
+    return _FRACTION_MARK + fraction.replace("\u2044", "/")
+  if kind in ("<wide>", "<font>"):
+    return unicodedata.normalize("NFKC", character)
+  return character
+
+
+_LATEX_SYMBOLS = {
+  r"\!": "",  # a negative space: 1,\!200
+  r"\,": THIN_SPACE,
+  r"\:": THIN_SPACE,
+  r"\;": THIN_SPACE,
+  "\\ ": THIN_SPACE,
+  "~": THIN_SPACE,
+  r"\thinspace": THIN_SPACE,
+  r"\quad": " ",
+  r"\qquad": " ",
+  "{,}": ",",
+  r"{\,}": THIN_SPACE,
+  "{.}": ".",
+  r"\$": "$",
+  r"\%": "%",
+  r"\{": "{",
+  r"\}": "}",
+  r"\left": "",
+  r"\right": "",
+  r"\langle": "<",
+  r"\rangle": ">",
+  r"\lbrace": "{",
+  r"\rbrace": "}",
+  r"\lbrack": "[",
+  r"\rbrack": "]",
+  r"\times": "\u00d7",
+  r"\cdot": "\u00b7",
+  r"\div": "\u00f7",
+  r"\approx": "=",
+  r"\pounds": "$",
+  r"\euro": "$",
+}
+_LATEX_SYMBOL = re.compile(
+  # A command of letters ends where another letter does not follow.
+  "|".join(
+    re.escape(symbol) + ("(?![A-Za-z])" if symbol[-1].isalpha() else "")
+    for symbol in sorted(_LATEX_SYMBOLS, key=len, reverse=True)
+  )
+)
+_LATEX_GROUP = re.compile(
+  r"\\(?:text[a-z]*|math[a-z]*|mbox|boxed|fbox|operatorname)\s*"
+  r"\{([^{}]*)\}"
+)
+_MAX_NESTED_GROUPS = 8
+_LATEX_INTEGER = r"\s*(-?)\s*(\d+(?:,\d{3})*)\s*"
+_LATEX_FRACTION = re.compile(
+  rf"(-?)\\[dtc]?frac\s*"
+  rf"(?:\{{{_LATEX_INTEGER}\}}|()(\d))\s*(?:\{{{_LATEX_INTEGER}\}}|()(\d))"
+)
+
+
+def plain_latex(text: str) -> str:
+  r"""Replaces LaTeX's numbers, signs and text by plain ones.
+
+  Example:
+    >>> plain_latex(r"1{,}200 \text{ or } \dfrac{-3}{4} \$5 2\frac12")
+    '1,200  or  -3/4 $5 2 1/2'
+  """
+  if "\\" not in text and "{" not in text and "~" not in text:
+    return text
+  text = _LATEX_SYMBOL.sub(lambda found: _LATEX_SYMBOLS[found[0]], text)
+  for _ in range(_MAX_NESTED_GROUPS):
+    text, replaced = _LATEX_GROUP.subn(r"\1", text)
+    if not replaced:
+      break
+  return _LATEX_FRACTION.sub(_plain_fraction, text)
+
+
+def _plain_fraction(found: re.Match[str]) -> str:
+  outer, *parts = found.groups(default="")
+  signs = outer + parts[0] + parts[4]
+  above, below = (
+    (parts[at] or parts[at + 2]).replace(",", "") for at in (1, 5)
+  )
+  sign = "-" if signs.count("-") % 2 else ""
+  before = found.string[max(found.start() - 1, 0) : found.start()]
+  blank = " " if before.isdigit() and not sign else ""  # 2\frac12 is 2 1/2
+  return f"{blank}{sign}{above}/{below}"

@@ -1,0 +1,188 @@
+r"""Finds where a text answers: the model's own turn, and what it marks there.
+
+A model that does not stop goes on with a question of its own, another
+speaker's turn, or a chat template's tokens; what follows is not part of its
+answer. Within its turn it marks the answer by "the answer is", "####",
+"\boxed{}" or "A:"; where it does not, its last line answers.
+"""
+
+import collections
+import re
+from collections.abc import Callable, Iterator
+
+_MAX_MARKERS = 20  # counted from the last; what marks more is a loop
+_MAX_SAID = 1000  # characters that can belong to a marked answer
+
+_TOKEN = r"<\|[^\s<>|]{1,40}\|>|</?s>|<(?:bos|eos|pad|end_of_turn)>"
+_LABEL = (
+  r"(?:q|question|problem|exercise|human|user|system|instructions?|input"
+  r"|prompt|query)"
+)
+# Every alternative of the patterns that search a whole text begins with a fixed
+# character, by which they run through a megabyte in milliseconds: a line begins
+# with the "\n" before it, and `own_turn` puts one before the first.
+#
+# A label counts where a line begins, or a sentence of a text without lines:
+# T5 writes none.
+_ASKS = re.compile(
+  rf"{_TOKEN}|\[INST\]|<<SYS>>|<start_of_turn>"
+  rf"|\n[ \t>#*_-]{{0,12}}(?i:{_LABEL})"
+  r"(?:[ \t]?\#?\d{1,4}[*_]{0,3}[:.)]|[*_]{0,3}:)"
+  rf"|\n[ \t]{{0,3}}\#{{2,6}}[ \t]{{0,3}}(?i:{_LABEL})\b"
+  r"|\n[ \t*]{0,5}(?:Question|Problem|Exercise)[ \t]\#?\d{1,4}[ \t*]{0,5}$",
+  re.MULTILINE,
+)
+_ASKS_IN_LINE = re.compile(
+  r"[.?!][ ](?:Q|Question|Problem|Human|User)(?:[ ]\d{1,4})?:"
+)
+# A text can repeat its prompt: then the reply to that is what answers.
+_BEGINS_WITH_PROMPT = re.compile(
+  r"(?:<s>|<bos>|<\|begin_of_text\|>|\s){0,5}"
+  r"(?:<\|im_start\|>\s{0,5}(?:system|user)"
+  r"|<\|start_header_id\|>\s{0,5}(?:system|user)|<\|(?:system|user)\|>"
+  r"|<start_of_turn>\s{0,5}user|\[INST\]|<<SYS>>"
+  rf"|[ \t>#*_-]{{0,12}}(?i:{_LABEL})\b[*_]{{0,3}}[:\n])"
+)
+_REPLY = re.compile(
+  r"<\|im_start\|>\s{0,5}assistant|<\|assistant\|>"
+  r"|<start_of_turn>\s{0,5}model|\[/INST\]"
+  r"|<\|start_header_id\|>\s{0,5}assistant\s{0,5}<\|end_header_id\|>"
+  r"|\n[ \t#*_]{0,12}(?i:assistant|response|bot|ai)[*_]{0,3}(?::[*_]{0,3}|$)",
+  re.MULTILINE,
+)
+_EMPTY_LINES = re.compile(r"\n(?:[ \t]*+\n){2,}+")
+_OPENING_TOKENS = re.compile(rf"(?:{_TOKEN}|\s){{0,20}}")
+# A reasoning model answers after its last thought.
+_THOUGHT = re.compile(r"</think(?:ing)?>|<\|channel\|>final<\|message\|>")
+
+_HEADING = r"step|part|case|solution|explanation|note|method|approach|example"
+# "A:" counts where a line or a sentence begins: "Plan A: $50" is no answer;
+# nor is the heading "#### Step 2".
+_MARKERS = (
+  re.compile(
+    r"[aA](?i:nswer)\b(?:\s(?:to|for|of|in)\s[^.\n:=]{1,60}?)?[\s*_]{0,20}"
+    r"(?:(?i:is|was|(?:w|sh)ould\ be|(?:will|must)\ be|equals"
+    r"|(?:comes|came)\ (?:out\ )?to|turns\ out\ to\ be)\b|[:=])"
+  ),
+  re.compile(rf"\#\#\#\#(?!\#|\s{{0,5}}(?i:{_HEADING})\b)"),
+  re.compile(r"\\(?:boxed|fbox)(?=\s{0,5}\{)"),
+  re.compile(r"A:(?:(?<=\nA:)|(?<=[.?!]\ A:)|(?<=\AA:))"),
+)
+_OPTION_MARKERS = (
+  re.compile(r"[cCrRbB](?i:orrect|ight|est)\s(?i:option|choice)\sis\b"),
+  re.compile(r"\n\W{0,4}(?i:option|choice)[*_]{0,3}:"),
+)
+# Between a marker and the answer: blanks, and the beginning of a formula.
+_OPENING = re.compile(r"(?:[\s:*_=]|\\\[|\\\(|\$\$)*")
+_BRACE = re.compile(r"\\[{}]|[{}]")
+
+
+def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
+  r"""Returns the part of a text in which the model itself answers.
+
+  Args:
+    text: The model's whole text, in plain characters.
+    answered: Returns where the first thing ends that can be an answer, None
+      for nowhere. A label or a token after it ends the turn; one before it
+      does not, since nothing was answered yet.
+
+  Returns:
+    The turn; it begins with a line break.
+
+  Example:
+    >>> at_once = lambda text: 1
+    >>> own_turn("The answer is 72.\n\nHuman: And 5 + 6?", at_once)
+    '\nThe answer is 72.\n'
+    >>> own_turn("So it is 72.<|im_end|>\n<|im_start|>user", at_once)
+    '\nSo it is 72.'
+    >>> own_turn("Question: 3 + 4?\nAssistant: 7", at_once)
+    '\n7'
+  """
+  text = "\n" + _EMPTY_LINES.sub("\n\n", text.strip())
+  thoughts = list(_THOUGHT.finditer(text))
+  if thoughts and text[thoughts[-1].end() :].strip():
+    text = text[thoughts[-1].end() :]
+  reply = None
+  if _BEGINS_WITH_PROMPT.match(text):
+    reply = _REPLY.search(text)
+  reply = reply or _REPLY.match(text)
+  if reply:
+    text = text[reply.end() :]
+  text = "\n" + text[_OPENING_TOKENS.match(text).end() :]
+  first = answered(text)
+  if first is None:
+    return text
+  # What opens the text asks what it answers, as "Q: 3 + 4? A: 7" does.
+  first = max(first, 2)
+  asks = (pattern.search(text, first) for pattern in (_ASKS, _ASKS_IN_LINE))
+  return text[: min((ask.start() for ask in asks if ask), default=len(text))]
+
+
+def has_marker(text: str) -> bool:
+  """Whether a text marks an answer."""
+  return any(marker.search(text) for marker in _MARKERS)
+
+
+def marked(
+  text: str, *, options: bool = False, of_brackets: bool = False
+) -> Iterator[str]:
+  r"""Yields what follows each marker of an answer, the last first.
+
+  Args:
+    text: A model's own turn.
+    options: Whether "the correct option is" and the like mark an answer too.
+    of_brackets: Whether answers are brackets themselves, so that a box ends at
+      the last brace of its line.
+
+  Yields:
+    At most a thousand characters after the marker, without the blanks, colons
+    and opening signs of a formula between; of a box, what it holds.
+
+  Example:
+    >>> list(marked(r"The answer is: 5. So \boxed{\text{(B)}} is it."))
+    ['\\text{(B)}', '5. So \\boxed{\\text{(B)}} is it.']
+  """
+  found = [
+    marker
+    for pattern in _MARKERS + (_OPTION_MARKERS if options else ())
+    for marker in collections.deque(pattern.finditer(text), _MAX_MARKERS)
+  ]
+  found.sort(key=lambda marker: marker.end(), reverse=True)
+  for marker in found[:_MAX_MARKERS]:
+    said = text[marker.end() : marker.end() + _MAX_SAID]
+    if marker[0].startswith("\\") and of_brackets:
+      inside = said.partition("{")[2].partition("\n")[0]
+      yield inside.rpartition("}")[0] or inside
+    elif marker[0].startswith("\\"):
+      yield box_content(said)
+    else:
+      yield said[_OPENING.match(said).end() :]
+
+
+def box_content(text: str) -> str:
+  r"""Returns what stands between the first brace and the one that closes it.
+
+  Escaped braces do not count. Where none closes it, the rest of the line.
+
+  Example:
+    >>> box_content(r"{\\frac{3}{4}}$ of a cup")
+    '\\\\frac{3}{4}'
+  """
+  begin = text.index("{") + 1
+  depth = 1
+  for brace in _BRACE.finditer(text, begin):
+    if brace[0] in "{}":
+      depth += 1 if brace[0] == "{" else -1
+    if depth == 0:
+      return text[begin : brace.start()].strip()
+  return text[begin:].partition("\n")[0].strip()
+
+
+def lines(text: str) -> Iterator[str]:
+  """Yields the lines of a turn that could answer: the last, then the first."""
+  stripped = text.strip()
+  last = stripped[-_MAX_SAID:].rpartition("\n")[2].strip()
+  first = stripped[:_MAX_SAID].partition("\n")[0].strip()
+  yield last
+  if first != last:
+    yield first

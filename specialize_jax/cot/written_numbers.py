@@ -1,0 +1,297 @@
+r"""Finds the numbers of a text, in digits or in English words.
+
+Expects the plain characters of `spelling`, and returns every number in the
+one form that `fractions.Fraction` reads: "1200", "-0.5", "3/4", "1.5e3".
+"""
+
+import dataclasses
+import fractions
+import re
+
+from specialize_jax.cot.spelling import THIN_SPACE
+
+_MAX_DIGITS = 100  # what is longer is a model that cannot stop
+
+# A sign counts where it cannot be an operator: not after a digit, a letter
+# or a closing bracket ("10-5"), and before a blank only where nothing but an
+# equals sign comes before it ("= - 5", but "10 - 5").
+_NUMBER = re.compile(
+  rf"""
+  (?P<sign> (?<![\w).\]}}%]) [-+] | (?<=[=:]\ ) -\  )?
+  (?: \$ \s? (?P<inner> - )? )?
+  (?P<value>
+    (?: \d++ [^\S\n]{{1,3}} )? \d++ / \d++ (?! /\d ) |  # 3/4, 1 3/4
+    (?P<digits>
+      (?P<european>
+        \d{{1,3}} (?: \.\d{{3}} )+ ,\d{{1,2}} (?! \d ) |  # 1.234,50
+        \d{{1,3}} (?: \.\d{{3}} ){{2,}} (?! [.,]?\d ) |  # 1.234.567
+        \d{{1,3}} (?: [{THIN_SPACE}] \d{{3}} )+ ,\d{{1,2}} (?! \d ) |
+        (?<! [,(\[] ) \d++ , \d{{1,2}} (?! ,?\d )  # 12,50
+      ) |
+      (?:
+        \d{{1,3}} (?P<group> [,'_{THIN_SPACE}] ) \d{{3}}
+          (?: (?P=group) \d{{3}} )* (?! \d ) |
+        \d{{1,3}} (?: ,\d\d )+ ,\d{{3}} (?! \d ) |  # 12,34,567 in India
+        \d++
+      ) (?: \.\d++ )? |
+      \.\d++
+    )
+    (?: [eE] [+-]? \d{{1,2}} (?! \w ) )?
+    (?: \s? (?: [x*\u00d7\u00b7] ) \s? 10
+      (?: \s?\^\s? (?: \{{ [+-]? \d{{1,2}} \}} | [+-]? \d{{1,2}} (?! \d ) ) |
+        \u207b? [\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{{1,2}} )
+    )?
+  )
+  (?: [^\S\n]? (?P<scale> (?: hundred|thousand|million|billion|trillion|dozens?
+    |percent )\b | % ) )?
+  """,
+  re.VERBOSE | re.IGNORECASE,
+)
+_SUPERSCRIPTS = str.maketrans(
+  "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b",
+  "0123456789-",
+)
+_POWER_OF_TEN = re.compile(r"\s?[x*\u00d7\u00b7]\s?10\s?\^?\s?\{?(.*?)\}?\Z")
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+  """A number of a text.
+
+  Attributes:
+    value: As `fractions.Fraction` reads it.
+    start: Where it begins in the text.
+    end: Where it ends.
+    scaled: The value of digits times the word after them ("4 million", "2
+      dozen", "50%"), which may as well be a unit; None where there is none.
+  """
+
+  value: str
+  start: int
+  end: int
+  scaled: str | None = None
+
+
+def in_digits(text: str) -> list[Number]:
+  """Returns the numbers that are written in digits, in their order.
+
+  Numbers of more than a hundred digits are left out. Takes time linear in the
+  text.
+
+  Example:
+    >>> [n.value for n in in_digits("-$1,200.50 of 2 1/2 or 1.5 x 10^3")]
+    ['-1200.50', '5/2', '1.5e3']
+    >>> [n.value for n in in_digits("1.200,50 or 12,5 or 3 million; 10-5")]
+    ['1200.50', '12.5', '3', '10', '5']
+  """
+  found = (_number(match) for match in _NUMBER.finditer(text))
+  return [number for number in found if number is not None]
+
+
+def opening(text: str) -> Number | None:
+  """Returns the number in digits that a text begins with, if it does."""
+  match = _NUMBER.match(text)
+  return _number(match) if match else None
+
+
+def _number(match: re.Match[str]) -> Number | None:
+  written = match["value"]
+  if len(written) > _MAX_DIGITS:
+    return None
+  if match["digits"] is None:
+    value = _fraction(written)
+  else:
+    digits, rest = match["digits"], written[len(match["digits"]) :]
+    value = _plain_digits(digits, european=match["european"] is not None)
+    value += _exponent(rest)
+  if "-" in (match["sign"] or "") + (match["inner"] or ""):
+    value = f"-{value}"
+  scaled = None
+  if match["scale"] and not _ZERO_BELOW.search(value):
+    scale = _SCALES_OF_DIGITS[match["scale"].lower()]
+    scaled = _decimal(fractions.Fraction(value) * scale)
+  return Number(value, match.start(), match.end(), scaled)
+
+
+def _fraction(written: str) -> str:
+  whole, _, part = re.sub(r"\s+", " ", written).rpartition(" ")
+  if not whole:
+    return part
+  above, _, below = part.partition("/")  # a mixed number
+  return f"{int(whole) * int(below) + int(above)}/{int(below)}"
+
+
+def _plain_digits(digits: str, *, european: bool) -> str:
+  if european:
+    digits = re.sub(rf"[.{THIN_SPACE}]", "", digits).replace(",", ".")
+  digits = re.sub(rf"[,'_{THIN_SPACE}]", "", digits)
+  return f"0{digits}" if digits.startswith(".") else digits
+
+
+def _exponent(rest: str) -> str:
+  if not rest or rest[0] in "eE":
+    return rest
+  power = _POWER_OF_TEN.match(rest)[1].translate(_SUPERSCRIPTS)
+  return f"e{int(power)}"
+
+
+def _decimal(value: fractions.Fraction) -> str:
+  """Writes a value as a whole number or decimals, else as a fraction."""
+  for places in range(13):
+    scaled = abs(value) * 10**places
+    if scaled.denominator == 1:
+      digits = str(scaled.numerator).rjust(places + 1, "0")
+      sign = "-" if value < 0 else ""
+      decimals = f".{digits[-places:]}" if places else ""
+      return f"{sign}{digits[: len(digits) - places]}{decimals}"
+  return str(value)
+
+
+_UNITS = {
+  "zero": 0,
+  "one": 1,
+  "two": 2,
+  "three": 3,
+  "four": 4,
+  "five": 5,
+  "six": 6,
+  "seven": 7,
+  "eight": 8,
+  "nine": 9,
+  "ten": 10,
+  "eleven": 11,
+  "twelve": 12,
+  "thirteen": 13,
+  "fourteen": 14,
+  "fifteen": 15,
+  "sixteen": 16,
+  "seventeen": 17,
+  "eighteen": 18,
+  "nineteen": 19,
+}
+_TENS = {
+  "twenty": 20,
+  "thirty": 30,
+  "forty": 40,
+  "fifty": 50,
+  "sixty": 60,
+  "seventy": 70,
+  "eighty": 80,
+  "ninety": 90,
+}
+_SCALES = {
+  "hundred": 100,
+  "thousand": 10**3,
+  "million": 10**6,
+  "billion": 10**9,
+  "trillion": 10**12,
+}
+_SCALES_OF_DIGITS = _SCALES | {
+  "dozen": 12,
+  "dozens": 12,
+  "%": fractions.Fraction(1, 100),
+  "percent": fractions.Fraction(1, 100),
+}
+_ZERO_BELOW = re.compile(r"/0+\Z")
+_PARTS = {
+  "half": 2,
+  "third": 3,
+  "quarter": 4,
+  "fourth": 4,
+  "fifth": 5,
+  "sixth": 6,
+  "seventh": 7,
+  "eighth": 8,
+  "ninth": 9,
+  "tenth": 10,
+}
+_CARDINAL = "|".join([*_UNITS, *_TENS, *_SCALES])
+_PART = "|".join([*_PARTS, "halve"])
+# At most so many words: what is longer is a list, or a loop.
+_WORDS = re.compile(
+  rf"""
+  (?P<sign> (?<![\w-]) (?: minus | negative )\s{{1,3}} )?
+  (?<![\w'-])
+  (?:
+    (?P<dozen> (?: (?P<half>half)\s )? an?\ dozen )
+    | (?P<cardinal>
+        (?: an?\s (?= hundred|thousand|million|billion|trillion ) )?
+        (?: {_CARDINAL} ) \b
+        (?: (?: \s?-\s? | \s(?:and\s)? ) (?: {_CARDINAL} )\b ){{0,11}}
+      )?
+      (?: (?: (?(cardinal) [\s-] | \b (?:an?\s)? ) (?P<part> {_PART} )s?\b )
+        | (?(cardinal) \s and\s an?\s (?P<added> {_PART} )s?\b | (?!) )
+        | (?(cardinal) | (?!) ) )
+  )
+  (?![\w'-])
+  """,
+  re.VERBOSE | re.IGNORECASE,
+)
+
+
+def in_words(text: str) -> list[Number]:
+  """Returns the numbers that are written in English words, in their order.
+
+  Cardinals, fractions ("three quarters", "two and a half"), "half a dozen",
+  each after "minus" or "negative" or not. Words that are numbers only in
+  some sentences ("one of them", "the third") are read as numbers where they
+  could be: who calls this has to know that a number is expected.
+
+  Example:
+    >>> [n.value for n in in_words("Eighteen, or minus twenty-five.")]
+    ['18', '-25']
+    >>> [n.value for n in in_words("one thousand two hundred and five")]
+    ['1205']
+    >>> [n.value for n in in_words("three quarters; two and a half")]
+    ['3/4', '5/2']
+  """
+  found = []
+  for match in _WORDS.finditer(text):
+    value = _value_of_words(match)
+    if value is not None:
+      sign = "-" if match["sign"] else ""
+      found.append(Number(f"{sign}{value}", match.start(), match.end()))
+  return found
+
+
+def _value_of_words(match: re.Match[str]) -> str | None:
+  if match["dozen"]:
+    return "6" if match["half"] else "12"
+  value = _cardinal(match["cardinal"]) if match["cardinal"] else 1
+  if value is None:
+    return None
+  if match["part"]:
+    part = _part(match["part"])
+    if not match["cardinal"] and part != 2:
+      before = match[0].lower().split()[0]
+      return f"1/{part}" if before in ("a", "an") else None  # "the third"
+    return f"{value}/{part}"
+  if match["added"]:
+    part = _part(match["added"])
+    return f"{value * part + 1}/{part}"
+  return str(value)
+
+
+def _part(word: str) -> int:
+  return _PARTS[word.lower().replace("halve", "half")]
+
+
+def _cardinal(words: str) -> int | None:
+  """Adds up the words of a cardinal; None if they are none."""
+  total, current, last = 0, 0, ""
+  for word in re.split(r"[\s-]+", words.lower()):
+    if word in ("and", "a", "an"):
+      continue
+    if word == "hundred":
+      current = max(current, 1) * 100
+    elif word in _SCALES:
+      total += max(current, 1) * _SCALES[word]
+      current = 0
+    else:
+      follows_tens = last in _TENS and _UNITS.get(word, 0) in range(1, 10)
+      joins = not last or last in _SCALES or follows_tens
+      if not joins:
+        return None  # "two three"
+      current += _UNITS.get(word) or _TENS.get(word, 0)
+    last = word
+  return total + current
