@@ -116,8 +116,8 @@ def _add_strategy(group: argparse._ArgumentGroup) -> None:
       f"--{name}", default=default, help=f"{what}(default: {shown})", **kind
     )
   for name, what in (
-    ("self_consistency", 'the samples vote: "answer" and "vote_shares" are '
-     "added, and the output is the winner's likeliest sample"),
+    ("self_consistency", 'the samples vote: "voted_answer" and "vote_shares" '
+     "are added, and the output is the winner's likeliest sample"),
     ("calculator", "what a sum such as `48/2 =` gives is computed and forced"),
     ("log_probs", 'add "output_log_probs", one a token'),
   ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
@@ -18,7 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
   """Gives the command's flags."""
   parser = argparse.ArgumentParser(
     prog="specialize score",
-    description='Grades a JSONL file of {"prediction", "target"} rows. '
+    description='Grades a JSONL file of {"prediction", "target"} rows, or what '
+    "`specialize generate`, `specialize eval` or `lm_eval --log_samples` "
+    "wrote. "
     'Output rows add "extracted", "correct" and "verdicts", those of both '
     'graders; the last line printed is JSON with "accuracy", "n", its 95 % '
     'Wilson interval "low", "high", and the accuracy by each grader.',
@@ -51,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     "--inputs",
     required=True,
     metavar="FILE.jsonl",
-    help='rows with "prediction" and "target"; other fields are kept',
+    help='rows with "prediction", "output" or "resps", and "target" or '
+    '"answer"; other fields are kept',
   )
   parser.add_argument(
     "--output",
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Grades a file."""
   flags = build_parser().parse_args(argv)
 
-  from specialize_jax.evaluation import benchmarks, metrics
+  from specialize_jax.evaluation import benchmarks, metrics, row_fields
   from specialize_jax.files import reading, writing
 
   metric = metrics.Accuracy(
@@ -83,9 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
       'with "prediction" and "target".'
     )
   graded = []
-  for number, row in enumerate(rows, start=1):
-    prediction = _text(row, "prediction", flags.inputs, number)
-    target = _text(row, "target", flags.inputs, number)
+  kept, num_repeated = _each_output_once(rows)
+  if num_repeated:
+    print(
+      f"specialize score: left out {num_repeated:,} rows that repeat an output "
+      "under another filter of lm-evaluation-harness",
+      file=sys.stderr,
+    )
+  for number, row in kept:
+    where = f"--inputs={flags.inputs}, row {number}"
+    prediction = row_fields.prediction_of(row, where)
+    target = row_fields.target_of(row, where)
     verdict = metric.grade(prediction, target)
     graded.append(
       {
@@ -104,16 +116,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _text(row: Mapping[str, object], key: str, path: str, number: int) -> str:
-  """A field as text; an answer may be written as a bare number."""
-  value = row.get(key)
-  if isinstance(value, str):
-    return value
-  if isinstance(value, int | float) and not isinstance(value, bool):
-    return str(value)
-  if key == "prediction" and key in row and value is None:
-    return ""  # a system that said nothing
-  raise errors.UserError(
-    f"--inputs={path}, row {number} has no text under {key!r} (got "
-    f'{value!r}): expected {{"prediction": "...", "target": "..."}}.'
-  )
+def _each_output_once(
+  rows: Sequence[Mapping[str, object]],
+) -> tuple[list[tuple[int, Mapping[str, object]]], int]:
+  """Numbers rows, leaving out what lm-evaluation-harness writes again.
+
+  It writes a row for each of a task's filters, which differ in
+  "filtered_resps" alone; counted twice, n and the interval would be wrong.
+  """
+  kept, seen = [], {}
+  for number, row in enumerate(rows, start=1):
+    if {"doc_id", "filter", "resps"} <= row.keys():
+      output = json.dumps([row["doc_id"], row["resps"], row.get("target")])
+      if seen.setdefault(output, row["filter"]) != row["filter"]:
+        continue
+    kept.append((number, row))
+  return kept, len(rows) - len(kept)

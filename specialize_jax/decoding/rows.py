@@ -166,13 +166,14 @@ def output_row(
     and, if texts are known, "output". Of several outputs these are the one
     that stands for the row (a beam's best, the first sample, or the winner of
     the vote), and "outputs" lists them all, each with its "score". Votes add
-    "answer" and "vote_shares".
+    "voted_answer" and "vote_shares".
   """
   if result.target_log_probs is not None:
     return {**row, "target_log_probs": _numbers(result.target_log_probs)}
   given = {**row, **_fields(result.output, log_probs)}
   if result.vote is not None:
-    given["answer"] = result.vote.answer
+    # The input's own "answer" is what this one may be graded against.
+    given["voted_answer"] = result.vote.answer
     given["vote_shares"] = dict(result.vote.shares)
   if len(result.sequences) > 1:
     given["outputs"] = [

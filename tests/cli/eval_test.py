@@ -12,6 +12,7 @@ import time
 import pytest
 from testdata import tiny_demo, tiny_world
 
+from specialize_jax.cli import main
 from specialize_jax.data import sources
 from specialize_jax.files import reading
 from specialize_jax.runs import experiment
@@ -88,6 +89,18 @@ def unbroken(world, tmp_path_factory):
   """Where an evaluation that nobody killed wrote, and what it printed."""
   output_dir = tmp_path_factory.mktemp("unbroken")
   return output_dir, finish(start(world, output_dir))
+
+
+def test_score_grades_what_eval_wrote(unbroken, tmp_path, capsys):
+  output_dir, printed = unbroken
+  accuracies = json.loads(printed.splitlines()[-1])
+  for family in FAMILIES:
+    name = f"{family}{SUFFIX}"
+    inputs = output_dir / "1" / f"{name}.jsonl"
+    arguments = [f"--inputs={inputs}", f"--output={tmp_path / family}"]
+    assert main.main(["score", "--task=gsm8k", *arguments]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["accuracy"] == accuracies[name]
 
 
 def test_a_killed_evaluation_asks_the_model_nothing_twice(

@@ -16,6 +16,7 @@ import transformers
 from testdata import tiny_vocabulary
 
 from specialize_jax.cli import main
+from specialize_jax.cot import answers
 
 NUM_ROWS = 40
 VOCAB_SIZE = 64
@@ -131,8 +132,39 @@ def test_samples_vote_with_the_calculator(folder, inputs, tmp_path):
   assert run(folder, inputs, outputs, *flags, "--calculator") == 0
   row = read(outputs)[0]
   assert len(row["outputs"]) == 3
-  assert "answer" in row
+  assert "voted_answer" in row
   assert sum(row["vote_shares"].values()) in (0, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [(), ("--strategy=sample", "--num_samples=3", "--self_consistency")],
+)
+def test_score_grades_what_generate_wrote(folder, tmp_path, capsys, flags):
+  inputs, outputs = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+  inputs.write_text('{"text": "ab 12", "answer": "7", "id": 3}\n' * 2)
+  assert run(folder, inputs, outputs, *flags) == 0
+  graded = tmp_path / "graded.jsonl"
+  arguments = [f"--inputs={outputs}", f"--output={graded}"]
+  assert main.main(["score", "--task=gsm8k", *arguments]) == 0
+  assert json.loads(capsys.readouterr().out.splitlines()[-1])["n"] == 2
+  for row, made in zip(read(graded), read(outputs), strict=True):
+    assert row["answer"] == "7"
+    assert row.items() >= made.items()
+    assert row["correct"] == answers.grade(made["output"], "7").correct
+
+
+def test_what_was_scored_and_not_decoded_has_nothing_to_grade(
+  folder, tmp_path, capsys
+):
+  inputs, outputs = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+  inputs.write_text('{"text": "ab 12", "target": "7"}\n')
+  assert run(folder, inputs, outputs) == 0
+  graded = tmp_path / "graded.jsonl"
+  arguments = [f"--inputs={outputs}", f"--output={graded}"]
+  assert main.main(["score", "--task=gsm8k", *arguments]) == 2
+  assert 'call the gold answer "answer"' in capsys.readouterr().err
+  assert not graded.exists()
 
 
 def test_a_beams_hypotheses_are_listed(folder, inputs, tmp_path):

@@ -66,6 +66,35 @@ def test_a_bbh_task_is_graded_by_its_own_kind(tmp_path, capsys):
   assert json.loads(out)["accuracy"] == 1.0
 
 
+def _harness_row(doc_id, said, target, name):
+  """As lm-evaluation-harness 0.4 logs samples of gsm8k."""
+  return {
+    "doc_id": doc_id,
+    "doc": {"question": "How many?", "answer": f"So.\n#### {target}"},
+    "target": f"So.\n#### {target}",
+    "arguments": {"gen_args_0": {"arg_0": "Q: How many?\nA:"}},
+    "resps": [[said]],
+    "filtered_resps": ["[invalid]" if name == "strict-match" else target],
+    "filter": name,
+    "metrics": ["exact_match"],
+    "exact_match": 0.0,
+  }
+
+
+def test_rows_of_the_harness_count_once_whatever_the_filter(tmp_path, capsys):
+  said = ["It is 72.\n\nQ: And 5?", "It is 9.", "It is 72."]
+  rows = [
+    _harness_row(doc_id, text, "72", name)
+    for name in ("strict-match", "flexible-extract")
+    for doc_id, text in enumerate(said)
+  ]
+  status, out, err = _score(tmp_path, capsys, rows)
+  assert status == 0
+  assert json.loads(out)["n"] == 3
+  assert json.loads(out)["accuracy"] == pytest.approx(2 / 3)
+  assert "left out 3 rows" in err
+
+
 @pytest.mark.parametrize(
   ("rows", "flags", "message"),
   [
@@ -75,6 +104,11 @@ def test_a_bbh_task_is_graded_by_its_own_kind(tmp_path, capsys):
     ([], {}, "has no rows"),
     ([{"prediction": "1"}], {}, "row 1 has no text under 'target'"),
     ([{"target": "1"}], {}, "row 1 has no text under 'prediction'"),
+    (
+      [{"prediction": "1", "output": "2", "target": "1"}],
+      {},
+      "row 1 has two predictions that differ, 'prediction'='1' and 'output'",
+    ),
   ],
 )
 def test_what_a_user_can_mend_is_one_sentence(

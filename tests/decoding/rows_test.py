@@ -124,7 +124,7 @@ def test_several_outputs_are_listed_and_votes_told():
   )
   row = rows.output_row({}, result, log_probs=False)
   assert row["output"] == "b 2"
-  assert row["answer"] == "2"
+  assert row["voted_answer"] == "2"
   assert row["vote_shares"] == {"2": 1.0}
   assert row["outputs"] == [
     {"output_ids": [5, 1], "output": "a 1", "score": -1.0},

@@ -1,0 +1,160 @@
+"""Which field of a row is the prediction, and which is the target.
+
+One rule for what any command or system of ours writes, and for the rows of
+lm-evaluation-harness, so that nobody has to rename fields before grading:
+
+    written by                    | prediction       | target
+    ------------------------------|------------------|-----------------------
+    any system; `specialize eval` | "prediction"     | "target"
+    `specialize generate`         | "output"         | "target", or what the
+                                  |                  | input row had: "answer",
+                                  |                  | "gold" or "reference"
+    lm_eval --log_samples         | "resps", else    | "target", else the same
+                                  | "filtered_resps" | names within "doc"
+
+"resps" goes before "filtered_resps" since it is what the model said, and a
+grader of ours reads the answer itself.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+
+_PREDICTIONS = ("prediction", "output")
+_HARNESS_PREDICTIONS = ("resps", "filtered_resps")
+_TARGETS = ("target", "answer", "gold", "reference")
+_EXPECTED = 'expected {"prediction": "...", "target": "..."}'
+
+Row = Mapping[str, object]
+
+
+def prediction_of(row: Row, where: str) -> str:
+  """Returns what a system said; "" where it says that it said nothing.
+
+  Args:
+    row: The row.
+    where: The file and the row, as messages name them.
+
+  Raises:
+    UserError: No field holds one text, or two hold different ones.
+
+  Example:
+    >>> prediction_of({"resps": [["So 72."]], "filtered_resps": ["72"]}, "")
+    'So 72.'
+  """
+  said = {
+    name: "" if row[name] is None else _text(row[name], name, where)
+    for name in _PREDICTIONS
+    if name in row
+  }
+  if not said:
+    harness = [name for name in _HARNESS_PREDICTIONS if name in row]
+    texts = {name: _only_text(row[name]) for name in harness}
+    said = {name: text for name, text in texts.items() if text is not None}
+    if said:
+      return next(iter(said.values()))
+    if harness:
+      raise errors.UserError(
+        f"{where}: {_shown(row, harness[0])} holds not one text but several, "
+        "or log-likelihoods: grade rows of a task that generates, with one "
+        "response a row."
+      )
+  if not said:
+    raise errors.UserError(f"{where} {_lack_of_prediction(row)}")
+  (first, text), *others = said.items()
+  for name, other in others:
+    if other != text:
+      raise errors.UserError(
+        f"{where} has two predictions that differ, {_shown(row, first)} and "
+        f"{_shown(row, name)}: remove the one that is not to be graded."
+      )
+  return text
+
+
+def target_of(row: Row, where: str) -> str:
+  """Returns what a prediction is graded against.
+
+  Args:
+    row: The row.
+    where: The file and the row, as messages name them.
+
+  Raises:
+    UserError: No field holds a text or a number, or two hold different ones
+      and none of them is "target".
+
+  Example:
+    >>> target_of({"output": "So 72.", "answer": 72}, "")
+    '72'
+  """
+  if "target" in row:
+    return _text(row["target"], "target", where)
+  document = row.get("doc")
+  for named in (row, document if isinstance(document, Mapping) else {}):
+    known = [name for name in _TARGETS if named.get(name) not in (None, "")]
+    texts = {name: _text(named[name], name, where) for name in known}
+    if len(set(texts.values())) > 1 and "target" not in texts:
+      shown = " and ".join(_shown(named, name) for name in texts)
+      raise errors.UserError(
+        f'{where} has no "target", and {shown} differ: call the one that is '
+        'the gold answer "target".'
+      )
+    if texts:
+      return next(iter(texts.values()))
+  raise errors.UserError(
+    f"{where} has no text under 'target', nor under "
+    f"{', '.join(map(repr, _TARGETS[1:]))} (its fields: {_fields(row)}): "
+    f"{_EXPECTED}."
+  )
+
+
+def _text(value: object, name: str, where: str) -> str:
+  """Returns a field as text; an answer may be written as a bare number."""
+  if isinstance(value, str):
+    return value
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    return str(value)
+  if isinstance(value, Sequence) and len(value) == 1:
+    return _text(value[0], name, where)
+  raise errors.UserError(
+    f"{where} has no text under {name!r} (got {_short(value)}): {_EXPECTED}."
+  )
+
+
+def _only_text(value: object) -> str | None:
+  """Returns the one text of a list of lists, None where it holds others."""
+  while isinstance(value, Sequence) and not isinstance(value, str):
+    if len(value) != 1:
+      return None
+    value = value[0]
+  return value if isinstance(value, str) else None
+
+
+def _lack_of_prediction(row: Row) -> str:
+  if "target_log_probs" in row:
+    return (
+      "was scored and not decoded, since it has a target: have `specialize "
+      'generate` decode rows that call the gold answer "answer".'
+    )
+  if "output_ids" in row:
+    return (
+      'has "output_ids" and no "output": run `specialize generate` with '
+      "--vocabulary, or, of an evaluation, grade TASK.jsonl."
+    )
+  return (
+    "has no text under 'prediction', 'output', 'resps' or 'filtered_resps' "
+    f"(its fields: {_fields(row)}): {_EXPECTED}."
+  )
+
+
+def _fields(row: Row) -> str:
+  shown = ", ".join(map(repr, list(row)[:12]))
+  return _short(shown, limit=120) if shown else "none"
+
+
+def _shown(row: Row, name: str) -> str:
+  return f"{name!r}={_short(row[name])}"
+
+
+def _short(value: object, limit: int = 40) -> str:
+  text = value if isinstance(value, str) and limit > 40 else repr(value)
+  return text if len(text) <= limit else f"{text[: limit - 3]}..."
