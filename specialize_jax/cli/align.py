@@ -15,6 +15,7 @@ from specialize_jax.cli import teacher_records
 
 if typing.TYPE_CHECKING:
   from specialize_jax.align import coverage, student, targets
+  from specialize_jax.data import aligned_records
   from specialize_jax.records import columnar
 
 _EXAMPLE = """example (records and vocabulary as `specialize demo` leaves them):
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
   from specialize_jax.align import batched, student
+  from specialize_jax.data import aligned_records
   from specialize_jax.files import writing
   from specialize_jax.records import store
 
@@ -74,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     writing.opened(flags.output) as output,
     writing.opened(flags.report) as report_file,
   ):
-    total = _align(records, tokenizer, flags.mode, output)
+    aligner = aligned_records.RowAligner(
+      tokenizer, mode=flags.mode, keep_truncated=flags.keep_truncated
+    )
+    total = _align(records, aligner, tokenizer, output)
     if total.samples == 0:
       raise errors.UserError(
         f"--records={flags.records} holds no record; nothing to align"
@@ -92,17 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _align(
   lines: Iterable[columnar.Line],
+  aligner: aligned_records.RowAligner,
   tokenizer: student.StudentTokenizer,
-  mode: str,
   output: typing.TextIO,
 ) -> coverage.Coverage:
-  """Writes a row for each record and gives the coverage of all."""
+  """Writes a row for each record and returns the coverage of all."""
   from specialize_jax.align import coverage, targets
   from specialize_jax.data import aligned_records
   from specialize_jax.records import columnar
 
   total = coverage.Coverage()
-  aligner = aligned_records.RowAligner(tokenizer, mode=mode)
   for batch in aligned_records.batches(lines):
     rows, found = aligner.align(map(columnar.parse, batch))
     total += coverage.Coverage.of_batch(found)

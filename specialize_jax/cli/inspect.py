@@ -109,7 +109,9 @@ def _aligned(flags: argparse.Namespace) -> tuple[str, dict[str, typing.Any]]:
     raise errors.UserError(
       f"--sample={flags.sample}: {flags.records} has fewer records"
     )
-  aligned = aligned_records.align_record(record, tokenizer, mode=flags.mode)
+  aligned = aligned_records.align_record(
+    record, tokenizer, mode=flags.mode, keep_truncated=flags.keep_truncated
+  )
   title = f"{record.question_id}, sample {record.sample}, {flags.mode}"
   if isinstance(aligned, targets.Rejected):
     raise errors.UserError(f"{title} is rejected: {aligned.reason}")

@@ -136,7 +136,7 @@ def _summary(report: Mapping[str, typing.Any], path: str) -> str:
 
 def _prepare_benchmark(flags: argparse.Namespace) -> int:
   """Builds a benchmark's dataset."""
-  for name in ("records", "vocabulary", "report", "runner"):
+  for name in ("records", "vocabulary", "report", "runner", "keep_truncated"):
     if getattr(flags, name):
       raise errors.UserError(
         f"--{name} is for a teacher's data; --dataset_name="

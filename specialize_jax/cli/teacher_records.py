@@ -40,6 +40,12 @@ def add_flags(
     metavar="paper|whitespace|chunk|marginal",
     help="what a student token learns from the teacher (default: marginal)",
   )
+  parser.add_argument(
+    "--keep_truncated",
+    action="store_true",
+    help="keep samples that ended by anything but a stop, such as the token"
+    " limit; they teach no end of sequence (default: dropped and counted)",
+  )
 
 
 def with_progress(

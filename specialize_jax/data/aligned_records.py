@@ -24,12 +24,14 @@ def align_record(
   tokenizer: student.StudentTokenizer,
   *,
   mode: str,
+  keep_truncated: bool = False,
 ) -> targets.AlignedTargets | targets.Rejected:
   """Aligns one record by itself, all candidates kept.
 
+  A sample that is not a finished answer is rejected unless `keep_truncated`.
   In `paper` mode a sample that did not end by itself, or whose steps do not
-  begin with the prompt's tail where the source should have it, is rejected,
-  as the paper's code does.
+  begin with the prompt's tail where the source should have it, is rejected
+  in any case, as the paper's code does.
 
   Raises:
     UserError: there is no such mode, or the record's tokens do not spell its
@@ -37,7 +39,9 @@ def align_record(
   """
   batched.check_mode(mode)
   schema.check_spelling(record)
-  reason = _paper_rejects(record) if mode == "paper" else None
+  reason = _rejects(
+    record, len(record.steps), mode=mode, keep_truncated=keep_truncated
+  )
   if reason is not None:
     return targets.Rejected(reason)
   tokens = [_teacher_token(step) for step in record.steps]
@@ -55,13 +59,26 @@ class RowAligner:
     aligner: what aligns.
   """
 
-  def __init__(self, tokenizer: student.StudentTokenizer, *, mode: str) -> None:
+  def __init__(
+    self,
+    tokenizer: student.StudentTokenizer,
+    *,
+    mode: str,
+    keep_truncated: bool = False,
+  ) -> None:
     """Prepares for a student.
+
+    Args:
+      tokenizer: the student's.
+      mode: one of `align.sample.MODES`.
+      keep_truncated: whether samples that are not finished answers are
+        aligned, too.
 
     Raises:
       UserError: there is no such mode.
     """
     self.aligner = batched.Aligner(tokenizer, mode=mode)
+    self._keep_truncated = keep_truncated
 
   def align(
     self, rows: Iterable[columnar.Row]
@@ -104,11 +121,15 @@ class RowAligner:
     return kept, aligned.placed(np.array(places, np.int64), len(kept), rejected)
 
   def _rejects(self, row: columnar.Row) -> str | None:
-    """Tells why a row is not even aligned, if so."""
-    if self.aligner.mode == "paper":
-      reason = _paper_rejects(row.head)
-      if reason is not None:
-        return reason
+    """Returns why a row is not even aligned; None where it is."""
+    reason = _rejects(
+      row.head,
+      len(row.steps),
+      mode=self.aligner.mode,
+      keep_truncated=self._keep_truncated,
+    )
+    if reason is not None:
+      return reason
     try:
       row.text.encode("utf-8")
     except UnicodeEncodeError:
@@ -123,15 +144,25 @@ def batches(rows: Iterable[columnar.Line]) -> Iterator[list[columnar.Line]]:
     yield batch
 
 
-def _paper_rejects(
+def _rejects(
   record: schema.TeacherRecord | schema.RecordHead,
+  num_steps: int,
+  *,
+  mode: str,
+  keep_truncated: bool,
 ) -> str | None:
-  """Tells why the paper's code has no use for a sample, if it has none."""
-  if record.finish_reason != "stop":
-    return f"paper: the sample ended by {record.finish_reason!r}, not by 'stop'"
-  if record.request.get("prompt_tail") == []:
-    return "paper: the prompt's tail is missing"
-  return None
+  """Returns why there is no use for a sample; None where there may be one."""
+  if mode == "paper":
+    if record.finish_reason != "stop":
+      return (
+        f"paper: the sample ended by {record.finish_reason[:40]!r}, not by"
+        " 'stop'"
+      )
+    if record.request.get("prompt_tail") == []:
+      return "paper: the prompt's tail is missing"
+  if keep_truncated:
+    return None
+  return schema.why_unfinished(record, num_steps)
 
 
 def _teacher_token(step: schema.TeacherStep) -> targets.TeacherToken:

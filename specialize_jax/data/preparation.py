@@ -22,6 +22,7 @@ from specialize_jax.data import (
 from specialize_jax.records import (
   columnar,
   packed_rows,
+  schema,
   store,
   tfds_builder,
 )
@@ -47,6 +48,8 @@ class Preparation:
     dataset_name: a key of `DEFAULT_QUESTIONS`.
     questions: the training questions that the teacher was asked; None for the
       data directory's own.
+    keep_truncated: whether to keep samples that are not finished answers; they
+      are targets without an end-of-sequence token.
   """
 
   records: str
@@ -55,6 +58,7 @@ class Preparation:
   data_dir: str
   dataset_name: str
   questions: str | None = None
+  keep_truncated: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,12 +82,14 @@ class Tally:
   Attributes:
     num_records: records read.
     kept: records that gave a row.
+    truncated: those of them that are not finished answers.
     dropped: the others by reason.
     covered: the alignment's coverage.
   """
 
   num_records: int = 0
   kept: int = 0
+  truncated: int = 0
   dropped: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
@@ -95,16 +101,18 @@ class Tally:
     return Tally(
       num_records=self.num_records + other.num_records,
       kept=self.kept + other.kept,
+      truncated=self.truncated + other.truncated,
       dropped=self.dropped + other.dropped,
       covered=self.covered + other.covered,
     )
 
   def report(self, *, questions: int, **settings: str) -> dict[str, object]:
-    """Gives the JSON-able report that `specialize prepare` writes."""
+    """Returns the JSON-able report that `specialize prepare` writes."""
     return {
       **settings,
       "records": self.num_records,
       "kept": self.kept,
+      "kept_truncated": self.truncated,
       "questions": questions,
       "dropped": dict(sorted(self.dropped.items())),
       **self.covered.report(),
@@ -128,9 +136,12 @@ class Stage:
     self._aligner = aligned_records.RowAligner(
       student.StudentTokenizer.from_file(preparation.vocabulary),
       mode=preparation.mode,
+      keep_truncated=True,  # the filter has judged them
     )
     index = _index(preparation.dataset_name, questions_path(preparation))
-    self._filter = record_filter.RightTrainingRows(index)
+    self._filter = record_filter.RightTrainingRows(
+      index, keep_truncated=preparation.keep_truncated
+    )
     self.questions = index.file_order
     self.fingerprint = self._aligner.aligner.student.fingerprint
 
@@ -142,13 +153,15 @@ class Stage:
     Raises:
       UserError: a line is not a whole record.
     """
-    numbers: list[int] = []
-    kept, aligned = self._aligner.align(self._picked(lines, numbers))
-    numbers = [numbers[place] for place in aligned.samples_A.tolist()]
+    picked: list[tuple[int, bool]] = []
+    kept, aligned = self._aligner.align(self._picked(lines, picked))
+    places = aligned.samples_A.tolist()
+    truncated = [picked[place][1] for place in places]
     rows = packed_rows.pack(
       aligned_records.to_positions(aligned),
-      questions=numbers,
-      samples=[kept[place].head.sample for place in aligned.samples_A.tolist()],
+      questions=[picked[place][0] for place in places],
+      samples=[kept[place].head.sample for place in places],
+      truncated=truncated,
     )
     dropped, self._filter.dropped = self._filter.dropped, collections.Counter()
     for reason in aligned.rejected.values():
@@ -156,19 +169,24 @@ class Stage:
     return rows, Tally(
       num_records=len(lines),
       kept=len(rows),
+      truncated=sum(truncated),
       dropped=dropped,
       covered=coverage.Coverage.of_batch(aligned),
     )
 
   def _picked(
-    self, lines: Sequence[columnar.Line], numbers: list[int]
+    self, lines: Sequence[columnar.Line], picked: list[tuple[int, bool]]
   ) -> Iterator[columnar.Row]:
-    """Gives the rows to learn from; notes their questions' numbers."""
+    """Yields the rows to learn from.
+
+    Notes of each the number of its question, and whether it is truncated.
+    """
     for line in lines:
       row = columnar.parse(line)
       number = self._filter.pick(row)
       if number is not None:
-        numbers.append(number)
+        unfinished = schema.why_unfinished(row.head, len(row.steps))
+        picked.append((number, unfinished is not None))
         yield row
 
   def question_row(self, number: int) -> tfds_builder.QuestionRow:

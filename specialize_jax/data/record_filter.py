@@ -1,7 +1,8 @@
 """Which teacher records a student may learn from.
 
-Right ones, of training questions: wrong answers teach wrong steps, and a
-validation or test question that is trained on measures nothing.
+Right and finished ones, of training questions: wrong answers teach wrong
+steps, one that was cut off teaches to stop anywhere, and a validation or test
+question that is trained on measures nothing.
 """
 
 import collections
@@ -68,19 +69,25 @@ class RightTrainingRows:
     dropped: how many rows were dropped, by reason.
   """
 
-  def __init__(self, index: QuestionIndex) -> None:
+  def __init__(
+    self, index: QuestionIndex, *, keep_truncated: bool = False
+  ) -> None:
     """Starts with no row seen.
 
     Args:
       index: the training file's questions.
+      keep_truncated: whether samples that are not finished answers are kept.
     """
     self._index = index
+    self._keep_truncated = keep_truncated
     self._seen: set[tuple[int, int]] = set()
     self.dropped: collections.Counter[str] = collections.Counter()
 
   def pick(self, row: columnar.Row) -> int | None:
-    """Gives the number of a row's question, or None for a row to drop."""
+    """Returns the number of a row's question, or None for a row to drop."""
     reason, number = _judge(row, self._index)
+    if number is not None and not self._keep_truncated:
+      reason = schema.why_unfinished(row.head, len(row.steps)) or reason
     if reason is None and (number, row.head.sample) in self._seen:
       reason = REPEATED
     if reason is not None:
@@ -93,7 +100,7 @@ class RightTrainingRows:
 def _judge(
   row: columnar.Row, index: QuestionIndex
 ) -> tuple[str | None, int | None]:
-  """Gives why a row is dropped, or None and its question's number."""
+  """Returns why a row is dropped, or None, and its question's number."""
   if row.head.question and index.is_held_out(row.head.question):
     return HELD_OUT, None
   number = index.find(row.head)
@@ -103,7 +110,7 @@ def _judge(
   if index.is_held_out(question.question):
     return HELD_OUT, None
   if not is_right(row, question.answer):
-    return WRONG, None
+    return WRONG, number
   return None, number
 
 

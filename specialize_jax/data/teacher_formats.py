@@ -119,7 +119,8 @@ def render(
   """Turns row numbers into training examples of a format.
 
   Chain-of-thought formats take the teacher's distributions as targets, and
-  end them with a certain EOS, of mask 0: the records hold no stop token.
+  end them with a certain EOS, of mask 0: the records hold no stop token. A
+  sample that was cut off has no EOS: where it would have ended is unknown.
   Answer-only formats have "The answer is X", certain, as their target.
   In-context formats draw demonstrations afresh for every example, without
   replacement, never the example's own question.
@@ -333,11 +334,16 @@ class _TeacherTargets:
     return tf.gather(self._table.sample, rows)
 
   def of(self, rows: tf.Tensor) -> Runs:
-    """Gives the teacher's distributions."""
+    """Returns the teacher's distributions."""
     flags = tf.gather(self._table.flags, rows)
     lengths = tf.cast(tf.strings.length(flags), tf.int64)
     bits = tf.cast(_decode(flags, tf.uint8), tf.int32)
     counts = tf.bitwise.right_shift(bits, packed_rows.COUNT_SHIFT)
+    counts &= packed_rows.COUNT_MASK
+    # A row without positions has no last one, and is whole.
+    last = tf.maximum(tf.cumsum(lengths) - 1, 0)
+    is_cut = (tf.gather(bits, last) & packed_rows.TRUNCATED_BIT) > 0
+    is_whole = tf.logical_not(is_cut) | (lengths == 0)
     not_own = tf.cast(tf.equal(bits & packed_rows.OWN_BIT, 0), tf.int32)
     # A last position, beyond all rows, is the EOS that each of them gets.
     ids = _decode(tf.gather(self._table.ids, rows), tf.uint16)
@@ -363,21 +369,24 @@ class _TeacherTargets:
         [bits & packed_rows.MASK_BIT, [0]], 0
       ),
     }
-    return _with_last(values, lengths)
+    return _with_last(values, lengths, is_whole)
 
 
 def _decode(strings: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
   return tf.io.decode_raw(tf.strings.reduce_join(strings), dtype)
 
 
-def _with_last(values: Mapping[str, tf.Tensor], lengths: tf.Tensor) -> Runs:
-  """Ends each row with the last of all values."""
+def _with_last(
+  values: Mapping[str, tf.Tensor], lengths: tf.Tensor, is_whole: tf.Tensor
+) -> Runs:
+  """Ends each row that is whole with the last of all values."""
   ends = _ends(lengths)
+  added = tf.cast(is_whole, tf.int64)
   total = tf.broadcast_to(ends[-1], tf.shape(lengths))
   starts = tf.reshape(tf.stack([ends[:-1], total], 1), [-1])
-  stops = tf.reshape(tf.stack([ends[1:], total + 1], 1), [-1])
+  stops = tf.reshape(tf.stack([ends[1:], total + added], 1), [-1])
   index = tf.ragged.range(starts, stops).flat_values
   return Runs(
     values={name: tf.gather(one, index) for name, one in values.items()},
-    ends=_ends(lengths + 1),
+    ends=_ends(lengths + added),
   )

@@ -5,7 +5,9 @@ teacher weighs and how much. Three byte strings a row, little endian:
 
   flags      uint8, one a position: bit 0 where the target is the teacher's
              distribution (the mask), bit 1 where the target is the first
-             candidate, bits 2 to 4 the number of candidates, 0 to 5
+             candidate, bits 2 to 4 the number of candidates, 0 to 5, bit 5
+             at the last position of a sample that was cut off: no
+             end-of-sequence target follows it
   ids        uint16: of each position its target, unless it is the first
              candidate, and its candidates
   log_probs  float16: the candidates' natural log-probabilities
@@ -28,6 +30,8 @@ from specialize_jax.records import schema
 MASK_BIT = 1
 OWN_BIT = 2
 COUNT_SHIFT = 2
+COUNT_MASK = 7
+TRUNCATED_BIT = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,11 @@ class PackedRow:
 
 
 def pack(
-  positions: Positions, *, questions: Sequence[int], samples: Sequence[int]
+  positions: Positions,
+  *,
+  questions: Sequence[int],
+  samples: Sequence[int],
+  truncated: Sequence[bool] | None = None,
 ) -> list[PackedRow]:
   """Packs rows.
 
@@ -77,6 +85,8 @@ def pack(
     positions: the N rows' positions.
     questions: the N rows' question numbers.
     samples: the N rows' sample numbers.
+    truncated: which of the N rows end without an end-of-sequence target; None
+      for none of them.
 
   Raises:
     UserError: an id does not fit 16 bits.
@@ -93,10 +103,13 @@ def pack(
   flags = (
     (counts << COUNT_SHIFT) | (own * OWN_BIT) | (positions.mask * MASK_BIT)
   ).astype(np.uint8)
+  row_ends = np.cumsum(positions.lengths)
+  if truncated is not None:
+    cut = np.array(truncated, bool) & (positions.lengths > 0)
+    flags[row_ends[cut] - 1] |= TRUNCATED_BIT
   # A column before the candidates for targets that are not the first.
   written = np.column_stack([~own, used])
   ids = np.column_stack([positions.target_ids, positions.top_ids])[written]
-  row_ends = np.cumsum(positions.lengths)
   id_ends = 2 * _at(row_ends, counts + ~own)
   log_prob_ends = 2 * _at(row_ends, counts)
   parts = zip(
@@ -135,10 +148,10 @@ def _cut(content: bytes, ends: np.ndarray) -> list[bytes]:
 def unpack(
   flags: Sequence[bytes], ids: Sequence[bytes], log_probs: Sequence[bytes]
 ) -> Positions:
-  """Gives back what `pack` packed of several rows."""
+  """Returns the positions that `pack` packed of several rows."""
   lengths = np.array([len(row) for row in flags], np.int64)
   flags_P = np.frombuffer(b"".join(flags), np.uint8)  # noqa: N806
-  counts = flags_P >> COUNT_SHIFT
+  counts = (flags_P >> COUNT_SHIFT) & COUNT_MASK
   own = (flags_P & OWN_BIT) != 0
   used = np.arange(schema.NUM_CANDIDATES) < counts[:, None]
   written = np.column_stack([~own, used])

@@ -63,10 +63,11 @@ def to_record(
   question: str = "",
   gold_answer: str = "",
 ) -> schema.TeacherRecord:
-  """Turns a sample's steps into a record, graded by nobody.
+  """Returns a sample's steps as a record, graded by nobody.
 
   The prompt's tail and the stop are dropped where they are found; what was
-  dropped is noted in `request`, and a sample without a stop ended by length.
+  dropped is noted in `request`. Why a sample without a stop ended, the source
+  does not say.
 
   Raises:
     TypeError, ValueError, IndexError: the steps are not such steps.
@@ -82,7 +83,7 @@ def to_record(
     gold_answer=gold_answer,
     text="".join(step[0][0] for step in kept),
     steps=tuple(to_step(step) for step in kept),
-    finish_reason="stop" if stop else "length",
+    finish_reason="stop" if stop else schema.UNKNOWN_FINISH,
     request={"prompt_tail": list(tail), "stop": list(stop)},
     verdicts={},
   )

@@ -18,6 +18,15 @@ NUM_CANDIDATES = 5
 
 MAX_LOG_PROB = 1e-3  # servers round: a sure token may come out above 0
 
+UNKNOWN_FINISH = "unknown"
+"""A `finish_reason` that the source does not give."""
+
+# OpenAI's word for an answer that ended by itself or at a stop sequence, and
+# those of Together and text-generation-inference.
+_FINISHED = frozenset(
+  ("stop", "eos", "eos_token", "stop_sequence", "end_turn", UNKNOWN_FINISH)
+)
+
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
 _STRINGS = ("question", "gold_answer", "text", "finish_reason")
@@ -97,6 +106,44 @@ class RecordHead:
   finish_reason: str
   request: Mapping[str, object]
   verdicts: Mapping[str, bool]
+
+
+def why_unfinished(
+  record: TeacherRecord | RecordHead, num_steps: int
+) -> str | None:
+  """Returns why a sample is not a finished answer; None where it may be one.
+
+  A source that gives no reason is believed to have finished its samples, as
+  the paper's released dumps are, except a sample that has as many tokens as
+  were allowed.
+
+  Args:
+    record: The sample.
+    num_steps: How many tokens it has.
+
+  Example:
+    >>> head = RecordHead(
+    ...   question_id=0,
+    ...   sample=0,
+    ...   question="",
+    ...   gold_answer="",
+    ...   finish_reason="length",
+    ...   request={},
+    ...   verdicts={},
+    ... )
+    >>> why_unfinished(head, 256)
+    "not finished: it ended by 'length'"
+  """
+  reason = record.finish_reason
+  if reason.lower() not in _FINISHED:
+    return f"not finished: it ended by {reason[:40]!r}"
+  limit = record.request.get("max_tokens")
+  if reason == UNKNOWN_FINISH and type(limit) is int and 0 < limit <= num_steps:
+    return (
+      "not finished: cut at max_tokens, as its length says where no"
+      " finish_reason does"
+    )
+  return None
 
 
 def check_spelling(record: TeacherRecord) -> None:

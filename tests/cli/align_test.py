@@ -64,7 +64,7 @@ def records(tmp_path):
   return directory
 
 
-def run(tmp_path, records, vocabulary, mode="whitespace"):
+def run(tmp_path, records, vocabulary, mode="whitespace", flags=()):
   return command_line.run(
     "align",
     [
@@ -73,6 +73,7 @@ def run(tmp_path, records, vocabulary, mode="whitespace"):
       f"--mode={mode}",
       f"--output={tmp_path / 'out' / 'aligned.jsonl'}",
       f"--report={tmp_path / 'out' / 'report.json'}",
+      *flags,
     ],
   )
 
@@ -99,7 +100,8 @@ def fails(capsys, tmp_path, *arguments, message, **keywords):
 def test_rows_and_report_have_their_fixed_fields(
   tmp_path, records, vocabulary, mode, capsys
 ):
-  assert run(tmp_path, records, vocabulary, mode) == 0
+  keep = ("--keep_truncated",)
+  assert run(tmp_path, records, vocabulary, mode, keep) == 0
   rows, report = written(tmp_path)
   assert [(row["question_id"], row["sample"]) for row in rows] == [
     ("q", 0),
@@ -120,8 +122,11 @@ def test_rows_and_report_have_their_fixed_fields(
   assert f"{mode}: 2 samples (0 rejected)" in capsys.readouterr().out
 
 
-def test_a_rejected_sample_has_its_reason(tmp_path, records, vocabulary):
-  assert run(tmp_path, records, vocabulary, "paper") == 0
+@pytest.mark.parametrize("mode", ["paper", "whitespace", "chunk", "marginal"])
+def test_a_sample_that_was_cut_off_is_rejected_with_its_reason(
+  tmp_path, records, vocabulary, mode
+):
+  assert run(tmp_path, records, vocabulary, mode) == 0
   rows, report = written(tmp_path)
   assert set(rows[1]) == {"question_id", "sample", "rejected"}
   assert "'length'" in rows[1]["rejected"]

@@ -11,7 +11,7 @@ from testdata import tiny_world
 
 from specialize_jax.cli import main, prepare
 from specialize_jax.data import sources
-from specialize_jax.records import tfds_builder
+from specialize_jax.records import packed_rows, tfds_builder
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +191,38 @@ def test_a_benchmark_is_built_from_a_manual_folder(tmp_path, capsys):
   folder = capsys.readouterr().out.split()[-1]
   assert folder == f"{tmp_path}/svamp/1.0.0"
   assert (pathlib.Path(folder) / "dataset_info.json").is_file()
+
+
+def test_what_was_cut_off_is_dropped_or_kept_without_an_end(
+  world, tmp_path, capsys
+):
+  """From the store to the targets that a task gives the model."""
+  records = tmp_path / "records.jsonl"
+  lines = pathlib.Path(f"{world}/mini/records/records.jsonl").read_text()
+  rows = [json.loads(line) for line in lines.splitlines()]
+  for row in rows:
+    row["finish_reason"] = "length" if row["sample"] else "stop"
+  records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+  def prepared(*flags):
+    argv = arguments(world, tmp_path, records=records)
+    assert prepare.main([*argv, *flags]) == 0
+    return json.loads((tmp_path / "report.json").read_text())
+
+  report = prepared()
+  cut = report["dropped"]["not finished: it ended by 'length'"]
+  assert (report["kept"], report["kept_truncated"]) == (10, 0)
+  assert cut == 11  # one of them is wrong, too
+  report = prepared("--keep_truncated")
+  assert (report["kept"], report["kept_truncated"]) == (20, 10)
+
+  builder = tfds_builder.open_dataset(tmp_path / "tfds", "mini_gsm_teacher")
+  columns = tfds_builder.parse(
+    tfds_builder.read_serialized(builder), builder.info.features
+  )
+  samples = columns["sample"].numpy()
+  has_bit = [
+    flags[-1] >= packed_rows.TRUNCATED_BIT
+    for flags in columns["flags"].numpy().tolist()
+  ]
+  assert has_bit == (samples > 0).tolist()

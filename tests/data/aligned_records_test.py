@@ -165,8 +165,19 @@ def test_the_paper_rejects_a_sample_that_did_not_end_by_itself():
     untailed, trees.tiny_student(), mode="paper"
   )
   assert "tail" in rejected.reason
-  positions, _ = aligned_positions([cut], "whitespace")
-  assert len(positions.target_ids)
+
+
+@pytest.mark.parametrize("mode", ["whitespace", "chunk", "marginal"])
+def test_what_was_cut_off_is_aligned_only_where_it_is_asked_for(mode):
+  student = trees.tiny_student()
+  cut = make_record(finish_reason="content_filter")
+  rejected = aligned_records.align_record(cut, student, mode=mode)
+  assert rejected.reason == "not finished: it ended by 'content_filter'"
+  kept = aligned_records.align_record(
+    cut, student, mode=mode, keep_truncated=True
+  )
+  whole = aligned_records.align_record(make_record(), student, mode=mode)
+  np.testing.assert_array_equal(kept.top_ids_TC, whole.top_ids_TC)
 
 
 def test_tokens_and_candidates_are_taken_by_their_bytes():

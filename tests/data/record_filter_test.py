@@ -1,5 +1,7 @@
 import dataclasses
 
+import pytest
+
 from specialize_jax.data import questions, record_filter
 from specialize_jax.records import columnar, schema
 
@@ -35,9 +37,9 @@ INDEX = record_filter.QuestionIndex(
 )
 
 
-def kept(*records):
+def kept(*records, keep_truncated=False):
   """Gives the numbers of the questions of what is kept, and the dropped."""
-  picker = record_filter.RightTrainingRows(INDEX)
+  picker = record_filter.RightTrainingRows(INDEX, keep_truncated=keep_truncated)
   rows = [columnar.parse(columnar.to_line(one, "here")) for one in records]
   numbers = [picker.pick(row) for row in rows]
   return [n for n in numbers if n is not None], dict(picker.dropped)
@@ -85,3 +87,53 @@ def test_unknown_questions_and_repeated_samples_are_dropped():
   )
   assert len(rows) == 1
   assert dropped == {record_filter.UNKNOWN: 3, record_filter.REPEATED: 1}
+
+
+@pytest.mark.parametrize(
+  "reason",
+  [
+    "length",
+    "content_filter",
+    "tool_calls",
+    "error",
+    "",
+    "STOPPED",
+    "max_tokens",
+  ],
+)
+def test_what_is_not_finished_is_dropped_with_the_servers_word(reason):
+  cut = record(finish_reason=reason)
+  assert kept(cut) == ([], {f"not finished: it ended by {reason!r}": 1})
+  assert kept(cut, keep_truncated=True) == ([1], {})
+
+
+@pytest.mark.parametrize(
+  "reason", ["stop", "eos", "STOP", "eos_token", "unknown"]
+)
+def test_what_may_be_finished_is_kept(reason):
+  assert kept(record(finish_reason=reason)) == ([1], {})
+
+
+def test_without_a_reason_the_number_of_tokens_speaks():
+  step = schema.TeacherStep(token="5", log_prob=-0.1, top=())
+
+  def sample(num_tokens, reason="unknown", **request):
+    return record(
+      text="5" * num_tokens,
+      steps=(step,) * num_tokens,
+      verdicts={"fixed": True},
+      finish_reason=reason,
+      request=request,
+    )
+
+  assert kept(sample(3, max_tokens=4)) == ([1], {})
+  assert kept(sample(4, max_tokens=None)) == ([1], {})
+  assert kept(sample(4, reason="stop", max_tokens=4)) == ([1], {})
+  numbers, dropped = kept(sample(4, max_tokens=4))
+  assert not numbers
+  assert "cut at max_tokens" in next(iter(dropped))
+
+
+def test_a_wrong_answer_that_was_cut_off_is_counted_as_cut_off():
+  _, dropped = kept(record(finish_reason="length", text="The answer is 6"))
+  assert dropped == {"not finished: it ended by 'length'": 1}

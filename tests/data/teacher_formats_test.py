@@ -89,7 +89,10 @@ def test_rows_are_unpacked_as_numpy_unpacks_them():
     mask=rng.integers(0, 2, 9).astype(np.uint8),
   )
   positions.target_ids[::2] = positions.top_ids[::2, 0]
-  rows = packed_rows.pack(positions, questions=[0] * 4, samples=[0] * 4)
+  truncated = [True, False, False, True]
+  rows = packed_rows.pack(
+    positions, questions=[0] * 4, samples=[0] * 4, truncated=truncated
+  )
   table = teacher_source.RowTable(
     question=tf.zeros([4], tf.int32),
     sample=tf.zeros([4], tf.int64),
@@ -97,10 +100,12 @@ def test_rows_are_unpacked_as_numpy_unpacks_them():
     ids=tf.constant([row.ids for row in rows]),
     log_probs=tf.constant([row.log_probs for row in rows]),
   )
-  order = [2, 1, 0, 3, 2]
+  order = [1, 2, 1, 0, 3, 2]
   got = teacher_formats._TeacherTargets(table, 1).of(tf.constant(order))
   ends = got.ends.numpy()
-  assert np.diff(ends).tolist() == [lengths[r] + 1 for r in order]
+  assert np.diff(ends).tolist() == [
+    lengths[row] + (not truncated[row]) for row in order
+  ]
   starts = np.cumsum([0, *lengths])
   for place, row in enumerate(order):
     mine = slice(starts[row], starts[row] + lengths[row])
@@ -115,7 +120,8 @@ def test_rows_are_unpacked_as_numpy_unpacks_them():
     }
     for name, value in expected.items():
       found = got.values[name].numpy()[ends[place] : ends[place + 1]]
-      np.testing.assert_allclose(found, value, rtol=1e-6, err_msg=name)
+      kept = value[: lengths[row] + (not truncated[row])]
+      np.testing.assert_allclose(found, kept, rtol=1e-6, err_msg=name)
 
 
 def test_a_vocabulary_whose_pieces_cross_spaces_reads_whole_texts(

@@ -42,7 +42,12 @@ def unpacked(rows):
 def test_rows_come_back_exactly(lengths, seed):
   given_ = positions(lengths, seed)
   numbers = range(len(lengths))
-  rows = packed_rows.pack(given_, questions=numbers, samples=numbers)
+  truncated = [bool(length % 2) for length in lengths]
+  rows = packed_rows.pack(
+    given_, questions=numbers, samples=numbers, truncated=truncated
+  )
+  bits = [bool(row.flags[-1:] >= b"\x20") for row in rows]
+  assert bits == truncated
   assert [row.question for row in rows] == list(numbers)
   back = unpacked(rows)
   for name, value in vars(given_).items():
