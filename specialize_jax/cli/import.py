@@ -7,6 +7,7 @@ the console script can, and nothing else needs to.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import pathlib
 import shutil
@@ -29,6 +30,7 @@ _EXAMPLE = r"""example (one response of the chat endpoint):
   specialize import --input=responses.jsonl --output=imported
 """
 
+_MAX_REASONS = 8  # that are named
 _KINDS = ("auto", "text_dump", "pickles", "released_json", "responses")
 
 
@@ -107,11 +109,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reasons(source: importing.Importer) -> str:
-  """Gives what was left out, and why, in words."""
-  if not source.rejected:
-    return ""
-  reasons = (f"{n:,} {reason}" for reason, n in source.rejected.most_common())
-  return f"; left out: {', '.join(reasons)}"
+  """Returns what was left out, and why, in words."""
+  words = ""
+  if source.rejected:
+    words += f"; left out: {_counted(source.rejected)}"
+  if source.reasoning_tokens:
+    words += f"; reasoning of {source.reasoning_tokens:,} tokens cut off"
+  if source.left_out:
+    words += f"; alternatives left out: {_counted(source.left_out)}"
+  return words
+
+
+def _counted(reasons: collections.Counter[str]) -> str:
+  """Returns reasons with their counts, the commonest first."""
+  common = reasons.most_common(_MAX_REASONS)
+  words = [f"{number:,} {reason}" for reason, number in common]
+  others = len(reasons) - len(common)
+  if others:
+    number = reasons.total() - sum(number for _, number in common)
+    words.append(f"{number:,} for {others:,} other reasons")
+  return ", ".join(words)
 
 
 @contextlib.contextmanager

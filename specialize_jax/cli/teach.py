@@ -28,6 +28,13 @@ OPENAI_API_KEY. Stop the command whenever you like, in whatever way: the same
 command goes on where it was, and asks for nothing that the store has.
 """
 
+_FORBIDDEN = {
+  "stream": "answers are read whole",
+  "echo": "a record holds no prompt",
+  "return_tokens_as_token_ids": "a student knows no ids of the teacher's",
+}
+"""Fields of a request whose answers give no record, and why."""
+
 _DEFAULT_STOP = {"completions": ("\n\n",), "chat": ()}
 
 
@@ -130,7 +137,8 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
   group.add_argument(
     "--extra_body",
     metavar="JSON",
-    help="more fields of the request, such as '{\"top_p\": 0.95}'; llama.cpp's"
+    help="more fields of the request, such as '{\"top_p\": 0.95}'; null"
+    " leaves one out; llama.cpp's"
     " Python server samples from the model's own distribution only with"
     ' \'{"repeat_penalty": 1, "top_k": 0, "top_p": 1, "min_p": 0}\'',
   )
@@ -154,7 +162,13 @@ def _add_connection_flags(group: argparse._ArgumentGroup) -> None:
   for name, kind, default, what in (
     ("concurrency", int, 32, "requests under way at once"),
     ("timeout_seconds", float, 120.0, "the longest that one may take"),
-    ("max_attempts", int, 10, "how often one is tried"),
+    (
+      "max_attempts",
+      int,
+      10,
+      "how often one is tried; an answer that was paid for and cannot be used"
+      " at most 5 times",
+    ),
     ("max_wait_seconds", float, 300.0, "the longest pause between two"),
     ("requests_per_minute", float, None, "a limit"),
     ("tokens_per_minute", float, None, "a limit"),
@@ -244,8 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if outcome.given_up:
     raise errors.UserError(
       f"{now.total - now.done:,} of {now.total:,} samples are missing:"
-      f" {len(outcome.given_up):,} questions failed"
-      f" {flags.max_attempts} times each, the last with:"
+      f" {len(outcome.given_up):,} questions failed as often as they may"
+      f" (--max_attempts={flags.max_attempts}), the last with:"
       f" {outcome.given_up[-1]}; run the same command again to ask for them"
     )
   if not outcome.finished:
@@ -293,6 +307,11 @@ def _extra_body(text: str | None) -> dict[str, object]:
     raise errors.UserError(f"--extra_body is not JSON: {error}") from error
   if not isinstance(extra, dict):
     raise errors.UserError("--extra_body is not a JSON object")
+  for name, why in _FORBIDDEN.items():
+    if extra.get(name):
+      raise errors.UserError(
+        f"--extra_body has {name}={extra[name]!r}, and {why}; leave it out"
+      )
   return extra
 
 
@@ -365,6 +384,11 @@ def _summary(
   ]
   if price.prompt_price or price.completion_price:
     words.append(f"cost {price.cost_of(now.spent):,.2f}")
+  if teacher.reasoning_tokens:
+    words.append(f"reasoning of {teacher.reasoning_tokens:,} tokens cut off")
+  if teacher.left_out:
+    counts = (f"{n:,} {why}" for why, n in teacher.left_out.most_common())
+    words.append(f"alternatives left out: {', '.join(counts)}")
   if teacher.faults:
     faults = (f"{kind} {n:,}" for kind, n in teacher.faults.most_common())
     words.append(f"asked again after: {', '.join(faults)}")

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,11 +17,14 @@ from specialize_jax.teacher import (
   standing,
 )
 
+_MAX_WORDS = 300
+_MAX_DEPTH = 20
+
 KINDS = ("text_dump", "pickles", "released_json", "responses")
 
 
 def kind_of(path: pathlib.Path) -> str:
-  """Tells what a path holds, by its first character or its name.
+  """Returns what a path holds, by its first character or its name.
 
   Raises:
     UserError: it holds none of what can be imported, or does not exist.
@@ -51,6 +54,8 @@ class Importer:
 
   Attributes:
     rejected: How many samples gave no record, by reason.
+    left_out: How many alternatives of tokens could not be used, by reason.
+    reasoning_tokens: How many tokens of reasoning were cut off before texts.
   """
 
   def __init__(
@@ -66,10 +71,13 @@ class Importer:
     self._path = path
     self._kind = kind
     self._problems = {one.question_id: one for one in problems}
+    self._problems_by_name = {str(one.question_id): one for one in problems}
     self.rejected: collections.Counter[str] = collections.Counter()
+    self.left_out: collections.Counter[str] = collections.Counter()
+    self.reasoning_tokens = 0
 
   def records(self) -> Iterator[schema.TeacherRecord]:
-    """Gives each record, with its question, its answer and both verdicts.
+    """Yields each record, with its question, its answer and both verdicts.
 
     Raises:
       UserError: the source is not what it should be.
@@ -100,6 +108,9 @@ class Importer:
     self, record: schema.TeacherRecord
   ) -> schema.TeacherRecord:
     problem = self._problems.get(record.question_id)
+    if problem is None and isinstance(record.question_id, str):
+      # Batch files know a question's number only as a name.
+      problem = self._problems_by_name.get(record.question_id)
     if record.question or problem is None:
       return record
     return dataclasses.replace(
@@ -110,51 +121,113 @@ class Importer:
     """Reads responses, one a line; a question's samples are numbered on."""
     numbers: collections.Counter[str | int] = collections.Counter()
     for line, row in reading.read_numbered_rows(self._path):
-      question_id = row.get("question_id", row.get("custom_id", line - 1))
-      if type(question_id) not in (str, int):
-        raise errors.UserError(
-          f"{self._path}, line {line}: question_id is {question_id!r}"
-        )
-      body = _body(row)
       try:
+        head = _row_head(line, row)
+        body = _body(row)
         response = responses.parse(body)
       except responses.ResponseError as error:
         yield str(error)
         continue
+      yield from map(str, response.rejected)
+      self.left_out.update(response.left_out)
+      self.reasoning_tokens += response.reasoning_tokens
+      request = _request(row, body)
       for choice in response.choices:
+        usage = (
+          {standing.USAGE: {"reasoning_tokens": choice.reasoning_tokens}}
+          if choice.reasoning_tokens
+          else {}
+        )
         yield schema.TeacherRecord(
-          question_id=question_id,
-          sample=numbers[question_id],
-          question=str(row.get("question", "")),
-          gold_answer=_bare(str(row.get("answer", ""))),
+          **head,
+          sample=numbers[head["question_id"]],
           text=choice.text,
           steps=choice.steps,
           finish_reason=choice.finish_reason,
-          request=_request(row, body),
+          request=request | usage,
           verdicts={},
         )
-        numbers[question_id] += 1
+        numbers[head["question_id"]] += 1
+
+
+def _row_head(line: int, row: Mapping) -> dict[str, str | int]:
+  """Returns what a row says of its question.
+
+  Raises:
+    ResponseError: it names none.
+  """
+  question_id = row.get("question_id", row.get("custom_id", line - 1))
+  if type(question_id) not in (str, int):
+    raise responses.ResponseError(
+      f"question_id is {responses.shown(question_id)}, and no name or whole"
+      " number"
+    )
+  found = {}
+  for name in ("question", "answer"):
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(
+      value, (str, int, float, type(None))
+    ):
+      raise responses.ResponseError(f"{name!r} is of type {_json_type(value)}")
+    found[name] = "" if value is None else str(value)
+  return {
+    "question_id": question_id,
+    "question": found["question"],
+    "gold_answer": _bare(found["answer"]),
+  }
+
+
+def _json_type(value: object) -> str:
+  return {bool: "boolean", list: "array", dict: "object"}[type(value)]
 
 
 def _body(row: Mapping) -> object:
-  """Finds the response: the row itself, or in it, as batch files have it."""
+  """Finds the response: the row itself, or in it, as batch files have it.
+
+  Raises:
+    ResponseError: the row holds no response, but what the server said of a
+      request that failed.
+  """
   body = row.get("response", row)
+  status = None
   if isinstance(body, dict) and "body" in body:
-    body = body["body"]
+    status, body = body.get("status_code"), body["body"]
+  if isinstance(body, dict) and body.get("choices"):
+    return body
+  said = responses.server_message(row) or responses.server_message(body)
+  if said is None and body is not row:
+    said = body if isinstance(body, str) and body.strip() else None
+  if said is not None:
+    where = f"HTTP {status}" if type(status) is int else "an error"
+    raise responses.ResponseError(
+      f"the server answered with {where}: {' '.join(said.split())[:_MAX_WORDS]}"
+    )
   return body
 
 
 def _request(row: Mapping, body: object) -> dict[str, object]:
-  """Gives what the row tells of how it was asked for."""
+  """Returns what the row says of how it was asked for.
+
+  Values that no file of JSON can hold are left out: they came from a file that
+  Python wrote, not from a request.
+  """
   request = row.get("request")
   request = dict(request) if isinstance(request, dict) else {}
   # Prompts are long, and the key of whoever asked has no place here.
-  for name in ("messages", "prompt", "headers"):
+  for name in ("messages", "prompt", "headers", standing.USAGE):
     request.pop(name, None)
   if isinstance(body, dict) and isinstance(body.get("model"), str):
     request["model"] = body["model"]
-  json.dumps(request, allow_nan=False)
-  return request
+  return {name: value for name, value in request.items() if _is_json(value)}
+
+
+def _is_json(value: object, depth: int = 0) -> bool:
+  """Whether a parsed value can be written again, and read by any program."""
+  if isinstance(value, dict):
+    value = list(value.values())
+  if isinstance(value, list):
+    return depth < _MAX_DEPTH and all(_is_json(one, depth + 1) for one in value)
+  return not isinstance(value, float) or math.isfinite(value)
 
 
 def _bare(answer: str) -> str:
@@ -162,7 +235,7 @@ def _bare(answer: str) -> str:
 
 
 def _released(sample: released_text.Sample) -> schema.TeacherRecord | str:
-  """Turns a released sample into a record, or tells why it cannot.
+  """Returns a released sample as a record, or why it is none.
 
   A sample that ends as the authors' code wants it gives the record that their
   JSON gives. Any other goes on past its answer, or never came to one: it is

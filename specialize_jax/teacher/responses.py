@@ -1,7 +1,8 @@
 r"""What an OpenAI-compatible server answers, read into teacher steps.
 
 Two shapes of log-probabilities are in use, and servers mix them freely with
-the two endpoints, so the shape decides and not the endpoint:
+the two endpoints and with each other, so what is filled decides, and neither
+the endpoint nor which keys are present:
 
 - legacy (`/v1/completions`): `{"tokens": [...], "token_logprobs": [...],
   "top_logprobs": [{token: log-probability}, ...]}`, where a token that is not
@@ -9,19 +10,59 @@ the two endpoints, so the shape decides and not the endpoint:
 - chat (`/v1/chat/completions`): `{"content": [{"token", "logprob", "bytes",
   "top_logprobs": [{"token", "logprob", "bytes"}]}]}`.
 
-A server is not trusted: whatever is not of these shapes is an error here.
+A server is not trusted. A choice whose sampled tokens cannot be used is
+rejected, and its neighbours are not; an alternative that cannot be used costs
+that alternative, and both are counted. Alternatives are held to the sampled
+tokens: where they are spelled in another alphabet (`alphabets`) they are
+decoded, or dropped.
 """
 
+import collections
 import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from specialize_jax.records import schema
-from specialize_jax.teacher import spelling
+from specialize_jax.teacher import alphabets, spelling
 
 _OPENAI_BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
+_TOKEN_ID = re.compile(r"token_id:\d+")
+_SPECIAL = re.compile(r"(<[^<>\s]+>|\[[A-Z_/]+\]|\s*)")
+# How reasoning ends where its own tokens are returned (DeepSeek and Qwen,
+# gpt-oss, Mistral, Kimi, Seed).
+_REASONING_ENDS = (
+  b"</think>",
+  b"</thinking>",
+  b"</reasoning>",
+  b"<|channel|>final<|message|>",
+  b"[/THINK]",
+  "\u25c1/think\u25b7".encode(),
+  b"</seed:think>",
+)
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+# A stop sequence is cut off a text and stays in the tokens. What goes on for
+# longer was not cut at a stop: the text only happens to begin as the tokens.
+_MAX_TOKENS_AFTER_TEXT = 32
+_MAX_WORDS = 300
+
+NO_REASONING = (
+  "ask for answers without reasoning, for instance with --extra_body="
+  '\'{"chat_template_kwargs": {"enable_thinking": false}}\' (vLLM, SGLang)'
+)
+
+# Why an alternative is left out, as counted.
+NO_NUMBER = "without a log-probability"
+NO_SPELLING = "that spell nothing"
+OTHER_ALPHABET = "in another alphabet than the sampled tokens"
+NO_ALTERNATIVE = "of a shape that is none"
+
+_EQUAL_LOG_PROBS = 1e-6
+# As protocol buffers, Python and other programs write it in a string.
+_MINUS_INFINITY = ("-Infinity", "-inf", "-Inf")
+
+Alternative = tuple[str, float, bytes | None]
 
 
 class ResponseError(ValueError):
@@ -32,6 +73,10 @@ class NoLogProbsError(ResponseError):
   """An answer with a text and without its log-probabilities."""
 
 
+class SettledError(ResponseError):
+  """An answer of a shape that the same request will bring again."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
   """One sampled text, as checked.
@@ -39,12 +84,15 @@ class Choice:
   Attributes:
     text: What the steps spell.
     steps: One a token.
-    finish_reason: The API's word; "unknown" where it gives none.
+    finish_reason: The API's word; `schema.UNKNOWN_FINISH` where it gives none.
+    reasoning_tokens: How many tokens before the text were left out, since
+      they are those of a reasoning that the text does not hold.
   """
 
   text: str
   steps: tuple[schema.TeacherStep, ...]
   finish_reason: str
+  reasoning_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,105 +100,342 @@ class Response:
   """A whole answer.
 
   Attributes:
-    choices: At least one.
+    choices: Those that can be used; at least one.
+    rejected: Why each of the others cannot.
+    left_out: How many alternatives were left out, by reason.
     prompt_tokens: What the server counted; None where it does not say.
     completion_tokens: Likewise, of all choices together.
   """
 
   choices: tuple[Choice, ...]
+  rejected: tuple[ResponseError, ...] = ()
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
   prompt_tokens: int | None
   completion_tokens: int | None
+
+  @property
+  def reasoning_tokens(self) -> int:
+    """How many tokens of reasoning were cut off before the texts."""
+    return sum(choice.reasoning_tokens for choice in self.choices)
 
 
 def parse(body: object) -> Response:
   """Reads an answer's JSON.
 
+  Args:
+    body: What the server sent, parsed.
+
+  Returns:
+    The choices that can be used.
+
   Raises:
-    NoLogProbsError: a choice has a text and no log-probabilities, or no
-      alternatives beside its tokens.
-    ResponseError: it is anything else that a server should not send.
+    NoLogProbsError: no choice can be used, and the first has a text and no
+      log-probabilities, or no alternatives beside its tokens.
+    SettledError: no choice can be used, and asking again will not help.
+    ResponseError: there is no choice that can be used.
   """
-  choices = _get(body, "choices", list)
-  if not choices:
-    raise ResponseError("the server answered with no choice")
-  usage = body.get("usage")
+  usage = body.get("usage") if isinstance(body, dict) else None
   usage = usage if isinstance(usage, dict) else {}
+  choices: list[Choice] = []
+  rejected: list[ResponseError] = []
+  left_out: collections.Counter[str] = collections.Counter()
+  for choice in _choices(body):
+    found: collections.Counter[str] = collections.Counter()
+    try:
+      choices.append(_choice(choice, found))
+    except ResponseError as error:
+      rejected.append(error)
+    else:
+      left_out += found
+  if not choices:
+    raise rejected[0]
   return Response(
-    choices=tuple(_choice(choice) for choice in choices),
+    choices=tuple(choices),
+    rejected=tuple(rejected),
+    left_out=left_out,
     prompt_tokens=_count(usage.get("prompt_tokens")),
     completion_tokens=_count(usage.get("completion_tokens")),
   )
 
 
-def _choice(choice: object) -> Choice:
-  text = _text(choice)
-  log_probs = choice.get("logprobs")
-  if log_probs is None or log_probs == {}:
-    if text:
-      raise NoLogProbsError("the server answered without log-probabilities")
-    log_probs = {"tokens": [], "token_logprobs": [], "top_logprobs": []}
-  if not isinstance(log_probs, dict):
-    raise ResponseError(f"'logprobs' is {_shown(log_probs)}, not an object")
-  legacy = "content" not in log_probs
-  steps = _legacy_steps(log_probs) if legacy else _chat_steps(log_probs)
+def server_message(said: object) -> str | None:
+  """Returns what a server's JSON says of an error; None where it says none.
+
+  Example:
+    >>> server_message({"error": {"message": "too long", "code": "length"}})
+    'too long (length)'
+    >>> server_message({"choices": [], "error": None})
+  """
+  for name in ("error", "message", "detail", "msg"):
+    found = said.get(name) if isinstance(said, dict) else None
+    if not found or (name in ("message", "msg") and not isinstance(found, str)):
+      continue
+    code = said.get("code")
+    if isinstance(found, dict):
+      return server_message(found) or _in_one_line(repr(found))
+    if isinstance(found, list):
+      parts = [server_message(one) or _in_one_line(repr(one)) for one in found]
+      return "; ".join(parts)
+    words = _in_one_line(str(found))
+    return f"{words} ({code})" if isinstance(code, str) else words
+  return None
+
+
+def _in_one_line(text: str) -> str:
+  return " ".join(text.split())
+
+
+def _choices(body: object) -> list:
+  """Returns an answer's choices, or says what came instead."""
+  if isinstance(body, dict) and isinstance(body.get("choices"), list):
+    if body["choices"]:
+      return body["choices"]
+    said = server_message(body)
+    raise ResponseError(
+      f"the server answered with no choice{f': {said}' if said else ''}"
+    )
+  said = server_message(body)
+  if said is not None:
+    raise ResponseError(f"the server answered with an error: {_cut(said)}")
+  if isinstance(body, dict) and isinstance(body.get("content"), list):
+    raise NoLogProbsError(
+      "the server answered without log-probabilities, in the shape of"
+      " Anthropic's API"
+    )
+  if isinstance(body, dict):
+    raise ResponseError(f"'choices' is {shown(body.get('choices'))}")
+  raise ResponseError(f"expected an object with 'choices': {shown(body)}")
+
+
+def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
+  if not isinstance(choice, dict):
+    raise ResponseError(f"a choice is {shown(choice)}, not an object")
+  if isinstance(choice.get("delta"), dict) and "message" not in choice:
+    raise SettledError(
+      "the answer is a piece of a stream: ask without 'stream', or join the"
+      " pieces"
+    )
+  said = server_message({"error": choice.get("error")})
+  if said is not None:
+    raise ResponseError(f"the server answered with an error: {_cut(said)}")
+  text, reasoning = _text(choice)
+  reason = choice.get("finish_reason")
+  if reason is not None and not isinstance(reason, str):
+    raise ResponseError(f"'finish_reason' is {shown(reason)}, not a string")
+  steps = _steps(choice, left_out)
+  if text and not steps:
+    raise NoLogProbsError("the server answered without log-probabilities")
+  if reasoning and not text:
+    raise SettledError(
+      "the answer holds reasoning and no text: give it more tokens"
+      f" (--max_tokens), or {NO_REASONING}"
+    )
+  if text is None:
+    text = _no_text(choice, steps)
+  given = any(step.top for step in steps)
+  text, steps, reasoning_tokens = _fit(text, steps, reasoning)
+  steps = _with_read_alternatives(text, steps, left_out)
   if text and not any(step.top for step in steps):
+    if given and left_out[OTHER_ALPHABET]:
+      raise SettledError(
+        "its alternatives are spelled in another alphabet than its tokens"
+      )
     raise NoLogProbsError(
       "the server answered without the most probable tokens' log-probabilities"
     )
-  try:
-    text, steps = spelling.fit(text, steps)
-  except spelling.MisspeltError as error:
-    raise ResponseError(str(error)) from error
-  reason = choice.get("finish_reason")
-  if reason is not None and not isinstance(reason, str):
-    raise ResponseError(f"'finish_reason' is {_shown(reason)}, not a string")
-  return Choice(text=text, steps=steps, finish_reason=reason or "unknown")
+  return Choice(
+    text=text,
+    steps=steps,
+    finish_reason=reason or schema.UNKNOWN_FINISH,
+    reasoning_tokens=reasoning_tokens,
+  )
 
 
-def _text(choice: object) -> str:
-  if isinstance(choice, dict) and "message" in choice:
-    message = choice["message"]
-    if isinstance(message, dict) and message.get("content") is None:
-      return ""  # a refusal, or nothing before the end
-    return _get(message, "content", str)
-  return _get(choice, "text", str)
+def _text(choice: Mapping) -> tuple[str | None, str]:
+  """Returns a choice's text, None where there is none, and its reasoning."""
+  message = choice.get("message")
+  if message is not None and not isinstance(message, dict):
+    raise ResponseError(f"'message' is {shown(message)}")
+  found: list[str] = []
+  reasoning: list[str] = []
+  for place, name in ((message or {}, "content"), (choice, "text")):
+    value = place.get(name)
+    if isinstance(value, list):
+      value = _joined_parts(value, reasoning)
+    if isinstance(value, str):
+      found.append(value)
+    elif value is not None:
+      raise ResponseError(f"{name!r} is {shown(value)}")
+    for field in _REASONING_FIELDS:
+      if isinstance(place.get(field), str):
+        reasoning.append(place[field])
+  if not found and message is None:
+    raise ResponseError(f"'text' is {shown(choice.get('text'))}")
+  text = next((one for one in found if one), "" if found else None)
+  return text, next((one for one in reasoning if one.strip()), "")
 
 
-def _legacy_steps(log_probs: Mapping) -> tuple[schema.TeacherStep, ...]:
+def _joined_parts(parts: list, reasoning: list[str]) -> str:
+  """Joins the parts of a text, as some servers divide it."""
+  texts = []
+  for part in parts:
+    if not isinstance(part, dict):
+      raise ResponseError(f"'content' has {shown(part)}")
+    if part.get("type") in ("thinking", "reasoning"):
+      reasoning.append(str(part.get("thinking") or part.get("text") or ""))
+    elif isinstance(part.get("text"), str):
+      texts.append(part["text"])
+    else:
+      raise ResponseError(f"'content' has {shown(part)}")
+  return "".join(texts)
+
+
+def _no_text(choice: Mapping, steps: Sequence[schema.TeacherStep]) -> str:
+  """Returns the text of a message without content: none, if it may be."""
+  message = choice.get("message") or {}
+  may_be_empty = message.get("refusal") or message.get("tool_calls")
+  if not may_be_empty and not all(map(_is_silent, steps)):
+    spelt = "".join(step.token for step in steps)
+    raise ResponseError(
+      f"the message has no content, and its tokens spell {shown(spelt)}"
+    )
+  return ""
+
+
+def _is_silent(step: schema.TeacherStep) -> bool:
+  """Whether a token is special or white space, which a server may cut off."""
+  spelt = step.spelling.decode("utf-8", "replace")
+  return any(map(_SPECIAL.fullmatch, (step.token, spelt)))
+
+
+# Sampled tokens: which of the two shapes is filled, and what it holds.
+
+
+def _steps(
+  choice: Mapping, left_out: collections.Counter[str]
+) -> tuple[schema.TeacherStep, ...]:
+  """Reads the sampled tokens and their alternatives, as they are spelled."""
+  message = choice.get("message")
+  places = [choice.get("logprobs")]
+  if isinstance(message, dict):
+    places.append(message.get("logprobs"))
+  log_probs = next((place for place in places if place), None)
+  if log_probs is None:
+    return ()
+  if not isinstance(log_probs, dict):
+    raise ResponseError(f"'logprobs' is {shown(log_probs)}, not an object")
+  shapes = [
+    (log_probs.get(name), read)
+    for name, read in (("content", _chat_steps), ("tokens", _legacy_steps))
+  ]
+  filled = [read for value, read in shapes if value]
+  best: tuple[schema.TeacherStep, ...] = ()
+  for read in filled:
+    found: collections.Counter[str] = collections.Counter()
+    try:
+      steps = read(log_probs, found)
+    except ResponseError:
+      if read is filled[-1] and not best:
+        raise
+      continue
+    if not best or any(step.top for step in steps):
+      best = steps
+      left_out.update(found)
+    if any(step.top for step in best):
+      break
+  return best
+
+
+def _legacy_steps(
+  log_probs: Mapping, left_out: collections.Counter[str]
+) -> tuple[schema.TeacherStep, ...]:
   tokens = _get(log_probs, "tokens", list)
   values = _get(log_probs, "token_logprobs", list)
-  tops = log_probs.get("top_logprobs")
-  if tops is None:
-    tops = [None] * len(tokens)
+  tops = log_probs.get("top_logprobs") or [None] * len(tokens)
   if not isinstance(tops, list) or not len(tokens) == len(values) == len(tops):
     raise ResponseError("'tokens' and their log-probabilities differ in number")
-  tops = [{} if top is None else top for top in tops]
-  _check_kind(tops, dict, "top_logprobs")
   _check_kind(tokens, str, "tokens")
+  _check_no_echo(values)
   values = _log_probs(values)
-  _log_probs([value for top in tops for value in top.values()])
-  names = [name for top in tops for name in top]
-  steps = tuple(
-    [
-      schema.TeacherStep(token=token, log_prob=value, top=tuple(top.items()))
-      for token, value, top in zip(tokens, values, tops, strict=True)
+  return _to_steps(tokens, values, None, _alternatives(tops, left_out))
+
+
+def _chat_steps(
+  log_probs: Mapping, left_out: collections.Counter[str]
+) -> tuple[schema.TeacherStep, ...]:
+  content = _get(log_probs, "content", list)
+  _check_kind(content, dict, "content")
+  tops = [entry.get("top_logprobs") for entry in content]
+  tokens, values, spelt = _candidates(content)
+  return _to_steps(tokens, values, spelt, _alternatives(tops, left_out))
+
+
+def _check_no_echo(values: list) -> None:
+  """Refuses an answer that begins with the prompt.
+
+  Nothing precedes a prompt's first token, so that it has no probability.
+  """
+  if values and values[0] is None and any(v is not None for v in values):
+    raise SettledError(
+      "its first token has no log-probability, as where the prompt is echoed:"
+      " ask without 'echo'"
+    )
+
+
+def _to_steps(
+  tokens: list[str],
+  values: list[float],
+  spelt: list[bytes | None] | None,
+  tops: list[list[Alternative]],
+) -> tuple[schema.TeacherStep, ...]:
+  """Builds steps from columns."""
+  if tokens and all(map(_TOKEN_ID.fullmatch, tokens)):
+    raise SettledError(
+      "its tokens are spelled by their ids (return_tokens_as_token_ids), which"
+      " mean nothing without the teacher's tokenizer: ask without"
+    )
+  steps = [
+    schema.TeacherStep(
+      token=token,
+      log_prob=value,
+      top=tuple([(name, number) for name, number, _ in top]),
+      top_bytes=_any_of(tuple([given for _, _, given in top])),
+    )
+    for token, value, top in zip(tokens, values, tops, strict=True)
+  ]
+  if spelt is not None:
+    steps = [
+      dataclasses.replace(step, token_bytes=own)
+      for step, own in zip(steps, spelt, strict=True)
     ]
-  )
+  names = [name for top in tops for name, _, _ in top]
   if _OPENAI_BYTES.search("".join(tokens + names)):
-    return tuple(map(with_spelt_bytes, steps))
-  return steps
+    steps = list(map(with_spelt_bytes, steps))
+  return tuple(steps)
 
 
 def with_spelt_bytes(step: schema.TeacherStep) -> schema.TeacherStep:
-  r"""Gives a step the bytes that its tokens are spelled by, where they are.
+  r"""Returns a step with the bytes that its tokens are spelled by.
+
+  Bytes that it has already are kept.
 
   Example: a token `bytes:\xe2\x82` has the bytes e2 82.
   """
-  token_bytes = _spelt_bytes(step.token)
-  top_bytes = tuple([_spelt_bytes(name) for name, _ in step.top])
-  if token_bytes is None and not any(top_bytes):
-    return step
-  return dataclasses.replace(step, token_bytes=token_bytes, top_bytes=top_bytes)
+  given = step.top_bytes or (None,) * len(step.top)
+  token_bytes = step.token_bytes
+  if token_bytes is None:
+    token_bytes = _spelt_bytes(step.token)
+  top_bytes = tuple(
+    [
+      _spelt_bytes(name) if known is None else known
+      for (name, _), known in zip(step.top, given, strict=True)
+    ]
+  )
+  return dataclasses.replace(
+    step,
+    token_bytes=token_bytes,
+    top_bytes=_any_of(top_bytes),
+  )
 
 
 def _spelt_bytes(token: str) -> bytes | None:
@@ -158,54 +443,22 @@ def _spelt_bytes(token: str) -> bytes | None:
   return bytes.fromhex(match[1].replace("\\x", "")) if match else None
 
 
-def _chat_steps(log_probs: Mapping) -> tuple[schema.TeacherStep, ...]:
-  content = log_probs["content"] or []
-  if not isinstance(content, list):
-    raise ResponseError(f"'content' is {_shown(content)}, not a list")
-  _check_kind(content, dict, "content")
-  tops = [entry.get("top_logprobs") or [] for entry in content]
-  _check_kind(tops, list, "top_logprobs")
-  # All candidates in one list: checked together, and cut apart again.
-  tokens, values, spelt = _candidates(content)
-  names, others, others_spelt = _candidates(
-    [one for top in tops for one in top]
-  )
-  pairs = list(zip(names, others, strict=True))
-  ends = list(itertools.accumulate(map(len, tops)))
-  cuts = [
-    slice(end - len(top), end) for top, end in zip(tops, ends, strict=True)
-  ]
-  steps = [
-    schema.TeacherStep(token=token, log_prob=value, top=tuple(pairs[cut]))
-    for token, value, cut in zip(tokens, values, cuts, strict=True)
-  ]
-  if spelt or others_spelt:
-    spelt = spelt or [None] * len(steps)
-    others_spelt = others_spelt or [None] * len(pairs)
-    steps = [
-      dataclasses.replace(
-        step,
-        token_bytes=own,
-        top_bytes=tuple(others_spelt[cut]) if any(others_spelt[cut]) else None,
-      )
-      for step, own, cut in zip(steps, spelt, cuts, strict=True)
-    ]
-  return tuple(steps)
-
-
 def _candidates(
   entries: list,
 ) -> tuple[list[str], list[float], list[bytes | None] | None]:
-  """Gives each entry's token and log-probability, and bytes where they tell.
+  """Returns each entry's token and log-probability, and bytes if they tell.
 
-  Bytes that are the token's own UTF-8 say nothing new and are not kept; there
-  is no list of bytes where there are no others.
+  Bytes that are the token's own UTF-8 say nothing new and are not kept, nor
+  is an empty list of them; there is no list of bytes where there are no
+  others.
   """
   _check_kind(entries, dict, "top_logprobs")
   tokens = [entry.get("token") for entry in entries]
   _check_kind(tokens, str, "token")
-  values = _log_probs([entry.get("logprob") for entry in entries])
-  given = [entry.get("bytes") for entry in entries]
+  values = [entry.get("logprob") for entry in entries]
+  _check_no_echo(values)
+  values = _log_probs(values)
+  given = [entry.get("bytes") or None for entry in entries]
   own = [token.encode("utf-8", "surrogatepass") for token in tokens]
   if not set(map(type, given)) <= {list, type(None)}:
     raise ResponseError("'bytes' are not lists of bytes")
@@ -215,52 +468,371 @@ def _candidates(
     raise ResponseError(f"'bytes' are not lists of bytes: {error}") from error
   if spelt == own:
     return tokens, values, None
-  spelt = [
-    _spelt_bytes(token) if b is None else (None if b == a else b)
-    for token, a, b in zip(tokens, own, spelt, strict=True)
-  ]
+  spelt = [None if b == a else b for a, b in zip(own, spelt, strict=True)]
   return tokens, values, spelt if any(b is not None for b in spelt) else None
+
+
+# Alternatives: what cannot be used is left out and counted.
+
+
+def _alternatives(
+  tops: list, left_out: collections.Counter[str]
+) -> list[list[Alternative]]:
+  """Reads the alternatives of each token."""
+  try:
+    return _plain_alternatives(tops)
+  except (ResponseError, TypeError, AttributeError):
+    return [list(_usable(top, left_out)) for top in tops]
+
+
+def _plain_alternatives(tops: list) -> list[list[Alternative]]:
+  """Reads alternatives that are all as they should be, all at once.
+
+  Raises:
+    ResponseError, TypeError, AttributeError: they are not.
+  """
+  tops = [{} if top is None else top for top in tops]
+  if set(map(type, tops)) <= {dict}:
+    names = [name for top in tops for name in top]
+    values = _log_probs([value for top in tops for value in top.values()])
+    spelt = None
+  else:
+    names, values, spelt = _candidates([one for top in tops for one in top])
+  if not all(names) or any(map(_TOKEN_ID.match, names)):
+    raise ResponseError("one is empty or a token's id")
+  rows = zip(names, values, spelt or itertools.repeat(None), strict=False)
+  return [list(itertools.islice(rows, len(top))) for top in tops]
+
+
+def _usable(
+  top: object, left_out: collections.Counter[str]
+) -> Iterator[Alternative]:
+  """Yields the alternatives of one token that can be used."""
+  if not top:
+    return
+  if isinstance(top, dict):
+    entries = [_of_pair(name, value) for name, value in top.items()]
+  elif isinstance(top, list):
+    entries = top
+  else:
+    left_out[NO_ALTERNATIVE] += 1
+    return
+  for entry in entries:
+    if isinstance(entry, dict) and _is_no_number(entry.get("logprob")):
+      left_out[NO_NUMBER] += 1
+      continue
+    try:
+      (name,), (value,), spelt = _candidates([entry])
+    except ResponseError:
+      left_out[NO_ALTERNATIVE] += 1
+      continue
+    if not name and spelt is None:
+      left_out[NO_SPELLING] += 1
+    elif _TOKEN_ID.fullmatch(name):
+      left_out[OTHER_ALPHABET] += 1
+    else:
+      yield name, value, spelt[0] if spelt else None
+
+
+def _of_pair(name: str, value: object) -> object:
+  """Returns an entry of the legacy shape as one of the chat shape."""
+  if isinstance(value, dict):
+    return {"token": value.get("decoded_token", name), **value}
+  return {"token": name, "logprob": value}
+
+
+def _is_no_number(value: object) -> bool:
+  try:
+    _log_probs([value])
+  except ResponseError:
+    return True
+  return False
+
+
+# Tokens and text made to agree.
+
+
+def _fit(
+  text: str, steps: tuple[schema.TeacherStep, ...], reasoning: str
+) -> tuple[str, tuple[schema.TeacherStep, ...], int]:
+  """Returns the text that the tokens spell, those tokens, those left out.
+
+  Tokens are decoded from the first alphabet in which they spell the text.
+  """
+  failure: spelling.MisspeltError | None = None
+  for read in (steps, *_decodings(steps)):
+    try:
+      return _fit_decoded(text, read, reasoning)
+    except spelling.MisspeltError as error:
+      failure = failure or error
+  spelt = b"".join(step.spelling for step in steps)
+  if reasoning or any(end in spelt for end in _REASONING_ENDS):
+    raise SettledError(
+      "its tokens are those of the reasoning too, and do not tell where the"
+      f" text begins: {failure}; {NO_REASONING}"
+    )
+  raise ResponseError(str(failure))
+
+
+def _decodings(
+  steps: tuple[schema.TeacherStep, ...],
+) -> Iterator[tuple[schema.TeacherStep, ...]]:
+  """Yields the tokens as other alphabets have them, and without bytes."""
+  if any(step.token_bytes is not None for step in steps):
+    yield tuple(dataclasses.replace(s, token_bytes=None) for s in steps)
+  if not alphabets.may_be_spelt("".join(step.token for step in steps)):
+    return
+  for decode in alphabets.ALPHABETS.values():
+    yield tuple(
+      step
+      if step.token_bytes is not None
+      else dataclasses.replace(step, token_bytes=_differing(step.token, decode))
+      for step in steps
+    )
+
+
+def _differing(token: str, decode: alphabets.Decode) -> bytes | None:
+  """Decodes a token; None where that is what it says anyway."""
+  decoded = decode(token)
+  own = token.encode("utf-8", "surrogatepass")
+  return None if decoded == own else decoded
+
+
+def _fit_decoded(
+  text: str, steps: tuple[schema.TeacherStep, ...], reasoning: str
+) -> tuple[str, tuple[schema.TeacherStep, ...], int]:
+  """Fits a text to tokens, or to those after the reasoning.
+
+  Raises:
+    MisspeltError: the text is in neither, or nobody can say where.
+  """
+  failure = spelling.MisspeltError("the text is not where the reasoning ends")
+  spelt = b"".join(step.spelling for step in steps)
+  for start in (0, *_after_reasoning(steps, spelt, reasoning)):
+    rest = steps[start:]
+    try:
+      found, kept = spelling.fit(text, rest)
+    except spelling.MisspeltError as error:
+      failure = error
+      continue
+    after = [step for step in rest[len(kept) :] if not _is_silent(step)]
+    if not after:
+      return found, kept, start
+    # A short text may begin a reasoning by chance.
+    if not reasoning and len(after) <= _MAX_TOKENS_AFTER_TEXT:
+      return found, kept, start
+    failure = spelling.MisspeltError(
+      f"{len(after)} more tokens follow the text {shown(text)}"
+    )
+  raise failure
+
+
+def _after_reasoning(
+  steps: tuple[schema.TeacherStep, ...], spelt: bytes, reasoning: str
+) -> list[int]:
+  """Returns at which tokens the text may begin, after a reasoning."""
+  ends = [
+    at + len(mark) for mark in _REASONING_ENDS if (at := spelt.rfind(mark)) >= 0
+  ]
+  bare = reasoning.strip().encode("utf-8", "surrogatepass")
+  lead = len(spelt) - len(spelt.lstrip())
+  if bare and spelt.startswith(bare, lead):
+    ends.append(lead + len(bare))
+  starts = []
+  for end in ends:
+    number, position = 0, 0
+    while position < end:
+      position += len(steps[number].spelling)
+      number += 1
+    # A token may go on past the end with white space, as ">\n\n" does.
+    if not spelt[end:position].strip():
+      starts.append(number + _num_silent(steps[number:]))
+  return starts
+
+
+def _num_silent(steps: tuple[schema.TeacherStep, ...]) -> int:
+  """Counts the tokens at the start that are special or white space."""
+  return next(
+    (n for n, step in enumerate(steps) if not _is_silent(step)), len(steps)
+  )
+
+
+def _with_read_alternatives(
+  text: str,
+  steps: tuple[schema.TeacherStep, ...],
+  left_out: collections.Counter[str],
+) -> tuple[schema.TeacherStep, ...]:
+  """Reads the alternatives in the alphabet in which sampled tokens recur.
+
+  Of all readings that one is taken in which the most sampled tokens stand
+  among their own alternatives; of equals, the one that leaves the fewest
+  characters that only a vocabulary has, then the fewest broken ones.
+  """
+  names = "".join([name for step in steps for name, _ in step.top])
+  with_bytes = any(step.token_bytes is not None for step in steps)
+  if with_bytes or alphabets.may_be_spelt(names):
+    speaks = alphabets.marks(names) - alphabets.marks(text)
+    readings = [tuple(_with_top_bytes(step, None) for step in steps)]
+    readings += [
+      tuple(_with_top_bytes(step, decode) for step in steps)
+      for decode in alphabets.ALPHABETS.values()
+    ]
+    scores = [_score(reading, speaks) for reading in readings]
+    steps = readings[scores.index(max(scores))]
+  return tuple(
+    [
+      _without_misspelt(step, left_out, is_first=number == 0)
+      for number, step in enumerate(steps)
+    ]
+  )
+
+
+def _with_top_bytes(
+  step: schema.TeacherStep, decode: alphabets.Decode | None
+) -> schema.TeacherStep:
+  """Decodes the alternatives whose bytes the server does not give.
+
+  The sampled token's own entry is spelled as the sampled token is.
+  """
+  given = step.top_bytes or (None,) * len(step.top)
+
+  def read(name: str, known: bytes | None) -> bytes | None:
+    if known is not None:
+      return known
+    if name == step.token:
+      return step.token_bytes
+    return _differing(name, decode) if decode is not None else None
+
+  top_bytes = tuple(
+    [
+      read(name, known)
+      for (name, _), known in zip(step.top, given, strict=True)
+    ]
+  )
+  return dataclasses.replace(step, top_bytes=_any_of(top_bytes))
+
+
+def _any_of(
+  spellings: tuple[bytes | None, ...],
+) -> tuple[bytes | None, ...] | None:
+  """Returns what a step holds of bytes: none at all where there are none."""
+  return spellings if any(one is not None for one in spellings) else None
+
+
+def _score(
+  steps: tuple[schema.TeacherStep, ...], speaks: frozenset[str]
+) -> tuple[int, int, int]:
+  """Rates a reading of the alternatives; see `_with_read_alternatives`."""
+  own = marked = broken = 0
+  for step in steps:
+    spelt = _top_spellings(step)
+    own += step.spelling in spelt
+    for one in spelt:
+      text = one.decode("utf-8", "replace")
+      marked += any(mark in text for mark in speaks)
+      broken += "\ufffd" in text
+  return own, -marked, -broken
+
+
+def _top_spellings(step: schema.TeacherStep) -> list[bytes]:
+  given = step.top_bytes or itertools.repeat(None)
+  return [
+    name.encode("utf-8", "surrogatepass") if known is None else known
+    for (name, _), known in zip(step.top, given, strict=False)
+  ]
+
+
+def _without_misspelt(
+  step: schema.TeacherStep,
+  left_out: collections.Counter[str],
+  *,
+  is_first: bool,
+) -> schema.TeacherStep:
+  """Drops alternatives among which the sampled token is spelled otherwise.
+
+  Its own entry is known by its log-probability and by its letters. Where it
+  reads "is" or "is</w>" for the sampled " is", what the others spell is
+  unknown too. Only at a text's start is it known: servers strip the space
+  there, and so it goes from the alternatives, too.
+  """
+  equals = [
+    abs(value - step.log_prob) < _EQUAL_LOG_PROBS for _, value in step.top
+  ]
+  if not any(equals):
+    return step
+  spelt = _top_spellings(step)
+  core = step.spelling.strip()
+  if not core or step.spelling in spelt:
+    return step
+  for equal, one in zip(equals, spelt, strict=True):
+    other = one.strip()
+    if equal and is_first and one == b" " + step.spelling:
+      stripped = tuple([any_one.removeprefix(b" ") for any_one in spelt])
+      return dataclasses.replace(step, top_bytes=stripped)
+    if equal and other and (core in other or other in core):
+      left_out[OTHER_ALPHABET] += len(step.top)
+      return dataclasses.replace(step, top=(), top_bytes=None)
+  return step
 
 
 def _check_kind(values: list, kind: type, name: str) -> None:
   """Checks that all of a list are of one type."""
   if not set(map(type, values)) <= {kind}:
     wrong = next(value for value in values if type(value) is not kind)
-    raise ResponseError(f"{name!r} has {_shown(wrong)}")
+    raise ResponseError(f"{name!r} has {shown(wrong)}")
 
 
 def _log_probs(values: list) -> list[float]:
-  """Checks log-probabilities, all at once: they are most of an answer."""
-  if set(map(type, values)) <= {float, int}:  # True is of neither type
-    high = schema.MAX_LOG_PROB
+  """Checks log-probabilities, all at once: they are most of an answer.
+
+  Minus infinity may be written as JSON's dialects have it.
+  """
+  high = schema.MAX_LOG_PROB
+  if not set(map(type, values)) <= {float, int}:  # True is of neither type
+    values = [
+      -math.inf if value in _MINUS_INFINITY else value for value in values
+    ]
+  kinds = set(map(type, values))
+  try:
     # A sum is not a number where any of its terms is not.
     if not values or (
-      max(values) <= high and sum(values) <= high * len(values)
+      kinds <= {float, int}
+      and max(values) <= high
+      and sum(values) <= high * len(values)
     ):
       return list(map(float, values))
+  except OverflowError as error:
+    raise ResponseError("a log-probability is too large a number") from error
   wrong = next(
     value
     for value in values
-    if type(value) not in (float, int) or not value <= schema.MAX_LOG_PROB
+    if type(value) not in (float, int) or not value <= high
   )
-  raise ResponseError(f"{_shown(wrong)} is no log-probability")
+  raise ResponseError(f"{shown(wrong)} is no log-probability")
 
 
 def _count(value: object) -> int | None:
-  return value if type(value) is int and value >= 0 else None
+  """Returns a number of tokens; None for whatever else a server sends."""
+  return value if type(value) is int and 0 <= value < 1 << 53 else None
 
 
-def _get(value: object, name: str, kind: type) -> object:
-  """Gives a field of an object, or says what is there instead."""
-  if not isinstance(value, dict):
-    raise ResponseError(f"expected an object with {name!r}: {_shown(value)}")
+def _get(value: Mapping, name: str, kind: type) -> object:
+  """Returns a field of an object, or says what is there instead."""
   if not isinstance(value.get(name), kind):
-    raise ResponseError(f"{name!r} is {_shown(value.get(name))}")
+    raise ResponseError(f"{name!r} is {shown(value.get(name))}")
   return value[name]
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+  """Returns a value as an error shows it, in at most 60 characters."""
   if isinstance(value, float) and not math.isfinite(value):
     return str(value)
-  text = repr(value)
+  try:
+    text = repr(value)
+  except (RecursionError, ValueError):  # too deep, or too long a number
+    return f"a {type(value).__name__}"
   return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _cut(words: str) -> str:
+  return words if len(words) <= _MAX_WORDS else f"{words[:_MAX_WORDS]}..."

@@ -219,8 +219,8 @@ class Sampler:
   def _usage(
     self, response: responses.Response, reserved: limits.Usage
   ) -> limits.Usage:
-    """Gives what an answer used: what the server counted, else our count."""
-    counted = sum(len(choice.steps) for choice in response.choices)
+    """Returns what an answer used: what the server counted, else our count."""
+    counted = sum(map(_num_tokens, response.choices))
     prompt_tokens = response.prompt_tokens
     completion_tokens = response.completion_tokens
     return limits.Usage(
@@ -240,7 +240,7 @@ class Sampler:
     response: responses.Response,
     used: limits.Usage,
   ) -> list[schema.TeacherRecord]:
-    """Turns an answer into graded records."""
+    """Returns an answer as graded records."""
     return [
       schema.TeacherRecord(
         question_id=problem.question_id,
@@ -269,17 +269,25 @@ def settings(
 def _shares(
   response: responses.Response, used: limits.Usage
 ) -> list[Mapping[str, int]]:
-  """Parts what an answer used among its samples; the sums are what it used.
+  """Divides what an answer used among its samples; the sums are what it used.
 
-  A sample has its own tokens; the first also has the prompt's, which were
-  counted once, and what the server counted beyond the tokens that are kept,
-  such as those of a stop.
+  A sample has its own tokens, those of its reasoning among them, which are
+  named apart; the first also has the prompt's, which were counted once, and
+  what the server counted beyond the tokens that are kept, such as those of a
+  stop or of a choice that could not be used.
   """
   shares = [
-    {"prompt_tokens": 0, "completion_tokens": len(choice.steps)}
+    {"prompt_tokens": 0, "completion_tokens": _num_tokens(choice)}
     for choice in response.choices
   ]
   kept = sum(share["completion_tokens"] for share in shares)
   shares[0]["prompt_tokens"] = used.prompt_tokens
   shares[0]["completion_tokens"] += used.completion_tokens - kept
+  for share, choice in zip(shares, response.choices, strict=True):
+    if choice.reasoning_tokens:
+      share["reasoning_tokens"] = choice.reasoning_tokens
   return shares
+
+
+def _num_tokens(choice: responses.Choice) -> int:
+  return choice.reasoning_tokens + len(choice.steps)

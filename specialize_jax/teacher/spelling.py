@@ -39,7 +39,7 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
   """
   spelt = b"".join([step.spelling for step in steps])
   if spelt == text.encode("utf-8", errors="surrogatepass"):
-    return text, steps
+    return text, _without_silent_end(steps)
   if any(_is_unknown(step) for step in steps):
     steps = _with_inferred_bytes(text, steps)
     spelt = b"".join([step.spelling for step in steps])
@@ -58,8 +58,16 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
   return _whole_characters(kept)
 
 
+def _without_silent_end(steps: Steps) -> Steps:
+  """Drops the tokens at the end that spell nothing."""
+  last = len(steps)
+  while last and not steps[last - 1].spelling:
+    last -= 1
+  return steps[:last]
+
+
 def _end(spelt: bytes, text: bytes) -> int | None:
-  """Gives where a text ends in what tokens spell; None if it is not there."""
+  """Returns where a text ends in what tokens spell; None if not there."""
   if spelt.startswith(text):
     return len(text)
   bare = text.lstrip()
@@ -71,7 +79,8 @@ def _whole_characters(steps: list[schema.TeacherStep]) -> tuple[str, Steps]:
   while True:
     spelt = b"".join([step.spelling for step in steps])
     try:
-      return spelt.decode("utf-8", errors="surrogatepass"), tuple(steps)
+      text = spelt.decode("utf-8", errors="surrogatepass")
+      return text, _without_silent_end(tuple(steps))
     except UnicodeDecodeError as error:
       if error.end < len(spelt):
         raise MisspeltError(
@@ -88,6 +97,7 @@ def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
   """Gives tokens that are parts of characters the bytes of the text there.
 
   A run of such tokens spells what stands in the text between its neighbours.
+  A token that spells nothing is no neighbour: it stands anywhere in a text.
   How many of its bytes each has is not known where they are fewer than the
   bytes: the first takes what is over. The record keeps the token as the
   server spelt it, with U+FFFD, beside bytes that the server did not give.
@@ -104,13 +114,17 @@ def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
       position += len(token)
       continue
     last = first
-    while last < len(steps) and _is_unknown(steps[last]):
+    while last < len(steps) and (
+      _is_unknown(steps[last]) or not steps[last].spelling
+    ):
       last += 1
     end = (
       text.find(steps[last].token, position + 1) if last < len(steps) else -1
     )
     end = len(text) if end < 0 else end
-    inferred += _spread(text[position:end].encode(), steps[first:last])
+    inferred += _spread(
+      text[position:end].encode("utf-8", "surrogatepass"), steps[first:last]
+    )
     position = end
   return (*inferred, *steps[len(inferred) :])
 
@@ -118,17 +132,25 @@ def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
 def _spread(
   spelt: bytes, steps: Sequence[schema.TeacherStep]
 ) -> list[schema.TeacherStep]:
-  """Parts bytes among tokens: one each, and the first what is over."""
-  if len(spelt) < len(steps):
+  """Divides bytes among tokens: one each, and the first what is over.
+
+  Tokens that spell nothing get none.
+  """
+  num_parts = sum(map(_is_unknown, steps))
+  if len(spelt) < num_parts:
     raise MisspeltError(
-      f"{len(steps)} tokens that are parts of characters stand where the text"
+      f"{num_parts} tokens that are parts of characters stand where the text"
       f" has {_shown(spelt)}"
     )
-  cut = len(spelt) - len(steps) + 1
-  parts = [spelt[:cut], *[spelt[i : i + 1] for i in range(cut, len(spelt))]]
+  cut = len(spelt) - num_parts + 1
+  parts = iter(
+    [spelt[:cut], *[spelt[i : i + 1] for i in range(cut, len(spelt))]]
+  )
   return [
-    dataclasses.replace(step, token_bytes=part)
-    for step, part in zip(steps, parts, strict=True)
+    dataclasses.replace(step, token_bytes=next(parts))
+    if _is_unknown(step)
+    else step
+    for step in steps
   ]
 
 

@@ -12,6 +12,7 @@ from testdata import local_teacher
 from specialize_jax.cli import main
 from specialize_jax.records import store
 
+HASTY = ("--max_wait_seconds=0.01",)  # between two attempts
 KEY = "sk-secret-0123456789"
 
 
@@ -95,6 +96,118 @@ def test_a_server_that_asks_for_hours_stops_the_run(teach):
     "--script=429_retry_after", "--retry_after=7200"
   ) as url:
     check_refused(teach(url), "asks to wait 7,200 s", "--max_wait_seconds=300")
+
+
+def test_a_redirect_is_not_followed_and_the_key_goes_nowhere_else(
+  teach, monkeypatch
+):
+  monkeypatch.setenv("OPENAI_API_KEY", KEY)
+  with local_teacher.started() as other:
+    place = f"--location={other}/completions?key={KEY}"
+    for _ in range(2):
+      with local_teacher.started("--script=302", place) as url:
+        result = teach(url)
+        check_refused(result, f"redirects to {other}", "give its --base_url")
+        assert KEY not in result[2]
+        assert local_teacher.stats(url)["requests"] == 1
+    assert local_teacher.stats(other)["requests"] == 0
+  assert not teach.store.exists()
+
+
+@pytest.mark.parametrize(
+  ("fault", "words"),
+  [
+    ("bomb", "goes on after 7,340,032 bytes"),
+    ("endless", "goes on after 7,340,032 bytes"),
+    ("brotli", "compressed by 'br'"),
+    ("stream", "ask without stream"),
+  ],
+)
+def test_an_answer_is_read_no_further_than_it_may_go(teach, fault, words):
+  script = "--script=" + ",".join([fault] * 9)
+  with local_teacher.started(script) as url:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    check_refused(teach(url, *HASTY), words)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert local_teacher.stats(url)["requests"] <= 3
+  assert after - before < 128 << 10  # KiB: a bomb holds twice as much
+  assert not teach.store.exists()
+
+
+def test_a_compressed_answer_is_read(teach):
+  with local_teacher.started("--gzip") as url:
+    assert teach(url)[0] == 0
+    local_teacher.check_whole(teach.store, 12, 4)
+
+
+def test_a_shape_that_is_the_servers_way_is_paid_for_once(teach):
+  with local_teacher.started("--script=" + ",".join(["reasoning"] * 9)) as url:
+    check_refused(teach(url, "--endpoint=chat"), "reasoning", "enable_thinking")
+    assert local_teacher.stats(url)["requests"] == 1
+  assert not teach.store.exists()
+
+
+def test_answers_that_cannot_be_used_are_paid_for_three_times_at_most(teach):
+  with local_teacher.started("--script=" + ",".join(["spaced"] * 9)) as url:
+    check_refused(teach(url, "--endpoint=chat", *HASTY), "the tokens spell")
+    assert local_teacher.stats(url)["requests"] == 3
+  # Once others could be used, five times, and no question more than that.
+  with local_teacher.started("--script=ok" + ",spaced" * 25) as url:
+    result = teach(url, "--endpoint=chat", "--concurrency=1", *HASTY)
+    check_refused(result, "5 questions in a row failed")
+    assert local_teacher.stats(url)["requests"] == 26
+  assert len(list(store.read_records(teach.store))) == 4
+
+
+@pytest.mark.parametrize("status", ["400", "405", "410", "413", "422", "451"])
+def test_a_status_that_cannot_heal_is_paid_for_once(teach, status):
+  with local_teacher.started(f"--script={status}") as url:
+    check_refused(teach(url), f"HTTP {status}")
+    assert local_teacher.stats(url)["requests"] == 1
+
+
+@pytest.mark.parametrize("status", ["408", "409", "425", "429", "503"])
+def test_a_status_that_may_heal_is_asked_again(teach, status):
+  with local_teacher.started(f"--script={status}") as url:
+    assert teach(url)[0] == 0
+    assert local_teacher.stats(url)["requests"] == 13
+
+
+@pytest.mark.parametrize(
+  ("words", "hint"),
+  [
+    ("'n' : number must be at most 1", "--samples_per_request=1"),
+    (
+      "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'",
+      '"max_tokens": null',
+    ),
+  ],
+)
+def test_what_a_server_will_not_take_is_told_with_the_way_out(
+  teach, words, hint
+):
+  with local_teacher.started("--script=400", f"--words={words}") as url:
+    check_refused(teach(url), words, hint)
+
+
+def test_fields_of_a_request_can_be_left_out_and_one_sample_names_no_number(
+  teach,
+):
+  extra = '--extra_body={"max_tokens": null, "max_completion_tokens": 99}'
+  with local_teacher.started() as url:
+    assert teach(url, extra, "--samples_per_request=1")[0] == 0
+    body = local_teacher.stats(url)["first_body"]
+    assert body["max_completion_tokens"] == 99
+    assert not {"max_tokens", "n"} & set(body)
+    local_teacher.check_whole(teach.store, 12, 4)
+
+
+def test_an_address_keeps_its_query(teach):
+  with local_teacher.started() as url:
+    root = url.removesuffix("/v1")
+    assert teach(f"{root}/openai/deployments/d?api-version=1")[0] == 0
+    path = local_teacher.stats(url)["first_path"]
+    assert path == "/openai/deployments/d/completions?api-version=1"
 
 
 def test_no_server_is_an_error_within_seconds(teach):
@@ -197,6 +310,8 @@ def test_other_settings_do_not_mix_in_one_store(teach, flags, message):
     (["--prompt=no_such_prompt"], "--prompt=no_such_prompt is neither"),
     (["--extra_body=[1]"], "--extra_body is not a JSON object"),
     (["--extra_body={"], "--extra_body is not JSON"),
+    (['--extra_body={"stream": true}'], "stream=True, and answers are read"),
+    (['--extra_body={"echo": true}'], "echo=True, and a record holds no"),
     (["--max_cost=1"], "--max_cost needs --prompt_price"),
     (["--questions=nowhere.jsonl"], "nowhere.jsonl"),
   ],

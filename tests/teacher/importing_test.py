@@ -1,6 +1,7 @@
 """Released files come back exactly; a hostile pickle runs nothing."""
 
 import collections
+import functools
 import json
 import math
 import os
@@ -128,7 +129,7 @@ def test_a_dumped_sample_that_never_stopped_ends_with_its_text(tmp_path):
   dump.write_text(dumped(0, [("The answer is 72", steps), ("Else", steps)]))
   (record,), rejected = read(dump)
   assert record.text == "The answer is 72"
-  assert record.finish_reason == "length"
+  assert record.finish_reason == schema.UNKNOWN_FINISH
   assert rejected.total() == 1
 
 
@@ -320,6 +321,123 @@ def test_responses_are_numbered_by_question_and_graded(tmp_path, capsys):
   ]
   assert main.main(argv) == 2
   assert "records are kept for ever" in capsys.readouterr().err
+
+
+def imported(tmp_path, rows, capsys, *flags):
+  """Imports rows by the command; returns status, output, errors, records."""
+  path = tmp_path / "rows.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  output = tmp_path / "imported"
+  status = main.main(
+    ["import", f"--input={path}", f"--output={output}", *flags]
+  )
+  said = capsys.readouterr()
+  records = list(store.read_records(output)) if output.exists() else []
+  return status, said.out, said.err, records
+
+
+def test_a_failed_line_of_a_batch_file_shows_the_servers_own_message(
+  tmp_path, capsys
+):
+  """As OpenAI and those who copy its batches write them."""
+  limited = {"error": {"message": "Rate limit reached", "code": "rate_limit"}}
+  rows = [
+    {"custom_id": "a", "response": {"status_code": 429, "body": limited}},
+    {"custom_id": "b", "response": {"status_code": 429, "body": limited}},
+    {
+      "custom_id": "c",
+      "response": None,
+      "error": {"code": "batch_expired", "message": "it could not be run"},
+    },
+    {
+      "custom_id": "d",
+      "response": {"status_code": 500, "body": "Bad\ngateway"},
+    },
+    {"custom_id": "e", "error": None, "response": None},
+    {
+      "custom_id": "f",
+      "error": None,
+      "response": {
+        "status_code": 200,
+        "body": {"choices": [legacy_choice("7")]},
+      },
+    },
+  ]
+  status, out, _, (record,) = imported(tmp_path, rows, capsys)
+  assert status == 0
+  assert record.question_id == "f"
+  for words in (
+    "2 the server answered with HTTP 429: Rate limit reached (rate_limit)",
+    "1 the server answered with an error: it could not be run (batch_expired)",
+    "1 the server answered with HTTP 500: Bad gateway",
+    "1 expected an object with 'choices': None",
+  ):
+    assert words in out
+  assert len(out.splitlines()) == 1
+
+
+def test_a_choice_that_cannot_be_used_is_counted_and_its_neighbours_stored(
+  tmp_path, capsys
+):
+  bad = legacy_choice("8")
+  bad["logprobs"]["token_logprobs"] = [None]
+  spoiled = legacy_choice("9")
+  spoiled["logprobs"]["top_logprobs"] = [{"9": -0.5, "": -1, "8": None}]
+  row = {"question": "3 + 4?", "answer": 7}
+  row["choices"] = [legacy_choice("7"), bad, spoiled]
+  status, out, _, records = imported(tmp_path, [row], capsys)
+  assert status == 0
+  assert [(r.sample, r.text) for r in records] == [(0, "7"), (1, "9")]
+  assert "left out: 1 None is no log-probability" in out
+  assert "1 without a log-probability" in out
+  assert "1 that spell nothing" in out
+
+
+def test_a_number_in_a_batch_files_id_finds_its_question(tmp_path, capsys):
+  questions = tmp_path / "questions.jsonl"
+  questions.write_text('{"question": "3 + 4?", "answer": 7}\n')
+  row = {
+    "custom_id": "0",
+    "response": {"body": {"choices": [legacy_choice("7")]}},
+  }
+  _, _, _, (record,) = imported(
+    tmp_path, [row], capsys, f"--questions={questions}"
+  )
+  assert (record.question, record.gold_answer) == ("3 + 4?", "7")
+  assert record.verdicts["fixed"]
+
+
+def test_what_a_row_says_beside_its_response_is_taken_or_counted(
+  tmp_path, capsys
+):
+  choices = {"choices": [legacy_choice("7")]}
+  deep = functools.reduce(lambda inner, _: [inner], range(100), 1)
+  rows = [
+    {"question": None, "answer": None, "request": {"n": 2, "x": deep}}
+    | choices,
+    {"question": ["a"]} | choices,
+    {"answer": True} | choices,
+    {"question_id": 1.5} | choices,
+  ]
+  status, out, _, (record,) = imported(tmp_path, rows, capsys)
+  assert status == 0
+  assert (record.question, record.gold_answer) == ("", "")
+  assert record.request == {"n": 2}
+  for words in ("'question' is of type array", "'answer' is of type boolean"):
+    assert words in out
+  assert "question_id is 1.5" in out
+
+
+def test_many_reasons_are_told_in_one_short_line(tmp_path, capsys):
+  rows = [
+    {"custom_id": f"{i}", "error": {"message": f"request {i} failed"}}
+    for i in range(40)
+  ]
+  status, out, err, _ = imported(tmp_path, rows, capsys)
+  assert status == 2
+  assert not out
+  assert "32 for 32 other reasons" in err
+  assert len(err) < 1000
 
 
 def test_the_released_json_is_graded_where_its_question_is_given():

@@ -9,6 +9,8 @@ sometimes a wrong one, in which a serial number makes each sample unique.
 import argparse
 import asyncio
 import collections
+import functools
+import gzip
 import json
 import math
 import random
@@ -16,6 +18,7 @@ import re
 import socket
 import struct
 import sys
+import zlib
 
 FAULTS = (
   "408",
@@ -32,6 +35,8 @@ FAULTS = (
   "stall",
   "wrong_types",
 )
+# What no retry heals: not drawn at random, only scripted.
+HOSTILE = ("302", "bomb", "endless", "brotli", "reasoning", "stream", "spaced")
 _SUM = re.compile(r"(\d+) \+ (\d+)")
 _PIECES = re.compile(r"\s?\S+|\s")
 _REASONS = {200: "OK", 429: "Too Many Requests"}
@@ -51,6 +56,7 @@ class Teacher:
     self.delivered = collections.Counter()
     self.faults = collections.Counter()
     self.bodies = []
+    self.first_path = None
     fillers = [f" word{i % 90}" for i in range(flags.filler_tokens)]
     self._filler_text = "".join(fillers)
     self._filler = {
@@ -84,12 +90,14 @@ class Teacher:
       "asked": self.asked,
       "delivered": self.delivered,
       "faults": self.faults,
+      "first_path": self.first_path,
       "first_body": self.bodies[0] if self.bodies else None,
     }
 
   async def _answer(self, path, headers, body, writer):
     """Answers one request; tells whether the connection goes on."""
-    chat = path.endswith("/chat/completions")
+    self.first_path = self.first_path or path
+    chat = path.partition("?")[0].endswith("/chat/completions")
     prompt = body["messages"][-1]["content"] if chat else body["prompt"]
     question = " + ".join(_SUM.findall(prompt)[-1])
     self.requests += 1
@@ -105,15 +113,24 @@ class Teacher:
       await asyncio.sleep(self._flags.stall_seconds)
     num = body.get("n", 1) - (fault == "fewer")
     answer = self._completion(prompt, question, max(1, num), chat=chat)
+    if fault in HOSTILE:
+      return await _attack(writer, fault, answer)
     if fault == "no_log_probs":
       answer = re.sub(rb'"logprobs": \{', b'"logprobs": null, "_": {', answer)
     if fault == "malformed":
       answer = answer[: len(answer) // 2]
     if fault == "wrong_types":
       answer = self._wrong(answer)
+      if _num_choices(answer) == num:  # all but the first are as they should
+        self.delivered[question] += num - 1
     if fault in ("reset", "cut_short"):
       return await _break(writer, answer, reset=fault == "reset")
-    await _send(writer, 200, answer)
+    if self._flags.gzip:
+      await _send(
+        writer, 200, gzip.compress(answer), "content-encoding: gzip\r\n"
+      )
+    else:
+      await _send(writer, 200, answer)
     if fault in ("", "fewer"):
       self.delivered[question] += max(1, num)
     return True
@@ -134,8 +151,12 @@ class Teacher:
         "code": f"code_{status}",
       }
     }
-    after = self._flags.retry_after if fault == "429_retry_after" else None
-    await _send(writer, status, json.dumps(said).encode(), retry_after=after)
+    extra = ""
+    if fault == "429_retry_after":
+      extra = f"retry-after: {self._flags.retry_after}\r\n"
+    if fault == "302":
+      extra = f"location: {self._flags.location}\r\n"
+    await _send(writer, status, json.dumps(said).encode(), extra)
     return True
 
   def _completion(self, prompt, question, num, *, chat):
@@ -217,10 +238,53 @@ def _joined(values):
   return ", ".join(json.dumps(value) for value in values)
 
 
-async def _send(writer, status, content, retry_after=None):
-  extra = f"retry-after: {retry_after}\r\n" if retry_after is not None else ""
+async def _send(writer, status, content, extra=""):
   writer.write(_head(status, len(content), extra) + content)
   await writer.drain()
+
+
+def _num_choices(answer):
+  try:
+    return len(json.loads(answer)["choices"])
+  except (ValueError, TypeError, KeyError):
+    return None
+
+
+@functools.cache
+def _bomb():
+  """Compresses 256 MiB of spaces."""
+  packer = zlib.compressobj(level=1, wbits=16 + zlib.MAX_WBITS)
+  spaces = b" " * (1 << 20)
+  return b"".join(packer.compress(spaces) for _ in range(256)) + packer.flush()
+
+
+async def _attack(writer, fault, answer):
+  """Answers as no retry heals; tells whether the connection goes on."""
+  if fault == "bomb":
+    await _send(writer, 200, _bomb(), "content-encoding: gzip\r\n")
+  if fault == "brotli":
+    await _send(writer, 200, b"\x1b\x00\x00", "content-encoding: br\r\n")
+  if fault == "endless":
+    writer.write(
+      b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+      b"transfer-encoding: chunked\r\n\r\n"
+    )
+    chunk = b"10000\r\n" + b" " * (1 << 16) + b"\r\n"
+    while True:  # until the client hangs up
+      writer.write(chunk)
+      await writer.drain()
+  if fault == "stream":
+    await _send(writer, 200, b"data: " + answer + b"\n\ndata: [DONE]\n\n")
+  if fault == "reasoning":  # its tokens are not in the text
+    said = json.loads(answer)
+    for choice in said["choices"]:
+      choice["message"]["reasoning_content"] = "hm"
+      choice["message"]["content"] += ", I think"
+    await _send(writer, 200, json.dumps(said).encode())
+  if fault == "spaced":  # tokens of no known alphabet
+    answer = answer.replace(b'"token": " ', b'"token": "@')
+    await _send(writer, 200, answer.replace(b'"bytes": [32', b'"bytes": [64'))
+  return True
 
 
 def _head(status, size, extra=""):
@@ -249,6 +313,8 @@ async def main(argv):
   parser.add_argument("--script", default="", help="faults, in order, or ok")
   parser.add_argument("--stall_seconds", type=float, default=60.0)
   parser.add_argument("--retry_after", default="0.2")
+  parser.add_argument("--gzip", action="store_true")
+  parser.add_argument("--location", default="http://127.0.0.1:9/v1")
   parser.add_argument("--words", default="the server says no")
   parser.add_argument("--latency_seconds", type=float, default=0.0)
   parser.add_argument("--filler_tokens", type=int, default=0)
