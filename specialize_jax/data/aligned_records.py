@@ -70,7 +70,7 @@ class RowAligner:
 
     Args:
       tokenizer: the student's.
-      mode: one of `align.sample.MODES`.
+      mode: one of `align.batched.MODES`.
       keep_truncated: whether samples that are not finished answers are
         aligned, too.
 
