@@ -20,6 +20,7 @@ _REQUIRES = [
   "etils>=1.9",
   "flax>=0.12.4",
   "gin-config>=0.5",
+  "google-cloud-storage>=3.0",  # what Orbax asks about a gs:// directory
   "httpx>=0.28",
   "huggingface-hub>=1.0",
   "jax>=0.10.0",
@@ -44,12 +45,14 @@ _REQUIRES = [
 ]
 
 _TEST = [
+  "gcp-storage-emulator>=2026.7",  # a bucket on this machine
   "hypothesis>=6.130",
   "kubernetes-validate>=1.31",  # the schemas of Kubernetes' own objects
   "pytest>=8.3",
   "regex>=2024.11",  # p50k_base's pattern has classes such as \p{L}
   "ruff>=0.12",
   "torch==2.13.0",  # the parity oracle; its CPU build is enough
+  "trustme>=1.2",  # its certificate
 ]
 
 setuptools.setup(

@@ -4,6 +4,7 @@ Strict dtype and rank promotion turn a silent broadcast or a silent upcast
 into an error, and eight CPU devices make every sharding test a real one.
 """
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -30,12 +31,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture
-def nobodys_place():
-  """A directory where the test is a user without any rights, even as root.
+def forbidden():
+  """A directory with what may not be read or written.
 
   Yields:
-    A directory with `open/`, readable, with a file `file` in it; `closed/`,
-    which may not be entered; and `secret`, a file that may not be read.
+    A directory with `open/`, read-only, with a file `file` in it; `closed/`,
+    which may not be entered; and `secret`, a file that may not be read. They
+    bind root only within `as_nobody`.
   """
   with tempfile.TemporaryDirectory() as folder:
     place = pathlib.Path(folder)
@@ -43,19 +45,48 @@ def nobodys_place():
     (place / "closed").mkdir()
     (place / "open" / "file").write_text("text")
     (place / "secret").write_text("text")
-    for path, mode in (
-      (place, 0o555),
-      (place / "open", 0o555),
-      (place / "closed", 0o000),
-      (place / "secret", 0o000),
-    ):
-      path.chmod(mode)
+    modes = {".": 0o555, "open": 0o555, "closed": 0o000, "secret": 0o000}
+    for name, mode in modes.items():
+      (place / name).chmod(mode)
+    try:
+      yield place
+    finally:
+      for name in modes:
+        (place / name).chmod(0o755)
+
+
+@pytest.fixture
+def as_nobody():
+  """A context in which the test is a user without root's rights."""
+
+  @contextlib.contextmanager
+  def entered():
     user = os.geteuid()
     if user == 0:
       os.seteuid(65534)
     try:
-      yield place
+      yield
     finally:
       os.seteuid(user)
-      for path in (place, place / "open", place / "closed"):
-        path.chmod(0o755)
+
+  return entered
+
+
+@pytest.fixture(scope="session")
+def bucket_environment():
+  """The environment of the clients of an empty bucket on this machine."""
+  pytest.importorskip("gcp_storage_emulator")
+  from testdata import bucket_server
+
+  with bucket_server.running() as environment:
+    yield environment
+
+
+@pytest.fixture(scope="module")
+def bucket(bucket_environment, tmp_path_factory):
+  """A bucket as a path, which this process's clients reach."""
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in bucket_environment.items():
+      patch.setenv(name, value)
+    patch.setenv("HOME", os.fspath(tmp_path_factory.mktemp("home")))
+    yield "gs://bucket"

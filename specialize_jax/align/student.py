@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import os
-import pathlib
 from collections.abc import Sequence
 
 import sentencepiece
+from etils import epath
 
 from specialize_jax import errors
 
@@ -58,7 +58,7 @@ class StudentTokenizer:
     Raises:
       UserError: nothing lies at `path`, or it is no SentencePiece model.
     """
-    file = pathlib.Path(path)
+    file = epath.Path(path)
     if not file.is_file():
       raise errors.UserError(
         f"vocabulary {path} does not exist; give the student's SentencePiece"

@@ -28,6 +28,7 @@ from specialize_jax.checkpoints import (
   t5x,
   tokenizers,
 )
+from specialize_jax.files import paths
 from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
 
@@ -203,6 +204,12 @@ def _open_ours(path: str, given: epath.Path) -> Checkpoint:
 
 
 def _open_folder(path: str, directory: epath.Path) -> Checkpoint:
+  if paths.is_in_bucket(directory):
+    raise errors.UserError(
+      f"{path} is a Hugging Face folder in a bucket, and its tensors are read"
+      " from a disk: copy it with `gcloud storage cp -r`, or give its name on"
+      " the hub."
+    )
   folder = huggingface.Folder(directory)
   return Checkpoint(
     kind="huggingface",

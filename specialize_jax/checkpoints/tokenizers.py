@@ -7,7 +7,6 @@ ids in `tokenizer_config.json`, or of a `tokenizer.json` that has all.
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping
 
 import sentencepiece
@@ -60,7 +59,7 @@ def from_sentencepiece(
   Raises:
     UserError: there is no such file, or it is no SentencePiece model.
   """
-  file = pathlib.Path(path)
+  file = epath.Path(path)
   if not file.is_file():
     raise errors.UserError(
       f"vocabulary {path} does not exist: give a SentencePiece model, such as "

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import pathlib
 import sys
 import typing
 from collections.abc import Iterable, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cli import teacher_records
+from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
   from specialize_jax.align import coverage, student, targets
@@ -55,9 +55,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Aligns a store; writes both files whole or neither."""
   flags = build_parser().parse_args(argv)
-  if (
-    pathlib.Path(flags.output).resolve() == pathlib.Path(flags.report).resolve()
-  ):
+  paths.check_flags(
+    flags,
+    {
+      "records": paths.INPUT_PATH,
+      "vocabulary": paths.INPUT_FILE,
+      "output": paths.OUTPUT_FILE,
+      "report": paths.OUTPUT_FILE,
+    },
+  )
+  if paths.are_same(flags.output, flags.report):
     raise errors.UserError(
       f"--output and --report are both {flags.output}; give two files"
     )

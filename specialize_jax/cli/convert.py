@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import conversion
 
+from specialize_jax.files import paths
+
 _EXAMPLE = """examples (the first after `specialize demo`):
   specialize convert --checkpoint=demo_output/specialize \\
     --to=huggingface --output=demo_output/folder
@@ -21,6 +23,10 @@ _EXAMPLE = """examples (the first after `specialize demo`):
 """
 
 _SECONDS_BETWEEN_LINES = 10.0
+_FOLDER = paths.OUTPUT_DIRECTORY.local(
+  "a Hugging Face folder of several files cannot appear in one at once; write"
+  " it to a disk and copy it with `gcloud storage cp -r`"
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,11 +104,21 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Converts; prints what was written and where."""
   flags = build_parser().parse_args(argv)
+  paths.check_flags(
+    flags,
+    {
+      "checkpoint": paths.CHECKPOINT,
+      "output": paths.OUTPUT_DIRECTORY,
+      "vocabulary": paths.INPUT_FILE,
+    },
+  )
 
   from specialize_jax.checkpoints import conversion, opening, tokenizers
 
   checkpoint = opening.open_checkpoint(flags.checkpoint)
   to = flags.to or ("huggingface" if checkpoint.kind == "ours" else "ours")
+  if to == "huggingface":
+    paths.check("--output", flags.output, _FOLDER)
   vocabulary = None
   if flags.vocabulary is not None:
     vocabulary = tokenizers.from_sentencepiece(

@@ -11,12 +11,17 @@ from specialize_jax.cli import (
   gin_files,
   registered_tasks,
 )
+from specialize_jax.files import paths
 
 _EXAMPLE = """example:
   specialize demo --output_dir=demo_output --seed=0
   specialize demo --study --output_dir=study_output   (under an hour)
 A second start in the same directory goes on where the first one stopped.
 """
+
+_OUTPUT = paths.OUTPUT_DIRECTORY.local(
+  "its steps go on from files that grow, which no object in a bucket does"
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,6 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the demo, then prints its table and where the report is."""
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
+  paths.check_flags(
+    flags,
+    {
+      "output_dir": _OUTPUT,
+    },
+  )
   if flags.study:
     return demo_study.run(flags, bindings)
 

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from specialize_jax.runs import experiment
 
   with gin_files.loaded(flags, bindings):
+    gin_files.check_paths()
     values = gin_files.configured(experiment.evaluate_checkpoint)()
   tasks = sorted({name.rpartition("/")[0] for name in values})
   for task in tasks:

@@ -7,13 +7,13 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 import sys
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cli import devices
+from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import opening
@@ -162,7 +162,16 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Decodes a file, or the rest of it."""
   flags = build_parser().parse_args(argv)
-  if _same_file(flags.inputs, flags.outputs):
+  paths.check_flags(
+    flags,
+    {
+      "checkpoint": paths.CHECKPOINT,
+      "inputs": paths.INPUT_FILE,
+      "vocabulary": paths.INPUT_FILE,
+      "outputs": paths.RESUMED_FILE,
+    },
+  )
+  if paths.are_same(flags.inputs, flags.outputs):
     raise errors.UserError(
       f"--inputs and --outputs are both {flags.inputs}: give two files."
     )
@@ -337,11 +346,7 @@ def _made_of(
 
 
 def _absolute(path: str) -> str:
-  return path if "://" in path else os.path.realpath(path)
-
-
-def _same_file(one: str, other: str) -> bool:
-  return pathlib.Path(one).resolve() == pathlib.Path(other).resolve()
+  return path if paths.is_in_bucket(path) else os.path.realpath(path)
 
 
 def _say(text: str) -> None:

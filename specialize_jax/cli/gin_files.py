@@ -13,12 +13,14 @@ import ast
 import contextlib
 import difflib
 import importlib.util
+import io
 import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 
 from specialize_jax import errors
+from specialize_jax.files import paths, reading
 
 _OVERRIDE = re.compile(r"^--gin\.([^=\s]+)=(.*)$", re.DOTALL)
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
@@ -71,6 +73,28 @@ def parse(
   return parser.parse_args(plain), bindings
 
 
+_PATH_MACROS = {
+  "MODEL_DIR": paths.OUTPUT_DIRECTORY,
+  "EVAL_OUTPUT_DIR": paths.OUTPUT_DIRECTORY,
+  "CHECKPOINT_PATH": paths.CHECKPOINT,
+  "INITIAL_CHECKPOINT_PATH": paths.CHECKPOINT,
+}
+
+
+def check_paths() -> None:
+  """Checks the macros that name paths, in what `loaded` has loaded.
+
+  Raises:
+    UserError: one of them cannot be read, or written.
+  """
+  import gin
+
+  macros = _macros(gin)
+  for name, kind in _PATH_MACROS.items():
+    if macros.get(name) is not None:
+      paths.check(name, macros[name], kind)
+
+
 @contextlib.contextmanager
 def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
   """Loads the files and overrides into gin, and clears gin at the end.
@@ -93,7 +117,7 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
   gin.config._LOCATION_PREFIXES[:] = _search_paths(flags.gin_search_paths)
   # Files alone: gin would also look for `losses/x.gin` in any Python package of
   # that name, and fails on a folder that merely looks like one.
-  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+  gin.config._FILE_READERS[:] = [(_opened, os.path.isfile)]
   files = flags.gin_file or [flags.default_gin_file]
   try:
     with _silent_search():
@@ -114,6 +138,10 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
     yield gin.config_str()
   finally:
     gin.clear_config()
+
+
+def _opened(path: str) -> io.StringIO:
+  return io.StringIO(reading.read_text(path))
 
 
 def configured(target: object) -> object:

@@ -10,13 +10,12 @@ import argparse
 import collections
 import contextlib
 import pathlib
-import shutil
 import sys
-import tempfile
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 
 from specialize_jax import errors
+from specialize_jax.files import paths, writing
 
 if typing.TYPE_CHECKING:
   from specialize_jax.records import schema
@@ -31,6 +30,7 @@ _EXAMPLE = r"""example (one response of the chat endpoint):
 """
 
 _MAX_REASONS = 8  # that are named
+_INPUT = paths.INPUT_PATH.local("what others released is read from a disk")
 _KINDS = ("auto", "text_dump", "pickles", "released_json", "responses")
 
 
@@ -77,6 +77,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Imports a source whole, or leaves nothing."""
   flags = build_parser().parse_args(argv)
+  paths.check_flags(
+    flags,
+    {
+      "input": _INPUT,
+      "questions": paths.INPUT_FILE,
+      "output": paths.LOCAL_STORE,
+    },
+  )
 
   from specialize_jax.cli import asked_questions
   from specialize_jax.records import store
@@ -92,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   source = importing.Importer(path, kind, problems)
   count = right = graded = 0
   with (
-    _new_directory(flags.output) as directory,
+    _new_store(flags.output) as directory,
     store.RecordWriter(directory) as writer,
   ):
     for record in _with_progress(source.records()):
@@ -132,23 +140,16 @@ def _counted(reasons: collections.Counter[str]) -> str:
 
 
 @contextlib.contextmanager
-def _new_directory(path: str) -> Iterator[pathlib.Path]:
-  """Gives a folder to write in, which takes its name when all is written."""
+def _new_store(path: str) -> Iterator[pathlib.Path]:
+  """Makes a folder to write in, which takes its name when all is written."""
   place = pathlib.Path(path)
-  if place.exists() and (not place.is_dir() or any(place.iterdir())):
+  if place.exists() and any(place.iterdir()):
     raise errors.UserError(
       f"--output={path} exists; records are kept for ever, so give another"
       " directory or remove that one yourself"
     )
-  place.parent.mkdir(parents=True, exist_ok=True)
-  scratch = tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)
-  try:
-    yield pathlib.Path(scratch)
-  except BaseException:
-    shutil.rmtree(scratch)
-    raise
-  pathlib.Path(scratch).chmod(0o755)
-  pathlib.Path(scratch).replace(place)
+  with writing.new_directory(place) as unfinished:
+    yield unfinished
 
 
 def _with_progress(

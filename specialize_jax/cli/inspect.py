@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cli import registered_tasks, teacher_records
+from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
   from specialize_jax.align import student
@@ -72,6 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise errors.UserError("--records needs --vocabulary, the student's own")
   if flags.sample < 0:
     raise errors.UserError(f"--sample={flags.sample}: expected 0 or more")
+  paths.check_flags(
+    flags,
+    {
+      "records": paths.INPUT_PATH,
+      "vocabulary": paths.INPUT_FILE,
+      "html": paths.OUTPUT_FILE,
+    },
+  )
+
   from specialize_jax.files import writing
   from specialize_jax.reports import sample_view
 

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Sequence
 
 from specialize_jax import errors
+from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
   from specialize_jax.tpu import job_set, launch, tpu_vm
@@ -319,6 +320,7 @@ def _on_gke(
     service_account=flags.service_account,
   )
   if flags.manifest is not None:
+    paths.check("--manifest", flags.manifest, paths.OUTPUT_FILE)
     _write_manifest(flags.manifest, run, _required(arguments))
   makers = {
     "create": lambda: run.create(_required(arguments)),

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import specialize_jax
 from specialize_jax import errors
 from specialize_jax.cli import devices
+from specialize_jax.files import paths, writing
 
 # In the order of the whole way, from a teacher to a report.
 COMMANDS = {
@@ -56,12 +57,16 @@ def run(command: str, argv: Sequence[str]) -> int:
     The exit status.
   """
   _quiet_libraries()
+  writing.survive_any_text()
   module = importlib.import_module(f"specialize_jax.cli.{command}")
   try:
     return module.main(list(argv))
   except errors.UserError as error:
     message = " ".join(str(error).split())
-  except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+  except OSError as error:
+    if not paths.is_mendable(error):
+      devices.leave_others(1, error)
+      raise
     # Only files that the user named reach here: the rooms turn the others
     # into their own errors.
     message = f"{error.filename}: {error.strerror}"
@@ -69,8 +74,10 @@ def run(command: str, argv: Sequence[str]) -> int:
     print(f"specialize {command}: interrupted", file=sys.stderr)
     return 130
   except Exception as error:
-    devices.leave_others(1, error)
-    raise
+    message = paths.bucket_reason(error)
+    if message is None:
+      devices.leave_others(1, error)
+      raise
   print(f"specialize {command}: error: {message}", file=sys.stderr)
   devices.leave_others(2, errors.UserError(message))
   return 2

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cli import gin_files, registered_tasks
+from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
   from specialize_jax.t5 import config as t5_config
@@ -128,6 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Prints the table, the best mesh first, and writes what was asked for."""
   flags, bindings = gin_files.parse(
     build_parser(), sys.argv[1:] if argv is None else argv
+  )
+  paths.check_flags(
+    flags,
+    {
+      "output": paths.OUTPUT_FILE,
+      "figure": paths.OUTPUT_FILE,
+    },
   )
   if flags.figure and not flags.figure.endswith(_FIGURES):
     raise errors.UserError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import pathlib
 import sys
 import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cli import registered_tasks, teacher_records
+from specialize_jax.files import paths
 
 DATASETS = ("gsm8k_teacher", "mini_gsm_teacher")
 BENCHMARKS = ("gsm8k", "multiarith", "asdiv", "svamp", "bbh")
@@ -23,6 +23,8 @@ _EXAMPLE = """example (records and questions as `specialize demo` leaves them):
     --report=prepare.json
   specialize prepare --dataset_name=svamp --data_dir=tfds
 """
+
+_MANUAL = paths.INPUT_DIRECTORY.local("TFDS reads these files from a disk")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -90,6 +92,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Filters, aligns and writes; the dataset appears whole or not at all."""
   flags = build_parser().parse_args(argv)
+  paths.check_flags(
+    flags,
+    {
+      "records": paths.INPUT_PATH,
+      "vocabulary": paths.INPUT_FILE,
+      "questions": paths.INPUT_FILE,
+      "manual_dir": _MANUAL,
+      "data_dir": paths.OUTPUT_DIRECTORY,
+      "report": paths.OUTPUT_FILE,
+    },
+  )
   if flags.dataset_name in BENCHMARKS:
     return _prepare_benchmark(flags)
   _check_teacher_flags(flags)
@@ -160,10 +173,6 @@ def _check_teacher_flags(flags: argparse.Namespace) -> None:
         f"--{name} is missing: --dataset_name={flags.dataset_name} is made of"
         " a teacher's records and a student's vocabulary"
       )
-  if flags.report is not None and pathlib.Path(flags.report).is_dir():
-    raise errors.UserError(
-      f"--report={flags.report} is a directory; give a file's name"
-    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from specialize_jax.files import paths
+
+_DATA = paths.INPUT_DIRECTORY.local(
+  "the tasks read their files from a local disk; copy them to every host"
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds where files lie, as every command that reads tasks has it."""
@@ -34,7 +40,16 @@ def register(data_dir: str | None, tfds_data_dir: str | None) -> None:
   Args:
     data_dir: as `--data_dir` was given.
     tfds_data_dir: as `--tfds_data_dir` was given.
+
+  Raises:
+    UserError: one of them cannot be read.
   """
+  for name, given, kind in (
+    ("--data_dir", data_dir, _DATA),
+    ("--tfds_data_dir", tfds_data_dir, paths.INPUT_DIRECTORY),
+  ):
+    if given is not None:
+      paths.check(name, given, kind)
   # tfds warns of its own deprecated property, once for each feature.
   logging.getLogger("absl").addFilter(
     lambda record: "FeatureConnector.dtype" not in record.getMessage()

@@ -1,8 +1,9 @@
 """`specialize report`: tables, figures and a page from written results."""
 
 import argparse
-import pathlib
 from collections.abc import Sequence
+
+from specialize_jax.files import paths
 
 _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
   specialize report --results_dir=demo_output --output=report.html
@@ -29,20 +30,17 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--output",
-    default="",
     metavar="FILE.html",
     help="the page (default: DIR/report.html)",
   )
   parser.add_argument(
     "--figures_dir",
-    default="",
     metavar="DIR",
     help="also write each figure as an SVG and a PNG file, and the main table "
     "as table.md, to this directory",
   )
   parser.add_argument(
     "--markdown",
-    default="",
     metavar="FILE.md",
     help="also write the whole report as Markdown, its figures as PNG and SVG "
     "in FILE_figures/",
@@ -53,6 +51,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Builds the page, prints the main table and where the page is."""
   flags = build_parser().parse_args(argv)
+  paths.check_flags(
+    flags,
+    {
+      "results_dir": paths.INPUT_DIRECTORY,
+      "output": paths.OUTPUT_FILE,
+      "figures_dir": paths.OUTPUT_DIRECTORY,
+      "markdown": paths.OUTPUT_FILE,
+    },
+  )
+
+  from etils import epath
 
   from specialize_jax.files import writing
   from specialize_jax.reports import blocks, markdown, page, tables
@@ -60,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from specialize_jax.study import findings_page
 
   results = results_lib.load(flags.results_dir)
-  output = pathlib.Path(flags.output or results.directory / "report.html")
+  output = flags.output or results.directory / "report.html"
   more = (
     findings_page.sections(results.study, title_prefix="Study: ")
     if results.study
@@ -69,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   report = page.document(results, more)
   writing.write_text(output, page.render(report))
   if flags.figures_dir:
-    figures_dir = pathlib.Path(flags.figures_dir)
+    figures_dir = epath.Path(flags.figures_dir)
     markdown.write_figures(blocks.figures(report.sections), figures_dir)
     writing.write_text(figures_dir / "table.md", tables.markdown(results))
   if flags.markdown:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.files import paths
 
 _EXAMPLE = """example:
   echo '{"prediction": "So the answer is 1,200.", "target": "1200"}' \\
@@ -69,6 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Grades a file."""
   flags = build_parser().parse_args(argv)
+  paths.check_flags(
+    flags,
+    {
+      "inputs": paths.INPUT_FILE,
+      "output": paths.OUTPUT_FILE,
+    },
+  )
 
   from specialize_jax.evaluation import benchmarks, metrics, row_fields
   from specialize_jax.files import reading, writing

@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from specialize_jax.cli import devices, gin_files, registered_tasks
+from specialize_jax.files import paths
 
 _EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
   specialize select --model_dir=demo_output/specialize
@@ -52,7 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--output",
-    default="",
     metavar="FILE.json",
     help="where the choice is written (default: DIR/selection.json)",
   )
@@ -99,6 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Selects, shows the ranking and writes the choice."""
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
+  paths.check_flags(
+    flags,
+    {
+      "model_dir": paths.INPUT_DIRECTORY,
+      "output": paths.OUTPUT_FILE,
+    },
+  )
   out_of_distribution = [
     task.strip() for task in flags.out_of_distribution.split(",") if task
   ]
@@ -161,10 +167,12 @@ def _tell(
   chosen: object, test: object, best: object, flags: argparse.Namespace
 ) -> None:
   """Writes the choice down, and prints it."""
+  from etils import epath
+
   from specialize_jax.files import writing
   from specialize_jax.reports import tables
 
-  model_dir = pathlib.Path(flags.model_dir)
+  model_dir = epath.Path(flags.model_dir)
   output = flags.output or model_dir / "selection.json"
   writing.write_json(output, {**chosen.as_json(), "test": test})
   print(tables.selection(chosen))

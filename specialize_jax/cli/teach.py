@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterator, Sequence
 
 from specialize_jax import errors
+from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
   from specialize_jax.records import store
@@ -221,6 +222,13 @@ def _not_negative(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
   """Samples until the store has what is asked for or a limit is reached."""
   flags = build_parser().parse_args(argv)
+  paths.check_flags(
+    flags,
+    {
+      "questions": paths.INPUT_FILE,
+      "output": paths.LOCAL_STORE,
+    },
+  )
   limits_of_store = _limits(flags)
 
   from specialize_jax.cli import sampling_progress
@@ -358,8 +366,6 @@ def _opened_store(
   from specialize_jax.records import store
 
   place = pathlib.Path(directory)
-  if place.exists() and not place.is_dir():
-    raise errors.UserError(f"--output={directory} is a file; give a directory")
   is_new = not place.exists()
   kept_prompt = place / f"prompt-{prompt.fingerprint}.txt"
   try:

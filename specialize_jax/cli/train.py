@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from specialize_jax.runs import experiment
 
   with gin_files.loaded(flags, bindings) as config_text:
+    gin_files.check_paths()
     configured = gin_files.configured(experiment.Experiment)()
   if flags.profile_steps is not None:
     profiled = dataclasses.replace(

@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 
 from specialize_jax import errors
 from specialize_jax.data import benchmarks, big_bench_hard, questions
+from specialize_jax.files import reading
 
 ADDRESS = "https://raw.githubusercontent.com/"
 
@@ -136,7 +137,7 @@ class Bbh(_Benchmark):
     task = self.builder_config.name
     rows_path, prompt_path = big_bench_hard.paths(task)
     paths = locate([rows_path, prompt_path], dl_manager)
-    prompt = pathlib.Path(paths[prompt_path]).read_text(encoding="utf-8")
+    prompt = reading.read_text(paths[prompt_path])
     big_bench_hard.parse_prompt(prompt, paths[prompt_path])
     self.info.metadata[big_bench_hard.PROMPT] = prompt
     rows = big_bench_hard.read_questions(paths[rows_path], task)

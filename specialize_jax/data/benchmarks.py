@@ -6,18 +6,18 @@ file; the others are never trained on, so validation and test share theirs.
 """
 
 import dataclasses
-import json
 import math
-import pathlib
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.data import questions, sources, splits
+from specialize_jax.files import reading
 
 Question = questions.Question
 
@@ -120,7 +120,7 @@ def built(
   """Opens a built TFDS dataset; None as for `built_questions`."""
   if any(sources.exists(path) for path in beside):
     return None
-  folder = pathlib.Path(sources.tfds_dir()) / name / BUILT_VERSION
+  folder = epath.Path(sources.tfds_dir()) / name / BUILT_VERSION
   if not (folder / "dataset_info.json").is_file():
     return None
   return tfds.builder_from_directory(folder)
@@ -300,11 +300,7 @@ def _last_sentence(answer: str) -> str:
 
 def _read_json(path: str, keys: tuple[str, ...]) -> list[Mapping]:
   """Reads a JSON list of objects that have `keys`."""
-  with open(path, encoding="utf-8") as file:
-    try:
-      rows = json.load(file)
-    except json.JSONDecodeError as error:
-      raise errors.UserError(f"{path}: not JSON: {error}") from error
+  rows = reading.read_json(path)
   if not isinstance(rows, list) or not all(
     isinstance(row, dict) and set(keys) <= set(row) for row in rows
   ):

@@ -7,8 +7,6 @@ training on it, and a rule.
 """
 
 import dataclasses
-import json
-import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -16,6 +14,7 @@ from typing import Literal
 from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.data import benchmarks, questions, sources, splits
+from specialize_jax.files import reading
 
 Rule = Literal["chain_of_thought", "answer_only", "answer_only_paper_code"]
 
@@ -49,7 +48,7 @@ def read_prompt(path: str) -> Prompt:
   Raises:
     UserError: the file has no demonstration, or one without a final answer.
   """
-  return parse_prompt(pathlib.Path(path).read_text(encoding="utf-8"), path)
+  return parse_prompt(reading.read_text(path), path)
 
 
 def parse_prompt(text: str, path: str) -> Prompt:
@@ -177,7 +176,7 @@ def _read_task(task: str) -> tuple[list[questions.Question], str, str]:
     rows = benchmarks.built_questions(name, "test", beside=paths(task))
     return rows, built.info.metadata[PROMPT], str(built.data_dir)
   rows_path, prompt_path = map(sources.find, paths(task))
-  text = pathlib.Path(prompt_path).read_text(encoding="utf-8")
+  text = reading.read_text(prompt_path)
   return read_questions(rows_path, task), text, prompt_path
 
 
@@ -202,20 +201,19 @@ def read_questions(path: str, task: str) -> list[questions.Question]:
   Raises:
     UserError: the file is not such JSON.
   """
-  with open(path, encoding="utf-8") as file:
-    try:
-      rows = json.load(file)["examples"]
-      return [
-        questions.Question(
-          question_id=f"bbh/{task}/{number}",
-          question=row["input"].strip(),
-          rationale="",
-          answer=row["target"].strip(),
-        )
-        for number, row in enumerate(rows)
-      ]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-      raise errors.UserError(
-        f"{path}: expected JSON with 'examples' of 'input' and 'target', got"
-        f" {type(error).__name__}: {error}"
-      ) from error
+  content = reading.read_json(path)
+  try:
+    return [
+      questions.Question(
+        question_id=f"bbh/{task}/{number}",
+        question=row["input"].strip(),
+        rationale="",
+        answer=row["target"].strip(),
+      )
+      for number, row in enumerate(content["examples"])
+    ]
+  except (KeyError, TypeError, AttributeError) as error:
+    raise errors.UserError(
+      f"{path}: expected JSON with 'examples' of 'input' and 'target', got"
+      f" {type(error).__name__}: {error}"
+    ) from error

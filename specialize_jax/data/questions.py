@@ -6,12 +6,12 @@ none) and the bare `answer`.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
+from specialize_jax.files import reading
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,24 +52,14 @@ def read_json_lines(
     UserError: a line is not such an object; names the line.
   """
   rows = []
-  with open(path, encoding="utf-8") as lines:
-    for number, line in enumerate(lines, start=1):
-      if not line.strip():
-        continue
-      try:
-        row = json.loads(line)
-      except json.JSONDecodeError as error:
-        raise errors.UserError(
-          f"{path}, line {number}: expected a JSON object, got"
-          f" {line.strip()[:60]!r}"
-        ) from error
-      missing = [k for k in keys if not isinstance(row, dict) or k not in row]
-      if missing:
-        raise errors.UserError(
-          f"{path}, line {number}: expected a JSON object with"
-          f" {', '.join(map(repr, keys))}, missing {', '.join(missing)}"
-        )
-      rows.append(row)
+  for number, row in reading.read_numbered_rows(path):
+    missing = [key for key in keys if key not in row]
+    if missing:
+      raise errors.UserError(
+        f"{path}, line {number}: expected a JSON object with"
+        f" {', '.join(map(repr, keys))}, missing {', '.join(missing)}"
+      )
+    rows.append(row)
   return rows
 
 

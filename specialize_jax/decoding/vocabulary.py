@@ -9,14 +9,15 @@ embedding) are left out of texts.
 import functools
 import hashlib
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
 import sentencepiece
 import tokenizers
+from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.files import reading
 from specialize_jax.t5 import config as t5_config
 
 WORD_START = "\u2581"  # both kinds write a space so
@@ -118,7 +119,7 @@ def from_file(path: str | os.PathLike[str]) -> Vocabulary:
   Raises:
     UserError: nothing lies at `path`, or it is no vocabulary.
   """
-  file = pathlib.Path(path)
+  file = epath.Path(path)
   if not file.is_file():
     raise errors.UserError(
       f"vocabulary {path} does not exist: give the model's SentencePiece "
@@ -126,7 +127,7 @@ def from_file(path: str | os.PathLike[str]) -> Vocabulary:
     )
   try:
     if file.suffix == ".json":
-      return TokenizerJson(file.read_text(encoding="utf-8"))
+      return TokenizerJson(reading.read_text(file))
     return SentencePiece(file.read_bytes())
   except Exception as error:  # `tokenizers` raises nothing narrower
     raise errors.UserError(
@@ -135,9 +136,9 @@ def from_file(path: str | os.PathLike[str]) -> Vocabulary:
     ) from error
 
 
-def beside(folder: str | os.PathLike[str]) -> pathlib.Path | None:
+def beside(folder: str | os.PathLike[str]) -> epath.Path | None:
   """Finds a checkpoint folder's own vocabulary file; None if it has none."""
-  files = [pathlib.Path(folder) / name for name in _FILES]
+  files = [epath.Path(folder) / name for name in _FILES]
   return next((file for file in files if file.is_file()), None)
 
 

@@ -9,7 +9,7 @@ and every call shares a handful of compiled programs.
 import contextlib
 import difflib
 import math
-import pathlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -19,11 +19,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 from absl import logging
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.decoding import generator, requests
 from specialize_jax.evaluation import kept_outputs, metrics
-from specialize_jax.files import writing
+from specialize_jax.files import paths, writing
 from specialize_jax.t5 import network
 
 # How many batches may wait on the device while the host reads earlier ones: a
@@ -48,7 +49,7 @@ class Evaluator:
     batch_size: int = 64,
     max_new_tokens: int = 256,
     num_examples: int | None = None,
-    output_dir: str | pathlib.Path | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
   ) -> None:
     """Reads and tokenises the examples of every task.
 
@@ -77,7 +78,7 @@ class Evaluator:
     self.task_names = [task.name for task in tasks]
     self._batch_size = batch_size
     self._max_new_tokens = max_new_tokens
-    self._output_dir = pathlib.Path(output_dir) if output_dir else None
+    self._output_dir = epath.Path(output_dir) if output_dir else None
     self._generator = generator.Generator(
       model,
       requests.Settings(max_new_tokens=max_new_tokens),
@@ -110,8 +111,9 @@ class Evaluator:
       params: the network's parameters, on one device or sharded.
       step: the step they are of; names the directory of the predictions.
       checkpoint: tells these parameters from all others. If given, outputs
-        are kept as they come, and an evaluation of the same that was killed
-        goes on; see `kept_outputs`.
+        are kept as they come (on a local disk: an object in a bucket cannot
+        grow), and an evaluation of the same that was killed goes on; see
+        `kept_outputs`.
 
     Returns:
       "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task,
@@ -167,7 +169,12 @@ class Evaluator:
     """Opens what the model said to a task's examples."""
     examples = self._examples[name]
     path = None
-    if checkpoint is not None and self._output_dir is not None:
+    # Rows that are appended as they come need a local disk: no object grows.
+    if (
+      checkpoint is not None
+      and self._output_dir is not None
+      and not paths.is_in_bucket(self._output_dir)
+    ):
       path = self._output_dir / str(step) / f"{name}.outputs.jsonl"
     kept = kept_outputs.KeptOutputs(
       path,
@@ -227,7 +234,7 @@ class _PredictionLogger(seqio.Logger):
     rows = prediction_rows(
       task, tfds.as_numpy(dataset), inferences["prediction"], targets
     )
-    path = pathlib.Path(self.output_dir) / str(step) / f"{task_name}.jsonl"
+    path = epath.Path(self.output_dir) / str(step) / f"{task_name}.jsonl"
     writing.write_rows(path, rows)
 
 
@@ -237,7 +244,9 @@ def prediction_rows(
   predictions: Sequence[str],
   targets: Sequence[str],
 ) -> Iterator[dict[str, object]]:
-  """Gives the rows that are kept of a task; see `written`.
+  """Yields the rows that are kept of a task.
+
+  A grade can be looked into, and redone by another rule, without a model.
 
   Args:
     task: the task, whose first `metrics.Accuracy` grades.

@@ -7,16 +7,19 @@ line, which is passed over.
 """
 
 import json
-import pathlib
+import os
 from collections.abc import Mapping
 
+from etils import epath
+
 from specialize_jax import errors
+from specialize_jax.files import reading
 
 # Values by name, by step in rising order.
 History = Mapping[int, Mapping[str, float]]
 
 
-def read(path: str | pathlib.Path, group: str = "evaluation") -> History:
+def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
   """Gives the values of one group by step.
 
   Args:
@@ -30,13 +33,13 @@ def read(path: str | pathlib.Path, group: str = "evaluation") -> History:
     UserError: there is no such file, or a line other than an unfinished
       last one is not such a row.
   """
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   if not path.is_file():
     raise errors.UserError(
       f"there is no {path}: expected the metrics.jsonl that a training run "
       "writes into its model directory; give the directory of a run."
     )
-  *lines, rest = path.read_text(encoding="utf-8").split("\n")
+  *lines, rest = reading.read_text(path).split("\n")
   values_by_step: dict[int, dict[str, float]] = {}
   for number, line in enumerate([*lines, rest], start=1):
     if not line.strip():

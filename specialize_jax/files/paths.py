@@ -10,6 +10,7 @@ would die with the machine.
 import argparse
 import dataclasses
 import errno
+import importlib
 import os
 import pathlib
 import re
@@ -22,9 +23,10 @@ from etils import epath
 from specialize_jax import errors
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/{1,2})")
+_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _BUCKET = "gs://"
 # The first request of a bucket: with none of its answer the network is silent.
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 20.0
 _METADATA_SECONDS = 2.0
 
 MAX_NAME_BYTES = 255
@@ -40,12 +42,15 @@ class Kind:
     local_because: why it cannot be in a bucket, as half a sentence; "" where
       it can.
     suffix: what the name of a neighbour that is written with it adds.
+    or_name: whether a name on a hub may stand there, which no local path has
+      to match.
   """
 
   what: str
   is_read: bool
   local_because: str = ""
   suffix: str = ""
+  or_name: bool = False
 
   def local(self, because: str) -> "Kind":
     """Returns the kind for paths that cannot be in a bucket."""
@@ -55,8 +60,19 @@ class Kind:
 INPUT_FILE = Kind(what="file", is_read=True)
 INPUT_DIRECTORY = Kind(what="directory", is_read=True)
 INPUT_PATH = Kind(what="path", is_read=True)
+CHECKPOINT = Kind(what="path", is_read=True, or_name=True)
 OUTPUT_FILE = Kind(what="file", is_read=False)
 OUTPUT_DIRECTORY = Kind(what="directory", is_read=False)
+LOCAL_STORE = OUTPUT_DIRECTORY.local(
+  "a record store grows by appending, which no object in a bucket does"
+)
+RESUMED_FILE = dataclasses.replace(
+  OUTPUT_FILE.local(
+    "its rows are appended as they come, so that a run that was stopped goes"
+    " on, which no object in a bucket can"
+  ),
+  suffix=".progress",
+)
 
 
 def check_flags(flags: argparse.Namespace, kinds: Mapping[str, Kind]) -> None:
@@ -174,10 +190,10 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
     mode = None
   is_there = mode is not None
   is_dir = is_there and path.is_dir()
+  if kind.or_name and not is_there and _may_be_name(path):
+    return  # whoever opens it says what it could have been
   if kind.is_read and not is_there:
-    raise errors.UserError(
-      f"{shown} does not exist: expected {_a(kind.what)} to read"
-    )
+    raise errors.UserError(f"{shown} does not exist: {_expected(kind)}")
   if is_dir and kind.what == "file":
     raise errors.UserError(f"{shown} is a directory: expected a file")
   if is_there and not is_dir and kind.what == "directory":
@@ -191,6 +207,12 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
       raise errors.UserError(f"{shown} may not be read: permission denied")
     return
   _check_writable(shown, path, is_there)
+
+
+def _may_be_name(path: pathlib.Path) -> bool:
+  """Whether it may be a name on a hub, or a step where others are."""
+  is_step = path.name.isdecimal() and path.parent.is_dir()
+  return is_step or _NAME.fullmatch(str(path)) is not None
 
 
 def _check_names(shown: str, path: pathlib.Path, suffix: str) -> None:
@@ -228,8 +250,11 @@ def _may(path: str | os.PathLike[str], how: int) -> bool:
   return os.access(path, how, effective_ids=True)
 
 
-def _a(what: str) -> str:
-  return "a file or directory" if what == "path" else f"a {what}"
+def _expected(kind: Kind) -> str:
+  if kind.or_name:
+    return "expected a run's directory, a Hugging Face folder or T5X's"
+  what = "file or directory" if kind.what == "path" else kind.what
+  return f"expected a {what} to read"
 
 
 def _check_in_bucket(shown: str, given: str, kind: Kind) -> None:
@@ -246,16 +271,38 @@ def _check_in_bucket(shown: str, given: str, kind: Kind) -> None:
     raise errors.UserError(
       f"{shown} ends with a slash, as a directory does: expected a file's name"
     )
-  path = epath.Path(given)
-  is_there, is_dir = _answer(shown, lambda: (path.exists(), path.is_dir()))
+  is_there, is_dir = _answer(
+    shown, lambda: _found_in_bucket(given, f"{_BUCKET}{bucket}")
+  )
   if kind.is_read and not (is_there or is_dir):
-    raise errors.UserError(
-      f"{shown} does not exist: expected {_a(kind.what)} to read"
-    )
+    raise errors.UserError(f"{shown} does not exist: {_expected(kind)}")
   if is_dir and kind.what == "file":
     raise errors.UserError(f"{shown} is a directory: expected a file")
   if is_there and not is_dir and kind.what == "directory":
     raise errors.UserError(f"{shown} is a file: expected a directory")
+
+
+def _found_in_bucket(given: str, bucket: str) -> tuple[bool, bool]:
+  """Asks whether a path is there, and is a directory.
+
+  Raises:
+    FileNotFoundError: there is no such bucket.
+  """
+  path = epath.Path(given)
+  is_there = path.exists()
+  is_dir = path.is_dir()
+  if not is_there and not is_dir and not _may_exist(bucket):
+    raise FileNotFoundError(f"there is no bucket {bucket}")
+  return is_there, is_dir
+
+
+def _may_exist(bucket: str) -> bool:
+  try:
+    return epath.Path(bucket).is_dir()
+  except Exception as error:  # TensorFlow's classes cost its import to name
+    if type(error).__name__ == "PermissionDeniedError":
+      return True  # who may only use its objects may not ask for the bucket
+    raise
 
 
 def _answer(shown: str, ask: object) -> tuple[bool, bool]:
@@ -265,6 +312,8 @@ def _answer(shown: str, ask: object) -> tuple[bool, bool]:
   it is asked on a thread that may be left behind.
   """
   has_credentials = _prepare_credentials()
+  # Its import takes seconds, which are not the bucket's.
+  importlib.import_module("tensorflow")
   answers, failures = [], []
 
   def run() -> None:
@@ -288,6 +337,8 @@ def _answer(shown: str, ask: object) -> tuple[bool, bool]:
     raise errors.UserError(
       f"{shown}: the bucket has not answered for {_PATIENCE_SECONDS:g} s{hint}"
     )
+  if isinstance(failures[0], FileNotFoundError):
+    raise errors.UserError(f"{shown}: {failures[0]}{hint}") from failures[0]
   reason = bucket_reason(failures[0])
   if reason is None:
     raise failures[0]

@@ -7,6 +7,7 @@ whatever stood for them would be learned, or graded, as if it had been there.
 
 import json
 import os
+from collections.abc import Iterator
 
 import orjson
 from etils import epath
@@ -27,6 +28,23 @@ def read_text(path: Path) -> str:
       the line.
   """
   return decode(read_bytes(path), path).replace("\r\n", "\n")
+
+
+def lines(path: Path) -> Iterator[str]:
+  r"""Yields a large text file's lines, each with its `\n`: no other ends one.
+
+  Raises:
+    UserError: a line is not UTF-8; the message names it.
+  """
+  with open(path, "rb") as stream:
+    for number, line in enumerate(stream, start=1):
+      try:
+        text = line.decode("utf-8")
+      except UnicodeDecodeError as error:
+        raise _not_utf8(path, number, line, error.start) from error
+      if number == 1:
+        text = text.removeprefix(_MARK)
+      yield text.removesuffix("\r\n") + "\n" if text.endswith("\r\n") else text
 
 
 def read_json(path: Path) -> object:
@@ -132,11 +150,17 @@ def decode(content: bytes, path: Path) -> str:
   except UnicodeDecodeError as error:
     line_start = content.rfind(b"\n", 0, error.start) + 1
     number = content.count(b"\n", 0, error.start) + 1
-    raise errors.UserError(
-      f"{path}, line {number} is not UTF-8: byte {content[error.start]:#04x} at"
-      f" byte {error.start - line_start + 1} of the line; save the file as"
-      " UTF-8"
-    ) from error
+    line = content[line_start:]
+    raise _not_utf8(path, number, line, error.start - line_start) from error
+
+
+def _not_utf8(
+  path: Path, number: int, line: bytes, start: int
+) -> errors.UserError:
+  return errors.UserError(
+    f"{path}, line {number} is not UTF-8: byte {line[start]:#04x} at byte"
+    f" {start + 1} of the line; save the file as UTF-8"
+  )
 
 
 def read_bytes(path: Path) -> bytes:

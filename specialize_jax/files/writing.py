@@ -16,8 +16,10 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
@@ -69,6 +71,45 @@ def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
     os.replace(unfinished, path)
   except BaseException:
     os.unlink(unfinished)
+    raise
+
+
+def appended(path: Path) -> typing.TextIO:
+  """Opens a UTF-8 file to add to it; what is flushed survives the process.
+
+  An object in a bucket cannot grow: each flush uploads it whole.
+  """
+  if not paths.is_in_bucket(path):
+    return open(path, "a", encoding="utf-8")
+  # `epath` has no stream that outlives a `with`.
+  import tensorflow as tf
+
+  return tf.io.gfile.GFile(os.fspath(path), "a")
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[pathlib.Path]:
+  """Makes a local directory that takes its name when the block ends well.
+
+  Args:
+    path: where to; nothing, or an empty directory, lies there.
+
+  Yields:
+    The directory to write in, beside its place.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = pathlib.Path(
+    tempfile.mkdtemp(
+      prefix=".", suffix=_unfinished_suffix(path.name), dir=path.parent
+    )
+  )
+  try:
+    yield unfinished
+    unfinished.chmod(0o777 & ~_umask())
+    unfinished.replace(path)
+  except BaseException:
+    shutil.rmtree(unfinished)
     raise
 
 

@@ -9,12 +9,11 @@ itself reads the lines one by one and says which and why.
 import base64
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import orjson
 
+from specialize_jax.files import reading
 from specialize_jax.records import schema
 
 _NUMBERS = {float, int, type(None)}
@@ -84,7 +83,7 @@ def parse(line: Line) -> Row:
     UserError: it is not a record, or one of a newer schema.
   """
   try:
-    row = _loads(line.text)
+    row = reading.loads(line.text)
     if row["v"] != schema.SCHEMA_VERSION:
       raise ValueError(row["v"])
     schema.check_fields(row)
@@ -102,13 +101,6 @@ def parse(line: Line) -> Row:
     verdicts=row["verdicts"],
   )
   return Row(line=line, head=head, text=row["text"], steps=row["steps"])
-
-
-def _loads(line: str) -> Mapping:
-  try:
-    return orjson.loads(line)
-  except orjson.JSONDecodeError:  # it takes no lone surrogate; json does
-    return json.loads(line)
 
 
 class StepCollector:

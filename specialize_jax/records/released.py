@@ -7,12 +7,12 @@ FlanT5-CoT-Specialization: notebooks/dev_align_codex_to_flan_t5_dtw.ipynb,
 `transform_step_probs`).
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.files import reading
 from specialize_jax.records import schema
 
 _PROMPT_TAIL = (" step", "\n")
@@ -27,10 +27,7 @@ def read(file: pathlib.Path) -> Iterator[schema.TeacherRecord]:
   Raises:
     UserError: the file is not JSON, or an entry is not such a sample.
   """
-  try:
-    entries = json.loads(file.read_bytes())
-  except ValueError as error:
-    raise errors.UserError(f"{file} is not whole JSON: {error}") from error
+  entries = reading.read_json(file)
   for index, entry in enumerate(entries):
     where = f"{file}, entry {index}"
     try:

@@ -20,6 +20,7 @@ it, not the tree above them. What a database would add is small, and here:
 - versions: each line carries its schema's.
 """
 
+import codecs
 import errno
 import fcntl
 import json
@@ -29,6 +30,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from typing import BinaryIO, Self
+
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.records import columnar, released, schema
@@ -57,7 +60,7 @@ def read_records(
     UserError: nothing lies at `path`, or it is something else, or its last
       line is cut short, or a record is not whole.
   """
-  file = records_file(pathlib.Path(path))
+  file = records_file(epath.Path(path))
   if is_released(file):
     yield from released.read(file)
   else:
@@ -74,7 +77,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[columnar.Line]:
   Raises:
     UserError: as `read_records`, except that no line is looked into.
   """
-  file = records_file(pathlib.Path(path))
+  file = records_file(epath.Path(path))
   if is_released(file):
     for number, record in enumerate(released.read(file)):
       yield columnar.to_line(record, f"{file}, entry {number}")
@@ -92,12 +95,12 @@ def read_heads(path: str | os.PathLike[str]) -> Iterator[schema.RecordHead]:
   Raises:
     UserError: as `read_records`, except that steps are not looked at.
   """
-  file = records_file(pathlib.Path(path))
+  file = records_file(epath.Path(path))
   for where, line in _lines(file):
     yield schema.head_from_json_line(line, where)
 
 
-def records_file(path: pathlib.Path) -> pathlib.Path:
+def records_file(path: epath.Path) -> epath.Path:
   """Finds the file of a store.
 
   Raises:
@@ -119,23 +122,25 @@ def records_file(path: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def is_released(file: pathlib.Path) -> bool:
+def is_released(file: epath.Path) -> bool:
   """Tells the paper's released JSON list from a store's lines."""
   return _first_character(file) == "["
 
 
-def _first_character(file: pathlib.Path) -> str:
+def _first_character(file: epath.Path) -> str:
   with file.open("rb") as stream:
     for line in stream:
-      if line.strip():
-        return chr(line.strip()[0])
+      text = line.removeprefix(codecs.BOM_UTF8).strip()
+      if text:
+        return chr(text[0])
   return ""
 
 
-def _lines(file: pathlib.Path) -> Iterator[tuple[str, str]]:
+def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
   """Gives each line with the words that name it in an error."""
   with file.open("rb") as stream:
-    for number, line in enumerate(stream, start=1):
+    for number, stored in enumerate(stream, start=1):
+      line = stored.removeprefix(codecs.BOM_UTF8)  # an editor on Windows
       where = f"{file}, line {number}"
       if not line.endswith(b"\n") and not _is_json(line):
         raise errors.UserError(

@@ -1,20 +1,22 @@
 """A report as Markdown, its figures as files beside it."""
 
-import pathlib
+import os
 from collections.abc import Mapping
+
+from etils import epath
 
 from specialize_jax.files import writing
 from specialize_jax.reports import blocks, drawing
 
 
-def write(report: blocks.Document, path: str | pathlib.Path) -> None:
+def write(report: blocks.Document, path: str | os.PathLike[str]) -> None:
   """Writes a report, and its figures as PNG and SVG.
 
   Args:
     report: what to write.
     path: of the Markdown; figures go to `NAME_figures/` beside `NAME.md`.
   """
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   folder = path.with_name(f"{path.stem}_figures")
   write_figures(blocks.figures(report.sections), folder)
   writing.write_text(path, render(report, f"{folder.name}/{{name}}.png"))
@@ -38,10 +40,10 @@ def render(report: blocks.Document, figure_path: str) -> str:
 
 
 def write_figures(
-  drawn: Mapping[str, drawing.Drawing], folder: str | pathlib.Path
+  drawn: Mapping[str, drawing.Drawing], folder: str | os.PathLike[str]
 ) -> None:
   """Writes each figure as `NAME.svg` and `NAME.png`."""
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   for name, one in drawn.items():
     writing.write_text(folder / f"{name}.svg", one.svg())
     writing.write_bytes(folder / f"{name}.png", one.png())

@@ -2,9 +2,9 @@
 
 import io
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
+from etils import epath
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from rich import console as rich_console
@@ -84,7 +84,7 @@ def write_figure(
   Raises:
     UserError: the ending is neither.
   """
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   if path.suffix not in FIGURE_KINDS:
     raise errors.UserError(
       f"--figure={path}: expected a name that ends in .png or .svg."
@@ -95,11 +95,7 @@ def write_figure(
     figure.savefig(
       buffer, format=path.suffix[1:], dpi=150, metadata=_metadata(path.suffix)
     )
-  if path.suffix == ".svg":
-    writing.write_text(path, buffer.getvalue().decode())
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(buffer.getvalue())
+  writing.write_bytes(path, buffer.getvalue())
 
 
 def _metadata(suffix: str) -> Mapping[str, str | None]:

@@ -19,9 +19,10 @@ there and cannot be read is an error, since half a report misleads.
 """
 
 import dataclasses
-import json
-import pathlib
+import os
 from collections.abc import Mapping, Sequence
+
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.evaluation import history as history_lib
@@ -54,7 +55,7 @@ class Results:
     predictions: `{"before" | "after": {task: rows}}`.
   """
 
-  directory: pathlib.Path
+  directory: epath.Path
   before: Mapping[str, Mapping[str, float]]
   after: Mapping[str, Mapping[str, float]]
   in_distribution: str | None
@@ -73,7 +74,7 @@ class Results:
   predictions: Mapping[str, Mapping[str, Sequence[Json]]]
 
 
-def load(directory: str | pathlib.Path) -> Results:
+def load(directory: str | os.PathLike[str]) -> Results:
   """Reads a results directory.
 
   Args:
@@ -86,7 +87,7 @@ def load(directory: str | pathlib.Path) -> Results:
     UserError: it is no directory, holds none of the files, or one of them
       cannot be read.
   """
-  directory = pathlib.Path(directory)
+  directory = epath.Path(directory)
   if not directory.is_dir():
     raise errors.UserError(
       f"results_dir {str(directory)!r} is not a directory: expected one that "
@@ -151,15 +152,10 @@ def mean_curve(
   return steps, [sum(c[s] for c in curves) / len(curves) for s in steps]
 
 
-def _read_json(path: pathlib.Path) -> Json | None:
+def _read_json(path: epath.Path) -> Json | None:
   if not path.is_file():
     return None
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise errors.UserError(
-      f"{path} is not JSON ({error}): remove it, or run again what wrote it."
-    ) from error
+  value = reading.read_json(path)
   if not isinstance(value, dict):
     raise errors.UserError(
       f"{path} is not a JSON object: got a {type(value).__name__}."
@@ -168,13 +164,13 @@ def _read_json(path: pathlib.Path) -> Json | None:
 
 
 def _read_history(
-  directory: pathlib.Path, run: str, group: str
+  directory: epath.Path, run: str, group: str
 ) -> history_lib.History:
   path = directory / run / "metrics.jsonl"
   return history_lib.read(path, group) if path.is_file() else {}
 
 
-def _read_alignment(path: pathlib.Path) -> Mapping[str, Json]:
+def _read_alignment(path: epath.Path) -> Mapping[str, Json]:
   """One coverage report, or several by name."""
   report = _read_json(path)
   if not report:
@@ -189,15 +185,14 @@ def _read_alignment(path: pathlib.Path) -> Mapping[str, Json]:
 
 
 def _read_predictions(
-  directory: pathlib.Path, tasks: set[str]
+  directory: epath.Path, tasks: set[str]
 ) -> Mapping[str, Sequence[Json]]:
   """The rows of each task, from wherever below the directory."""
-  found = {}
-  for task in sorted(tasks):
-    paths = sorted(directory.rglob(f"{task}.jsonl"))
-    if paths:
-      found[task] = reading.read_rows(paths[-1])
-  return found
+  last = {}
+  for folder, _, names in sorted(directory.walk()):
+    for task in tasks & {name.removesuffix(".jsonl") for name in names}:
+      last[task] = folder / f"{task}.jsonl"
+  return {task: reading.read_rows(last[task]) for task in sorted(last)}
 
 
 def _check_some_file(results: Results, numbers: Json) -> None:

@@ -4,7 +4,7 @@ What is known of a run's steps is in two places: the run's own metrics.jsonl,
 and MODEL_DIR/selection, where `selecting` evaluates checkpoints.
 """
 
-import pathlib
+import os
 from collections.abc import Sequence
 
 import jax
@@ -23,7 +23,7 @@ CANDIDATE = f"{DIRECTORY}/candidate"
 
 def choose(
   values: history.History,
-  model_dir: str | pathlib.Path,
+  model_dir: str | os.PathLike[str],
   out_of_distribution: Sequence[str] = (),
   in_distribution: str | None = None,
 ) -> selection.Selection:
@@ -59,13 +59,13 @@ def choose(
   )
 
 
-def evaluated(model_dir: str | pathlib.Path) -> history.History:
+def evaluated(model_dir: str | os.PathLike[str]) -> history.History:
   """Gives what is known of a run's steps: its own values, and those made here.
 
   Raises:
     UserError: the run has neither.
   """
-  model_dir = pathlib.Path(model_dir)
+  model_dir = epath.Path(model_dir)
   made = {
     step: values
     for path in sorted(
@@ -79,7 +79,7 @@ def evaluated(model_dir: str | pathlib.Path) -> history.History:
 
 
 def place(
-  model_dir: str | pathlib.Path, chosen: selection.Selection
+  model_dir: str | os.PathLike[str], chosen: selection.Selection
 ) -> epath.Path | None:
   """Puts the chosen step, and the other rule's, in their places.
 
@@ -99,14 +99,14 @@ def place(
   return best.place(model_dir, chosen.step)
 
 
-def steps_of(model_dir: str | pathlib.Path) -> list[int]:
+def steps_of(model_dir: str | os.PathLike[str]) -> list[int]:
   """Gives the steps of a run whose checkpoints are there, oldest first."""
   directory = epath.Path(model_dir) / "checkpoints"
   with managers.CheckpointManager(directory, keep=None) as manager:
     return manager.all_steps()
 
 
-def is_over(model_dir: str | pathlib.Path) -> bool:
+def is_over(model_dir: str | os.PathLike[str]) -> bool:
   """Whether the newest checkpoint is the run's last."""
   directory = epath.Path(model_dir) / "checkpoints"
   with managers.CheckpointManager(directory, keep=None) as manager:

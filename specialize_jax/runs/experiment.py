@@ -9,10 +9,10 @@ evaluators meet.
 import contextlib
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
+from etils import epath
 
 import specialize_jax
 from specialize_jax import errors, revision
@@ -88,7 +88,9 @@ class Evaluation:
     )
 
   def evaluator(
-    self, model: network.EncoderDecoder, output_dir: pathlib.Path | str | None
+    self,
+    model: network.EncoderDecoder,
+    output_dir: str | os.PathLike[str] | None,
   ) -> evaluator.Evaluator:
     """Reads the examples; the result is called with `(params, step)`."""
     fields = {
@@ -222,10 +224,10 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
 
 
 def evaluate_checkpoint(
-  checkpoint_path: str | pathlib.Path,
+  checkpoint_path: str | os.PathLike[str],
   *,
   evaluations: Sequence[Evaluation],
-  output_dir: str | pathlib.Path,
+  output_dir: str | os.PathLike[str],
   mesh: MeshShape | None = None,
 ) -> dict[str, float]:
   """Evaluates a checkpoint; the network is what the checkpoint says.
@@ -262,7 +264,7 @@ def evaluate_checkpoint(
       values.update(evaluate_fn(params, step_number, checkpoint=identity))
   if jax.process_index() == 0:
     row = {"step": step_number, "group": "evaluation", "values": values}
-    writing.write_rows(pathlib.Path(output_dir) / "metrics.jsonl", [row])
+    writing.write_rows(epath.Path(output_dir) / "metrics.jsonl", [row])
   return values
 
 

@@ -13,7 +13,7 @@ in its own metrics.jsonl: those on as many questions are not made again.
 
 import dataclasses
 import json
-import pathlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,7 +108,7 @@ def test(
   other = chosen.in_distribution_step
   # In this order: where both rules agree there is one.
   places = {other: choosing.IN_DISTRIBUTION_BEST, chosen.step: best.NAME}
-  model_dir = pathlib.Path(selecting.model_dir)
+  model_dir = epath.Path(selecting.model_dir)
   if selecting.test is None or any(
     best.step_in(model_dir, name) != step for step, name in places.items()
   ):
@@ -223,7 +223,7 @@ def _barrier(name: str) -> None:
 
 def _missing(selecting: Selecting) -> list[int]:
   """The steps whose checkpoint is there and whose values are not."""
-  model_dir = pathlib.Path(selecting.model_dir)
+  model_dir = epath.Path(selecting.model_dir)
   made = {
     step
     for step in choosing.steps_of(model_dir)
@@ -248,7 +248,7 @@ def _evaluated_by_run(
 
 
 def _evaluate_step(
-  selecting: Selecting, step: int, run_dir: str | pathlib.Path | epath.Path
+  selecting: Selecting, step: int, run_dir: str | os.PathLike[str]
 ) -> None:
   start = time.monotonic()
   values = _evaluation_of(
@@ -290,10 +290,10 @@ def _evaluation_of(
   evaluation: experiment.Evaluation,
   kind: str,
   step: int,
-  run_dir: str | pathlib.Path | epath.Path,
+  run_dir: str | os.PathLike[str],
 ) -> Mapping[str, float]:
   """Evaluates a step, unless that is written down already."""
-  model_dir = pathlib.Path(selecting.model_dir)
+  model_dir = epath.Path(selecting.model_dir)
   known = _written(evaluation, model_dir, kind, step)
   if known:
     return known
@@ -313,7 +313,7 @@ def _evaluation_of(
 
 def _written(
   evaluation: experiment.Evaluation,
-  model_dir: pathlib.Path,
+  model_dir: epath.Path,
   kind: str,
   step: int,
 ) -> Mapping[str, float] | None:
@@ -322,7 +322,7 @@ def _written(
   path = directory / "made_of.json"
   if not path.is_file():
     return None
-  made_of = json.loads(path.read_text(encoding="utf-8"))
+  made_of = reading.read_json(path)
   now = _made_of(evaluation, epath.Path(model_dir) / "checkpoints" / str(step))
   if now["checkpoint"] is None:  # cleared away since
     now["checkpoint"] = made_of["checkpoint"]
@@ -343,7 +343,7 @@ def _made_of(
   }
 
 
-def _verdicts(model_dir: pathlib.Path, step: int, task: str) -> list[bool]:
+def _verdicts(model_dir: epath.Path, step: int, task: str) -> list[bool]:
   directory = model_dir / choosing.DIRECTORY / "test" / str(step) / str(step)
   rows = reading.read_rows(directory / f"{task}.jsonl")
   return [bool(row["correct"]) for row in rows]

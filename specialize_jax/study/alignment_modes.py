@@ -6,7 +6,6 @@ beside accuracies.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +16,7 @@ from scipy import stats
 from specialize_jax.align import student
 from specialize_jax.data import preparation, sources
 from specialize_jax.evaluation import intervals
-from specialize_jax.files import writing
+from specialize_jax.files import reading, writing
 from specialize_jax.mini import stories, student_tokens, world
 from specialize_jax.runs import experiment
 from specialize_jax.study import teacher_distance
@@ -112,7 +111,7 @@ def run_seed(
         comparison, mode, place, held_out, start=general, seed=seed
       )
       writing.write_json(place / _RESULT, {"target_error": error, **student_is})
-    modes[mode] = json.loads((place / _RESULT).read_text(encoding="utf-8"))
+    modes[mode] = reading.read_json(place / _RESULT)
   return modes
 
 

@@ -1,7 +1,6 @@
 """What the arms of a study wrote, read back: runs and their verdicts."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -62,7 +61,7 @@ def read(
 
 
 def _read_one(job_dir: pathlib.Path) -> ArmResult:
-  result = json.loads((job_dir / jobs.RESULT).read_text(encoding="utf-8"))
+  result = reading.read_json(job_dir / jobs.RESULT)
   metrics = job_dir / "run" / "metrics.jsonl"
   verdicts = {
     rule: {

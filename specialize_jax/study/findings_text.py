@@ -5,12 +5,12 @@ that did not come out is said so.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.evaluation import intervals
+from specialize_jax.files import reading
 from specialize_jax.reports import tables
 
 Json = Mapping[str, object]
@@ -55,10 +55,7 @@ def load(path: str | pathlib.Path) -> Json:
       f"there is no {path}: expected the study.json that `specialize demo "
       "--study` writes when it is done."
     )
-  try:
-    study = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise errors.UserError(f"{path} is not JSON ({error}).") from error
+  study = reading.read_json(path)
   if not isinstance(study, dict) or "gain_and_price" not in study:
     raise errors.UserError(f"{path} is not what a study writes.")
   return study

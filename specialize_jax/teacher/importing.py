@@ -1,5 +1,6 @@
 """Records from what others have sampled: released files, OpenAI responses."""
 
+import codecs
 import collections
 import dataclasses
 import math
@@ -34,7 +35,7 @@ def kind_of(path: pathlib.Path) -> str:
   if not path.is_file():
     raise errors.UserError(f"--input={path} does not exist")
   with path.open("rb") as stream:
-    start = stream.read(4096).lstrip()
+    start = stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
   for mark, kind in (
     (b"Question ", "text_dump"),
     (b"[", "released_json"),

@@ -10,6 +10,7 @@ import hashlib
 import pathlib
 
 from specialize_jax import errors
+from specialize_jax.files import reading
 
 PLACE = "{question}"
 
@@ -105,10 +106,7 @@ def load(name_or_path: str) -> Prompt:
       f"--prompt={name_or_path} is neither a file nor one of"
       f" {', '.join(PACKAGED)}"
     )
-  try:
-    template = path.read_text(encoding="utf-8")
-  except UnicodeDecodeError as error:
-    raise errors.UserError(f"--prompt={path} is not UTF-8: {error}") from error
+  template = reading.read_text(path)
   places = template.count(PLACE)
   if places != 1:
     raise errors.UserError(

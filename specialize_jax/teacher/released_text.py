@@ -25,6 +25,7 @@ import re
 from collections.abc import Iterator
 
 from specialize_jax import errors
+from specialize_jax.files import reading
 
 _QUESTION = re.compile(r"Question (\d+): (.*)", re.DOTALL)
 _ANSWER = "Answer: "
@@ -64,31 +65,28 @@ def read(path: pathlib.Path) -> Iterator[Sample]:
   Raises:
     UserError: a line is not where it belongs; the message names it.
   """
-  with path.open(encoding="utf-8", newline="\n") as stream:
-    lines = _Lines(path, stream)
-    while lines.skip_blank():
-      match = _QUESTION.fullmatch(lines.take())
-      if match is None:
-        raise lines.error("'Question N: ...'")
-      question_id = int(match[1])
-      question = match[2] + lines.take_until(_ANSWER)
-      answer = lines.take()[len(_ANSWER) :] + lines.take_until(
-        "Model output 0:"
+  lines = _Lines(path, reading.lines(path))
+  while lines.skip_blank():
+    match = _QUESTION.fullmatch(lines.take())
+    if match is None:
+      raise lines.error("'Question N: ...'")
+    question_id = int(match[1])
+    question = match[2] + lines.take_until(_ANSWER)
+    answer = lines.take()[len(_ANSWER) :] + lines.take_until("Model output 0:")
+    sample = 0
+    while lines.next.startswith(f"Model output {sample}:"):
+      opening = lines.take().partition(":")[2].removeprefix(" ")
+      text = opening + lines.take_until(_STEPS)
+      steps = lines.take().removeprefix(_STEPS).rstrip("\n")
+      yield Sample(
+        question_id=question_id,
+        sample=sample,
+        question=question.strip(),
+        answer=answer.strip(),
+        text=text.strip("\n"),
+        steps=list(_cut(_steps(steps, lines))),
       )
-      sample = 0
-      while lines.next.startswith(f"Model output {sample}:"):
-        opening = lines.take().partition(":")[2].removeprefix(" ")
-        text = opening + lines.take_until(_STEPS)
-        steps = lines.take().removeprefix(_STEPS).rstrip("\n")
-        yield Sample(
-          question_id=question_id,
-          sample=sample,
-          question=question.strip(),
-          answer=answer.strip(),
-          text=text.strip("\n"),
-          steps=list(_cut(_steps(steps, lines))),
-        )
-        sample += 1
+      sample += 1
 
 
 class _Lines:

@@ -9,6 +9,8 @@ from typing import Literal
 import jax
 from etils import epath
 
+from specialize_jax.files import reading, writing
+
 Group = Literal["train", "evaluation"]
 
 
@@ -81,8 +83,7 @@ class RunLog:
   def write_file(self, name: str, content: object) -> None:
     """Writes a file of JSON beside the log."""
     if self._writes:
-      text = json.dumps(content, indent=1)
-      (self.directory / name).write_text(text + "\n", encoding="utf-8")
+      writing.write_json(self.directory / name, content)
 
   def flush(self) -> None:
     """Hands TensorBoard's events to the file system too."""
@@ -104,10 +105,8 @@ def _open_after(path: epath.Path, step: int | None) -> typing.TextIO:
   """Opens a file of rows to add to it, those after a step taken out."""
   kept = [] if step is None else _rows_up_to(path, step)
   # Replaced at once, so that a kill leaves the old rows or the new ones.
-  beside = path.with_suffix(".jsonl.new")
-  beside.write_text("".join(kept), encoding="utf-8")
-  beside.replace(path)
-  return path.open("a", encoding="utf-8")
+  writing.write_text(path, "".join(kept))
+  return writing.appended(path)
 
 
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
@@ -115,6 +114,6 @@ def _rows_up_to(path: epath.Path, step: int) -> list[str]:
     return []
   return [
     line
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for line in reading.read_text(path).splitlines(keepends=True)
     if line.endswith("\n") and json.loads(line)["step"] <= step
   ]

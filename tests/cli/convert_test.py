@@ -73,7 +73,10 @@ def test_what_a_user_can_mend_is_one_sentence(folder, tmp_path, convert):
   broken = shutil.copytree(folder, tmp_path / "broken")
   (broken / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
   for flags, message in (
-    ({"checkpoint": tmp_path / "nowhere"}, "there is no checkpoint directory"),
+    (
+      {"checkpoint": tmp_path / "nowhere"},
+      "nowhere does not exist: expected a run",
+    ),
     ({"checkpoint": broken}, "model.safetensors cannot be read"),
     ({"checkpoint": folder, "output": tmp_path}, "holds something already"),
     ({"checkpoint": folder, "vocabulary": "no.model"}, "no.model does not exi"),

@@ -100,7 +100,7 @@ def test_rows_of_the_harness_count_once_whatever_the_filter(tmp_path, capsys):
   [
     (ROWS, {"task": "gms8k"}, "task 'gms8k' is unknown.*did you mean gsm8k"),
     (ROWS, {"task": "bbh/snark"}, "did you mean bbh/snarks"),
-    (ROWS, {"inputs": "absent.jsonl"}, "there is no absent.jsonl"),
+    (ROWS, {"inputs": "absent.jsonl"}, "--inputs=absent.jsonl does not exist"),
     ([], {}, "has no rows"),
     ([{"prediction": "1"}], {}, "row 1 has no text under 'target'"),
     ([{"target": "1"}], {}, "row 1 has no text under 'prediction'"),

@@ -349,5 +349,7 @@ def test_a_key_that_no_header_can_carry_is_refused_unseen(teach, monkeypatch):
 
 def test_an_output_that_is_a_file_is_refused(teach):
   teach.store.write_text("mine")
-  check_refused(teach("http://127.0.0.1:9/v1"), "is a file; give a directory")
+  check_refused(
+    teach("http://127.0.0.1:9/v1"), "is a file: expected a directory"
+  )
   assert pathlib.Path(teach.store).read_text() == "mine"

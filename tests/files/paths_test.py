@@ -112,16 +112,17 @@ def test_a_folder_whose_name_looks_like_a_scheme_is_a_folder(
   paths.check("--flag", "notes:/x", paths.OUTPUT_FILE)
 
 
-def test_what_may_not_be_read_or_written_is_refused(nobodys_place):
-  place = nobodys_place
-  paths.check("--flag", f"{place}/open/file", paths.INPUT_FILE)
-  _refused(f"{place}/closed", paths.INPUT_DIRECTORY, "permission denied")
-  _refused(f"{place}/closed/x", paths.INPUT_FILE, "Permission denied")
-  _refused(f"{place}/secret", paths.INPUT_FILE, "permission denied")
-  for kind in WRITTEN:
-    _refused(f"{place}/closed/x", kind, "Permission denied")
-    _refused(f"{place}/open/x", kind, "permission denied in .*open")
-    _refused(f"{place}/open/x/y", kind, "permission denied in .*open")
+def test_what_may_not_be_read_or_written_is_refused(forbidden, as_nobody):
+  place = forbidden
+  with as_nobody():
+    paths.check("--flag", f"{place}/open/file", paths.INPUT_FILE)
+    _refused(f"{place}/closed", paths.INPUT_DIRECTORY, "permission denied")
+    _refused(f"{place}/closed/x", paths.INPUT_FILE, "Permission denied")
+    _refused(f"{place}/secret", paths.INPUT_FILE, "permission denied")
+    for kind in WRITTEN:
+      _refused(f"{place}/closed/x", kind, "Permission denied")
+      _refused(f"{place}/open/x", kind, "permission denied in .*open")
+      _refused(f"{place}/open/x/y", kind, "permission denied in .*open")
 
 
 def test_where_only_a_local_path_works_a_bucket_is_refused_with_the_reason():

@@ -150,7 +150,7 @@ def test_a_released_sample_without_a_stop_ended_nobody_knows_why(tmp_path):
   [
     ("[{}]", "entry 0 is not one of the paper's"),
     ('["a"]', "entry 0 is not one of the paper's"),
-    ("[{", "is not whole JSON"),
+    ("[{", "line 1 is not JSON"),
     ("hello\n", "line 1 is not JSON"),
     ('{"question": "q"}\n', "line 1 is not a teacher record"),
   ],

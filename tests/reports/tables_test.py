@@ -99,5 +99,7 @@ def test_a_directory_without_results_is_an_error(tmp_path):
   with pytest.raises(errors.UserError, match="holds no results"):
     results_lib.load(tmp_path)
   (tmp_path / "results.json").write_text("{")
-  with pytest.raises(errors.UserError, match="results.json is not JSON"):
+  with pytest.raises(
+    errors.UserError, match="results.json, line 1 is not JSON"
+  ):
     results_lib.load(tmp_path)
