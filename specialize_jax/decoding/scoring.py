@@ -1,4 +1,4 @@
-"""What the model thinks of given targets: one log-probability a token."""
+"""Scores given targets: the model's log-probability of each token."""
 
 import functools
 import math
@@ -6,12 +6,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from specialize_jax.losses import student_scores, vocab_chunks
+from specialize_jax import losses
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
-_CHUNK_LENGTH = 16
-"""Positions whose logits are held at one time."""
+_HELD_POSITIONS = 16
+"""Memory for logits, as the number of target positions of a row whose logits
+over the whole vocabulary would take it. It bounds the size of the chunks of the
+vocabulary, for which the logits of all positions are held at a time."""
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -22,17 +24,19 @@ def score(
   decoder_target_tokens_BT: jax.Array,
   target_lengths_B: jax.Array | None = None,
 ) -> jax.Array:
-  """Gives each target token's log-probability after the ones before it.
+  """Computes the log-probability of each target token given those before it.
 
-  `[B, T, V]` logits are never held whole.
+  `[B, T, V]` logits are never materialized: they are computed in chunks of the
+  vocabulary, whose number grows with T.
 
   Args:
     model: the network, its layers scanned or not.
     params: its parameters.
     encoder_input_tokens_BS: int32, 0 where padding.
     decoder_target_tokens_BT: int32 without a start token.
-    target_lengths_B: int32, how many tokens each target has. None: padding is
-      the zeros after the last token; one before it was said, and is scored.
+    target_lengths_B: int32, the number of tokens of each target. If None,
+      padding is the zeros after the last other token; a zero before it is a
+      token, and is scored.
 
   Returns:
     float32 `[B, T]`, in nats; 0 where the target is padding.
@@ -47,19 +51,15 @@ def score(
     deterministic=True,
     method="hidden",
   )
-  # No token is set apart: the one slot stands outside of the vocabulary.
-  unused_BT1 = jnp.full((batch_size, length, 1), model.config.vocab_size)
-  scores = vocab_chunks.measure_chunked(
+  log_probs_BT = -losses.cross_entropy_from_hidden(
     hidden_BTD,
     network.output_kernel(params),
-    unused_BT1,
     targets_BT,
-    num_chunks=math.ceil(length / _CHUNK_LENGTH),
+    num_chunks=math.ceil(length / _HELD_POSITIONS),
   )
-  log_probs_BT = scores.target_logits_BT - student_scores.log_normalizer(scores)
   if target_lengths_B is None:
-    greatest_left_BT = jax.lax.cummax(targets_BT, axis=1, reverse=True)
-    is_token_BT = greatest_left_BT != t5_config.PAD_ID
+    largest_to_come_BT = jax.lax.cummax(targets_BT, axis=1, reverse=True)
+    is_token_BT = largest_to_come_BT != t5_config.PAD_ID
   else:
     is_token_BT = jnp.arange(length)[None] < target_lengths_B[:, None]
   return jnp.where(is_token_BT, log_probs_BT, jnp.float32(0))

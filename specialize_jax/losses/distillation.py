@@ -1,8 +1,8 @@
-"""What is minimised at a position, from the student's scores there.
+"""The objectives, as functions of the student's scores at each position.
 
-`LossConfig` says it, `LossOutput` holds it and what it is made of. How the
-scores come about, from whole logits or in pieces that are never whole, is the
-business of `vocab_chunks` and `target_chunks`.
+`LossConfig` chooses the objective and `LossOutput` holds its terms. The scores
+come from whole logits, or from chunks that are never assembled: see
+`vocab_chunks` and `target_chunks`.
 """
 
 import dataclasses
@@ -13,48 +13,56 @@ import jax
 import jax.numpy as jnp
 
 from specialize_jax import errors
-from specialize_jax.losses import sample_matching, sparse_kl, student_scores
+from specialize_jax.losses import (
+  divergence,
+  inputs,
+  sample_matching,
+  student_scores,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-  """What is minimised.
+  """The objective, and how its computation is chunked.
 
   Attributes:
     objective: "distribution_matching" (sparse KL where the batch has a teacher
       distribution) or "sample_matching" (cross-entropy of the teacher's text
       everywhere).
-    missing_mass: what becomes of the teacher's unseen mass, see `sparse_kl`.
-    masked_out: what a position without a teacher distribution takes under
-      distribution matching: "one_hot" cross-entropy, or "ignore", nothing: it
-      loses its weight. Mind that the end-of-sequence token has no teacher
-      distribution, so that "ignore" never teaches the student to stop.
-    chunk_axis: what the head is applied to pieces of. "vocabulary" computes
-      each piece's logits twice, and holds a piece of the kernel's gradient at
-      a time: see `vocab_chunks`. "targets" takes loss and gradients in one
-      pass over the target positions, and holds the whole head and its float32
-      gradient meanwhile: see `target_chunks`. Faster on a CPU, whose gin file
-      takes it; compiled for 16 v5e chips, FlanT5-base's step moves 58 GB of
-      HBM with it and 49 without.
-    num_chunks: pieces of that axis; memory falls with it, and small matrix
-      products slow down. Of the vocabulary the next smaller number that
-      divides it is taken. 1 for a small vocabulary.
-    z_loss: weight of the squared log-normalizer (1e-4 in T5X's pre-training,
-      zero in the paper), which keeps logits near zero.
+    missing_mass: how the teacher's mass outside its top k is treated, see
+      `divergence`.
+    masked_out: the loss, under distribution matching, of positions without a
+      teacher distribution: "one_hot" cross-entropy, or "ignore", which sets
+      their weight to zero. The end-of-sequence token has no teacher
+      distribution, so with "ignore" the student never learns to stop.
+    chunk_axis: the axis along which the output head is applied in chunks.
+      "vocabulary" computes the logits of each chunk twice and holds one chunk
+      of the kernel's gradient at a time: see `vocab_chunks`. "targets"
+      computes loss and gradients in one pass over chunks of the target
+      positions, and holds the whole head and its float32 gradient meanwhile:
+      see `target_chunks`. "targets" is faster on CPUs, whose gin file chooses
+      it; compiled for 16 v5e chips, FlanT5-base's step moves 58 GB of HBM with
+      it and 49 GB without.
+    num_chunks: number of chunks along that axis. More chunks use less memory
+      and make the matmuls smaller and slower. Along the vocabulary, the
+      largest divisor of its size that is at most `num_chunks` is used. 1 for a
+      small vocabulary.
+    z_loss: weight of the squared log-normalizer, which keeps logits near zero
+      (1e-4 in T5X's pre-training, zero in the paper).
   """
 
   objective: Literal["distribution_matching", "sample_matching"] = (
     "distribution_matching"
   )
-  missing_mass: sparse_kl.MissingMass = "tail"
+  missing_mass: divergence.MissingMass = "tail"
   masked_out: Literal["one_hot", "ignore"] = "one_hot"
   chunk_axis: Literal["vocabulary", "targets"] = "vocabulary"
   num_chunks: int = 8
   z_loss: float = 0.0
 
   def __post_init__(self) -> None:
-    """Refuses a setting that names no loss."""
-    sparse_kl.check_missing_mass(self.missing_mass)
+    """Validates the fields."""
+    divergence.check_missing_mass(self.missing_mass)
     if self.objective not in ("distribution_matching", "sample_matching"):
       raise errors.UserError(
         f"objective={self.objective!r} is unknown: expected "
@@ -70,28 +78,25 @@ class LossConfig:
         f"chunk_axis={self.chunk_axis!r} is unknown: expected vocabulary or "
         "targets."
       )
-    if self.num_chunks < 1:
-      raise errors.UserError(
-        f"num_chunks={self.num_chunks} is not possible: expected 1 or more."
-      )
+    inputs.check_num_chunks(self.num_chunks)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossOutput:
-  """Unreduced losses and what they are made of, each `[B, T]`.
+  """The unreduced loss and its terms, each `[B, T]`.
 
   Attributes:
-    loss_BT: what is minimised: the sum of the three parts.
-    weights_BT: weight of each position; zero at padding and at what
-      `masked_out="ignore"` leaves out.
+    loss_BT: the loss, `kl_BT + one_hot_BT + z_loss_BT`.
+    weights_BT: weight of each position; zero at padding and where
+      `masked_out="ignore"` applies.
     kl_BT: sparse KL where the position has a teacher distribution, else 0.
-    one_hot_BT: cross-entropy where it takes the one-hot target, else 0.
-    z_loss_BT: the weighted squared log-normalizer.
-    nll_BT: cross-entropy of the target token everywhere, whatever is
-      minimised: what losses of different objectives are compared by.
-    has_teacher_BT: bool, where the sparse KL applies.
-    correct_BT: bool, where no token has a larger logit than the target.
+    one_hot_BT: cross-entropy where the target is one-hot, else 0.
+    z_loss_BT: the squared log-normalizer times `z_loss`.
+    nll_BT: cross-entropy of the target token at every position, whatever the
+      objective, so that runs with different objectives can be compared.
+    has_teacher_BT: bool, whether the sparse KL applies.
+    correct_BT: bool, whether no token has a larger logit than the target.
   """
 
   loss_BT: jax.Array
@@ -104,53 +109,102 @@ class LossOutput:
   correct_BT: jax.Array
 
 
-def of_logits(
+def loss_from_logits(
   logits_BTV: jax.Array, batch: Mapping[str, jax.Array], *, config: LossConfig
 ) -> LossOutput:
-  """The loss of whole logits; `num_chunks` is not read."""
+  """Computes the unreduced loss from whole logits; ignores `num_chunks`.
+
+  Args:
+    logits_BTV: the student's logits, any float dtype.
+    batch: see `head.weighted_loss`.
+    config: the objective.
+
+  Returns:
+    The loss of every position and its terms; all are differentiable.
+
+  Raises:
+    UserError: concrete ids or probabilities are invalid; see the package's
+      convention.
+  """
+  vocab_size = logits_BTV.shape[-1]
+  check_batch(batch, config, vocab_size)
   dtype = student_scores.accumulation_dtype(logits_BTV.dtype)
+  ids_BTC, _ = teacher_candidates(batch, config, vocab_size)
   scores = student_scores.measure(
-    logits_BTV.astype(dtype),
-    candidate_ids(batch, config, logits_BTV.shape[-1]),
-    batch["decoder_target_tokens"],
+    logits_BTV.astype(dtype), ids_BTC, batch["decoder_target_tokens"]
   )
-  return of_scores(scores, batch, config)
+  return loss_from_scores(scores, batch, config, vocab_size=vocab_size)
 
 
-def candidate_ids(
+def check_batch(
   batch: Mapping[str, jax.Array], config: LossConfig, vocab_size: int
-) -> jax.Array:
-  """The teacher's candidates that the loss reads, `[B, T, C]`; maybe none."""
-  targets_BT = batch["decoder_target_tokens"]
+) -> None:
+  """Raises UserError if concrete targets or candidates are invalid."""
+  inputs.check_targets(
+    batch["decoder_target_tokens"],
+    vocab_size,
+    weights=batch["decoder_loss_weights"],
+    name="decoder_target_tokens",
+  )
+  if config.objective == "distribution_matching":
+    inputs.check_teacher(
+      batch["decoder_teacher_top_ids"],
+      _teacher_probs(batch),
+      vocab_size,
+      ids_name="decoder_teacher_top_ids",
+      probs_name="decoder_teacher_top_probs",
+    )
+
+
+def teacher_candidates(
+  batch: Mapping[str, jax.Array], config: LossConfig, vocab_size: int
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the ids and probabilities of the teacher's candidates.
+
+  Args:
+    batch: see `head.weighted_loss`.
+    config: the objective.
+    vocab_size: number of the student's tokens.
+
+  Returns:
+    Ids and probabilities, `[B, T, C]`, masked as by `inputs.mask_teacher`;
+    C = 0 for sample matching.
+  """
+  shape_BT = batch["decoder_target_tokens"].shape
   if config.objective != "distribution_matching":
-    return jnp.zeros((*targets_BT.shape, 0), jnp.int32)
-  used_BTC = _teacher_probs(batch) > 0
-  return student_scores.slots(
-    batch["decoder_teacher_top_ids"], used_BTC, vocab_size
+    return jnp.zeros((*shape_BT, 0), jnp.int32), jnp.zeros((*shape_BT, 0))
+  return inputs.mask_teacher(
+    jnp.asarray(batch["decoder_teacher_top_ids"]),
+    _teacher_probs(batch),
+    vocab_size,
   )
 
 
 def _teacher_probs(batch: Mapping[str, jax.Array]) -> jax.Array:
-  """The candidates' probabilities, `[B, T, C]`, 0 where the mask is."""
+  """Returns the candidates' probabilities, `[B, T, C]`, zero where masked."""
   has_teacher_BT1 = batch["decoder_teacher_top_mask"][..., None] > 0
   return jnp.where(has_teacher_BT1, batch["decoder_teacher_top_probs"], 0.0)
 
 
-def of_scores(
+def loss_from_scores(
   scores: student_scores.StudentScores,
   batch: Mapping[str, jax.Array],
   config: LossConfig,
+  *,
+  vocab_size: int,
 ) -> LossOutput:
-  """The loss of scores that `candidate_ids` were given to measure."""
+  """Computes the unreduced loss from the scores of `teacher_candidates`."""
   weights_BT = batch["decoder_loss_weights"].astype(jnp.float32)
   has_teacher_BT = jnp.zeros(weights_BT.shape, bool)
-  if config.objective == "distribution_matching":
-    has_teacher_BT = batch["decoder_teacher_top_mask"] > 0
-  nll_BT = one_hot_BT = sample_matching.negative_log_likelihood(scores)
+  nll_BT = one_hot_BT = sample_matching.negative_log_likelihood(
+    scores, batch["decoder_target_tokens"], vocab_size
+  )
   kl_BT = jnp.zeros_like(one_hot_BT)
   if config.objective == "distribution_matching":
-    kl_BT = sparse_kl.divergence(
-      scores, _teacher_probs(batch), missing_mass=config.missing_mass
+    has_teacher_BT = batch["decoder_teacher_top_mask"] > 0
+    _, probs_BTC = teacher_candidates(batch, config, vocab_size)
+    kl_BT = divergence.from_scores(
+      scores, probs_BTC, missing_mass=config.missing_mass
     )
     one_hot_BT = jnp.where(has_teacher_BT, 0.0, one_hot_BT)
     if config.masked_out == "ignore":

@@ -1,11 +1,11 @@
-"""The one place where a loss is divided by its weights."""
+"""Weighted sums and means, and the only division of a loss by its weights."""
 
 import jax
 import jax.numpy as jnp
 
 
 def weighted_sum(values_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
-  """Sums weighted values; what lies at weight zero, even nan, is left out."""
+  """Sums weighted values, ignoring values of weight zero, even nan."""
   weights_BT = weights_BT.astype(values_BT.dtype)
   return jnp.sum(
     jnp.where(weights_BT != 0, values_BT * weights_BT, 0.0),
@@ -14,7 +14,7 @@ def weighted_sum(values_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
 
 
 def divide(total: jax.Array, weight_sum: jax.Array) -> jax.Array:
-  """A weighted mean from its two sums; zero where nothing has weight."""
+  """Computes `total / weight_sum`, or zero where `weight_sum` is zero."""
   return jnp.where(
     weight_sum > 0, total / jnp.where(weight_sum > 0, weight_sum, 1.0), 0.0
   )
@@ -23,12 +23,12 @@ def divide(total: jax.Array, weight_sum: jax.Array) -> jax.Array:
 def normalize(
   loss_BT: jax.Array, weights_BT: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Averages a loss over the weights of the whole global batch.
+  """Computes the weighted mean of a loss over the global batch.
 
-  Under `jit` the arrays are global, so the sums run over all devices and
-  hosts. A batch split into microbatches sums each with `weighted_sum` and
-  divides once at the end by the sum over all of them: the mean of the
-  microbatches' means would weigh their tokens unequally.
+  Under `jit` arrays are global, so the sums run over all devices and hosts. A
+  batch that is split into microbatches sums each with `weighted_sum` and
+  divides once, by the sum of all weights: a mean of the microbatches' means
+  would weight their tokens unequally.
 
   Args:
     loss_BT: unreduced loss.

@@ -1,17 +1,19 @@
 """The distillation loss and its gradients in one pass over target positions.
 
-A sum of weighted losses has a gradient that is known, but for one factor, as
-soon as the logits are. So each piece of the positions goes through the whole
-head once: logits, losses, the gradient of the logits and, from it, the hidden
-states' gradient and a term of the kernel's. The backward pass only multiplies.
-These are the three products that the gradients take at the least (Liger
-Kernel's fused linear cross-entropy, arXiv 2410.10989, does the same), where
-`vocab_chunks` computes the logits twice.
+The gradient of a sum of weighted losses is known, up to the sum's cotangent, as
+soon as the logits are. So each chunk of the target positions passes through the
+whole output head once: logits, losses, the gradient with respect to the logits
+and, from it, the hidden states' gradient and a term of the kernel's. The
+backward pass only multiplies by the cotangent. Three matmuls
+are the fewest possible (Liger Kernel's fused linear cross-entropy, arXiv
+2410.10989, takes as many); `vocab_chunks` takes a fourth, as it computes the
+logits twice.
 
-The price: the whole head lies on every device along D, beside its gradient in
-float32, where `vocab_chunks` has a piece of each. On a mesh each share of the
-batch sums a gradient of its own, and they are added once, after the last
-piece; a kernel sharded along V gives logits and gradients sharded along V.
+The cost is memory: every device holds the head whole along D, and its gradient
+in float32, where `vocab_chunks` holds one chunk of each. On a mesh, each shard
+of the batch accumulates a kernel gradient of its own, and these are summed
+once, after the last chunk. A kernel sharded along V yields logits and gradients
+sharded along V.
 """
 
 import functools
@@ -31,9 +33,9 @@ from specialize_jax.losses import (
 )
 
 Batch = Mapping[str, jax.Array]
-Pieces = TypeVar("Pieces")
+Arrays = TypeVar("Arrays")
 
-_READ = (
+_BATCH_KEYS = (
   "decoder_target_tokens",
   "decoder_loss_weights",
   "decoder_teacher_top_ids",
@@ -49,9 +51,9 @@ def weighted_loss(
   *,
   config: distillation.LossConfig,
 ) -> tuple[jax.Array, distillation.LossOutput]:
-  """See `head.weighted_loss`, whose arguments and values these are."""
-  read = {name: batch[name] for name in _READ if name in batch}
-  return _weighted_loss(hidden_BTD, output_kernel_DV, read, config)
+  """Computes `head.weighted_loss`, which documents arguments and results."""
+  batch = {name: batch[name] for name in _BATCH_KEYS if name in batch}
+  return _weighted_loss(hidden_BTD, output_kernel_DV, batch, config)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -61,18 +63,24 @@ def _weighted_loss(
   batch: Batch,
   config: distillation.LossConfig,
 ) -> tuple[jax.Array, distillation.LossOutput]:
-  """The loss alone, piece by piece."""
-  whole_DV = vocab_chunks.whole(kernel_DV.astype(hidden_BTD.dtype))
+  """Computes the loss without gradients."""
+  gathered_DV = vocab_chunks.gather_embed(kernel_DV.astype(hidden_BTD.dtype))
 
-  def one_piece(hidden_BtD: jax.Array, batch: Batch) -> distillation.LossOutput:
-    logits_BtV = vocab_chunks.logits(hidden_BtD, whole_DV)
-    scores = student_scores.reduce(logits_BtV, *_ids(logits_BtV, batch, config))
-    return distillation.of_scores(scores, batch, config)
+  def chunk_loss(
+    hidden_BtD: jax.Array, batch: Batch
+  ) -> distillation.LossOutput:
+    logits_BtV = vocab_chunks.head_logits(hidden_BtD, gathered_DV)
+    scores = student_scores.reduce(
+      logits_BtV, *_candidates_and_targets(logits_BtV, batch, config)
+    )
+    return distillation.loss_from_scores(
+      scores, batch, config, vocab_size=logits_BtV.shape[-1]
+    )
 
   outputs = jax.lax.map(
-    lambda piece: one_piece(*piece), _cut((hidden_BTD, batch), config)
+    lambda chunk: chunk_loss(*chunk), _split((hidden_BTD, batch), config)
   )
-  return _total(_join(outputs, hidden_BTD.shape[1]))
+  return _with_total(_join(outputs, hidden_BTD.shape[1]))
 
 
 def _forward(
@@ -81,40 +89,40 @@ def _forward(
   batch: Batch,
   config: distillation.LossConfig,
 ) -> tuple[tuple[jax.Array, distillation.LossOutput], tuple]:
-  """The loss, and both gradients of its sum for the backward pass."""
-  whole_DV = vocab_chunks.whole(kernel_DV.astype(hidden_BTD.dtype))
-  num_shares = _num_batch_shares()
+  """Computes the loss; the residuals are both gradients of its sum."""
+  gathered_DV = vocab_chunks.gather_embed(kernel_DV.astype(hidden_BTD.dtype))
+  num_shards = _num_batch_shards()
 
-  def one_piece(
-    kernel_gradients_NDV: jax.Array, piece: tuple[jax.Array, Batch]
+  def add_chunk(
+    kernel_gradients_NDV: jax.Array, chunk: tuple[jax.Array, Batch]
   ) -> tuple[jax.Array, tuple]:
-    hidden_BtD, batch = piece
-    logits_BtV = vocab_chunks.logits(hidden_BtD, whole_DV)
-    output, gradient_BtV = _pulled_back(logits_BtV, batch, config)
+    hidden_BtD, batch = chunk
+    logits_BtV = vocab_chunks.head_logits(hidden_BtD, gathered_DV)
+    output, gradient_BtV = _loss_and_logits_gradient(logits_BtV, batch, config)
     gradient_BtV = gradient_BtV.astype(hidden_BtD.dtype)
-    kernel_gradients_NDV += _product(
+    kernel_gradients_NDV += _einsum(
       "nbtd,nbtv->ndv",
-      _shares(hidden_BtD, num_shares),
-      _shares(gradient_BtV, num_shares),
+      _by_shard(hidden_BtD, num_shards),
+      _by_shard(gradient_BtV, num_shards),
     )
-    hidden_gradient_BtD = _product("btv,dv->btd", gradient_BtV, whole_DV)
-    return _each_its_own(kernel_gradients_NDV), (
+    hidden_gradient_BtD = _einsum("btv,dv->btd", gradient_BtV, gathered_DV)
+    return _keep_unreduced(kernel_gradients_NDV), (
       output,
       hidden_gradient_BtD.astype(hidden_BtD.dtype),
     )
 
   dtype = student_scores.accumulation_dtype(hidden_BTD.dtype)
   kernel_gradients_NDV, (outputs, hidden_gradients) = jax.lax.scan(
-    one_piece,
-    _each_its_own(jnp.zeros((num_shares, *kernel_DV.shape), dtype)),
-    _cut((hidden_BTD, batch), config),
+    add_chunk,
+    _keep_unreduced(jnp.zeros((num_shards, *kernel_DV.shape), dtype)),
+    _split((hidden_BTD, batch), config),
   )
   kernel_gradient_DV = nn.with_logical_constraint(
     kernel_gradients_NDV.sum(0).astype(kernel_DV.dtype), ("embed", "vocab")
   )
   length = hidden_BTD.shape[1]
   gradients = (_join(hidden_gradients, length), kernel_gradient_DV)
-  return _total(_join(outputs, length)), gradients
+  return _with_total(_join(outputs, length)), gradients
 
 
 def _backward(
@@ -122,7 +130,7 @@ def _backward(
   gradients: tuple[jax.Array, jax.Array],
   cotangents: tuple[jax.Array, distillation.LossOutput],
 ) -> tuple[jax.Array | None, ...]:
-  """The sum's cotangent times its gradients; that of the parts is not read."""
+  """Scales the gradients by the sum's cotangent; ignores the output's."""
   del config
   factor, _ = cotangents
   return *(g * factor.astype(g.dtype) for g in gradients), None
@@ -131,69 +139,73 @@ def _backward(
 _weighted_loss.defvjp(_forward, _backward)
 
 
-def _pulled_back(
+def _loss_and_logits_gradient(
   logits_BtV: jax.Array, batch: Batch, config: distillation.LossConfig
 ) -> tuple[distillation.LossOutput, jax.Array]:
-  """A piece's losses, and the gradient of their sum, `[B, t, V]`."""
-  ids = _ids(logits_BtV, batch, config)
+  """Computes a chunk's losses and the logits' gradient, `[B, t, V]`."""
+  ids = _candidates_and_targets(logits_BtV, batch, config)
   scores = student_scores.reduce(logits_BtV, *ids)
 
-  def summed(
+  def total_loss(
     scores: student_scores.StudentScores,
   ) -> tuple[jax.Array, distillation.LossOutput]:
-    return _total(distillation.of_scores(scores, batch, config))
+    output = distillation.loss_from_scores(
+      scores, batch, config, vocab_size=logits_BtV.shape[-1]
+    )
+    return _with_total(output)
 
-  cotangents, output = jax.grad(summed, has_aux=True)(scores)
-  gradient_BtV = student_scores.pull_back(logits_BtV, *ids, scores, cotangents)
+  cotangents, output = jax.grad(total_loss, has_aux=True)(scores)
+  gradient_BtV = student_scores.logits_gradient(
+    logits_BtV, *ids, scores, cotangents
+  )
   return output, gradient_BtV
 
 
-def _total(
+def _with_total(
   output: distillation.LossOutput,
 ) -> tuple[jax.Array, distillation.LossOutput]:
   total = normalization.weighted_sum(output.loss_BT, output.weights_BT)
   return total, output
 
 
-def _ids(
+def _candidates_and_targets(
   logits_BtV: jax.Array, batch: Batch, config: distillation.LossConfig
 ) -> tuple[jax.Array, jax.Array]:
-  vocab_size = logits_BtV.shape[-1]
-  return (
-    distillation.candidate_ids(batch, config, vocab_size),
-    batch["decoder_target_tokens"],
+  ids_BtC, _ = distillation.teacher_candidates(
+    batch, config, logits_BtV.shape[-1]
   )
+  return ids_BtC, batch["decoder_target_tokens"]
 
 
-def _cut(arrays: Pieces, config: distillation.LossConfig) -> Pieces:
-  """`[B, T, ..]` -> `[pieces, B, t, ..]`, T filled up with weight zero."""
+def _split(arrays: Arrays, config: distillation.LossConfig) -> Arrays:
+  """Reshapes `[B, T, ..]` to `[chunks, B, t, ..]`, padding T with zeros."""
 
-  def cut(array: jax.Array) -> jax.Array:
+  def split(array: jax.Array) -> jax.Array:
     length = array.shape[1]
     size = math.ceil(length / config.num_chunks)
-    number = math.ceil(length / size)
+    num_chunks = math.ceil(length / size)
     widths = [(0, 0)] * array.ndim
-    widths[1] = (0, number * size - length)
-    pieces = jnp.pad(array, widths).reshape(
-      array.shape[0], number, size, *array.shape[2:]
+    widths[1] = (0, num_chunks * size - length)
+    chunks = jnp.pad(array, widths).reshape(
+      array.shape[0], num_chunks, size, *array.shape[2:]
     )
-    return jnp.moveaxis(pieces, 1, 0)
+    return jnp.moveaxis(chunks, 1, 0)
 
-  return jax.tree.map(cut, arrays)
+  return jax.tree.map(split, arrays)
 
 
-def _join(pieces: Pieces, length: int) -> Pieces:
-  """`_cut` undone."""
+def _join(chunks: Arrays, length: int) -> Arrays:
+  """Reverses `_split`."""
 
-  def join(pieces: jax.Array) -> jax.Array:
-    rows = jnp.moveaxis(pieces, 0, 1)
+  def join(chunks: jax.Array) -> jax.Array:
+    rows = jnp.moveaxis(chunks, 0, 1)
     return rows.reshape(rows.shape[0], -1, *rows.shape[3:])[:, :length]
 
-  return jax.tree.map(join, pieces)
+  return jax.tree.map(join, chunks)
 
 
-def _num_batch_shares() -> int:
-  """Shares that the entered mesh cuts a batch into; one without a mesh."""
+def _num_batch_shards() -> int:
+  """Returns over how many devices the current mesh shards a batch."""
   mesh = jax.sharding.get_abstract_mesh()
   (axes,) = nn.logical_to_mesh_axes(("batch",))
   if mesh.empty or axes is None:
@@ -202,18 +214,18 @@ def _num_batch_shares() -> int:
   return math.prod(mesh.shape[name] for name in names)
 
 
-def _shares(array: jax.Array, number: int) -> jax.Array:
-  return array.reshape(number, -1, *array.shape[1:])
+def _by_shard(array: jax.Array, num_shards: int) -> jax.Array:
+  return array.reshape(num_shards, -1, *array.shape[1:])
 
 
-def _each_its_own(kernel_gradients_NDV: jax.Array) -> jax.Array:
-  """Leaves each share's sum where its rows are."""
+def _keep_unreduced(kernel_gradients_NDV: jax.Array) -> jax.Array:
+  """Keeps the gradient of each batch shard on the devices of that shard."""
   return nn.with_logical_constraint(
     kernel_gradients_NDV, ("batch", None, "vocab")
   )
 
 
-def _product(spec: str, one: jax.Array, other: jax.Array) -> jax.Array:
-  """An einsum summed in float32 (float64 for float64)."""
+def _einsum(spec: str, one: jax.Array, other: jax.Array) -> jax.Array:
+  """Computes an einsum accumulated in float32 (float64 for float64)."""
   dtype = student_scores.accumulation_dtype(one.dtype)
   return jnp.einsum(spec, one, other, preferred_element_type=dtype)

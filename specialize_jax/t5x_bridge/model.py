@@ -71,12 +71,12 @@ def _model_class() -> type:
       batch: Mapping[str, jax.Array],
       dropout_rng: jax.Array | None,
     ) -> tuple[jax.Array, Mapping]:
-      """Gives the loss and T5X's metrics, and ours beside them."""
+      """Computes the loss, T5X's metrics and ours."""
       logits_BTV = self._compute_logits(params, batch, dropout_rng)
       factor, weights_BT = t5x_losses.get_loss_normalizing_factor_and_weights(
         self._loss_normalizing_factor, batch
       )
-      output = distillation.of_logits(
+      output = distillation.loss_from_logits(
         logits_BTV,
         {**batch, "decoder_loss_weights": weights_BT},
         config=_config_for(self.loss_config, batch),

@@ -11,7 +11,7 @@ from specialize_jax.losses import distillation, sample_matching
 
 def test_sample_matching_is_cross_entropy_everywhere():
   hidden, kernel, batch = random_case.draw(2)
-  output = distillation.of_logits(
+  output = distillation.loss_from_logits(
     hidden @ kernel,
     batch,
     config=distillation.LossConfig(objective="sample_matching"),
@@ -28,7 +28,7 @@ def test_sample_matching_is_cross_entropy_everywhere():
 
 def test_parts_add_up_and_accuracy_is_the_argmax():
   hidden, kernel, batch = random_case.draw(3)
-  output = distillation.of_logits(
+  output = distillation.loss_from_logits(
     hidden @ kernel, batch, config=distillation.LossConfig(z_loss=0.1)
   )
   np.testing.assert_allclose(
@@ -49,7 +49,7 @@ def test_parts_add_up_and_accuracy_is_the_argmax():
 def test_both_objectives_measure_the_same_likelihood():
   hidden, kernel, batch = random_case.draw(3)
   by_samples, by_distribution = (
-    distillation.of_logits(
+    distillation.loss_from_logits(
       hidden @ kernel,
       batch,
       config=distillation.LossConfig(objective=objective),

@@ -13,10 +13,10 @@ from jax import test_util
 from losses import random_case
 from specialize_jax.losses import (
   distillation,
+  divergence,
   head,
   normalization,
   sample_matching,
-  sparse_kl,
 )
 
 both_axes = pytest.mark.parametrize("chunk_axis", ["vocabulary", "targets"])
@@ -55,7 +55,7 @@ def test_pieces_equal_whole_and_plain_autodiff(
     mask = batch["decoder_teacher_top_mask"] > 0
     loss = jnp.where(
       mask,
-      sparse_kl.sparse_kl(
+      divergence.sparse_kl(
         logits,
         batch["decoder_teacher_top_ids"],
         batch["decoder_teacher_top_probs"],

@@ -1,11 +1,11 @@
-"""Cross-entropy by hand, against log-softmax and by differences."""
+"""Cross-entropy by worked numbers, log-softmax and finite differences."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import test_util
 
-from specialize_jax.losses import sample_matching, sparse_kl
+from specialize_jax.losses import divergence, sample_matching
 
 
 def test_hand_worked_number_of_the_docstring():
@@ -40,7 +40,7 @@ def test_equals_the_sparse_kl_of_a_one_hot_teacher():
   targets = rng.integers(0, 7, (2, 3)).astype(np.int32)
   np.testing.assert_allclose(
     sample_matching.cross_entropy(logits, targets),
-    sparse_kl.sparse_kl(
+    divergence.sparse_kl(
       logits, targets[..., None], np.ones((2, 3, 1), np.float32)
     ),
     rtol=1e-6,

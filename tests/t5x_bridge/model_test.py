@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from specialize_jax import errors
-from specialize_jax.losses import distillation, vocab_chunks
+from specialize_jax.losses import distillation, head
 from specialize_jax.t5x_bridge import features, model
 
 LENGTHS = {"inputs": 4, "targets": 3}
@@ -71,10 +71,10 @@ def test_the_loss_of_logits_is_that_of_hidden_states(missing_mass):
     "decoder_teacher_top_mask": jnp.asarray([[1, 0, 1], [1, 1, 0]]),
   }
   config = distillation.LossConfig(missing_mass=missing_mass, num_chunks=2)
-  by_hidden = vocab_chunks.distillation_loss(
-    hidden, kernel, batch, config=config
+  by_hidden = head.chunked_loss(hidden, kernel, batch, config=config)
+  by_logits = distillation.loss_from_logits(
+    hidden @ kernel, batch, config=config
   )
-  by_logits = distillation.of_logits(hidden @ kernel, batch, config=config)
   for field in dataclasses.fields(by_hidden):
     np.testing.assert_allclose(
       getattr(by_hidden, field.name), getattr(by_logits, field.name), atol=1e-5
