@@ -1,7 +1,13 @@
-"""The device mesh, the logical axis rules, and placing arrays by them.
+"""The device mesh, the logical axis rules, and the shardings they imply.
 
-Three mesh axes: `data` (replicas of the model), `fsdp` (parameters cut along
-`embed`, gathered when used; also cuts the batch) and `model` (tensor
-parallelism: `mlp`, `heads`, `joined_kv`, `vocab`). A model names logical axes
-and never a mesh axis; the rules are the only place where the two meet.
+The mesh has three axes: `data` (replicas of the model), `fsdp` (parameters are
+sharded along `embed` and all-gathered when used; the batch is sharded too) and
+`model` (tensor parallelism over `mlp`, `heads`, `joined_kv` and `vocab`). A
+model refers to logical axes only; the rules map them to mesh axes.
+
+Example:
+  >>> from specialize_jax.parallel import mesh, placement
+  >>> place = placement.Placement(mesh=mesh.make_mesh(data=-1))
+  >>> place.rules.partition_spec(("embed", "mlp"))
+  PartitionSpec('fsdp', 'model')
 """

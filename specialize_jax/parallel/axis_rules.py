@@ -1,4 +1,4 @@
-"""Logical axes onto mesh axes: one dataclass, one field per logical axis."""
+"""The mapping of logical axes to mesh axes, as one dataclass."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,24 +14,24 @@ MeshAxes = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AxisRules:
-  """The mesh axis, or axes, that each logical axis is cut over.
+  """The mesh axis or axes over which each logical axis is sharded.
 
-  The names are T5X's (t5x/partitioning.py), without its two sets of rules for
-  activations and parameters: an activation's `batch` takes `fsdp` first, so its
-  `embed` stays whole, while a parameter has no `batch` and is cut along
-  `embed`. The order of the fields is that precedence.
+  The names are T5X's (t5x/partitioning.py). Unlike T5X there is one set of
+  rules for activations and parameters. An activation's `batch` claims `fsdp`
+  first, so its `embed` stays unsharded; a parameter has no `batch` and is
+  sharded along `embed`. The order of the fields is this precedence.
 
   Attributes:
     batch: rows of a batch.
     vocab: rows of the embedding, columns of the output kernel.
     mlp: the hidden layer of the feed-forward block.
     heads: attention heads.
-    joined_kv: heads x size of a head, where they are one axis.
+    joined_kv: heads x head size, where they form one axis.
     embed: width of the residual stream.
-    kv: size of a head.
+    kv: head size.
     length: positions of a sequence.
     relpos_buckets: buckets of relative positions.
-    layers: the axis that scanned layers are stacked along.
+    layers: the axis along which scanned layers are stacked.
   """
 
   batch: MeshAxes = ("data", "fsdp")
@@ -46,7 +46,7 @@ class AxisRules:
   layers: MeshAxes = None
 
   def logical_rules(self) -> list[tuple[str, MeshAxes]]:
-    """The rules as `flax.linen.logical_axis_rules` takes them, by priority."""
+    """Returns the rules for `flax.linen.logical_axis_rules`, by priority."""
     return [
       (field.name, getattr(self, field.name))
       for field in dataclasses.fields(self)
@@ -55,14 +55,14 @@ class AxisRules:
   def partition_spec(
     self, logical_axes: Sequence[str | None], name: str = "an array"
   ) -> PartitionSpec:
-    """The placement of a parameter.
+    """Returns the partition spec of a parameter.
 
     Args:
-      logical_axes: one logical axis, or None for a whole one, per dimension.
-      name: what the array is called, for the error.
+      logical_axes: the logical axis of each dimension, None if unsharded.
+      name: the name of the array, for error messages.
 
     Raises:
-      UserError: an axis has no rule, or two axes share a mesh axis.
+      UserError: an axis has no rule, or two axes map to one mesh axis.
     """
     rules = dict(self.logical_rules())
     taken: dict[str, str] = {}
@@ -76,62 +76,65 @@ class AxisRules:
         if mesh_axis in taken:
           raise errors.UserError(
             f"The axes {taken[mesh_axis]!r} and {axis!r} of {name} are both "
-            f"cut over the mesh axis {mesh_axis!r}: set AxisRules."
-            f"{axis}=None, or give it another mesh axis."
+            f"sharded over the mesh axis {mesh_axis!r}: set AxisRules."
+            f"{axis}=None, or map it to another mesh axis."
           )
         taken[mesh_axis] = axis
     return PartitionSpec(*(rules.get(axis) for axis in logical_axes))
 
   def batch_sharding(self, mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The placement of every array of a batch: cut along its rows."""
+    """Returns the sharding of every array of a batch, along its rows."""
     return NamedSharding(mesh, PartitionSpec(self.batch))
 
   def batch_shards(self, mesh: jax.sharding.Mesh) -> int:
-    """How many pieces a batch is cut into; its size is a multiple of it."""
+    """Returns the number of batch shards; it must divide the batch size."""
     shards = 1
     for axis in _as_tuple(self.batch):
       shards *= mesh.shape[axis]
     return shards
 
   def tree_shardings(self, mesh: jax.sharding.Mesh, boxed: object) -> object:
-    """Places a tree of parameters by its logical axis metadata.
+    """Returns the shardings of a tree with logical axis metadata.
 
     Args:
       mesh: the mesh.
-      boxed: abstract arrays, those with named axes in `nn.LogicallyPartitioned`
-        boxes, as `jax.eval_shape` of a linen `init` gives them. Arrays without
-        a box are whole on every device.
+      boxed: abstract arrays as `jax.eval_shape` of a linen `init` returns them,
+        those with named axes in `nn.LogicallyPartitioned` boxes. Arrays
+        without a box are replicated.
 
     Returns:
-      A tree of `NamedSharding` like the unboxed tree. A dimension that the
-      mesh axes do not divide is left whole.
+      A tree of `NamedSharding` with the structure of the unboxed tree. A
+      dimension that the mesh axes do not divide is not sharded.
     """
 
-    def place(path: tuple, leaf: object) -> NamedSharding:
+    def sharding(path: tuple, leaf: object) -> NamedSharding:
       if not isinstance(leaf, nn.LogicallyPartitioned):
         return NamedSharding(mesh, PartitionSpec())
       name = jax.tree_util.keystr(path, simple=True, separator="/")
       spec = self.partition_spec(leaf.names, name)
-      return NamedSharding(mesh, _dividing(spec, leaf.value.shape, mesh))
+      return NamedSharding(
+        mesh, _drop_non_dividing(spec, leaf.value.shape, mesh)
+      )
 
     return jax.tree_util.tree_map_with_path(
-      place, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+      sharding, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
     )
 
 
-def _dividing(
+def _drop_non_dividing(
   spec: PartitionSpec, shape: tuple[int, ...], mesh: jax.sharding.Mesh
 ) -> PartitionSpec:
-  """Drops the mesh axes that do not divide their dimension.
+  """Removes mesh axes that do not divide the size of their dimension.
 
-  A `relpos` table of 12 heads on a model axis of 8 is small enough to be whole.
+  For example, a relative position table of 12 heads on a model axis of size 8
+  is replicated.
   """
 
   def fits(size: int, axes: MeshAxes) -> bool:
-    pieces = 1
+    shards = 1
     for axis in _as_tuple(axes):
-      pieces *= mesh.shape[axis]
-    return size % pieces == 0
+      shards *= mesh.shape[axis]
+    return size % shards == 0
 
   return PartitionSpec(
     *(

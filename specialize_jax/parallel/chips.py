@@ -1,4 +1,4 @@
-"""What one TPU chip can do, by generation."""
+"""Peak compute, memory and interconnect figures of TPU chips."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """The figures of one chip, as its maker publishes them.
+  """The published figures of one chip.
 
   Attributes:
     name: "v4", "v5e", "v5p" or "v6e".
-    device_kind: what `jax.Device.device_kind` says.
-    peak_flops: bfloat16 floating point operations a second.
-    hbm_bytes_per_second: of the chip's memory.
-    hbm_gib: memory that a program may use, what the system keeps for itself
-      taken off: the limit that the compiler names when it runs out.
-    link_bytes_per_second: of one link, in one direction.
-    torus_axes: 2 or 3; the chip has two links along each.
-    cores_per_chip: TensorCores; names such as v4-8 count them.
-    pod_axis: for two axes, the length at which a slice's axis closes to a
-      ring; three axes close when all are multiples of 4.
+    device_kind: the value of `jax.Device.device_kind`.
+    peak_flops: bfloat16 floating point operations per second.
+    hbm_bytes_per_second: HBM bandwidth.
+    hbm_gib: HBM available to a program, without what the system reserves: the
+      limit that the compiler reports when a program does not fit.
+    link_bytes_per_second: bandwidth of one link in one direction.
+    torus_axes: 2 or 3; the chip has two links along each axis.
+    cores_per_chip: number of TensorCores, which names such as v4-8 count.
+    pod_axis: for two torus axes, the length at which an axis of a slice wraps
+      around; three axes wrap around if all are multiples of 4.
   """
 
   name: str
@@ -36,20 +36,20 @@ class Chip:
 
   @property
   def interconnect_bytes_per_second(self) -> float:
-    """What a chip sends at most, over all links at once."""
+    """Peak bytes per second that a chip sends over all its links."""
     return 2 * self.torus_axes * self.link_bytes_per_second
 
 
 def of_device_kind(device_kind: str) -> Chip | None:
-  """The chip that a device is; None for one that is not a TPU we know."""
+  """Returns the chip of a device kind, or None if it is unknown."""
   return {chip.device_kind: chip for chip in CHIPS.values()}.get(device_kind)
 
 
-# Each from the chip's table on docs.cloud.google.com/tpu/docs/NAME ("Peak
+# Sources: the chip's table on docs.cloud.google.com/tpu/docs/NAME ("Peak
 # compute per chip (bf16)", "HBM capacity and bandwidth", "Interchip
 # Interconnect BW", in bits a second and one direction: over four links in two
-# dimensions, six in three). `hbm_gib` is the "of ...G hbm" in the error of
-# the compiler, libtpu 0.0.52, when a program does not fit.
+# dimensions, six in three). `hbm_gib` is the "of ...G hbm" in the error of the
+# compiler, libtpu 0.0.52, when a program does not fit.
 CHIPS: Mapping[str, Chip] = {
   chip.name: chip
   for chip in (

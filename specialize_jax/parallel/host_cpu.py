@@ -1,10 +1,10 @@
-"""The cores of one machine as so many devices, for work without accelerator.
+"""CPU-only settings: one device per core, and glibc's allocator.
 
-XLA gives a CPU one device and spreads each operation over its cores. The
-operations of a small model are too short for that: most of the time the
-cores wait for one another. As devices of one thread each they meet once a
-step, when gradients are summed, and the mesh is a real one: on two cores the
-demo's data axis is 2.
+By default XLA presents a CPU as one device and parallelizes each operation over
+the cores. The operations of a small model are too short for that, and the cores
+mostly wait for one another. As single-threaded devices they synchronize once a
+step, when gradients are summed, and form a real mesh: on two cores the demo's
+data axis is 2.
 """
 
 import ctypes
@@ -19,17 +19,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def use_cores_as_devices(num_devices: int) -> None:
-  """Makes the CPU `num_devices` devices of one thread each.
+  """Presents the CPU as `num_devices` single-threaded devices.
 
-  To be called before anything is computed. On an accelerator nothing changes
-  but the CPU beside it. Freed memory is kept for the next step, where the C
-  library is glibc: it would go back to the system, which would clear every
-  page of it again before the next step writes there (in the demo 83 million
-  pages, a fifth of the time).
+  Must be called before the first computation. Accelerators are unaffected.
+  If the C library is glibc, freed memory is kept for the next step: otherwise
+  it returns to the system, which zeroes each page again before the next step
+  can write to it (83 million pages in the demo, a fifth of its time).
+
+  Args:
+    num_devices: number of devices, usually the number of cores.
 
   Raises:
-    UserError: `num_devices` is not positive, or something has been computed
-      already.
+    UserError: `num_devices` is not positive, or JAX has already initialized
+      the CPU.
   """
   if num_devices < 1:
     raise errors.UserError(
@@ -48,8 +50,19 @@ def use_cores_as_devices(num_devices: int) -> None:
   _keep_freed_memory()
 
 
+def release_freed_memory() -> None:
+  """Makes glibc return freed memory to the system; does nothing without glibc.
+
+  By default glibc keeps what is freed, as after a compilation, as part of the
+  process, beside everything that is allocated later.
+  """
+  library = ctypes.CDLL(None)
+  if hasattr(library, "malloc_trim"):
+    library.malloc_trim(0)
+
+
 def _keep_freed_memory() -> None:
-  """Tells glibc's allocator to give nothing back; others are left alone."""
+  """Makes glibc keep all freed memory; does nothing without glibc."""
   try:
     mallopt = ctypes.CDLL(None).mallopt
   except (AttributeError, OSError):

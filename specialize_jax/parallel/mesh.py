@@ -1,4 +1,4 @@
-"""A mesh of the axes `data`, `fsdp` and `model` over the devices."""
+"""Builds the device mesh with the axes `data`, `fsdp` and `model`."""
 
 import math
 from collections.abc import Sequence
@@ -18,21 +18,24 @@ def make_mesh(
   model: int = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
-  """Arranges all devices in a mesh; an axis of -1 takes what is left.
+  """Builds a mesh of all devices; an axis of -1 takes the remaining devices.
 
-  Example: on 8 devices `data=-1, fsdp=2, model=2` gives 2 x 2 x 2.
+  Example: on 8 devices, `data=-1, fsdp=2, model=2` is a 2 x 2 x 2 mesh.
 
-  The axis types are `Auto`: the compiler places what the rules leave open.
-  (Since JAX 0.10 `jax.make_mesh` defaults to explicit sharding, under which
-  ordinary products of sharded arrays are errors.) Enter the mesh with
-  `jax.set_mesh`; under the legacy `with mesh:` flax drops logical sharding
-  constraints without a word.
+  The axis types are `Auto`: the compiler chooses shardings that the rules leave
+  open. (Since JAX 0.10 `jax.make_mesh` defaults to explicit sharding, under
+  which ordinary matmuls of sharded arrays are errors.) Enter the mesh with
+  `jax.set_mesh`: under the legacy `with mesh:`, Flax silently drops logical
+  sharding constraints.
 
   Args:
-    data: replicas of the model.
-    fsdp: shards of the parameters' embed axis.
-    model: shards of heads, mlp and vocabulary; neighbours in the network.
-    devices: all of the process group's by default.
+    data: number of replicas of the model.
+    fsdp: number of shards of the parameters' embed axis.
+    model: number of shards of heads, mlp and vocabulary; neighboring devices.
+    devices: the devices, by default those of all processes.
+
+  Returns:
+    The mesh.
 
   Raises:
     UserError: the axes do not multiply to the number of devices.
@@ -46,7 +49,7 @@ def make_mesh(
   ):
     raise errors.UserError(
       f"The mesh {written} is not possible: expected axes of 1 or more, and "
-      "at most one of -1, which takes the devices that are left."
+      "at most one of -1, which takes the remaining devices."
     )
   fixed = math.prod(size for size in sizes.values() if size != -1)
   if open_axes:
@@ -55,11 +58,11 @@ def make_mesh(
     raise errors.UserError(
       f"The mesh {written} does not fit {len(devices)} devices: expected "
       f"axes whose product is {len(devices)}; set one of them to -1 to take "
-      "the devices that are left."
+      "the remaining devices."
     )
   shape = tuple(sizes.values())
   return jax.sharding.Mesh(
-    # Of a 4 x 4 slice, model=2 is a part of an axis.
+    # On a 4 x 4 slice, model=2 is half of a physical axis.
     mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True
     ),

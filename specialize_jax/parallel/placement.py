@@ -1,4 +1,4 @@
-"""A mesh and the rules over it: where every array of a run lies."""
+"""A mesh and its axis rules, which determine how arrays are sharded."""
 
 import contextlib
 import dataclasses
@@ -14,11 +14,11 @@ from specialize_jax.parallel import axis_rules
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
-  """Places parameters and batches.
+  """Shards parameters and batches over a mesh.
 
   Attributes:
     mesh: from `mesh.make_mesh`.
-    rules: logical axes onto the mesh's.
+    rules: the mapping of logical axes to mesh axes.
   """
 
   mesh: jax.sharding.Mesh
@@ -28,7 +28,7 @@ class Placement:
 
   @contextlib.contextmanager
   def entered(self) -> Iterator[None]:
-    """Within it, the model's logical constraints hold for what is traced."""
+    """Enters mesh and rules, so that traced logical constraints apply."""
     with (
       jax.set_mesh(self.mesh),
       nn.logical_axis_rules(self.rules.logical_rules()),
@@ -36,23 +36,24 @@ class Placement:
       yield
 
   def tree_shardings(self, boxed: object) -> object:
-    """Places a tree of parameters, see `AxisRules.tree_shardings`."""
+    """Returns the shardings of a tree, see `AxisRules.tree_shardings`."""
     return self.rules.tree_shardings(self.mesh, boxed)
 
   def local_rows(self, num_rows: int) -> np.ndarray:
-    """Which rows of a global batch this process's devices hold.
+    """Returns the rows of a global batch that this process's devices hold.
 
-    Not always neighbours, nor this process's alone: on a 4 x 4 slice a host
-    has a block of 2 x 2 chips, and hosts along `model` hold the same rows.
+    The rows need not be contiguous nor held by one process only: on a 4 x 4
+    slice a host has a block of 2 x 2 chips, and hosts along `model` hold the
+    same rows.
 
     Args:
-      num_rows: of the global batch.
+      num_rows: number of rows of the global batch.
 
     Returns:
-      Row numbers, ascending.
+      Row indices, ascending.
 
     Raises:
-      UserError: the rows cannot be cut evenly over the devices.
+      UserError: the number of batch shards does not divide `num_rows`.
     """
     self._check_rows(num_rows)
     sharding = self.rules.batch_sharding(self.mesh)
@@ -63,16 +64,19 @@ class Placement:
   def put_batch(
     self, local_batch: Mapping[str, np.ndarray]
   ) -> dict[str, jax.Array]:
-    """Makes global arrays of this process's rows of a batch.
+    """Assembles global arrays from this process's rows of a batch.
 
     Args:
-      local_batch: the rows of `local_rows`, in their order.
+      local_batch: the rows of `local_rows`, in that order.
+
+    Returns:
+      Global arrays, sharded along the rows.
 
     Raises:
-      UserError: the rows cannot be cut evenly over the devices.
+      UserError: the number of batch shards does not divide the number of rows.
     """
     shards = self.rules.batch_shards(self.mesh)
-    # Every shard has as many rows, so those here tell how many there are.
+    # All shards have equally many rows, so the local rows imply the total.
     held = len(self.local_rows(shards))
     return {
       name: self._put(rows, len(rows) * shards // held)
@@ -97,7 +101,7 @@ class Placement:
     shards = self.rules.batch_shards(self.mesh)
     if num_rows % shards:
       raise errors.UserError(
-        f"A batch of {num_rows} rows cannot be cut evenly over {shards} "
+        f"A batch of {num_rows} rows cannot be sharded evenly over {shards} "
         f"devices along the mesh axes {self.rules.batch}: set BATCH_SIZE to a "
-        f"multiple of {shards}, or cut the batch less."
+        f"multiple of {shards}, or shard the batch over fewer devices."
       )

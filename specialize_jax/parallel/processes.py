@@ -1,10 +1,11 @@
-"""The processes of one run: how they find one another, and miss one another.
+"""Starts the processes of a multi-host run, and ends them together.
 
-None can go on alone, so all must end when one does. One that fails says why,
-where the others look, and leaves without waiting for them. One that is killed,
-or whose machine is, says nothing: the coordination service, which is process
-0's, misses its heartbeats and ends the others within `HEARTBEAT_SECONDS`, with
-an error that names its number; `join` has told which host that is.
+No process can continue alone, so all must end when one does. A process that
+fails publishes the reason and exits without waiting for the others. A process
+that is killed, or whose machine is, publishes nothing: the coordination service
+on process 0 misses its heartbeats and ends the others within
+`HEARTBEAT_SECONDS`, with an error that names the number of the process; `join`
+has logged the host of each number.
 """
 
 import itertools
@@ -18,19 +19,20 @@ from jax._src import distributed
 
 from specialize_jax import errors
 
-# How long a process may be silent before the others take it for dead. They
-# then end too, with an error that names it, since none can go on alone.
+# How long a process may miss heartbeats before it is considered dead and the
+# others end with an error that names it.
 HEARTBEAT_SECONDS = 60
-# How long the first waits for the last to start: images are pulled meanwhile.
+# How long the first process waits for the last to start, which may first have
+# to pull an image.
 _START_SECONDS = 600
-# How long one that is done waits for the others to be: a last evaluation or
-# the end of an asynchronous save may take longer on one host than on another.
+# How long a finished process waits for the others: a last evaluation or an
+# asynchronous save may take longer on one host than on another.
 _END_SECONDS = 300
-# How long one that failed waits for the others to fail of the same thing, such
-# as a wrong flag, so that each says so itself.
+# How long a process that failed waits for the others to fail for the same
+# reason, such as a wrong flag, so that each reports it.
 _TOGETHER_SECONDS = 5
-# How long one that cannot reach another waits to hear which has died. Longer
-# than any heartbeat: the coordination service ends the wait.
+# How long a process that cannot reach another waits to learn which one died.
+# Longer than any heartbeat: the coordination service ends the wait.
 _LONGEST_SILENCE_SECONDS = 300
 _HOSTS, _FAILURES = "specialize/hosts", "specialize/failures"
 _QUESTIONS = itertools.count()
@@ -43,20 +45,21 @@ def join(
   process_id: int | None = None,
   heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> None:
-  """Joins the processes of a run; to be called before anything is computed.
+  """Joins the processes of a run; must be called before any computation.
 
-  Without arguments, as the TPU's environment says (or Slurm's, or Open MPI's).
+  Without arguments, the processes are those of the environment of a TPU slice,
+  Slurm or Open MPI.
 
   Args:
-    coordinator_address: host and port of process 0, the same everywhere.
-    num_processes: of the run.
-    process_id: this one, from 0.
-    heartbeat_seconds: how long one may be silent.
+    coordinator_address: host and port of process 0, the same on all processes.
+    num_processes: number of processes of the run.
+    process_id: number of this process, from 0.
+    heartbeat_seconds: how long a process may miss heartbeats.
 
   Raises:
-    UserError: some arguments are given and others are not, they cannot be, or
-      none are given and the environment does not say.
-    RuntimeError: the other processes did not come.
+    UserError: only some of the arguments are given, they are invalid, or none
+      is given and the environment does not define the processes.
+    RuntimeError: the other processes did not join in time.
   """
   given = (coordinator_address, num_processes, process_id)
   if None in given and given != (None, None, None):
@@ -72,9 +75,9 @@ def join(
     )
   if coordinator_address is not None:
     _check(coordinator_address, num_processes, process_id)
-  # What the processes' CPUs speak with; TPUs have their own.
+  # For collectives between CPUs; TPUs have their own.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  # It would take SIGTERM for itself, the second one too: see training/loop.py.
+  # It would handle SIGTERM itself, which training/loop.py does.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
@@ -88,15 +91,15 @@ def join(
     )
   except ValueError as error:
     raise errors.UserError(
-      "--multi_host: this machine's environment does not say which processes "
-      "the run has, as that of a TPU slice does: give --coordinator_address, "
+      "--multi_host: this machine's environment does not define the processes "
+      "of the run, as that of a TPU slice does: give --coordinator_address, "
       "--num_processes and --process_id."
     ) from error
-  _tell_hosts()
+  _log_hosts()
 
 
-def _tell_hosts() -> None:
-  """Writes into process 0's log which number is which host."""
+def _log_hosts() -> None:
+  """Logs the host of each process number, on process 0 as warnings."""
   state = distributed.global_state
   me = f"{socket.gethostname()} (pid {os.getpid()})"
   state.client.key_value_set(f"{_HOSTS}/{state.process_id}", me)
@@ -113,10 +116,10 @@ def _tell_hosts() -> None:
 
 
 def meet(name: str) -> None:
-  """Waits until every process has come here, as long as a start may take.
+  """Waits at a barrier for all processes, for as long as a start may take.
 
   Args:
-    name: of the place; each is met at once.
+    name: name of the barrier; each name can be used once.
   """
   state = distributed.global_state
   if state.num_processes > 1:
@@ -124,10 +127,16 @@ def meet(name: str) -> None:
 
 
 def anywhere(here: bool) -> bool:
-  """Whether something is so on any process; all of them must ask.
+  """Returns whether a flag is set on any process; all must call it.
 
-  Through the coordination service, so that it does not matter how far apart
-  they come, and no device is asked.
+  It uses the coordination service rather than a device, so processes may arrive
+  at very different times.
+
+  Args:
+    here: the flag of this process.
+
+  Returns:
+    Whether the flag is set on any process.
   """
   state = distributed.global_state
   if state.num_processes == 1:
@@ -142,27 +151,27 @@ def anywhere(here: bool) -> bool:
 
 
 def leave_alone(status: int, error: BaseException) -> None:
-  """Ends this process, of several, which failed; returns if it is the only one.
+  """Exits this process after an error, unless it is the only one of the run.
 
-  It must not wait for the others to be done, as the end of a process usually
-  does: they wait for it in the middle of a step.
+  The normal exit would wait for the other processes to finish, while they wait
+  for this one in the middle of a step.
 
   Args:
     status: the exit status.
-    error: why; told to the others, unless it tells of one of them.
+    error: the error; published to the others unless it was caused by one.
   """
   state = distributed.global_state
   if state.client is None or state.num_processes == 1:
     return
   try:
-    told = state.client.key_value_dir_get(_FAILURES)
-    for _, reason in told:
+    reported = state.client.key_value_dir_get(_FAILURES)
+    for _, reason in reported:
       _say(f"before that, {reason}")
-    seconds = 0 if told else _TOGETHER_SECONDS
-    if not told and _is_of_others(error):
+    seconds = 0 if reported else _TOGETHER_SECONDS
+    if not reported and _is_caused_by_others(error):
       seconds = _LONGEST_SILENCE_SECONDS
-      _say("another process of the run has died; waiting to hear which.")
-    elif not told:
+      _say("another process of the run has died; waiting to learn which.")
+    elif not reported:
       state.client.key_value_set(
         f"{_FAILURES}/{state.process_id}",
         f"process {state.process_id} on {socket.gethostname()} failed: "
@@ -171,15 +180,15 @@ def leave_alone(status: int, error: BaseException) -> None:
     if seconds:
       state.client.wait_at_barrier("specialize/failed", seconds * 1000)
   except jax.errors.JaxRuntimeError as waited:
-    if _is_of_others(error):
+    if _is_caused_by_others(error):
       _say(str(waited))
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)
 
 
-def _is_of_others(error: BaseException) -> bool:
-  """Whether an error only says that some process cannot be heard."""
+def _is_caused_by_others(error: BaseException) -> bool:
+  """Returns whether an error only reports that a process is unreachable."""
   return any(sign in str(error) for sign in ("Gloo", "CoordinationService"))
 
 

@@ -1,7 +1,7 @@
-"""Train state, one pure step, and the loop around it.
+"""The train state, a pure train step, and the training loop.
 
-The step is a function of (state, batch) and nothing else: the dropout key is
-the base key folded with the step's number, the learning rate a function of
-it. So a resumed run takes the very steps that an unbroken one takes. Only
-`loop.py` and what it writes hold anything mutable.
+The step is a pure function of (state, batch): the dropout key is the base key
+with the step number folded in, and the learning rate is a function of the step.
+A resumed run therefore takes exactly the steps of an uninterrupted one. Only
+`loop.py`, and the log and checkpoints that it writes, are stateful.
 """

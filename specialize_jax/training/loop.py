@@ -1,8 +1,7 @@
-"""The one training loop: steps, and what happens between them.
+"""The training loop: steps, evaluation, checkpoints, logs and preemption.
 
-What differs between experiments is an argument: the step (network, loss,
-optimizer), the iterator (data), the evaluators. The loop knows none of them
-but by what it calls.
+Whatever differs between experiments is an argument: the step (network, loss,
+optimizer), the iterator (data) and the evaluators. The loop only calls them.
 """
 
 import dataclasses
@@ -33,26 +32,26 @@ Evaluator = Callable[[optax.Params, int], Mapping[str, float]]
 
 
 class BatchIterator(Protocol):
-  """Where batches come from."""
+  """A resumable iterator over global batches."""
 
   def __next__(self) -> Mapping[str, np.ndarray]:
-    """This process's rows of the next global batch."""
+    """Returns this process's rows of the next global batch."""
 
   def example_ids(self) -> list[list[str]]:
-    """Names the examples of each row of the global batch given last."""
+    """Returns the example ids of each row of the last returned global batch."""
 
   def state(self) -> bytes:
-    """Where it stands, after the batches given so far."""
+    """Serializes the position after the batches returned so far."""
 
   def restore(self, state: bytes) -> None:
-    """Goes to where `state` was taken."""
+    """Moves to the position that `state` serialized."""
 
 
 class Preempted(SystemExit):
-  """The machine is about to go; the step is saved, start again to go on.
+  """The run was preempted after saving a step; start it again to resume.
 
-  A `SystemExit` with a status of its own (75, sysexits' "try again"), so that
-  a launcher can tell it from success and from failure.
+  A `SystemExit` of status 75 (`EX_TEMPFAIL` of sysexits.h), so that a launcher
+  can tell a preemption from success and from failure.
   """
 
   def __init__(self, at_step: int) -> None:
@@ -62,23 +61,24 @@ class Preempted(SystemExit):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-  """When the loop does what.
+  """The schedule of the loop.
 
   Attributes:
-    num_steps: the step to stop after, counted from the first start.
-    log_every: steps from one row of training metrics to the next; the first
-      and the last step have one too. A row holds its own step's values.
-    eval_every: steps from one evaluation to the next, the last step included;
-      None for none at all.
+    num_steps: the last step, counted from the first start of the run.
+    log_every: interval in steps between rows of training metrics; the first
+      and the last step are logged too. A row has the values of its own step.
+    eval_every: interval in steps between evaluations; the last step is
+      evaluated too. None for no evaluation.
     evaluate_first: whether to evaluate before the first step too.
-    checkpoint_every: steps from one checkpoint to the next; None for the last
-      step alone, which always has one.
-    max_skipped_in_a_row: how many non-finite steps one after the other are
-      skipped before the run ends.
-    best_metrics: names of evaluation values whose mean is a checkpoint's
-      score, for `Experiment.keep_best`; none for no score.
-    log_example_ids: whether examples.jsonl names the examples of each batch.
-    profile_steps: the first and the last step that a trace is written of.
+    checkpoint_every: interval in steps between checkpoints; the last step is
+      always saved. None to save the last step only.
+    max_skipped_in_a_row: number of consecutive non-finite steps that are
+      skipped before the run fails.
+    best_metrics: names of evaluation metrics whose mean is the score of a
+      checkpoint, for `Experiment.keep_best`; empty for no score.
+    log_example_ids: whether to write the example ids of each batch to
+      examples.jsonl.
+    profile_steps: the first and the last step to profile.
   """
 
   num_steps: int
@@ -92,36 +92,36 @@ class LoopConfig:
   profile_steps: tuple[int, int] | None = None
 
   def __post_init__(self) -> None:
-    """Raises UserError for a number that counts nothing."""
+    """Validates the intervals."""
     for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise errors.UserError(
           f"LoopConfig.{name}={value} is not possible: expected 1 or more, or "
-          "None for never where that is allowed."
+          "None, where the field allows it, for never."
         )
     first, last = self.profile_steps or (1, 1)
     if not 1 <= first <= last:
       raise errors.UserError(
         f"profile_steps={first},{last} is not possible: expected the first and "
-        "the last step of a trace, such as 10,12."
+        "the last step to profile, such as 10,12."
       )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """What stays as it is from step to step.
+  """The parts of a run that do not change from step to step.
 
   Attributes:
     train_step: from `step.make_train_step`.
-    placement: where arrays lie.
-    manager: of MODEL_DIR/checkpoints.
-    log: of MODEL_DIR.
-    config: when to do what.
-    evaluators: each called with parameters and step; their values, whose names
-      must differ, make one row.
-    metadata: JSON-able, saved with every checkpoint.
-    efficiency: what the hardware could do, for the metrics.
+    placement: the mesh, and the sharding of arrays over it.
+    manager: the checkpoint manager of MODEL_DIR/checkpoints.
+    log: the log in MODEL_DIR.
+    config: the schedule.
+    evaluators: callables `(params, step) -> metrics`; the metrics of all
+      evaluators form one row, so their names must differ.
+    metadata: JSON-serializable, saved with every checkpoint.
+    efficiency: the flops of a step and of the hardware, for the metrics.
   """
 
   train_step: step.TrainStep
@@ -141,27 +141,30 @@ def resume_or_start(
   abstract_state: state.TrainState,
   initial_state_fn: Callable[[], state.TrainState],
 ) -> state.TrainState:
-  """Gives the state to go on from, and puts iterator and log beside it.
+  """Restores the newest checkpoint, or creates the initial state.
 
-  Which one wins:
-    1. the latest readable checkpoint in MODEL_DIR: the run goes on, data
-       included;
-    2. otherwise `initial_state_fn`, at step zero: the parameters of another
-       checkpoint, or random ones. It is not called in the first case.
+  If MODEL_DIR holds a readable checkpoint, its newest one is restored, and the
+  iterator and the log are moved to its step. Otherwise `initial_state_fn` makes
+  the state of step zero, from the parameters of another checkpoint or from
+  random ones.
 
   Args:
     run: the run.
-    iterator: new; goes to where the checkpoint was saved.
+    iterator: a new iterator; moved to the step of the checkpoint.
     abstract_state: from `state.abstract`.
-    initial_state_fn: makes the state of step zero.
+    initial_state_fn: returns the state of step zero; only called if there is
+      no checkpoint.
+
+  Returns:
+    The state to continue from.
 
   Raises:
-    UserError: MODEL_DIR holds another model's checkpoints, or damaged ones
-      alone.
+    UserError: MODEL_DIR holds checkpoints of another model, or only damaged
+      ones.
   """
   newest = run.manager.restore_newest(abstract_state)
   if newest is None:
-    # First what may fail: a run that cannot start leaves nothing behind.
+    # Before the log is opened: a run that fails here leaves no files behind.
     initial_state = initial_state_fn()
     run.log.start_after(None)
     return initial_state
@@ -174,23 +177,23 @@ def resume_or_start(
 def train(
   run: Run, train_state: state.TrainState, iterator: BatchIterator
 ) -> state.TrainState:
-  """Steps until `num_steps` or a preemption; saves, logs and evaluates.
+  """Trains until `num_steps` or a preemption; saves, logs and evaluates.
 
   Args:
     run: the run.
     train_state: from `resume_or_start`; donated.
-    iterator: stands where the state does.
+    iterator: at the position that belongs to the state.
 
   Returns:
-    The last state, saved.
+    The last state, which has been saved.
 
   Raises:
-    Preempted: on SIGTERM to any process, after all saved the same step. A
+    Preempted: any process received SIGTERM; all have saved the same step. A
       second SIGTERM ends the process at once.
-    FloatingPointError: too many steps in a row were not finite; their examples
-      are in MODEL_DIR/non_finite.json.
+    FloatingPointError: too many consecutive steps were not finite; the ids of
+      their examples are in MODEL_DIR/non_finite.json.
     OSError: a checkpoint could not be written.
-    UserError: there is no space left for it.
+    UserError: the disk is full.
   """
   config = run.config
   reporter = _Reporter(run)
@@ -203,25 +206,25 @@ def train(
       _evaluate(run, train_state, 0)
 
     while step_number < config.num_steps:
-      # --- Start the step; the device may still be busy with the last one.
+      # --- Dispatch the step; the device may still run the previous one.
       with reporter.throughput.data_wait():
         batch = run.placement.put_batch(next(iterator))
       if not compiled:
         step.compile_ahead(run.train_step, train_state, batch)
-        # Some take longer than others wait for them in the middle of a step.
+        # Compile times differ by more than the timeout of a collective.
         processes.meet("first step")
         compiled = True
       step_number += 1
       with reporter.profiler.step(step_number):
         train_state, metrics = run.train_step(train_state, batch)
 
-      # --- Only now read the last step's metrics, so the device never waits.
+      # --- Only now read the previous step's metrics: the device stays busy.
       reporter.read_pending()
       reporter.add(step_number, metrics, iterator.example_ids())
       run.manager.check()
 
-      # --- What is due after this step. The signal is looked at once: one
-      # that comes later is for the next step, and nothing leaves unsaved.
+      # --- Decide what is due after this step. The signal is read only once;
+      # one that arrives later takes effect after the next step.
       preempted = stops.any(sigterm.received)
       last = step_number == config.num_steps
       evaluates = not preempted and (
@@ -229,8 +232,8 @@ def train(
       )
       saves = preempted or last or _is_due(step_number, config.checkpoint_every)
       if evaluates or saves:
-        # 1. Its row, then 2. its evaluation, then 3. its checkpoint: whatever
-        # moment a kill comes at, the rows up to a saved step are complete.
+        # The log row first, then the evaluation, then the checkpoint: however
+        # the process is killed, all rows up to a saved step are complete.
         reporter.read_pending()
         with reporter.throughput.pause():
           values = {}
@@ -270,22 +273,23 @@ def _evaluate(
     run.log.write(step_number, "evaluation", values)
   missing = [name for name in run.config.best_metrics if name not in values]
   if missing:
+    known = ", ".join(sorted(values)) or "those of EVALUATIONS"
     raise errors.UserError(
-      f"best_metrics names {', '.join(missing)}, which no evaluation gives: "
-      f"expected some of {', '.join(sorted(values)) or 'those of EVALUATIONS'}."
+      f"best_metrics names {', '.join(missing)}, which no evaluation reports: "
+      f"expected some of {known}."
     )
   return values
 
 
 def _score(config: LoopConfig, values: Mapping[str, float]) -> float | None:
-  """The mean of the metrics that checkpoints are kept by, where known."""
+  """Computes the mean of `best_metrics`; None if there are none."""
   if not config.best_metrics or not values:
     return None
   return float(np.mean([values[name] for name in config.best_metrics]))
 
 
 class _Reporter:
-  """Reads a step's metrics when asked, and passes them on."""
+  """Reads the metrics of steps, one step late, then checks and logs them."""
 
   def __init__(self, run: Run) -> None:
     self.throughput = progress.Throughput(run.efficiency)
@@ -300,11 +304,11 @@ class _Reporter:
   def add(
     self, step_number: int, metrics: step.Metrics, ids: list[list[str]]
   ) -> None:
-    """Takes metrics that are still being computed."""
+    """Stores metrics that are still being computed."""
     self._pending = (step_number, metrics, ids)
 
   def read_pending(self) -> None:
-    """Waits for the metrics, checks, logs and shows them."""
+    """Waits for the stored metrics; checks, logs and shows them."""
     if self._pending is None:
       return
     step_number, metrics, example_ids = self._pending
@@ -325,5 +329,7 @@ class _Reporter:
       step_number, config.log_every
     ):
       log.write(
-        step_number, "train", metrics_.known(values) | self.throughput.rates()
+        step_number,
+        "train",
+        metrics_.without_absent_formats(values) | self.throughput.rates(),
       )

@@ -1,4 +1,4 @@
-"""What a step reports: sums over positions, then shares of them."""
+"""Metrics of a train step: sums over positions, and ratios of these sums."""
 
 import math
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ import jax.numpy as jnp
 from specialize_jax.cot import formats
 from specialize_jax.losses import distillation, normalization
 
-# A divergence of float32 rounding below zero is not a negative one.
+# A KL this little below zero is rounding error, not a negative divergence.
 _ROUNDING = 1e-5
-# Where a batch says of which format each position is; see `data.packing`.
+# Batch key of the data format of each position; see `data.packing`.
 _FORMATS = "decoder_data_formats"
 
 
 def position_sums(
   output: distillation.LossOutput, batch: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-  """Sums of a (micro)batch, float32 scalars that add up over microbatches."""
+  """Computes sums over a (micro)batch, float32 scalars that are additive."""
 
   def total(values_BT: jax.Array) -> jax.Array:
     return normalization.weighted_sum(
@@ -51,7 +51,7 @@ def position_sums(
 def _format_sums(
   output: distillation.LossOutput, batch: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-  """The sparse KL and its weight in each format, where the batch tells."""
+  """Computes sums of the sparse KL by data format, if the batch has formats."""
   if _FORMATS not in batch:
     return {}
   sums = {}
@@ -69,24 +69,29 @@ def _format_sums(
 
 
 def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """The metrics of a whole batch.
+  """Computes the metrics of a batch from its sums.
+
+  Args:
+    sums: from `position_sums`, added over microbatches.
 
   Returns:
-    loss: mean weighted loss, nats a target token; the sum of the next three.
-    loss_kl: the sparse KL's part.
-    loss_one_hot: the one-hot cross-entropy's part.
-    loss_z: the squared log-normalizer's part.
-    nll: mean weighted cross-entropy of the target token, whatever is
-      minimised, so that runs of different objectives can be compared.
+    loss: mean weighted loss in nats per target token, loss_kl + loss_one_hot +
+      loss_z.
+    loss_kl: the term of the sparse KL.
+    loss_one_hot: the term of the one-hot cross-entropy.
+    loss_z: the term of the squared log-normalizer.
+    nll: mean weighted cross-entropy of the target tokens, whatever the
+      objective, so that runs with different objectives can be compared.
     token_accuracy: weighted share of targets that no other token outscores.
-    teacher_share: share of positions with weight that have a teacher.
-    negative_kl_rate: share of those whose KL is negative.
-    padding_share: share of encoder and decoder slots that hold padding.
+    teacher_share: share of weighted positions that have a teacher distribution.
+    negative_kl_rate: share of these whose KL is negative.
+    padding_share: share of encoder and decoder positions that are padding.
     num_tokens: encoder and decoder tokens that are not padding.
-    num_target_tokens: positions with weight.
-    num_rows: rows of the batch, each one or several examples.
-    kl/FORMAT, where the batch tells formats: mean sparse KL of the positions
-      with a teacher in examples of that format; nan where there are none.
+    num_target_tokens: number of weighted positions.
+    num_rows: rows of the batch, each of one or several examples.
+    kl/FORMAT: only if the batch has data formats: mean sparse KL over the
+      positions with a teacher in examples of that format; nan if there are
+      none.
   """
 
   def share(part: str, whole: str) -> jax.Array:
@@ -116,8 +121,8 @@ def shares(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   }
 
 
-def known(values: Mapping[str, float]) -> dict[str, float]:
-  """Without the formats that the batch has no teacher for."""
+def without_absent_formats(values: Mapping[str, float]) -> dict[str, float]:
+  """Drops kl/FORMAT where no position of the format has a teacher."""
   return {
     name: value
     for name, value in values.items()

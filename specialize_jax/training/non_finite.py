@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: remembered, and when it ends."""
+"""Records steps whose loss or gradient is not finite, and limits them."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ FILE = "non_finite.json"
 
 
 class Skipped:
-  """The steps that were skipped one after the other."""
+  """The consecutive steps that have been skipped so far."""
 
   def __init__(self, max_in_a_row: int) -> None:
-    """Takes how many may follow one another."""
+    """Sets how many consecutive steps may be skipped."""
     self._max_in_a_row = max_in_a_row
     self._rows: list[dict[str, object]] = []
 
@@ -25,17 +25,23 @@ class Skipped:
     *,
     log: run_log.RunLog,
   ) -> None:
-    """Takes a step's metrics and the examples of each row of its batch.
+    """Records a step if it was skipped, and resets if it was not.
+
+    Args:
+      step_number: the step.
+      values: its metrics.
+      example_ids: the ids of the examples of each row of its batch.
+      log: writes `FILE` before the run ends.
 
     Raises:
-      FloatingPointError: too many were skipped; `log` has them in a file.
+      FloatingPointError: more than `max_in_a_row` steps were skipped.
     """
     in_a_row = values["num_skipped_in_a_row"]
     if not in_a_row:
       self._rows.clear()
       return
     logging.warning(
-      "Step %d is skipped: its loss is %s, its gradient's norm %s.",
+      "Step %d was skipped: its loss is %s, its gradient norm %s.",
       step_number,
       values["loss"],
       values["gradient_norm"],
@@ -43,7 +49,7 @@ class Skipped:
     self._rows.append(
       {
         "step": step_number,
-        # As text: JSON has no nan.
+        # Strings, because JSON has no nan.
         "loss": str(values["loss"]),
         "gradient_norm": str(values["gradient_norm"]),
         "example_ids": example_ids,
@@ -52,8 +58,8 @@ class Skipped:
     if in_a_row > self._max_in_a_row:
       log.write_file(FILE, self._rows)
       raise FloatingPointError(
-        f"Step {step_number}: the loss is {values['loss']}, the gradient's "
-        f"norm {values['gradient_norm']}; {in_a_row} steps in a row were "
-        f"skipped for not being finite. {log.directory / FILE} names the "
+        f"Step {step_number}: the loss is {values['loss']}, the gradient norm "
+        f"{values['gradient_norm']}; {in_a_row} steps in a row were skipped "
+        f"because they were not finite. {log.directory / FILE} lists the "
         "examples of their batches."
       )

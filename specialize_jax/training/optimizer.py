@@ -14,31 +14,33 @@ from specialize_jax import errors
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-  """How gradients become updates.
+  """The optimizer and its learning rate schedule.
 
   Attributes:
-    name: "adamw", or "adafactor" as T5 was trained with: second moments by
-      rows and columns, updates scaled by the parameter's own size and clipped
-      at a root mean square of 1, decay rate 1 - step ** -0.8. (Of layers
-      stacked by a scan, size and clipping are those of the whole stack.)
-    learning_rate: its peak, reached after the warm-up.
-    schedule: after the warm-up "constant"; "cosine" down to
-      `final_learning_rate` at `num_steps`; "rsqrt", falling as 1 / sqrt(step).
-    warmup_steps: steps over which the rate rises linearly; the first step has
+    name: "adamw", or "adafactor" as T5 was trained with: factored second
+      moments, updates scaled by the parameter's root mean square and clipped
+      to a root mean square of 1, decay rate 1 - step ** -0.8. (For layers
+      stacked by a scan, both are taken over the whole stack.)
+    learning_rate: peak learning rate, reached after the warm-up.
+    schedule: the learning rate after the warm-up: "constant"; "cosine" decay to
+      `final_learning_rate` at `num_steps`; "rsqrt", proportional to
+      1 / sqrt(step).
+    warmup_steps: number of steps of linear warm-up; the first step has rate
       `learning_rate / warmup_steps`.
-    num_steps: where the cosine ends; the others do not read it.
-    final_learning_rate: where the cosine ends.
-    weight_decay: decoupled: each step takes `rate * weight_decay * parameter`.
-    no_decay: last parts of the names that do not decay.
-    max_gradient_norm: gradients of a larger global norm are scaled down to it;
-      None for no limit.
-    beta1: AdamW's decay of the first moment.
-    beta2: AdamW's decay of the second moment.
-    epsilon: AdamW's floor of the denominator.
-    first_moment_dtype: "float32", or "bfloat16", which takes 2 bytes a
-      parameter less. AdamW's second moment and all of Adafactor's are float32
-      whatever the parameters are: with `beta2` of 0.999 a step changes a
-      second moment by less than bfloat16 can tell.
+    num_steps: step at which the cosine ends; only read by "cosine".
+    final_learning_rate: learning rate at the end of the cosine.
+    weight_decay: decoupled weight decay: each step subtracts
+      `rate * weight_decay * parameter`.
+    no_decay: parameters whose name ends in one of these are not decayed.
+    max_gradient_norm: gradients with a larger global norm are scaled down to
+      it; None for no clipping.
+    beta1: AdamW's decay rate of the first moment.
+    beta2: AdamW's decay rate of the second moment.
+    epsilon: added to AdamW's denominator.
+    first_moment_dtype: "float32", or "bfloat16", which saves 2 bytes per
+      parameter. AdamW's second moment and Adafactor's state are float32
+      whatever the dtype of the parameters: with `beta2` 0.999 a step changes a
+      second moment by less than bfloat16 resolves.
   """
 
   name: Literal["adamw", "adafactor"] = "adamw"
@@ -58,14 +60,15 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-  """A direction, and how far to go along it.
+  """A gradient transformation and, separately, a learning rate schedule.
 
-  The rate is kept apart from optax's own step counters, which stand still when
-  a non-finite step is skipped: it is a function of the step alone.
+  The schedule is a function of the train step. It does not use optax's step
+  counters, which do not advance when a non-finite step is skipped.
 
   Attributes:
-    transformation: gradients to the direction of descent, times minus one.
-    learning_rate: float32 rate by step; the update is `-rate * direction`.
+    transformation: maps gradients to the direction of ascent.
+    learning_rate: maps a step to a float32 rate; the update is
+      `-rate * direction`.
     max_gradient_norm: see `OptimizerConfig`.
   """
 
@@ -74,14 +77,20 @@ class Optimizer:
   max_gradient_norm: float | None = None
 
   def init(self, params: optax.Params) -> optax.OptState:
-    """Gives the state before the first step, float32 for narrow parameters."""
+    """Returns the initial state, float32 even for narrower parameters."""
     return self.transformation.init(at_least_float32(params))
 
   def clip_factor(self, gradient_norm: jax.Array) -> jax.Array:
-    """Gives what gradients of this global norm are to be multiplied by.
+    """Computes the factor that clips gradients of a given global norm.
 
-    A factor that is joined with others costs nothing, where clipping of its
-    own (`optax.clip_by_global_norm`) reads and writes all gradients again.
+    The step multiplies it into another factor at no cost, whereas
+    `optax.clip_by_global_norm` reads and writes all gradients once more.
+
+    Args:
+      gradient_norm: float32 scalar.
+
+    Returns:
+      `min(1, max_gradient_norm / gradient_norm)`.
     """
     if self.max_gradient_norm is None:
       return jnp.ones_like(gradient_norm)
@@ -95,16 +104,19 @@ class Optimizer:
     *,
     finite: jax.Array,
   ) -> tuple[optax.Updates, optax.OptState]:
-    """Gives the direction and the optimizer's next state.
+    """Computes the direction and the optimizer's next state.
 
     Args:
-      gradients: of the loss, clipped (`clip_factor`).
-      opt_state: from `init` or the step before.
-      params: what the gradients are of.
-      finite: bool scalar. Where it is false the state stays as it is, and the
-        direction means nothing.
+      gradients: gradients of the loss, clipped by `clip_factor`.
+      opt_state: from `init` or the previous step.
+      params: the parameters.
+      finite: bool scalar. If false, the state is returned unchanged and the
+        direction is meaningless.
+
+    Returns:
+      The direction and the next state.
     """
-    with _promotion_as_optax_wants():
+    with _standard_dtype_promotion():
       return self.transformation.update(
         at_least_float32(gradients),
         opt_state,
@@ -114,15 +126,22 @@ class Optimizer:
 
 
 def build(config: OptimizerConfig) -> Optimizer:
-  """Gives the optimizer that a config describes.
+  """Builds the optimizer that a config describes.
+
+  Args:
+    config: the configuration.
+
+  Returns:
+    The optimizer.
 
   Raises:
-    UserError: a name or type is unknown, or the cosine's end is missing or
-      too early.
+    UserError: a name or dtype is unknown, or the end of the cosine is missing
+      or within the warm-up.
   """
   links = []
   if config.max_gradient_norm is not None:
-    # Where optax would clip: its place in the state of a checkpoint.
+    # Keeps the structure of the state, and so of checkpoints, that optax's
+    # own clipping would have.
     links.append(optax.identity())
   if config.first_moment_dtype not in ("float32", "bfloat16"):
     raise errors.UserError(
@@ -132,9 +151,9 @@ def build(config: OptimizerConfig) -> Optimizer:
   if config.name == "adamw":
     links.append(_adam(config))
   elif config.name == "adafactor":
-    # optax's chain ends by turning to descent; ours turns in the step.
+    # optax's chain ends with a negation; ours negates in the train step.
     links += [
-      _kept_if_not_finite(optax.adafactor(learning_rate=None)),
+      _unchanged_if_not_finite(optax.adafactor(learning_rate=None)),
       optax.scale(-1.0),
     ]
   else:
@@ -156,10 +175,10 @@ def build(config: OptimizerConfig) -> Optimizer:
   )
 
 
-def _kept_if_not_finite(
+def _unchanged_if_not_finite(
   inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-  """A transformation whose state stays where `finite` is false."""
+  """Wraps a transformation to keep its state where `finite` is false."""
 
   def update(
     gradients: optax.Updates,
@@ -176,13 +195,14 @@ def _kept_if_not_finite(
 
 
 def _adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
-  """Optax's Adam; the direction is that of the moments that are kept.
+  """Optax's Adam, with the direction computed from the new moments.
 
-  Computed beside them, it would read the old moments too, which then are not
-  overwritten before it is known: XLA's CPU copies them first, all of them.
+  Optax's own update computes direction and new moments together from the old
+  moments, so the old ones cannot be overwritten first: XLA's CPU backend copies
+  all of them. Computed from the new moments, the direction needs no copy.
   """
   narrow = config.first_moment_dtype != "float32"
-  inner = _kept_if_not_finite(
+  inner = _unchanged_if_not_finite(
     optax.scale_by_adam(
       b1=config.beta1,
       b2=config.beta2,
@@ -191,7 +211,7 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
     )
   )
   if narrow:
-    # Optax takes the direction from the moment before it is rounded.
+    # Optax computes the direction from the moment before it is rounded.
     return inner
 
   def update(
@@ -215,7 +235,7 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
 
 
 def at_least_float32(tree: optax.Params) -> optax.Params:
-  """Widens what is narrower, such as bfloat16; the rest is left as it is."""
+  """Casts leaves narrower than float32, such as bfloat16, to float32."""
   return jax.tree.map(
     lambda leaf: leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf,
     tree,
@@ -223,7 +243,7 @@ def at_least_float32(tree: optax.Params) -> optax.Params:
 
 
 def _decays(params: optax.Params, no_decay: tuple[str, ...]) -> optax.Params:
-  """A tree of bools, False where the last part of a name is in `no_decay`."""
+  """Returns a tree of bools, False where a name ends in one of `no_decay`."""
 
   def decays(path: tuple, _: jax.Array) -> bool:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -233,7 +253,7 @@ def _decays(params: optax.Params, no_decay: tuple[str, ...]) -> optax.Params:
 
 
 def _schedule(config: OptimizerConfig) -> optax.Schedule:
-  """The rate of step n, counted from zero."""
+  """Builds the schedule of a config; steps count from zero."""
   peak, warmup = config.learning_rate, config.warmup_steps
   if config.schedule == "constant":
     after = optax.constant_schedule(peak)
@@ -265,14 +285,14 @@ def _schedule(config: OptimizerConfig) -> optax.Schedule:
   joined = optax.join_schedules([rising, after], [warmup])
 
   def rate(step: jax.Array) -> jax.Array:
-    with _promotion_as_optax_wants():
+    with _standard_dtype_promotion():
       return jnp.asarray(joined(step), jnp.float32)
 
   return rate
 
 
 @contextlib.contextmanager
-def _promotion_as_optax_wants() -> Iterator[None]:
-  """Lets optax mix int32 counters with floats where our own code may not."""
+def _standard_dtype_promotion() -> Iterator[None]:
+  """Lets optax mix int32 counters with floats under strict promotion."""
   with jax.numpy_dtype_promotion("standard"):
     yield

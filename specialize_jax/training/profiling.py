@@ -1,4 +1,4 @@
-"""A trace of a few steps, for TensorBoard's profile tab or Perfetto."""
+"""Traces a few steps, for TensorBoard's profile tab or Perfetto."""
 
 import contextlib
 import os
@@ -17,14 +17,14 @@ class Profiler:
   def __init__(
     self, steps: tuple[int, int] | None, directory: str | os.PathLike
   ) -> None:
-    """Takes the first and the last step to trace; None for none."""
+    """Sets the first and the last step to trace; None to trace nothing."""
     self._steps = steps
     self._directory = os.fspath(directory)
     self._tracing = False
 
   @contextlib.contextmanager
   def step(self, step_number: int) -> Iterator[None]:
-    """Around the start of a step; begins the trace where it is due."""
+    """Wraps the dispatch of a step; starts the trace at the first step."""
     if self._steps is None:
       yield
       return
@@ -36,12 +36,12 @@ class Profiler:
       yield
 
   def step_read(self, step_number: int) -> None:
-    """After a step's metrics were read; ends the trace after the last."""
+    """Ends the trace if the metrics of the last step have been read."""
     if self._tracing and step_number >= self._steps[1]:
       self.close()
 
   def close(self) -> None:
-    """Ends the trace, if one is under way."""
+    """Ends the trace if one is running."""
     if self._tracing:
       self._tracing = False
       jax.profiler.stop_trace()

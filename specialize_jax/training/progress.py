@@ -1,4 +1,4 @@
-"""How fast a run goes, and the line that says so on standard error."""
+"""Measures throughput, and shows progress on standard error."""
 
 import contextlib
 import dataclasses
@@ -11,19 +11,19 @@ import jax
 
 _TERMINAL_SECONDS = 0.5
 _PLAIN_SECONDS = 10.0
-# Our names of what `jax.Device.memory_stats` counts.
+# Metric names, and the keys of `jax.Device.memory_stats`.
 _MEMORY = {"hbm_gib": "bytes_in_use", "hbm_peak_gib": "peak_bytes_in_use"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Efficiency:
-  """What a step takes and what the chips could do, where both are known.
+  """What is needed to compute MFU and memory use, as far as it is known.
 
   Attributes:
     step_flops: floating point operations of the model in one step, forward
-      and backward, on all chips together.
-    peak_flops: of all chips together, a second.
-    devices: of this process, whose memory is looked at.
+      and backward, summed over all chips.
+    peak_flops: peak floating point operations per second of all chips.
+    devices: the devices of this process whose memory is reported.
   """
 
   step_flops: float | None = None
@@ -31,32 +31,35 @@ class Efficiency:
   devices: Sequence[jax.Device] = ()
 
   def values(self, step_seconds: float) -> dict[str, float]:
-    """Gives the share of the peak, and the fullest device's memory.
+    """Computes the MFU, and the memory of the fullest device.
+
+    Args:
+      step_seconds: duration of a step.
 
     Returns:
-      mfu, 0 to 1, where both figures are known; hbm_gib and hbm_peak_gib, in
-      use now and at most so far, where the devices tell.
+      mfu, in [0, 1], if both flops are known; hbm_gib and hbm_peak_gib, in use
+      now and at most so far, if the devices report them.
     """
     values = {}
     if self.step_flops and self.peak_flops:
       values["mfu"] = self.step_flops / (step_seconds * self.peak_flops)
-    told = [stats for d in self.devices if (stats := d.memory_stats())]
+    reported = [stats for d in self.devices if (stats := d.memory_stats())]
     for name, key in _MEMORY.items():
-      in_use = [stats[key] for stats in told if key in stats]
+      in_use = [stats[key] for stats in reported if key in stats]
       if in_use:
         values[name] = max(in_use) / 2**30
     return values
 
 
 class Throughput:
-  """Tokens, examples and steps a second, pauses and compilation taken off.
+  """Tokens, examples and steps per second, without pauses and compilation.
 
-  It measures from one `rates` to the next; the first step, which compiles, is
-  left out.
+  Rates are measured between calls of `rates`. The first step, which compiles,
+  is excluded.
   """
 
   def __init__(self, efficiency: Efficiency | None = None) -> None:
-    """Waits for the first step."""
+    """Starts measuring after the first step."""
     self._efficiency = efficiency or Efficiency()
     self._start: float | None = None
     self._reset()
@@ -77,25 +80,25 @@ class Throughput:
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
-    """Takes what happens within, such as an evaluation, off the time."""
+    """Excludes the time spent within, such as in an evaluation."""
     began = time.perf_counter()
     yield
     self._paused += time.perf_counter() - began
 
   @contextlib.contextmanager
   def data_wait(self) -> Iterator[None]:
-    """Counts what happens within as waiting for data."""
+    """Counts the time spent within as waiting for data."""
     began = time.perf_counter()
     yield
     self._waited += time.perf_counter() - began
 
   def rates(self) -> dict[str, float]:
-    """Gives the rates since the last call; empty before a second step.
+    """Computes the rates since the last call.
 
     Returns:
-      step_seconds and data_wait_seconds, means a step; tokens_per_second
-      (encoder and decoder, without padding) and examples_per_second (rows);
-      and what `Efficiency.values` gives.
+      step_seconds and data_wait_seconds, means per step; tokens_per_second
+      (encoder and decoder, without padding); examples_per_second (rows); and
+      the values of `Efficiency.values`. Empty before the second step.
     """
     if not self._steps:
       return {}
@@ -114,17 +117,17 @@ class Throughput:
 
 
 class _Line:
-  """Speed and time left: one line on a terminal, else one every 10 s."""
+  """Progress as one updating line on a terminal, else a line every 10 s."""
 
   def __init__(
     self, total: int, stream: TextIO | None = None, *, done: int = 0
   ) -> None:
-    """Counts up to `total` on `stream`, standard error by default.
+    """Counts up to `total`.
 
     Args:
-      total: steps or rows.
-      stream: where to.
-      done: how many were there before, by an earlier run.
+      total: number of steps or rows.
+      stream: output stream, standard error by default.
+      done: number that an earlier run has already done.
     """
     self._total = total
     self._done = done
@@ -136,11 +139,11 @@ class _Line:
     self._tokens = 0.0
 
   def _count(self, done: int, num_tokens: float) -> bool:
-    """Counts up to `done`; gives whether it is time to tell of it."""
+    """Counts up to `done`; returns whether the line should be updated."""
     now = time.monotonic()
     self._done = done
     if self._first is None:
-      # Where the speed is measured from: the first step has compiled.
+      # Speed is measured from here on, when the first step has compiled.
       self._first = (done, now)
     else:
       self._tokens += num_tokens
@@ -150,9 +153,9 @@ class _Line:
     self._last_shown = now
     return True
 
-  def _tell(self, text: str) -> None:
+  def _write(self, text: str) -> None:
     if self._terminal:
-      # \x1b[K clears what a longer line before it has left.
+      # \x1b[K clears the rest of a longer previous line.
       end = "\n" if self._done >= self._total else ""
       self._stream.write(f"\r{text}\x1b[K{end}")
     else:
@@ -160,7 +163,7 @@ class _Line:
     self._stream.flush()
 
   def _speed(self, unit: str = "") -> str:
-    """Gives rates since the first; `unit` is what is counted, if told."""
+    """Formats the rates; those of what is counted only with a `unit`."""
     first, began = self._first
     seconds = time.monotonic() - began
     if self._done == first or not seconds:
@@ -173,26 +176,26 @@ class _Line:
 
 
 class ProgressLine(_Line):
-  """A training run's: loss, speed and time left."""
+  """Progress of a training run: loss, speed and time left."""
 
   def show(self, step: int, *, loss: float, num_tokens: float) -> None:
-    """Tells of a step, if the last time was long enough ago."""
+    """Shows a step, if the line is due for an update."""
     if self._count(step, num_tokens):
       text = f"step {step}/{self._total}  loss {loss:.4f}{self._speed()}"
-      self._tell(text)
+      self._write(text)
 
 
 class RowsLine(_Line):
-  """A file's, row by row: how many are done, speed and time left."""
+  """Progress over the rows of a file: rows done, speed and time left."""
 
   def add(self, num_rows: int, *, num_tokens: float) -> None:
-    """Tells of so many more rows, if the last time was long enough ago."""
+    """Counts more rows, and shows them if the line is due for an update."""
     if self._count(self._done + num_rows, num_tokens):
-      self._tell(f"{self._done:,}/{self._total:,} rows{self._speed('rows')}")
+      self._write(f"{self._done:,}/{self._total:,} rows{self._speed('rows')}")
 
 
 def _duration(seconds: float) -> str:
-  """Example: 45 s, 12 min, 3 h 20 min."""
+  """Formats a duration, as in 45 s, 12 min, 3 h 20 min."""
   if seconds < 90:
     return f"{seconds:.0f} s"
   minutes = round(seconds / 60)

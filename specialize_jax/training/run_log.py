@@ -1,4 +1,4 @@
-"""What a run writes down of itself: metrics.jsonl and TensorBoard events."""
+"""The log of a run: metrics.jsonl and TensorBoard events."""
 
 import json
 import os
@@ -15,21 +15,21 @@ Group = Literal["train", "evaluation"]
 
 
 class RunLog:
-  """Writes rows into MODEL_DIR; on every process but the first, nothing.
+  """Writes metrics to MODEL_DIR; only the first process writes.
 
   `MODEL_DIR/metrics.jsonl` has rows `{"step": n, "group": "train" |
-  "evaluation", "values": {name: float}}`, each step and group once, in
-  order; `MODEL_DIR/tensorboard` has the same values as `group/name`; and
-  `MODEL_DIR/examples.jsonl`, where asked for, the names of each step's
-  examples, a list for each row of the global batch.
+  "evaluation", "values": {name: float}}`, one for each step and group, in
+  order. `MODEL_DIR/tensorboard` has the same values as `group/name`.
+  `MODEL_DIR/examples.jsonl`, if enabled, has the example ids of each step, one
+  list for each row of the global batch.
 
   Attributes:
-    directory: MODEL_DIR, a local path or a `gs://` one.
-    path: of metrics.jsonl.
+    directory: MODEL_DIR, a local or `gs://` path.
+    path: the path of metrics.jsonl.
   """
 
   def __init__(self, model_dir: str | os.PathLike) -> None:
-    """Names the directory, without touching it."""
+    """Sets the directory, without creating or reading it."""
     self.directory = epath.Path(model_dir)
     self.path = self.directory / "metrics.jsonl"
     self._writes = jax.process_index() == 0
@@ -40,18 +40,18 @@ class RunLog:
     self._summaries = None
 
   def start_after(self, step: int | None) -> None:
-    """Opens the log, without the rows of steps that will be taken again.
+    """Opens the log, removing the rows of steps that will be repeated.
 
     Args:
-      step: the restored step, after which everything is forgotten, a half
-        written last line included; None forgets all.
+      step: the restored step. Later rows, and an incomplete last line, are
+        removed; None removes all rows.
     """
     if not self._writes:
       return
     self._start = step
     self.directory.mkdir(parents=True, exist_ok=True)
     self._rows = _open_after(self.path, step)
-    # TensorFlow takes seconds to import, and only its event files are wanted.
+    # Imported here, because it takes seconds to import TensorFlow.
     from clu import metric_writers
 
     self._summaries = metric_writers.SummaryWriter(
@@ -59,7 +59,7 @@ class RunLog:
     )
 
   def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
-    """Adds one row, which survives the process from here on."""
+    """Appends a row and flushes it."""
     if not self._writes:
       return
     values = {name: float(value) for name, value in values.items()}
@@ -71,7 +71,7 @@ class RunLog:
     )
 
   def write_examples(self, step: int, example_ids: list[list[str]]) -> None:
-    """Names the examples of a step's batch, by its rows."""
+    """Appends the example ids of a step's batch, one list for each row."""
     if not self._writes:
       return
     if self._examples is None:
@@ -81,17 +81,17 @@ class RunLog:
     self._examples.flush()
 
   def write_file(self, name: str, content: object) -> None:
-    """Writes a file of JSON beside the log."""
+    """Writes a JSON file beside the log."""
     if self._writes:
       writing.write_json(self.directory / name, content)
 
   def flush(self) -> None:
-    """Hands TensorBoard's events to the file system too."""
+    """Flushes TensorBoard's events."""
     if self._summaries is not None:
       self._summaries.flush()
 
   def close(self) -> None:
-    """Closes both files."""
+    """Closes all files."""
     if self._rows is not None:
       self._rows.close()
       self._summaries.close()
@@ -102,9 +102,9 @@ class RunLog:
 
 
 def _open_after(path: epath.Path, step: int | None) -> typing.TextIO:
-  """Opens a file of rows to add to it, those after a step taken out."""
+  """Removes the rows after a step, and opens the file for appending."""
   kept = [] if step is None else _rows_up_to(path, step)
-  # Replaced at once, so that a kill leaves the old rows or the new ones.
+  # Replaced atomically: a kill leaves either the old rows or the new ones.
   writing.write_text(path, "".join(kept))
   return writing.appended(path)
 

@@ -1,4 +1,4 @@
-"""The train state, and how it comes to be on a mesh."""
+"""The train state, and its initialization and sharding on a mesh."""
 
 import dataclasses
 
@@ -15,14 +15,16 @@ from specialize_jax.training import optimizer as optimizers
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-  """All that one step hands to the next.
+  """Everything that one step passes to the next.
 
   Attributes:
-    step: int32 scalar, number of batches seen, skipped ones included.
-    params: tree of the network, in its `param_dtype`.
-    opt_state: optax's, sharded as the parameters that it belongs to.
-    num_skipped: int32 scalar, updates skipped as non-finite since the start.
-    num_skipped_in_a_row: int32 scalar, those since the last finite one.
+    step: int32 scalar, number of batches seen, including skipped ones.
+    params: the network's parameters, in its `param_dtype`.
+    opt_state: optax's state, sharded like the parameters it belongs to.
+    num_skipped: int32 scalar, number of non-finite updates skipped since the
+      start.
+    num_skipped_in_a_row: int32 scalar, number skipped since the last finite
+      update.
   """
 
   step: jax.Array
@@ -35,7 +37,7 @@ class TrainState:
 def from_params(
   params: optax.Params, optimizer: optimizers.Optimizer
 ) -> TrainState:
-  """A state at step zero with a fresh optimizer; traceable."""
+  """Returns the state of step zero with a new optimizer state; traceable."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -50,13 +52,18 @@ def abstract(
   optimizer: optimizers.Optimizer,
   placement: placements.Placement,
 ) -> TrainState:
-  """Shapes, dtypes and shardings of the state; computes nothing.
+  """Returns shapes, dtypes and shardings of the state, computing no array.
+
+  Args:
+    model: the network.
+    optimizer: the optimizer.
+    placement: the mesh and the axis rules.
 
   Returns:
-    A state of `jax.ShapeDtypeStruct`, as a checkpoint is restored into.
+    A state of `jax.ShapeDtypeStruct`, into which a checkpoint can be restored.
 
   Raises:
-    UserError: the rules cannot place a parameter.
+    UserError: the rules cannot shard a parameter.
   """
   boxed = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
   shapes = jax.eval_shape(lambda p: from_params(p, optimizer), _unbox(boxed))
@@ -75,7 +82,7 @@ def abstract(
 def abstract_params(
   model: network.EncoderDecoder, placement: placements.Placement
 ) -> optax.Params:
-  """Shapes, dtypes and shardings of the parameters alone."""
+  """Returns shapes, dtypes and shardings of the parameters only."""
   boxed = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
   return jax.tree.map(
     lambda leaf, sharding: leaf.update(sharding=sharding),
@@ -91,10 +98,19 @@ def create(
   *,
   init_rng: jax.Array,
 ) -> TrainState:
-  """A new state, each array made where it will lie.
+  """Creates a randomly initialized state, sharded from the start.
 
-  The same on every mesh: no array is ever whole on one device, and its random
-  numbers do not depend on how it is cut.
+  The values are the same on every mesh: no array is ever assembled on one
+  device, and random numbers do not depend on the sharding.
+
+  Args:
+    model: the network.
+    optimizer: the optimizer.
+    placement: the mesh and the axis rules.
+    init_rng: the key of the initializers.
+
+  Returns:
+    The state of step zero.
   """
   shardings = _shardings(abstract(model, optimizer, placement))
   with placement.entered():
@@ -110,7 +126,7 @@ def start_from(
   optimizer: optimizers.Optimizer,
   placement: placements.Placement,
 ) -> TrainState:
-  """A state at step zero from given parameters, placed on the mesh."""
+  """Creates the state of step zero from given parameters, sharded."""
   shardings = _shardings(abstract(model, optimizer, placement))
   params = jax.device_put(params, shardings.params)
   with placement.entered():
@@ -122,13 +138,13 @@ def start_from(
 
 
 def _init(model: network.EncoderDecoder, rng: jax.Array) -> optax.Params:
-  """The parameters in their boxes of logical axis names."""
+  """Initializes the parameters, boxed with their logical axis names."""
   tokens = jnp.ones((1, 2), jnp.int32)
   return model.init(rng, tokens, tokens, deterministic=True)["params"]
 
 
 def _unbox(boxed: optax.Params) -> optax.Params:
-  """Takes the boxes off; `nn.meta.unbox` would constrain abstract arrays."""
+  """Removes the boxes; `nn.meta.unbox` would constrain abstract arrays."""
   return jax.tree.map(
     lambda leaf: leaf.value if _is_box(leaf) else leaf, boxed, is_leaf=_is_box
   )
@@ -143,26 +159,26 @@ def _is_box(node: object) -> bool:
 
 
 def _name_axes(opt_state: optax.OptState, boxed: optax.Params) -> object:
-  """Boxes the parts of an optimizer's state that mirror the parameters."""
+  """Boxes the subtrees of an optimizer state that mirror the parameters."""
   structure = jax.tree.structure(_unbox(boxed))
 
   def mirrors(node: object) -> bool:
     return jax.tree.structure(node) == structure
 
-  def name(node: object) -> object:
+  def box(node: object) -> object:
     if not mirrors(node):
       return node
     return jax.tree.map(_like, boxed, node, is_leaf=_is_box)
 
-  return jax.tree.map(name, opt_state, is_leaf=mirrors)
+  return jax.tree.map(box, opt_state, is_leaf=mirrors)
 
 
 def _like(box: object, leaf: jax.ShapeDtypeStruct) -> object:
-  """Names the axes of a leaf that belongs to a boxed parameter.
+  """Names the axes of an optimizer leaf that belongs to a boxed parameter.
 
-  A moment has the parameter's shape; a factored one lacks one of its axes
-  (where two of them are equally long, either name places it validly); what
-  else there is are placeholders of one element.
+  A moment has the parameter's shape, and a factored one lacks one of its axes
+  (if two axes are equally long, either name is a valid sharding). All other
+  leaves are placeholders of one element and are not boxed.
   """
   if not _is_box(box):
     return leaf

@@ -1,6 +1,5 @@
 """One train step: a pure, jitted function of state and batch."""
 
-import ctypes
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -10,6 +9,7 @@ import optax
 
 from specialize_jax import errors
 from specialize_jax.losses import distillation, head, normalization
+from specialize_jax.parallel import host_cpu
 from specialize_jax.t5 import network
 from specialize_jax.training import metrics, state
 from specialize_jax.training import optimizer as optimizers
@@ -29,27 +29,27 @@ def make_train_step(
   dropout_rng: jax.Array,
   num_microbatches: int = 1,
 ) -> TrainStep:
-  """Builds the step: `(state, batch) -> (state, metrics)`, jitted.
+  """Builds the jitted train step `(state, batch) -> (state, metrics)`.
 
-  The gradient is that of the batch's weighted mean loss, whatever the number
-  of microbatches: losses and gradients are summed over them and divided once
-  by the sum of all weights. A step whose loss or gradient is not finite
-  leaves parameters and optimizer as they are, and is counted.
+  The gradient is that of the weighted mean loss of the batch, independent of
+  the number of microbatches: losses and gradients are summed over microbatches
+  and divided once, by the sum of all weights. A step whose loss or gradient is
+  not finite leaves parameters and optimizer state unchanged, and is counted.
 
-  The state is donated. Call the step within `Placement.entered()`, for the
-  model's sharding constraints to hold.
+  The state is donated. Call the step within `Placement.entered()`, so that the
+  model's sharding constraints apply.
 
   Args:
-    model: the network; its config gives compute dtype and dropout.
+    model: the network; its config sets compute dtype and dropout.
     optimizer: from `optimizer.build`.
-    loss_config: what is minimised.
-    dropout_rng: base key; step n draws from it folded with n.
-    num_microbatches: pieces of the batch that go one after the other; must
-      divide its rows on every device.
+    loss_config: the objective.
+    dropout_rng: base key; step n uses it with n folded in.
+    num_microbatches: number of microbatches, processed one after the other;
+      must divide the batch's rows on every device.
 
   Returns:
-    The step. Its metrics are those of `metrics.shares`, and gradient_norm
-    (before clipping), update_norm, learning_rate, num_skipped,
+    The step. Its metrics are those of `metrics.shares`, gradient_norm (before
+    clipping), update_norm, learning_rate, num_skipped and
     num_skipped_in_a_row; float32 and int32 scalars.
   """
 
@@ -76,21 +76,16 @@ def make_train_step(
 def compile_ahead(
   train_step: jax.stages.Wrapped, train_state: state.TrainState, batch: Batch
 ) -> None:
-  """Compiles a step before its first call, which then only runs it.
-
-  What the compiler used, a gigabyte for FlanT5-small on a CPU, would stay with
-  the process beside all that the step allocates: glibc keeps what is freed,
-  unless it is told to give it back.
+  """Compiles a step before its first call.
 
   Args:
     train_step: from `make_train_step`.
-    train_state: as the first call takes it; not donated.
-    batch: likewise.
+    train_state: the state of the first call; not donated.
+    batch: the batch of the first call.
   """
   train_step.lower(train_state, batch).compile()
-  library = ctypes.CDLL(None)
-  if hasattr(library, "malloc_trim"):
-    library.malloc_trim(0)
+  # On a CPU the compiler has used a gigabyte for FlanT5-small.
+  host_cpu.release_freed_memory()
 
 
 def _loss_sum(
@@ -100,7 +95,7 @@ def _loss_sum(
   batch: Batch,
   dropout_rng: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-  """The weighted loss, summed, and all sums that metrics are made of."""
+  """Computes the weighted sum of losses, and all sums that metrics need."""
   hidden_BTD = model.apply(
     {"params": params},
     batch["encoder_input_tokens"],
@@ -125,9 +120,9 @@ def _summed_gradients(
   microbatches: Batch,
   rngs: jax.Array,
 ) -> tuple[optax.Updates, Metrics]:
-  """Gradients and sums, added up over microbatches along the first axis.
+  """Accumulates gradients and sums over microbatches (the leading axis).
 
-  They are float32 where parameters are narrower.
+  Gradients of parameters narrower than float32 are accumulated in float32.
   """
 
   def gradient_fn(*arguments: object) -> tuple[optax.Updates, Metrics]:
@@ -152,10 +147,10 @@ def _summed_gradients(
 
 
 def _split(batch: Batch, num_microbatches: int) -> Batch:
-  """[B, ..] -> [num_microbatches, B / num_microbatches, ..].
+  """Reshapes [B, ..] to [num_microbatches, B / num_microbatches, ..].
 
-  Microbatch i takes rows i, i + n, i + 2 n, ..., so that each device, which
-  holds neighbouring rows, keeps its own and none moves.
+  Microbatch i consists of rows i, i + n, i + 2 n, ..., so that each device,
+  which holds neighboring rows, keeps its rows and none is communicated.
   """
 
   def split(rows: jax.Array) -> jax.Array:
@@ -164,8 +159,8 @@ def _split(batch: Batch, num_microbatches: int) -> Batch:
         f"num_microbatches={num_microbatches} does not divide a batch of "
         f"{rows.shape[0]} rows: expected a divisor of BATCH_SIZE."
       )
-    pieces = rows.reshape(-1, num_microbatches, *rows.shape[1:])
-    return jnp.swapaxes(pieces, 0, 1)
+    microbatches = rows.reshape(-1, num_microbatches, *rows.shape[1:])
+    return jnp.swapaxes(microbatches, 0, 1)
 
   return {name: split(rows) for name, rows in batch.items()}
 
@@ -176,12 +171,12 @@ def _update(
   gradient_sums: optax.Updates,
   sums: Metrics,
 ) -> tuple[state.TrainState, Metrics]:
-  """Takes the update, or skips it where something is not finite."""
+  """Applies the update, or skips it if loss or gradients are not finite."""
   norm_of_sums = optax.tree.norm(gradient_sums)
   finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm_of_sums)
   gradient_norm = normalization.divide(norm_of_sums, sums["weight"])
-  # Divided and clipped in one product, as XLA cannot take two factors
-  # together: each would be a pass over all gradients.
+  # One factor both divides and clips: XLA does not merge two multiplications,
+  # and each would be a pass over all gradients.
   factor = normalization.divide(
     optimizer.clip_factor(gradient_norm), sums["weight"]
   )
@@ -198,7 +193,7 @@ def _update(
   new_state = dataclasses.replace(
     train_state,
     step=train_state.step + 1,
-    params=jax.tree.map(_moved, train_state.params, updates),
+    params=jax.tree.map(_add_update, train_state.params, updates),
     opt_state=opt_state,
     num_skipped=train_state.num_skipped + skipped,
     num_skipped_in_a_row=(train_state.num_skipped_in_a_row + 1) * skipped,
@@ -212,6 +207,6 @@ def _update(
   }
 
 
-def _moved(param: jax.Array, update: jax.Array) -> jax.Array:
-  """Adds in the wider type: the update is float32 where `param` is not."""
+def _add_update(param: jax.Array, update: jax.Array) -> jax.Array:
+  """Adds in the update's dtype, float32, even if `param` is narrower."""
   return (param.astype(update.dtype) + update).astype(param.dtype)

@@ -1,4 +1,4 @@
-"""Placement by logical axes, and that constraints reach the compiler."""
+"""Shardings by logical axes, and that constraints reach the compiler."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def _boxed(shape, *names):
   )
 
 
-def test_parameters_are_cut_by_name_and_the_rest_is_whole(cube):
+def test_parameters_are_sharded_by_name_and_the_rest_is_replicated(cube):
   shardings = axis_rules.AxisRules().tree_shardings(
     cube,
     {
@@ -43,7 +43,7 @@ def test_two_logical_axes_on_one_mesh_axis_is_an_error(cube):
   rules = axis_rules.AxisRules(embed="model")
   with pytest.raises(
     errors.UserError,
-    match="'embed' and 'mlp' of layer/kernel are both cut over .* 'model'",
+    match="'embed' and 'mlp' of layer/kernel are both sharded over .* 'model'",
   ):
     rules.tree_shardings(
       cube, {"layer": {"kernel": _boxed((4, 4), "embed", "mlp")}}
@@ -55,14 +55,14 @@ def test_an_axis_without_a_rule_is_an_error():
     axis_rules.AxisRules().partition_spec(("embde",))
 
 
-def test_the_batch_is_cut_over_data_and_fsdp(cube):
+def test_the_batch_is_sharded_over_data_and_fsdp(cube):
   rules = axis_rules.AxisRules()
   assert rules.batch_shards(cube) == 4
   assert rules.batch_sharding(cube).spec == PartitionSpec(("data", "fsdp"))
 
 
 def test_a_logical_constraint_reaches_the_compiled_program(cube):
-  """Flax drops constraints without a word where no mesh is set."""
+  """Flax silently drops constraints if no mesh is set."""
   rules = axis_rules.AxisRules().logical_rules()
 
   def lowered():

@@ -1,4 +1,4 @@
-"""The CPU as devices: in processes of their own, since it happens once."""
+"""The CPU as several devices, tested in processes of their own."""
 
 import os
 import subprocess
@@ -35,12 +35,12 @@ def test_the_cores_become_the_data_axis_of_a_mesh():
   assert done.stdout.split() == ["3", "3", "15.0"]
 
 
-def test_no_device_is_refused():
+def test_zero_devices_are_refused():
   with pytest.raises(errors.UserError, match="cpu_devices is 0"):
     host_cpu.use_cores_as_devices(0)
 
 
-def test_a_cpu_that_has_computed_is_not_split(monkeypatch):
+def test_a_cpu_backend_that_is_in_use_is_not_split(monkeypatch):
   import jax
 
   monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])

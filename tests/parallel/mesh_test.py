@@ -1,4 +1,4 @@
-"""A mesh takes all devices or says why it cannot."""
+"""A mesh uses all devices or is refused with the reason."""
 
 import jax
 import pytest
@@ -16,7 +16,7 @@ from specialize_jax.parallel import mesh
     ({"data": 1, "fsdp": -1}, (1, 8, 1)),
   ],
 )
-def test_an_axis_of_minus_one_takes_the_devices_that_are_left(axes, shape):
+def test_an_axis_of_minus_one_takes_the_remaining_devices(axes, shape):
   built = mesh.make_mesh(**axes)
   assert built.devices.shape == shape
   assert built.axis_names == ("data", "fsdp", "model")

@@ -44,7 +44,7 @@ def _gradient_fn():
     gradients, sums = step._summed_gradients(
       lambda p, rows, rng: step._loss_sum(
         tiny_run.model(),
-        distillation.LossConfig(num_chunks=2),
+        distillation.LossConfig(num_chunks=tiny_run.NUM_CHUNKS),
         p,
         rows,
         rng,
@@ -112,13 +112,19 @@ def cube_step():
 
 def test_a_sharded_step_never_gathers_logits(cube_step):
   compiled, _, _ = cube_step
-  collectives = re.findall(
-    r"= (.*?) (?:all-gather|all-reduce|all-to-all)\(", compiled.as_text()
+  communicated = re.findall(
+    r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute)\(",
+    compiled.as_text(),
   )
-  assert collectives
-  # Logits have batch and length before V; the head's own gather has embed.
-  logits = re.findall(rf"\[\d+,\d+,{tiny_run.VOCAB}\]", " ".join(collectives))
-  assert not logits
+  assert communicated
+  shapes = [
+    tuple(map(int, dimensions.split(",")))
+    for dimensions in re.findall(r"\[([\d,]+)\]", " ".join(communicated))
+  ]
+  # Neither logits, [batch, length, V], nor the head's kernel, [embed, V], are
+  # assembled along V, of the whole vocabulary or of one of its chunks.
+  chunk_size = tiny_run.VOCAB // tiny_run.NUM_CHUNKS
+  assert not [s for s in shapes if s[-1] in (tiny_run.VOCAB, chunk_size)]
 
 
 def test_eight_devices_equal_one(cube_step, three_steps):

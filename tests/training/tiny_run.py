@@ -19,6 +19,7 @@ from specialize_jax.t5 import network
 from specialize_jax.training import loop, optimizer, run_log, state, step
 
 VOCAB, CANDIDATES = 64, 5
+NUM_CHUNKS = 2  # of the vocabulary, in the loss
 SOURCE_LENGTH, TARGET_LENGTH, BATCH_SIZE = 16, 12, 8
 
 
@@ -71,7 +72,7 @@ def make_step(**changes):
   arguments = {
     "model": model(),
     "optimizer": adamw(),
-    "loss_config": distillation.LossConfig(num_chunks=2),
+    "loss_config": distillation.LossConfig(num_chunks=NUM_CHUNKS),
     "dropout_rng": jax.random.key(1),
     **changes,
   }
