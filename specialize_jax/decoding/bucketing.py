@@ -1,10 +1,9 @@
-"""Lays examples out as few batches of few shapes, on one device or a mesh.
+"""Batches examples by length into few shapes, for one device or a mesh.
 
-Every shape is a program of its own to compile, so lengths are rounded up to
-the powers of two from 32: one program a doubling. Finer steps (say two a
-doubling) would take off at most a quarter of the encoder's work, which is a
-small part of decoding's, and compile twice as much; nobody's batch is
-shorter than 32 in earnest.
+Each shape is compiled separately, so lengths are rounded up to powers of two,
+at least 32. Finer buckets (two for each doubling, say) would save at most a
+quarter of the encoder's work, a small part of decoding, and compile twice as
+many programs. Batches shorter than 32 tokens are rare in practice.
 """
 
 import math
@@ -22,10 +21,10 @@ Params = Mapping[str, object]
 
 
 def bucket_length(length: int, *, limit: int | None = None) -> int:
-  """Gives the length that a batch with an example of `length` is padded to.
+  """Returns the padded length of a batch whose longest example is `length`.
 
-  Example: 3, 32, 33 and 100 give 32, 32, 64 and 128; with `limit=100` the
-  last gives 100.
+  Example: 32, 32, 64 and 128 for lengths 3, 32, 33 and 100; with `limit=100`
+  the last is 100.
   """
   bucket = _MIN_LENGTH
   while bucket < length:
@@ -36,23 +35,23 @@ def bucket_length(length: int, *, limit: int | None = None) -> int:
 def batches(
   examples: Sequence[np.ndarray], *, batch_size: int, limit: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-  """Groups examples of like length into batches of few shapes.
+  """Groups examples of similar length into batches of few shapes.
 
-  The longest come first, so that a batch too large for memory fails at
-  once. A batch is as long as its bucket, at most `limit`. The last batch is
-  filled by repeating its last row: an empty row would never end, and hold up
-  the others.
+  The longest come first, so that a batch too large for memory fails at once. A
+  batch is padded to its bucket, at most `limit`. The last batch is filled by
+  repeating its last row: an empty row would never emit EOS, and delay the
+  others.
 
-  Example: examples of 3, 40 and 5 tokens with `batch_size=2` and `limit=48`
-  give indices [1, 2] of shape [2, 48], then [0, 0] of shape [2, 32].
+  Example: for examples of 3, 40 and 5 tokens, `batch_size=2` and `limit=48`,
+  indices [1, 2] of shape [2, 48], then [0, 0] of shape [2, 32].
 
   Args:
-    examples: token ids, one array an example, without padding.
-    batch_size: rows of every batch.
-    limit: the greatest length of an example.
+    examples: token ids, one array per example, without padding.
+    batch_size: number of rows of every batch.
+    limit: maximum length of an example.
 
   Yields:
-    The rows' places in `examples`, and int32 ids [batch_size, length],
+    The indices of the rows in `examples`, and int32 ids [batch_size, length],
     padded with 0.
   """
   order = sorted(range(len(examples)), key=lambda i: (-len(examples[i]), i))
@@ -65,7 +64,7 @@ def batches(
 def padded(
   rows: Sequence[np.ndarray], *, limit: int | None = None
 ) -> np.ndarray:
-  """Gives rows as int32 `[rows, length]`, as long as their bucket."""
+  """Pads rows to the length of their bucket, int32 `[rows, length]`."""
   length = bucket_length(max(map(len, rows)), limit=limit)
   batch = np.zeros((len(rows), length), np.int32)
   for place, row in enumerate(rows):
@@ -76,9 +75,9 @@ def padded(
 def fitting_batch_size(
   num_examples: int, *, batch_size: int, num_shards: int = 1
 ) -> int:
-  """Gives the batch size for so few examples that one batch holds them.
+  """Reduces the batch size if all examples fit a smaller batch.
 
-  Example: 3 examples in batches of 32 over 2 shards give 4, and 40 give 32.
+  Example: with batches of 32 over 2 shards, 4 for 3 examples and 32 for 40.
   """
   few = num_shards * math.ceil(max(1, num_examples) / num_shards)
   return min(batch_size, few)
@@ -87,7 +86,14 @@ def fitting_batch_size(
 def batch_sharding(
   params: Params, batch_size: int
 ) -> jax.sharding.NamedSharding | None:
-  """How to lay batches on the mesh that the parameters lie on.
+  """Returns the sharding of batches over the mesh of the parameters.
+
+  Args:
+    params: the parameters.
+    batch_size: number of rows of every batch.
+
+  Returns:
+    The sharding; None if the parameters are not on a mesh.
 
   Raises:
     UserError: the mesh's `data` times `fsdp` does not divide the batch size.
@@ -101,8 +107,8 @@ def batch_sharding(
   num_shards = math.prod(mesh.shape[axis] for axis in axes)
   if batch_size % num_shards:
     raise errors.UserError(
-      f"batch_size={batch_size} of the decoding cannot be split over the "
-      f"mesh's {' x '.join(axes)} = {num_shards}: give a multiple of it."
+      f"batch_size={batch_size} for decoding cannot be sharded over the mesh's "
+      f"{' x '.join(axes)} = {num_shards}: give a multiple of {num_shards}."
     )
   spec = jax.sharding.PartitionSpec(axes or None)
   return jax.sharding.NamedSharding(mesh, spec)
@@ -111,7 +117,7 @@ def batch_sharding(
 def place(
   inputs: np.ndarray, sharding: jax.sharding.Sharding | None
 ) -> jax.Array | np.ndarray:
-  """Lays a batch, which every process holds whole, on the mesh."""
+  """Shards a batch, which every process holds in full, over the mesh."""
   if sharding is None:
     return inputs
   return jax.make_array_from_callback(
@@ -120,7 +126,7 @@ def place(
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-  """The whole of a batch's result, on every process."""
+  """Copies a batch's whole result to the host of every process."""
   if not array.is_fully_addressable:
     return multihost_utils.process_allgather(array, tiled=True)
   return np.asarray(array)

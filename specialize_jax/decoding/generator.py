@@ -1,13 +1,12 @@
-"""Text-level decoding in one object: requests in, results out.
+"""Decodes and scores requests; used by `specialize generate` and evaluation.
 
-`Generator` is what `specialize generate` and evaluation decode through. It
-lays requests out in length buckets (`bucketing`), runs one compiled program a
-shape, and gives what came out by the place of the request.
+`Generator` batches requests by length (`bucketing`), runs one compiled program
+for each shape, and returns results by the index of the request.
 
-Promises: a request's result depends on its ids, its number, the settings and
-the parameters, and not on the batch or the order it is decoded in (but for
-the last bits of floating point, by which two nearly equal logits may change
-places). Draws are made by (seed, request's number, sample's number).
+The result of a request depends on its ids, its number, the settings and the
+parameters, and not on the other requests of its batch or their order, except
+that rounding may swap two nearly equal logits. Sampling keys are derived from
+(seed, request number, sample number).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,17 +41,20 @@ class Generator:
     batch_size: int = 32,
     input_limit: int = 1024,
   ) -> None:
-    """Checks what can be checked without a device.
+    """Validates the arguments; computes nothing yet.
 
     Args:
       model: the network.
-      settings: how.
-      vocabulary: the model's; needed for texts, votes and the calculator.
-      batch_size: requests decoded together, each with all its samples.
-      input_limit: the greatest length of an input; no batch is longer.
+      settings: the settings of decoding.
+      vocabulary: the model's vocabulary; required for texts, votes and the
+        calculator.
+      batch_size: number of requests decoded together, each with all its
+        samples.
+      input_limit: maximum length of an input, and of a batch.
 
     Raises:
-      UserError: the settings need a vocabulary, or the batch size is not one.
+      UserError: the settings require a vocabulary, or the batch size is not
+        positive.
     """
     if batch_size < 1:
       raise errors.UserError(
@@ -61,7 +63,7 @@ class Generator:
     for name in ("self_consistency", "calculator"):
       if getattr(settings, name) and vocabulary is None:
         raise errors.UserError(
-          f"{name} reads texts, and no vocabulary is known: give the model's, "
+          f"{name} reads texts, which needs a vocabulary: give the model's, "
           "such as --vocabulary=spiece.model."
         )
     self._model = model
@@ -84,20 +86,21 @@ class Generator:
     ahead: int = 0,
     done: Collection[int] = (),
   ) -> Iterator[Mapping[int, requests.Result]]:
-    """Decodes requests, a batch at a time.
+    """Decodes requests batch by batch.
 
     Args:
-      params: on one device, or on the mesh that is entered.
-      asked: in any order; those of like length are decoded together.
-      ahead: how many more batches the device may be given before the first
-        is read: then it never waits for the host, and a stop loses them.
-      done: places that an earlier run has given. Batches are made up as if
-        there were none, and only those that hold no other place are passed
-        over, so that the results are bitwise those of an unbroken run.
+      params: the parameters, on one device or on the current mesh.
+      asked: the requests, in any order; similar lengths are batched together.
+      ahead: number of batches to dispatch before the results of the first are
+        read, so that the device does not wait for the host. An interruption
+        loses these batches.
+      done: indices of requests that an earlier run has completed. Batches are
+        formed as if there were none, and are skipped only if all their requests
+        are done, so results are bitwise those of an uninterrupted run.
 
     Yields:
-      The results of one batch by place in `asked`; each place once,
-      and none that is done.
+      The results of one batch by index in `asked`. Each index occurs once, and
+      none that is done.
 
     Raises:
       UserError: the mesh of `params` does not divide the batch size.
@@ -117,7 +120,7 @@ class Generator:
   def _batches(
     self, asked: Sequence[requests.Request]
   ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Gives places and inputs of batches that are all of one kind."""
+    """Yields indices and inputs of batches, either all scored or none."""
     for scored in (False, True):
       places = [
         place
@@ -139,7 +142,7 @@ class Generator:
     places: Sequence[int],
     sharding: jax.sharding.Sharding | None,
   ) -> tuple[jax.Array, ...]:
-    """Starts one batch; gives arrays that are read later."""
+    """Dispatches a batch; returns arrays that are read later."""
     settings = self._settings
     batch = [asked[place] for place in places]
     inputs_BS = bucketing.place(inputs, sharding)
@@ -191,9 +194,9 @@ class Generator:
     batch: Sequence[requests.Request],
     sharding: jax.sharding.Sharding | None,
   ) -> tuple[jax.Array, ...]:
-    """Starts a batch of requests that carry a target."""
+    """Dispatches a batch of requests with targets."""
     targets = [request.target_ids for request in batch]
-    # A model can say padding: it is the lengths that say what was said.
+    # Lengths, because a target may contain the padding id.
     lengths = np.array([len(target) for target in targets], np.int32)
     log_probs_BT = scoring.score(
       self._model,
@@ -211,7 +214,7 @@ class Generator:
     arrays: tuple[jax.Array, ...],
     done: Collection[int],
   ) -> dict[int, requests.Result]:
-    """Waits for a batch; a row that fills it up is read once."""
+    """Waits for the results of a batch, ignoring rows that only fill it."""
     arrays = tuple(bucketing.to_host(array) for array in arrays)
     results = {}
     for row, place in enumerate(places):
@@ -228,9 +231,9 @@ class Generator:
   def _result(
     self, tokens_NT: np.ndarray, *rest: np.ndarray
   ) -> requests.Result:
-    """Makes one request's result of its rows of the device's arrays."""
-    # A beam gives scores between the tokens and their log-probabilities.
-    *given, log_probs_NT = rest
+    """Builds the result of a request from its rows of the arrays."""
+    # Beam search returns scores between tokens and log-probabilities.
+    *scores, log_probs_NT = rest
     sequences = []
     for n, tokens_T in enumerate(tokens_NT):
       length = _length(tokens_T)
@@ -240,7 +243,7 @@ class Generator:
         requests.Output(
           ids=ids,
           log_probs=log_probs,
-          score=float(given[0][n]) if given else float(log_probs.sum()),
+          score=float(scores[0][n]) if scores else float(log_probs.sum()),
           text=self._vocabulary.decode(ids) if self._vocabulary else None,
         )
       )
@@ -254,10 +257,10 @@ class Generator:
 
 
 def _row_ids(numbers: Sequence[int], num_samples: int) -> np.ndarray:
-  """Numbers draws by request and sample, whatever the number of samples.
+  """Numbers samples by request and sample, whatever the number of samples.
 
-  Beyond four million requests the numbers begin anew, which only makes two
-  far requests draw alike.
+  The numbers wrap around after four million requests, so that two requests that
+  far apart share their random keys.
   """
   rows_B1 = np.array(numbers, np.uint64)[:, None] * np.uint64(
     requests.MAX_SAMPLES
@@ -267,6 +270,6 @@ def _row_ids(numbers: Sequence[int], num_samples: int) -> np.ndarray:
 
 
 def _length(tokens_T: np.ndarray) -> int:
-  """Gives how many tokens there are up to and with EOS."""
+  """Returns the number of tokens up to and including EOS."""
   ends = np.flatnonzero(tokens_T == t5_config.EOS_ID)
   return int(ends[0]) + 1 if ends.size else len(tokens_T)

@@ -1,4 +1,4 @@
-"""What is asked of a model, and what comes of it."""
+"""Decoding settings, requests and their results."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from specialize_jax.decoding import self_consistency, strategies
 Kind = Literal["greedy", "sample", "beam"]
 
 MAX_SAMPLES = 1024
-"""Of one request: its draws are numbered `1024 * number + sample`."""
+"""Largest number of samples; sample keys are `1024 * number + sample`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """How requests are decoded.
+  """Settings of decoding.
 
   Attributes:
     strategy: greedy, sample or beam.
-    max_new_tokens: the most tokens of an output, EOS included.
-    temperature: of samples; see `strategies.Sampling`.
-    top_k: of samples; None keeps all tokens.
-    top_p: of samples.
-    num_samples: how many of each request.
-    seed: of all draws.
-    num_beams: hypotheses of a beam.
-    num_return_sequences: how many hypotheses are given.
-    length_penalty: exponent of the length by which a hypothesis's
-      log-probability is divided.
-    self_consistency: whether samples vote on the answer.
-    calculator: whether the results of sums are forced.
+    max_new_tokens: maximum number of tokens of an output, including EOS.
+    temperature: sampling temperature; see `strategies.Sampling`.
+    top_k: number of tokens to sample from; None for all.
+    top_p: probability mass to sample from.
+    num_samples: number of samples of each request.
+    seed: random seed of all samples.
+    num_beams: number of beams.
+    num_return_sequences: number of hypotheses to return.
+    length_penalty: a hypothesis's log-probability is divided by its length to
+      this power.
+    self_consistency: whether the samples vote on the answer.
+    calculator: whether the results of calculations are forced.
   """
 
   strategy: Kind = "greedy"
@@ -49,7 +49,7 @@ class Settings:
   calculator: bool = False
 
   def __post_init__(self) -> None:
-    """Raises UserError for settings that cannot be, or contradict."""
+    """Validates the fields and their combination."""
     if self.strategy not in get_args(Kind):
       raise errors.UserError(
         f"strategy is {self.strategy!r}, and must be one of "
@@ -83,7 +83,7 @@ class Settings:
     self.rule()
 
   def rule(self) -> strategies.Strategy:
-    """Gives the rule for the next token; raises UserError for its values."""
+    """Returns the rule for the next token; raises UserError if invalid."""
     if self.strategy != "sample":
       return strategies.Greedy()
     return strategies.Sampling(
@@ -93,12 +93,12 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """One thing to decode or to score.
+  """An input to decode, or an input and a target to score.
 
   Attributes:
-    number: by which its draws are made; unique in a run.
+    number: seeds the request's samples; unique within a run.
     input_ids: int32, without padding.
-    target_ids: int32, what is scored; None to decode.
+    target_ids: int32, the target to score; None to decode.
   """
 
   number: int
@@ -108,13 +108,14 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Output:
-  """One output.
+  """A decoded sequence.
 
   Attributes:
-    ids: int32, without the start token, up to and with EOS if there is one.
-    log_probs: float32, one a token, of the model before temperature and cut.
-    score: by which outputs are ranked: a beam's score, else their sum.
-    text: None where no vocabulary is known.
+    ids: int32, without the start token, up to and including EOS if any.
+    log_probs: float32, one per token, by the model without temperature and
+      truncation.
+    score: ranks outputs: a beam's score, otherwise the sum of `log_probs`.
+    text: the decoded text; None without a vocabulary.
   """
 
   ids: np.ndarray
@@ -125,14 +126,14 @@ class Output:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-  """What came of a request.
+  """The result of a request.
 
   Attributes:
-    sequences: outputs, a beam's best first, samples in their order; none of
-      a request that was scored.
-    best: which of them is the answer.
-    vote: how samples voted, if they did.
-    target_log_probs: float32, one a target token, of a scored request.
+    sequences: the outputs, beams best first, samples in order; empty for a
+      scored request.
+    best: index of the output that represents the request.
+    vote: the vote of the samples, with self-consistency.
+    target_log_probs: float32, one per target token of a scored request.
   """
 
   sequences: Sequence[Output] = ()
@@ -142,12 +143,12 @@ class Result:
 
   @property
   def output(self) -> Output:
-    """The one output that stands for the request."""
+    """The output that represents the request."""
     return self.sequences[self.best]
 
   @property
   def num_tokens(self) -> int:
-    """How many tokens were decoded or scored."""
+    """Number of tokens decoded or scored."""
     if self.target_log_probs is not None:
       return len(self.target_log_probs)
     return sum(len(sequence.ids) for sequence in self.sequences)

@@ -1,13 +1,13 @@
-"""Rows of a file of inputs as requests, all checked before any is decoded.
+"""Converts rows of an input file to requests, all validated before decoding.
 
-An input row has "text" or "input_ids"; ids go before text where a row has
-both. A row that also has "target_ids" or "target" is scored.
+An input row has "text" or "input_ids"; ids take precedence if a row has both. A
+row that also has "target_ids" or "target" is scored.
 
-A text is encoded and ended with EOS, as T5's inputs and targets are; ids are
-taken as they are, but for padding at their end. So a scored text has one
-log-probability for its EOS too: without it a target would count as well as
-any longer text that begins with it, and its sum would not be that of the
-decoded sequence, which EOS ends. Ids say themselves whether they end.
+A text is encoded and EOS is appended, as for T5's inputs and targets; ids are
+used as given, without trailing padding. A scored text therefore has a
+log-probability for its EOS: without it, the score would be that of all texts
+that begin with the target, and would differ from that of the decoded sequence,
+which ends with EOS. Ids include EOS or not as given.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ Row = Mapping[str, object]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reader:
-  """Turns rows into requests.
+  """Converts rows to requests.
 
   Attributes:
-    where: the file, as messages call it.
-    vocab_size: rows of the model's embedding.
-    vocabulary: for texts; None if none is known.
-    input_limit: the most tokens of an input.
-    truncate: whether a longer input is cut, its EOS kept; else it is an
-      error.
+    where: the name of the file in error messages.
+    vocab_size: number of rows of the model's embedding.
+    vocabulary: encodes texts; None if there is none.
+    input_limit: maximum number of tokens of an input.
+    truncate: whether to truncate longer inputs, keeping their EOS, instead of
+      raising an error.
   """
 
   where: str
@@ -45,23 +45,23 @@ class Reader:
   def read(
     self, rows: Sequence[tuple[int, Row]]
   ) -> tuple[list[requests.Request], int]:
-    """Checks and encodes every row.
+    """Validates and encodes every row.
 
     Args:
-      rows: as `reading.read_numbered_rows` returns them, each with the number
-        of its line. The first is request 0, whatever its line.
+      rows: line numbers and rows, as `reading.read_numbered_rows` returns them.
+        The first row is request 0, whatever its line number.
 
     Returns:
-      One request a row, and how many inputs were cut.
+      One request per row, and the number of truncated inputs.
 
     Raises:
-      UserError: a row has no input, or one that the model cannot take.
+      UserError: a row has no input, or an invalid one.
     """
     if self.input_limit < 1:
       raise errors.UserError(
         f"max_input_length is {self.input_limit}, and must be at least 1."
       )
-    asked, num_cut = [], 0
+    asked, num_truncated = [], 0
     for number, (line, row) in enumerate(rows):
       where = f"{self.where}, line {line}"
       input_ids = self._ids(row, "input_ids", "text", where)
@@ -70,8 +70,8 @@ class Reader:
           f'{where} has neither "text" nor "input_ids": give one of them.'
         )
       if len(input_ids) > self.input_limit:
-        input_ids = self._cut(input_ids, where)
-        num_cut += 1
+        input_ids = self._truncated(input_ids, where)
+        num_truncated += 1
       asked.append(
         requests.Request(
           number=number,
@@ -79,7 +79,7 @@ class Reader:
           target_ids=self._target(row, where),
         )
       )
-    return asked, num_cut
+    return asked, num_truncated
 
   def _target(self, row: Row, where: str) -> np.ndarray | None:
     target_ids = self._ids(row, "target_ids", "target", where)
@@ -93,7 +93,7 @@ class Reader:
   def _ids(
     self, row: Row, ids_key: str, text_key: str, where: str
   ) -> np.ndarray | None:
-    """Gives the ids under one key, or of the text under the other."""
+    """Returns the ids under one key, or those of the text under another."""
     if row.get(ids_key) is not None:
       return self._checked(row[ids_key], ids_key, where)
     text = row.get(text_key)
@@ -112,8 +112,8 @@ class Reader:
       text.encode()
     except UnicodeEncodeError as error:
       raise errors.UserError(
-        f'{where}: "{text_key}" holds half of a surrogate pair, which is no '
-        "text: mend the row."
+        f'{where}: "{text_key}" holds half of a surrogate pair, which is not '
+        "text: correct the row."
       ) from error
     ids = self.vocabulary.encode(text)
     return np.array(vocabularies.with_eos(ids), np.int32)
@@ -138,7 +138,7 @@ class Reader:
       )
     return np.array(ids[: used[-1] + 1], np.int32)
 
-  def _cut(self, input_ids: np.ndarray, where: str) -> np.ndarray:
+  def _truncated(self, input_ids: np.ndarray, where: str) -> np.ndarray:
     if not self.truncate:
       raise errors.UserError(
         f"{where}: the input has {len(input_ids):,} tokens, and at most "
@@ -154,33 +154,33 @@ class Reader:
 def output_row(
   row: Row, result: requests.Result, *, log_probs: bool
 ) -> dict[str, object]:
-  """Gives a row with what came of it.
+  """Returns an input row with the fields of its result added.
 
   Args:
-    row: the input; its other fields are kept.
-    result: what came of it.
-    log_probs: whether each token's is given.
+    row: the input row; all its fields are kept.
+    result: the result of its request.
+    log_probs: whether to add the log-probability of each output token.
 
   Returns:
-    The row with "target_log_probs" if it was scored, else with "output_ids"
-    and, if texts are known, "output". Of several outputs these are the one
-    that stands for the row (a beam's best, the first sample, or the winner of
-    the vote), and "outputs" lists them all, each with its "score". Votes add
-    "voted_answer" and "vote_shares".
+    The row with "target_log_probs" if it was scored, otherwise with
+    "output_ids" and, with a vocabulary, "output". If there are several outputs,
+    these are of the one that represents the row (the best beam, the first
+    sample or the winner of the vote), and "outputs" lists all, each with its
+    "score". A vote adds "voted_answer" and "vote_shares".
   """
   if result.target_log_probs is not None:
     return {**row, "target_log_probs": _numbers(result.target_log_probs)}
-  given = {**row, **_fields(result.output, log_probs)}
+  with_result = {**row, **_fields(result.output, log_probs)}
   if result.vote is not None:
-    # The input's own "answer" is what this one may be graded against.
-    given["voted_answer"] = result.vote.answer
-    given["vote_shares"] = dict(result.vote.shares)
+    # "answer" may be a field of the input, to grade against.
+    with_result["voted_answer"] = result.vote.answer
+    with_result["vote_shares"] = dict(result.vote.shares)
   if len(result.sequences) > 1:
-    given["outputs"] = [
+    with_result["outputs"] = [
       {**_fields(one, log_probs), "score": _number(one.score)}
       for one in result.sequences
     ]
-  return given
+  return with_result
 
 
 def _fields(output: requests.Output, log_probs: bool) -> dict[str, object]:
@@ -197,5 +197,5 @@ def _numbers(values: np.ndarray) -> list[float]:
 
 
 def _number(value: float) -> float:
-  """The shortest decimal that is this float32."""
+  """Returns the shortest decimal that rounds to this float32."""
   return float(str(np.float32(value)))

@@ -1,8 +1,8 @@
-"""Rules for the next token: from logits to one token a row.
+"""Rules for the next token, which map logits to one token per row.
 
-A rule is a frozen dataclass, so that a compiled loop can be kept for each,
-and draws row by row with a key of the row's own, so that what a row gets does
-not depend on the batch it sits in.
+A rule is a frozen dataclass, so that it can be a static argument of a compiled
+loop. Each row is sampled with a key of its own, so that its tokens do not
+depend on the rest of the batch.
 """
 
 import dataclasses
@@ -15,34 +15,34 @@ from specialize_jax import errors
 
 
 class Strategy(Protocol):
-  """What `loop.decode` asks for at every step."""
+  """A rule for the next token, called by `loop.decode` at every step."""
 
   def __call__(
     self, logits_BV: jax.Array, decode_rngs_B: jax.Array | None
   ) -> jax.Array:
-    """Gives one int32 token a row, `[B]`, from float32 logits."""
+    """Returns one int32 token per row, `[B]`, for float32 logits."""
 
   @property
   def needs_rng(self) -> bool:
-    """Whether the rule draws random numbers."""
+    """Whether the rule uses random keys."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Greedy:
-  """Takes the most likely token; of equals the one of lowest id."""
+  """Chooses the most likely token, in a tie the one with the lowest id."""
 
   @property
   def needs_rng(self) -> bool:
-    """Nothing is drawn."""
+    """False."""
     return False
 
   def __call__(
     self, logits_BV: jax.Array, decode_rngs_B: jax.Array | None = None
   ) -> jax.Array:
-    """Gives the argument of each row's maximum.
+    """Returns the argmax of each row.
 
-    In two passes, each a plain reduction: XLA's own argmax takes a CPU a
-    quarter of the time of the logits themselves.
+    Two plain reductions, because XLA's argmax takes a quarter of the time of
+    the logits' matmul on a CPU.
     """
     last = logits_BV.shape[-1] - 1
     ids_1V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)[None]
@@ -52,16 +52,16 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-  """Draws from the model's distribution, sharpened and cut.
+  """Samples with temperature, top-k and top-p (nucleus) truncation.
 
-  First the logits are divided by the temperature, then only the `top_k` most
-  likely tokens are kept, then of these the fewest whose probabilities,
-  renormalised, sum to `top_p` at least.
+  The logits are divided by the temperature; then the `top_k` most likely tokens
+  are kept; of these the fewest are kept whose renormalized probabilities sum to
+  at least `top_p`.
 
   Attributes:
-    temperature: above 0; 1 leaves the distribution as it is.
-    top_k: how many tokens are kept; None keeps all.
-    top_p: the mass that is kept, above 0 and at most 1.
+    temperature: positive; 1 leaves the distribution unchanged.
+    top_k: number of tokens to keep; None keeps all.
+    top_p: probability mass to keep, in (0, 1].
   """
 
   temperature: float = 1.0
@@ -69,7 +69,7 @@ class Sampling:
   top_p: float = 1.0
 
   def __post_init__(self) -> None:
-    """Raises UserError for a value out of range."""
+    """Validates the fields."""
     if not self.temperature > 0.0:
       raise errors.UserError(
         f"Sampling.temperature is {self.temperature}, and must be above 0: "
@@ -88,17 +88,20 @@ class Sampling:
 
   @property
   def needs_rng(self) -> bool:
-    """One key a row and step."""
+    """True: one key for each row and step."""
     return True
 
   def __call__(
     self, logits_BV: jax.Array, decode_rngs_B: jax.Array | None
   ) -> jax.Array:
-    """Gives one drawn token a row.
+    """Samples one token per row.
 
     Args:
       logits_BV: float32.
-      decode_rngs_B: one typed key a row.
+      decode_rngs_B: one typed key per row.
+
+    Returns:
+      int32 tokens, `[B]`.
     """
     logits_BV = logits_BV / jnp.float32(self.temperature)
     vocab_size = logits_BV.shape[-1]
