@@ -1,14 +1,15 @@
-"""Beam search: the W likeliest beginnings of each row, one token further.
+"""Beam search with W beams per row.
 
-The search is that of `transformers`' `generate(num_beams=W)` with
-`early_stopping=False`, step by step, so that a model gives the same sequences
-here and there. Of the 2 W likeliest extensions of all beams those that end
-compete for W places among the finished, by score, and the W likeliest others
-go on. A row ends when its best beam, as long as it is now, would not displace
-the worst of W finished ones.
+The algorithm is that of `generate(num_beams=W, early_stopping=False)` of
+`transformers`, step by step, and returns the same sequences. Of the 2 W most
+likely extensions of all beams, those that end compete by score for W places
+among the finished beams, and the W most likely others continue. A row ends when
+its best running beam, scored at its current length, would not displace the
+worst of W finished beams.
 
-A beam keeps its past where it was computed, in the cache of its row: only
-`ancestors`, which beam of each step it comes from, is reordered.
+The cache is not reordered. Keys and values of a beam stay where they were
+computed, and only `ancestors`, the beam of each step that a beam descends from,
+is reordered.
 """
 
 import functools
@@ -22,20 +23,20 @@ from specialize_jax import errors
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
-# The score of a beam that is not there. Finite as in `transformers`, so that
-# sums of it stay numbers; far below any sum of log-probabilities.
-_NONE = -1e9
+# The score of absent beams: far below any sum of log-probabilities, but finite
+# as in `transformers`, so that sums of it are not nan.
+_ABSENT = -1e9
 
 
 class BeamOutput(NamedTuple):
   """The R best sequences of each row, best first.
 
   Attributes:
-    tokens: int32 `[B, R, T]`, without the start token; EOS is kept, padding
-      follows.
+    tokens: int32 `[B, R, T]`, without the start token; padding follows after
+      EOS.
     scores: float32 `[B, R]`, the sum of the log-probabilities divided by
-      `length ** length_penalty`, where the length counts EOS.
-    log_probs: float32 `[B, R, T]`, each token's; 0 where padding.
+      `length ** length_penalty`, where the length includes EOS.
+    log_probs: float32 `[B, R, T]`, of each token; 0 at padding.
   """
 
   tokens: jax.Array
@@ -44,11 +45,11 @@ class BeamOutput(NamedTuple):
 
 
 class _Beams(flax.struct.PyTreeNode):
-  """Some sequences of each row, W of them or candidates for it.
+  """W sequences of each row, or candidates for them.
 
   Attributes:
-    scores_BW: float32: of what runs the sum of its log-probabilities; of what
-      has finished that sum by its length.
+    scores_BW: float32; of running beams the sum of log-probabilities, of
+      finished ones that sum divided by the length penalty.
     tokens_BWT: int32, padding after the sequence.
     log_probs_BWT: float32, 0 after the sequence.
   """
@@ -58,36 +59,35 @@ class _Beams(flax.struct.PyTreeNode):
   log_probs_BWT: jax.Array
 
   @classmethod
-  def none(cls, batch_size: int, num_beams: int, length: int) -> "_Beams":
-    """Gives beams that are not there."""
+  def absent(cls, batch_size: int, num_beams: int, length: int) -> "_Beams":
+    """Returns absent beams."""
     shape = (batch_size, num_beams)
     return cls(
-      scores_BW=jnp.full(shape, _NONE, jnp.float32),
+      scores_BW=jnp.full(shape, _ABSENT, jnp.float32),
       tokens_BWT=jnp.full((*shape, length), t5_config.PAD_ID, jnp.int32),
       log_probs_BWT=jnp.zeros((*shape, length), jnp.float32),
     )
 
 
 class _State(flax.struct.PyTreeNode):
-  """What the loop carries.
+  """The carry of the loop.
 
   Attributes:
-    step: int32 scalar, how many tokens running beams have.
-    running: the beams that go on.
-    ancestors_BWT: int32, which beam of each step they come from.
-    finished: the best that have ended, by score; those that are not there
-      last.
-    is_there_BW: bool, which of the finished are there.
-    open_B: bool, whether a row's running beams may still displace finished
+    step: int32 scalar, number of tokens of the running beams.
+    running: the running beams.
+    ancestors_BWT: int32, the beam of each step that a beam descends from.
+    finished: the best finished beams, by score; absent ones last.
+    is_present_BW: bool, which of the finished beams are present.
+    open_B: bool, whether running beams of a row may still displace finished
       ones.
-    cache: the network's.
+    cache: the network's cache.
   """
 
   step: jax.Array
   running: _Beams
   ancestors_BWT: jax.Array
   finished: _Beams
-  is_there_BW: jax.Array
+  is_present_BW: jax.Array
   open_B: jax.Array
   cache: network.DecodeCache
 
@@ -103,24 +103,27 @@ def decode(
   length_penalty: float = 1.0,
   eos_id: int | None = t5_config.EOS_ID,
 ) -> BeamOutput:
-  """Gives the best sequences that a beam search finds for each row.
+  """Returns the best sequences of each row by beam search.
 
   Args:
     model: the network; scanned layers are unrolled first.
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 where padding.
-    max_new_tokens: T, EOS included. What has not ended by then competes as
-      it is.
+    encoder_input_tokens_BS: int32, 0 at padding.
+    max_new_tokens: T, including EOS. Beams that have not ended by then count as
+      finished.
     num_beams: W, at most half the vocabulary.
     num_return_sequences: R, at most W.
-    length_penalty: the exponent of a sequence's length, which its sum of
-      log-probabilities is divided by; above 0 favours longer sequences.
-    eos_id: the token that ends a sequence; None decodes `max_new_tokens`
-      always.
+    length_penalty: the sum of log-probabilities is divided by the length to
+      this power; positive values favor longer sequences.
+    eos_id: the token that ends a sequence; if None, `max_new_tokens` tokens are
+      always decoded.
+
+  Returns:
+    The R best sequences of each row.
 
   Raises:
-    UserError: there is nothing to decode, or one of the numbers of sequences
-      is out of range.
+    UserError: `max_new_tokens` is not positive, or `num_beams` or
+      `num_return_sequences` is out of range.
   """
   if max_new_tokens < 1:
     raise errors.UserError(
@@ -187,29 +190,29 @@ def _decode(
     method="start_cache",
   )
 
-  def goes_on(state: _State) -> jax.Array:
+  def should_continue(state: _State) -> jax.Array:
     return (state.step < max_new_tokens) & jnp.any(state.open_B)
 
   def advance(state: _State) -> _State:
     state, log_probs_BWV = _next_log_probs(model, params, state)
     extended, parents_BC, ends_BC = _extensions(state, log_probs_BWV, eos_id)
     ends_BC = ends_BC | (state.step + 1 == max_new_tokens)
-    state = _go_on(state, extended, parents_BC, ends_BC)
+    state = _continue(state, extended, parents_BC, ends_BC)
     return _finish(state, extended, ends_BC, length_penalty)
 
   batch_size = encoder_input_tokens_BS.shape[0]
-  none = _Beams.none(batch_size, num_beams, max_new_tokens)
+  absent = _Beams.absent(batch_size, num_beams, max_new_tokens)
   state = _State(
     step=jnp.zeros((), jnp.int32),
-    # One beam to begin with: W equal ones would stay equal.
-    running=none.replace(scores_BW=none.scores_BW.at[:, 0].set(0.0)),
-    ancestors_BWT=jnp.zeros(none.tokens_BWT.shape, jnp.int32),
-    finished=none,
-    is_there_BW=jnp.zeros((batch_size, num_beams), bool),
+    # A single beam at first: W equal beams would remain equal.
+    running=absent.replace(scores_BW=absent.scores_BW.at[:, 0].set(0.0)),
+    ancestors_BWT=jnp.zeros(absent.tokens_BWT.shape, jnp.int32),
+    finished=absent,
+    is_present_BW=jnp.zeros((batch_size, num_beams), bool),
     open_B=jnp.ones((batch_size,), bool),
     cache=cache,
   )
-  finished = jax.lax.while_loop(goes_on, advance, state).finished
+  finished = jax.lax.while_loop(should_continue, advance, state).finished
   best = jax.tree.map(lambda leaf: leaf[:, :num_return_sequences], finished)
   return BeamOutput(best.tokens_BWT, best.scores_BW, best.log_probs_BWT)
 
@@ -217,7 +220,7 @@ def _decode(
 def _next_log_probs(
   model: network.EncoderDecoder, params: network.Params, state: _State
 ) -> tuple[_State, jax.Array]:
-  """Runs the network one position further; gives float32 `[B, W, V]`."""
+  """Runs the network on the last tokens; returns float32 `[B, W, V]`."""
   batch_size, num_beams = state.running.scores_BW.shape
   last_BW = jnp.where(
     state.step == 0,
@@ -245,17 +248,17 @@ def _next_log_probs(
 def _extensions(
   state: _State, log_probs_BWV: jax.Array, eos_id: int | None
 ) -> tuple[_Beams, jax.Array, jax.Array]:
-  """Gives the 2 W best extensions, best first.
+  """Returns the 2 W best extensions, best first.
 
-  Twice as many as beams, so that W are left if W of them end.
+  Twice as many as beams, so that W remain if W of them end.
 
   Returns:
     The sequences; int32, the beam that each extends; bool, which of them end.
   """
   batch_size, num_beams, vocab_size = log_probs_BWV.shape
   sums_BWV = log_probs_BWV + state.running.scores_BW[..., None]
-  # First in each beam: no extension is among the 2 W best of all without
-  # being among those of its beam, and a sort of W V columns would be long.
+  # First the top k of each beam, which contain the top k of all beams: sorting
+  # all W V columns at once would be slower.
   num_kept = min(2 * num_beams, vocab_size)
   sums_BWC, tokens_BWC = jax.lax.top_k(sums_BWV, num_kept)
   scores_BC, places_BC = jax.lax.top_k(
@@ -284,12 +287,12 @@ def _extensions(
   return extended, parents_BC, tokens_BC == eos_id
 
 
-def _go_on(
+def _continue(
   state: _State, extended: _Beams, parents_BC: jax.Array, ends_BC: jax.Array
 ) -> _State:
-  """Keeps running the W best extensions that do not end."""
+  """Replaces the running beams by the W best extensions that do not end."""
   num_beams = state.running.scores_BW.shape[1]
-  scores_BC = extended.scores_BW + jnp.where(ends_BC, _NONE, 0.0)
+  scores_BC = extended.scores_BW + jnp.where(ends_BC, _ABSENT, 0.0)
   scores_BW, places_BW = jax.lax.top_k(scores_BC, num_beams)
   kept = jax.tree.map(lambda leaf: _take(leaf, places_BW), extended)
   return state.replace(
@@ -302,38 +305,40 @@ def _go_on(
 def _finish(
   state: _State, extended: _Beams, ends_BC: jax.Array, length_penalty: float
 ) -> _State:
-  """Puts what has ended among the finished, and says which rows go on.
+  """Merges extensions that end into the finished beams, and closes rows.
 
-  Only an extension among the W best may finish; the others are there to
-  replace those.
+  Only extensions among the W best may finish; the other W are candidates for
+  the running beams.
   """
   num_beams = state.running.scores_BW.shape[1]
   is_best_1C = (jnp.arange(2 * num_beams) < num_beams)[None]
   enters_BC = ends_BC & is_best_1C & state.open_B[:, None]
   penalty = state.step.astype(jnp.float32) ** length_penalty
   entering = extended.replace(
-    scores_BW=jnp.where(enters_BC, extended.scores_BW / penalty, _NONE)
+    scores_BW=jnp.where(enters_BC, extended.scores_BW / penalty, _ABSENT)
   )
   merged = jax.tree.map(
     lambda old, new: jnp.concatenate([old, new], axis=1),
-    (state.finished, state.is_there_BW),
+    (state.finished, state.is_present_BW),
     (entering, enters_BC),
   )
   _, places_BW = jax.lax.top_k(merged[0].scores_BW, num_beams)
-  finished, is_there_BW = jax.tree.map(
+  finished, is_present_BW = jax.tree.map(
     lambda leaf: _take(leaf, places_BW), merged
   )
-  hoped_B = state.running.scores_BW[:, 0] / penalty
-  worst_B = jnp.min(finished.scores_BW, axis=1)
-  may_improve_B = ~jnp.all(is_there_BW, axis=1) | (hoped_B > worst_B)
+  best_running_B = state.running.scores_BW[:, 0] / penalty
+  worst_finished_B = jnp.min(finished.scores_BW, axis=1)
+  may_improve_B = ~jnp.all(is_present_BW, axis=1) | (
+    best_running_B > worst_finished_B
+  )
   return state.replace(
     finished=finished,
-    is_there_BW=is_there_BW,
+    is_present_BW=is_present_BW,
     open_B=state.open_B & may_improve_B,
   )
 
 
 def _take(values: jax.Array, places_BC: jax.Array) -> jax.Array:
-  """Gives the entries of axis 1 at each row's places."""
+  """Gathers entries along axis 1, at each row's indices."""
   places = places_BC.reshape(places_BC.shape + (1,) * (values.ndim - 2))
   return jnp.take_along_axis(values, places, axis=1)

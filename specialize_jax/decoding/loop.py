@@ -1,12 +1,12 @@
-"""The decoding loop: encode once, then one token a row until all are done.
+"""The decoding loop: encode once, then one token per row until all are done.
 
-`decode` is the whole of it. `start` and `resume` are its two halves, for a
-caller who steps in between: a calculator, or a prefix that is forced.
+`decode` runs the whole loop. `start` and `resume` are its two halves, for
+callers that intervene in between, such as a calculator or a forced prefix.
 
-Each half is one compiled function, kept for each model, strategy and shape.
-Cross-attention's keys and values are computed once for each input, and read
-once a step for all of its continuations; each step writes its own into the
-self-attention cache in place; the loop ends when the last row has ended.
+Each half is one function, compiled once for each model, strategy and shape. The
+keys and values of cross-attention are computed once for each input, and read
+once per step for all continuations of the input. Each step updates the
+self-attention cache in place. The loop ends when the last row has ended.
 """
 
 import functools
@@ -25,13 +25,13 @@ from specialize_jax.t5 import network
 
 
 class DecodeOutput(NamedTuple):
-  """What was decoded.
+  """Decoded tokens and their log-probabilities.
 
   Attributes:
-    tokens: int32 `[B, T]`, or `[B, N, T]` with N continuations an input,
-      without the start token; EOS is kept, padding follows.
-    log_probs: float32 likewise, the natural log-probability that the model
-      gave each token, before any temperature or cut; 0 where padding.
+    tokens: int32 `[B, T]`, or `[B, N, T]` with N continuations per input,
+      without the start token; padding follows after EOS.
+    log_probs: float32, of the same shape, the model's log-probability of each
+      token in nats, without temperature and truncation; 0 at padding.
   """
 
   tokens: jax.Array
@@ -39,19 +39,19 @@ class DecodeOutput(NamedTuple):
 
 
 class DecodeState(flax.struct.PyTreeNode):
-  """Where a decoding stands, N continuations an input.
+  """The state of a decoding with N continuations per input.
 
   Attributes:
-    step: int32 scalar, how many tokens each row has.
-    last_BN: int32, each row's last token, the next step's input.
+    step: int32 scalar, number of tokens decoded so far.
+    last_BN: int32, the last token of each row, the next input.
     done_BN: bool, whether a row has ended.
-    paused: bool scalar, whether `resume` ended for a token that it was asked
-      to pause at.
+    paused: bool scalar, whether `resume` returned because of a token in
+      `pause_V`.
     tokens_BNT: int32, padding from `step` on.
     log_probs_BNT: float32, see `DecodeOutput`; 0 from `step` on.
-    forced_BNT: int32, a token that the row must take at that position, or -1
-      where it is the strategy's choice.
-    cache: the network's.
+    forced_BNT: int32, the token that is forced at a position, or -1 where the
+      strategy chooses.
+    cache: the network's cache.
   """
 
   step: jax.Array
@@ -65,27 +65,30 @@ class DecodeState(flax.struct.PyTreeNode):
 
   @property
   def finished(self) -> jax.Array:
-    """Whether nothing is left to decode, a bool scalar."""
+    """Whether all rows have ended or are full, a bool scalar."""
     no_room = self.step >= self.tokens_BNT.shape[-1]
     return no_room | jnp.all(self.done_BN)
 
   def forcing(self, forced_BNT: np.ndarray | jax.Array) -> "DecodeState":
-    """Gives the same state with other tokens forced from here on.
+    """Returns the state with other forced tokens.
 
     Args:
-      forced_BNT: int32, of `tokens_BNT`'s shape; what stands before `step` is
-        not read, and a row that is done stays done.
+      forced_BNT: int32, of the shape of `tokens_BNT`. Positions before `step`
+        are ignored, and rows that have ended remain ended.
+
+    Returns:
+      The new state.
 
     Raises:
-      UserError: the shape is another.
+      UserError: the shape differs.
     """
     if np.shape(forced_BNT) != self.tokens_BNT.shape:
       raise errors.UserError(
         f"forced_BNT has shape {np.shape(forced_BNT)}, and must have the "
         f"tokens' {self.tokens_BNT.shape}: -1 where nothing is forced."
       )
-    # Placed as it was: where nothing is committed to a device, an array that
-    # is would be another signature, and `resume` compiled once more for it.
+    # Keeps the sharding, and stays uncommitted if it was: otherwise the
+    # signature would change, and `resume` would be compiled once more.
     forced_BNT = np.asarray(forced_BNT, np.int32)
     if self.forced_BNT.committed:
       forced_BNT = jax.device_put(forced_BNT, self.forced_BNT.sharding)
@@ -103,23 +106,27 @@ def decode(
   row_ids_B: jax.Array | None = None,
   eos_id: int | None = t5_config.EOS_ID,
 ) -> DecodeOutput:
-  """Gives the continuation of each row that the strategy chooses.
+  """Decodes a continuation of each row by a strategy.
 
   Args:
     model: the network; scanned layers are unrolled first.
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 where padding.
-    max_new_tokens: T, EOS included.
+    encoder_input_tokens_BS: int32, 0 at padding.
+    max_new_tokens: T, including EOS.
     strategy: the rule for the next token.
-    decode_rng: key of all draws; needed if the strategy draws.
-    row_ids_B: int32 number that each row's draws are made by, `arange(B)` if
-      None. A row with the same number, key and input gets the same tokens in
-      every batch. With `[B, N]` numbers every input has N continuations.
-    eos_id: the token that ends a row; None decodes `max_new_tokens` always.
+    decode_rng: the random key; required if the strategy samples.
+    row_ids_B: int32, folded into the key of each row, `arange(B)` if None. The
+      tokens of a row depend on its number, the key and its input, not on the
+      batch. With numbers `[B, N]`, each input has N continuations.
+    eos_id: the token that ends a row; if None, `max_new_tokens` tokens are
+      always decoded.
+
+  Returns:
+    Tokens and log-probabilities.
 
   Raises:
-    UserError: if the strategy draws and there is no key, or there is nothing
-      to decode.
+    UserError: the strategy samples and there is no key, or `max_new_tokens` is
+      not positive.
   """
   one_each = row_ids_B is None or np.ndim(row_ids_B) == 1
   _check(max_new_tokens, strategy, decode_rng)
@@ -154,17 +161,20 @@ def start(
   max_new_tokens: int,
   num_continuations: int = 1,
 ) -> DecodeState:
-  """Encodes, and gives the state before the first token.
+  """Encodes the inputs and returns the state before the first token.
 
   Args:
     model: the network.
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 where padding.
-    max_new_tokens: T, EOS included.
-    num_continuations: N, of each input.
+    encoder_input_tokens_BS: int32, 0 at padding.
+    max_new_tokens: T, including EOS.
+    num_continuations: N, the number of continuations per input.
+
+  Returns:
+    The state.
 
   Raises:
-    UserError: there is nothing to decode.
+    UserError: `max_new_tokens` is not positive.
   """
   _check(max_new_tokens)
   return _start(
@@ -187,24 +197,26 @@ def resume(
   eos_id: int | None = t5_config.EOS_ID,
   pause_V: jax.Array | None = None,
 ) -> DecodeState:
-  """Decodes until all rows are done, there is no room, or one is to pause.
+  """Decodes until all rows have ended or are full, or until a pause.
 
   Args:
-    model: the network. Scanned layers are unrolled at every call: a caller
-      with many does it once, by `network.unrolled`.
+    model: the network. Scanned layers are unrolled at every call; callers with
+      many calls unroll them once, with `network.unrolled`.
     params: its parameters.
-    state: from `start` or the last call. Its memory is taken over, and the
-      state itself is not to be used again.
+    state: from `start` or the previous call; donated.
     strategy: the rule for the next token.
-    decode_rng: key of all draws; needed if the strategy draws.
-    row_ids_BN: int32 number that each row's draws are made by, counted row by
-      row if None.
-    eos_id: the token that ends a row; None ends none.
-    pause_V: bool, true for the tokens of the vocabulary after which to
-      return, as soon as one row has chosen one. A forced token is not chosen.
+    decode_rng: the random key; required if the strategy samples.
+    row_ids_BN: int32, folded into the key of each row; if None, rows are
+      numbered consecutively.
+    eos_id: the token that ends a row; None for none.
+    pause_V: bool, true for tokens after which to return as soon as the strategy
+      has chosen one for any row. Forced tokens do not pause.
+
+  Returns:
+    The next state.
 
   Raises:
-    UserError: the strategy draws and there is no key.
+    UserError: the strategy samples and there is no key.
   """
   _check(state.tokens_BNT.shape[-1], strategy, decode_rng)
   if row_ids_BN is None:
@@ -233,7 +245,7 @@ def _check(
     )
   if strategy is not None and strategy.needs_rng and decode_rng is None:
     raise errors.UserError(
-      f"decode_rng is None, and {type(strategy).__name__} draws tokens: pass "
+      f"decode_rng is None, and {type(strategy).__name__} samples tokens: pass "
       "jax.random.key(seed)."
     )
 
@@ -276,23 +288,23 @@ def _start(
     forced_BNT=jnp.full(shape, -1, jnp.int32),
     cache=cache,
   )
-  return _rows_cut(state)
+  return _sharded_over_batch(state)
 
 
-def _rows_cut(state: DecodeState) -> DecodeState:
-  """Cuts the rows over the mesh, if one is entered.
+def _sharded_over_batch(state: DecodeState) -> DecodeState:
+  """Shards the rows over the current mesh, if any.
 
-  What `start` gives then lies as what `resume` gives does: else a second
-  `resume` would be another program.
+  The states that `start` and `resume` return then have the same shardings, so
+  that `resume` is compiled only once.
   """
 
-  def cut(name: str) -> jax.Array:
+  def sharded(name: str) -> jax.Array:
     array = getattr(state, name)
     axes = ("batch", *[None] * (array.ndim - 1))
     return nn.with_logical_constraint(array, axes)
 
   names = ("last_BN", "done_BN", "tokens_BNT", "log_probs_BNT", "forced_BNT")
-  return state.replace(**{name: cut(name) for name in names})
+  return state.replace(**{name: sharded(name) for name in names})
 
 
 @functools.partial(
@@ -315,7 +327,7 @@ def _resume(
   variables = {"params": params}
   row_ids_R = row_ids_BN.reshape(-1)
 
-  def goes_on(state: DecodeState) -> jax.Array:
+  def should_continue(state: DecodeState) -> jax.Array:
     return ~(state.finished | state.paused)
 
   def advance(state: DecodeState) -> DecodeState:
@@ -329,13 +341,15 @@ def _resume(
     return _append(state, logits_R1V[:, 0], chosen_R, eos_id, pause_V)
 
   state = state.replace(paused=jnp.zeros((), bool))
-  return _rows_cut(jax.lax.while_loop(goes_on, advance, state))
+  return _sharded_over_batch(
+    jax.lax.while_loop(should_continue, advance, state)
+  )
 
 
 def _row_keys(
   decode_rng: jax.Array | None, row_ids_R: jax.Array, step: jax.Array
 ) -> jax.Array | None:
-  """Gives each row's key for this step, whatever its batch."""
+  """Returns the key of each row for this step."""
   if decode_rng is None:
     return None
   step_rng = jax.random.fold_in(decode_rng, step)
@@ -349,7 +363,7 @@ def _append(
   eos_id: int | None,
   pause_V: jax.Array | None,
 ) -> DecodeState:
-  """Gives the state one token further; rows that are done get padding."""
+  """Appends a token to each row, padding to rows that have ended."""
   shape = state.done_BN.shape
   forced_BN = jax.lax.dynamic_index_in_dim(
     state.forced_BNT, state.step, axis=2, keepdims=False
@@ -378,6 +392,6 @@ def _append(
 
 
 def token_log_probs(logits_RV: jax.Array, tokens_R: jax.Array) -> jax.Array:
-  """Gives the log-probability of one token a row, `[R]`, in nats."""
+  """Computes the log-probability of one token per row, `[R]`, in nats."""
   token_logits_R1 = jnp.take_along_axis(logits_RV, tokens_R[:, None], axis=-1)
   return token_logits_R1[:, 0] - jax.nn.logsumexp(logits_RV, axis=-1)

@@ -1,17 +1,16 @@
-"""Rows that are written in order while they come out of it, and survive.
+"""Writes rows in order although they arrive out of order, and resumes.
 
-`FILE` holds the rows in order, each as soon as all before it are there.
-`FILE.progress` lies beside it: its first line says what the rows are made of,
-and its other lines hold rows that came before their turn. A batch is written
-to both, and synchronised to disk, before the next is decoded, so that a kill
-costs no more than the batch in flight; a line that it cuts in half is removed
-by the next start.
+`FILE` holds the rows in order, each as soon as all rows before it are present.
+`FILE.progress`, beside it, holds what the rows were made from (on its first
+line) and rows that arrived early. Each batch is written to both files and
+synced to disk before the next is decoded, so a kill loses no more than the
+current batch. The next start removes an incomplete last line.
 
-Why a second file: rows of like length are decoded together, so they come out
-of order, and those that wait would be lost; and a file of rows alone does not
-say by which settings and of which inputs it was made, so that a run with
-others would go on in it without a word. The file stays when all rows are
-there: the same command then has nothing to do.
+The second file has two purposes. Rows of similar length are decoded together,
+so they arrive out of order, and those that wait would be lost. And a file of
+rows does not record the settings and inputs it was made from, so a run with
+others would silently continue it. The file remains when all rows are present:
+running the same command again then does nothing.
 """
 
 import json
@@ -28,12 +27,12 @@ Row = Mapping[str, object]
 
 _SUFFIX = ".progress"
 _MAX_WAITING_LINES = 10_000
-# Line ends of Unicode (`str.splitlines` knows them), and half of a pair.
+# Unicode line ends, at which `str.splitlines` splits, and lone surrogates.
 _AWKWARD = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 class ResumableRows:
-  """Writes numbered rows in order; a second run of the same goes on.
+  """Writes numbered rows in order; a second run of the same command resumes.
 
   Use it as a context manager.
   """
@@ -46,17 +45,17 @@ class ResumableRows:
     num_rows: int,
     overwrite: bool = False,
   ) -> None:
-    """Opens the file, or finds what an earlier run of the same has written.
+    """Reads what an earlier run of the same command has written, if any.
 
     Args:
-      path: of the rows; missing directories are made.
-      made_of: all that the rows depend on, as JSON-able values; the names are
-        flags, which an error names.
-      num_rows: how many there will be.
-      overwrite: begins anew whatever is there.
+      path: the file of rows; missing directories are created.
+      made_of: everything that the rows depend on, JSON-serializable, by the
+        name of the flag, which error messages mention.
+      num_rows: total number of rows.
+      overwrite: whether to start over, whatever exists.
 
     Raises:
-      UserError: the file is there and is not of such a run, or not whole.
+      UserError: the file exists and belongs to another run, or is damaged.
     """
     self._path = pathlib.Path(path)
     self._progress_path = self._path.with_name(self._path.name + _SUFFIX)
@@ -72,14 +71,14 @@ class ResumableRows:
     self._progress: BinaryIO | None = None
 
   def done(self) -> set[int]:
-    """Gives the numbers of the rows that are there."""
+    """Returns the numbers of the rows that are present."""
     return {*range(self._num_written), *self._waiting}
 
   def read(self) -> dict[int, Row]:
-    """Gives the rows that are there, by number; for a file that fits memory."""
+    """Returns the rows that are present, by number, all in memory."""
     rows = {}
     if self._num_written:
-      lines, _ = _whole_lines(self._path)
+      lines, _ = _complete_lines(self._path)
       rows = dict(enumerate(map(json.loads, lines[: self._num_written])))
     return rows | {n: json.loads(line) for n, line in self._waiting.items()}
 
@@ -87,7 +86,7 @@ class ResumableRows:
     self._path.parent.mkdir(parents=True, exist_ok=True)
     if self._overwrite:
       self._path.unlink(missing_ok=True)
-    # Compacts too: rows that are in order by now wait no longer.
+    # Also compacts the file: rows that are in order by now are dropped.
     self._begin_progress()
     self._rows = self._path.open("ab")
     self._write_in_order()
@@ -98,7 +97,7 @@ class ResumableRows:
     self._progress.close()
 
   def add(self, rows: Mapping[int, Row]) -> None:
-    """Writes rows of these numbers; they are on disk when it returns."""
+    """Writes rows by number; they are on disk when it returns."""
     lines = {n: json.dumps(row, ensure_ascii=False) for n, row in rows.items()}
     lines = {n: _writable(line) for n, line in lines.items()}
     self._waiting |= lines
@@ -107,7 +106,7 @@ class ResumableRows:
       line = json.dumps([number, lines[number]], ensure_ascii=False)
       self._progress.write(line.encode() + b"\n")
       self._num_lines += 1
-    _synchronise(self._progress)
+    _sync(self._progress)
     if self._num_lines > _MAX_WAITING_LINES and not self._waiting:
       self._begin_progress()
 
@@ -116,10 +115,10 @@ class ResumableRows:
       line = self._waiting.pop(self._num_written)
       self._rows.write(line.encode() + b"\n")
       self._num_written += 1
-    _synchronise(self._rows)
+    _sync(self._rows)
 
   def _begin_progress(self) -> None:
-    """Writes the progress file anew, with what waits."""
+    """Rewrites the progress file with the waiting rows."""
     if self._progress is not None:
       self._progress.close()
     lines = [json.dumps({"made_of": self._made_of}, ensure_ascii=False)]
@@ -132,16 +131,16 @@ class ResumableRows:
     self._num_lines = len(lines)
 
   def _resume(self) -> int:
-    """Reads both files; gives how many rows are in order."""
+    """Reads both files; returns the number of rows in order."""
     if not self._progress_path.exists():
       if self._path.exists() and self._path.stat().st_size:
         raise errors.UserError(
-          f"{self._path} is there and was not begun by this command (there is "
+          f"{self._path} exists and was not written by this command (there is "
           f"no {self._progress_path.name} beside it): give another --outputs, "
-          "or --overwrite to begin anew."
+          "or --overwrite to start over."
         )
       return 0
-    first, *others = _whole_lines(self._progress_path)[0] or [""]
+    first, *others = _complete_lines(self._progress_path)[0] or [""]
     self._check_made_of(first)
     num_written = self._mend_rows()
     for line in others:
@@ -156,47 +155,47 @@ class ResumableRows:
       names = sorted(made_of.keys() | self._made_of.keys())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       raise errors.UserError(
-        f"{self._progress_path} is not what this command writes: give another "
-        "--outputs, or --overwrite to begin anew."
+        f"{self._progress_path} was not written by this command: give another "
+        "--outputs, or --overwrite to start over."
       ) from error
     for name in names:
       before, now = made_of.get(name), self._made_of.get(name)
       if before != now:
         raise errors.UserError(
           f"{self._path} was begun with {name}={_shown(before)}, and now it is "
-          f"{_shown(now)}: give another --outputs, or --overwrite to begin "
-          "anew."
+          f"{_shown(now)}: give another --outputs, or --overwrite to start "
+          "over."
         )
 
   def _mend_rows(self) -> int:
-    """Cuts a half-written last line off; gives the number of the others."""
+    """Removes an incomplete last line; returns the number of other lines."""
     if not self._path.exists():
       return 0
-    lines, num_bytes = _whole_lines(self._path)
+    lines, num_bytes = _complete_lines(self._path)
     for number, line in enumerate(lines, start=1):
       if not _is_object(line):
         raise errors.UserError(
           f"{self._path}, line {number} is not a JSON object, though it is "
-          "not the last: the file is damaged; --overwrite begins anew."
+          "not the last: the file is damaged; --overwrite starts over."
         )
     if len(lines) > self._num_rows:
       raise errors.UserError(
         f"{self._path} has {len(lines):,} rows, and there are "
         f"{self._num_rows:,} inputs: give another --outputs, or --overwrite "
-        "to begin anew."
+        "to start over."
       )
     if num_bytes < self._path.stat().st_size:
       with self._path.open("r+b") as stream:
         stream.truncate(num_bytes)
-        _synchronise(stream)
+        _sync(stream)
     return len(lines)
 
 
-def _whole_lines(path: pathlib.Path) -> tuple[list[str], int]:
-  """Gives a file's lines, and the bytes of those that are whole.
+def _complete_lines(path: pathlib.Path) -> tuple[list[str], int]:
+  """Returns a file's complete lines, and their size in bytes.
 
-  A last line counts with its newline, and if it is JSON: a machine that lost
-  its power may have kept the length and not the bytes.
+  The last line is complete if it ends with a newline and is valid JSON: after a
+  power failure a file may have its full length but not its content.
   """
   content = path.read_bytes()
   content = content[: content.rfind(b"\n") + 1]
@@ -220,7 +219,7 @@ def _is_object(line: str) -> bool:
 
 
 def _writable(line: str) -> str:
-  """Escapes what ends a line for some readers, or what UTF-8 cannot hold."""
+  """Escapes Unicode line ends and characters that UTF-8 cannot encode."""
   if _AWKWARD.search(line):
     return json.dumps(json.loads(line))
   return line
@@ -231,6 +230,6 @@ def _shown(value: object) -> str:
   return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-def _synchronise(stream: BinaryIO) -> None:
+def _sync(stream: BinaryIO) -> None:
   stream.flush()
   os.fsync(stream.fileno())

@@ -101,11 +101,11 @@ class Reader:
       return None
     if not isinstance(text, str):
       raise errors.UserError(
-        f'{where}: "{text_key}" is {str(text)[:40]!r}, and must be a text.'
+        f'{where}: "{text_key}" is {str(text)[:40]!r}, and must be a string.'
       )
     if self.vocabulary is None:
       raise errors.UserError(
-        f'{where} has "{text_key}", and no vocabulary lies beside the '
+        f'{where} has "{text_key}", and there is no vocabulary beside the '
         f'checkpoint: give --vocabulary=spiece.model, or rows of "{ids_key}".'
       )
     try:
@@ -142,13 +142,13 @@ class Reader:
     if not self.truncate:
       raise errors.UserError(
         f"{where}: the input has {len(input_ids):,} tokens, and at most "
-        f"{self.input_limit:,} are taken: raise --max_input_length, or cut "
-        "such inputs with --truncate."
+        f"{self.input_limit:,} are allowed: raise --max_input_length, or "
+        "truncate such inputs with --truncate."
       )
-    cut = input_ids[: self.input_limit].copy()
+    truncated = input_ids[: self.input_limit].copy()
     if input_ids[-1] == t5_config.EOS_ID:
-      cut[-1] = t5_config.EOS_ID
-    return cut
+      truncated[-1] = t5_config.EOS_ID
+    return truncated
 
 
 def output_row(

@@ -1,4 +1,4 @@
-"""Self-consistency: the answer that most of a prompt's samples agree on.
+"""Self-consistency: the majority answer of a prompt's samples.
 
 Wang et al. 2023, "Self-Consistency Improves Chain of Thought Reasoning in
 Language Models" (arXiv 2203.11171): sample several rationales, drop them, and
@@ -15,13 +15,15 @@ from specialize_jax.cot import answers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vote:
-  """How a prompt's samples voted.
+  """The vote of a prompt's samples.
 
   Attributes:
-    answer: the winner, as its first voter wrote it; None if nobody voted.
-    shares: each answer's share of the votes, the winner first; they sum to 1.
-    index: the sample that speaks for the winner: of its voters the one of
-      the highest log-probability; of all samples where nobody voted.
+    answer: the winner, as the first sample that voted for it spells it; None
+      without votes.
+    shares: the share of votes of each answer, the winner first; sums to 1.
+    index: index of the sample that represents the winner: the one with the
+      highest log-probability among those that voted for it, or among all
+      samples without votes.
   """
 
   answer: str | None
@@ -35,19 +37,22 @@ def vote(
   *,
   extract_fn: Callable[[str], str | None] = answers.extract_number,
 ) -> Vote:
-  """Counts the answers of one prompt's samples.
+  """Counts the answers of a prompt's samples.
 
-  Numbers that are equal are one answer however they are written. A sample
-  without an answer does not vote. A tie goes to the answer whose voters' log
-  probabilities have the larger sum; then to the one that came first.
+  Equal numbers are one answer, however they are written. Samples without an
+  answer do not vote. A tie goes to the answer whose samples have the larger sum
+  of log-probabilities, then to the one that occurred first.
+
+  Example: for texts that answer "72", "72.0", "70" and nothing, the answer is
+  "72" with shares {"72": 2/3, "70": 1/3}.
 
   Args:
     texts: the samples, at least one.
     log_probs: the log-probability of each whole sample, in nats.
-    extract_fn: reads a text's answer; "" and None are none.
+    extract_fn: extracts the answer of a text; "" and None mean no answer.
 
-  Example: texts that answer "72", "72.0", "70" and nothing give "72" with
-  shares {"72": 2/3, "70": 1/3}.
+  Returns:
+    The vote.
   """
   voters: dict[object, list[int]] = {}
   written: dict[object, str] = {}
@@ -62,19 +67,19 @@ def vote(
   def weight(key: object) -> tuple[int, float]:
     return len(voters[key]), sum(log_probs[i] for i in voters[key])
 
-  # A stable sort: of equals the answer that came first stays first.
+  # The sort is stable: in a tie, the answer that occurred first stays first.
   ranking = sorted(voters, key=weight, reverse=True)
   num_votes = sum(map(len, voters.values()))
-  speakers = voters[ranking[0]] if ranking else range(len(texts))
+  candidates = voters[ranking[0]] if ranking else range(len(texts))
   return Vote(
     answer=written[ranking[0]] if ranking else None,
     shares={written[key]: len(voters[key]) / num_votes for key in ranking},
-    index=max(speakers, key=lambda i: log_probs[i]),
+    index=max(candidates, key=lambda i: log_probs[i]),
   )
 
 
 def _key(answer: str) -> object:
-  """What equal answers share: a number's value, else the text."""
+  """Returns the value of a number, otherwise the text."""
   try:
     return fractions.Fraction(answer)
   except (ValueError, ZeroDivisionError):

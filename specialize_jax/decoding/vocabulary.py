@@ -1,9 +1,9 @@
-"""Texts to ids and back, by the vocabulary that lies beside a checkpoint.
+"""Encodes and decodes text with the vocabulary of a checkpoint.
 
-The released T5s come with `spiece.model`, a SentencePiece model; folders that
-newer releases of `transformers` write may hold only `tokenizer.json`. Ids
-that spell nothing (padding, end of sequence, sentinels, the rows that pad an
-embedding) are left out of texts.
+The released T5 checkpoints include `spiece.model`, a SentencePiece model;
+folders written by newer versions of `transformers` may only have
+`tokenizer.json`. Ids without a spelling (padding, end of sequence, sentinels
+and the padding rows of an embedding) are omitted from texts.
 """
 
 import functools
@@ -20,7 +20,7 @@ from specialize_jax import errors
 from specialize_jax.files import reading
 from specialize_jax.t5 import config as t5_config
 
-WORD_START = "\u2581"  # both kinds write a space so
+WORD_START = "\u2581"  # how both kinds spell a space
 
 # T5's 32,000 pieces are followed by 100 sentinels, and the embedding is
 # padded to a multiple of 128 rows.
@@ -30,48 +30,48 @@ _FILES = ("spiece.model", "tokenizer.json")
 
 
 class Vocabulary(Protocol):
-  """What decoding asks of a vocabulary.
+  """A vocabulary for decoding.
 
   Attributes:
-    num_pieces: how many ids there are.
-    fingerprint: tells one vocabulary from another.
+    num_pieces: number of ids.
+    fingerprint: a hash that identifies the vocabulary.
   """
 
   num_pieces: int
   fingerprint: str
 
   def encode(self, text: str) -> list[int]:
-    """Gives ids, without end of sequence."""
+    """Encodes a text, without EOS."""
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Gives the text that ids spell."""
+    """Decodes ids to a text."""
 
   def piece(self, index: int) -> str:
-    """Gives an id's spelling, a space as U+2581; "" where it spells none."""
+    """Returns the spelling of an id, with U+2581 for a space, or ""."""
 
 
 class SentencePiece:
-  """A `.model` file as T5 uses it."""
+  """The vocabulary of a SentencePiece `.model` file."""
 
   def __init__(self, model: bytes) -> None:
-    """Loads a serialised model.
+    """Loads a serialized model.
 
     Raises:
-      RuntimeError: the bytes are no SentencePiece model.
+      RuntimeError: the bytes are not a SentencePiece model.
     """
     if not model:
-      raise RuntimeError("an empty file is no SentencePiece model")
+      raise RuntimeError("an empty file is not a SentencePiece model")
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     self.num_pieces = self._processor.get_piece_size()
     self.fingerprint = hashlib.sha256(model).hexdigest()
     self.piece = functools.cache(self._piece)
 
   def encode(self, text: str) -> list[int]:
-    """Gives ids, without end of sequence."""
+    """Encodes a text, without EOS."""
     return list(self._processor.encode(text))
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Gives the text that ids spell."""
+    """Decodes ids to a text."""
     return self._processor.decode(
       [int(i) for i in ids if 0 <= i < self.num_pieces]
     )
@@ -88,7 +88,7 @@ class TokenizerJson:
     """Loads the file's text.
 
     Raises:
-      Exception: the text is no tokenizer; the library has no narrower type.
+      Exception: the text is not a tokenizer; the library has no narrower type.
     """
     self._tokenizer = tokenizers.Tokenizer.from_str(text)
     self.num_pieces = self._tokenizer.get_vocab_size(with_added_tokens=False)
@@ -97,27 +97,27 @@ class TokenizerJson:
     self._silent = {index for index, one in added.items() if one.special}
 
   def encode(self, text: str) -> list[int]:
-    """Gives ids, without end of sequence."""
+    """Encodes a text, without EOS."""
     return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Gives the text that ids spell."""
+    """Decodes ids to a text."""
     return self._tokenizer.decode(
       [int(i) for i in ids], skip_special_tokens=True
     )
 
   def piece(self, index: int) -> str:
-    """Gives an id's spelling; "" where it spells none."""
+    """Returns the spelling of an id, or ""."""
     if index in self._silent:
       return ""
     return self._tokenizer.id_to_token(index) or ""
 
 
 def from_file(path: str | os.PathLike[str]) -> Vocabulary:
-  """Loads a SentencePiece model, or a file named `*.json` of `tokenizers`.
+  """Loads a SentencePiece model, or a `*.json` file of `tokenizers`.
 
   Raises:
-    UserError: nothing lies at `path`, or it is no vocabulary.
+    UserError: `path` does not exist or is not a vocabulary.
   """
   file = epath.Path(path)
   if not file.is_file():
@@ -129,7 +129,7 @@ def from_file(path: str | os.PathLike[str]) -> Vocabulary:
     if file.suffix == ".json":
       return TokenizerJson(reading.read_text(file))
     return SentencePiece(file.read_bytes())
-  except Exception as error:  # `tokenizers` raises nothing narrower
+  except Exception as error:  # `tokenizers` raises no narrower type
     raise errors.UserError(
       f"vocabulary {path} cannot be read ({error}): give the model's "
       "SentencePiece file, such as T5's spiece.model."
@@ -143,15 +143,15 @@ def beside(folder: str | os.PathLike[str]) -> epath.Path | None:
 
 
 def check_size(vocabulary: Vocabulary, vocab_size: int, path: object) -> None:
-  """Raises UserError if a vocabulary cannot be that of a model.
+  """Raises UserError if a vocabulary cannot belong to a model.
 
-  The model has a row for every piece, and no more beyond them than T5's 100
-  sentinels and the padding of an embedding to a multiple of 128.
+  The embedding must have a row for every piece. Beyond them, it has at most
+  T5's 100 sentinels and padding to a multiple of 128.
 
   Args:
     vocabulary: the vocabulary.
-    vocab_size: rows of the model's embedding.
-    path: what the message calls the vocabulary.
+    vocab_size: number of rows of the model's embedding.
+    path: the name of the vocabulary in the error message.
   """
   spare = vocab_size - vocabulary.num_pieces
   if not 0 <= spare <= _MAX_SPARE_ROWS:
@@ -164,5 +164,5 @@ def check_size(vocabulary: Vocabulary, vocab_size: int, path: object) -> None:
 
 
 def with_eos(ids: Sequence[int]) -> list[int]:
-  """Ends a sequence as T5's inputs and targets end."""
+  """Appends EOS, which ends T5's inputs and targets."""
   return [*ids, t5_config.EOS_ID]

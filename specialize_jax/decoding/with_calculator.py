@@ -1,21 +1,19 @@
-"""Decoding with a calculator: after `48 / 2 =` the result is forced.
+"""Decoding with a calculator, which forces the result after `48 / 2 =`.
 
-Whenever the model itself takes a token that ends with `=`, the text so far is
-read back, `cot.calculator` computes what stands before the sign, and the
-result's tokens are forced, after which the model goes on.
+Whenever the model itself generates a token that ends with `=`, the text so far
+is decoded, `cot.calculator` evaluates the expression before the sign, and the
+tokens of the result are forced; then the model continues.
 
-Cost: the loop is the compiled one of `loop.resume`, which pauses when some
-row has just written a sign. Rows stay in lock step and what was decoded stays
-in the cache, so nothing is computed twice and nothing is compiled for a
-pause; a pause is one round to the host, a few kilobytes of tokens down and as
-many back (about a millisecond on a CPU; what the link takes on an
-accelerator). There is at most one pause a position however many rows write a
-sign there, and none where no row does. The compiled program is another than
-plain decoding's, once for each shape.
+The loop is the compiled one of `loop.resume`, which pauses when a row has just
+generated a sign. All rows advance together and the cache is kept, so a pause
+recomputes and recompiles nothing. It costs one round trip to the host, with a
+few kilobytes of tokens in each direction (about a millisecond on a CPU). There
+is at most one pause per position, however many rows generate a sign there. The
+program is compiled separately from that of plain decoding, once for each shape.
 
-Law: where no row writes a sign the output is that of plain decoding, and
-forced text appears exactly as `calculator.result_of` gives it. A result that
-the vocabulary cannot spell exactly after what was written is not forced.
+If no row generates a sign, the output is that of plain decoding. Forced text is
+exactly what `calculator.result_of` returns; a result that the vocabulary cannot
+spell exactly after the text so far is not forced.
 """
 
 import functools
@@ -29,15 +27,15 @@ from specialize_jax.decoding import bucketing, loop, strategies
 from specialize_jax.decoding import vocabulary as vocabularies
 from specialize_jax.t5 import network
 
-# So many tokens hold an expression of the calculator's length: a token spells
-# at least one character, or the start of a word.
+# Enough tokens for an expression of the calculator's maximum length: a token
+# spells at least one character, or the start of a word.
 _TAIL_TOKENS = 2 * calculator.MAX_CHARACTERS
 
 _NOTHING_FORCED = -1
 
 
 class Calculator:
-  """Computes on token ids what `cot.calculator` computes on text.
+  """Applies `cot.calculator` to token ids.
 
   Attributes:
     pauses_V: bool, the tokens whose spelling ends with `=`.
@@ -46,11 +44,11 @@ class Calculator:
   def __init__(
     self, vocabulary: vocabularies.Vocabulary, vocab_size: int
   ) -> None:
-    """Finds the tokens that end with the sign.
+    """Finds the tokens that end with `=`.
 
     Args:
-      vocabulary: spells the ids.
-      vocab_size: rows of the model's embedding (V).
+      vocabulary: the model's vocabulary.
+      vocab_size: number of rows of the model's embedding (V).
     """
     self._vocabulary = vocabulary
     signs = [
@@ -64,13 +62,14 @@ class Calculator:
     }
 
   def result_ids(self, written: Sequence[int]) -> list[int]:
-    """Gives the ids to force after what a row has written.
+    """Returns the ids to force after a row's ids.
 
     Args:
       written: the row's ids so far, without padding.
 
     Returns:
-      The ids; none if there is no result, or no ids that spell just it.
+      The ids of the result; empty if there is no result, or none that spell
+      exactly the result.
     """
     tail = list(written[-_TAIL_TOKENS:])
     text = self._vocabulary.decode(tail)
@@ -83,9 +82,9 @@ class Calculator:
     return []
 
   def _as_encoded(self, result: str) -> list[int]:
-    """Encodes the result behind a sign, as the student's own text has it.
+    """Encodes the result after a sign, as in the student's own text.
 
-    `= 24` is encoded and not `24`, which would begin a word of its own.
+    It encodes `= 24` rather than `24`, which would start a new word.
     """
     ids = self._vocabulary.encode(f"={result}")
     spelled = result.replace(" ", vocabularies.WORD_START)
@@ -95,7 +94,7 @@ class Calculator:
     return []
 
   def _letter_by_letter(self, result: str) -> list[int]:
-    """Spells the result by single characters, where no piece ends at `=`."""
+    """Spells the result by single characters, if no piece ends at `=`."""
     letters = result.replace(" ", vocabularies.WORD_START)
     ids = [self._ids_of.get(letter) for letter in letters]
     return [] if None in ids else ids
@@ -112,25 +111,25 @@ def decode(
   decode_rng: jax.Array | None = None,
   row_ids_BN: jax.Array,
 ) -> loop.DecodeOutput:
-  """Gives continuations of each row in which sums have their results.
+  """Decodes continuations of each row, forcing the results of calculations.
 
   Args:
-    model: the network; scanned layers are unrolled at every pause, so a
-      caller with many batches does it once (`network.unrolled`).
+    model: the network; scanned layers are unrolled at every pause, so callers
+      with many batches unroll them once (`network.unrolled`).
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 where padding.
-    calculate: of the model's vocabulary.
-    max_new_tokens: T, EOS and forced tokens included.
-    strategy: the rule for what is not forced.
-    decode_rng: as `loop.decode` takes it.
-    row_ids_BN: likewise; every row has N continuations.
+    encoder_input_tokens_BS: int32, 0 at padding.
+    calculate: the calculator for the model's vocabulary.
+    max_new_tokens: T, including EOS and forced tokens.
+    strategy: the rule for tokens that are not forced.
+    decode_rng: see `loop.decode`.
+    row_ids_BN: see `loop.decode`; each row has N continuations.
 
   Returns:
-    Tokens and log-probabilities `[B, N, T]`; a forced token has what the
-    model gave it.
+    Tokens and log-probabilities `[B, N, T]`; those of forced tokens are the
+    model's too.
 
   Raises:
-    UserError: as `loop.decode` does.
+    UserError: see `loop.decode`.
   """
   state = loop.start(
     model,
@@ -159,12 +158,12 @@ def decode(
 def _forced(
   state: loop.DecodeState, calculate: Calculator
 ) -> np.ndarray | None:
-  """Gives what is forced from now on; None if that has not changed."""
+  """Returns the new forced tokens, or None if they have not changed."""
   step = int(state.step)
   tokens_BNT = bucketing.to_host(state.tokens_BNT)
   last_BN = tokens_BNT[..., step - 1]
   forced_BNT = bucketing.to_host(state.forced_BNT).copy()
-  # A sign that was forced itself (there is none today) computes nothing.
+  # A sign that is itself forced (none is today) is not evaluated.
   chosen_BN = forced_BNT[..., step - 1] == _NOTHING_FORCED
   rows = np.argwhere(calculate.pauses_V[last_BN] & chosen_BN)
   changed = False

@@ -1,4 +1,4 @@
-"""The benchmarks that are graded, and what an answer is in each."""
+"""The benchmarks, and the kind of answer that each expects."""
 
 import difflib
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from specialize_jax import errors
 from specialize_jax.cot import answers
 
-# What a number's datasets ask for is a number; BIG-Bench-Hard's tasks differ.
+# The answer of these is a number; BIG-Bench-Hard's tasks differ.
 MATHS = ("gsm8k", "multiarith", "asdiv", "svamp")
 
 BIG_BENCH_HARD: Mapping[str, answers.Kind] = {
@@ -41,18 +41,18 @@ BIG_BENCH_HARD: Mapping[str, answers.Kind] = {
 
 
 def names() -> list[str]:
-  """Gives every benchmark's name, as `specialize score --task` takes it."""
+  """Returns the name of every benchmark, a value of `score --task`."""
   return [*MATHS, *(f"bbh/{task}" for task in BIG_BENCH_HARD)]
 
 
 def kind(benchmark: str) -> answers.Kind:
-  """Gives what an answer is in a benchmark.
+  """Returns the kind of answer that a benchmark expects.
 
   Args:
     benchmark: "gsm8k", "multiarith", "asdiv", "svamp" or "bbh/TASK".
 
   Raises:
-    UserError: there is no such benchmark; near names are given.
+    UserError: the benchmark is unknown; the message suggests similar names.
   """
   if benchmark in MATHS:
     return "number"

@@ -1,9 +1,9 @@
-"""Runs seqio evaluation on parameters: predict, grade, keep, count.
+"""Evaluates parameters on seqio tasks: decodes, grades and logs predictions.
 
-`Evaluator` is made once and called with `(params, step)`, by the training
-loop or by a command. The tokenised examples are read once and kept; they are
-decoded in batches of one size and of a few input lengths, so that every task
-and every call shares a handful of compiled programs.
+An `Evaluator` is created once and called with `(params, step)`, by the training
+loop or a command. Tokenized examples are read once and kept in memory. They are
+decoded in batches of one size and few input lengths, so that all tasks and
+calls share a few compiled programs.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from specialize_jax.evaluation import kept_outputs, metrics
 from specialize_jax.files import paths, writing
 from specialize_jax.t5 import network
 
-# How many batches may wait on the device while the host reads earlier ones: a
-# kill loses them, and one is enough to keep the device at work.
+# Number of batches dispatched while the host reads earlier ones. A kill loses
+# them, and one is enough to keep the device busy.
 _BATCHES_AHEAD = 1
 
 
@@ -36,7 +36,7 @@ class Evaluator:
   """Evaluates parameters on a seqio task or on all tasks of a mixture.
 
   Attributes:
-    task_names: the tasks evaluated, in the mixture's order.
+    task_names: names of the tasks, in the order of the mixture.
   """
 
   def __init__(
@@ -51,27 +51,26 @@ class Evaluator:
     num_examples: int | None = None,
     output_dir: str | os.PathLike[str] | None = None,
   ) -> None:
-    """Reads and tokenises the examples of every task.
+    """Reads and tokenizes the examples of every task.
 
     Args:
       mixture_or_task_name: a name registered with seqio.
       model: the network; see `specialize_jax.t5.network`.
-      task_feature_lengths: the longest "inputs" and "targets", in tokens;
-        longer ones are cut.
-      split: the split of each task; None for the one that the mixture is
-        called after, or else "test".
-      batch_size: how many examples are decoded together; the mesh's `data`
-        times `fsdp` must divide it.
-      max_new_tokens: where decoding gives up on an end of sequence.
-      num_examples: at most so many examples of each task, from its
-        beginning; None for all.
-      output_dir: predictions are kept as `output_dir/STEP/TASK.jsonl`; None
-        keeps none.
+      task_feature_lengths: maximum lengths of "inputs" and "targets", in
+        tokens; longer ones are truncated.
+      split: the split of each task. None for "validation" if the mixture's name
+        contains it, otherwise "test".
+      batch_size: number of examples decoded together; must be a multiple of the
+        mesh's `data` times `fsdp`.
+      max_new_tokens: maximum number of decoded tokens.
+      num_examples: number of examples of each task to use, the first ones; None
+        for all.
+      output_dir: predictions are written to `output_dir/STEP/TASK.jsonl`; None
+        to write none.
 
     Raises:
-      UserError: the name is not registered, or one of its tasks lacks the
-        split, a metric or any example, or the mixture is called after another
-        split.
+      UserError: the name is not registered; a task lacks the split, a metric or
+        examples; or the mixture's name contradicts the split.
     """
     split = _split_of(mixture_or_task_name, split)
     tasks = _tasks_to_evaluate(mixture_or_task_name, split)
@@ -94,7 +93,7 @@ class Evaluator:
         num_examples=num_examples,
         logger_cls=[_PredictionLogger] if output_dir else [],
         log_dir=str(output_dir) if output_dir else None,
-        # Decoding holds the device; a second thread would wait for it.
+        # Decoding keeps the device busy; a second thread would wait for it.
         async_compute_metrics=False,
       )
     self._examples = {
@@ -109,15 +108,16 @@ class Evaluator:
 
     Args:
       params: the network's parameters, on one device or sharded.
-      step: the step they are of; names the directory of the predictions.
-      checkpoint: tells these parameters from all others. If given, outputs
-        are kept as they come (on a local disk: an object in a bucket cannot
-        grow), and an evaluation of the same that was killed goes on; see
+      step: the step of the parameters, which names the directory of the
+        predictions.
+      checkpoint: identifies the parameters. If given, outputs are written as
+        they are decoded (on a local disk: objects in a bucket cannot grow), and
+        an evaluation of the same checkpoint that was killed resumes; see
         `kept_outputs`.
 
     Returns:
-      "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task,
-      the last two the 95 % Wilson interval, and "TASK/accuracy_GRADER".
+      "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task (the
+      last two are the 95 % Wilson interval), and "TASK/accuracy_GRADER".
 
     Raises:
       UserError: the mesh of `params` does not divide the batch size.
@@ -157,16 +157,16 @@ class Evaluator:
     return values
 
   def _name_of(self, dataset: tf.data.Dataset) -> str:
-    """The task whose cached dataset seqio hands to the predict function."""
+    """Returns the task of a cached dataset that seqio passes to `predict`."""
     for name, cached in self._seqio.cached_model_datasets.items():
       if cached is dataset:
         return name
-    raise AssertionError("seqio gave a dataset that it does not cache")
+    raise AssertionError("seqio passed a dataset that it does not cache")
 
   def _kept(
     self, name: str, step: int, checkpoint: str | None
   ) -> kept_outputs.KeptOutputs:
-    """Opens what the model said to a task's examples."""
+    """Opens the outputs of a task's examples that were decoded before."""
     examples = self._examples[name]
     path = None
     # Rows that are appended as they come need a local disk: no object grows.
@@ -183,12 +183,12 @@ class Evaluator:
         "inputs": kept_outputs.fingerprint(examples),
         "max_new_tokens": self._max_new_tokens,
       },
-      # seqio stacks a task's outputs, so all are as long as one may be.
+      # seqio stacks a task's outputs, so all have the maximum length.
       shape=(len(examples), self._max_new_tokens),
     )
     if kept.done:
       logging.info(
-        "%s: %d of %d examples were answered before",
+        "%s: %d of %d examples were decoded before",
         name,
         len(kept.done),
         len(examples),
@@ -202,7 +202,7 @@ class Evaluator:
     kept: kept_outputs.KeptOutputs,
     progress: tqdm.tqdm,
   ) -> None:
-    """Decodes those of one task's examples that have no output yet."""
+    """Decodes the examples of a task that have no output yet."""
     asked = [
       requests.Request(number=index, input_ids=input_ids)
       for index, input_ids in enumerate(examples)
@@ -216,7 +216,7 @@ class Evaluator:
 
 
 class _PredictionLogger(seqio.Logger):
-  """Keeps what was asked, said and graded as `STEP/TASK.jsonl`."""
+  """Writes prompts, predictions and grades to `STEP/TASK.jsonl`."""
 
   def __call__(  # noqa: PLR0917 (seqio's signature)
     self,
@@ -227,7 +227,7 @@ class _PredictionLogger(seqio.Logger):
     inferences: Mapping[str, Sequence[str]],
     targets: Sequence[str],
   ) -> None:
-    """Writes one task's predictions; seqio calls this after its metrics."""
+    """Writes the predictions of a task; called by seqio after its metrics."""
     if jax.process_index() != 0:
       return
     task = seqio.get_mixture_or_task(task_name)
@@ -244,20 +244,20 @@ def prediction_rows(
   predictions: Sequence[str],
   targets: Sequence[str],
 ) -> Iterator[dict[str, object]]:
-  """Yields the rows that are kept of a task.
+  """Yields the rows of a task's prediction file.
 
-  A grade can be looked into, and redone by another rule, without a model.
+  The rows suffice to inspect grades and to grade again, without a model.
 
   Args:
-    task: the task, whose first `metrics.Accuracy` grades.
+    task: the task; its first `metrics.Accuracy` grades.
     examples: the task's examples, in order.
     predictions: the decoded predictions, in the same order.
-    targets: what they are graded against.
+    targets: the answers to grade against.
 
   Yields:
-    One row an example: the extracted answer and `correct` by the task's own
-    grader, `verdicts` by every grader, and as `reference` what the dataset
-    would have said.
+    One row per example: prompt, prediction and target; the extracted answer and
+    `correct` by the task's own grader; `verdicts` by every grader; and the
+    dataset's own target as `reference`.
   """
   metric = next(
     (fn for fn in task.metric_fns if isinstance(fn, metrics.Accuracy)),
@@ -287,10 +287,10 @@ def prediction_rows(
 def num_questions(
   mixture_or_task_name: str, split: str | None, num_examples: int | None
 ) -> dict[str, int]:
-  """Gives how many questions each task asks, without reading prompts.
+  """Returns the number of questions of each task, without tokenizing.
 
   Raises:
-    UserError: as `Evaluator` does.
+    UserError: see `Evaluator`.
   """
   split = _split_of(mixture_or_task_name, split)
   sizes = {
@@ -304,9 +304,9 @@ def num_questions(
 
 
 def _split_of(name: str, split: str | None) -> str:
-  """Gives the split to evaluate, which a mixture's name may tell.
+  """Returns the split to evaluate, which a mixture's name may imply.
 
-  Example: "math_ood_validation_v1" without a split gives "validation".
+  Example: "validation" for "math_ood_validation_v1" without a split.
   """
   if "_validation" in name and split not in (None, "validation"):
     raise errors.UserError(
@@ -318,7 +318,7 @@ def _split_of(name: str, split: str | None) -> str:
 
 
 def _tasks_to_evaluate(name: str, split: str) -> Sequence[seqio.Task]:
-  """The tasks behind a name, each with the split and a metric."""
+  """Returns the tasks of a name, all of which have the split and a metric."""
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if name not in known:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
@@ -346,7 +346,7 @@ def _tasks_to_evaluate(name: str, split: str) -> Sequence[seqio.Task]:
 
 
 def _read_examples(name: str, dataset: tf.data.Dataset) -> list[np.ndarray]:
-  """Every example's input ids, in seqio's order, without padding."""
+  """Returns the input ids of all examples, in order, without padding."""
   examples = []
   for _, features in tfds.as_numpy(dataset):
     tokens = features["encoder_input_tokens"]
@@ -361,7 +361,7 @@ def _read_examples(name: str, dataset: tf.data.Dataset) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def _only_errors_logged() -> Iterator[None]:
-  """Keeps seqio's remarks on generous lengths off the terminal."""
+  """Suppresses seqio's warnings about unused sequence length."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:

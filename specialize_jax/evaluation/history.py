@@ -1,9 +1,8 @@
-"""Reads back what a run wrote down: `metrics.jsonl`, row by row.
+"""Reads the metrics of a run from its `metrics.jsonl`.
 
-A row is `{"step": n, "group": "train" | "evaluation", "values": {name: x}}`.
-A run that was resumed may have written a step twice: the later row counts.
-A run that is still writing, or was killed, may leave an unfinished last
-line, which is passed over.
+A row is `{"step": n, "group": "train" | "evaluation", "values": {name: x}}`. If
+a resumed run wrote a step twice, the later row counts. An incomplete last line,
+of a run that is still writing or was killed, is ignored.
 """
 
 import json
@@ -15,23 +14,23 @@ from etils import epath
 from specialize_jax import errors
 from specialize_jax.files import reading
 
-# Values by name, by step in rising order.
+# Values by name, by step in ascending order.
 History = Mapping[int, Mapping[str, float]]
 
 
 def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
-  """Gives the values of one group by step.
+  """Reads the values of one group by step.
 
   Args:
     path: a run's `metrics.jsonl`.
     group: "train" or "evaluation".
 
   Returns:
-    `{step: {name: value}}`, steps rising; empty if the group has no row.
+    `{step: {name: value}}`, by ascending step; empty if the group has no row.
 
   Raises:
-    UserError: there is no such file, or a line other than an unfinished
-      last one is not such a row.
+    UserError: the file does not exist, or a line other than an incomplete last
+      one is not a row of metrics.
   """
   path = epath.Path(path)
   if not path.is_file():
@@ -61,11 +60,11 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
 
 
 def curve(history: History, name: str) -> tuple[list[int], list[float]]:
-  """Gives the steps at which `name` was written, and its values there."""
+  """Returns the steps at which `name` was logged, and its values."""
   points = [(step, row[name]) for step, row in history.items() if name in row]
   return [step for step, _ in points], [value for _, value in points]
 
 
 def names(history: History) -> list[str]:
-  """Gives every name that some step has, sorted."""
+  """Returns the sorted names of all values."""
   return sorted({name for row in history.values() for name in row})

@@ -1,7 +1,7 @@
-"""How sure an accuracy is: intervals for one and for a difference.
+"""Confidence intervals of accuracies and of differences of accuracies.
 
-Everything here is plain NumPy on counts and on 0/1 verdicts; nothing knows
-of tasks or models. Accuracies and bounds are shares from 0 to 1.
+Plain NumPy on counts and 0/1 verdicts, independent of tasks and models.
+Accuracies and bounds are in [0, 1].
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """An estimate and the interval around it.
+  """An estimate and its confidence interval.
 
   Attributes:
     estimate: the accuracy, or the difference of two accuracies.
@@ -30,7 +30,7 @@ class Interval:
 def wilson(
   num_correct: int, num_examples: int, *, confidence: float = 0.95
 ) -> Interval:
-  """Gives the Wilson score interval of one accuracy.
+  """Computes the Wilson score interval of an accuracy.
 
   With p the accuracy, n the number of examples and z the normal quantile
   (Wilson, 1927, "Probable inference, the law of succession, and statistical
@@ -38,16 +38,16 @@ def wilson(
 
     (p + z^2 / 2n  -+  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
-  Unlike the textbook p -+ z sqrt(p (1 - p) / n) it stays inside [0, 1] and
-  has a width even when everything, or nothing, is right.
+  Unlike the normal approximation p -+ z sqrt(p (1 - p) / n), it lies within
+  [0, 1] and has a positive width even if all or none are correct.
 
-  Example: 8 of 10 right gives [0.490, 0.943].
+  Example: [0.490, 0.943] for 8 of 10 correct.
 
   Args:
-    num_correct: how many are right, from 0 to `num_examples`.
-    num_examples: how many were asked. With none the interval is [0, 1] and
-      the estimate is not a number.
-    confidence: the coverage wanted, between 0 and 1.
+    num_correct: number of correct answers, from 0 to `num_examples`.
+    num_examples: number of questions. If zero, the interval is [0, 1] and the
+      estimate nan.
+    confidence: coverage of the interval, between 0 and 1.
 
   Returns:
     The accuracy and its interval.
@@ -68,22 +68,22 @@ def wilson(
   center = (share + z**2 / (2 * num_examples)) / shrink
   variance = share * (1 - share) / num_examples + z**2 / (4 * num_examples**2)
   half = z * math.sqrt(variance) / shrink
-  # Rounding may leave a bound a hair outside of what it must contain.
+  # Rounding must not push a bound past the estimate or out of [0, 1].
   low = min(max(center - half, 0.0), share)
   high = max(min(center + half, 1.0), share)
   return Interval(share, low, high)
 
 
 def newcombe(before: Interval, after: Interval) -> Interval:
-  """Gives the interval of `after - before` from two separate samples.
+  """Computes the interval of `after - before` of two independent samples.
 
   Newcombe's hybrid score interval (1998, "Interval estimation for the
-  difference between independent proportions", method 10), which needs no
-  more than both Wilson intervals. On the same questions it is wider than
-  `paired_bootstrap`, so use it where single verdicts are not at hand.
+  difference between independent proportions", method 10), computed from both
+  Wilson intervals. On the same questions it is wider than `paired_bootstrap`;
+  use it if individual verdicts are not available.
 
-  Example: 0 of 10 before and 10 of 10 after give a difference of 1.0 in
-  [0.607, 1.0].
+  Example: a difference of 1.0 in [0.607, 1.0] for 0 of 10 before and 10 of 10
+  after.
 
   Args:
     before: the Wilson interval of the first accuracy.
@@ -101,12 +101,12 @@ def newcombe(before: Interval, after: Interval) -> Interval:
 
 
 def mean(parts: Sequence[Interval]) -> Interval:
-  """Gives the interval of the mean of independent estimates.
+  """Computes the interval of the mean of independent estimates.
 
-  The method of variance estimates recovery (Zou and Donner, 2008,
-  "Construction of confidence limits about effect measures: a general
-  approach"): the distances from the estimates to their bounds add up as
-  standard deviations do, each side on its own.
+  The method of variance estimates recovery (Zou and Donner, 2008, "Construction
+  of confidence limits about effect measures: a general approach"): distances
+  from estimates to their bounds are added in quadrature, separately for lower
+  and upper bounds.
 
   Example: the mean of [0.4, 0.5, 0.6] twice, each as (low, estimate, high),
   is 0.5 in [0.429, 0.571].
@@ -118,7 +118,7 @@ def mean(parts: Sequence[Interval]) -> Interval:
     The mean and its interval.
 
   Raises:
-    ValueError: there is no part.
+    ValueError: `parts` is empty.
   """
   if not parts:
     raise ValueError("parts must hold at least one interval, got none.")
@@ -138,23 +138,23 @@ def paired_bootstrap(
   num_resamples: int = 10_000,
   seed: int = 0,
 ) -> Interval:
-  """Gives the interval of `mean(after) - mean(before)` on the same questions.
+  """Computes the interval of `mean(after) - mean(before)`, paired by question.
 
-  Questions are drawn with replacement, both verdicts of a question together,
-  and the interval holds the middle `confidence` of the resampled differences.
+  Questions are resampled with replacement, keeping both verdicts of a question
+  together, and the interval is the central `confidence` of the differences.
 
   Args:
-    before: verdicts (0 or 1, or any score), one a question.
+    before: verdicts (0 or 1, or any score), one per question.
     after: verdicts on the same questions in the same order.
-    confidence: the coverage wanted, between 0 and 1.
-    num_resamples: how often the questions are drawn anew.
-    seed: of the draws; the same seed gives the same interval.
+    confidence: coverage of the interval, between 0 and 1.
+    num_resamples: number of bootstrap resamples.
+    seed: random seed; the same seed returns the same interval.
 
   Returns:
     The difference and its interval.
 
   Raises:
-    ValueError: the two differ in length, or there is no question.
+    ValueError: the lengths differ or are zero.
   """
   return paired_bootstrap_mean(
     [(before, after)],
@@ -171,22 +171,22 @@ def paired_bootstrap_mean(
   num_resamples: int = 10_000,
   seed: int = 0,
 ) -> Interval:
-  """Gives the interval of the mean over tasks of the paired differences.
+  """Computes the interval of the mean paired difference over tasks.
 
-  Each task is resampled on its own and each counts the same, whatever its
-  number of questions: the mean that the paper selects by and reports.
+  Each task is resampled separately and has the same weight, whatever its number
+  of questions. This is the mean that the paper reports and selects by.
 
   Args:
     pairs: the verdicts `(before, after)` of each task.
-    confidence: the coverage wanted, between 0 and 1.
-    num_resamples: how often the questions are drawn anew.
-    seed: of the draws.
+    confidence: coverage of the interval, between 0 and 1.
+    num_resamples: number of bootstrap resamples.
+    seed: random seed.
 
   Returns:
     The mean difference and its interval.
 
   Raises:
-    ValueError: a pair differs in length or is empty, or there is no pair.
+    ValueError: `pairs` is empty, or the lengths of a pair differ or are zero.
   """
   if not pairs:
     raise ValueError("pairs must hold at least one task, got none.")
@@ -215,29 +215,29 @@ def bootstrap_over_seeds(
   num_resamples: int = 10_000,
   seed: int = 0,
 ) -> Interval:
-  """Gives the interval of a mean over seeds, tasks and questions.
+  """Computes the interval of a mean over seeds, tasks and questions.
 
-  Seeds are drawn with replacement, and in each seed that is drawn, and of
-  each of its tasks, so are the questions: a difference that one seed alone
-  shows, or a few questions, has a wide interval. A score may be a verdict,
-  the difference of two on the same question, or any contrast of several.
+  Seeds are resampled with replacement, and for each resampled seed so are the
+  questions of each of its tasks. A difference that only one seed or a few
+  questions show therefore has a wide interval. A score may be a verdict, the
+  difference of two verdicts on a question, or any contrast of several.
 
-  Few seeds bound what can be said: of three, all draws are one and the same
-  seed in one of nine, so the interval covers nearly their whole range.
+  With few seeds the interval is conservative: with three, one resample in nine
+  consists of a single seed, so the interval spans almost their whole range.
 
   Args:
-    scores: of each seed, of each task, of each question.
-    confidence: the coverage wanted, between 0 and 1.
-    num_resamples: how often seeds and questions are drawn anew.
-    seed: of the draws.
+    scores: scores by seed, task and question.
+    confidence: coverage of the interval, between 0 and 1.
+    num_resamples: number of bootstrap resamples.
+    seed: random seed.
 
   Returns:
-    The mean, each task of a seed and each seed counting the same, and its
-    interval.
+    The mean and its interval; seeds, and tasks within a seed, have equal
+    weight.
 
   Raises:
-    ValueError: there is no seed, a seed without a task, or a task without a
-      question.
+    ValueError: there is no seed, or a seed without tasks, or a task without
+      questions.
   """
   if not scores or any(
     not tasks or any(len(task) == 0 for task in tasks) for tasks in scores
@@ -247,8 +247,8 @@ def bootstrap_over_seeds(
   generator = np.random.default_rng(seed)
   num_seeds = len(scores)
   means = [float(np.mean([np.mean(task) for task in s])) for s in scores]
-  # One column a place that a seed can be drawn for, each of other questions.
-  drawn = [
+  # One column for each slot of a resample, with independently drawn questions.
+  means_by_seed = [
     sum(
       _resampled_means(task, (num_resamples, num_seeds), generator)
       for task in tasks
@@ -257,7 +257,9 @@ def bootstrap_over_seeds(
     for tasks in scores
   ]
   which = generator.integers(num_seeds, size=(num_resamples, num_seeds))
-  resampled = np.take_along_axis(np.stack(drawn), which[None], axis=0)[0]
+  resampled = np.take_along_axis(np.stack(means_by_seed), which[None], axis=0)[
+    0
+  ]
   resampled = resampled.mean(axis=1)
   tail = (1.0 - confidence) / 2.0
   low, high = np.quantile(resampled, [tail, 1.0 - tail])
@@ -269,10 +271,10 @@ def _resampled_means(
   shape: tuple[int, ...],
   generator: np.random.Generator,
 ) -> np.ndarray:
-  """Means of as many draws with replacement as `scores` has questions.
+  """Computes the means of bootstrap resamples of `scores`.
 
-  Such a draw is a multinomial draw of how often each distinct score comes
-  up: three of them for the differences of verdicts.
+  A resample is drawn as the multinomial counts of the distinct scores, which
+  are three for differences of verdicts.
   """
   values, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
   draws = generator.multinomial(len(scores), counts / len(scores), size=shape)
@@ -280,7 +282,7 @@ def _resampled_means(
 
 
 def _normal_quantile(confidence: float) -> float:
-  """The z that holds `confidence` of a normal distribution in [-z, z]."""
+  """Returns z such that [-z, z] has the mass `confidence` of a normal."""
   if not 0.0 < confidence < 1.0:
     raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
   return statistics.NormalDist().inv_cdf(0.5 + confidence / 2.0)

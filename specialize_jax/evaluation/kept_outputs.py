@@ -1,9 +1,9 @@
-"""What a model said so far, on disk: an evaluation that is killed goes on.
+"""Decoded outputs on disk, so that an evaluation that was killed can resume.
 
-Beside the predictions `STEP/TASK.jsonl` lies `STEP/TASK.outputs.jsonl`, the
-token ids of every output, a row an example, each on disk before the next
-batch is decoded (see `decoding.resumable`). It knows nothing of grading, so a
-grade can change without the model being asked again.
+Beside the predictions `STEP/TASK.jsonl`, the file `STEP/TASK.outputs.jsonl`
+holds the token ids of every output, one row per example. Each batch is on disk
+before the next is decoded (see `decoding.resumable`). Outputs are not graded,
+so graders can change without decoding again.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from specialize_jax.decoding import resumable
 
 
 class KeptOutputs:
-  """One task's outputs; only the first of several processes has the file.
+  """The outputs of a task; only the first of several processes has the file.
 
   Use it as a context manager.
 
   Attributes:
-    tokens_NT: int32, an output a row, 0 behind its end; 0 where none is yet.
-    done: the examples that have an output.
+    tokens_NT: int32, one output per row, padded with 0; all 0 without output.
+    done: indices of the examples that have an output.
   """
 
   def __init__(
@@ -38,15 +38,14 @@ class KeptOutputs:
     made_of: Mapping[str, object],
     shape: tuple[int, int],
   ) -> None:
-    """Reads what an earlier evaluation of the same left behind.
+    """Reads the outputs of an earlier evaluation of the same checkpoint.
 
-    What another one left is overwritten, and that is logged: outputs are made
-    again at will.
+    Outputs of another checkpoint are overwritten, with a warning.
 
     Args:
-      path: of the file; None keeps nothing.
-      made_of: all that outputs depend on, JSON-able.
-      shape: how many examples there are, and the longest output in tokens.
+      path: the file; None to keep outputs in memory only.
+      made_of: everything that outputs depend on, JSON-serializable.
+      shape: number of examples, and maximum length of an output in tokens.
     """
     self.tokens_NT = np.zeros(shape, np.int32)
     self.done: set[int] = set()
@@ -61,7 +60,7 @@ class KeptOutputs:
         self.tokens_NT[number, : len(ids)] = ids
         is_done_N[number] = True
     if jax.process_count() > 1:
-      # The others may not see the file, and all must skip the same batches.
+      # Others may not see the file, and all must skip the same batches.
       is_done_N, self.tokens_NT = multihost_utils.broadcast_one_to_all(
         (is_done_N, self.tokens_NT)
       )
@@ -78,7 +77,7 @@ class KeptOutputs:
       self._rows.__exit__(*exception)
 
   def add(self, outputs: Mapping[int, Sequence[int]]) -> None:
-    """Takes the token ids of some examples; they are on disk on return."""
+    """Adds the token ids of some examples; they are on disk on return."""
     for number, ids in outputs.items():
       self.tokens_NT[number, : len(ids)] = ids
       self.done.add(number)
@@ -92,7 +91,7 @@ class KeptOutputs:
 
 
 def fingerprint(examples: Sequence[np.ndarray]) -> str:
-  """Tells one list of encoded inputs from another."""
+  """Returns a hash of a list of encoded inputs."""
   digest = hashlib.sha256()
   for tokens in examples:
     digest.update(np.asarray([len(tokens), *tokens], np.int64).tobytes())
@@ -105,7 +104,7 @@ def _opened(
   try:
     return resumable.ResumableRows(path, made_of=made_of, num_rows=num_rows)
   except errors.UserError as error:
-    logging.warning("Evaluation begins anew: %s", error)
+    logging.warning("Evaluation starts over: %s", error)
     return resumable.ResumableRows(
       path, made_of=made_of, num_rows=num_rows, overwrite=True
     )

@@ -1,6 +1,6 @@
-"""The metric that seqio tasks carry: graded accuracy with its interval.
+"""The metric of seqio tasks: accuracy with its confidence interval.
 
-A task names its metric and its postprocessor:
+A task is registered with the metric and its postprocessor:
 
   seqio.TaskRegistry.add(
     "gsm8k_zero_shot_chain_of_thought_v1",
@@ -9,9 +9,9 @@ A task names its metric and its postprocessor:
     metric_fns=[metrics.number_accuracy],
   )
 
-Its examples carry `question_id` and the bare `answer` beside the features,
-so that what is graded against never passes through a vocabulary (T5's, for
-one, has no curly brackets).
+Its examples have `question_id` and the bare `answer` beside the features, so
+that the answers to grade against never pass through a vocabulary (T5's, for
+example, has no curly brackets).
 """
 
 import dataclasses
@@ -27,16 +27,16 @@ GRADERS: tuple[answers.Grader, ...] = ("fixed", "paper_code")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Accuracy:
-  """A seqio metric function that grades and counts.
+  """A seqio metric function that grades predictions.
 
-  seqio tells what a metric needs by the names of its arguments, so
-  `__call__` takes `targets` and `predictions`, both text.
+  seqio determines what a metric needs by its argument names, so `__call__`
+  takes `targets` and `predictions`, both texts.
 
   Attributes:
-    kind: what an answer is; see `specialize_jax.cot.answers.grade`.
-    grader: whose rule decides.
-    chain_of_thought: whether the prompt asks for one, which only the paper's
-      rule for words looks at; None where it is not known.
+    kind: the kind of answer; see `specialize_jax.cot.answers.grade`.
+    grader: the grader that decides.
+    chain_of_thought: whether the prompt asks for a chain of thought, which only
+      `paper_code` uses, for words; None if unknown.
   """
 
   kind: answers.Kind = "number"
@@ -46,15 +46,15 @@ class Accuracy:
   def __call__(
     self, targets: Sequence[str], predictions: Sequence[str]
   ) -> Mapping[str, float]:
-    """Gives the share of right answers with its 95 % Wilson interval.
+    """Computes the accuracy with its 95 % Wilson interval.
 
     Args:
       targets: the gold answers, bare ("72") or as a sentence.
       predictions: the model's texts, in the same order.
 
     Returns:
-      `accuracy`, `low` and `high` from 0 to 1, and `n`, the number graded;
-      and `accuracy_GRADER` by every grader, this metric's own included.
+      `accuracy`, `low` and `high` in [0, 1]; `n`, the number of predictions;
+      and `accuracy_GRADER` for every grader.
     """
     pairs = list(zip(predictions, targets, strict=True))
     verdicts = [self.verdicts(*pair) for pair in pairs]
@@ -64,7 +64,7 @@ class Accuracy:
     }
 
   def grade(self, prediction: str, target: str) -> answers.Verdict:
-    """Grades one prediction by this metric's rule."""
+    """Grades a prediction with this metric's grader."""
     return answers.grade(
       prediction,
       target,
@@ -74,7 +74,7 @@ class Accuracy:
     )
 
   def verdicts(self, prediction: str, target: str) -> dict[str, bool]:
-    """Gives what every grader says of one prediction, by its name."""
+    """Returns whether a prediction is correct, by grader."""
     return {
       grader: dataclasses.replace(self, grader=grader)
       .grade(prediction, target)
@@ -88,10 +88,10 @@ exact_accuracy = Accuracy(kind="exact")
 
 
 def summarize(verdicts: Sequence[bool]) -> Mapping[str, float]:
-  """Counts verdicts: `accuracy`, `n`, and the 95 % interval `low`, `high`.
+  """Computes `accuracy`, `n` and the 95 % interval `low`, `high` of verdicts.
 
-  Example: eight right of ten give `{"accuracy": 0.8, "n": 10, "low": 0.490,
-  "high": 0.943}`.
+  Example: `{"accuracy": 0.8, "n": 10, "low": 0.490, "high": 0.943}` for eight
+  of ten correct.
   """
   interval = intervals.wilson(sum(map(bool, verdicts)), len(verdicts))
   return {
@@ -103,10 +103,10 @@ def summarize(verdicts: Sequence[bool]) -> Mapping[str, float]:
 
 
 def by_grader(verdicts: Sequence[Mapping[str, bool]]) -> Mapping[str, float]:
-  """Gives the accuracy by each grader, as `accuracy_GRADER`.
+  """Computes the accuracy by each grader, as `accuracy_GRADER`.
 
-  Example: `[{"fixed": False, "paper_code": True}]` gives
-  `{"accuracy_fixed": 0.0, "accuracy_paper_code": 1.0}`.
+  Example: `{"accuracy_fixed": 0.0, "accuracy_paper_code": 1.0}` for
+  `[{"fixed": False, "paper_code": True}]`.
   """
   return {
     f"accuracy_{grader}": summarize([row[grader] for row in verdicts])[
@@ -123,11 +123,11 @@ def keep_answer(
 ) -> str:
   """Replaces the decoded target by the example's own bare answer.
 
-  A seqio postprocessor: it is called for every target and every prediction,
-  and leaves predictions as they are.
+  A seqio postprocessor, which is called for every target and every prediction.
+  It returns predictions unchanged.
 
   Args:
-    decoded: the text that the vocabulary gave back.
+    decoded: the decoded text.
     example: the task's example, with a string feature `answer`.
     is_target: whether `decoded` is the target.
 
@@ -140,7 +140,7 @@ def keep_answer(
 
 
 def as_text(value: np.ndarray | str | bytes) -> str:
-  """Reads a string feature, which TensorFlow hands over as bytes."""
+  """Converts a string feature, bytes in TensorFlow, to a string."""
   if isinstance(value, np.ndarray):
     value = value.item()
   return value.decode("utf-8") if isinstance(value, bytes) else str(value)

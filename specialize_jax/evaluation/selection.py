@@ -1,10 +1,9 @@
-"""Chooses the checkpoint: the best mean over held-out other datasets.
+"""Selects the checkpoint with the best out-of-distribution validation mean.
 
 The paper selects by the mean accuracy over the validation sets of the
-out-of-distribution datasets, since the accuracy in distribution goes on
-rising after the others have begun to fall (arXiv 2301.12726, section 4.1).
-What selection in distribution would have chosen is kept beside the choice,
-so that the difference can be seen.
+out-of-distribution datasets, because in-distribution accuracy keeps rising
+after the others have begun to fall (arXiv 2301.12726, section 4.1). The choice
+by in-distribution accuracy is reported for comparison.
 """
 
 import dataclasses
@@ -22,20 +21,20 @@ _IN_DISTRIBUTION = ("gsm8k", "gsm")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-  """The chosen step, and what it was chosen among.
+  """The selected step, and the values it was selected by.
 
   Attributes:
-    step: the step of the best out-of-distribution mean.
+    step: the step with the best out-of-distribution mean.
     mean: that mean.
     out_of_distribution: the tasks of the mean.
-    in_distribution: the task that the other rule looks at; None if no step
-      has it.
-    in_distribution_step: the step that selection by it would have chosen.
-    in_distribution_accuracy: its best accuracy, at that step.
-    in_distribution_mean: the out-of-distribution mean at that step, so
-      `mean - in_distribution_mean` is what that choice would have cost.
+    in_distribution: the in-distribution task, or None.
+    in_distribution_step: the step with the best in-distribution accuracy.
+    in_distribution_accuracy: that accuracy.
+    in_distribution_mean: the out-of-distribution mean at
+      `in_distribution_step`; `mean - in_distribution_mean` is the cost of
+      selecting by in-distribution accuracy.
     means: the out-of-distribution mean by step.
-    in_distribution_accuracies: the accuracy in distribution by step.
+    in_distribution_accuracies: the in-distribution accuracy by step.
   """
 
   step: int
@@ -51,7 +50,7 @@ class Selection:
   )
 
   def as_json(self) -> dict[str, object]:
-    """Gives the selection as `selection.json` holds it."""
+    """Returns the content of `selection.json`."""
     return dataclasses.asdict(self)
 
 
@@ -60,24 +59,24 @@ def select(
   ood_tasks: Sequence[str],
   in_distribution_task: str | None = None,
 ) -> Selection:
-  """Chooses the step of the best mean over the out-of-distribution tasks.
+  """Selects the step with the best mean over the out-of-distribution tasks.
 
-  Of equal means the earliest step wins: it has moved least from the general
-  model. Steps at which none of the tasks was evaluated are passed over.
+  In a tie the earliest step wins: it is closest to the general model. Steps at
+  which none of the tasks was evaluated are ignored.
 
-  Example: means of 0.30 at step 100, 0.50 at 200 and 0.50 at 300 choose 200.
+  Example: 200 for means 0.30 at step 100, 0.50 at 200 and 0.50 at 300.
 
   Args:
-    history: validation values by step, accuracies under "TASK/accuracy".
-    ood_tasks: the tasks whose mean decides.
-    in_distribution_task: the task of the other rule, or None.
+    history: validation values by step, with accuracies as "TASK/accuracy".
+    ood_tasks: the tasks to average.
+    in_distribution_task: the task of the alternative selection, or None.
 
   Returns:
     The selection.
 
   Raises:
-    UserError: no task is given, a task was never evaluated, or some step
-      lacks one of them or holds a value that is not a number.
+    UserError: `ood_tasks` is empty, a task was never evaluated, or a step lacks
+      the accuracy of one task or has nan.
   """
   if not ood_tasks:
     raise errors.UserError(
@@ -117,15 +116,17 @@ def select(
 def alike(
   history: history_lib.History, tasks: Sequence[str]
 ) -> history_lib.History:
-  """Leaves out the steps that were asked fewer questions than others.
+  """Drops steps that were evaluated on fewer questions than others.
 
-  A run may evaluate itself on some questions as it trains, and be evaluated
-  on all of them later: means over different questions are not compared.
+  A run may be evaluated on some of the questions while it trains, and on all of
+  them later; means over different questions are not comparable.
 
   Args:
-    history: values by step; where a run says how many questions there were,
-      it does so under "TASK/n".
-    tasks: those that count.
+    history: values by step, with numbers of questions as "TASK/n" if known.
+    tasks: the tasks to compare.
+
+  Returns:
+    The history of the steps with the most questions.
   """
   sizes = {
     step: tuple(row.get(f"{task}/n", 0.0) for task in tasks)
@@ -136,7 +137,7 @@ def alike(
 
 
 def evaluated_tasks(history: history_lib.History) -> list[str]:
-  """Gives the tasks that have an accuracy at some step, sorted."""
+  """Returns the sorted tasks that have an accuracy at some step."""
   return [
     name.removesuffix(_SUFFIX)
     for name in history_lib.names(history)
@@ -145,11 +146,11 @@ def evaluated_tasks(history: history_lib.History) -> list[str]:
 
 
 def default_tasks(tasks: Iterable[str]) -> tuple[list[str], str | None]:
-  """Gives the paper's roles to the tasks of a run, by their names.
+  """Returns the paper's out-of-distribution and in-distribution tasks.
 
-  Out of distribution are MultiArith, ASDiv and SVAMP, in distribution is
-  GSM8K, real or of the mini world, in the format that the paper evaluates:
-  zero-shot chain of thought.
+  MultiArith, ASDiv and SVAMP are out of distribution and GSM8K is in
+  distribution, real or of the mini world, in the format that the paper
+  evaluates: zero-shot chain of thought.
 
   Args:
     tasks: names such as "mini_asdiv_zero_shot_chain_of_thought_v1".
@@ -170,7 +171,7 @@ def _is_of(task: str, datasets: Sequence[str]) -> bool:
 
 
 def _first_best(values: Mapping[int, float]) -> int:
-  """The earliest step of the greatest value."""
+  """Returns the earliest step with the largest value."""
   return max(values, key=lambda step: (values[step], -step))
 
 

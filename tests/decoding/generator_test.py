@@ -200,7 +200,7 @@ def test_what_reads_texts_needs_a_vocabulary():
     requests.Settings(calculator=True),
     requests.Settings(strategy="sample", self_consistency=True),
   ):
-    with pytest.raises(errors.UserError, match="no vocabulary is known"):
+    with pytest.raises(errors.UserError, match="needs a vocabulary"):
       generator.Generator(model, settings)
   with pytest.raises(errors.UserError, match="batch_size is 0"):
     generator.Generator(model, requests.Settings(), batch_size=0)

@@ -1,4 +1,4 @@
-"""Rows come out in order, and a stop costs nothing that was written."""
+"""Rows are written in order, and an interruption loses none of them."""
 
 import json
 
@@ -115,11 +115,11 @@ def test_another_run_is_refused_and_changes_nothing(path):
 def test_a_file_of_unknown_origin_is_refused(path):
   path.parent.mkdir()
   path.write_text('{"n": 0}\n')
-  with pytest.raises(errors.UserError, match="was not begun by this command"):
+  with pytest.raises(errors.UserError, match="was not written by this command"):
     opened(path)
   progress = path.with_name("out.jsonl.progress")
   progress.write_text("else\n")
-  with pytest.raises(errors.UserError, match="is not what this command write"):
+  with pytest.raises(errors.UserError, match="was not written by this comm"):
     opened(path)
   with opened(path, overwrite=True) as rows:
     assert rows.done() == set()

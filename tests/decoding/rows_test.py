@@ -20,7 +20,7 @@ def read(*given, **changes):
 
 
 def test_a_text_ends_with_eos_and_ids_are_as_they_are():
-  (text, ids, both), num_cut = read(
+  (text, ids, both), num_truncated = read(
     {"text": "ab"},
     {"input_ids": [5, 0, 7, 0, 0]},
     {"input_ids": [9], "text": "ab"},
@@ -32,7 +32,7 @@ def test_a_text_ends_with_eos_and_ids_are_as_they_are():
   assert both.input_ids.tolist() == [9]
   assert [one.number for one in (text, ids, both)] == [0, 1, 2]
   assert ids.target_ids is None
-  assert num_cut == 0
+  assert num_truncated == 0
 
 
 def test_a_scored_text_ends_with_eos_and_scored_ids_are_as_they_are():
@@ -47,13 +47,13 @@ def test_a_scored_text_ends_with_eos_and_scored_ids_are_as_they_are():
 def test_long_inputs_are_cut_only_when_asked_and_keep_their_eos():
   long = {"input_ids": [5, 6, 7, 8, 9, 10, 1]}
   open_ended = {"input_ids": [5, 6, 7, 8, 9, 10, 11]}
-  (one, two, three), num_cut = read(
+  (one, two, three), num_truncated = read(
     long, open_ended, {"input_ids": [4] * 6}, truncate=True
   )
   assert one.input_ids.tolist() == [5, 6, 7, 8, 9, 1]
   assert two.input_ids.tolist() == [5, 6, 7, 8, 9, 10]
   assert len(three.input_ids) == 6
-  assert num_cut == 2
+  assert num_truncated == 2
   with pytest.raises(
     errors.UserError, match="line 2: the input has 7 tokens, and at most 6 .*"
   ):
@@ -64,7 +64,7 @@ def test_long_inputs_are_cut_only_when_asked_and_keep_their_eos():
   ("row", "sentence"),
   [
     ({"question": "?"}, 'line 1 has neither "text" nor "input_ids"'),
-    ({"text": 5}, "\"text\" is '5', and must be a text"),
+    ({"text": 5}, "\"text\" is '5', and must be a string"),
     ({"text": "\ud800"}, "half of a surrogate pair"),
     ({"input_ids": "5"}, "must be a list of whole numbers"),
     ({"input_ids": [True]}, "must be a list of whole numbers"),
@@ -75,7 +75,7 @@ def test_long_inputs_are_cut_only_when_asked_and_keep_their_eos():
     ({"input_ids": [0, 0]}, '"input_ids" is empty'),
     ({"text": "ab", "target_ids": [70]}, '"target_ids" holds 70'),
     ({"text": "ab", "target_ids": [5, 0, 6]}, "holds 0, which is padding"),
-    ({"text": "ab", "target": ["cd"]}, '"target" is .* must be a text'),
+    ({"text": "ab", "target": ["cd"]}, '"target" is .* must be a string'),
   ],
 )
 def test_a_bad_row_is_named(row, sentence):
