@@ -1,13 +1,13 @@
-"""The little arithmetic that the mini world's people know.
+"""The arithmetic of the mini world.
 
-Every sum in the mini world is one of a few hundred *facts*, so that a
+Every calculation in the mini world is one of a few hundred *facts*, so that a
 student of a million parameters can learn all of them in minutes.
 """
 
 import functools
 
 LARGEST = 20
-"""No right intermediate result is larger."""
+"""Largest correct intermediate result."""
 
 OPERATIONS = ("+", "-", "*", "/")
 
@@ -18,10 +18,10 @@ _NEAR_MISSES = ((1, 0.4), (-1, 0.4), (10, 0.1), (-10, 0.1))
 
 
 def apply(operation: str, left: int, right: int) -> int:
-  """Gives `left operation right`, a whole number that is never negative.
+  """Computes `left operation right`, a non-negative integer.
 
-  A wrong earlier number may lead outside the facts: a half is rounded down
-  and a difference below nothing is nothing.
+  A wrong earlier result may lead outside the facts; then quotients are rounded
+  down and negative differences are zero.
   """
   if operation == "+":
     return left + right
@@ -37,10 +37,10 @@ def apply(operation: str, left: int, right: int) -> int:
 
 
 def is_fact(operation: str, left: int, right: int) -> bool:
-  """Says whether a sum is one of the facts.
+  """Returns whether a calculation is one of the facts.
 
-  Sums and differences move by at most 10 (a sum in either order), products
-  are of a small table, and quotients are halves of even numbers.
+  In sums and differences the smaller addend or the subtrahend is at most 10,
+  products are of a small table, and quotients are halves of even numbers.
   """
   if operation == "+":
     low, high = sorted((left, right))
@@ -56,7 +56,7 @@ def is_fact(operation: str, left: int, right: int) -> bool:
 
 @functools.cache
 def facts() -> tuple[tuple[str, int, int], ...]:
-  """Lists every fact as `(operation, left, right)`, in a fixed order."""
+  """Returns every fact as `(operation, left, right)`, in a fixed order."""
   numbers = range(1, LARGEST + 1)
   return tuple(
     (operation, left, right)
@@ -69,11 +69,11 @@ def facts() -> tuple[tuple[str, int, int], ...]:
 
 @functools.cache
 def near_misses(value: int) -> tuple[tuple[int, float], ...]:
-  """Gives the wrong numbers that may stand in for a value.
+  """Returns the wrong numbers that may replace a correct value.
 
   Returns:
-    Pairs of a wrong number, never negative, and its weight; the weights sum
-    to one. One more or one less are the likely slips, ten the rarer ones.
+    Pairs of a wrong, non-negative number and its probability; the probabilities
+    sum to one. Errors by one are likely, errors by ten are rare.
 
   Example:
     >>> near_misses(4)

@@ -1,4 +1,4 @@
-"""The family `mini_asdiv`: mostly one step, many wordings, many units.
+"""The family `mini_asdiv`: mostly one step, many wordings and units.
 
 A rope is 14 metres long. Mia cuts off 6 metres. How long is the rope now?
 """

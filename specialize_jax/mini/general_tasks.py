@@ -1,6 +1,6 @@
 """General tasks in the spirit of BIG-Bench-Hard, each with a rationale.
 
-They stand for the general ability that specialization costs.
+They stand for the general abilities that specialization degrades.
 
   mini_boolean_expressions  ( True and not False ) or False is      -> True
   mini_word_sorting         Sort the words: pens apples cups         -> ...
@@ -17,13 +17,13 @@ from specialize_jax.mini import lexicon
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exercise:
-  """A question with its chain of thought and its answer.
+  """A question with a chain of thought and an answer.
 
   Attributes:
     question: The question.
-    rationale: The chain of thought, with its last sentence `The answer is X.`
+    rationale: The chain of thought, ending in the sentence `The answer is X.`
     answer: The bare answer.
-    key: What makes two exercises the same one.
+    key: Two exercises with the same key are the same exercise.
     question_id: `task/split/number` once the exercise belongs to a split.
   """
 
@@ -67,14 +67,14 @@ def draw_boolean_expression(rng: random.Random) -> Exercise:
     text, value = combine(literal(), literal())
     negated = rng.random() < 0.3
     shown = f"not ( {text} )" if negated else f"( {text} )"
-    # The outer sum is told over the bracket's value, not over its text.
+    # The outer expression is shown with the bracket's value, not its text.
     return (str(value != negated), value != negated), shown
 
   shape = rng.choice(("left", "right", "both", "both"))
   first, first_text = bracket() if shape != "right" else (literal(), "")
   second, second_text = bracket() if shape != "left" else (literal(), "")
-  told, value = combine(first, second)
-  operator = told[len(first[0]) :].split()[0]
+  combined, value = combine(first, second)
+  operator = combined[len(first[0]) :].split()[0]
   question = (
     f"{first_text or first[0]} {operator} {second_text or second[0]} is"
   )
@@ -82,7 +82,7 @@ def draw_boolean_expression(rng: random.Random) -> Exercise:
 
 
 def draw_word_sorting(rng: random.Random) -> Exercise:
-  """Draws 3 or 4 words; the same words in another order are the same list."""
+  """Draws 3 or 4 words to sort; their order does not change the key."""
   words = rng.sample(lexicon.SORTABLE, rng.choice((3, 4)))
   ordered = sorted(words)
   sentences = [f"First comes {ordered[0]}."]
@@ -96,7 +96,7 @@ def draw_word_sorting(rng: random.Random) -> Exercise:
 
 
 def draw_object_counting(rng: random.Random) -> Exercise:
-  """Draws what one has of several kinds; only one kind is counted."""
+  """Draws things of several kinds, only one of which is to be counted."""
   kind, members = rng.choice(
     (("fruits", lexicon.FRUITS), ("animals", lexicon.ANIMALS))
   )
@@ -107,8 +107,8 @@ def draw_object_counting(rng: random.Random) -> Exercise:
   amounts = {word: rng.randint(2, 7) for word in words}
   listed = [f"{amounts[word]} {word}" for word in words]
   kept = [word for word in words if word in counted]
-  told = " and ".join(f"{amounts[word]} {word}" for word in kept)
-  sentences = [f"I have {told}."]
+  counts = " and ".join(f"{amounts[word]} {word}" for word in kept)
+  sentences = [f"I have {counts}."]
   total = amounts[kept[0]]
   for word in kept[1:]:
     sentences.append(f"{total} + {amounts[word]} = {total + amounts[word]}.")
@@ -122,7 +122,7 @@ def draw_object_counting(rng: random.Random) -> Exercise:
 
 
 def draw_navigate(rng: random.Random) -> Exercise:
-  """Draws 3 or 4 moves on one line; half the time they lead back."""
+  """Draws 3 or 4 moves on a line, half of the time back to the start."""
   away, back = rng.choice((("left", "right"), ("forward", "back")))
   if rng.random() < 0.5:
     away, back = back, away
@@ -135,7 +135,7 @@ def draw_navigate(rng: random.Random) -> Exercise:
   def side(position: int) -> str:
     return away if position > 0 else back
 
-  told = [f"Take {abs(move)} steps {side(move)}." for move in moves]
+  instructions = [f"Take {abs(move)} steps {side(move)}." for move in moves]
   position = moves[0]
   sentences = [f"We are {abs(position)} {side(position)}."]
   for move in moves[1:]:
@@ -149,7 +149,7 @@ def draw_navigate(rng: random.Random) -> Exercise:
     sentences.append(f"Then we are {done} = {abs(position)}{where}.")
   return _exercise(
     "If you follow these instructions, do you return to the starting point?"
-    f" Always face forward. {' '.join(told)}",
+    f" Always face forward. {' '.join(instructions)}",
     sentences,
     "No" if position else "Yes",
   )

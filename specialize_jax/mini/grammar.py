@@ -1,16 +1,16 @@
-"""The teacher's grammar: every way to tell a problem's solution, with its odds.
+"""The teacher's probabilistic grammar of the solutions of a problem.
 
-A problem's solutions are the paths of a finite acyclic automaton. Its arcs
-carry text and a probability, the arcs that leave a node sum to one, and a
-path's probability is the product along it. Because the automaton is locally
-normalised, the mass of all solutions that begin in some way is the mass of
-the paths that lead there: nothing needs to be summed backwards.
+The solutions of a problem are the paths of a finite acyclic automaton. Each arc
+has a text and a probability; the probabilities of the arcs that leave a node
+sum to one, and the probability of a path is the product of its arcs'. The
+automaton is locally normalized, so the mass of all solutions with a given
+prefix is the mass of the paths that produce it, without a backward pass.
 
-Every arc's text begins with a space, save at the start of a solution, and
-ends without one. GPT-2's pre-tokenizer always cuts there, so a solution's
-tokens are its arcs' tokens one after another.
+The text of an arc starts with a space, except at the start of a solution, and
+does not end with one. GPT-2's pre-tokenizer always splits there, so the tokens
+of a solution are the concatenated tokens of its arcs.
 
-A wrong number is a different node: later steps use it and stay consistent.
+A wrong number leads to a different node, and later steps use it consistently.
 """
 
 import dataclasses
@@ -50,20 +50,20 @@ LEADS: Mapping[str, tuple[Choices, Choices]] = {
     (("That makes", 0.6), ("That is", 0.4)),
   ),
 }
-"""Of each role: how its sentence begins, as the first one and later on."""
+"""How sentences of each role begin: the first sentence, and later ones."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-  """A place in a solution.
+  """A state of the automaton.
 
   Attributes:
-    order: Which of the problem's orders the steps are told in.
-    place: How many steps are told, or being told.
-    values: The results so far, by step; None where not told yet.
-    waits_for_value: The sum is told and its result comes next.
-    opened: Something is told already, so that a space comes first.
-    ended: The whole solution is told.
+    order: Index of the order in which the steps are told.
+    place: Number of completed steps.
+    values: The results so far, by step; None for later steps.
+    waits_for_value: Whether the calculation is written and its result is next.
+    opened: Whether any text precedes, so that a space comes first.
+    ended: Whether the solution is complete.
   """
 
   order: int
@@ -76,7 +76,7 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Arc:
-  """One way on: what is told, how likely it is, and where it leads."""
+  """A transition: its text, its probability and its target."""
 
   text: str
   probability: float
@@ -84,7 +84,7 @@ class Arc:
 
 
 class Grammar:
-  """The automaton of one problem's solutions, spread out as it is asked for.
+  """The automaton of a problem's solutions, expanded lazily.
 
   Attributes:
     problem: The problem.
@@ -96,7 +96,7 @@ class Grammar:
     self.mistake_rate = mistake_rate
 
   def starts(self) -> tuple[tuple[Node, float], ...]:
-    """Gives the nodes where solutions start: one for each order."""
+    """Returns the start nodes, one for each order, with probabilities."""
     empty = (None,) * len(self.problem.steps)
     return tuple(
       (Node(order, 0, empty, opened=False), probability)
@@ -104,7 +104,7 @@ class Grammar:
     )
 
   def arcs(self, node: Node) -> tuple[Arc, ...]:
-    """Gives the ways on from a node; none where a solution ends."""
+    """Returns the arcs that leave a node; none at the end of a solution."""
     if node.ended:
       return ()
     if node.place == len(self.problem.steps):
@@ -133,9 +133,9 @@ class Grammar:
     for opening, opening_odds in (("", 1.0),) if node.opened else OPENINGS:
       for lead, odds in later if node.place else first:
         words = lead.format(name=step.name, he=step.pronoun)
-        told = f"{words} {left} {step.operation} {right} ="
+        sentence = f"{words} {left} {step.operation} {right} ="
         start = f"{opening} " if opening or node.opened else ""
-        arcs.append(Arc(f"{start}{told}", opening_odds * odds, target))
+        arcs.append(Arc(f"{start}{sentence}", opening_odds * odds, target))
     return tuple(arcs)
 
   def _value_arcs(self, node: Node) -> tuple[Arc, ...]:
@@ -159,32 +159,32 @@ class Grammar:
 
 
 def likeliest_solution(problem: problems.Problem) -> str:
-  """Tells a right solution by the likeliest choice at each place."""
+  """Returns the correct solution with the likeliest arc at each node."""
   grammar = Grammar(problem, mistake_rate=0.0)
   node, _ = max(grammar.starts(), key=lambda start: start[1])
-  told = ""
+  solution = ""
   while arcs := grammar.arcs(node):
     arc = max(arcs, key=lambda arc: arc.probability)
-    told, node = told + arc.text, arc.target
-  return told
+    solution, node = solution + arc.text, arc.target
+  return solution
 
 
 def random_solution(grammar: Grammar, rng: random.Random) -> str:
-  """Tells one solution, each choice drawn by its probability."""
+  """Samples a solution."""
   nodes, odds = zip(*grammar.starts(), strict=True)
   node = rng.choices(nodes, odds)[0]
-  told = ""
+  solution = ""
   while arcs := grammar.arcs(node):
     arc = rng.choices(arcs, [arc.probability for arc in arcs])[0]
-    told, node = told + arc.text, arc.target
-  return told
+    solution, node = solution + arc.text, arc.target
+  return solution
 
 
 def leads_of(problem: problems.Problem) -> tuple[str, ...]:
-  """Lists how a sentence of the problem's solutions may begin."""
-  told = [opening for opening, _ in OPENINGS if opening]
+  """Returns all beginnings of sentences in the problem's solutions."""
+  leads = [opening for opening, _ in OPENINGS if opening]
   for place, step in enumerate(problem.steps):
     for lead, _ in LEADS[step.role][min(place, 1)]:
       words = lead.format(name=step.name, he=step.pronoun)
-      told.append(f" {words}" if place else words)
-  return tuple(told)
+      leads.append(f" {words}" if place else words)
+  return tuple(leads)

@@ -1,7 +1,7 @@
-"""What only general pre-training reads: sums, bare answers, reading.
+"""Data for general pre-training only: arithmetic, bare answers and reading.
 
-The stand-in for FlanT5 knows words, sums and how to read; it has seen maths
-problems with their answers, and has yet to learn to reason in steps.
+The stand-in for FlanT5 knows words, arithmetic and reading. It has seen math
+problems with their answers, but not yet solutions in steps.
 """
 
 import re
@@ -22,7 +22,7 @@ _LISTED = re.compile(r"[0-9]+|" + "|".join(lexicon.NAMES))
 
 
 def row_of(item: problems.Problem | general_tasks.Exercise) -> Row:
-  """Gives an item's row as it is written."""
+  """Returns the row of a problem or exercise, with a rationale."""
   rationale = (
     grammar.likeliest_solution(item)
     if isinstance(item, problems.Problem)
@@ -37,7 +37,7 @@ def row_of(item: problems.Problem | general_tasks.Exercise) -> Row:
 
 
 def fact_rows() -> list[Row]:
-  """Gives every arithmetic fact, for its bare answer and told in full."""
+  """Returns rows of every fact, as a bare answer and as a rationale."""
   rows = []
   for operation, left, right in arithmetic.facts():
     result = arithmetic.apply(operation, left, right)
@@ -58,10 +58,9 @@ def fact_rows() -> list[Row]:
 
 
 def weak_maths_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
-  """Gives one-step problems, for their bare answers alone.
+  """Returns rows of one-step problems with bare answers.
 
-  A pre-trained student has seen what maths is asked like, and has yet to
-  learn to reason.
+  A pre-trained student has seen math questions, but not reasoning.
   """
   data_format = formats.ZERO_SHOT_ANSWER_ONLY.name
   return _numbered(
@@ -70,14 +69,14 @@ def weak_maths_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
 
 
 def sums_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
-  """Gives one-step problems whose sum, and not its result, is asked for.
+  """Returns rows of one-step problems that ask for the calculation.
 
-  To know what words mean is a general ability too: that who spends has less,
-  and that three boxes of four are a product. Which sums to do one after
-  another, and to say so, is what the student has yet to learn.
+  Understanding words is a general ability too: that spending leaves less, and
+  that three boxes of four are a product. Chaining calculations, and writing
+  them down, is what the student has yet to learn.
 
-  Example: "Tom has 9 hats. He loses 4 hats. How many hats does Tom have now?
-  Which sum is it?" is answered by "9 - 4".
+  Example: the answer to "Tom has 9 hats. He loses 4 hats. How many hats does
+  Tom have now? Which sum is it?" is "9 - 4".
   """
   rows = []
   for problem in one_step:
@@ -87,17 +86,17 @@ def sums_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
   return _numbered("sums", rows)
 
 
-def reading_rows(told: Sequence[problems.Problem]) -> list[Row]:
-  """Gives stories whose names and numbers are to be listed, in order.
+def reading_rows(stories: Sequence[problems.Problem]) -> list[Row]:
+  """Returns rows that ask to list the names and numbers of a story, in order.
 
-  Reading is a general ability, which FlanT5 brings along: without it a
-  student of minutes spends them on finding its numbers, not on reasoning.
+  Reading is a general ability that FlanT5 has. Without it, a student that
+  trains for minutes spends them on finding numbers rather than on reasoning.
 
-  Example: "Tom has 3 hats. He buys 4 hats. List the names and numbers." is
-  answered by "Tom 3 4".
+  Example: the answer to "Tom has 3 hats. He buys 4 hats. List the names and
+  numbers." is "Tom 3 4".
   """
   rows = []
-  for problem in told:
+  for problem in stories:
     listed = " ".join(_LISTED.findall(problem.body))
     rows.append(
       _bare_row(f"{problem.body} List the names and numbers.", listed)
@@ -106,7 +105,7 @@ def reading_rows(told: Sequence[problems.Problem]) -> list[Row]:
 
 
 def _bare_row(question: str, answer: str) -> Row:
-  """A row for its bare answer, whose rationale says no more than that."""
+  """Returns a row with a bare answer and no further rationale."""
   return {
     "question": question,
     "answer": answer,

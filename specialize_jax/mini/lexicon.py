@@ -1,4 +1,4 @@
-"""The words of the mini world: people, things and what people do with them."""
+"""The vocabulary of the mini world: names, nouns and verbs."""
 
 PRONOUNS = {
   "Tom": "he",
@@ -32,10 +32,10 @@ LOSSES = ("loses", "sells", "eats")
 
 
 def losses_of(things: str) -> tuple[str, ...]:
-  """Gives the verbs by which one may have fewer of some things."""
+  """Returns the verbs that decrease the number of some things."""
   return LOSSES if things in FOOD else LOSSES[:-1]
 
 
 def others_than(name: str) -> tuple[str, ...]:
-  """Gives the people whom the other pronoun stands for."""
+  """Returns the names with the other pronoun."""
   return tuple(n for n in NAMES if PRONOUNS[n] != PRONOUNS[name])

@@ -1,4 +1,4 @@
-"""The family `mini_multiarith`: always two steps, told in few words.
+"""The family `mini_multiarith`: always two steps, in concise wordings.
 
 Anna has 8 pens. She buys 5 pens and loses 3 pens. How many pens are left?
 """

@@ -1,7 +1,7 @@
-"""What a problem of the mini world is: a question and the plan that solves it.
+"""Word problems: a question and the plan that solves it.
 
-A problem knows its solution as a plan of steps, not as one text, so that the
-grammar of `grammar.py` can tell the solution in all the ways the teacher may.
+The solution of a problem is a plan of steps rather than a text, so that
+`grammar` can generate all the texts of the solution that the teacher may write.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ _MAX_ATTEMPTS = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """Stands for the result of an earlier step.
+  """Refers to the result of an earlier step.
 
   Attributes:
     step: The earlier step's index in the plan.
@@ -31,17 +31,17 @@ Operand = int | Result
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-  """One sum of a plan and the words to tell it with.
+  """A calculation of a plan, and the words of its sentence.
 
   Attributes:
     operation: One of `arithmetic.OPERATIONS`.
-    left: A number of the question, or an earlier step's result.
+    left: A number of the question, or the result of an earlier step.
     right: The same.
-    role: What the result is (a key of `grammar.LEADS`): the holder's `own`
-      running amount, a `part` on the way, what the `other` person has, what
-      they have `together`, or a `plain` number.
+    role: The meaning of the result, a key of `grammar.LEADS`: the holder's
+      `own` amount, an intermediate `part`, the amount of the `other` person,
+      what they have `together`, or a `plain` number.
     name: The holder's name.
-    things: What is counted, a plural.
+    things: The things that are counted, a plural noun.
   """
 
   operation: str
@@ -53,7 +53,7 @@ class Step:
 
   @property
   def pronoun(self) -> str:
-    """What the holder is called when known."""
+    """The holder's pronoun."""
     return lexicon.PRONOUNS[self.name]
 
 
@@ -63,11 +63,11 @@ class Problem:
 
   Attributes:
     family: The family's name, such as `mini_gsm`.
-    body: What is told, without what is asked.
-    ask: What is asked.
+    body: The story, without the question.
+    ask: The question.
     steps: The plan; the last step's result is the answer.
-    orders: The orders in which the steps may be told, as permutations of
-      their indices, each with its probability; the plan's own order first.
+    orders: The orders in which the steps may be written, as permutations of
+      their indices with probabilities; the plan's own order first.
     question_id: `family/split/number` once the problem belongs to a split.
   """
 
@@ -80,12 +80,12 @@ class Problem:
 
   @property
   def question(self) -> str:
-    """The whole text, as a student reads it."""
+    """The whole text that a student reads."""
     return f"{self.body} {self.ask}"
 
   @functools.cached_property
   def values(self) -> tuple[int, ...]:
-    """The right result of each step, in the plan's order."""
+    """The correct result of each step, in the plan's order."""
     values: list[int] = []
     for step in self.steps:
       left, right = (operand_value(o, values) for o in (step.left, step.right))
@@ -94,22 +94,22 @@ class Problem:
 
   @property
   def answer(self) -> str:
-    """The right answer, a bare number."""
+    """The correct answer, a bare number."""
     return str(self.values[-1])
 
   @functools.cached_property
   def key(self) -> str:
-    """What makes two problems the same one: see `normalize`."""
+    """The normalized story; equal for equal problems (see `normalize`)."""
     return normalize(self.body)
 
 
 def operand_value(operand: Operand, values: list[int] | tuple[int, ...]) -> int:
-  """Gives an operand's number, given the results of the steps so far."""
+  """Returns the value of an operand, given the results of earlier steps."""
   return values[operand.step] if isinstance(operand, Result) else operand
 
 
 def is_sound(steps: tuple[Step, ...]) -> bool:
-  """Says whether every step of a plan is an arithmetic fact."""
+  """Returns whether every step of a plan is an arithmetic fact."""
   values: list[int] = []
   for step in steps:
     left, right = (operand_value(o, values) for o in (step.left, step.right))
@@ -122,25 +122,27 @@ def is_sound(steps: tuple[Step, ...]) -> bool:
 def draw(
   attempt: Callable[[random.Random], Problem | None], rng: random.Random
 ) -> Problem:
-  """Draws until the numbers fit.
+  """Calls `attempt` until it returns a problem.
 
   Raises:
-    RuntimeError: `attempt` never gives a problem, which is a defect.
+    RuntimeError: `attempt` never returns a problem, which is a bug.
   """
   for _ in range(_MAX_ATTEMPTS):
     problem = attempt(rng)
     if problem is not None:
       return problem
-  raise RuntimeError(f"{attempt} gave no problem in {_MAX_ATTEMPTS} attempts")
+  raise RuntimeError(
+    f"{attempt} returned no problem in {_MAX_ATTEMPTS} attempts"
+  )
 
 
 def normalize(text: str) -> str:
-  """Reduces a problem's text to what makes it the same problem as another.
+  """Normalizes a problem's text, so that equal problems have equal texts.
 
-  Names and things become their order of appearance, `he` and `she` become
-  one, case and spaces do not count; the numbers and all other words stay. Two
-  stories of the same events with the same numbers are one problem, whoever
-  they happen to and whatever is counted.
+  Names and things are replaced by their order of appearance and pronouns by
+  `they`; case and white space are ignored. Numbers and other words are kept. So
+  two stories of the same events with the same numbers are the same problem,
+  whatever the names and the things that are counted.
 
   Example:
     >>> normalize("Mia has 5 apples. She buys 3 apples.")

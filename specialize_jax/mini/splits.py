@@ -1,9 +1,9 @@
-"""Problems drawn into train, validation and test, disjoint by problem.
+"""Draws problems into disjoint train, validation and test splits.
 
-Two problems are the same when their `key` is: the story with its numbers,
-whoever it happens to and whatever is counted and asked. A key belongs to one
-split in the whole world, so that no family's training text holds another
-family's test problem either.
+Two problems are the same if they have the same `key`: the story with its
+numbers, whatever the names, things and question. A key belongs to one split in
+the whole world, so the training text of one family does not contain the test
+problems of another either.
 """
 
 import dataclasses
@@ -27,27 +27,27 @@ _MAX_FRUITLESS_DRAWS = 5_000
 
 Item = problems.Problem | general_tasks.Exercise
 Draw = Callable[[random.Random], Sequence[Item]]
-"""Draws items of one key; perhaps none, when what was drawn does not fit."""
+"""Draws items of one key; none if the drawn numbers do not fit."""
 
 Sizes = Mapping[str, int]
 
 
 class Registry:
-  """Which split each key of the world belongs to."""
+  """Assigns each key of the world to a split."""
 
   def __init__(self) -> None:
     self._split_of: dict[str, str] = {}
 
   def claim(self, key: str, split: str) -> bool:
-    """Says whether `key` is, or now becomes, of that split."""
+    """Assigns a new key to `split`; returns whether the key belongs to it."""
     return self._split_of.setdefault(key, split) == split
 
 
 def families(step_weights: Sequence[float]) -> dict[str, Draw]:
-  """Gives what draws each family of word problems, the in-distribution first.
+  """Returns the sampler of each family, the in-distribution one first.
 
   Args:
-    step_weights: The odds of 1, 2, 3 and 4 steps in `mini_gsm`.
+    step_weights: Weights of 1, 2, 3 and 4 steps in `mini_gsm`.
   """
   return {
     stories.FAMILY: lambda rng: (stories.draw(rng, step_weights),),
@@ -60,7 +60,7 @@ def families(step_weights: Sequence[float]) -> dict[str, Draw]:
 
 
 def one_step_families() -> dict[str, Draw]:
-  """Gives what draws one-step problems in each family's wordings."""
+  """Returns samplers of one-step problems in each family's wordings."""
   return {
     stories.FAMILY: lambda rng: (stories.draw(rng, (1.0,)),),
     multiarith.FAMILY: _one(multiarith.FAMILY, multiarith.ONE_STEP_TEMPLATES),
@@ -70,7 +70,7 @@ def one_step_families() -> dict[str, Draw]:
 
 
 def general() -> dict[str, Draw]:
-  """Gives what draws each general task's exercises."""
+  """Returns the sampler of each general task."""
   return {
     name: lambda rng, draw=draw: (draw(rng),)
     for name, draw in general_tasks.TASKS.items()
@@ -88,18 +88,21 @@ def _one(family: str, wordings: Sequence[templates.Template]) -> Draw:
 def fill(
   name: str, split: str, size: int, *, draw: Draw, seed: int, taken: Registry
 ) -> list[Item]:
-  """Draws so many items with questions that differ and keys of this split.
+  """Draws items with distinct questions and keys of one split.
 
   Args:
-    name: The family's or task's name; ids are `name/split/number`.
+    name: Name of the family or task; ids are `name/split/number`.
     split: One of `SPLITS`.
-    size: How many items.
+    size: Number of items.
     draw: Draws candidates.
     seed: The world's seed.
-    taken: Which keys belong to which split; grows.
+    taken: The split of each key; updated.
+
+  Returns:
+    The items.
 
   Raises:
-    UserError: The family has too few different problems for `size`.
+    UserError: The family has fewer than `size` distinct problems.
   """
   rng = random.Random(f"{seed}/{name}/{split}")
   filled: dict[str, Item] = {}
@@ -117,7 +120,7 @@ def fill(
     if fruitless > _MAX_FRUITLESS_DRAWS:
       raise errors.UserError(
         f"the mini world's config asks for {size} {split} problems of {name},"
-        f" which has only {len(filled)} left that differ; ask for fewer"
+        f" which has only {len(filled)} distinct ones left; ask for fewer"
       )
   return list(filled.values())
 
@@ -129,10 +132,10 @@ def fill_all(
   seed: int,
   taken: Registry,
 ) -> dict[str, dict[str, list[Item]]]:
-  """Fills all splits of all families, test first in all of them.
+  """Draws all splits of all families, the test splits of all families first.
 
-  Test and validation come first because a key may only be theirs alone,
-  while training may tell one story of many people.
+  Test and validation come first because their keys must not occur elsewhere,
+  while training may have several problems of one key.
 
   Returns:
     Items by family and split.

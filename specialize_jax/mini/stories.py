@@ -1,11 +1,11 @@
-"""The in-distribution family `mini_gsm`: little stories of 1 to 4 steps.
+"""The in-distribution family `mini_gsm`: short stories of 1 to 4 steps.
 
   Tom has 3 bags with 4 apples each. He eats 5 apples. Then he buys 6 apples.
   How many apples does Tom have now?
 
-A story starts with an amount, something happens to it a few times, and it
-may end with another person who has more or less of the same, or with how many
-more there are of one kind than of another.
+A story starts with an amount, which changes a few times. It may end with
+another person who has more or less of the same, or ask how many more there are
+of one kind than of another.
 """
 
 import random
@@ -16,7 +16,7 @@ from specialize_jax.mini import arithmetic, lexicon, problems
 
 FAMILY = "mini_gsm"
 
-# The facts of `arithmetic` decide which of them fit together.
+# Which of them can be combined is determined by the facts of `arithmetic`.
 _AMOUNTS = (2, 18)
 _CHANGES = (2, 16)
 _BAGS, _IN_A_BAG = (2, 5), (2, 10)
@@ -39,17 +39,17 @@ _T = TypeVar("_T")
 
 
 class _DoesNotFitError(Exception):
-  """The numbers drawn so far cannot be told on."""
+  """The story cannot be continued with the numbers drawn so far."""
 
 
 class _Story:
-  """A story in the making: its sentences, its plan, and the numbers in it."""
+  """A story under construction: its sentences, plan and numbers."""
 
   def __init__(self, rng: random.Random) -> None:
     self.rng = rng
     self.name = rng.choice(lexicon.NAMES)
     self.pronoun = lexicon.PRONOUNS[self.name]
-    # The others are of the other pronoun, so that `he` is always one person.
+    # The others have the other pronoun, so that `he` is unambiguous.
     self.other, self.receiver = rng.sample(lexicon.others_than(self.name), 2)
     self.things, self.other_things = rng.sample(lexicon.THINGS, 2)
     self.sentences: list[str] = []
@@ -63,13 +63,13 @@ class _Story:
     self.part_step: int | None = None
 
   def number(self, low: int, high: int) -> int:
-    """Draws a number that the story does not use yet."""
+    """Draws a number that the story has not used yet."""
     number = self._fresh(range(low, high + 1), self.used_numbers)
     self.used_numbers.add(number)
     return number
 
   def verb(self, verbs: Sequence[str]) -> str:
-    """Draws a verb that the story does not use yet."""
+    """Draws a verb that the story has not used yet."""
     verb = self._fresh(verbs, self.used_verbs)
     self.used_verbs.add(verb)
     return verb
@@ -89,7 +89,7 @@ class _Story:
     role: str,
     name: str | None = None,
   ) -> problems.Result:
-    """Adds a step, whose sum must be a fact and leave something."""
+    """Adds a step, which must be an arithmetic fact with a positive result."""
     numbers = [problems.operand_value(o, self.values) for o in (left, right)]
     value = arithmetic.apply(operation, *numbers)
     if not arithmetic.is_fact(operation, *numbers) or value == 0:
@@ -108,9 +108,9 @@ class _Story:
     return problems.Result(len(self.steps) - 1)
 
   def tell_event(self, phrase: str) -> None:
-    """Adds an event, in a sentence of its own or joined to the last one's.
+    """Adds an event, as a new sentence or joined to the last one.
 
-    A sentence of its own starts with the connective of its place.
+    A new sentence starts with the connective of its position.
     """
     if self.num_events % 2 and self.rng.random() < _JOINED_SHARE:
       self.sentences[-1] = f"{self.sentences[-1][:-1]} and {phrase}."
@@ -125,7 +125,7 @@ class _Story:
 def draw_of_length(
   rng: random.Random, num_steps: int
 ) -> problems.Problem | None:
-  """Draws a story of so many steps, or nothing when the numbers do not fit."""
+  """Draws a story with some number of steps; None if the numbers do not fit."""
   story = _Story(rng)
   finish = _draw_finish(rng, num_steps)
   last_event = num_steps - _FINISH_STEPS[finish]
@@ -156,11 +156,11 @@ def draw_of_length(
 
 
 def draw(rng: random.Random, step_weights: Sequence[float]) -> problems.Problem:
-  """Draws a story; `step_weights` are the odds of 1, 2, 3 and 4 steps."""
+  """Draws a story; `step_weights` are the weights of 1 to 4 steps."""
   lengths = range(1, len(step_weights) + 1)
   num_steps = rng.choices(lengths, weights=step_weights)[0]
-  # The length is kept while its numbers are redrawn: longer stories fit more
-  # rarely and would otherwise come out too few.
+  # The number of steps is kept while the numbers are redrawn: longer stories
+  # are rejected more often, and would otherwise be too rare.
   return problems.draw(lambda r: draw_of_length(r, num_steps), rng)
 
 
@@ -175,7 +175,7 @@ def _draw_finish(rng: random.Random, num_steps: int) -> str:
 
 
 def _start_with_amount(story: _Story, *, bystander: bool) -> None:
-  """Starts with a number; a second one may stand by, for nothing."""
+  """Starts with one amount, possibly with a distractor."""
   story.amount = story.number(*_AMOUNTS)
   told = f"{story.name} has {story.amount} {story.things}"
   kind = story.rng.random() / _BYSTANDER_SHARE if bystander else 1.0
@@ -188,7 +188,7 @@ def _start_with_amount(story: _Story, *, bystander: bool) -> None:
 
 
 def _start_with_two_kinds(story: _Story) -> None:
-  """Starts with two numbers, both of which will be needed."""
+  """Starts with two amounts, both of which are needed."""
   story.amount = story.number(*_AMOUNTS)
   story.other_amount = story.number(*_CHANGES)
   story.sentences.append(
@@ -206,7 +206,7 @@ def _start_with_bags(story: _Story) -> None:
 
 
 def _add_event(story: _Story, steps_left: int) -> None:
-  """Adds an event of one step, or of two where so many are left."""
+  """Adds an event of one step, or of two if as many remain."""
   rng = story.rng
   can_be_bags = steps_left >= 2 and story.part_step is None
   if can_be_bags and rng.random() < _BAG_EVENT_SHARE:
@@ -235,7 +235,7 @@ def _add_bag_event(story: _Story) -> None:
 
 
 def _add_other_person(story: _Story, *, together: bool) -> str:
-  """Adds who has more or less of the same, and gives what is then asked."""
+  """Adds a person who has more or less, and returns the question."""
   rng, name, other, things = story.rng, story.name, story.other, story.things
   kind = rng.choice(("times", "more", "fewer", "half"))
   if kind == "half":
@@ -274,7 +274,7 @@ def _ask_for_difference(story: _Story) -> str:
 def _orders(
   story: _Story,
 ) -> tuple[tuple[tuple[int, ...], float], ...]:
-  """Where a part depends on nothing before it, it may also be told first."""
+  """Returns the orders: an independent part may also be told first."""
   plan = tuple(range(len(story.steps)))
   if not story.part_step:
     return ((plan, 1.0),)

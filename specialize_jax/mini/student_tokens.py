@@ -1,16 +1,16 @@
-"""The exact teacher in a student's tokens: what a perfect student would say.
+"""The exact teacher over a student's tokens: what a perfect student predicts.
 
 For a problem and the student's tokens so far,
 
   P(token | prefix) = mass of the solutions whose student tokens begin with
                       prefix + token / mass of those that begin with prefix,
 
-over all solutions that the grammar can tell. Nothing is bounded or estimated.
-An arc's text begins with a space, save at the start of a solution, and ends
-without one (`grammar`), and the student's pieces never cross a space; so a
-solution's student tokens are its arcs' student tokens one after another, and
-the automaton that serves the teacher's own tokens serves the student's. Texts
-that the student cannot tell apart add up.
+over all solutions of the grammar. It is exact, neither bounded nor estimated.
+The text of an arc starts with a space, except at the start of a solution, and
+does not end with one (`grammar`), and the student's pieces never cross a space.
+So the student tokens of a solution are the concatenated student tokens of its
+arcs, and the automaton of the teacher's own tokens works for the student's.
+Texts with equal student tokens are merged.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from specialize_jax.mini import grammar, problems, teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Told:
-  """A solution, and what might have stood in each place of it.
+class ScoredSolution:
+  """A solution, and the distribution at each of its positions.
 
   Attributes:
-    ids: The student's tokens, the end of sequence the last.
-    candidates: For each of them, every token that may follow those before.
+    ids: The student's tokens, ending with the end of sequence.
+    candidates: At each position, all tokens that may follow the prefix.
     probs: Their probabilities, which sum to one.
   """
 
@@ -38,7 +38,7 @@ class Told:
 
 
 class _Arcs:
-  """A student's tokenizer as the automaton asks it."""
+  """Adapts a student's tokenizer to `teacher.Tokenizer`."""
 
   def __init__(self, tokenizer: student.StudentTokenizer, end_id: int) -> None:
     self.end_id = end_id
@@ -46,7 +46,7 @@ class _Arcs:
 
 
 class StudentTeacher:
-  """The teacher of `teacher.MiniTeacher`, heard in a student's tokens."""
+  """The distributions of `teacher.MiniTeacher` over a student's tokens."""
 
   def __init__(
     self,
@@ -55,40 +55,45 @@ class StudentTeacher:
     end_id: int,
     mistake_rate: float,
   ) -> None:
-    """Prepares for a student.
+    """Creates the teacher for a student.
 
     Args:
-      tokenizer: The student's.
-      end_id: Its end of sequence.
-      mistake_rate: The teacher's.
+      tokenizer: The student's tokenizer.
+      end_id: The student's end of sequence.
+      mistake_rate: The teacher's mistake rate.
     """
     self._arcs = _Arcs(tokenizer, end_id)
     self._mistake_rate = mistake_rate
 
   def draw(
     self, problem: problems.Problem, rng: random.Random, num_solutions: int
-  ) -> list[Told]:
-    """Draws solutions as likely as the teacher tells them (temperature 1)."""
+  ) -> list[ScoredSolution]:
+    """Samples solutions from the teacher at temperature 1."""
     automaton = self._automaton(problem)
     return [self._draw(automaton, rng) for _ in range(num_solutions)]
 
   def _draw(
     self, automaton: teacher.TokenAutomaton, rng: random.Random
-  ) -> Told:
+  ) -> ScoredSolution:
     state, ids, states = automaton.start, [], []
     while not ids or ids[-1] != self._arcs.end_id:
       (chosen,) = rng.choices(range(len(state.tokens)), state.probs)
       ids.append(state.tokens[chosen])
       states.append(state)
       state = automaton.after(state, chosen)
-    return _told(ids, states)
+    return _scored(ids, states)
 
-  def along(self, problem: problems.Problem, ids: Sequence[int]) -> Told:
-    """Gives what might have stood in each place of a solution.
+  def along(
+    self, problem: problems.Problem, ids: Sequence[int]
+  ) -> ScoredSolution:
+    """Computes the distribution at each position of a solution.
 
     Args:
       problem: The problem.
-      ids: The student's tokens, the end of sequence the last.
+      ids: The student's tokens, ending with the end of sequence.
+
+    Returns:
+      The solution with its distributions.
 
     Raises:
       ValueError: No solution has these tokens.
@@ -98,19 +103,22 @@ class StudentTeacher:
     for place, token in enumerate(ids):
       if token not in state.tokens:
         raise ValueError(
-          f"ids={list(ids)}: no solution goes on with {token} at place {place}"
+          f"ids={list(ids)}: no solution continues with {token} at position"
+          f" {place}"
         )
       states.append(state)
       state = automaton.after(state, state.tokens.index(token))
-    return _told(ids, states)
+    return _scored(ids, states)
 
   def _automaton(self, problem: problems.Problem) -> teacher.TokenAutomaton:
     solutions = grammar.Grammar(problem, mistake_rate=self._mistake_rate)
     return teacher.TokenAutomaton(solutions, self._arcs)
 
 
-def _told(ids: Sequence[int], states: Sequence[teacher.State]) -> Told:
-  return Told(
+def _scored(
+  ids: Sequence[int], states: Sequence[teacher.State]
+) -> ScoredSolution:
+  return ScoredSolution(
     ids=tuple(ids),
     candidates=tuple(state.tokens for state in states),
     probs=tuple(state.probs for state in states),

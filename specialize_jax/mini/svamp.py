@@ -1,11 +1,11 @@
-"""The family `mini_svamp`: one step, a number too many, changed questions.
+"""The family `mini_svamp`: one step, a distractor, several questions per body.
 
   Tom has 9 apples and 6 pens. He loses 4 apples.
   How many apples does Tom have now?      9 - 4
   How many more apples than pens does Tom have first?      9 - 6
 
-The same body comes with several questions, so that whoever always uses every
-number, or always the same ones, fails.
+The same body comes with several questions, so that always using all numbers, or
+always the same ones, fails.
 """
 
 from specialize_jax.mini import templates

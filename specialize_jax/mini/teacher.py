@@ -1,15 +1,15 @@
-"""The exact teacher: next-token distributions computed, not estimated.
+"""The exact teacher, whose next-token distributions are computed exactly.
 
 For a problem and the tokens so far,
 
   P(token | prefix) = mass of the solutions that begin with prefix + token
                       / mass of the solutions that begin with prefix,
 
-over all solutions that the grammar can tell, each in its one canonical
-tokenization. A *frontier* holds every way the prefix may have come about:
-weights, summing to one, over the places of the automaton spelled out in
-tokens. Several wordings that share their first tokens stay together in it
-until a token tells them apart.
+over all solutions of the grammar, each in its canonical tokenization. A
+*frontier* is the posterior over the automaton's states given the prefix:
+weights, summing to one, over positions within arcs, in tokens. Wordings that
+share their first tokens remain in the frontier together until a token
+distinguishes them.
 """
 
 import bisect
@@ -27,15 +27,15 @@ from specialize_jax.records import schema
 
 MODEL_NAME = "mini-teacher"
 
-# A place within an arc: the node it leads to and the tokens still to come.
+# A position within an arc: its target node and its remaining tokens.
 _Place = tuple[grammar.Node, tuple[int, ...]]
 _Frontier = tuple[tuple[_Place, float], ...]
 
 
 class Tokenizer(Protocol):
-  """What turns an arc's text into tokens.
+  """Encodes the text of an arc.
 
-  The tokens of a solution must be those of its arcs, one after another.
+  The tokens of a solution must be the concatenated tokens of its arcs.
 
   Attributes:
     end_id: The id of the end of text.
@@ -44,17 +44,17 @@ class Tokenizer(Protocol):
   end_id: int
 
   def encode(self, text: str) -> tuple[int, ...]:
-    """Gives a text's token ids, at least one."""
+    """Encodes a text to at least one token id."""
 
 
 class State:
-  """A frontier and, once it is asked for, what may come after it.
+  """A frontier and, once expanded, its successors.
 
   Attributes:
-    frontier: Places and their weights, which sum to one.
+    frontier: Positions and their weights, which sum to one.
     tokens: The possible next tokens, likeliest first.
     probs: Their probabilities, which sum to one.
-    states: Where each leads.
+    states: The state after each token.
   """
 
   __slots__ = ("frontier", "probs", "states", "tokens")
@@ -67,7 +67,7 @@ class State:
 
 
 class TokenAutomaton:
-  """A problem's grammar over tokens, made deterministic as it is walked.
+  """A problem's grammar over tokens, determinized lazily.
 
   Attributes:
     start: The state before the first token.
@@ -76,7 +76,7 @@ class TokenAutomaton:
   def __init__(self, solutions: grammar.Grammar, tokenizer: Tokenizer) -> None:
     self._solutions = solutions
     self._tokenizer = tokenizer
-    # Equal frontiers share a state, so that samples share the work.
+    # Equal frontiers share a state, so that samples share computation.
     self._states: dict[_Frontier, State] = {}
     self.start = self.expand(
       State(
@@ -87,16 +87,16 @@ class TokenAutomaton:
     )
 
   def after(self, state: State, choice: int) -> State:
-    """Gives the state after a state's next token number `choice`."""
+    """Returns the state after token number `choice` of a state."""
     return self.expand(state.states[choice])
 
   def expand(self, state: State) -> State:
-    """Fills in what may come after a state, once."""
+    """Computes the successors of a state, once."""
     if state.tokens:
       return state
     masses: dict[int, dict[_Place, float]] = {}
     for (node, rest), weight in state.frontier:
-      for token, place, probability in self._ways(node, rest):
+      for token, place, probability in self._transitions(node, rest):
         reached = masses.setdefault(token, {})
         reached[place] = reached.get(place, 0.0) + weight * probability
     total = math.fsum(w for to in masses.values() for w in to.values())
@@ -110,10 +110,10 @@ class TokenAutomaton:
     state.tokens, state.probs, state.states = zip(*moves, strict=True)
     return state
 
-  def _ways(
+  def _transitions(
     self, node: grammar.Node, rest: tuple[int, ...]
   ) -> list[tuple[int, _Place, float]]:
-    """Gives each next token from one place, where it leads and how likely."""
+    """Returns the next tokens of a position, with targets and probabilities."""
     if rest:
       return [(rest[0], (node, rest[1:]), 1.0)]
     arcs = self._solutions.arcs(node)
@@ -127,7 +127,7 @@ class TokenAutomaton:
 
 
 class MiniTeacher:
-  """Tells solutions of mini problems, and exactly how likely each token is.
+  """Samples solutions of mini problems, with exact token probabilities.
 
   Attributes:
     tokenizer: The teacher's tokenizer.
@@ -150,25 +150,25 @@ class MiniTeacher:
   def next_token_distribution(
     self, problem: problems.Problem, prefix_tokens: Sequence[int]
   ) -> np.ndarray:
-    """Gives the distribution of the token after a prefix.
+    """Computes the distribution of the next token after a prefix.
 
     Args:
-      problem: The problem that is being solved.
-      prefix_tokens: The solution's tokens so far, perhaps none.
+      problem: The problem.
+      prefix_tokens: The solution's tokens so far, possibly none.
 
     Returns:
-      float64[V] that sums to one; the end of text is a token like others.
+      float64[V] that sums to one, over all tokens including the end of text.
 
     Raises:
-      ValueError: No solution begins with the prefix.
+      ValueError: No solution starts with the prefix.
     """
     automaton = self._automaton(problem)
     state = automaton.start
     for place, token in enumerate(prefix_tokens):
       if token not in state.tokens or token == self.tokenizer.end_id:
         raise ValueError(
-          f"prefix_tokens={list(prefix_tokens)}: no solution goes on with"
-          f" {self.tokenizer.spell(token)!r} at place {place}"
+          f"prefix_tokens={list(prefix_tokens)}: no solution continues"
+          f" with {self.tokenizer.spell(token)!r} at position {place}"
         )
       state = automaton.after(state, state.tokens.index(token))
     distribution = np.zeros(self.tokenizer.vocab_size)
@@ -185,15 +185,15 @@ class MiniTeacher:
   ) -> tuple[schema.TeacherRecord, ...]:
     """Samples solutions as an API would return them.
 
-    The temperature reshapes what is sampled from; the log-probabilities in
-    the records are the model's own, as if it were 1, which is also what
-    OpenAI's completions endpoint returns. A record is a function of the
-    problem, its place among the samples and the seed.
+    The temperature only affects sampling. The log-probabilities of the records
+    are the model's own, at temperature 1, as OpenAI's completions endpoint
+    returns them. A record is a function of the problem, the index of the sample
+    and the seed.
 
     Args:
       problem: The problem; its `question_id` names the records.
-      num_samples: How many to draw.
-      temperature: 0 always takes the likeliest token.
+      num_samples: Number of samples.
+      temperature: Sampling temperature; 0 always takes the likeliest token.
       seed: The world's seed.
 
     Raises:
@@ -235,12 +235,12 @@ class MiniTeacher:
     return TokenAutomaton(solutions, self.tokenizer)
 
 
-# The tempered odds of a state's tokens, summed up, and the steps they make.
+# Cumulative tempered probabilities of a state's tokens, and the tokens' steps.
 _Choice = tuple[list[float], list[schema.TeacherStep]]
 
 
 class _Sampler:
-  """Draws one problem's solutions; what is computed once serves all."""
+  """Samples solutions of a problem, caching the distribution of each state."""
 
   def __init__(
     self,
@@ -254,14 +254,14 @@ class _Sampler:
     self._choices: dict[State, _Choice] = {}
 
   def draw(self, rng: random.Random) -> tuple[schema.TeacherStep, ...]:
-    """Draws one solution; the end of text is not among its steps."""
+    """Samples a solution; its steps do not include the end of text."""
     steps = []
     state = self._automaton.start
     while True:
       if state not in self._choices:
         self._choices[state] = self._choice(state)
       cumulative, taken = self._choices[state]
-      # Only a real choice costs a random number.
+      # Random numbers are only drawn where there is a choice.
       chosen = 0
       if len(taken) > 1:
         chosen = bisect.bisect_right(
@@ -292,9 +292,9 @@ class _Sampler:
 
 
 def tempered(probs: Sequence[float], temperature: float) -> list[float]:
-  """Reshapes a distribution, likeliest first, as an API does when sampling.
+  """Applies a temperature to a distribution, likeliest first.
 
-  Formula: p_i ** (1 / temperature), normalised; temperature 0 is its limit.
+  Formula: p_i ** (1 / temperature), normalized; temperature 0 is the limit.
 
   Example:
     >>> tempered([0.5, 0.25, 0.25], 0.5)
@@ -302,7 +302,7 @@ def tempered(probs: Sequence[float], temperature: float) -> list[float]:
   """
   if temperature == 0:
     return [1.0] + [0.0] * (len(probs) - 1)
-  # Relative to the likeliest, so that a small temperature underflows nothing.
+  # Relative to the likeliest, so that low temperatures do not underflow.
   powers = [(p / probs[0]) ** (1.0 / temperature) for p in probs]
   total = math.fsum(powers)
   return [power / total for power in powers]

@@ -1,9 +1,9 @@
-"""Problems from written templates, for the out-of-distribution families.
+"""Problems from hand-written templates, for the out-of-distribution families.
 
-A template is a body with slots and what may be asked of it. Capital letters
-stand for words (`{N}` and `{M}` people, `{T}` and `{U}` things), `{he}` and
-`{He}` for the first person's pronoun, `{gains}` and `{loses}` for verbs, and
-small letters for numbers that differ: `{a}` to `{c}`, and the factor `{k}`.
+A template is a body with slots, and questions about it. Capital letters are
+words (`{N}` and `{M}` people, `{T}` and `{U}` things), `{he}` and `{He}` are
+the first person's pronoun, `{gains}` and `{loses}` verbs, and lower-case
+letters distinct numbers: `{a}` to `{c}`, and the factor `{k}`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _FACTORS = range(2, 6)
 
 @dataclasses.dataclass(frozen=True)
 class Sum:
-  """One step of a plan in a template's terms.
+  """A step of a plan in terms of a template's slots.
 
   Attributes:
     operation: One of `arithmetic.OPERATIONS`.
@@ -39,7 +39,7 @@ class Sum:
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-  """What may be asked of a body, in several wordings, and its plan."""
+  """A question about a body, in several wordings, and its plan."""
 
   wordings: tuple[str, ...]
   sums: tuple[Sum, ...]
@@ -47,7 +47,7 @@ class Ask:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """A body and what may be asked of it."""
+  """A body and the questions about it."""
 
   body: str
   asks: tuple[Ask, ...]
@@ -56,7 +56,7 @@ class Template:
 def draw(
   rng: random.Random, family: str, templates: Sequence[Template]
 ) -> problems.Problem | None:
-  """Draws a problem, or nothing when the numbers make no arithmetic fact."""
+  """Draws a problem; None if its calculations are not arithmetic facts."""
   siblings = draw_siblings(rng, family, templates)
   return rng.choice(siblings) if siblings else None
 
@@ -64,11 +64,11 @@ def draw(
 def draw_siblings(
   rng: random.Random, family: str, templates: Sequence[Template]
 ) -> tuple[problems.Problem, ...]:
-  """Draws one body with everything that may be asked of it.
+  """Draws a body with all questions about it.
 
   Returns:
-    Problems of the same body, without those whose numbers make no arithmetic
-    fact; perhaps none.
+    Problems with the same body, except those whose calculations are not
+    arithmetic facts; possibly none.
   """
   template = rng.choice(templates)
   words = _draw_words(rng)

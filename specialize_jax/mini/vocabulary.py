@@ -1,9 +1,9 @@
-"""The mini world's two tokenizers, both trained on its own text at set-up.
+"""The tokenizers of the mini world, trained on its text when it is built.
 
-The student's is a SentencePiece unigram model laid out as T5's (padding 0,
-end of sequence 1, unknown 2, no beginning of sequence; white space is one
-space). The teacher's is GPT's kind: byte pairs within words that begin with
-their space. They cut words differently, so aligning them is a real task.
+The student's is a SentencePiece unigram model with T5's layout (padding 0, end
+of sequence 1, unknown 2, no beginning of sequence; white space is one space).
+The teacher's is a byte-level BPE like GPT's, within words that include their
+leading space. They split words differently, so aligning them is a real task.
 """
 
 import collections
@@ -28,15 +28,15 @@ _LARGEST_PIECE_NUMBER = 100
 def train_student(texts: Iterable[str], *, vocab_size: int) -> bytes:
   """Trains the student's SentencePiece model.
 
-  Every number up to 100 is one piece that begins its word, as T5 has it, so
-  that a number is one token to copy. The same texts give the same bytes.
+  Each number up to 100 is one word-initial piece, as in T5's vocabulary, so
+  that copying a number takes one token. The result is deterministic.
 
   Args:
-    texts: What the student will read and write.
-    vocab_size: The most pieces to have; text this small may fill fewer.
+    texts: The texts that the student will read and write.
+    vocab_size: The maximum number of pieces; small texts may need fewer.
 
   Returns:
-    The serialised model, what a `.model` file holds.
+    The serialized model, the content of a `.model` file.
   """
   texts = list(texts)
   model = io.BytesIO()
@@ -63,7 +63,7 @@ def train_student(texts: Iterable[str], *, vocab_size: int) -> bytes:
       seed_sentencepieces_file=str(seeds),
     )
   proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
-  # The scratch path differs between runs, and the model must not.
+  # The path of the temporary directory would make the model differ by run.
   proto.trainer_spec.ClearField("seed_sentencepieces_file")
   return proto.SerializeToString(deterministic=True)
 
@@ -72,12 +72,12 @@ def train_teacher(texts: Iterable[str], *, vocab_size: int) -> str:
   """Trains the teacher's byte-level byte-pair tokenizer.
 
   Args:
-    texts: What the teacher reads and writes.
-    vocab_size: The end of text, 256 bytes, and one token for each merge. The
-      fewer merges, the more of the rarer words are several tokens.
+    texts: The texts that the teacher reads and writes.
+    vocab_size: The end of text, 256 bytes, and one token for each merge. With
+      fewer merges, more of the rarer words are several tokens.
 
   Returns:
-    The tokenizer as JSON, what `TeacherTokenizer.from_json` reads.
+    The tokenizer as JSON, for `TeacherTokenizer.from_json`.
   """
   tokenizer = tokenizers.Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -95,10 +95,10 @@ def train_teacher(texts: Iterable[str], *, vocab_size: int) -> str:
 
 
 def _seed_pieces(texts: Iterable[str]) -> str:
-  """Lists each word with its count, as the trainer reads its first pieces.
+  """Returns the seed pieces for the trainer: each word with its count.
 
-  Its own search for pieces takes only what at least two different words
-  share, which leaves out most whole words of so small a language.
+  The trainer's own seeds are substrings that at least two distinct words share,
+  which excludes most whole words of so small a language.
   """
   counts = collections.Counter(
     f"{_WORD_START}{word}"
@@ -111,10 +111,10 @@ def _seed_pieces(texts: Iterable[str]) -> str:
 
 
 class TeacherTokenizer:
-  """The teacher's tokenizer: texts to token ids, and what a token spells.
+  """The teacher's tokenizer.
 
   Attributes:
-    vocab_size: The number of tokens, the end of text included.
+    vocab_size: The number of tokens, including the end of text.
     end_id: The id of the end of text.
   """
 
@@ -127,15 +127,15 @@ class TeacherTokenizer:
 
   @classmethod
   def from_json(cls, text: str) -> "TeacherTokenizer":
-    """Builds the tokenizer that `train_teacher` or a world's file holds."""
+    """Loads the tokenizer from the JSON that `train_teacher` returns."""
     return cls(tokenizers.Tokenizer.from_str(text))
 
   def _encode(self, text: str) -> tuple[int, ...]:
-    """Gives the token ids of a text, the end of text not among them."""
+    """Encodes a text, without the end of text."""
     return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
   def _spell(self, token: int) -> str:
-    """Gives the text that one token spells."""
+    """Returns the text of a token."""
     if token == self.end_id:
       return END_OF_TEXT
     return self._tokenizer.decode([token], skip_special_tokens=False)

@@ -1,23 +1,23 @@
-"""Builds a mini world on disk: problems, tokenizers, text, teacher records.
+"""Builds a mini world on disk: problems, tokenizers, text and records.
 
     build("data", seed=0, config=WorldConfig())
 
-writes under `data/mini`:
+writes to `data/mini`:
 
     <family>/{train,validation,test}.jsonl   word problems, four families
     <task>/{train,validation,test}.jsonl     general tasks
-    facts/train.jsonl                        sums such as "5 + 7 ="
+    facts/train.jsonl                        facts such as "5 + 7 ="
     weak_maths/train.jsonl                   one-step problems, bare answers
-    sums/train.jsonl                         one-step problems, their sums
+    sums/train.jsonl                         one-step problems, calculations
     reading/train.jsonl                      a story's names and numbers
     text/train.jsonl                         questions as plain text
     student.model, teacher_tokenizer.json    the two tokenizers
     records/records.jsonl                    the teacher's samples
-    world.json                               what the world was built from
+    world.json                               seed and config of the world
 
 A row of a family or task is {"question_id", "question", "answer",
-"rationale"}; facts, weak maths, sums and reading add the "format" that each is
-for; text is {"text"}.
+"rationale"}; facts, weak maths, sums and reading also have the "format" they
+are for; text has {"text"}.
 """
 
 import dataclasses
@@ -49,30 +49,32 @@ DIRECTORY = "mini"
 
 _MANIFEST = "world.json"
 _LEAD_REPEATS = 3
-_VERSION = 2  # of what is written; a world of another version is built anew
+_VERSION = 2  # of the files; a world of another version is rebuilt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-  """How large a world is and how its teacher speaks.
+  """The sizes of a world, and its teacher.
 
   Attributes:
-    train_size: Training problems of `mini_gsm`.
-    out_of_distribution_train_size: Those of each other family.
-    validation_size: Validation problems of each family.
-    test_size: Test problems of each family.
-    general_train_size: Training exercises of each general task.
-    general_validation_size: Validation exercises of each.
-    general_test_size: Test exercises of each.
-    weak_maths_size: One-step problems in each family's wordings.
-    step_weights: The odds of 1, 2, 3 and 4 steps in `mini_gsm`.
-    samples_per_question: Teacher samples for each `mini_gsm` training problem;
-      0 writes no records.
-    temperature: What the teacher samples with.
+    train_size: Number of training problems of `mini_gsm`.
+    out_of_distribution_train_size: Number of training problems of each other
+      family.
+    validation_size: Number of validation problems of each family.
+    test_size: Number of test problems of each family.
+    general_train_size: Number of training exercises of each general task.
+    general_validation_size: Number of validation exercises of each.
+    general_test_size: Number of test exercises of each.
+    weak_maths_size: Number of one-step problems in each family's wordings.
+    step_weights: Weights of 1, 2, 3 and 4 steps in `mini_gsm`.
+    samples_per_question: Number of teacher samples for each training problem of
+      `mini_gsm`; 0 to write no records.
+    temperature: The teacher's sampling temperature.
     mistake_rate: The probability that a step's result is wrong.
-    student_vocab_size: The most pieces of the student, sentinels excluded.
-    teacher_vocab_size: The teacher's tokens; so few that things and
-      large numbers are several.
+    student_vocab_size: Maximum number of the student's pieces, without
+      sentinels.
+    teacher_vocab_size: Number of the teacher's tokens; so few that nouns and
+      large numbers are several tokens.
   """
 
   train_size: int = 8000
@@ -93,12 +95,12 @@ class WorldConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-  """A world's items, before anything is written.
+  """The items of a world.
 
   Attributes:
     maths: Word problems by family and split.
     general: Exercises by task and split.
-    weak_maths: One-step problems, of all families.
+    weak_maths: One-step problems of all families.
   """
 
   maths: Mapping[str, Mapping[str, Sequence[problems.Problem]]]
@@ -109,11 +111,16 @@ class World:
 def build(
   directory: str | os.PathLike[str], *, seed: int, config: WorldConfig
 ) -> None:
-  """Builds `directory/mini`, whole or not at all; a built world is kept.
+  """Builds `directory/mini` atomically; keeps it if it is already built.
+
+  Args:
+    directory: The parent directory; created if missing.
+    seed: The seed of the world.
+    config: The sizes of the world.
 
   Raises:
-    UserError: Another world lies there already, or the config asks for what
-      cannot be had.
+    UserError: `directory/mini` is another world, or the config asks for more
+      distinct problems than a family has.
   """
   place = pathlib.Path(directory) / DIRECTORY
   manifest = _manifest(seed, config)
@@ -125,17 +132,17 @@ def build(
     _write_world(scratch, seed, config)
     _write_text(scratch / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
     scratch.chmod(0o755)
-    # An empty directory in the way is replaced; a full one is an error.
+    # Replaces an empty directory; a non-empty one is an error.
     scratch.rename(place)
   finally:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
 def draw_world(seed: int, config: WorldConfig) -> World:
-  """Draws all items of a world; a pure function of its arguments.
+  """Draws all items of a world, a pure function of its arguments.
 
   Raises:
-    UserError: A family has too few different problems.
+    UserError: A family has too few distinct problems.
   """
   taken = splits.Registry()
   other_sizes = {
@@ -193,10 +200,10 @@ def _manifest(seed: int, config: WorldConfig) -> dict[str, object]:
 
 
 def _is_built(place: pathlib.Path, manifest: Mapping[str, object]) -> bool:
-  """Says whether the very world lies there.
+  """Returns whether the world is already built.
 
   Raises:
-    UserError: Something else lies there.
+    UserError: The directory holds something else.
   """
   if not place.exists() or not any(place.iterdir()):
     return False
@@ -212,16 +219,16 @@ def _is_built(place: pathlib.Path, manifest: Mapping[str, object]) -> bool:
     if found.get(key) != manifest[key]
   )
   raise errors.UserError(
-    f"directory={str(place.parent)!r} already holds something in"
-    f" {place.name}/ that is not the mini world asked for (it differs in"
+    f"directory={str(place.parent)!r} already has a"
+    f" {place.name}/ that is not the requested mini world (it differs in"
     f" {', '.join(differing)}; seed {found.get('seed')} there,"
-    f" {manifest['seed']} asked for); delete {place} or choose another"
+    f" {manifest['seed']} requested); delete {place} or choose another"
     " directory"
   )
 
 
 def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
-  """Writes all files of a world into an empty directory."""
+  """Writes all files of a world to an empty directory."""
   progress = tqdm.tqdm(
     total=3 + config.train_size * config.samples_per_question,
     desc="mini world: problems",
@@ -260,7 +267,7 @@ def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
 
 
 def _write_items(place: pathlib.Path, world: World) -> list[lessons.Row]:
-  """Writes the families' and tasks' files; gives the training rows."""
+  """Writes the files of families and tasks; returns the training rows."""
   train_rows: list[lessons.Row] = []
   for name, by_split in {**world.maths, **world.general}.items():
     for split in splits.SPLITS:
@@ -274,7 +281,7 @@ def _write_items(place: pathlib.Path, world: World) -> list[lessons.Row]:
 def _student_texts(
   rows: Sequence[lessons.Row], solutions: Sequence[str]
 ) -> list[str]:
-  """Gives what the student reads and writes: training splits only."""
+  """Returns the texts that the student reads and writes in training."""
   zero_shot = (
     formats.ZERO_SHOT_ANSWER_ONLY,
     formats.ZERO_SHOT_CHAIN_OF_THOUGHT,
@@ -290,11 +297,11 @@ def _student_texts(
 
 
 def _teacher_texts(world: World, solutions: Sequence[str]) -> list[str]:
-  """Gives what the teacher writes, the starts of its sentences again.
+  """Returns the teacher's texts, with the beginnings of sentences repeated.
 
-  In a large vocabulary the words that a choice begins with are one token.
-  Said so often they are in this small one too, while numbers above twenty
-  and the names of things stay rare and come apart.
+  In a large vocabulary the first words of sentences are single tokens. The
+  repetition makes them so in this small one, while large numbers and nouns
+  remain rare and are split.
   """
   train = world.maths[stories.FAMILY]["train"]
   leads = [lead for problem in train for lead in grammar.leads_of(problem)]
@@ -302,7 +309,7 @@ def _teacher_texts(world: World, solutions: Sequence[str]) -> list[str]:
 
 
 def _random_solutions(world: World, seed: int) -> list[str]:
-  """Tells each training problem once, wrong numbers among the right."""
+  """Samples a solution of each training problem, with some wrong numbers."""
   rng = random.Random(f"{seed}/tokenizers")
   return [
     grammar.random_solution(grammar.Grammar(problem, mistake_rate=0.1), rng)
@@ -313,7 +320,7 @@ def _random_solutions(world: World, seed: int) -> list[str]:
 def _sample_records(
   world: World, tokenizer: str, seed: int, config: WorldConfig
 ) -> Iterator[schema.TeacherRecord]:
-  """Gives the teacher's samples, question by question."""
+  """Yields the teacher's samples, question by question."""
   mini_teacher = teacher.MiniTeacher(
     vocabulary.TeacherTokenizer.from_json(tokenizer),
     mistake_rate=config.mistake_rate,

@@ -45,7 +45,7 @@ class HeldOut:
   """
 
   inputs: Sequence[Sequence[int]]
-  told: Sequence[student_tokens.Told]
+  told: Sequence[student_tokens.ScoredSolution]
 
 
 def draw_held_out(

@@ -56,5 +56,5 @@ def test_a_plan_with_a_sum_that_is_no_fact_is_not_sound():
 
 
 def test_drawing_that_never_succeeds_is_a_defect():
-  with pytest.raises(RuntimeError, match="gave no problem"):
+  with pytest.raises(RuntimeError, match="returned no problem"):
     problems.draw(lambda rng: None, random.Random(0))

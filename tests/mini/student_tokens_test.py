@@ -121,6 +121,6 @@ def test_any_solutions_tokens_are_its_arcs_tokens(drawn, tokenizer, heard):
 
 def test_tokens_of_no_solution_are_refused(drawn, heard):
   with pytest.raises(
-    ValueError, match=r"no solution goes on with 0 at place 0"
+    ValueError, match=r"no solution continues with 0 at position 0"
   ):
     heard.along(drawn[0], (0,))

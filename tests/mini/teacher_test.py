@@ -243,7 +243,7 @@ def test_tempering_is_the_documented_formula():
 
 
 def test_what_cannot_be_is_refused(one_step, mini_teacher, tokenizer):
-  with pytest.raises(ValueError, match="no solution goes on with"):
+  with pytest.raises(ValueError, match="no solution continues with"):
     mini_teacher.next_token_distribution(one_step, [tokenizer.end_id])
   with pytest.raises(ValueError, match="temperature=-1"):
     mini_teacher.sample(one_step, 1, temperature=-1, seed=0)
