@@ -1,10 +1,10 @@
-"""One aligned sample as pictures: what the student is taught, and whence.
+"""Visualizes one aligned sample: the student's targets, and their origin.
 
 An example is `{"teacher_tokens": [text, ...], "student_pieces": [piece, ...],
 "groups": [[[teacher index, ...], [student index, ...]], ...], "targets":
-[[[piece, probability], ...], ...], "mask": [0 | 1, ...]}`: a group lays some
-teacher tokens on the student pieces that spell the same text; targets and
-mask have one entry a student piece.
+[[[piece, probability], ...], ...], "mask": [0 | 1, ...]}`. A group aligns
+teacher tokens with the student pieces that spell the same text; targets and
+mask have one entry per student piece.
 """
 
 import html
@@ -16,7 +16,7 @@ from matplotlib import patches as mpl_patches
 
 from specialize_jax.reports import blocks, drawing
 
-# From one hue, dark where the teacher is sure: it survives a grey print.
+# A single hue, darker for higher probabilities, which is legible in grayscale.
 _COLORS = mpl_colors.LinearSegmentedColormap.from_list(
   "teacher", ["#F1F6FA", drawing.SKY, drawing.BLUE]
 )
@@ -28,14 +28,13 @@ Example = Mapping[str, Sequence[object]]
 
 
 def heat_map(example: Example) -> drawing.Drawing:
-  """Draws teacher tokens against student pieces, a cell where they meet.
+  """Draws a heat map of teacher tokens against student pieces.
 
-  A cell's colour is the probability that the target gives the sampled piece;
-  cells of one group are framed together. Long samples are cut at their first
-  44 pieces.
+  The color of a cell is the target probability of the sampled piece; the cells
+  of a group share a frame. Samples are truncated to 44 pieces.
 
   Args:
-    example: see this module's header.
+    example: see the module docstring.
 
   Returns:
     The figure.
@@ -98,17 +97,17 @@ def heat_map(example: Example) -> drawing.Drawing:
 
 
 def links(example: Example) -> blocks.Markup:
-  """Gives the sample as groups in reading order, with alternatives.
+  """Renders the sample as groups in reading order, with alternatives.
 
-  Each group shows the teacher's tokens above and the student's pieces below,
-  a piece on the colour of its probability, and under it the alternatives
-  that the target holds.
+  Each group shows the teacher's tokens above and the student's pieces below. A
+  piece has the color of its probability, and below it the alternatives of its
+  target.
 
   Args:
-    example: see this module's header.
+    example: see the module docstring.
 
   Returns:
-    HTML, to be styled by `stylesheet.CSS`, and a table in Markdown.
+    HTML, styled by `stylesheet.CSS`, and a Markdown table.
   """
   _, _, groups = _visible(example)
   parts, rows = [], []
@@ -127,9 +126,9 @@ def links(example: Example) -> blocks.Markup:
       f'<div class="group"><div class="teacher">{above}</div>'
       f'<div class="student">{below}</div></div>'
     )
-  cut = len(example["student_pieces"]) - sum(len(p) for _, p in groups)
-  if cut > 0:
-    parts.append(f'<div class="cut">… and {cut} more pieces</div>')
+  num_hidden = len(example["student_pieces"]) - sum(len(p) for _, p in groups)
+  if num_hidden > 0:
+    parts.append(f'<div class="cut">… and {num_hidden} more pieces</div>')
   table = blocks.Table(
     head=("teacher's tokens", "student's piece", "it and the alternatives"),
     rows=rows,
@@ -142,22 +141,24 @@ def links(example: Example) -> blocks.Markup:
 
 
 def _row(example: Example, piece: int, tokens: str) -> blocks.Row:
-  """One piece's target as a row of a table."""
+  """Returns the table row of a piece's target."""
   target = sorted(example["targets"][piece], key=lambda item: -item[1])
-  said = ", ".join(f"{text} {p:.3f}" for text, p in target)
-  label = said if example["mask"][piece] else without_teacher(example, piece)
+  candidates = ", ".join(f"{text} {p:.3f}" for text, p in target)
+  label = (
+    candidates if example["mask"][piece] else without_teacher(example, piece)
+  )
   return blocks.Row([tokens, str(example["student_pieces"][piece]), label])
 
 
 def without_teacher(example: Example, piece: int) -> str:
-  """Returns what a position of mask 0 takes: a one-hot target, or none."""
+  """Returns the kind of target of a position of mask 0."""
   return "one-hot" if example["targets"][piece] else "masked"
 
 
 def _visible(
   example: Example,
 ) -> tuple[int, int, list[tuple[list[int], list[int]]]]:
-  """The groups that are shown, with how many pieces and tokens they hold."""
+  """Returns the numbers of visible pieces and tokens, and their groups."""
   groups = [
     (list(tokens), list(pieces))
     for tokens, pieces in example["groups"]
@@ -169,7 +170,7 @@ def _visible(
 
 
 def _own_probability(example: Example, piece: int) -> float:
-  """What the target gives to the piece that was sampled."""
+  """Returns the target probability of the sampled piece."""
   own = example["student_pieces"][piece]
   return sum(p for text, p in example["targets"][piece] if text == own)
 
@@ -180,7 +181,7 @@ def _frame(
   tokens: Sequence[int],
   pieces: Sequence[int],
 ) -> None:
-  """Frames a group's cells, and fills those that are one-hot."""
+  """Frames the cells of a group, and fills them if the target is one-hot."""
   one_hot = not all(example["mask"][piece] for piece in pieces)
   axes.add_patch(
     mpl_patches.Rectangle(
@@ -232,7 +233,7 @@ def _shown_token(token: object) -> str:
 
 
 def _drawn(text: str) -> str:
-  """Keeps a dollar sign from starting a formula in a figure."""
+  """Escapes dollar signs, which start a formula in Matplotlib."""
   return text.replace("$", r"\$")
 
 

@@ -27,12 +27,12 @@ class Heading:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
-  """A drawing with its caption.
+  """A figure with its caption.
 
   Attributes:
-    name: short; the file's, where figures are files.
-    drawn: the figure.
-    caption: what to see in it, plain text.
+    name: short name, also of the figure's file if there is one.
+    drawn: the drawing.
+    caption: plain text.
   """
 
   name: str
@@ -45,9 +45,9 @@ class Cell:
   """A cell of a table.
 
   Attributes:
-    text: plain.
-    small: what is added in small print, such as an interval.
-    sign: "up" or "down" where a difference is sure; else "".
+    text: plain text.
+    small: additional text in small print, such as an interval.
+    sign: "up" or "down" for a significant difference, otherwise "".
   """
 
   text: str
@@ -60,9 +60,9 @@ class Row:
   """A row of a table.
 
   Attributes:
-    cells: one a column, or one alone where `kind` is "role".
-    kind: "role" for a line that names what follows, "mean" for one that sums
-      up, else "".
+    cells: one per column, or a single one if `kind` is "role".
+    kind: "role" for a heading of the rows below, "mean" for a mean of the rows
+      above, otherwise "".
   """
 
   cells: Sequence[Cell | str]
@@ -74,10 +74,10 @@ class Table:
   """A table.
 
   Attributes:
-    head: the columns' names.
-    rows: in order.
-    num_text_columns: leading columns that hold words and not numbers.
-    is_narrow: whether small print goes below, where columns are many.
+    head: the names of the columns.
+    rows: the rows, in order.
+    num_text_columns: number of leading columns with text rather than numbers.
+    is_narrow: whether to put small print on a line of its own.
   """
 
   head: Sequence[str]
@@ -88,7 +88,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Absent:
-  """Says that a file is not there, and so what cannot be shown."""
+  """Reports that a file is missing, and what therefore cannot be shown."""
 
   files: str
   what: str
@@ -103,7 +103,7 @@ class Absent:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Markup:
-  """What has a form of its own in either language."""
+  """Content with separate HTML and Markdown."""
 
   html: str
   markdown: str
@@ -117,9 +117,9 @@ class Section:
   """A part of the report under one title.
 
   Attributes:
-    name: one word, the page's anchor.
-    title: as it is read.
-    blocks: in order.
+    name: one word, the anchor of the section.
+    title: the title.
+    blocks: the blocks, in order.
   """
 
   name: str
@@ -147,7 +147,7 @@ class Document:
 
 
 def figures(sections: Sequence[Section]) -> dict[str, drawing.Drawing]:
-  """Gives every figure by its name."""
+  """Returns all figures by name."""
   return {
     block.name: block.drawn
     for section in sections
@@ -157,7 +157,7 @@ def figures(sections: Sequence[Section]) -> dict[str, drawing.Drawing]:
 
 
 def to_html(block: Block) -> str:
-  """Gives a block as a part of a page, to be styled by `stylesheet.CSS`."""
+  """Renders a block as HTML, styled by `stylesheet.CSS`."""
   match block:
     case Text(text):
       return f"<p>{html.escape(text)}</p>"
@@ -175,11 +175,11 @@ def to_html(block: Block) -> str:
 
 
 def to_markdown(block: Block, figure_path: str = "{name}") -> str:
-  """Gives a block as Markdown.
+  """Renders a block as Markdown.
 
   Args:
     block: the block.
-    figure_path: where a figure is found, `{name}` standing for its name.
+    figure_path: the path of a figure, with `{name}` for its name.
   """
   match block:
     case Text(text):
@@ -260,14 +260,14 @@ def _cell(cell: Cell | str) -> Cell:
 
 
 def _plain(text: str) -> str:
-  """Keeps what a text says from being taken for Markdown or HTML."""
+  """Escapes Markdown and HTML syntax in a text."""
   for sign in "\\`*_<|#":
     text = text.replace(sign, f"\\{sign}")
   return " ".join(text.split())
 
 
 def code(text: str) -> str:
-  """Gives a text that a model said as a block of Markdown, as it is."""
+  """Renders a text verbatim, as a Markdown code block."""
   fence = "```"
   while fence in text:
     fence += "`"

@@ -1,4 +1,4 @@
-"""The ways of decoding beside each other, as a table of a report."""
+"""Compares ways of decoding in a table."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ Json = Mapping[str, object]
 
 
 def blocks_of(decoding: Json) -> list[blocks.Block]:
-  """Gives `decoding.json` (see `study.decoding_comparison`) as blocks.
+  """Renders `decoding.json` (see `study.decoding_comparison`) as blocks.
 
   Args:
-    decoding: its content; the first way is what the others are compared to.
+    decoding: the content of the file; the first way is the baseline.
   """
   dataset, data_format = tables.label(decoding["task"])
   first, *others = decoding["ways"]
@@ -68,6 +68,6 @@ def _row(way: Json) -> blocks.Row:
 
 
 def _listed(names: list[str]) -> str:
-  """Example: "a", "a and b", "a, b and c"."""
+  """Joins names, as in "a", "a and b" or "a, b and c"."""
   *most, last = names
   return f"{', '.join(most)} and {last}" if most else last

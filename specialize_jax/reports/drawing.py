@@ -1,8 +1,8 @@
-"""The hand that draws every figure: palette, style, axes and labels.
+"""The style of all figures: palette, axes, labels and output.
 
-Colours are those of Okabe and Ito, which people of all kinds of colour
-vision tell apart; markers, dashes and hatches repeat what colour says, so
-that a grey print loses nothing.
+The colors are those of Okabe and Ito, which are distinguishable with all kinds
+of color vision. Markers, dashes and hatches are redundant with color, so that
+figures are legible in grayscale.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ GREEN = "#009E73"
 BLUE = "#0072B2"
 VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
-# Neutrals of the page.
+# Neutral colors of the page.
 INK = "#2B3440"
 GREY = "#5F6B7A"
 PALE = "#C3CAD3"
@@ -58,7 +58,7 @@ _STYLE = {
   "lines.markersize": 5,
   "hatch.linewidth": 0.8,
   "svg.fonttype": "path",
-  "svg.hashsalt": "specialize",  # the same figure is the same file
+  "svg.hashsalt": "specialize",  # makes files reproducible
   "figure.constrained_layout.use": True,
 }
 _WIDTH_INCHES = 9.6
@@ -69,7 +69,7 @@ def styled(height: float) -> Iterator[mpl_figure.Figure]:
   """Opens a figure in the report's style, as wide as the page.
 
   Args:
-    height: in inches.
+    height: height in inches.
 
   Yields:
     The figure; save it within the block.
@@ -79,10 +79,10 @@ def styled(height: float) -> Iterator[mpl_figure.Figure]:
 
 
 class Drawing(str):
-  """A figure as SVG text, a part of a page; it can be had as PNG too.
+  """A figure as inline SVG text, which can be exported as SVG and PNG files.
 
   Attributes:
-    description: what it shows, for those who cannot see it.
+    description: alternative text.
   """
 
   description: str
@@ -90,24 +90,24 @@ class Drawing(str):
   def __new__(
     cls, svg: str, made: mpl_figure.Figure, description: str
   ) -> "Drawing":
-    """Makes the text; keeps the figure for `png`."""
+    """Creates the text; keeps the figure for `png`."""
     drawn = super().__new__(cls, svg)
     drawn._made = made
     drawn.description = description
     return drawn
 
   def png(self, *, dots_per_inch: int = 150) -> bytes:
-    """Gives the figure as a PNG file, on white."""
+    """Returns the content of a PNG file, with a white background."""
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
-      # No date and no version: the same figure is the same file.
+      # Without date and version, so that files are reproducible.
       self._made.savefig(
         buffer, format="png", dpi=dots_per_inch, metadata={"Software": None}
       )
     return buffer.getvalue()
 
   def svg(self) -> str:
-    """Gives the figure as a file of its own."""
+    """Returns the content of an SVG file."""
     return f'<?xml version="1.0" encoding="utf-8"?>\n{self}'
 
 
@@ -118,12 +118,12 @@ def figure(
   """Opens a figure in the report's style.
 
   Args:
-    height: in inches; the width is that of the page.
-    description: what the figure shows, for those who cannot see it.
+    height: height in inches; the width is that of the page.
+    description: alternative text.
 
   Yields:
-    The figure, and what turns it into SVG text once it is drawn; call it
-    after the block.
+    The figure, and a function that returns the drawing; call it after the
+    block.
   """
   drawn = {}
   with styled(height) as made:
@@ -137,12 +137,12 @@ def figure(
 
 
 def percents(values: Sequence[float]) -> np.ndarray:
-  """Gives shares as percents."""
+  """Converts fractions to percentages."""
   return 100.0 * np.asarray(values)
 
 
 def step_axis(axes: mpl_axes.Axes, label: str) -> None:
-  """Labels the x axis, with few and whole steps."""
+  """Labels the x axis, with few integer ticks."""
   axes.set_xlabel(label)
   axes.xaxis.set_major_locator(
     mpl_ticker.MaxNLocator(7, integer=True, min_n_ticks=2)
@@ -151,7 +151,7 @@ def step_axis(axes: mpl_axes.Axes, label: str) -> None:
 
 
 def percent_axis(axes: mpl_axes.Axes, label: str) -> None:
-  """Labels the y axis and lets it begin at zero."""
+  """Labels the y axis and starts it at zero."""
   axes.set_ylabel(label)
   axes.set_ylim(bottom=0.0, top=min(105.0, max(1.08 * axes.get_ylim()[1], 10)))
 
@@ -159,11 +159,11 @@ def percent_axis(axes: mpl_axes.Axes, label: str) -> None:
 def name_ends(
   axes: mpl_axes.Axes, ends: Sequence[tuple[float, float, str, str]]
 ) -> None:
-  """Writes each curve's name beside its end, without overlap.
+  """Writes the name of each curve beside its end, without overlap.
 
   Args:
-    axes: with its y limits set.
-    ends: x, y, name and colour of each curve's last point.
+    axes: the axes, with y limits set.
+    ends: x, y, name and color of the last point of each curve.
   """
   low, high = axes.get_ylim()
   gap = 0.075 * (high - low)
@@ -184,12 +184,12 @@ def name_ends(
 
 
 def spaced(values: Sequence[float], gap: float) -> list[float]:
-  """Moves rising values apart until each is `gap` above the one before.
+  """Moves ascending values apart until each is `gap` above the previous.
 
-  The group keeps its middle. Example: [1, 1.1, 9] with a gap of 1 gives
-  [0.55, 1.55, 9].
+  The mean of each cluster is preserved. Example: [0.55, 1.55, 9] for
+  [1, 1.1, 9] and a gap of 1.
   """
-  groups: list[list[float]] = []  # each: its values, to be spread evenly
+  groups: list[list[float]] = []  # clusters of values to be spaced evenly
   for value in values:
     groups.append([value])
     while len(groups) > 1:
@@ -201,7 +201,7 @@ def spaced(values: Sequence[float], gap: float) -> list[float]:
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
-  """Gives a centred running mean, over a thirtieth of the curve."""
+  """Computes a centered moving average over a thirtieth of the curve."""
   values = np.asarray(values, np.float64)
   half = len(values) // 60
   total = np.concatenate([[0.0], np.cumsum(values)])
@@ -212,7 +212,7 @@ def smooth(values: Sequence[float]) -> np.ndarray:
 
 
 def legend_below(made: mpl_figure.Figure, axes: mpl_axes.Axes) -> None:
-  """Puts the legend below the figure, where it hides no curve."""
+  """Places the legend below the figure."""
   handles, labels = axes.get_legend_handles_labels()
   made.legend(
     handles, labels, loc="outside lower center", ncols=min(len(labels), 5)
@@ -220,17 +220,17 @@ def legend_below(made: mpl_figure.Figure, axes: mpl_axes.Axes) -> None:
 
 
 def _spread(group: Sequence[float], gap: float) -> list[float]:
-  """The members of a group, `gap` apart around their mean."""
+  """Spaces the values of a cluster evenly, `gap` apart, around their mean."""
   middle = sum(group) / len(group)
   first = middle - gap * (len(group) - 1) / 2
   return [first + gap * place for place in range(len(group))]
 
 
 def _inline(svg: str, description: str) -> str:
-  """Makes a whole SVG file a part of a page that adapts to its width."""
+  """Converts an SVG file to inline SVG that scales with the page."""
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-  # Two figures of a page must not share the names of their parts.
+  # The ids of two figures of a page must not collide.
   salt = hashlib.sha256(svg.encode()).hexdigest()[:8]
   svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>f{salt}-", svg)
   label = html.escape(description, quote=True)

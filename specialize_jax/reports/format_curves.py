@@ -1,4 +1,4 @@
-"""In-context against zero-shot prompts, over the steps of specialization."""
+"""Accuracy with in-context and zero-shot prompts over training steps."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from specialize_jax.evaluation import history as history_lib
 from specialize_jax.reports import drawing, plots
 from specialize_jax.reports import results as results_lib
 
-# One colour a kind of prompt, one dash and marker a kind of answer.
+# Colors show the kind of prompt, dashes and markers the kind of answer.
 _HOW: Mapping[str, tuple[str, str, str, str]] = {
   formats.ZERO_SHOT_CHAIN_OF_THOUGHT.name: (
     "zero-shot, CoT",
@@ -37,16 +37,16 @@ _HOW: Mapping[str, tuple[str, str, str, str]] = {
 
 
 def figure(results: results_lib.Results) -> drawing.Drawing | None:
-  """Draws the mean accuracy on maths in each format that was evaluated.
+  """Draws the mean accuracy on math in each format that was evaluated.
 
-  A mean is over the datasets that were evaluated in every one of the formats,
-  so that the curves differ in nothing else.
+  Means are over the datasets that were evaluated in all of these formats, so
+  that the curves differ in the format only.
 
   Args:
     results: a loaded results directory.
 
   Returns:
-    The figure, or None if there are no two formats to compare.
+    The figure, or None if there are fewer than two formats.
   """
   by_format = _datasets_by_format(results)
   if len(by_format) < 2:
@@ -75,7 +75,7 @@ def figure(results: results_lib.Results) -> drawing.Drawing | None:
 def _datasets_by_format(
   results: results_lib.Results,
 ) -> dict[str, dict[str, str]]:
-  """The maths tasks evaluated over steps: `{format: {dataset: task}}`."""
+  """Returns the math tasks evaluated over steps, by format and dataset."""
   targets = [results.in_distribution, *results.out_of_distribution]
   wanted = {_parts(task)[0] for task in targets if task}
   found: dict[str, dict[str, str]] = {}

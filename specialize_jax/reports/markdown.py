@@ -42,7 +42,7 @@ def render(report: blocks.Document, figure_path: str) -> str:
 def write_figures(
   drawn: Mapping[str, drawing.Drawing], folder: str | os.PathLike[str]
 ) -> None:
-  """Writes each figure as `NAME.svg` and `NAME.png`."""
+  """Writes each figure to `NAME.svg` and `NAME.png`."""
   folder = epath.Path(folder)
   for name, one in drawn.items():
     writing.write_text(folder / f"{name}.svg", one.svg())

@@ -1,6 +1,6 @@
-"""One self-contained HTML page from a results directory.
+"""Writes the report of a results directory as one self-contained HTML page.
 
-The page needs no network and no script: figures are inline SVG.
+Figures are inline SVG; the page uses neither network nor scripts.
 """
 
 import html
@@ -30,10 +30,10 @@ def build(
 
   Args:
     results_dir: see `specialize_jax.reports.results`.
-    output_html: the page to write, complete or not at all.
+    output_html: the page, written atomically.
 
   Raises:
-    UserError: there is nothing to report, or a file cannot be read.
+    UserError: the directory has no results, or a file cannot be read.
   """
   results = results_lib.load(results_dir)
   writing.write_text(output_html, render(document(results)))

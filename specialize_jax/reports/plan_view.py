@@ -1,4 +1,4 @@
-"""The rows of a plan as a table and as a bar chart."""
+"""Renders a plan as a table and as a bar chart."""
 
 import io
 import os
@@ -38,7 +38,7 @@ _SHORT = {
 
 
 def terminal(rows: Sequence[Row], title: str, width: int | None = None) -> str:
-  """Gives the table as a terminal shows it, the best mesh first."""
+  """Renders the table for a terminal, the best mesh first."""
   table = rich_table.Table(
     title=title, title_justify="left", header_style="bold", box=None
   )
@@ -79,10 +79,10 @@ _WIDTH = 140
 def write_figure(
   path: str | os.PathLike[str], rows: Sequence[Row], title: str
 ) -> None:
-  """Draws memory and time of each mesh, as PNG or SVG by the path's ending.
+  """Draws memory and time of each mesh to a PNG or SVG file.
 
   Raises:
-    UserError: the ending is neither.
+    UserError: the suffix is neither .png nor .svg.
   """
   path = epath.Path(path)
   if path.suffix not in FIGURE_KINDS:
@@ -99,7 +99,7 @@ def write_figure(
 
 
 def _metadata(suffix: str) -> Mapping[str, str | None]:
-  """Without a date: the same plan is the same file."""
+  """Returns metadata without a date, so that files are reproducible."""
   return {"Date": None} if suffix == ".svg" else {"Software": None}
 
 
@@ -143,9 +143,9 @@ def _draw(figure: mpl_figure.Figure, rows: Sequence[Row], title: str) -> None:
   for axes in (memory, time):
     axes.grid(visible=False, axis="y")
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.5 / len(rows) - 0.08))
-  memory.set_xlabel("GiB a chip")
+  memory.set_xlabel("GiB per chip")
   memory.set_title("Memory")
-  time.set_xlabel("seconds a step, each alone at full speed")
+  time.set_xlabel("seconds per step, each at full utilization")
   time.set_title("Time: the longest bar bounds the step")
 
 
@@ -156,7 +156,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _bars_of_memory(axes: mpl_axes.Axes, rows: Sequence[Row]) -> None:
-  """Stacked bars, and the line that they must not cross."""
+  """Draws stacked bars of memory, and the limit as a line."""
   left = [0.0] * len(rows)
   for field, label, color, hatch in _MEMORY:
     sizes = [row[field] or 0.0 for row in rows]
@@ -180,7 +180,7 @@ def _bars_of_memory(axes: mpl_axes.Axes, rows: Sequence[Row]) -> None:
 
 
 def _bars_of_time(axes: mpl_axes.Axes, rows: Sequence[Row]) -> None:
-  """Three bars a mesh; the binding one carries the bound."""
+  """Draws three bars for each mesh, labeling the longest with the bound."""
   longest = 0.0
   for number, (field, label, color, hatch) in enumerate(_TIMES):
     seconds = [row[field] or 0.0 for row in rows]

@@ -1,6 +1,6 @@
-"""The figures of a report, from what results hold.
+"""Draws the figures of a report from results.
 
-Every curve is named where it ends as well as in the legend.
+Curves are labeled at their ends as well as in the legend.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ _DASHES = ("--", "-.", ":")
 
 
 def accuracy_bars(table: Sequence[tables.Row]) -> drawing.Drawing:
-  """Draws accuracy before and after, a pair of bars a row, with intervals.
+  """Draws accuracy before and after as pairs of bars with intervals.
 
   Args:
-    table: the rows of the main table; means are drawn as well.
+    table: the rows of the main table, including means.
 
   Returns:
     The figure.
@@ -54,7 +54,7 @@ def accuracy_bars(table: Sequence[tables.Row]) -> drawing.Drawing:
 
 
 def loss_curves(results: results_lib.Results) -> drawing.Drawing | None:
-  """Draws the training losses of both phases; None if neither was written."""
+  """Draws the training losses of both phases; None if there are none."""
   phases = [
     (title, history_lib.curve(history, _loss_name(history)), color)
     for title, history, color in (
@@ -82,11 +82,11 @@ def loss_curves(results: results_lib.Results) -> drawing.Drawing | None:
         color=color,
         linewidth=0.7,
         alpha=0.35,
-        label="each step written",
+        label="each logged step",
       )
       axes.plot(steps, smoothed, color=color, label="running mean")
       axes.set_title(title)
-      axes.set_ylabel("loss, nats a target token")
+      axes.set_ylabel("loss, nats per target token")
       axes.set_ylim(0.0, 1.1 * float(np.quantile(losses, 0.99)))
       drawing.step_axis(axes, "step")
       axes.annotate(
@@ -105,14 +105,14 @@ def loss_curves(results: results_lib.Results) -> drawing.Drawing | None:
 def selection_curves(results: results_lib.Results) -> drawing.Drawing | None:
   """Draws in- and out-of-distribution validation accuracy over steps.
 
-  The step that was selected is marked, and so is the one that selection in
-  distribution would have taken.
+  The selected step is marked, and so is the one that in-distribution selection
+  would have chosen.
 
   Args:
     results: a loaded results directory.
 
   Returns:
-    The figure, or None if there is no such validation.
+    The figure, or None if there are no such evaluations.
   """
   home = [results.in_distribution] if results.in_distribution else []
   others = results.out_of_distribution
@@ -141,15 +141,15 @@ def selection_curves(results: results_lib.Results) -> drawing.Drawing | None:
 
 
 def general_curves(results: results_lib.Results) -> drawing.Drawing | None:
-  """Draws general ability over steps, chain of thought and answer only.
+  """Draws general ability over steps, by kind of prompt.
 
-  Thin lines are single tasks, thick ones the mean of a format.
+  Thin lines are single tasks, thick ones the mean over a format.
 
   Args:
     results: a loaded results directory.
 
   Returns:
-    The figure, or None if there is no such validation.
+    The figure, or None if there are no such evaluations.
   """
   lines, thin = [], []
   for name, part, color, marker, dash in (
@@ -177,11 +177,11 @@ def general_curves(results: results_lib.Results) -> drawing.Drawing | None:
 def coverage_bars(
   reports: Mapping[str, Mapping[str, object]],
 ) -> drawing.Drawing:
-  """Draws how target positions found their teacher, a bar a report.
+  """Draws the kinds of targets as one stacked bar per report.
 
   Args:
-    reports: coverage reports by name: counts "positions", "one_to_one",
-      "in_chunks", "one_hot" and "masked".
+    reports: coverage reports by name, with the counts "positions",
+      "one_to_one", "in_chunks", "one_hot" and "masked".
 
   Returns:
     The figure.
@@ -241,7 +241,7 @@ def coverage_bars(
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A curve of accuracies from 0 to 1, and how it is drawn."""
+  """A curve of accuracies in [0, 1], and its style."""
 
   name: str
   steps: Sequence[int]
@@ -254,14 +254,14 @@ class Line:
 def mean_line(
   results: results_lib.Results, tasks: Sequence[str], name: str, *how: str
 ) -> Line:
-  """The mean over tasks as a line, with its colour, marker and dash."""
+  """Returns the mean over tasks as a line in some color, marker and dash."""
   return Line(name, *results_lib.mean_curve(results, tasks), *how)
 
 
 def accuracy_lines(
   axes: mpl_axes.Axes, lines: Sequence[Line], thin: Sequence[Line]
 ) -> None:
-  """Draws accuracies over steps: the lines that count, and thin ones."""
+  """Draws accuracies over steps, as labeled lines and thin lines."""
   for line in lines:
     axes.plot(
       line.steps,
@@ -297,7 +297,7 @@ def accuracy_lines(
 def _positions(
   table: Sequence[tables.Row],
 ) -> tuple[np.ndarray, Sequence[float]]:
-  """Where rows stand, a little apart between roles, and the lines between."""
+  """Returns the positions of rows, and of separators between roles."""
   positions, separators = [0.0], []
   for above, below in zip(table, table[1:], strict=False):
     apart = 1.35 if above.role != below.role else 1.0
@@ -313,7 +313,7 @@ def _bars(
   parts: Sequence[object],
   when: str,
 ) -> None:
-  """One side's bars, their whiskers and their numbers."""
+  """Draws the bars of one side, with whiskers and numbers."""
   after = when == "after"
   whiskers = np.array(
     [(p.estimate - p.low, p.high - p.estimate) for p in parts]
@@ -347,14 +347,14 @@ def _bar_label(row: tables.Row) -> str:
 
 
 def _loss_name(history: history_lib.History) -> str | None:
-  """The name that a run gives its loss: "loss", or what ends so."""
+  """Returns the name of the loss in a history: "loss" or "*/loss"."""
   names = history_lib.names(history)
   ending = [n for n in names if n.endswith("/loss")]
   return "loss" if "loss" in names else next(iter(ending), None)
 
 
 def _wrapped(name: str) -> str:
-  """A curve's name on two lines, if it is long."""
+  """Breaks a long name into two lines."""
   head, _, tail = name.rpartition(" ")
   return f"{head}\n{tail}" if len(name) > 16 else name
 
@@ -365,7 +365,7 @@ def mark_selection(
   *,
   only_selected: bool = False,
 ) -> None:
-  """Marks the selected step, and the one that the other rule would take."""
+  """Marks the selected step, and the one of in-distribution selection."""
   if not selection:
     return
   step = selection["step"]
@@ -374,7 +374,7 @@ def mark_selection(
   if other is not None and other != step and not only_selected:
     marks.append((other, "best in distribution", drawing.GREY, ":"))
   marks.sort()
-  # Two marks are written away from each other, one alone in its middle.
+  # The labels of two marks point away from each other.
   sides = ("right", "left") if len(marks) == 2 else ("center",)
   for (step, name, color, dash), side in zip(marks, sides, strict=True):
     axes.axvline(step, color=color, linewidth=1.2, linestyle=dash, zorder=1.5)

@@ -1,7 +1,7 @@
-"""Questions with what was said to them: by the teacher, before, and after.
+"""Shows questions with the answers of the teacher and of both models.
 
-The page shows the first question of each kind in the order of the test set,
-so the choice flatters nobody.
+The first question of each kind in the order of the test set is shown, so the
+examples are not cherry-picked.
 """
 
 import html
@@ -16,16 +16,17 @@ Row = Mapping[str, object]
 
 
 def examples(results: results_lib.Results) -> list[blocks.Block]:
-  """Gives some predictions of each role, the telling ones first.
+  """Selects example predictions.
 
-  Of the tasks in and out of distribution it shows one that was mended and
-  one still wrong; of the general tasks one that was lost and one kept.
+  Of each task in and out of distribution it shows one that became correct and
+  one that is still wrong; of general tasks, ones that became wrong and one that
+  is still correct.
 
   Args:
     results: a loaded results directory.
 
   Returns:
-    Blocks, none if no prediction was kept.
+    The blocks; empty without predictions.
   """
   after = results.predictions["after"]
   targets = [results.in_distribution, *results.out_of_distribution]
@@ -56,15 +57,15 @@ def examples(results: results_lib.Results) -> list[blocks.Block]:
   return made
 
 
-# The task, the question as a person reads it, and who said what: a name, the
-# text, and whether it was right (None for what is not judged).
+# A heading, the question without demonstrations, and texts, each with its
+# author and whether it is correct (None if it is not graded).
 _Card = tuple[str, str, Sequence[tuple[str, str, bool | None]]]
 
 
 def _pick(
   results: results_lib.Results, task: str, wanted: tuple[bool, bool]
 ) -> _Card | None:
-  """The first question with a pair of verdicts."""
+  """Returns the first question with a given pair of verdicts, or None."""
   before = {
     row["question_id"]: row
     for row in results.predictions["before"].get(task, ())
@@ -83,8 +84,7 @@ def _card(task: str, before: Row | None, after: Row) -> _Card:
   said = []
   reference = str(after.get("reference") or "").strip()
   if reference:
-    # Only the mini world's teacher can be asked about test questions; its
-    # likeliest solution is the reference.
+    # In the mini world, the reference is the teacher's likeliest solution.
     who = "teacher" if task.startswith("mini_") else "reference"
     said.append((who, reference, None))
   if before:
@@ -101,12 +101,12 @@ def _html(
 ) -> str:
   parts = "".join(
     f'<div class="said said-{who}"><div class="who">{who}</div>'
-    f'<div class="{_verdict(right)}">{html.escape(_cut(text))}</div></div>'
+    f'<div class="{_verdict(right)}">{html.escape(_shown(text))}</div></div>'
     for who, text, right in said
   )
   return (
     f'<div class="example"><div class="head">{html.escape(head)}</div>'
-    f'<div class="question">{html.escape(_cut(question))}</div>'
+    f'<div class="question">{html.escape(_shown(question))}</div>'
     f'<div class="beside">{parts}</div></div>'
   )
 
@@ -114,12 +114,12 @@ def _html(
 def _markdown(
   head: str, question: str, said: Sequence[tuple[str, str, bool | None]]
 ) -> str:
-  lines = [f"**{head}**", blocks.code(_cut(question))]
+  lines = [f"**{head}**", blocks.code(_shown(question))]
   for who, text, right in said:
     verdict = _verdict(right)
     lines += [
       f"{who}{f' ({verdict})' if verdict else ''}:",
-      blocks.code(_cut(text)),
+      blocks.code(_shown(text)),
     ]
   return "\n\n".join(lines)
 
@@ -133,12 +133,12 @@ def _prediction(row: Row) -> str:
 
 
 def _question(prompt: str) -> str:
-  """The last question of a prompt, without demonstrations and cues."""
+  """Returns the last question of a prompt, without demonstrations and cues."""
   question = prompt.rsplit("Q: ", 1)[-1]
   for cue in _CUES:
     question = question.strip().removesuffix(cue)
   return question.strip()
 
 
-def _cut(text: str) -> str:
+def _shown(text: str) -> str:
   return text[:_MAX_CHARACTERS] + " …" if len(text) > _MAX_CHARACTERS else text

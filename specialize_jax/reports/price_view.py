@@ -1,4 +1,4 @@
-"""The price by task: what each general task lost, in either kind of prompt."""
+"""The cost of specialization on each general task, by kind of prompt."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ _KINDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-  """One task, in the kinds of prompt that it was asked in.
+  """A general task in the kinds of prompt that were evaluated.
 
   Attributes:
-    label: the task as people write it.
-    by_kind: `CHAIN` and `ANSWER` to the row of the main table; several
-      formats of a kind have the first one's.
+    label: the display name of the task.
+    by_kind: the row of the main table for `CHAIN` and `ANSWER`; of several
+      formats of a kind, the first.
   """
 
   label: str
@@ -29,13 +29,13 @@ class Line:
 
   @property
   def change(self) -> float:
-    """The mean change over the kinds, by which tasks are ordered."""
+    """The mean difference over the kinds, by which tasks are sorted."""
     changes = [row.difference.estimate for row in self.by_kind.values()]
     return sum(changes) / len(changes)
 
 
 def lines(table: Sequence[tables.Row]) -> list[Line]:
-  """Gives the general tasks, the greatest loss first."""
+  """Returns the general tasks, the largest loss first."""
   found: dict[str, dict[str, tables.Row]] = {}
   for row in table:
     if row.role == tables.GENERAL and row.task:
@@ -45,7 +45,7 @@ def lines(table: Sequence[tables.Row]) -> list[Line]:
 
 
 def table_of(made: Sequence[Line]) -> blocks.Table:
-  """Gives the price table: before, after and difference of either kind."""
+  """Returns the table of accuracies before and after, by kind of prompt."""
   kinds = [
     kind for kind, _, _ in _KINDS if any(kind in m.by_kind for m in made)
   ]
@@ -67,7 +67,7 @@ def table_of(made: Sequence[Line]) -> blocks.Table:
 
 
 def figure(made: Sequence[Line]) -> drawing.Drawing:
-  """Draws each task's accuracy before and after, joined, a panel a kind."""
+  """Draws each task's accuracy before and after, one panel per kind."""
   kinds = [k for k in _KINDS if any(k[0] in m.by_kind for m in made)]
   places = np.arange(len(made))
   height = 1.3 + 0.3 * len(made)

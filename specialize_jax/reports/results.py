@@ -1,20 +1,20 @@
-"""Reads a results directory: what a report can be built from.
+"""Reads a results directory, from which a report is built.
 
-Every file is optional, and what is absent is None or empty; a file that is
-there and cannot be read is an error, since half a report misleads.
+Every file is optional, and missing ones are None or empty. A file that exists
+and cannot be read is an error, because a partial report would mislead.
 
   results.json                  accuracies before and after, and task roles
   predictions/before/**/TASK.jsonl, predictions/after/**/TASK.jsonl
-                                verdicts on the same questions; other
-                                directories may be named in results.json,
+                                predictions and their verdicts; results.json
+                                may name other directories,
                                 {"predictions": {"before": DIR, "after": DIR}}
   pretrain/metrics.jsonl        the general model's training
   specialize/metrics.jsonl      specialization, with validation accuracies
-  selection.json                the chosen step; see evaluation.selection
+  selection.json                the selected step; see evaluation.selection
   alignment.json                the coverage report of `specialize align`
   alignment_example.json        one sample, aligned
   study.json                    several seeds and arms; see findings_text
-  decoding.json                 one task in several ways; see
+  decoding.json                 ways of decoding a task; see
                                 study.decoding_comparison
 """
 
@@ -33,20 +33,20 @@ Json = Mapping[str, object]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-  """What a results directory holds.
+  """The content of a results directory.
 
   Attributes:
-    directory: where it was read from.
+    directory: the directory.
     before: `{task: {"accuracy", "n"}}` of the general model.
-    after: the same of the specialized one.
-    in_distribution: the task of the training data's own dataset, or None.
+    after: `{task: {"accuracy", "n"}}` of the specialized model.
+    in_distribution: the task of the training data's dataset, or None.
     out_of_distribution: the other tasks of the target ability.
-    general: the tasks of the abilities given up.
-    seconds: how long the whole run took, or None.
-    peak_rss_gib: the most memory it held, or None.
-    pretraining: training values by step of the general model.
-    specialization: training values by step of specialization.
-    validation: validation values by step of specialization.
+    general: the tasks of general ability.
+    seconds: duration of the whole run, or None.
+    peak_rss_gib: peak memory of the run, or None.
+    pretraining: training metrics of the general model, by step.
+    specialization: training metrics of specialization, by step.
+    validation: validation metrics of specialization, by step.
     selection: `selection.json`, or None.
     alignment: coverage reports by name, usually of one alignment mode.
     alignment_example: `alignment_example.json`, or None.
@@ -78,13 +78,13 @@ def load(directory: str | os.PathLike[str]) -> Results:
   """Reads a results directory.
 
   Args:
-    directory: as described in this module's header.
+    directory: see the module docstring.
 
   Returns:
-    Its contents.
+    The content.
 
   Raises:
-    UserError: it is no directory, holds none of the files, or one of them
+    UserError: the directory does not exist or has none of the files, or a file
       cannot be read.
   """
   directory = epath.Path(directory)
@@ -126,10 +126,10 @@ def load(directory: str | os.PathLike[str]) -> Results:
 def validation_curve(
   results: Results, task: str
 ) -> tuple[list[int], list[float]]:
-  """Gives the steps and validation accuracies of a task.
+  """Returns the steps and validation accuracies of a task.
 
-  A task that results.json calls by its dataset alone ("mini_svamp") is found
-  in the run under its full name.
+  A task that results.json names by dataset only ("mini_svamp") matches the full
+  name in the run.
   """
   names = history_lib.names(results.validation)
   wanted = f"{task}/accuracy"
@@ -142,7 +142,7 @@ def validation_curve(
 def mean_curve(
   results: Results, tasks: Sequence[str]
 ) -> tuple[list[int], list[float]]:
-  """Gives the mean validation accuracy at the steps that have every task."""
+  """Returns the mean validation accuracy at the steps that have all tasks."""
   curves = [
     dict(zip(*validation_curve(results, task), strict=True)) for task in tasks
   ]
@@ -171,7 +171,7 @@ def _read_history(
 
 
 def _read_alignment(path: epath.Path) -> Mapping[str, Json]:
-  """One coverage report, or several by name."""
+  """Reads one coverage report, or several by name."""
   report = _read_json(path)
   if not report:
     return {}
@@ -187,7 +187,7 @@ def _read_alignment(path: epath.Path) -> Mapping[str, Json]:
 def _read_predictions(
   directory: epath.Path, tasks: set[str]
 ) -> Mapping[str, Sequence[Json]]:
-  """The rows of each task, from wherever below the directory."""
+  """Reads the rows of each task, from any subdirectory."""
   last = {}
   for folder, _, names in sorted(directory.walk()):
     for task in tasks & {name.removesuffix(".jsonl") for name in names}:

@@ -1,7 +1,7 @@
-"""One sample for `specialize inspect`: on the terminal, and as a page.
+"""Renders a sample for `specialize inspect`, as text and as an HTML page.
 
-An example is as in `alignment_view`. Parts are `(name, pieces, mask)`: a
-feature of a task's example with its mask where it has one.
+An example is that of `alignment_view`. Parts are `(name, pieces, mask)`, a
+feature of a task's example with its mask, if any.
 """
 
 import html
@@ -17,15 +17,18 @@ Part = tuple[str, Sequence[str], Sequence[int] | None]
 def alignment_text(
   title: str, example: alignment_view.Example, width: int
 ) -> str:
-  """Draws a sample's groups beside each other, as many as fit a line.
+  """Renders the groups of a sample as columns of text, wrapped to a width.
 
-  A group is a column: the teacher's tokens, a bar a link, the student's
-  pieces, what the target gives the piece, and the likeliest alternatives.
+  A column has the teacher's tokens, the student's pieces, the target
+  probabilities of these pieces, and the likeliest alternatives.
 
   Args:
-    title: what is shown.
+    title: the title.
     example: see `alignment_view`.
-    width: of the terminal, in characters.
+    width: the width of the terminal, in characters.
+
+  Returns:
+    Lines of text.
   """
   lines, row, used = [title, ""], [], 0
   for tokens, pieces in example["groups"]:
@@ -55,7 +58,7 @@ def _column(
 
 
 def _cell(example: alignment_view.Example, piece: int, rank: int) -> str:
-  """Gives what a target says: of its own piece (-1), or of an alternative."""
+  """Returns the probability of the piece (rank -1) or of an alternative."""
   own = example["student_pieces"][piece]
   if not example["mask"][piece]:
     return alignment_view.without_teacher(example, piece) if rank < 0 else ""
@@ -82,7 +85,7 @@ def _side_by_side(columns: Sequence[Sequence[str]]) -> list[str]:
 
 
 def parts_text(title: str, parts: Sequence[Part]) -> str:
-  """Writes an example's features, pieces parted by a thin bar."""
+  """Renders the features of an example, with `|` between pieces."""
   lines = [title]
   for name, pieces, mask in parts:
     lines += ["", f"{name}, {len(pieces)} tokens{_taught(mask)}:"]
@@ -97,18 +100,18 @@ def _taught(mask: Sequence[int] | None) -> str:
 
 
 def alignment_section(title: str, example: alignment_view.Example) -> str:
-  """Gives the picture of a sample as HTML."""
+  """Renders a sample as HTML."""
   return (
     f"<section><h2>{html.escape(title)}</h2>"
-    "<p>Above the teacher's tokens, below the student's pieces with what the"
-    " target gives them and the teacher's alternatives.</p>"
+    "<p>The teacher's tokens above; below, the student's pieces with their"
+    " target probabilities and alternatives.</p>"
     f"{alignment_view.links(example).html}"
     f"<figure>{alignment_view.heat_map(example)}</figure></section>"
   )
 
 
 def parts_section(title: str, parts: Sequence[Part]) -> str:
-  """Gives an example's features as HTML."""
+  """Renders the features of an example as HTML."""
   blocks = []
   for name, pieces, mask in parts:
     tokens = "".join(
@@ -122,7 +125,7 @@ def parts_section(title: str, parts: Sequence[Part]) -> str:
 
 
 def page(sections: Sequence[str]) -> str:
-  """Gives a page that needs neither network nor script."""
+  """Renders a page that uses neither network nor scripts."""
   return (
     '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
     f"<title>specialize inspect</title><style>{stylesheet.CSS}</style>"

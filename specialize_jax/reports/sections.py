@@ -1,6 +1,6 @@
-"""The sections of a report, made of what a results directory holds.
+"""Builds the sections of a report from a results directory.
 
-A section whose files are absent says so in one sentence.
+A section whose files are missing says so in one sentence.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Block = blocks.Block
 
 
 def build(results: results_lib.Results) -> list[blocks.Section]:
-  """Gives the sections, in the order of reading."""
+  """Returns the sections, in order."""
   table = tables.rows(results)
   made = (
     ("accuracy", "Accuracy before and after", _accuracy(table)),
@@ -41,7 +41,7 @@ def build(results: results_lib.Results) -> list[blocks.Section]:
 
 
 def lead(results: results_lib.Results) -> str:
-  """Gives what came out, in one or two sentences made of the numbers."""
+  """Summarizes the results in one to three sentences."""
   table = tables.rows(results)
   target = tables.mean_or_only(table, tables.OUT_OF_DISTRIBUTION)
   home = tables.mean_or_only(table, tables.IN_DISTRIBUTION)
@@ -70,7 +70,7 @@ def lead(results: results_lib.Results) -> str:
 
 
 def footer(results: results_lib.Results) -> str:
-  """Gives how the report was made, and what the run took."""
+  """Returns the provenance of the report, and time and memory of the run."""
   facts = ["Made by `specialize report` from written results only"]
   if results.seconds is not None:
     facts.append(f"the whole run took {results.seconds / 60:.1f} minutes")
@@ -80,7 +80,7 @@ def footer(results: results_lib.Results) -> str:
 
 
 def change(row: tables.Row) -> str:
-  """Gives a row's difference, such as "+4.2 points"."""
+  """Formats a row's difference, as in "+4.2 points"."""
   return f"{tables.points(row.difference.estimate)} points"
 
 
@@ -188,7 +188,7 @@ def _checkpoint(results: results_lib.Results) -> list[Block]:
 
 
 def _choice(chosen: results_lib.Json | None) -> str:
-  """Says what was chosen, and what the other rule would have cost."""
+  """Describes the selection, and the cost of in-distribution selection."""
   text = (
     "The checkpoint is chosen by the mean accuracy over held-out validation "
     "sets of the other datasets."
@@ -244,9 +244,9 @@ def _alignment(results: results_lib.Results) -> list[Block]:
   if results.alignment:
     made += [
       blocks.Text(
-        "Teacher and student cut the same text into different tokens. Where "
-        "they can be laid on each other, the student learns the teacher's "
-        "whole distribution; elsewhere only the token that was sampled."
+        "Teacher and student split the same text into different tokens. Where "
+        "these can be aligned, the student learns the teacher's "
+        "distribution; elsewhere only the token that was sampled."
       ),
       blocks.Figure(
         name="coverage",
@@ -266,11 +266,11 @@ def _alignment(results: results_lib.Results) -> list[Block]:
     blocks.Figure(
       name="alignment",
       drawn=alignment_view.heat_map(example),
-      caption="Each framed cell lays teacher tokens on the student pieces "
-      "that spell the same text; the darker, the surer the teacher was of "
-      "what it sampled.",
+      caption="Each frame aligns teacher tokens with the student pieces that "
+      "spell the same text; darker cells are sampled pieces that the teacher "
+      "finds more probable.",
     ),
-    blocks.Heading("What the teacher would also have said"),
+    blocks.Heading("The teacher's alternatives"),
     blocks.Text(
       "The teacher's tokens above, the student's pieces below with their "
       "probability, and under them the other pieces of the target."
@@ -288,7 +288,9 @@ def _coverage(results: results_lib.Results) -> str:
         f"{name}: {report['positions']:,} positions, "
         f"{tables.percent(kept)} % of the teacher's probability mass kept"
       )
-  return "How target positions found their teacher. " + "; ".join(parts) + "."
+  return (
+    "The kinds of targets of the student's positions. " + "; ".join(parts) + "."
+  )
 
 
 def _predictions(results: results_lib.Results) -> list[Block]:

@@ -1,4 +1,4 @@
-"""The main table: each task before and after, with how sure that is."""
+"""The main table: accuracies before and after, with confidence intervals."""
 
 import dataclasses
 import re
@@ -34,19 +34,19 @@ _FORMATS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One task, or the mean of a role's tasks.
+  """A task, or the mean of a role's tasks.
 
   Attributes:
     task: the registered name; empty for a mean.
-    label: the dataset as people write it.
-    data_format: the prompt's format in few words; empty for a mean.
+    label: the display name of the dataset.
+    data_format: the format of the prompt; empty for a mean.
     role: one of this module's role names.
     before: the accuracy before specialization, with its interval.
-    after: the accuracy after.
+    after: the accuracy after specialization, with its interval.
     difference: after minus before, with its interval.
-    num_examples: how many questions were asked.
-    paired: whether the difference's interval comes from the verdicts on the
-      same questions, rather than from the two accuracies alone.
+    num_examples: number of questions.
+    paired: whether the difference's interval is paired by question, rather than
+      computed from the two accuracies.
   """
 
   task: str
@@ -61,10 +61,9 @@ class Row:
 
 
 def rows(results: results_lib.Results) -> list[Row]:
-  """Gives the rows of the main table, by role, each role with its mean.
+  """Returns the rows of the main table by role, each role with its mean.
 
-  A role of one task has no mean of its own. Tasks that lack either accuracy
-  are left out.
+  A role with one task has no mean. Tasks without either accuracy are omitted.
   """
   table = []
   in_distribution = [results.in_distribution] if results.in_distribution else []
@@ -82,10 +81,10 @@ def rows(results: results_lib.Results) -> list[Row]:
 
 
 def main_rows(table: Sequence[Row]) -> list[Row]:
-  """Gives the rows that sum a report up, without the single general tasks.
+  """Returns the rows of the main table without individual general tasks.
 
-  Those are the price table's: of BIG-Bench-Hard there are 27 in each format.
-  Each format has its mean here, and all of them theirs.
+  Of BIG-Bench-Hard there are 27 in each format; they are in the price table.
+  The mean of each format, and of all formats, is included.
   """
   general = [row for row in table if row.role == GENERAL]
   singles = [row for row in general if row.task]
@@ -99,9 +98,9 @@ def main_rows(table: Sequence[Row]) -> list[Row]:
 
 
 def mean_of(parts: Sequence[Row]) -> Row:
-  """Gives the mean of rows of one format, each task counting the same.
+  """Returns the unweighted mean of rows of one format.
 
-  Its interval is that of independent tasks, from theirs.
+  Its interval is computed from theirs, assuming independent tasks.
   """
   return dataclasses.replace(
     parts[0],
@@ -115,7 +114,7 @@ def mean_of(parts: Sequence[Row]) -> Row:
 
 
 def table_of(table: Sequence[Row]) -> blocks.Table:
-  """Gives rows as the main table of a report."""
+  """Renders rows as the main table of a report."""
   lines, role = [], None
   for row in table:
     if row.role != role:
@@ -153,28 +152,28 @@ def table_of(table: Sequence[Row]) -> blocks.Table:
 
 
 def with_bounds(part: intervals.Interval) -> blocks.Cell:
-  """Gives an accuracy with its interval in small print."""
+  """Renders an accuracy with its interval in small print."""
   bounds = f"{percent(part.low)}–{percent(part.high)}"
   return blocks.Cell(percent(part.estimate), bounds)
 
 
 def sign(difference: intervals.Interval) -> str:
-  """Gives "up" or "down" where an interval leaves zero out, else ""."""
+  """Returns "up" or "down" if an interval excludes zero, otherwise ""."""
   return "up" if difference.low > 0 else "down" if difference.high < 0 else ""
 
 
 def mean_or_only(table: Sequence[Row], role: str) -> Row | None:
-  """Gives the one row that stands for a role, or None."""
+  """Returns the mean of a role, or its only row, or None."""
   of_role = [row for row in table if row.role == role]
   means = [row for row in of_role if not row.task]
   return (means or of_role or [None])[0]
 
 
 def label(task: str) -> tuple[str, str]:
-  """Splits a registered name into dataset and format, as people write them.
+  """Splits a registered name into the display names of dataset and format.
 
-  Example: "mini_svamp_zero_shot_chain_of_thought_v1" gives ("mini SVAMP",
-  "CoT"), "mini_word_sorting" gives ("word sorting", "").
+  Example: ("mini SVAMP", "CoT") for "mini_svamp_zero_shot_chain_of_thought_v1"
+  and ("word sorting", "") for "mini_word_sorting".
   """
   name = re.sub(r"_v\d+$", "", task)
   data_format = ""
@@ -189,25 +188,25 @@ def label(task: str) -> tuple[str, str]:
 
 
 def percent(share: float) -> str:
-  """Gives "72.5" for 0.725."""
+  """Formats a fraction as a percentage: "72.5" for 0.725."""
   return f"{100 * share:.1f}"
 
 
 def points(difference: float) -> str:
-  """Gives "+4.2" or "−4.2" (percentage points) for ±0.042."""
+  """Formats percentage points: "+4.2" or "−4.2" for ±0.042."""
   text = f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
   return "0.0" if float(f"{100 * difference:.1f}") == 0.0 else text
 
 
 def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
-  """Gives the main table as text for a terminal.
+  """Renders the main table for a terminal.
 
   Args:
     results: a loaded results directory.
-    width: columns to fit into; None for those of the terminal.
+    width: width in characters; None for that of the terminal.
 
   Returns:
-    Lines of text, without colours where the output is no terminal.
+    Lines of text, without colors if the output is not a terminal.
   """
   drawn = rich_table.Table(
     title="Accuracy in %, before and after", title_style="bold"
@@ -230,11 +229,11 @@ def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
 def selection(
   chosen: selection_lib.Selection, *, width: int | None = None
 ) -> str:
-  """Gives a selection's ranking as text for a terminal.
+  """Renders the ranking of steps for a terminal.
 
   Args:
-    chosen: what `selection.select` gave.
-    width: columns to fit into; None for those of the terminal.
+    chosen: from `selection.select`.
+    width: width in characters; None for that of the terminal.
 
   Returns:
     Lines of text, the best step first.
@@ -264,7 +263,7 @@ def selection(
 def selection_cost(
   chosen: selection_lib.Selection, test: Mapping[str, object]
 ) -> str:
-  """Gives in one sentence what the other rule would have cost on test."""
+  """Describes the cost of in-distribution selection on the test sets."""
   if chosen.in_distribution_step == chosen.step:
     return (
       "Selection in distribution chooses the same step: out of distribution "
@@ -281,7 +280,7 @@ def selection_cost(
 
 
 def markdown(results: results_lib.Results) -> str:
-  """Gives the main table as Markdown."""
+  """Renders the main table as Markdown."""
   lines = [
     "| | format | before | after | difference | 95 % interval | n |",
     "|---|---|---:|---:|---:|---:|---:|",
@@ -298,7 +297,7 @@ def markdown(results: results_lib.Results) -> str:
 
 def _captured(drawn: rich_table.Table, width: int | None) -> str:
   if width is None and not sys.stdout.isatty():
-    width = 100  # a file or a pipe is as wide as the table
+    width = 100  # files and pipes have no width
   console = rich_console.Console(width=width, highlight=False)
   with console.capture() as capture:
     console.print(drawn)
@@ -316,7 +315,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def interval_text(difference: intervals.Interval) -> str:
-  """Gives "[+1.0, +4.2]", in percentage points."""
+  """Formats an interval in percentage points, as in "[+1.0, +4.2]"."""
   return f"[{points(difference.low)}, {points(difference.high)}]"
 
 
@@ -365,7 +364,7 @@ def _accuracy(entry: Mapping[str, float]) -> intervals.Interval:
 def _verdicts(
   results: results_lib.Results, task: str
 ) -> tuple[list[bool], list[bool]] | None:
-  """The verdicts on the same questions, if both sides kept just them."""
+  """Returns paired verdicts, or None if the questions differ or are unknown."""
   sides = []
   for when, accuracies in (
     ("before", results.before),
@@ -375,7 +374,7 @@ def _verdicts(
     verdicts = {r["question_id"]: bool(r["correct"]) for r in kept}
     num_examples = int(accuracies[task]["n"])
     num_correct = round(accuracies[task]["accuracy"] * num_examples)
-    # Predictions of another step or split are not those of the table.
+    # Predictions of another step or split do not match the table.
     if (len(verdicts), sum(verdicts.values())) != (num_examples, num_correct):
       return None
     sides.append(verdicts)

@@ -1,4 +1,4 @@
-"""The figures of a study, each as SVG text, from `study.json`.
+"""Draws the figures of a study, as SVG text, from `study.json`.
 
 Thin lines and small marks are single seeds, thick ones their mean; whiskers
 are 95 % intervals over seeds and questions.
@@ -51,7 +51,7 @@ _OBJECTIVES = (
 
 
 def figures(study: Json) -> dict[str, str]:
-  """Gives the figure of each finding, by the finding's name, as SVG text."""
+  """Returns the figure of each finding, by the finding's name."""
   return {
     "gain and price": gain_and_price(study["gain_and_price"]),
     "distribution matching": matching(study["matching"]),
@@ -103,7 +103,7 @@ def matching(part: Json) -> str:
     left, right = figure.subplots(1, 2)
     losses = [(part["losses"][k[0]], *k[1:]) for k in _OBJECTIVES]
     _curves(left, losses, marked=False)
-    left.set_ylabel("cross-entropy of the text,\nnats a target token")
+    left.set_ylabel("cross-entropy of the text,\nnats per target token")
     values = np.concatenate([np.ravel(curve["seeds"]) for curve, *_ in losses])
     left.set_ylim(0.0, float(np.quantile(values, 0.95)) * 1.3)
     accuracies = [
@@ -119,7 +119,7 @@ def matching(part: Json) -> str:
 
 
 def formats(part: Json) -> str:
-  """Draws what each choice of formats gives in both kinds of prompt."""
+  """Draws accuracy by training format in both kinds of prompt."""
   arms = part["arms"]
   description = "Accuracy by training format in two kinds of prompt."
   with drawing.figure(1.5 + 0.55 * len(arms), description) as (figure, svg):
@@ -145,7 +145,7 @@ def formats(part: Json) -> str:
 
 
 def selection(gain: Json, part: Json) -> str:
-  """Draws both accuracies of the main arm, seed by seed, and the choices."""
+  """Draws both accuracies of the main arm by seed, and selected steps."""
   seeds = gain["curves"]["in_distribution"]["seeds"]
   arm = part["runs"][0]["arm"]
   choices = [run["steps"] for run in part["runs"] if run["arm"] == arm]
@@ -219,9 +219,9 @@ def scaling(part: Json) -> str:
 def _curves(
   axes: mpl_axes.Axes, curves: Sequence[tuple], *, marked: bool = True
 ) -> None:
-  """Draws each curve's seeds thin and their mean thick.
+  """Draws the seeds of each curve as thin lines and their mean as a thick one.
 
-  Accuracies are percents where they are marked; losses are what they are.
+  Marked curves are accuracies, in percent; others are losses.
   """
   for curve, label, color, marker, dash in curves:
     factor = 100.0 if marked else 1.0
@@ -243,7 +243,7 @@ def _curves(
 
 @dataclasses.dataclass(frozen=True)
 class _Marks:
-  """Estimates, and how they are drawn."""
+  """Estimates and their style."""
 
   parts: Sequence[Json]
   color: str
@@ -258,7 +258,7 @@ def _draw(
   *,
   sideways: bool,
 ) -> None:
-  """Draws estimates as marks with whiskers: one a row, or over `places`."""
+  """Draws estimates as marks with whiskers, by row or over `places`."""
   estimates = drawing.percents([part["estimate"] for part in marks.parts])
   errors = drawing.percents(_errors(marks.parts))
   x, y = (estimates, places) if sideways else (places, estimates)
@@ -280,7 +280,7 @@ def _draw(
 
 
 def _errors(parts: Sequence[Json]) -> np.ndarray:
-  """Distances below and above, [2, rows]."""
+  """Returns the distances to lower and upper bounds, [2, rows]."""
   errors = [
     (p["estimate"] - p["low"], p["high"] - p["estimate"]) for p in parts
   ]

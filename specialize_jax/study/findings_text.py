@@ -1,7 +1,7 @@
-"""What a study found, in sentences and tables made of its numbers.
+"""Describes the findings of a study in sentences and tables.
 
-Every verdict is computed from `study.json` (see `study.findings`): a finding
-that did not come out is said so.
+Every verdict is computed from `study.json` (see `study.findings`); findings
+that do not appear are reported as such.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ _ROLES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-  """One of the five.
+  """One of the paper's five findings.
 
   Attributes:
-    name: short, and good for a link.
-    claim: what the paper says.
+    name: short name, also used as an anchor.
+    claim: the paper's claim.
     verdict: `APPEARS`, `PARTLY` or `ABSENT`.
-    sentences: what came out.
+    sentences: the result.
     table: a head and rows of cells.
   """
 
@@ -47,7 +47,7 @@ def load(path: str | pathlib.Path) -> Json:
   """Reads a `study.json`.
 
   Raises:
-    UserError: there is none, or it is none.
+    UserError: the file does not exist or is not a study.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -62,7 +62,7 @@ def load(path: str | pathlib.Path) -> Json:
 
 
 def findings(study: Json) -> list[Finding]:
-  """Gives the five findings as they came out."""
+  """Returns the five findings with their verdicts."""
   return [
     _gain_and_price(study["gain_and_price"]),
     _matching(study["matching"]),
@@ -73,7 +73,7 @@ def findings(study: Json) -> list[Finding]:
 
 
 def lead(study: Json) -> str:
-  """Gives what was run, and how many findings came out, in two sentences."""
+  """Summarizes the study and its number of findings in two sentences."""
   found = findings(study)
   counts = [sum(f.verdict == v for f in found) for v in (APPEARS, PARTLY)]
   hours = study["cost"]["cpu_seconds"] / 3600
@@ -86,7 +86,7 @@ def lead(study: Json) -> str:
 
 
 def terminal(study: Json) -> str:
-  """Gives verdicts and sentences as lines for a terminal."""
+  """Renders verdicts and sentences for a terminal."""
   lines = [lead(study)]
   for number, finding in enumerate(findings(study), start=1):
     lines.append(f"{number}. {finding.name}: {finding.verdict}")
@@ -95,7 +95,7 @@ def terminal(study: Json) -> str:
 
 
 def size(num_params: int) -> str:
-  """Gives "250K" or "0.9M"."""
+  """Formats a number of parameters, as in "250K" or "0.9M"."""
   if num_params < 500_000:
     return f"{num_params / 1000:.0f}K"
   return f"{num_params / 1e6:.1f}M"
@@ -106,7 +106,7 @@ def _interval(part: Json) -> intervals.Interval:
 
 
 def _points(part: Json) -> str:
-  """Gives "+4.2 points [+1.0, +7.1]"."""
+  """Formats a difference, as in "+4.2 points [+1.0, +7.1]"."""
   interval = _interval(part)
   return (
     f"{tables.points(interval.estimate)} points "
@@ -115,7 +115,7 @@ def _points(part: Json) -> str:
 
 
 def _sentence(text: str) -> str:
-  """Begins with a capital, and leaves the others as they are."""
+  """Capitalizes the first letter only."""
   return text[:1].upper() + text[1:]
 
 
@@ -180,14 +180,14 @@ def _gain_and_price(part: Json) -> Finding:
 
 
 def row_name(row: Json) -> str:
-  """Gives "mini SVAMP CoT", or "mean, out of distribution"."""
+  """Returns a row's name, as in "mini SVAMP CoT" or "mean, general, CoT"."""
   if row["task"] is None:
     return f"mean, {_ROLES[row['role']]}"
   return " ".join(filter(None, tables.label(row["task"])))
 
 
 def _early_share(curve: Json) -> float | None:
-  """How much of what is lost over a run is lost at its first evaluation."""
+  """Returns the share of a run's loss present at its first evaluation."""
   means = [sum(at) / len(at) for at in zip(*curve["seeds"], strict=True)]
   if len(means) < 3 or means[0] <= min(means[1:]):
     return None
@@ -198,7 +198,7 @@ def _matching(part: Json) -> Finding:
   last = part["levels"][-1]
   pairs = list(zip(*last["steps"].values(), strict=True))
   held = [first is not None and first < second for first, second in pairs]
-  told = "; ".join(
+  steps = "; ".join(
     f"{'never' if first is None else f'{first:,}'} against {second:,}"
     for first, second in pairs
   )
@@ -210,7 +210,7 @@ def _matching(part: Json) -> Finding:
     verdict=_verdict(held),
     sentences=[
       "Steps to the lowest cross-entropy of the teacher's text that sample "
-      f"matching reaches, seed by seed: {told}.",
+      f"matching reaches, by seed: {steps}.",
       "Accuracy after as many steps, distribution minus sample matching: "
       + ", ".join(
         f"{_points(differences[role])} {_ROLES[role]}" for role in differences
@@ -286,7 +286,7 @@ def _formats(part: Json) -> Finding:
 
 
 def _signed(part: Json, sign: int) -> Json:
-  """The interval of the difference the other way round, where sign is -1."""
+  """Negates an interval if `sign` is -1."""
   if sign > 0:
     return part
   return {
