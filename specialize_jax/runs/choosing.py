@@ -1,7 +1,7 @@
-"""Chooses among the evaluated checkpoints of a run, and puts the choice aside.
+"""Selects among the evaluated checkpoints of a run, and keeps the best.
 
-What is known of a run's steps is in two places: the run's own metrics.jsonl,
-and MODEL_DIR/selection, where `selecting` evaluates checkpoints.
+Evaluations of a run are in two places: the run's own metrics.jsonl, and
+MODEL_DIR/selection, where `selecting` evaluates checkpoints.
 """
 
 import os
@@ -17,7 +17,7 @@ from specialize_jax.evaluation import history, selection
 
 IN_DISTRIBUTION_BEST = "best_in_distribution"
 DIRECTORY = "selection"
-# Where a step that is being evaluated lies, out of the run's reach.
+# The step that is being evaluated, kept apart from the run's checkpoints.
 CANDIDATE = f"{DIRECTORY}/candidate"
 
 
@@ -27,17 +27,21 @@ def choose(
   out_of_distribution: Sequence[str] = (),
   in_distribution: str | None = None,
 ) -> selection.Selection:
-  """Chooses among the steps that were evaluated alike and can be had.
+  """Selects among steps that were evaluated on equally many questions.
 
   Args:
-    values: what `evaluated` gives.
-    model_dir: the run's; steps without a checkpoint are no choice, if there
-      is any checkpoint.
-    out_of_distribution: the tasks whose mean decides; empty for the paper's.
-    in_distribution: the task of the other rule; None for the paper's.
+    values: from `evaluated`.
+    model_dir: the run's directory. If it has checkpoints, only steps with a
+      checkpoint are candidates.
+    out_of_distribution: the tasks to average; empty for the paper's.
+    in_distribution: the task of in-distribution selection; None for the
+      paper's.
+
+  Returns:
+    The selection.
 
   Raises:
-    UserError: nothing was evaluated on such tasks.
+    UserError: no step was evaluated on such tasks.
   """
   names = selection.evaluated_tasks(values)
   tasks, inside = selection.default_tasks(names)
@@ -45,7 +49,7 @@ def choose(
   if not tasks:
     raise errors.UserError(
       f"{model_dir} has no validation accuracy of MultiArith, ASDiv or SVAMP: "
-      "let --evaluate make it, or name tasks with --out_of_distribution "
+      "evaluate with --evaluate, or name tasks with --out_of_distribution "
       f"(evaluated: {', '.join(names) or '-'})."
     )
   steps = {
@@ -60,7 +64,7 @@ def choose(
 
 
 def evaluated(model_dir: str | os.PathLike[str]) -> history.History:
-  """Gives what is known of a run's steps: its own values, and those made here.
+  """Returns all evaluations of a run's steps, its own and later ones.
 
   Raises:
     UserError: the run has neither.
@@ -81,13 +85,13 @@ def evaluated(model_dir: str | os.PathLike[str]) -> history.History:
 def place(
   model_dir: str | os.PathLike[str], chosen: selection.Selection
 ) -> epath.Path | None:
-  """Puts the chosen step, and the other rule's, in their places.
+  """Keeps the selected checkpoint, and that of in-distribution selection.
 
   Returns:
-    MODEL_DIR/best; None where the run has no checkpoint at all.
+    MODEL_DIR/best; None if the run has no checkpoint at all.
 
   Raises:
-    UserError: the chosen step's checkpoint is not there any more.
+    UserError: the selected checkpoint no longer exists.
   """
   if jax.process_index() != 0:
     return epath.Path(model_dir) / best.NAME
@@ -100,14 +104,14 @@ def place(
 
 
 def steps_of(model_dir: str | os.PathLike[str]) -> list[int]:
-  """Gives the steps of a run whose checkpoints are there, oldest first."""
+  """Returns the steps of a run's checkpoints, oldest first."""
   directory = epath.Path(model_dir) / "checkpoints"
   with managers.CheckpointManager(directory, keep=None) as manager:
     return manager.all_steps()
 
 
 def is_over(model_dir: str | os.PathLike[str]) -> bool:
-  """Whether the newest checkpoint is the run's last."""
+  """Returns whether the newest checkpoint is that of the run's last step."""
   directory = epath.Path(model_dir) / "checkpoints"
   with managers.CheckpointManager(directory, keep=None) as manager:
     step = manager.latest_step()

@@ -1,9 +1,7 @@
-"""One training run, wired from its configuration.
+"""Runs one training run from its configuration.
 
-An `Experiment` says everything that a run depends on, so that a run is a
-value: gin files make one, the demo makes two, a study makes many. `train` is
-the only place where data, network, loss, optimizer, mesh, checkpoints and
-evaluators meet.
+An `Experiment` is everything that a run depends on. `train` is the only place
+that connects data, network, loss, optimizer, mesh, checkpoints and evaluators.
 """
 
 import contextlib
@@ -38,13 +36,13 @@ from specialize_jax.training import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshShape:
-  """Devices along each mesh axis; an axis of -1 takes what is left.
+  """The shape of the mesh; an axis of -1 takes the remaining devices.
 
   Attributes:
-    data: replicas of the model.
-    fsdp: shards of the parameters' embed axis.
-    model: shards of heads, mlp and vocabulary.
-    rules: logical axes onto mesh axes.
+    data: number of replicas of the model.
+    fsdp: number of shards of the parameters' embed axis.
+    model: number of shards of heads, mlp and vocabulary.
+    rules: the mapping of logical axes to mesh axes.
   """
 
   data: int = -1
@@ -55,23 +53,23 @@ class MeshShape:
   )
 
   def placement(self) -> placement.Placement:
-    """Gives the mesh over all devices, with its rules."""
+    """Builds the mesh of all devices, with its rules."""
     mesh = meshes.make_mesh(data=self.data, fsdp=self.fsdp, model=self.model)
     return placement.Placement(mesh=mesh, rules=self.rules)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-  """What is evaluated, and how much of it.
+  """The configuration of an evaluation.
 
   Attributes:
-    mixture_or_task_name: registered with seqio.
-    task_feature_lengths: the longest "inputs" and "targets", in tokens.
-    split: of each task; None for the one that a mixture is called after, or
-      else "test".
-    batch_size: examples decoded together.
-    max_new_tokens: where decoding gives up on an end of sequence.
-    num_examples: of each task, from its beginning; None for all.
+    mixture_or_task_name: a name registered with seqio.
+    task_feature_lengths: maximum lengths of "inputs" and "targets", in tokens.
+    split: the split of each task. None for "validation" if the mixture's name
+      contains it, otherwise "test".
+    batch_size: number of examples decoded together.
+    max_new_tokens: maximum number of decoded tokens.
+    num_examples: number of examples of each task, the first ones; None for all.
   """
 
   mixture_or_task_name: str
@@ -82,7 +80,7 @@ class Evaluation:
   num_examples: int | None = None
 
   def num_questions(self) -> dict[str, int]:
-    """Gives how many questions each task asks; reads its file."""
+    """Returns the number of questions of each task."""
     return evaluator.num_questions(
       self.mixture_or_task_name, self.split, self.num_examples
     )
@@ -92,7 +90,7 @@ class Evaluation:
     model: network.EncoderDecoder,
     output_dir: str | os.PathLike[str] | None,
   ) -> evaluator.Evaluator:
-    """Reads the examples; the result is called with `(params, step)`."""
+    """Reads the examples and returns a callable `(params, step)`."""
     fields = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
@@ -105,28 +103,28 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-  """All that one training run depends on.
+  """Everything that a training run depends on.
 
   Attributes:
-    model_dir: where checkpoints, metrics and predictions are written.
+    model_dir: directory of checkpoints, metrics and predictions.
     model: the network.
-    mixture_or_task_name: what it is trained on, registered with seqio.
-    task_feature_lengths: row lengths "inputs" and "targets", in tokens.
-    batch_size: rows of a global batch.
-    loss: what is minimised.
-    optimizer: how.
-    loop: for how long, and what happens when.
-    mesh: over the devices of all hosts.
-    pack: whether several examples share a row.
-    num_microbatches: pieces of a batch that go one after the other.
-    seed: of parameters, dropout and data.
-    evaluations: held-out sets, evaluated every `loop.eval_every` steps.
-    initial_checkpoint_path: whose parameters are started from, of any kind
-      that `opening.open_checkpoint` takes; None for random.
-    keep: newest checkpoints that stay; None for all.
-    keep_period: steps whose checkpoints stay forever.
-    keep_best: checkpoints with the best mean of `loop.best_metrics` that stay
-      beside the newest.
+    mixture_or_task_name: the training data, registered with seqio.
+    task_feature_lengths: row lengths of "inputs" and "targets", in tokens.
+    batch_size: number of rows of a global batch.
+    loss: the objective.
+    optimizer: the optimizer and its learning rate schedule.
+    loop: the schedule of steps, evaluations and checkpoints.
+    mesh: the mesh of the devices of all hosts.
+    pack: whether several examples may share a row.
+    num_microbatches: number of microbatches, processed one after the other.
+    seed: seed of parameters, dropout and data.
+    evaluations: evaluations to run every `loop.eval_every` steps.
+    initial_checkpoint_path: checkpoint to start from, of any kind that
+      `opening.open_checkpoint` reads; None for random initialization.
+    keep: number of newest checkpoints to keep; None for all.
+    keep_period: checkpoints at multiples of this step are kept forever.
+    keep_best: number of checkpoints with the best mean of `loop.best_metrics`
+      to keep beside the newest.
   """
 
   model_dir: str
@@ -148,38 +146,38 @@ class Experiment:
   keep_best: int = 0
 
   def __post_init__(self) -> None:
-    """Raises UserError where the best are asked for, but by nothing."""
+    """Validates `keep_best`."""
     if self.keep_best and not self.loop.best_metrics:
       raise errors.UserError(
-        f"keep_best={self.keep_best} needs what they are the best by: set "
-        "LoopConfig.best_metrics to names of evaluation values, such as "
+        f"keep_best={self.keep_best} needs metrics to compare by: set "
+        "LoopConfig.best_metrics to names of evaluation metrics, such as "
         '["svamp_zero_shot_chain_of_thought_v1/accuracy"].'
       )
 
 
 def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
-  """Trains until the experiment's last step, from where it last stopped.
+  """Trains until the experiment's last step, resuming if it was interrupted.
 
   Args:
     experiment: the run.
-    config_text: what it was configured by, kept with every checkpoint.
+    config_text: the configuration's text, saved with every checkpoint.
 
   Returns:
-    The last state, which is saved.
+    The last state, which has been saved.
 
   Raises:
-    UserError: something in the experiment does not fit the data, the devices
-      or the checkpoints that are there.
+    UserError: the experiment does not match the data, the devices or existing
+      checkpoints.
     Preempted, FloatingPointError, OSError: see `loop.train`.
   """
   model = network.EncoderDecoder(experiment.model)
   placed = experiment.mesh.placement()
   optimizer_ = optimizer.build(experiment.optimizer)
-  # One seed for everything that is random but the data, which has its own.
+  # One seed for everything random except the data, which use it separately.
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
   iterator = _iterator(experiment, placed)
-  # Read before the first device computation: a name or a split that is wrong
-  # must not surface after the first thousand steps.
+  # Before the first device computation, so that wrong names and splits fail
+  # early.
   predictions_dir = os.path.join(experiment.model_dir, "predictions")
   evaluators = [
     evaluation.evaluator(model, predictions_dir)
@@ -230,25 +228,24 @@ def evaluate_checkpoint(
   output_dir: str | os.PathLike[str],
   mesh: MeshShape | None = None,
 ) -> dict[str, float]:
-  """Evaluates a checkpoint; the network is what the checkpoint says.
+  """Evaluates a checkpoint; its network is that of its own config.
 
-  Writes `output_dir/STEP/TASK.jsonl`, the predictions, and
-  `output_dir/metrics.jsonl`, one row of the values given. An evaluation that
-  was killed goes on where it stopped: what the model has answered it is not
-  asked again.
+  Writes predictions to `output_dir/STEP/TASK.jsonl` and the returned values to
+  `output_dir/metrics.jsonl`, as one row. An evaluation that was killed resumes
+  without decoding completed examples again.
 
   Args:
-    checkpoint_path: of any kind, as `opening.open_checkpoint` takes it; one
-      that knows no step counts as step 0.
-    evaluations: what on.
-    output_dir: where to.
-    mesh: over the devices of all hosts; data parallel by default.
+    checkpoint_path: a checkpoint of any kind, see `opening.open_checkpoint`; if
+      it has no step, its step is 0.
+    evaluations: the evaluations to run.
+    output_dir: the output directory.
+    mesh: the mesh of the devices of all hosts; data parallel by default.
 
   Returns:
     "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task.
 
   Raises:
-    UserError: there is no checkpoint, or a task cannot be evaluated.
+    UserError: the checkpoint does not exist, or a task cannot be evaluated.
   """
   checkpoint = opening.open_checkpoint(checkpoint_path)
   step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
@@ -291,7 +288,7 @@ def _checkpoints(experiment: Experiment) -> managers.CheckpointManager:
 
 
 def _metadata(experiment: Experiment, config_text: str) -> dict[str, object]:
-  """What a checkpoint says of itself, and of the run it is of."""
+  """Returns the metadata saved with a checkpoint."""
   return {
     "num_steps": experiment.loop.num_steps,
     "model": dataclasses.asdict(experiment.model),
@@ -302,7 +299,7 @@ def _metadata(experiment: Experiment, config_text: str) -> dict[str, object]:
 
 
 def _efficiency(experiment: Experiment) -> progress.Efficiency:
-  """What a step takes, and what the chips could do where they are TPUs."""
+  """Returns the flops of a step, and peak flops if the devices are TPUs."""
   forward = arithmetic.forward_flops(
     experiment.model,
     batch_size=experiment.batch_size,

@@ -1,14 +1,14 @@
-"""Evaluates the checkpoints of a run, and puts the best one aside.
+"""Evaluates the checkpoints of a run, and keeps the best one.
 
-Everything lies below MODEL_DIR/selection, so that a second call goes on where
-the first one stopped, and asks about no checkpoint twice:
+Results are written to MODEL_DIR/selection, so that a second call resumes and
+evaluates no checkpoint twice:
 
   validation/STEP/metrics.jsonl          the values of one checkpoint
   validation/STEP/STEP/TASK.jsonl        its predictions
-  test/STEP/...                          the same of the two steps in question
+  test/STEP/...                          the same for the two selected steps
 
-A run that evaluates itself while it trains has some of the values already,
-in its own metrics.jsonl: those on as many questions are not made again.
+A run that is evaluated while it trains already has values in its own
+metrics.jsonl; steps evaluated there on as many questions are skipped.
 """
 
 import dataclasses
@@ -33,20 +33,22 @@ from specialize_jax.evaluation import (
 from specialize_jax.files import reading, writing
 from specialize_jax.runs import choosing, experiment
 
-_DONE = -1  # instead of a step, as processes tell each other
+_DONE = -1  # broadcast instead of a step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selecting:
-  """What the checkpoints of a run are evaluated on.
+  """The configuration of checkpoint selection.
 
   Attributes:
-    model_dir: the run's.
-    validation: what is chosen by, in and out of distribution.
-    test: what tells the cost of the other rule; None for no test.
-    mesh: over the devices of all hosts.
-    out_of_distribution: the tasks whose mean decides; empty for the paper's.
-    in_distribution: the task of the other rule; None for the paper's.
+    model_dir: the run's directory.
+    validation: the evaluation to select by, in and out of distribution.
+    test: the evaluation that measures the cost of in-distribution selection;
+      None for no test.
+    mesh: the mesh of the devices of all hosts.
+    out_of_distribution: the tasks to average; empty for the paper's.
+    in_distribution: the task of in-distribution selection; None for the
+      paper's.
   """
 
   model_dir: str
@@ -60,7 +62,7 @@ class Selecting:
 
 
 def evaluate(selecting: Selecting) -> None:
-  """Evaluates every checkpoint of the run that was not yet evaluated."""
+  """Evaluates every checkpoint of the run that has not been evaluated yet."""
   for step in _agreed(_missing(selecting)):
     _evaluate_step(selecting, step, selecting.model_dir)
 
@@ -70,15 +72,13 @@ def follow(
 ) -> bool:
   """Evaluates a run's checkpoints while it trains, and keeps the best one.
 
-  A step is linked aside before it is evaluated, so that the run may clear it
-  away meanwhile. Ends when the run's last step, which its checkpoints tell,
-  is evaluated.
+  A checkpoint is hard-linked before it is evaluated, so that the run may delete
+  it meanwhile. Returns when the run's last step has been evaluated.
 
   Args:
-    selecting: what to do.
-    poll_seconds: how long to wait before looking for a checkpoint again.
-    patience_seconds: how long without a new checkpoint before the run is
-      taken for dead.
+    selecting: the configuration.
+    poll_seconds: interval between looking for new checkpoints.
+    patience_seconds: time without a new checkpoint after which to stop.
 
   Returns:
     Whether the run has ended, rather than the patience.
@@ -97,16 +97,16 @@ def follow(
 def test(
   selecting: Selecting, chosen: selection.Selection
 ) -> Mapping[str, object] | None:
-  """Tests both rules' steps: what choosing in distribution would have cost.
+  """Tests the selected step and that of in-distribution selection.
 
   Returns:
-    `mean` and `in_distribution_mean`, over the out-of-distribution test sets,
-    `cost`, the first less the second with its paired interval, and the
-    accuracies of each step by task. None if there is no test, or the other
-    rule's checkpoint is gone.
+    `mean` and `in_distribution_mean` over the out-of-distribution test sets;
+    `cost`, their difference with its paired interval; and the accuracies of
+    each step by task. None if there is no test, or the checkpoint of
+    in-distribution selection no longer exists.
   """
   other = chosen.in_distribution_step
-  # In this order: where both rules agree there is one.
+  # In this order, so that the best wins if both steps are the same.
   places = {other: choosing.IN_DISTRIBUTION_BEST, chosen.step: best.NAME}
   model_dir = epath.Path(selecting.model_dir)
   if selecting.test is None or any(
@@ -119,7 +119,7 @@ def test(
     )
     for step, name in places.items()
   }
-  if jax.process_index() != 0:  # the verdicts are the first one's files
+  if jax.process_index() != 0:  # only the first process has the verdicts
     return None
   tasks = [
     task
@@ -157,7 +157,7 @@ def test(
 
 
 def _linked_aside(steps: Iterator[int], model_dir: epath.Path) -> Iterator[int]:
-  """Links each step aside; passes over what the run cleared away meanwhile."""
+  """Hard-links each step; skips those that the run has deleted meanwhile."""
   for step in steps:
     try:
       best.place(model_dir, step, name=choosing.CANDIDATE)
@@ -165,7 +165,7 @@ def _linked_aside(steps: Iterator[int], model_dir: epath.Path) -> Iterator[int]:
       if step in choosing.steps_of(model_dir):
         raise
       print(
-        f"step {step:,}: cleared away by the run before it could be evaluated",
+        f"step {step:,}: deleted by the run before it could be evaluated",
         file=sys.stderr,
       )
       continue
@@ -173,7 +173,7 @@ def _linked_aside(steps: Iterator[int], model_dir: epath.Path) -> Iterator[int]:
 
 
 class _Waiting:
-  """Looks for checkpoints until the run's last one, or its patience ends."""
+  """Polls for checkpoints until the run's last one, or until a timeout."""
 
   def __init__(
     self, selecting: Selecting, poll_seconds: float, patience_seconds: float
@@ -184,7 +184,7 @@ class _Waiting:
     self.ended = False
 
   def steps(self) -> Iterator[int]:
-    """Gives each step that is to be evaluated, as it comes, oldest first."""
+    """Yields each step to evaluate as it appears, oldest first."""
     asked: set[int] = set()
     last_change = time.monotonic()
     while True:
@@ -203,7 +203,7 @@ class _Waiting:
 
 
 def _agreed(steps: Sequence[int] | Iterator[int]) -> Iterator[int]:
-  """Gives the first process's steps to all of several."""
+  """Yields the steps of the first process on all processes."""
   if jax.process_count() == 1:
     yield from steps
     return
@@ -222,7 +222,7 @@ def _barrier(name: str) -> None:
 
 
 def _missing(selecting: Selecting) -> list[int]:
-  """The steps whose checkpoint is there and whose values are not."""
+  """Returns the steps that have a checkpoint and no values."""
   model_dir = epath.Path(selecting.model_dir)
   made = {
     step
@@ -238,7 +238,7 @@ def _missing(selecting: Selecting) -> list[int]:
 def _evaluated_by_run(
   selecting: Selecting, values: history.History
 ) -> set[int]:
-  """The steps that the run itself evaluated on the very same questions."""
+  """Returns the steps that the run itself evaluated on as many questions."""
   sizes = selecting.validation.num_questions()
   return {
     step
@@ -268,7 +268,7 @@ def _evaluate_step(
 def _put_aside(
   selecting: Selecting, candidate_dir: epath.Path, step: int
 ) -> None:
-  """Puts a step where it belongs if it is the best so far, by either rule."""
+  """Keeps a step if it is the best so far, by either rule."""
   model_dir = selecting.model_dir
   chosen = choosing.choose(
     choosing.evaluated(model_dir),
@@ -292,7 +292,7 @@ def _evaluation_of(
   step: int,
   run_dir: str | os.PathLike[str],
 ) -> Mapping[str, float]:
-  """Evaluates a step, unless that is written down already."""
+  """Evaluates a step, or reads its values if they exist."""
   model_dir = epath.Path(selecting.model_dir)
   known = _written(evaluation, model_dir, kind, step)
   if known:
@@ -317,14 +317,14 @@ def _written(
   kind: str,
   step: int,
 ) -> Mapping[str, float] | None:
-  """A step's values, if they are of this checkpoint and this evaluation."""
+  """Reads a step's values if checkpoint and evaluation are unchanged."""
   directory = model_dir / choosing.DIRECTORY / kind / str(step)
   path = directory / "made_of.json"
   if not path.is_file():
     return None
   made_of = reading.read_json(path)
   now = _made_of(evaluation, epath.Path(model_dir) / "checkpoints" / str(step))
-  if now["checkpoint"] is None:  # cleared away since
+  if now["checkpoint"] is None:  # deleted since
     now["checkpoint"] = made_of["checkpoint"]
   if made_of != json.loads(json.dumps(now)):
     return None

@@ -1,8 +1,8 @@
-"""Whether the targets' kind matters: paper, whitespace, chunk, marginal.
+"""Compares students trained on the targets of different alignment modes.
 
-Runs of a seed share its mini world, records, start and batches' order, and
-differ in the targets alone. `teacher_distance` says what is measured of them
-beside accuracies.
+The runs of a seed share its mini world, records, initial parameters and order
+of batches, and differ in the targets only. `teacher_distance` defines what is
+measured beside accuracies.
 """
 
 import dataclasses
@@ -28,17 +28,18 @@ _RESULT = "result.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-  """What is compared, and how thoroughly.
+  """The configuration of a comparison.
 
   Attributes:
     world: size of each seed's world.
-    pretraining: makes a seed's general model.
+    pretraining: trains a seed's general model.
     specialization: distills the teacher into it.
-    tests: what accuracies are of.
-    modes: kinds of targets.
-    num_problems: held-out problems of each family, for the divergence.
-    solutions_per_problem: solutions drawn for each of them.
-    num_records: records whose targets are compared with the teacher.
+    tests: the evaluations.
+    modes: the alignment modes.
+    num_problems: number of held-out problems of each family, for the
+      divergence.
+    solutions_per_problem: number of solutions sampled for each of them.
+    num_records: number of records whose targets are compared with the teacher.
   """
 
   world: world.WorldConfig
@@ -54,19 +55,18 @@ class Comparison:
 def run_seed(
   comparison: Comparison, output_dir: pathlib.Path, *, seed: int
 ) -> dict[str, object]:
-  """Builds a seed's world and trains and measures once a kind of targets.
+  """Builds a seed's world, and trains and measures a student for each mode.
 
-  What is done already is not done again.
+  Completed modes are skipped.
 
   Args:
-    comparison: what to do; places and seeds of its runs are set here.
-    output_dir: of the seed.
-    seed: of world, parameters and data.
+    comparison: the configuration; directories and seeds of runs are set here.
+    output_dir: the directory of the seed.
+    seed: seed of the world, parameters and data.
 
   Returns:
-    Of each kind of targets `{"target_error": number, "one_to_one": share,
-    "divergence": {family: [nats a token, one a problem]}, "accuracy": {task:
-    share}}`.
+    For each mode, `{"target_error": number, "one_to_one": share, "divergence":
+    {family: [nats per token, for each problem]}, "accuracy": {task: share}}`.
   """
   world.build(output_dir, seed=seed, config=comparison.world)
   sources.set_data_dir(output_dir)
@@ -124,7 +124,7 @@ def _train_and_test(
   start: pathlib.Path,
   seed: int,
 ) -> dict[str, object]:
-  """Trains on one kind of targets, from `start`, and measures the student."""
+  """Trains a student on the targets of one mode, and measures it."""
   mini_dir = pathlib.Path(sources.data_dir()) / world.DIRECTORY
   prepared = preparation.prepare(
     preparation.Preparation(
@@ -176,15 +176,15 @@ def _train_and_test(
 def summarize(
   seeds: Sequence[Mapping[str, Mapping]], baseline: str
 ) -> dict[str, dict[str, dict[str, intervals.Interval]]]:
-  """Gives means over seeds, and differences to one kind of targets.
+  """Computes means over seeds, and differences from a baseline mode.
 
-  Runs of a seed share all but their targets, so differences are taken within
-  a seed first. Intervals are Student's, of the seeds' values: with three
-  seeds they are 2.5 standard deviations wide to each side.
+  The runs of a seed differ in the targets only, so differences are computed
+  within each seed. Intervals are Student's t intervals over seeds; with three
+  seeds their half-width is 2.5 standard deviations.
 
   Args:
-    seeds: what `run_seed` gives, one a seed, at least two.
-    baseline: the kind that others are compared with.
+    seeds: the results of `run_seed` for at least two seeds.
+    baseline: the mode that others are compared with.
 
   Returns:
     `{measure: {mode: {"mean": interval, "difference": interval}}}`.
@@ -208,7 +208,7 @@ def summarize(
 
 
 def _measures(found: Mapping) -> dict[str, float]:
-  """Gives each number of a run by its name, and means over families."""
+  """Returns the measures of a run by name, and means over families."""
   divergence = {k: float(np.mean(v)) for k, v in found["divergence"].items()}
   accuracy = found["accuracy"]
   return {
@@ -221,13 +221,13 @@ def _measures(found: Mapping) -> dict[str, float]:
 
 
 def student_interval(values: Sequence[float]) -> intervals.Interval:
-  """Gives the mean of values of unknown variance, and 95 % around it.
+  """Computes the mean and its 95 % Student's t interval.
 
-  Student's: mean -+ t sqrt(variance / n), t the quantile of n - 1 degrees of
+  mean -+ t sqrt(variance / n), with t the quantile for n - 1 degrees of
   freedom.
 
   Raises:
-    ValueError: there are fewer than two.
+    ValueError: there are fewer than two values.
   """
   if len(values) < 2:
     raise ValueError(f"{len(values)} values have no variance; expected 2.")

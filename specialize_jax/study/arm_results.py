@@ -1,4 +1,4 @@
-"""What the arms of a study wrote, read back: runs and their verdicts."""
+"""Reads the results of a study's arms: metrics and verdicts."""
 
 import dataclasses
 import pathlib
@@ -16,15 +16,15 @@ Verdicts = Mapping[str, Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArmResult:
-  """One arm of one seed.
+  """The result of one arm for one seed.
 
   Attributes:
-    num_params: numbers in the network.
-    steps: the step that each rule takes.
-    training: training values by step.
-    validation: validation values by step.
-    verdicts: on the test questions, by rule. Where both rules take one step
-      they have one verdict.
+    num_params: number of parameters of the network.
+    steps: the step that each rule selects.
+    training: training metrics by step.
+    validation: validation metrics by step.
+    verdicts: verdicts on the test questions, by rule. If both rules select the
+      same step, they share its verdicts.
   """
 
   num_params: int
@@ -47,11 +47,14 @@ def read(
 
   Args:
     study: the study.
-    places: each job's directory by name, with a result.
-    seeds: that were run.
+    places: the directory of each job by name, with a result.
+    seeds: the seeds that were run.
+
+  Returns:
+    The results by arm and seed.
 
   Raises:
-    UserError: a file is absent or was changed by hand.
+    UserError: a file is missing or invalid.
   """
   return {
     (arm.name, seed): _read_one(places[arms.job_name(arm.name, seed)])
@@ -98,10 +101,10 @@ def scores(
   *,
   rule: str = arms.SELECTED,
 ) -> list[list[np.ndarray]]:
-  """Gives an arm's verdicts of each seed, of each task, of each question.
+  """Returns an arm's verdicts by seed, task and question.
 
-  Questions are in the order of their names, so that those of two arms, which
-  were asked the same, can be subtracted.
+  Questions are sorted by id, so that the verdicts of two arms on the same
+  questions can be subtracted.
   """
   return [
     [
@@ -115,12 +118,12 @@ def scores(
 def contrast(
   weighted: Sequence[tuple[float, Sequence[Sequence[np.ndarray]]]],
 ) -> list[list[np.ndarray]]:
-  """Adds up scores of several arms on the same questions, each times a weight.
+  """Computes a weighted sum of the scores of several arms, by question.
 
-  Example: weights of 1 and -1 give a difference, question by question.
+  Example: weights 1 and -1 compute the difference of two arms.
 
   Raises:
-    ValueError: two arms were not asked the same questions.
+    ValueError: the arms were not tested on the same questions.
   """
   weights = [weight for weight, _ in weighted]
   summed = []
@@ -128,7 +131,9 @@ def contrast(
     tasks = []
     for of_task in zip(*of_seed, strict=True):
       if len({len(questions) for questions in of_task}) > 1:
-        raise ValueError("arms that are compared were asked other questions.")
+        raise ValueError(
+          "arms that are compared were tested on different questions."
+        )
       tasks.append(np.tensordot(weights, np.stack(of_task), axes=1))
     summed.append(tasks)
   return summed
@@ -140,11 +145,11 @@ def curve(
   tasks: Sequence[str],
   seeds: Sequence[int],
 ) -> dict[str, list]:
-  """Gives the mean validation accuracy of tasks over an arm's steps.
+  """Returns the mean validation accuracy of tasks over an arm's steps.
 
   Returns:
-    {"steps": [...], "seeds": [[a value a step] of each seed]}; no step where
-    the tasks were not evaluated.
+    {"steps": [...], "seeds": [[one value per step], for each seed]}, with the
+    steps at which all tasks were evaluated.
   """
   names = [f"{task}/accuracy" for task in tasks]
   by_seed = []

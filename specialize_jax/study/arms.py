@@ -1,8 +1,8 @@
-"""What a study consists of: arms, each one training run a seed, and a world.
+"""The arms of a study: training runs, repeated for each seed.
 
-A seed has a world of its own, which all its arms share, so that arms differ
-in what they are named for and in nothing else: they see the same questions,
-teacher samples and, where the mixture is the same, the same batches.
+All arms of a seed share a mini world of that seed, so that arms differ only in
+what defines them: they see the same questions and teacher samples, and the same
+batches if they have the same mixture.
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ from specialize_jax.study import demo, jobs
 
 WORLD = "world"
 SELECTED, IN_DISTRIBUTION = "selected", "in_distribution"
-"""The two rules for a checkpoint, both of which are tested."""
+"""The two rules of checkpoint selection, both of which are tested."""
 
-_WORLD_COST = 25.0  # beside the costs of arms, in seconds on one core
-_VERSION = 1  # of what a job computes; those of another version are redone
+_WORLD_COST = 25.0  # in seconds on one core, as the costs of arms
+_VERSION = 1  # of what a job computes; jobs of another version are repeated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arm:
-  """One training run of a study and how it is tested.
+  """A training run of a study, and its tests.
 
   Attributes:
-    name: unique in the study.
-    gin_files: that configure it, as `specialize train` takes them.
-    starts_from: the arm whose last parameters it starts from; None for
-      random ones.
-    tests: on the checkpoint that is selected, and on the one that selection
-      in distribution would have taken.
-    cost: about how many seconds it takes on one core.
+    name: unique within the study.
+    gin_files: its gin files, as for `specialize train`.
+    starts_from: the arm whose last parameters it starts from; None for random
+      initialization.
+    tests: evaluations of the selected checkpoint and of the one that
+      in-distribution selection chooses.
+    cost: approximate duration in seconds on one core.
   """
 
   name: str
@@ -51,14 +51,14 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Roles:
-  """Which arm tells what.
+  """The roles of arms in the findings.
 
   Attributes:
-    general: the general model, before.
-    specialized: specialized from it, after.
-    sample_matching: the same by the likelihood of the teacher's text.
-    formats: arms on some formats only, by what they are called.
-    sizes: the general model and the specialized one of each size.
+    general: the general model.
+    specialized: the model specialized from it.
+    sample_matching: the same, trained by sample matching.
+    formats: arms trained on some formats only, by display name.
+    sizes: the general and the specialized model of each size.
   """
 
   general: str
@@ -68,7 +68,7 @@ class Roles:
   sizes: Sequence[tuple[str, str]]
 
   def names(self) -> set[str]:
-    """Gives every arm that has a role."""
+    """Returns the names of all arms that have a role."""
     pairs = [name for pair in self.sizes for name in pair]
     single = (self.general, self.specialized, self.sample_matching)
     return {*single, *self.formats.values(), *pairs}
@@ -80,12 +80,12 @@ class Study:
 
   Attributes:
     world: size of each seed's mini world.
-    alignment_mode: how the teacher's tokens are laid on the student's.
-    tasks: the roles of what is evaluated.
-    in_context: the tasks of the target ability with demonstrations before
-      the question, the in-distribution one first.
-    arms: each after the one that it starts from.
-    roles: which arm tells what.
+    alignment_mode: the alignment mode of the targets.
+    tasks: the roles of the evaluated tasks.
+    in_context: the tasks of the target ability with in-context prompts, the
+      in-distribution one first.
+    arms: the arms, each after the one that it starts from.
+    roles: the roles of arms.
   """
 
   world: world.WorldConfig
@@ -96,7 +96,7 @@ class Study:
   roles: Roles
 
   def __post_init__(self) -> None:
-    """Refuses roles without an arm and arms out of order."""
+    """Validates names, order and roles of the arms."""
     known: list[str] = []
     for arm in self.arms:
       if arm.starts_from is not None and arm.starts_from not in known:
@@ -115,12 +115,12 @@ class Study:
       )
 
   def arm(self, name: str) -> Arm:
-    """Gives the arm of a name."""
+    """Returns the arm with a name."""
     return next(arm for arm in self.arms if arm.name == name)
 
 
 def job_name(arm: str, seed: int) -> str:
-  """Gives the name of an arm's job, or the world's."""
+  """Returns the name of the job of an arm or of the world."""
   return f"seed{seed}-{arm}"
 
 
@@ -131,14 +131,16 @@ def plan(
   seeds: Sequence[int],
   command: Sequence[str],
 ) -> list[jobs.Job]:
-  """Gives the jobs of a study.
+  """Returns the jobs of a study.
 
   Args:
     study: the study.
-    experiments: of each arm; directory, seed and start are the jobs' own.
-    seeds: one world and one run of each arm for each of them.
-    command: of a job's process; it is given `--arm`, `--seed`, `--job_dir`,
-      `--world_dir` and, where the arm starts from another, `--start_dir`.
+    experiments: the experiment of each arm; directory, seed and initial
+      checkpoint are set by its job.
+    seeds: the seeds; each has one world, and one run of each arm.
+    command: the command of a job's process, to which `--arm`, `--seed`,
+      `--job_dir`, `--world_dir` and, if the arm starts from another,
+      `--start_dir` are appended.
 
   Returns:
     The jobs, each after those that it needs.
@@ -175,7 +177,7 @@ def plan(
 
 
 def run_world(study: Study, job_dir: pathlib.Path, *, seed: int) -> None:
-  """Builds a seed's world below `job_dir` and aligns its teacher."""
+  """Builds a seed's world in `job_dir` and prepares its teacher data."""
   directory = job_dir / WORLD
   world.build(directory, seed=seed, config=study.world)
   report = demo.prepare_teacher(directory, study.alignment_mode)
@@ -192,20 +194,20 @@ def run_arm(
   world_dir: pathlib.Path,
   start_dir: pathlib.Path | None,
 ) -> None:
-  """Trains one arm, from where it stopped, and tests what it selects.
+  """Trains an arm, resuming if it was interrupted, and tests it.
 
   Writes `run/` (see `experiment.train`), `predictions/RULE/STEP/TASK.jsonl`
   and, last, the result: {"arm", "seed", "num_params", "steps": {RULE: step},
   "selection", "tests": {RULE: {task: {"accuracy", ...}}}}.
 
   Args:
-    study: that the arm is of.
-    arm: which.
-    run: how it trains.
-    seed: of parameters and data.
-    job_dir: where it writes.
+    study: the study.
+    arm: the arm.
+    run: the experiment of the arm.
+    seed: seed of parameters and data.
+    job_dir: the directory of the job.
     world_dir: the directory of the seed's world job.
-    start_dir: that of the arm it starts from.
+    start_dir: the directory of the job of the arm it starts from.
   """
   sources.set_data_dir(world_dir / WORLD)
   run = dataclasses.replace(
@@ -258,7 +260,7 @@ def _tested(
 
 
 def _placed(run: experiment.Experiment, seed: int) -> experiment.Experiment:
-  """The run, without what a gin file says of places and seeds."""
+  """Returns the run without directories, with the seed set."""
   return dataclasses.replace(
     run, model_dir="", initial_checkpoint_path=None, seed=seed
   )
@@ -266,7 +268,7 @@ def _placed(run: experiment.Experiment, seed: int) -> experiment.Experiment:
 
 @dataclasses.dataclass(frozen=True)
 class _Command:
-  """A job's command line, once the directories are known."""
+  """Builds a job's command line from directories."""
 
   start: Sequence[str]
   arm: str
@@ -283,7 +285,7 @@ class _Command:
 
 
 def _rates(mixture_or_task_name: str) -> object:
-  """What a mixture is made of: its name alone may mean another one."""
+  """Returns a mixture's tasks and rates, which its name does not imply."""
   provider = example_stream.find_provider(mixture_or_task_name)
   if not isinstance(provider, seqio.Mixture):
     return provider.name
@@ -294,7 +296,7 @@ def _rates(mixture_or_task_name: str) -> object:
 
 
 def _jsonable(value: object) -> object:
-  """Dataclasses as what they are made of; for a hash, never read back."""
+  """Converts dataclasses to JSON-serializable values, for hashing."""
   if dataclasses.is_dataclass(value):
     fields = dataclasses.fields(value)
     return {f.name: _jsonable(getattr(value, f.name)) for f in fields}
@@ -304,4 +306,4 @@ def _jsonable(value: object) -> object:
     return [_jsonable(part) for part in value]
   if value is None or isinstance(value, str | int | float):
     return value
-  raise TypeError(f"{value!r} is no setting: expected plain data.")
+  raise TypeError(f"{value!r} is not a setting: expected plain data.")

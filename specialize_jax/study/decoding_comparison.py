@@ -1,9 +1,9 @@
-"""What the way of decoding is worth: one model, one task, several ways.
+"""Compares ways of decoding: one model, one task, several strategies.
 
-Greedy decoding is what the main table has. Beside it: greedy with the
-calculator, and self-consistency over samples, each with its accuracy and the
-difference from greedy on the same questions, which a report shows whether it
-is a gain or not.
+Greedy decoding, which the main table uses, is compared with greedy decoding
+with a calculator and with self-consistency over samples. Each has its accuracy
+and its difference from greedy decoding on the same questions, reported whether
+it is a gain or not.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ NUM_SAMPLES = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Way:
-  """One way to decode.
+  """A way of decoding.
 
   Attributes:
-    name: what a report calls it.
-    changes: of `requests.Settings`, from greedy decoding.
+    name: its name in the report.
+    changes: fields of `requests.Settings` that differ from greedy decoding.
   """
 
   name: str
@@ -42,7 +42,7 @@ class Way:
 
 GREEDY = Way(name="greedy")
 CALCULATOR = Way(name="greedy, calculator", changes={"calculator": True})
-# The paper of self-consistency samples at 0.5 to 0.7 (section 3.1).
+# The self-consistency paper samples at temperatures 0.5 to 0.7 (section 3.1).
 _VOTING = {
   "strategy": "sample",
   "temperature": 0.7,
@@ -57,12 +57,12 @@ WAYS = (GREEDY, CALCULATOR, SELF_CONSISTENCY)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Questions:
-  """A task's examples as the ways share them.
+  """The examples of a task.
 
   Attributes:
-    asked: one request an example.
-    targets: what each is graded against.
-    metric: what grades.
+    asked: one request per example.
+    targets: the answers to grade against.
+    metric: the grader.
   """
 
   asked: Sequence[requests.Request]
@@ -72,13 +72,13 @@ class Questions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-  """What came of one way.
+  """The outcome of one way of decoding.
 
   Attributes:
-    name: the way's.
-    texts: what answers each question.
-    verdicts: whether it is right.
-    seconds: that decoding took, compilation included.
+    name: the name of the way.
+    texts: the answer to each question.
+    verdicts: whether each answer is correct.
+    seconds: duration of decoding, including compilation.
   """
 
   name: str
@@ -96,18 +96,18 @@ def compare(
   mesh: experiment.MeshShape | None = None,
   ways: Sequence[Way] = WAYS,
 ) -> dict[str, object]:
-  """Evaluates one task in several ways, the first being what others beat.
+  """Evaluates a task with several ways of decoding.
 
-  Writes `output_dir/decoding.json`, what is returned, and
-  `output_dir/predictions/decoding/TASK.jsonl`, every way's text and verdict.
+  Writes the returned value to `output_dir/decoding.json`, and all texts and
+  verdicts to `output_dir/predictions/decoding/TASK.jsonl`.
 
   Args:
-    checkpoint_path: as `opening.open_checkpoint` takes it.
-    evaluation: of one task, which is graded by its own first metric.
+    checkpoint_path: a checkpoint of any kind, see `opening.open_checkpoint`.
+    evaluation: the evaluation of one task, graded by its first metric.
     vocabulary_path: the model's SentencePiece file.
-    output_dir: where to.
-    mesh: over the devices; data parallel by default.
-    ways: to decode.
+    output_dir: the output directory.
+    mesh: the mesh; data parallel by default.
+    ways: the ways of decoding, the first of which is the baseline.
 
   Returns:
     `{"task", "n", "step", "ways": [{"name", "accuracy", "low", "high",
@@ -124,7 +124,7 @@ def compare(
   task = evaluation.mixture_or_task_name
   questions = _read(evaluation)
   placed = (mesh or experiment.MeshShape()).placement()
-  # Decoding wants each layer's parameters apart.
+  # Decoding uses unrolled layers.
   config = dataclasses.replace(checkpoint.config, scan_layers=False)
   params = checkpoint.params(placed, config)
   with placed.entered():
@@ -163,7 +163,7 @@ def decode(
   vocabulary: vocabularies.Vocabulary,
   evaluation: experiment.Evaluation,
 ) -> Outcome:
-  """Decodes and grades all questions in one way; see `compare`."""
+  """Decodes and grades all questions with one way; see `compare`."""
   decoder = generator.Generator(
     model,
     requests.Settings(max_new_tokens=evaluation.max_new_tokens, **way.changes),
@@ -189,7 +189,7 @@ def decode(
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
-  """Gives the rows "ways" of `compare`, the first being what others beat."""
+  """Returns the "ways" of `compare`; the first is the baseline."""
   first, *others = outcomes
   differences = [
     intervals.paired_bootstrap(first.verdicts, other.verdicts)
@@ -207,7 +207,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
 
 
 def _read(evaluation: experiment.Evaluation) -> Questions:
-  """Tokenises a task's examples, as evaluation does."""
+  """Tokenizes the examples of a task as for evaluation."""
   task_name = evaluation.mixture_or_task_name
   if task_name not in seqio.TaskRegistry.names():
     raise errors.UserError(

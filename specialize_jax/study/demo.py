@@ -1,9 +1,9 @@
-"""The whole way on the mini world: from a teacher's records to a verdict.
+"""The whole pipeline on the mini world, from teacher records to test results.
 
-Every step is what a real run does, with the same code: only the teacher is a
-grammar, the datasets are small, and the general model is trained here, since
-there is no checkpoint to start from. Every step can be resumed: a demo that
-is started again in the same directory goes on where it stopped.
+Each stage runs the code of a real run, except that the teacher is a grammar,
+the datasets are small, and the general model is trained here, as there is no
+checkpoint to start from. A demo that is started again in the same directory
+resumes where it stopped.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ NUM_STAGES = 7
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tasks:
-  """What is evaluated, and in which role.
+  """The roles of the evaluated tasks.
 
   Attributes:
-    in_distribution: the task of the family that the teacher was asked about.
-    out_of_distribution: tasks of the same ability in other words.
-    general: tasks of the abilities that are given up.
+    in_distribution: the task of the family of the teacher's questions.
+    out_of_distribution: tasks of the same ability from other families.
+    general: tasks of general ability.
   """
 
   in_distribution: str
@@ -46,16 +46,16 @@ class Tasks:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demo:
-  """What the demo does, at what size.
+  """The configuration of the demo.
 
   Attributes:
     world: size of the mini world.
-    alignment_mode: how the teacher's tokens are laid on the student's.
-    pretraining: makes the general model.
+    alignment_mode: the alignment mode of the targets.
+    pretraining: trains the general model.
     specialization: distills the teacher into it.
-    tests: the final evaluation, before and after.
-    decoding: of the in-distribution task, decoded in several ways.
-    tasks: the roles of what is evaluated.
+    tests: the final evaluations, before and after.
+    decoding: the evaluation of ways of decoding, on the in-distribution task.
+    tasks: the roles of the evaluated tasks.
   """
 
   world: world.WorldConfig
@@ -68,22 +68,22 @@ class Demo:
 
 
 def world_dir(output_dir: pathlib.Path | str) -> pathlib.Path:
-  """Where the demo keeps its world: the data directory of its tasks."""
+  """Returns the directory of the demo's world, the data directory of tasks."""
   return pathlib.Path(output_dir) / "world"
 
 
 def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
-  """Goes the whole way and writes the results that a report is built from.
+  """Runs the demo and writes the results from which a report is built.
 
-  Writes `results.json` (design: before, after, roles, seconds, memory),
-  `selection.json`, `alignment.json`, `alignment_example.json`,
-  `decoding.json` (see `decoding_comparison`), the runs
-  `pretrain/` and `specialize/`, and `predictions/{before,after}`.
+  Writes `results.json` (accuracies before and after, roles, seconds, memory),
+  `selection.json`, `alignment.json`, `alignment_example.json`, `decoding.json`
+  (see `decoding_comparison`), the runs `pretrain/` and `specialize/`, and
+  `predictions/{before,after}`.
 
   Args:
-    demo: what to do; its experiments' directories are the demo's own.
-    output_dir: where to.
-    seed: of the world.
+    demo: the configuration.
+    output_dir: the output directory.
+    seed: the seed of the world.
 
   Raises:
     UserError: the directory holds another demo, or a name is unknown.
@@ -140,14 +140,14 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
 
 
 def prepare_teacher(directory: pathlib.Path, mode: str) -> dict[str, object]:
-  """Builds the dataset that the teacher tasks read of a world.
+  """Builds the dataset of a world that the teacher tasks read.
 
   Args:
-    directory: the world's; the dataset goes to `tfds/` in it.
-    mode: how the teacher's tokens are laid on the student's.
+    directory: the world's directory; the dataset is written to `tfds/` in it.
+    mode: the alignment mode.
 
   Returns:
-    What became of the records, and the alignment's coverage.
+    The report: counts of records, and the coverage of the alignment.
   """
   mini_dir = directory / "mini"
   prepared = preparation.prepare(
@@ -170,7 +170,7 @@ def test(
   mesh: experiment.MeshShape,
   output_dir: pathlib.Path,
 ) -> dict[str, dict[str, float]]:
-  """Tests one checkpoint: `{task: {"accuracy", "n", "low", "high"}}`.
+  """Tests a checkpoint, returning `{task: {"accuracy", "n", "low", "high"}}`.
 
   See `experiment.evaluate_checkpoint`, which writes the predictions.
   """
@@ -185,7 +185,7 @@ def test(
 
 
 def _align(demo: Demo, output_dir: pathlib.Path) -> None:
-  """Prepares the teacher's dataset, and writes down how it went."""
+  """Prepares the teacher's dataset, and writes the report and an example."""
   mini_dir = world_dir(output_dir) / "mini"
   report = prepare_teacher(world_dir(output_dir), demo.alignment_mode)
   writing.write_json(output_dir / "alignment.json", report)
@@ -203,7 +203,7 @@ def _alignment_example(
   tokenizer: student.StudentTokenizer,
   mode: str,
 ) -> dict[str, object]:
-  """The sample among the first hundred where the teacher hesitates most."""
+  """Returns the least likely of the first hundred samples."""
   candidates = [
     (record, aligned)
     for record in itertools.islice(records, 100)
@@ -239,7 +239,7 @@ def _alignment_example(
 
 
 def _select(demo: Demo, output_dir: pathlib.Path) -> int:
-  """Chooses the specialization's checkpoint and writes why; gives its step."""
+  """Selects a checkpoint, writes the selection, and returns its step."""
   model_dir = demo.specialization.model_dir
   chosen = choosing.choose(
     choosing.evaluated(model_dir),
@@ -253,7 +253,7 @@ def _select(demo: Demo, output_dir: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def _stage(number: int, what: str) -> Iterator[None]:
-  """Says what begins, and how long it took."""
+  """Prints a stage as it begins, and its duration when it ends."""
   start = time.monotonic()
   print(f"[{number}/{NUM_STAGES}] {what}", file=sys.stderr, flush=True)
   yield
@@ -262,5 +262,5 @@ def _stage(number: int, what: str) -> Iterator[None]:
 
 
 def _peak_rss_gib() -> float:
-  """The most memory this process has held; Linux counts in KiB."""
+  """Returns the peak memory of this process; Linux reports KiB."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,13 +1,13 @@
-"""The paper's five findings, as they come out in a study.
+"""Measures the paper's five findings in a study.
 
-`collect` turns what the arms wrote into `study.json`, which `reports/` reads:
+`collect` computes the content of `study.json` from the results of the arms:
 
-  seeds, num_params, cost        what was run, and what it took
+  seeds, num_params, cost        what was run, and its cost
   gain_and_price                 test accuracy before and after, by task
   matching                       distribution against sample matching
-  formats                        what each choice of formats teaches
-  selection                      the checkpoint, in or out of distribution
-  scaling                        accuracy after, over the student's size
+  formats                        accuracy by training formats
+  selection                      in- and out-of-distribution selection
+  scaling                        accuracy by the student's size
 
 An interval is {"estimate", "low", "high"}, 95 %, from a bootstrap over seeds
 and over questions; of differences, over the same questions. A curve is
@@ -39,13 +39,16 @@ def collect(
   *,
   directory: pathlib.Path,
 ) -> Json:
-  """Gives `study.json` of a finished study.
+  """Computes `study.json` of a finished study.
 
   Args:
     study: the study.
-    places: each job's directory by name.
-    seeds: that were run.
-    directory: the jobs' own, where what they took is kept.
+    places: the directory of each job by name.
+    seeds: the seeds that were run.
+    directory: the parent directory of the jobs, with their cost.
+
+  Returns:
+    The content of `study.json`.
   """
   results = arm_results.read(study, places, seeds)
   reading = _Reading(study, results, seeds)
@@ -63,7 +66,7 @@ def collect(
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-  """The results, and the questions that all sections ask of them."""
+  """The results of a study, with accessors that all findings use."""
 
   study: arms.Study
   results: arm_results.Results
@@ -88,7 +91,7 @@ class _Reading:
     return arm_results.curve(self.results, arm, tasks, self.seeds)
 
   def sets(self) -> dict[str, list[str]]:
-    """The tasks of each role."""
+    """Returns the tasks of the target ability by role."""
     tasks = self.study.tasks
     return {
       "in_distribution": [tasks.in_distribution],
@@ -96,7 +99,7 @@ class _Reading:
     }
 
   def general(self) -> dict[str, list[str]]:
-    """The general tasks by the prompt's kind."""
+    """Returns the general tasks by kind of prompt."""
     kinds = ("chain_of_thought", "answer_only")
     return {
       kind: [task for task in self.study.tasks.general if kind in task]
@@ -109,7 +112,7 @@ def _interval(scores: Sequence[Sequence[np.ndarray]]) -> Json:
 
 
 def _cost(directory: pathlib.Path) -> Json:
-  """What all processes took, stopped and failed ones included."""
+  """Returns the cost of all processes, including stopped and failed ones."""
   spent = jobs.spent(directory)
   return {
     "processes": len(spent),
@@ -169,14 +172,14 @@ def _matching(reading: _Reading) -> Json:
 
 
 LossCurve = tuple[np.ndarray, np.ndarray]
-"""Steps, and the loss at each."""
+"""Steps, and the loss at each step."""
 
 
 def smoothed_loss(training: Mapping[int, Mapping[str, float]]) -> LossCurve:
-  """Gives a run's cross-entropy of the teacher's text, a running mean.
+  """Computes a run's smoothed cross-entropy of the teacher's text.
 
-  The mean is over a twentieth of the run around each step, less at its ends.
-  Of all objectives this is the same measure, in nats a target token.
+  A centered moving average over a twentieth of the run, over less at its ends.
+  It is comparable between objectives, in nats per target token.
   """
   steps = np.array([step for step, row in training.items() if "nll" in row])
   losses = np.array([training[int(step)]["nll"] for step in steps])
@@ -189,9 +192,9 @@ def smoothed_loss(training: Mapping[int, Mapping[str, float]]) -> LossCurve:
 
 
 def steps_to(curve: LossCurve, level: float) -> int | None:
-  """Gives the first step whose loss is at most `level`; None for none.
+  """Returns the first step whose loss is at most `level`, or None.
 
-  Example: losses of 3, 2 and 1 at steps 10, 20 and 30 reach 2 at step 20.
+  Example: 20 for level 2 and losses 3, 2 and 1 at steps 10, 20 and 30.
   """
   steps, losses = curve
   reached = np.flatnonzero(losses <= level)
@@ -201,7 +204,7 @@ def steps_to(curve: LossCurve, level: float) -> int | None:
 def _level(
   smoothed: Mapping[str, Sequence[LossCurve]], fraction: float
 ) -> Json:
-  """When each objective reaches what sample matching does by a step."""
+  """Returns when each objective reaches sample matching's loss by a step."""
   levels, steps = [], {name: [] for name in smoothed}
   for place, (all_steps, losses) in enumerate(smoothed[SAMPLE]):
     index = round(fraction * len(all_steps)) - 1
@@ -212,7 +215,7 @@ def _level(
 
 
 def _thinned(curves: Sequence[LossCurve]) -> Json:
-  """Curves of a hundred points, for a figure."""
+  """Thins curves to a hundred points for a figure."""
   steps, _ = curves[0]
   kept = np.unique(
     np.linspace(0, len(steps) - 1, min(_CURVE_POINTS, len(steps))).astype(int)
@@ -224,7 +227,7 @@ def _thinned(curves: Sequence[LossCurve]) -> Json:
 
 
 def _formats(reading: _Reading) -> Json:
-  """Accuracy in both kinds of prompt after training on some formats."""
+  """Computes accuracy in both kinds of prompt by training formats."""
   study = reading.study
   prompts = {
     "zero_shot": [task for part in reading.sets().values() for task in part],
@@ -246,7 +249,7 @@ def _formats(reading: _Reading) -> Json:
       }
       for name, arm in study.roles.formats.items()
     },
-    # One choice of formats against another: the first minus the second.
+    # Pairwise comparisons of formats: the first minus the second.
     "contrasts": [
       {
         "first": first,
@@ -265,7 +268,7 @@ def _formats(reading: _Reading) -> Json:
 
 
 def _selection(reading: _Reading) -> Json:
-  """What selection in distribution would have cost, on test questions."""
+  """Computes the cost of in-distribution selection on the test sets."""
   tasks = list(reading.study.tasks.out_of_distribution)
   specialized = [
     arm.name
@@ -284,7 +287,7 @@ def _selection(reading: _Reading) -> Json:
     )
     for arm in specialized
   }
-  # All arms of a seed stand on its one world: they are its tasks, as it were.
+  # The arms of a seed share its world, so they are pooled like tasks.
   pooled = [
     [task for arm in specialized for task in costs[arm][place]]
     for place in range(len(reading.seeds))
@@ -310,14 +313,14 @@ def _selection(reading: _Reading) -> Json:
 
 
 def _late_change(curve: Json) -> list[float]:
-  """Of each seed, the last validation accuracy minus the best one before."""
+  """Returns, by seed, the last validation accuracy minus the best before."""
   return [
     values[-1] - max(values[:-1], default=math.nan) for values in curve["seeds"]
   ]
 
 
 def _scaling(reading: _Reading) -> Json:
-  """Accuracy over size, and a line through it over the logarithm."""
+  """Computes accuracy by size, and fits a line over log size."""
   pairs = reading.study.roles.sizes
   sizes = [
     reading.results[after, reading.seeds[0]].num_params for _, after in pairs
@@ -350,8 +353,8 @@ def _fit(
 ) -> Json:
   """Fits accuracy = intercept + slope * x by least squares.
 
-  The slope is a weighted sum of the accuracies, so its interval is that of
-  the same sum of a question's verdicts over the sizes.
+  The slope is a weighted sum of accuracies, so its interval is that of the same
+  weighted sum of verdicts by question.
   """
   centred = x - x.mean()
   spread = (centred**2).sum()

@@ -1,13 +1,13 @@
-"""Jobs that need one another, each its own process, each done once.
+"""Runs a graph of jobs, each in a process of its own and each only once.
 
-A job is a command that writes `result.json` into its own directory,
-`DIR/NAME-KEY`, whole or not at all. The key is a hash of all that the result
-depends on: the job's settings, and the keys of the jobs that it needs. So a
-study that is started again, after `kill -9` too, does what is missing and no
-more, and a setting that changes redoes what depends on it and nothing else.
+A job is a command that atomically writes `result.json` to its own directory,
+`DIR/NAME-KEY`. The key is a hash of everything the result depends on: the job's
+settings and the keys of the jobs that it needs. So a study that is started
+again, even after `kill -9`, only runs what is missing, and a changed setting
+only repeats the jobs that depend on it.
 
-A process is attached to who started it: when that one goes, however it goes,
-the job stops too, at a step that it can go on from.
+A job's process ends with its parent process, however that ends, and stops at a
+step from which it can resume.
 """
 
 import contextlib
@@ -36,15 +36,16 @@ _LOG_LINES_SHOWN = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """One command.
+  """A job.
 
   Attributes:
-    name: unique, and a good part of a file's name.
-    settings: all that its result depends on but the jobs it needs; JSON.
-    command: gives the arguments of its process from its own directory and
-      those of the jobs that it needs, by name.
+    name: unique, and valid in file names.
+    settings: everything its result depends on except the jobs it needs;
+      JSON-serializable.
+    command: maps its directory, and those of the jobs that it needs by name, to
+      the arguments of its process.
     needs: names of the jobs that must be done before.
-    cost: how long it takes, in any unit that all jobs share.
+    cost: estimated duration, in any unit that all jobs share.
   """
 
   name: str
@@ -56,13 +57,13 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-  """What a process took.
+  """The cost of a process.
 
   Attributes:
-    job: the job's name.
-    seconds: by the clock.
-    cpu_seconds: of all its threads.
-    status: its exit status; negative for the signal that ended it.
+    job: the name of the job.
+    seconds: wall-clock time.
+    cpu_seconds: CPU time of all its threads.
+    status: exit status; negative if ended by that signal.
   """
 
   job: str
@@ -72,21 +73,24 @@ class Spent:
 
 
 class JobFailed(RuntimeError):
-  """A job's process ended badly; the message shows the end of its log."""
+  """A job's process failed; the message shows the end of its log."""
 
 
 def directories(
   jobs: Sequence[Job], directory: pathlib.Path
 ) -> dict[str, pathlib.Path]:
-  """Gives each job's directory, whose name says what it depends on.
+  """Returns the directory of each job, whose name includes its key.
 
   Args:
-    jobs: each after those that it needs.
-    directory: that all lie in.
+    jobs: the jobs, each after those that it needs.
+    directory: the parent directory.
+
+  Returns:
+    The directories by name.
 
   Raises:
-    ValueError: two jobs of one name, or one that needs what does not come
-      before it.
+    ValueError: two jobs have the same name, or a job needs one that does not
+      precede it.
   """
   keys: dict[str, str] = {}
   for job in jobs:
@@ -106,23 +110,23 @@ def directories(
 def run(
   jobs: Sequence[Job], directory: pathlib.Path, *, num_workers: int
 ) -> dict[str, pathlib.Path]:
-  """Runs all jobs that have no result yet, some at a time.
+  """Runs all jobs that have no result yet, several at a time.
 
-  Of those that can start, the one starts whose own cost and that of what
-  waits for it is greatest.
+  Of the jobs that can start, the one on the most expensive chain of waiting
+  jobs starts first.
 
   Args:
-    jobs: each after those that it needs.
-    directory: that their directories lie in.
-    num_workers: how many run at a time.
+    jobs: the jobs, each after those that it needs.
+    directory: the parent directory of theirs.
+    num_workers: number of jobs that run at a time.
 
   Returns:
-    The directory of each job, by name; all have a result.
+    The directory of each job by name; all have a result.
 
   Raises:
-    UserError: another process is at work in `directory`, or a job ended
-      with a message of that kind.
-    JobFailed: a job ended otherwise. The others were stopped.
+    UserError: another process uses `directory`, or a job ended with a
+      UserError.
+    JobFailed: a job failed otherwise. The others were stopped.
   """
   places = directories(jobs, directory)
   with _alone_in(directory):
@@ -139,7 +143,7 @@ def run(
 
 
 def spent(directory: pathlib.Path) -> list[Spent]:
-  """Gives what every process of a directory took, those in vain included."""
+  """Returns the cost of all processes of a directory, even failed ones."""
   path = directory / _SPENT
   if not path.exists():
     return []
@@ -149,17 +153,17 @@ def spent(directory: pathlib.Path) -> list[Spent]:
 
 @contextlib.contextmanager
 def attached(job_dir: pathlib.Path) -> Iterator[None]:
-  """Holds a job's directory, and ends the process when its study ends.
+  """Locks a job's directory, and ends the process when its study ends.
 
-  For the job's process. Its standard input is a pipe that nothing is written
-  to: its end means that the study is gone. The process is then asked to stop
-  like any other, by SIGTERM. A process of an earlier study that is not yet
-  gone is waited for.
+  Used in the job's process. Its standard input is a pipe to which nothing is
+  written; end of file means that the study has ended. The process then sends
+  itself SIGTERM. If a process of an earlier study still runs, this waits for
+  it.
   """
   job_dir.mkdir(parents=True, exist_ok=True)
 
   def watch() -> None:
-    # Not sys.stdin, which the interpreter locks as it leaves.
+    # Not sys.stdin, which the interpreter locks at exit.
     while os.read(0, 1):
       pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -178,7 +182,7 @@ class _Process:
 
 
 class _Pool:
-  """The processes that run, and what is left to do."""
+  """The running processes and the waiting jobs."""
 
   def __init__(
     self,
@@ -200,7 +204,7 @@ class _Pool:
     return not self._waiting and not self._running
 
   def start(self, num_workers: int) -> None:
-    """Starts what can, most urgent first, until all workers are busy."""
+    """Starts ready jobs, most urgent first, until all workers are busy."""
     ready = [
       job
       for job in self._waiting
@@ -222,13 +226,13 @@ class _Pool:
       self._running.append(_Process(job, popen, time.monotonic()))
 
   def collect(self) -> None:
-    """Takes note of those that have ended, and complains of a failure."""
+    """Removes processes that have ended; raises if one failed."""
     for process in [*self._running]:
       pid, status, usage = os.wait4(process.popen.pid, os.WNOHANG)
       if pid:
         self._ended(process, os.waitstatus_to_exitcode(status), usage)
         if process.popen.returncode or not self._has_result(process.job.name):
-          self._complain(process.job, process.popen.returncode)
+          self._raise_failure(process.job, process.popen.returncode)
         self._progress.done(process.job)
 
   def _ended(self, process: _Process, status: int, usage: object) -> None:
@@ -244,7 +248,7 @@ class _Pool:
     with self._spent_path.open("a", encoding="utf-8") as stream:
       stream.write(json.dumps(dataclasses.asdict(took)) + "\n")
 
-  def _complain(self, job: Job, status: int) -> None:
+  def _raise_failure(self, job: Job, status: int) -> None:
     log = self._places[job.name] / _LOG
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     if status == 2 and lines:
@@ -255,7 +259,7 @@ class _Pool:
     )
 
   def stop(self) -> None:
-    """Asks what still runs to stop, and makes it if that takes too long."""
+    """Sends SIGTERM to all processes, and kills those that take too long."""
     for process in self._running:
       process.popen.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + _SECONDS_TO_STOP
@@ -271,7 +275,7 @@ class _Pool:
 
 
 class _Progress:
-  """A line on standard error whenever a job is done."""
+  """Prints a line to standard error when a job is done."""
 
   def __init__(self, num_jobs: int, waiting: Sequence[Job]) -> None:
     self._num_jobs = num_jobs
@@ -297,7 +301,7 @@ class _Progress:
 
 
 def _urgency(jobs: Sequence[Job]) -> dict[str, float]:
-  """The cost of a job and of the dearest chain of jobs that wait for it."""
+  """Returns the cost of each job plus the costliest chain that needs it."""
   urgency: dict[str, float] = {}
   for job in reversed(jobs):
     later = [urgency[j.name] for j in jobs if job.name in j.needs]
@@ -313,7 +317,7 @@ def _alone_in(directory: pathlib.Path) -> Iterator[None]:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise errors.UserError(
-        f"another process is at work in {directory}: wait for it, or choose "
+        f"another process is using {directory}: wait for it, or choose "
         "another directory."
       ) from None
     yield
@@ -321,13 +325,13 @@ def _alone_in(directory: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminated_as_exit() -> Iterator[None]:
-  """Turns a SIGTERM into an exit that cleans up behind itself."""
+  """Converts SIGTERM to SystemExit, so that cleanup runs."""
   if threading.current_thread() is not threading.main_thread():
-    yield  # Python gives signals to the main thread only
+    yield  # only the main thread can handle signals
     return
 
   def leave(*_: object) -> None:
-    raise SystemExit(75)  # sysexits' "try again", as a preempted run
+    raise SystemExit(75)  # EX_TEMPFAIL of sysexits.h, as for a preempted run
 
   before = signal.signal(signal.SIGTERM, leave)
   try:

@@ -1,14 +1,15 @@
-"""How far targets and students are from the mini world's exact teacher.
+"""Measures the distance of targets and students from the exact teacher.
 
-`mini.student_tokens` tells what a perfect student would say after any of its
-own tokens, so two things can be measured that no real teacher allows:
+`mini.student_tokens` computes the distribution of a perfect student after any
+prefix of its own tokens, so two measures are possible that no real teacher
+allows:
 
-- `target_error`: how far the targets of records are from the exact
-  distribution at their places, before anything is trained on them;
+- `target_error`: the distance of records' targets from the exact distribution
+  at their positions, before any training;
 - `divergence`: KL(teacher || student) on held-out problems, along solutions
-  drawn from the teacher. At each place it is exact, over all that may follow;
-  its sum along a solution is an unbiased estimate of the divergence of whole
-  solutions.
+  sampled from the teacher. At each position it is exact, over the whole
+  vocabulary; its sum along a solution is an unbiased estimate of the divergence
+  of the distributions of whole solutions.
 """
 
 import dataclasses
@@ -37,15 +38,15 @@ _BATCH_SIZE = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut:
-  """Problems of a family, and solutions of each.
+  """Solutions of held-out problems of a family.
 
   Attributes:
-    inputs: the student's tokens of each solution's prompt.
-    told: the solutions.
+    inputs: the tokens of each solution's prompt.
+    solutions: the solutions, with exact distributions.
   """
 
   inputs: Sequence[Sequence[int]]
-  told: Sequence[student_tokens.ScoredSolution]
+  solutions: Sequence[student_tokens.ScoredSolution]
 
 
 def draw_held_out(
@@ -56,17 +57,15 @@ def draw_held_out(
   solutions_per_problem: int,
   seed: int,
 ) -> HeldOut:
-  """Draws solutions of problems from the teacher itself (temperature 1)."""
-  inputs, told = [], []
+  """Samples solutions of problems from the teacher (temperature 1)."""
+  inputs, solutions = [], []
   for problem in asked:
     rng = random.Random(f"{seed}/held_out/{problem.question_id}")
     prompt = formats.render_question(problem.question, _FORMAT)
-    solutions = teacher.draw(problem, rng, solutions_per_problem)
-    told += solutions
-    inputs += [(*tokenizer.encode_ids(prompt), t5_config.EOS_ID)] * len(
-      solutions
-    )
-  return HeldOut(inputs=inputs, told=told)
+    drawn = teacher.draw(problem, rng, solutions_per_problem)
+    solutions += drawn
+    inputs += [(*tokenizer.encode_ids(prompt), t5_config.EOS_ID)] * len(drawn)
+  return HeldOut(inputs=inputs, solutions=solutions)
 
 
 def target_error(
@@ -78,20 +77,20 @@ def target_error(
   mode: str,
   num_records: int,
 ) -> float:
-  """Measures how far targets are from what the teacher would really say.
+  """Computes the distance of stored targets from the exact distributions.
 
   Args:
-    records: the teacher's record store, of which the right ones are taken.
+    records: the teacher's record store; only correct records are used.
     asked: their problems, by id.
-    tokenizer: the student's.
-    teacher: tells what is exact.
-    mode: the kind of targets.
-    num_records: how many records are taken.
+    tokenizer: the student's tokenizer.
+    teacher: the exact teacher.
+    mode: the alignment mode.
+    num_records: number of records to use.
 
   Returns:
-    The total variation distance, 0 to 1, a mean over all positions:
-    (sum |p - q| + what q misses to 1) / 2, with p exact and q the target as
-    it is stored; a target without a distribution is the one token's.
+    The total variation distance, in [0, 1], averaged over all positions:
+    (sum |p - q| + 1 - sum q) / 2, with p exact and q the stored target, which
+    is one-hot where there is no distribution.
   """
   rows = map(columnar.parse, store.read_lines(records))
   right = (row for row in rows if row.head.verdicts["fixed"])
@@ -105,10 +104,10 @@ def target_error(
   for number, place in enumerate(aligned.samples_A.tolist()):
     mine = slice(aligned.offsets[number], aligned.offsets[number + 1])
     ids = (*aligned.ids_P[mine].tolist(), t5_config.EOS_ID)
-    told = teacher.along(asked[kept[place].head.question_id], ids)
+    solution = teacher.along(asked[kept[place].head.question_id], ids)
     targets = zip(ids_PC[mine], probs_PC[mine], strict=True)
     for at, (ids_C, probs_C) in enumerate(targets):
-      exact = zip(told.candidates[at], told.probs[at], strict=True)
+      exact = zip(solution.candidates[at], solution.probs[at], strict=True)
       target = zip(ids_C, probs_C, strict=True)
       distances.append(_distance(dict(exact), target))
   return float(np.mean(distances))
@@ -117,7 +116,7 @@ def target_error(
 def _distance(
   exact: Mapping[int, float], target: Iterable[tuple[int, float]]
 ) -> float:
-  """Gives the total variation distance, missing mass counted as wrong."""
+  """Computes the total variation distance; missing mass counts as wrong."""
   given: dict[int, float] = {}
   for token, prob in target:
     given[token] = given.get(token, 0.0) + prob
@@ -133,22 +132,25 @@ def divergence(
   *,
   solutions_per_problem: int,
 ) -> list[float]:
-  """Gives KL(teacher || student), in nats a token, one number a problem.
+  """Computes KL(teacher || student) of each problem, in nats per token.
 
   Args:
     model: the student.
     params: its parameters.
-    held_out: solutions, those of a problem one after another.
-    solutions_per_problem: how many these are.
+    held_out: solutions, grouped by problem.
+    solutions_per_problem: number of solutions of each problem.
+
+  Returns:
+    One number per problem.
   """
-  width = max(len(c) for told in held_out.told for c in told.candidates)
+  width = max(len(c) for one in held_out.solutions for c in one.candidates)
   sums = []
-  for at in range(0, len(held_out.told), _BATCH_SIZE):
-    told = held_out.told[at : at + _BATCH_SIZE]
-    targets_BT = bucketing.padded([np.array(one.ids) for one in told])
+  for at in range(0, len(held_out.solutions), _BATCH_SIZE):
+    solutions = held_out.solutions[at : at + _BATCH_SIZE]
+    targets_BT = bucketing.padded([np.array(one.ids) for one in solutions])
     ids_BTK = np.zeros((*targets_BT.shape, width), np.int32)
     probs_BTK = np.zeros(ids_BTK.shape, np.float32)
-    for row, one in enumerate(told):
+    for row, one in enumerate(solutions):
       for place, (ids, probs) in enumerate(
         zip(one.candidates, one.probs, strict=True)
       ):
@@ -166,7 +168,7 @@ def divergence(
       probs_BTK=probs_BTK,
     )
     sums.append(np.asarray(kl_BT, np.float64).sum(axis=1))
-  lengths = np.array([len(one.ids) for one in held_out.told], np.float64)
+  lengths = np.array([len(one.ids) for one in held_out.solutions], np.float64)
   shape = -1, solutions_per_problem
   total, tokens = (
     x.reshape(shape).sum(axis=1) for x in (np.concatenate(sums), lengths)
@@ -184,7 +186,7 @@ def _divergence(
   ids_BTK: jax.Array,
   probs_BTK: jax.Array,
 ) -> jax.Array:
-  """Gives sum p (log p - log q) at each place, `[B, T]`; 0 where padding."""
+  """Computes sum p (log p - log q) at each position; 0 at padding."""
   start_B1 = jnp.full((len(targets_BT), 1), t5_config.PAD_ID, jnp.int32)
   logits_BTV = model.apply(
     {"params": params},

@@ -57,7 +57,7 @@ def test_a_batchs_divergence_is_the_dense_formula_one_by_one(
     model, params, held_out, solutions_per_problem=2
   )
   expected = []
-  for inputs, told in zip(held_out.inputs, held_out.told, strict=True):
+  for inputs, told in zip(held_out.inputs, held_out.solutions, strict=True):
     logits_TV = model.apply(
       {"params": params},
       jnp.array([inputs]),
@@ -77,7 +77,7 @@ def test_a_batchs_divergence_is_the_dense_formula_one_by_one(
           if p > 0
         )
       )
-  ends = np.cumsum([len(told.ids) for told in held_out.told])[1::2]
+  ends = np.cumsum([len(told.ids) for told in held_out.solutions])[1::2]
   parts = np.split(np.array(expected), ends[:-1])
   assert found == pytest.approx([part.mean() for part in parts], rel=1e-4)
   assert min(expected) > 0
@@ -102,11 +102,11 @@ def test_drawn_solutions_follow_their_prompts(asked, tokenizer, teacher):
   held_out = teacher_distance.draw_held_out(
     asked["validation"][:2], tokenizer, teacher, solutions_per_problem=3, seed=0
   )
-  assert len(held_out.inputs) == len(held_out.told) == 6
+  assert len(held_out.inputs) == len(held_out.solutions) == 6
   assert held_out.inputs[0] == held_out.inputs[2] != held_out.inputs[3]
   again = teacher.draw(
     asked["validation"][0],
     random.Random(f"0/held_out/{asked['validation'][0].question_id}"),
     3,
   )
-  assert held_out.told[:3] == again
+  assert held_out.solutions[:3] == again
