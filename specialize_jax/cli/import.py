@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
 
   from specialize_jax.cli import asked_questions
-  from specialize_jax.records import store
+  from specialize_jax.records import schema, store
   from specialize_jax.teacher import importing
 
   path = pathlib.Path(flags.input)
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked_questions.read_file(flags.questions) if flags.questions else []
   )
   source = importing.Importer(path, kind, problems)
-  count = right = graded = 0
+  count = right = graded = unfinished = 0
   with (
     _new_store(flags.output) as directory,
     store.RecordWriter(directory) as writer,
@@ -108,10 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       count += 1
       graded += bool(record.verdicts)
       right += record.verdicts.get("fixed", False)
+      why = schema.why_unfinished(record, len(record.steps))
+      unfinished += why is not None
     if not count:
       raise errors.UserError(f"--input={path} gave no record{_reasons(source)}")
   words = [f"{flags.output}: {count:,} samples"]
   words.append(f"{right:,} of {graded:,} graded are right")
+  if unfinished:
+    words.append(f"{unfinished:,} not finished, which prepare drops")
   print(f"{', '.join(words)}{_reasons(source)}")
   return 0
 

@@ -390,6 +390,11 @@ def _summary(
   ]
   if price.prompt_price or price.completion_price:
     words.append(f"cost {price.cost_of(now.spent):,.2f}")
+  if now.unfinished:
+    words.append(
+      f"{now.unfinished:,} not finished, which prepare drops (most often"
+      " --max_tokens is too small)"
+    )
   if teacher.reasoning_tokens:
     words.append(f"reasoning of {teacher.reasoning_tokens:,} tokens cut off")
   if teacher.left_out:

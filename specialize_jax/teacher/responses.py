@@ -62,8 +62,6 @@ _EQUAL_LOG_PROBS = 1e-6
 # As protocol buffers, Python and other programs write it in a string.
 _MINUS_INFINITY = ("-Infinity", "-inf", "-Inf")
 
-Alternative = tuple[str, float, bytes | None]
-
 
 class ResponseError(ValueError):
   """An answer that is not what was asked for; another may be."""
@@ -75,6 +73,38 @@ class NoLogProbsError(ResponseError):
 
 class SettledError(ResponseError):
   """An answer of a shape that the same request will bring again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alternatives:
+  """The alternatives of several tokens, one token's after another's.
+
+  Attributes:
+    names: As the server spells them.
+    log_probs: One each.
+    spelt: The bytes of each where the server gives them; None where it gives
+      those of none.
+    counts: How many each token has.
+  """
+
+  names: list[str]
+  log_probs: list[float]
+  spelt: list[bytes | None] | None
+  counts: list[int]
+
+  def cut(self) -> list[tuple[tuple[str, float], ...]]:
+    """Returns each token's, as a step holds them."""
+    pairs = iter(zip(self.names, self.log_probs, strict=True))
+    return [tuple(itertools.islice(pairs, count)) for count in self.counts]
+
+  def cut_bytes(self) -> list[tuple[bytes | None, ...] | None]:
+    """Returns each token's bytes, as a step holds them."""
+    if self.spelt is None:
+      return [None] * len(self.counts)
+    spelt = iter(self.spelt)
+    return [
+      _any_of(tuple(itertools.islice(spelt, count))) for count in self.counts
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -386,7 +416,7 @@ def _to_steps(
   tokens: list[str],
   values: list[float],
   spelt: list[bytes | None] | None,
-  tops: list[list[Alternative]],
+  others: Alternatives,
 ) -> tuple[schema.TeacherStep, ...]:
   """Builds steps from columns."""
   if tokens and all(map(_TOKEN_ID.fullmatch, tokens)):
@@ -395,21 +425,17 @@ def _to_steps(
       " mean nothing without the teacher's tokenizer: ask without"
     )
   steps = [
-    schema.TeacherStep(
-      token=token,
-      log_prob=value,
-      top=tuple([(name, number) for name, number, _ in top]),
-      top_bytes=_any_of(tuple([given for _, _, given in top])),
-    )
-    for token, value, top in zip(tokens, values, tops, strict=True)
+    schema.TeacherStep(token=token, log_prob=value, top=top)
+    for token, value, top in zip(tokens, values, others.cut(), strict=True)
   ]
-  if spelt is not None:
+  if spelt is not None or others.spelt is not None:
     steps = [
-      dataclasses.replace(step, token_bytes=own)
-      for step, own in zip(steps, spelt, strict=True)
+      dataclasses.replace(step, token_bytes=own, top_bytes=top_bytes)
+      for step, own, top_bytes in zip(
+        steps, spelt or [None] * len(steps), others.cut_bytes(), strict=True
+      )
     ]
-  names = [name for top in tops for name, _, _ in top]
-  if _OPENAI_BYTES.search("".join(tokens + names)):
+  if _OPENAI_BYTES.search("".join(tokens + others.names)):
     steps = list(map(with_spelt_bytes, steps))
   return tuple(steps)
 
@@ -477,15 +503,16 @@ def _candidates(
 
 def _alternatives(
   tops: list, left_out: collections.Counter[str]
-) -> list[list[Alternative]]:
+) -> Alternatives:
   """Reads the alternatives of each token."""
   try:
     return _plain_alternatives(tops)
   except (ResponseError, TypeError, AttributeError):
-    return [list(_usable(top, left_out)) for top in tops]
+    tops = [list(_usable(top, left_out)) for top in tops]
+    return _plain_alternatives(tops)
 
 
-def _plain_alternatives(tops: list) -> list[list[Alternative]]:
+def _plain_alternatives(tops: list) -> Alternatives:
   """Reads alternatives that are all as they should be, all at once.
 
   Raises:
@@ -498,16 +525,19 @@ def _plain_alternatives(tops: list) -> list[list[Alternative]]:
     spelt = None
   else:
     names, values, spelt = _candidates([one for top in tops for one in top])
-  if not all(names) or any(map(_TOKEN_ID.match, names)):
-    raise ResponseError("one is empty or a token's id")
-  rows = zip(names, values, spelt or itertools.repeat(None), strict=False)
-  return [list(itertools.islice(rows, len(top))) for top in tops]
+  for number, name in enumerate(names):
+    is_silent = not name and (spelt is None or not spelt[number])
+    if is_silent or name.startswith("token_id:"):
+      raise ResponseError("one is empty, or a token's id")
+  return Alternatives(
+    names=names, log_probs=values, spelt=spelt, counts=list(map(len, tops))
+  )
 
 
 def _usable(
   top: object, left_out: collections.Counter[str]
-) -> Iterator[Alternative]:
-  """Yields the alternatives of one token that can be used."""
+) -> Iterator[dict[str, object]]:
+  """Yields those alternatives of one token that can be used."""
   if not top:
     return
   if isinstance(top, dict):
@@ -518,20 +548,27 @@ def _usable(
     left_out[NO_ALTERNATIVE] += 1
     return
   for entry in entries:
-    if isinstance(entry, dict) and _is_no_number(entry.get("logprob")):
-      left_out[NO_NUMBER] += 1
-      continue
-    try:
-      (name,), (value,), spelt = _candidates([entry])
-    except ResponseError:
-      left_out[NO_ALTERNATIVE] += 1
-      continue
-    if not name and spelt is None:
-      left_out[NO_SPELLING] += 1
-    elif _TOKEN_ID.fullmatch(name):
-      left_out[OTHER_ALPHABET] += 1
+    reason = _why_unusable(entry)
+    if reason is None:
+      yield entry
     else:
-      yield name, value, spelt[0] if spelt else None
+      left_out[reason] += 1
+
+
+def _why_unusable(entry: object) -> str | None:
+  """Returns why an alternative cannot be used; None where it can."""
+  if isinstance(entry, dict):
+    try:
+      _log_probs([entry.get("logprob")])
+    except ResponseError:
+      return NO_NUMBER
+  try:
+    (name,), _, spelt = _candidates([entry])
+  except ResponseError:
+    return NO_ALTERNATIVE
+  if not name and not spelt:
+    return NO_SPELLING
+  return OTHER_ALPHABET if name.startswith("token_id:") else None
 
 
 def _of_pair(name: str, value: object) -> object:
@@ -539,14 +576,6 @@ def _of_pair(name: str, value: object) -> object:
   if isinstance(value, dict):
     return {"token": value.get("decoded_token", name), **value}
   return {"token": name, "logprob": value}
-
-
-def _is_no_number(value: object) -> bool:
-  try:
-    _log_probs([value])
-  except ResponseError:
-    return True
-  return False
 
 
 # Tokens and text made to agree.
@@ -606,14 +635,14 @@ def _fit_decoded(
   Raises:
     MisspeltError: the text is in neither, or nobody can say where.
   """
-  failure = spelling.MisspeltError("the text is not where the reasoning ends")
+  failure: spelling.MisspeltError | None = None
   spelt = b"".join(step.spelling for step in steps)
   for start in (0, *_after_reasoning(steps, spelt, reasoning)):
     rest = steps[start:]
     try:
       found, kept = spelling.fit(text, rest)
     except spelling.MisspeltError as error:
-      failure = error
+      failure = failure or error
       continue
     after = [step for step in rest[len(kept) :] if not _is_silent(step)]
     if not after:
@@ -621,7 +650,7 @@ def _fit_decoded(
     # A short text may begin a reasoning by chance.
     if not reasoning and len(after) <= _MAX_TOKENS_AFTER_TEXT:
       return found, kept, start
-    failure = spelling.MisspeltError(
+    failure = failure or spelling.MisspeltError(
       f"{len(after)} more tokens follow the text {shown(text)}"
     )
   raise failure
@@ -755,6 +784,8 @@ def _without_misspelt(
   unknown too. Only at a text's start is it known: servers strip the space
   there, and so it goes from the alternatives, too.
   """
+  if (step.token, step.log_prob) in step.top and step.token_bytes is None:
+    return step  # as nearly all are
   equals = [
     abs(value - step.log_prob) < _EQUAL_LOG_PROBS for _, value in step.top
   ]

@@ -213,6 +213,7 @@ class Sampler:
       missing = missing[len(records) :]
       now.done += len(records)
       now.right += sum(record.verdicts["fixed"] for record in records)
+      now.unfinished += sum(map(_is_unfinished, records))
       now.spent = self._budget.spent
       self._progress(now)
 
@@ -287,6 +288,10 @@ def _shares(
     if choice.reasoning_tokens:
       share["reasoning_tokens"] = choice.reasoning_tokens
   return shares
+
+
+def _is_unfinished(record: schema.TeacherRecord) -> bool:
+  return schema.why_unfinished(record, len(record.steps)) is not None
 
 
 def _num_tokens(choice: responses.Choice) -> int:

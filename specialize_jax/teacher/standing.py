@@ -35,6 +35,7 @@ class Standing:
     total: How many samples are asked for.
     done: How many of them are in the store.
     right: How many of those the `fixed` grader found right.
+    unfinished: How many of those were cut off, by `schema.why_unfinished`.
     spent: What all of the store has used.
     missing: Of each problem that lacks any, the numbers of its samples.
   """
@@ -42,6 +43,7 @@ class Standing:
   total: int
   done: int
   right: int
+  unfinished: int
   spent: limits.Usage
   missing: Sequence[tuple[Problem, list[int]]]
 
@@ -67,7 +69,7 @@ def read(
   """
   by_id = {problem.question_id: problem for problem in problems}
   seen: dict[str | int, set[int]] = {key: set() for key in by_id}
-  spent, done, right = limits.Usage(), 0, 0
+  spent, done, right, unfinished = limits.Usage(), 0, 0, 0
   for head in heads:
     problem = by_id.get(head.question_id)
     _check(head, problem, settings)
@@ -82,6 +84,7 @@ def read(
     seen[head.question_id].add(head.sample)
     done += 1
     right += bool(head.verdicts.get("fixed"))
+    unfinished += schema.why_unfinished(head, num_steps=0) is not None
   wanted = range(num_samples)
   missing = [
     (problem, [n for n in wanted if n not in seen[problem.question_id]])
@@ -92,6 +95,7 @@ def read(
     total=num_samples * len(problems),
     done=done,
     right=right,
+    unfinished=unfinished,
     spent=spent,
     missing=missing,
   )

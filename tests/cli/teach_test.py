@@ -134,6 +134,16 @@ def test_an_answer_is_read_no_further_than_it_may_go(teach, fault, words):
   assert not teach.store.exists()
 
 
+def test_samples_that_are_cut_off_are_stored_and_told(teach):
+  with local_teacher.started("--finish_reason=length") as url:
+    for _ in range(2):
+      status, out, _ = teach(url)
+      assert status == 0
+      assert "48 not finished, which prepare drops" in out
+  reasons = {r.finish_reason for r in store.read_records(teach.store)}
+  assert reasons == {"length"}
+
+
 def test_a_compressed_answer_is_read(teach):
   with local_teacher.started("--gzip") as url:
     assert teach(url)[0] == 0

@@ -381,13 +381,14 @@ def test_a_choice_that_cannot_be_used_is_counted_and_its_neighbours_stored(
 ):
   bad = legacy_choice("8")
   bad["logprobs"]["token_logprobs"] = [None]
-  spoiled = legacy_choice("9")
+  spoiled = legacy_choice("9") | {"finish_reason": "length"}
   spoiled["logprobs"]["top_logprobs"] = [{"9": -0.5, "": -1, "8": None}]
   row = {"question": "3 + 4?", "answer": 7}
   row["choices"] = [legacy_choice("7"), bad, spoiled]
   status, out, _, records = imported(tmp_path, [row], capsys)
   assert status == 0
   assert [(r.sample, r.text) for r in records] == [(0, "7"), (1, "9")]
+  assert "1 not finished, which prepare drops" in out
   assert "left out: 1 None is no log-probability" in out
   assert "1 without a log-probability" in out
   assert "1 that spell nothing" in out

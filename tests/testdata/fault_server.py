@@ -181,14 +181,16 @@ class Teacher:
     if self._filler_text:
       columns = [f"{a}, {b}" for a, b in zip(filler, columns, strict=True)]
     text = json.dumps(self._filler_text + text)
+    reason = json.dumps(self._flags.finish_reason)
     if chat:
       return (
         f'{{"message": {{"role": "assistant", "content": {text}}},'
-        f' "finish_reason": "stop", "logprobs": {{"content": [{columns[0]}]}}}}'
+        f' "finish_reason": {reason},'
+        f' "logprobs": {{"content": [{columns[0]}]}}}}'
       )
     tokens, log_probs, tops = columns
     return (
-      f'{{"text": {text}, "finish_reason": "stop", "logprobs": {{"tokens":'
+      f'{{"text": {text}, "finish_reason": {reason}, "logprobs": {{"tokens":'
       f' [{tokens}], "token_logprobs": [{log_probs}], "top_logprobs":'
       f" [{tops}]}}}}"
     )
@@ -313,6 +315,7 @@ async def main(argv):
   parser.add_argument("--script", default="", help="faults, in order, or ok")
   parser.add_argument("--stall_seconds", type=float, default=60.0)
   parser.add_argument("--retry_after", default="0.2")
+  parser.add_argument("--finish_reason", default="stop")
   parser.add_argument("--gzip", action="store_true")
   parser.add_argument("--location", default="http://127.0.0.1:9/v1")
   parser.add_argument("--words", default="the server says no")
