@@ -1,9 +1,9 @@
-"""Record lines in, columns out: how a store is read in bulk.
+"""Parses lines of records into columns, to read a store in bulk.
 
-Of a record's 600 strings and numbers each would cost an object of `schema`,
-which is most of the time of preparing a store. Here a batch of lines becomes
-flat lists, checked as `schema` checks them; where a check fails, `schema`
-itself reads the lines one by one and says which and why.
+A record has 600 strings and numbers. Creating `schema` objects for them would
+dominate the time of preparing a store. Here a batch of lines is parsed into
+flat lists, with the same checks; if one fails, `schema` parses the line to
+raise its error.
 """
 
 import base64
@@ -17,15 +17,15 @@ from specialize_jax.files import reading
 from specialize_jax.records import schema
 
 _NUMBERS = {float, int, type(None)}
-_PLAIN_STEP = 3  # a step without bytes has "t", "p" and "top" alone
+_PLAIN_STEP = 3  # a step without bytes has "t", "p" and "top" only
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One line of a store.
+  """A line of a store.
 
   Attributes:
-    where: the words that name it in an error.
+    where: the location for error messages.
     text: the line.
   """
 
@@ -35,13 +35,13 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A line, parsed; its steps not looked at yet.
+  """A parsed line whose steps have not been checked yet.
 
   Attributes:
-    line: what it was parsed from.
-    head: all but the text and the steps.
+    line: the line it was parsed from.
+    head: everything but text and steps.
     text: the rationale.
-    steps: as `schema` writes them.
+    steps: the steps, as in the JSON.
   """
 
   line: Line
@@ -55,12 +55,12 @@ class StepColumns:
   """The steps of several records, one record after another.
 
   Attributes:
-    counts: int64[N], how many steps each record has.
-    spellings: the bytes of each of the L steps' tokens.
-    log_probs: float64[L], in nats; -inf for a probability of 0.
-    top_counts: int64[L], how many candidates each step has.
-    top_spellings: the bytes of the candidates.
-    top_log_probs: float64, the candidates'.
+    counts: int64[N], number of steps of each record.
+    spellings: the bytes of the tokens of all L steps.
+    log_probs: float64[L], in nats; -inf for probability 0.
+    top_counts: int64[L], number of candidates of each step.
+    top_spellings: the bytes of all candidates.
+    top_log_probs: float64, the log-probabilities of all candidates.
   """
 
   counts: np.ndarray
@@ -72,15 +72,15 @@ class StepColumns:
 
 
 def to_line(record: schema.TeacherRecord, where: str) -> Line:
-  """Writes a record that came from elsewhere as a store has it."""
+  """Serializes a record from another source as a line."""
   return Line(where, schema.to_json_line(record))
 
 
 def parse(line: Line) -> Row:
-  """Parses a line and checks all but its steps.
+  """Parses a line and checks everything but its steps.
 
   Raises:
-    UserError: it is not a record, or one of a newer schema.
+    UserError: the line is not a record, or of a newer schema.
   """
   try:
     row = reading.loads(line.text)
@@ -88,7 +88,7 @@ def parse(line: Line) -> Row:
       raise ValueError(row["v"])
     schema.check_fields(row)
   except (KeyError, TypeError, ValueError, RecursionError):
-    # Says what is wrong with it, in its own words.
+    # Raises the error that describes what is invalid.
     schema.from_json_line(line.text, line.where)
     raise
   head = schema.RecordHead(
@@ -104,10 +104,10 @@ def parse(line: Line) -> Row:
 
 
 class StepCollector:
-  """Lays the steps of rows into columns, a row at a time.
+  """Collects the steps of rows into columns, one row at a time.
 
-  What it keeps are strings and numbers: the parsed row may go at once, whose
-  lists and dictionaries would keep the garbage collector busy.
+  It only keeps strings and numbers, so that a parsed row can be freed at once;
+  its lists and dictionaries would burden the garbage collector.
   """
 
   def __init__(self) -> None:
@@ -122,12 +122,12 @@ class StepCollector:
     """Adds a row's steps.
 
     Raises:
-      UserError: the record is not whole, or its tokens do not spell its text.
+      UserError: the record is invalid, or its tokens do not spell its text.
     """
     try:
       self._add(row)
     except (KeyError, TypeError, ValueError, AttributeError):
-      # Says what is wrong with it, in its own words.
+      # Raises the error that describes what is invalid.
       schema.from_json_line(row.line.text, row.line.where)
       raise
 
@@ -153,7 +153,7 @@ class StepCollector:
     self._top_log_probs += top_log_probs
 
   def columns(self) -> StepColumns:
-    """Gives the columns of all rows that were added."""
+    """Returns the columns of all rows added so far."""
     return StepColumns(
       counts=np.array(self._counts, np.int64),
       spellings=self._spellings,
@@ -173,7 +173,7 @@ def _use_bytes(
   spellings: list[bytes],
   top_spellings: list[bytes],
 ) -> None:
-  """Takes the bytes of tokens where the API gave them."""
+  """Replaces spellings by bytes where the API returned them."""
   at = 0
   for number, step in enumerate(steps):
     if step.get("b") is not None:
@@ -189,7 +189,7 @@ def _use_bytes(
 
 
 def _check_log_probs(values: Sequence[float | None]) -> None:
-  """Checks that each is null or a number not above 0; NaN is neither."""
+  """Checks that each value is None or a number not above 0, and not NaN."""
   kinds = set(map(type, values))
   if not kinds <= _NUMBERS:
     raise TypeError("a log-probability is not a number")
@@ -200,7 +200,7 @@ def _check_log_probs(values: Sequence[float | None]) -> None:
 
 
 def _to_numbers(values: Sequence[float | None]) -> np.ndarray:
-  """Gives float64; a null is -inf."""
-  numbers = np.array(values, np.float64)  # a null becomes NaN
+  """Converts to float64, None to -inf."""
+  numbers = np.array(values, np.float64)  # None becomes NaN
   numbers[np.isnan(numbers)] = -np.inf
   return numbers

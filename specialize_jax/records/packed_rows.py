@@ -1,22 +1,23 @@
-"""A rationale's targets in few bytes: what a dataset holds of a sample.
+"""Packs the targets of aligned samples compactly.
 
-A row is one sample: its question's number and, a position, which ids the
-teacher weighs and how much. Three byte strings a row, little endian:
+A row is one sample: the number of its question, and for each position the
+teacher's candidates and their log-probabilities, in three byte strings, little
+endian:
 
-  flags      uint8, one a position: bit 0 where the target is the teacher's
+  flags      uint8, one per position: bit 0 where the target is the teacher's
              distribution (the mask), bit 1 where the target is the first
              candidate, bits 2 to 4 the number of candidates, 0 to 5, bit 5
              at the last position of a sample that was cut off: no
              end-of-sequence target follows it
-  ids        uint16: of each position its target, unless it is the first
+  ids        uint16: for each position its target, unless it is the first
              candidate, and its candidates
-  log_probs  float16: the candidates' natural log-probabilities
+  log_probs  float16: the log-probabilities of the candidates, in nats
 
-So a position of five candidates takes 21 bytes, a one-hot one 5; in
-`whitespace` mode 15.8 is the mean of 10,350 made-up samples of 100 tokens
-(`bench/prepare.py`), to which a row's head adds 1. Compressing each row with
-zlib would make that 14.1, for 16 microseconds a row when it is read: half of
-the bytes are log-probabilities, which are noise to a compressor.
+A position with five candidates takes 21 bytes, a one-hot one 5. In `whitespace`
+mode the mean over 10,350 synthetic samples of 100 tokens is 15.8 bytes
+(`bench/prepare.py`), to which the row's header adds 1. Compressing rows with
+zlib would make that 14.1, at a cost of 16 microseconds per row when reading:
+half of the bytes are log-probabilities, which compress badly.
 """
 
 import dataclasses
@@ -36,12 +37,12 @@ TRUNCATED_BIT = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Positions:
-  """The target positions of several rows, one row after another.
+  """The target positions of several rows, concatenated.
 
-  P counts positions.
+  P is the total number of positions.
 
   Attributes:
-    lengths: int64[N], the positions of each of the N rows.
+    lengths: int64[N], number of positions of each of the N rows.
     target_ids: int32[P].
     top_ids: uint16[P, 5], used slots first; an unused slot holds 0.
     top_log_probs: float16[P, 5], in nats; -inf in an unused slot.
@@ -57,12 +58,12 @@ class Positions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackedRow:
-  """One sample as it is stored.
+  """A sample as it is stored.
 
   Attributes:
     question: the number of its question in the training file, from 0.
-    sample: which of the question's samples it is.
-    flags: see this module's header, as are `ids` and `log_probs`.
+    sample: index of the sample among those of the question.
+    flags: see the module docstring, as for `ids` and `log_probs`.
   """
 
   question: int
@@ -82,9 +83,9 @@ def pack(
   """Packs rows.
 
   Args:
-    positions: the N rows' positions.
-    questions: the N rows' question numbers.
-    samples: the N rows' sample numbers.
+    positions: the positions of N rows.
+    questions: the question numbers of the rows.
+    samples: the sample numbers of the rows.
     truncated: which of the N rows end without an end-of-sequence target; None
       for none of them.
 
@@ -107,15 +108,17 @@ def pack(
   if truncated is not None:
     cut = np.array(truncated, bool) & (positions.lengths > 0)
     flags[row_ends[cut] - 1] |= TRUNCATED_BIT
-  # A column before the candidates for targets that are not the first.
+  # A column before the candidates for targets that are not the first candidate.
   written = np.column_stack([~own, used])
   ids = np.column_stack([positions.target_ids, positions.top_ids])[written]
   id_ends = 2 * _at(row_ends, counts + ~own)
   log_prob_ends = 2 * _at(row_ends, counts)
   parts = zip(
-    _cut(flags.tobytes(), row_ends),
-    _cut(ids.astype("<u2").tobytes(), id_ends),
-    _cut(positions.top_log_probs[used].astype("<f2").tobytes(), log_prob_ends),
+    _split(flags.tobytes(), row_ends),
+    _split(ids.astype("<u2").tobytes(), id_ends),
+    _split(
+      positions.top_log_probs[used].astype("<f2").tobytes(), log_prob_ends
+    ),
     strict=True,
   )
   return [
@@ -133,11 +136,11 @@ def pack(
 
 
 def _at(row_ends: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """Gives how much lies before each row's end, by the count a position."""
+  """Sums the counts of all positions before each row's end."""
   return np.concatenate([[0], np.cumsum(counts)])[row_ends]
 
 
-def _cut(content: bytes, ends: np.ndarray) -> list[bytes]:
+def _split(content: bytes, ends: np.ndarray) -> list[bytes]:
   bounds = [0, *ends.tolist()]
   return [
     content[start:end]

@@ -1,8 +1,8 @@
-r"""The paper's samples as its authors released them: steps of probabilities.
+r"""Reads the paper's samples as its authors released them.
 
 A step is a list of `[token, probability]`, the sampled token first, then the
-API's top 5. The prompt ends "... step by step\n" and a sample ends with a
-blank line: the released samples keep both (FranxYao/
+API's top 5. The prompt ends with "... step by step\n" and a sample with a blank
+line; the released samples include both (FranxYao/
 FlanT5-CoT-Specialization: notebooks/dev_align_codex_to_flan_t5_dtw.ipynb,
 `transform_step_probs`).
 """
@@ -42,7 +42,7 @@ def read(file: pathlib.Path) -> Iterator[schema.TeacherRecord]:
 
 
 def _record(entry: Mapping) -> schema.TeacherRecord:
-  """Turns one entry into a record that holds no question and no answer."""
+  """Converts an entry to a record without question and answer."""
   if not isinstance(entry["question_id"], (str, int)):
     raise TypeError(f"question_id is {entry['question_id']!r}")
   return to_record(
@@ -87,7 +87,7 @@ def to_record(
 
 
 def to_step(step: Sequence[tuple[str, float]]) -> schema.TeacherStep:
-  """Turns one step into a record's; its probabilities are rounded.
+  """Converts a step; its probabilities are rounded in the source.
 
   Raises:
     TypeError, ValueError: it is not a list of tokens and probabilities.

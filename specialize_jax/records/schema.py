@@ -1,7 +1,7 @@
-"""What a teacher record is, and how one line holds one.
+"""Teacher records, and their serialization as lines of JSON.
 
 A line is one JSON object with the schema's version in "v". Nothing that the
-teacher returned is rounded or dropped on the way to disk and back.
+teacher returned is rounded or dropped.
 """
 
 import base64
@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 NUM_CANDIDATES = 5
 
-MAX_LOG_PROB = 1e-3  # servers round: a sure token may come out above 0
+MAX_LOG_PROB = 1e-3  # rounding by servers may yield values above 0
 
 UNKNOWN_FINISH = "unknown"
 """A `finish_reason` that the source does not give."""
@@ -35,19 +35,19 @@ _STEPS_START, _STEPS_END = '"steps": [', '], "finish_reason": '
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherStep:
-  """One token that the teacher sampled, and what it weighed against it.
+  """A token that the teacher sampled, and its alternatives.
 
   Attributes:
     token: The sampled token as the API spells it.
-    log_prob: Its natural log-probability in nats; -inf where the source
-      rounds its probability to 0.
+    log_prob: Its log-probability in nats; -inf if the source rounds its
+      probability to 0.
     top: The API's most probable tokens (5 in the paper, in the API's order)
-      with their log-probabilities; the sampled token among them when the API
-      returns it so.
-    token_bytes: The sampled token's bytes where the API gives them, else
-      None. They are the truth where a token is not whole UTF-8 characters.
-    top_bytes: The bytes of each token of `top` where the API gives them,
-      else None.
+      with their log-probabilities; they include the sampled token if the API
+      does.
+    token_bytes: The sampled token's bytes if the API returns them, else None.
+      They are authoritative if a token is not whole UTF-8 characters.
+    top_bytes: The bytes of each token of `top` if the API returns them, else
+      None.
   """
 
   token: str
@@ -66,19 +66,20 @@ class TeacherStep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherRecord:
-  """One sampled rationale, as the teacher returned it.
+  """A sampled rationale, as the teacher returned it.
 
   Attributes:
-    question_id: The question's name, or its number where the source numbers
-      its questions; the source's own value and type.
-    sample: Which of the question's samples this is, from 0.
-    question: The problem; "" where the source does not hold it.
-    gold_answer: The bare answer; "" where the source does not hold it.
-    text: The rationale; what the steps spell, stop tokens left out.
-    steps: One entry a teacher token of `text`.
-    finish_reason: Why sampling ended, in the API's word ("stop", "length").
-    request: The request's parameters (model, temperature, ...), JSON-able.
-    verdicts: Whether each grader found the answer right, by grader's name.
+    question_id: The question's id or number, with the value and type of the
+      source.
+    sample: Index of the sample among those of the question, from 0.
+    question: The question; "" if the source does not have it.
+    gold_answer: The bare answer; "" if the source does not have it.
+    text: The rationale that the steps spell, without stop tokens.
+    steps: One entry per teacher token of `text`.
+    finish_reason: The API's reason for the end of sampling ("stop", "length").
+    request: The request's parameters (model, temperature, ...),
+      JSON-serializable.
+    verdicts: Whether the answer is correct, by grader.
   """
 
   question_id: str | int
@@ -94,9 +95,9 @@ class TeacherRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordHead:
-  """A record without its rationale: enough to know what a store holds.
+  """A record without its rationale.
 
-  Attributes: as those of `TeacherRecord`.
+  Attributes: see `TeacherRecord`.
   """
 
   question_id: str | int
@@ -150,8 +151,8 @@ def check_spelling(record: TeacherRecord) -> None:
   """Checks that a record's steps spell exactly its text.
 
   Raises:
-    UserError: they do not; the message names the question, the sample and
-      the first byte that differs.
+    UserError: they do not; the message names question, sample and the first
+      byte that differs.
   """
   spelled = b"".join(step.spelling for step in record.steps)
   text = record.text.encode("utf-8", errors="surrogatepass")
@@ -173,7 +174,7 @@ def _excerpt(spelling: bytes, at: int) -> str:
 
 
 def to_json_line(record: TeacherRecord) -> str:
-  """Writes a record as one line of JSON, without the newline.
+  """Serializes a record as one line of JSON, without the newline.
 
   Example:
     >>> step = TeacherStep(token="7", log_prob=-0.5, top=(("7", -0.5),))
@@ -210,15 +211,15 @@ def to_json_line(record: TeacherRecord) -> str:
 
 
 def from_json_line(line: str, where: str) -> TeacherRecord:
-  """Reads what `to_json_line` wrote.
+  """Parses a line that `to_json_line` wrote.
 
   Args:
-    line: One line of a record store.
-    where: The place that an error names, such as "records.jsonl, line 3".
+    line: A line of a record store.
+    where: The location for error messages, such as "records.jsonl, line 3".
 
   Raises:
-    UserError: the line is not JSON, or not a teacher record, or is of a
-      newer schema, or its tokens do not spell its text.
+    UserError: the line is not JSON, not a teacher record or of a newer schema,
+      or its tokens do not spell its text.
   """
   row = _row_from_json(line, where)
   try:
@@ -232,18 +233,17 @@ def from_json_line(line: str, where: str) -> TeacherRecord:
 
 
 def head_from_json_line(line: str, where: str) -> RecordHead:
-  """Reads what `to_json_line` wrote, all but the text and the steps.
+  """Parses a line that `to_json_line` wrote, without text and steps.
 
-  Steps are nearly all of a line: they are passed over where they stand in
-  `to_json_line`'s own spelling. No string can hold these marks, since JSON
-  escapes the quotes within one.
+  Steps are nearly all of a line, and are skipped by searching for the marks
+  around them. No string can contain the marks, as JSON escapes quotes.
 
   Args:
-    line: One line of a record store.
-    where: The place that an error names.
+    line: A line of a record store.
+    where: The location for error messages.
 
   Raises:
-    UserError: the line is not JSON, or not a record, or of a newer schema.
+    UserError: the line is not JSON, not a record or of a newer schema.
   """
   start = line.find(_STEPS_START)
   end = line.find(_STEPS_END, start)
@@ -286,7 +286,7 @@ def _row_from_json(line: str, where: str) -> Mapping:
 
 
 def _record_from_json(row: Mapping) -> TeacherRecord:
-  """Builds the record; KeyError, TypeError or ValueError where it cannot."""
+  """Builds a record; raises KeyError, TypeError or ValueError if invalid."""
   check_fields(row)
   return TeacherRecord(
     **{name: row[name] for name in _STRINGS},
@@ -299,10 +299,10 @@ def _record_from_json(row: Mapping) -> TeacherRecord:
 
 
 def check_fields(row: Mapping) -> None:
-  """Checks a record's fields, its steps not among them.
+  """Checks a record's fields, but not its steps.
 
   Raises:
-    KeyError, TypeError: one is missing, or of another type.
+    KeyError, TypeError: a field is missing or of the wrong type.
   """
   for name in _STRINGS:
     _expect(row, name, str)
@@ -319,7 +319,7 @@ def _expect(row: Mapping, name: str, kind: type | tuple[type, ...]) -> None:
 
 
 def _step_to_json(step: TeacherStep) -> dict[str, object]:
-  """Short keys: a store of the paper's size has 35 million steps."""
+  """Serializes a step with short keys; a large store has 35 million steps."""
   row = {"t": step.token, "p": step.log_prob, "top": step.top}
   if step.token_bytes is not None:
     row["b"] = _bytes_to_json(step.token_bytes)
@@ -329,7 +329,7 @@ def _step_to_json(step: TeacherStep) -> dict[str, object]:
 
 
 def _with_nulls(row: Mapping) -> dict[str, object]:
-  """Writes a log-probability of -inf as null."""
+  """Replaces log-probabilities of -inf by None."""
   top = [(token, _finite_or_none(value)) for token, value in row["top"]]
   return {**row, "p": _finite_or_none(row["p"]), "top": top}
 

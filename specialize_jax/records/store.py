@@ -1,23 +1,24 @@
-"""Where teacher records lie: an append-only file of lines, read and written.
+"""Stores teacher records in an append-only file of JSON lines.
 
-A store is a directory that holds `records.jsonl`. One record is one line, and
-a line counts once its newline is on disk: a writer that is killed leaves at
-most one unfinished line, the last, which the next writer removes and a reader
-refuses. Appending never rewrites a byte, so no crash can lose a record.
+A store is a directory with `records.jsonl`, one record per line. A record is
+complete once its newline is on disk. A writer that is killed leaves at most one
+incomplete line, the last, which the next writer removes and readers refuse.
+Appending never rewrites a byte, so no crash can lose a record.
 
-Why lines and not SQLite: what is stored is only ever added and read from end
-to end, so an index has nothing to serve; whatever reads JSON reads a store,
-today's and in ten years, without this package; a store can be cut, joined,
-copied while it grows, and looked at; and a damaged sector costs the records in
-it, not the tree above them. What a database would add is small, and here:
+The format is JSON lines rather than SQLite, because records are only appended
+and read from start to end, so an index would serve no query; any JSON reader
+can read a store, now and in ten years, without this package; a store can be
+split, concatenated, inspected, and copied while it grows; and a damaged sector
+affects the records in it only. What a database would provide is small:
 
-- durability: records are written and synchronised to disk in groups, and only
-  then counted. One `fsync` a group makes the disk's latency no limit;
-- recovery: the only state a killed process can leave is a last line without
-  its newline. A disk that fills up is cut back to the last whole group;
-- exclusion: a writer holds the file's lock, which the kernel drops with the
-  process, so that no stale lock outlives a `kill -9`;
-- versions: each line carries its schema's.
+- durability: records are written and synced to disk in groups, and counted
+  only then. One `fsync` per group hides the disk's latency;
+- recovery: the only inconsistent state that a killed process can leave is a
+  last line without newline. If the disk fills up, the file is truncated to the
+  last complete group;
+- exclusion: a writer holds a lock on the file, which the kernel releases with
+  the process, so that no stale lock survives `kill -9`;
+- versions: each line has the version of its schema.
 """
 
 import codecs
@@ -44,21 +45,21 @@ _MAX_PENDING_BYTES = 8 << 20
 def read_records(
   path: str | os.PathLike[str],
 ) -> Iterator[schema.TeacherRecord]:
-  """Reads records one at a time, in the order they were written.
+  """Reads records one at a time, in the order in which they were written.
 
   Args:
-    path: A store's directory, or a `.jsonl` file of such lines, or a JSON
-      list of `{"question_id", "sample", "steps"}` as the paper's samples are
-      released: a step is `[token, probability]` pairs, the sampled one
-      first. That form holds neither question nor gold answer (both are "")
-      and is graded by nobody (no verdicts).
+    path: A store's directory, a `.jsonl` file of records, or a JSON list of
+      `{"question_id", "sample", "steps"}` as the paper's samples were released:
+      a step is a list of `[token, probability]` pairs, the sampled token first.
+      That format has neither questions nor gold answers (both are "") and no
+      verdicts.
 
   Yields:
-    Whole records. An empty store yields none.
+    The records; none for an empty store.
 
   Raises:
-    UserError: nothing lies at `path`, or it is something else, or its last
-      line is cut short, or a record is not whole.
+    UserError: `path` does not exist or is not a store, its last line is
+      incomplete, or a record is invalid.
   """
   file = records_file(epath.Path(path))
   if is_released(file):
@@ -69,13 +70,13 @@ def read_records(
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[columnar.Line]:
-  """Reads records as lines, for those who take many at a time.
+  """Reads records as unparsed lines, for bulk processing.
 
   Args:
-    path: as for `read_records`.
+    path: see `read_records`.
 
   Raises:
-    UserError: as `read_records`, except that no line is looked into.
+    UserError: see `read_records`, except that lines are not parsed.
   """
   file = records_file(epath.Path(path))
   if is_released(file):
@@ -87,13 +88,13 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[columnar.Line]:
 
 
 def read_heads(path: str | os.PathLike[str]) -> Iterator[schema.RecordHead]:
-  """Reads all of each record but its steps, some ten times as fast.
+  """Reads records without text and steps, about ten times as fast.
 
   Args:
-    path: A store's directory, or a `.jsonl` file of such lines.
+    path: A store's directory or a `.jsonl` file of records.
 
   Raises:
-    UserError: as `read_records`, except that steps are not looked at.
+    UserError: see `read_records`, except that steps are not parsed.
   """
   file = records_file(epath.Path(path))
   for where, line in _lines(file):
@@ -101,10 +102,10 @@ def read_heads(path: str | os.PathLike[str]) -> Iterator[schema.RecordHead]:
 
 
 def records_file(path: epath.Path) -> epath.Path:
-  """Finds the file of a store.
+  """Returns the file of a store.
 
   Raises:
-    UserError: nothing lies at `path`, or it is no store.
+    UserError: `path` does not exist or is not a store.
   """
   if path.is_dir():
     file = path / FILE_NAME
@@ -123,7 +124,7 @@ def records_file(path: epath.Path) -> epath.Path:
 
 
 def is_released(file: epath.Path) -> bool:
-  """Tells the paper's released JSON list from a store's lines."""
+  """Returns whether a file is a JSON list of the paper's released samples."""
   return _first_character(file) == "["
 
 
@@ -137,7 +138,7 @@ def _first_character(file: epath.Path) -> str:
 
 
 def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
-  """Gives each line with the words that name it in an error."""
+  """Yields each line with its location for error messages."""
   with file.open("rb") as stream:
     for number, stored in enumerate(stream, start=1):
       line = stored.removeprefix(codecs.BOM_UTF8)  # an editor on Windows
@@ -146,12 +147,12 @@ def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
         raise errors.UserError(
           f"{where}, the last, is cut short after {len(line)} bytes; where no"
           " command is writing the store any more, run the one that wrote it"
-          " again (it removes the line and goes on) or delete that line"
+          " again (it removes the line and resumes) or delete that line"
         )
       if b"\0" in line:
         raise errors.UserError(
-          f"{where} is damaged: it holds zero bytes, as a machine that fails"
-          " while writing leaves them; delete that line, and run the command"
+          f"{where} is damaged: it contains zero bytes, which a machine that"
+          " fails while writing may leave; delete that line, and run the command"
           " that wrote the store again to have the sample replaced"
         )
       try:
@@ -161,7 +162,7 @@ def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_json(line: bytes) -> bool:
-  """Whether a line is whole: no proper prefix of an object is one."""
+  """Returns whether a line is complete: no proper prefix of JSON is JSON."""
   try:
     json.loads(line)
   except ValueError:
@@ -170,22 +171,21 @@ def _is_json(line: bytes) -> bool:
 
 
 class RecordWriter:
-  """Appends records to a store, each durable once `flush` has returned.
+  """Appends records to a store, which are durable once `flush` has returned.
 
-  Use it as a context manager; leaving the block flushes. Opening a store
-  locks it for as long as the writer is open, and removes the unfinished last
-  line that a killed writer left, with a warning. One thread may append while
-  another flushes.
+  Use it as a context manager, which flushes on exit. Opening a store locks it
+  while the writer is open, and removes the incomplete last line of a killed
+  writer with a warning. One thread may append while another flushes.
 
   Attributes:
-    num_durable: How many records this writer has made durable.
+    num_durable: Number of records that this writer has made durable.
   """
 
   def __init__(self, directory: str | os.PathLike[str]) -> None:
-    """Opens the store at `directory`, which is made where it is missing.
+    """Opens the store at `directory`, creating it if missing.
 
     Raises:
-      UserError: another process writes to the store.
+      UserError: another process is writing to the store.
     """
     self._file = pathlib.Path(directory) / FILE_NAME
     self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ class RecordWriter:
     self.num_durable = 0
 
   def append(self, record: schema.TeacherRecord) -> None:
-    """Adds one record.
+    """Appends a record.
 
     Raises:
       UserError: the record's tokens do not spell its text, or the disk is
@@ -218,11 +218,11 @@ class RecordWriter:
       self.flush()
 
   def flush(self) -> None:
-    """Returns once every appended record is on disk.
+    """Writes all appended records to disk.
 
     Raises:
-      UserError: the disk is full. The store then ends with the last record
-        that was durable, and this writer writes no more.
+      UserError: the disk is full. The store then ends with the last durable
+        record, and this writer cannot write any more.
     """
     with self._writing:
       if self._failure is not None:
@@ -245,7 +245,7 @@ class RecordWriter:
       rest = rest[self._stream.write(rest) :]
 
   def close(self) -> None:
-    """Flushes, unless that has failed before, and closes the store."""
+    """Flushes, unless that has failed, and closes the store."""
     try:
       if self._failure is None:
         self.flush()
@@ -260,7 +260,7 @@ class RecordWriter:
 
 
 def _lock(stream: BinaryIO, file: pathlib.Path) -> None:
-  """Locks a store until its file is closed, by whatever end of its writer."""
+  """Locks a store until its file is closed or the process ends."""
   try:
     fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
@@ -271,18 +271,18 @@ def _lock(stream: BinaryIO, file: pathlib.Path) -> None:
 
 
 def _write_error(file: pathlib.Path, error: OSError) -> Exception:
-  """Gives the error to raise: a full disk is the user's to mend."""
+  """Returns the error to raise, a UserError if the disk is full."""
   if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
     return error
   return errors.UserError(
     f"record store {file.parent} cannot grow ({error.strerror}): every record"
     " counted so far is kept; free some space and run the same command again,"
-    " which goes on where this one stopped"
+    " which resumes where this one stopped"
   )
 
 
 def _mend_last_line(stream: BinaryIO, file: pathlib.Path) -> None:
-  """Ends a whole last line with its newline; removes one that is cut short."""
+  """Adds a newline to a complete last line; removes an incomplete one."""
   if stream.seek(0, os.SEEK_END) == 0:
     return
   start = _last_line_start(stream)
@@ -302,10 +302,10 @@ def _mend_last_line(stream: BinaryIO, file: pathlib.Path) -> None:
 
 
 def _last_line_start(stream: BinaryIO) -> int:
-  """Gives the offset of the last line, read backwards in blocks."""
+  """Returns the offset of the last line, reading backwards in blocks."""
   block_bytes = 1 << 16
   end = stream.seek(0, os.SEEK_END)
-  position = end - 1  # the last line's own newline does not end the one before
+  position = end - 1  # skip the newline that ends the last line
   while position > 0:
     start = max(0, position - block_bytes)
     stream.seek(start)

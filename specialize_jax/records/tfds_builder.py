@@ -1,10 +1,9 @@
-"""Aligned rows as a TFDS dataset on disk: written whole, read by row.
+"""Writes and reads aligned rows as a TFDS dataset.
 
-A dataset has two configurations. `rows` has one row a right sample, as
-`packed_rows` packs it; `questions` has each question that a row belongs to,
-once, with its number in the training file, which is what rows name it by.
-The student's vocabulary is part of the metadata: rows mean nothing under
-another.
+A dataset has two configurations. `rows` has one row per correct sample, packed
+by `packed_rows`. `questions` has each question that a row refers to, with its
+number in the training file, by which rows refer to it. The metadata identify
+the student's vocabulary, without which the rows are meaningless.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ QUESTIONS = "questions"
 SPLIT = "train"
 FINGERPRINT = "vocabulary_fingerprint"
 EDITION = "edition"
-"""Tells a dataset from one that is prepared in its place later."""
+"""Metadata key that distinguishes a dataset from one that replaces it."""
 
 _SHARD_EXAMPLES = 25_000
 # The writer rewrites the dataset's metadata with every call.
@@ -37,17 +36,17 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class EmptyDatasetError(errors.UserError):
-  """There was no row to write."""
+  """There are no rows to write."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionRow:
-  """A question that rows belong to.
+  """A question that rows refer to.
 
   Attributes:
     question: its number in the training file, from 0.
-    question_id: its name.
-    text: the problem.
+    question_id: its id.
+    text: the question.
     answer: the bare gold answer.
   """
 
@@ -58,7 +57,7 @@ class QuestionRow:
 
 
 def row_features() -> tfds.features.FeaturesDict:
-  """Gives the features of `rows`, as `packed_rows.PackedRow` names them."""
+  """Returns the features of `rows`, named as in `packed_rows.PackedRow`."""
   content = tfds.features.Scalar(dtype=np.object_)
   return tfds.features.FeaturesDict(
     {
@@ -72,7 +71,7 @@ def row_features() -> tfds.features.FeaturesDict:
 
 
 def question_features() -> tfds.features.FeaturesDict:
-  """Gives the features of `questions`, as `QuestionRow` names them."""
+  """Returns the features of `questions`, named as in `QuestionRow`."""
   return tfds.features.FeaturesDict(
     {
       "question": np.int64,
@@ -91,24 +90,24 @@ def write(
   name: str,
   metadata: Mapping[str, str],
 ) -> str:
-  """Writes a dataset, replacing one of the same name.
+  """Writes a dataset atomically, replacing one of the same name.
 
-  It appears under its name complete or not at all: what was there before
-  stays until then, also when `rows` raises.
+  An existing dataset remains until the new one is complete, also if `rows`
+  raises.
 
   Args:
-    rows: the rows; those of a question need not stand together.
-    questions: by number, at least those that rows name.
-    data_dir: the folder of TFDS datasets; made where missing.
+    rows: the rows, in any order.
+    questions: questions by number, at least those that rows refer to.
+    data_dir: the folder of TFDS datasets; created if missing.
     name: the dataset's name, in lower case with underscores.
-    metadata: kept with the dataset, as `new_metadata` gives it.
+    metadata: metadata of the dataset, from `new_metadata`.
 
   Returns:
     The dataset's folder, `data_dir/name`.
 
   Raises:
-    EmptyDatasetError: there is no row at all.
-    UserError: `data_dir` cannot be written, or its disk is full.
+    EmptyDatasetError: there are no rows.
+    UserError: `data_dir` is not writable, or the disk is full.
   """
   with replaced_when_done(epath.Path(data_dir), name) as folder:
     named: dict[int, None] = {}
@@ -135,12 +134,12 @@ def write_questions(
   name: str,
   metadata: Mapping[str, str],
 ) -> None:
-  """Writes the questions beside rows that lie in a dataset's folder."""
+  """Writes the questions to a dataset's folder, beside the rows."""
   _write_config(questions, folder, name, QUESTIONS, metadata)
 
 
 def new_metadata(fingerprint: str, **others: str) -> dict[str, str]:
-  """Gives a dataset's metadata, which no other dataset has."""
+  """Returns metadata for a new dataset, with a unique edition."""
   return {FINGERPRINT: fingerprint, EDITION: uuid.uuid4().hex, **others}
 
 
@@ -150,7 +149,7 @@ def open_dataset(
   """Opens a dataset that `write` wrote.
 
   Raises:
-    UserError: there is none of that name, or one of another version.
+    UserError: the dataset does not exist or has another version.
   """
   whole = epath.Path(data_dir) / name
   folder = whole / config / VERSION
@@ -173,9 +172,9 @@ def open_dataset(
 
 
 def read_serialized(builder: tfds.core.DatasetBuilder) -> tf.Tensor:
-  """Reads examples undecoded, a string tensor in the order written.
+  """Reads serialized examples, a string tensor in the order of writing.
 
-  Decode them with `features_of`.
+  Decode them with `parse`.
   """
   files = [str(file) for file in builder.info.splits[SPLIT].filepaths]
   chunks = list(tf.data.TFRecordDataset(files).batch(8192))
@@ -185,14 +184,14 @@ def read_serialized(builder: tfds.core.DatasetBuilder) -> tf.Tensor:
 def parse(
   serialized: tf.Tensor, features: tfds.features.FeaturesDict
 ) -> dict[str, tf.Tensor]:
-  """Decodes many examples of scalars at once.
+  """Parses many examples of scalars at once.
 
   Args:
     serialized: string [N].
     features: `row_features()` or `question_features()`.
 
   Returns:
-    A tensor [N] a feature.
+    A tensor [N] for each feature.
   """
   return tf.io.parse_example(
     serialized,
@@ -212,7 +211,7 @@ def _write_config(
   config: str,
   metadata: Mapping[str, str],
 ) -> None:
-  """Writes one configuration of a dataset."""
+  """Writes a configuration of a dataset."""
   writer = tfds.core.SequentialWriter(
     _dataset_info(name, folder, config, metadata),
     max_examples_per_shard=_SHARD_EXAMPLES,
@@ -251,11 +250,11 @@ def _dataset_info(
 
 @contextlib.contextmanager
 def replaced_when_done(data_dir: epath.Path, name: str) -> Iterator[epath.Path]:
-  """Gives a folder to write a dataset in; puts it in place at the end.
+  """Yields a folder to write a dataset to, and moves it into place at the end.
 
   Raises:
-    UserError: `data_dir` cannot be written, or its disk is full; what was
-      there before is still there.
+    UserError: `data_dir` is not writable, or the disk is full; an existing
+      dataset is unchanged.
   """
   try:
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -286,9 +285,9 @@ def replaced_when_done(data_dir: epath.Path, name: str) -> Iterator[epath.Path]:
 
 
 def _no_room(error: OSError | tf.errors.OpError) -> str | None:
-  """Gives the system's words if the disk is full, else nothing.
+  """Returns the system's message if the disk is full, otherwise None.
 
-  TensorFlow's writer keeps them in its message, and no number.
+  TensorFlow's errors have that message, but no error number.
   """
   if isinstance(error, OSError):
     return error.strerror if error.errno in _FULL_DISK else None

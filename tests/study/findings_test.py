@@ -94,7 +94,7 @@ def test_the_fit_over_sizes_is_least_squares(study):
 
 
 def test_a_contrast_refuses_other_questions():
-  with pytest.raises(ValueError, match="other questions"):
+  with pytest.raises(ValueError, match="different questions"):
     arm_results.contrast(
       [(1.0, [[np.zeros(3)]]), (-1.0, [[np.zeros(4)]])],
     )
