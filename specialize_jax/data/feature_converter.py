@@ -1,8 +1,9 @@
-"""seqio's way from task features to model features, teacher included.
+"""A seqio feature converter that keeps the teacher's candidates.
 
-`pipeline.TrainIterator` packs in NumPy; wherever seqio itself converts, as
-`seqio.Evaluator` does, this converter yields the same arrays, one example a
-row.
+For trainers that read seqio datasets through a feature converter, such as T5X
+(see `t5x_bridge`). Its rows are those that `pipeline.TrainIterator` builds in
+NumPy with `pack=False`. `specialize train` uses that iterator, and evaluation,
+which decodes inputs only, uses `seqio.EncDecFeatureConverter`.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ _FLOATS = ("decoder_loss_weights",)
 
 
 class DistillationFeatureConverter(seqio.FeatureConverter):
-  """Converts one example to one row that carries the teacher's candidates.
+  """Converts each example to one row, with the teacher's candidates.
 
   Example. With `{"inputs": 4, "targets": 4}` and two candidates a token
   (five in truth), the example
@@ -76,8 +77,8 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
     """
     if pack:
       raise errors.UserError(
-        "DistillationFeatureConverter(pack=True): this converter gives one"
-        " example a row; packed batches come from data.pipeline.TrainIterator"
+        "DistillationFeatureConverter(pack=True): this converter has one"
+        " example per row; packed batches come from data.pipeline.TrainIterator"
         " (pack=True)."
       )
     self._target_features = (
@@ -101,7 +102,7 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
   def get_model_feature_lengths(
     self, task_feature_lengths: Mapping[str, int]
   ) -> Mapping[str, int]:
-    """Gives the row length of every model feature, in tokens."""
+    """Returns the row length of every model feature, in tokens."""
     source = task_feature_lengths[features.INPUTS]
     target = task_feature_lengths[features.TARGETS]
     return {
@@ -112,9 +113,9 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
   def task_feature_lengths(
     self, task_feature_lengths: Mapping[str, int]
   ) -> Mapping[str, int]:
-    """Adds the teacher's features, as long as the targets they run along.
+    """Adds the lengths of the teacher's features, those of the targets.
 
-    seqio wants a length for every task feature; users give two.
+    seqio requires a length for every task feature, and users specify two.
     """
     target = task_feature_lengths[features.TARGETS]
     return {

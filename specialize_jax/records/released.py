@@ -60,14 +60,13 @@ def to_record(
   question: str = "",
   gold_answer: str = "",
 ) -> schema.TeacherRecord:
-  """Returns a sample's steps as a record, graded by nobody.
+  """Converts a sample's steps to a record without verdicts.
 
-  The prompt's tail and the stop are dropped where they are found; what was
-  dropped is noted in `request`. Why a sample without a stop ended, the source
-  does not say.
+  The end of the prompt and the stop are removed if present, and recorded in
+  `request`. The source does not say why a sample without a stop ended.
 
   Raises:
-    TypeError, ValueError, IndexError: the steps are not such steps.
+    TypeError, ValueError, IndexError: the steps are invalid.
   """
   tokens = [step[0][0] for step in steps]
   tail = _PROMPT_TAIL if tuple(tokens[:2]) == _PROMPT_TAIL else ()

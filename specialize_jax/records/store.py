@@ -152,8 +152,8 @@ def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
       if b"\0" in line:
         raise errors.UserError(
           f"{where} is damaged: it contains zero bytes, which a machine that"
-          " fails while writing may leave; delete that line, and run the command"
-          " that wrote the store again to have the sample replaced"
+          " fails while writing may leave; delete that line, and run the"
+          " command that wrote the store again to replace the sample"
         )
       try:
         yield where, line.decode("utf-8")
