@@ -3,7 +3,7 @@
 Wang et al. 2023, "Self-Consistency Improves Chain of Thought Reasoning in
 Language Models" (arXiv 2203.11171): sample several rationales, drop them, and
 take the majority of their answers, argmax over a of sum_i 1(a_i = a) (section
-2, where the plain count does as well as weights by normalised probability).
+2, where the plain count does as well as weights by normalized probability).
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Which field of a row is the prediction, and which is the target.
+"""Finds the prediction and the target in a row.
 
-One rule for what any command or system of ours writes, and for the rows of
-lm-evaluation-harness, so that nobody has to rename fields before grading:
+Rows written by our commands, by other systems and by lm-evaluation-harness can
+be graded without renaming fields:
 
     written by                    | prediction       | target
     ------------------------------|------------------|-----------------------
@@ -12,8 +12,8 @@ lm-evaluation-harness, so that nobody has to rename fields before grading:
     lm_eval --log_samples         | "resps", else    | "target", else the same
                                   | "filtered_resps" | names within "doc"
 
-"resps" goes before "filtered_resps" since it is what the model said, and a
-grader of ours reads the answer itself.
+"resps" takes precedence over "filtered_resps": it is the model's whole output,
+from which our graders extract the answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ Row = Mapping[str, object]
 
 
 def prediction_of(row: Row, where: str) -> str:
-  """Returns what a system said; "" where it says that it said nothing.
+  """Returns the prediction of a row; "" if the field is null.
 
   Args:
     row: The row.
-    where: The file and the row, as messages name them.
+    where: The file and the row, for error messages.
 
   Raises:
     UserError: No field holds one text, or two hold different ones.
@@ -42,26 +42,26 @@ def prediction_of(row: Row, where: str) -> str:
     >>> prediction_of({"resps": [["So 72."]], "filtered_resps": ["72"]}, "")
     'So 72.'
   """
-  said = {
+  found = {
     name: "" if row[name] is None else _text(row[name], name, where)
     for name in _PREDICTIONS
     if name in row
   }
-  if not said:
+  if not found:
     harness = [name for name in _HARNESS_PREDICTIONS if name in row]
     texts = {name: _only_text(row[name]) for name in harness}
-    said = {name: text for name, text in texts.items() if text is not None}
-    if said:
-      return next(iter(said.values()))
+    found = {name: text for name, text in texts.items() if text is not None}
+    if found:
+      return next(iter(found.values()))
     if harness:
       raise errors.UserError(
         f"{where}: {_shown(row, harness[0])} holds not one text but several, "
         "or log-likelihoods: grade rows of a task that generates, with one "
         "response a row."
       )
-  if not said:
+  if not found:
     raise errors.UserError(f"{where} {_lack_of_prediction(row)}")
-  (first, text), *others = said.items()
+  (first, text), *others = found.items()
   for name, other in others:
     if other != text:
       raise errors.UserError(
@@ -72,11 +72,11 @@ def prediction_of(row: Row, where: str) -> str:
 
 
 def target_of(row: Row, where: str) -> str:
-  """Returns what a prediction is graded against.
+  """Returns the target of a row.
 
   Args:
     row: The row.
-    where: The file and the row, as messages name them.
+    where: The file and the row, for error messages.
 
   Raises:
     UserError: No field holds a text or a number, or two hold different ones
@@ -121,7 +121,7 @@ def _text(value: object, name: str, where: str) -> str:
 
 
 def _only_text(value: object) -> str | None:
-  """Returns the one text of a list of lists, None where it holds others."""
+  """Returns the only text of nested lists; None if there are several."""
   while isinstance(value, Sequence) and not isinstance(value, str):
     if len(value) != 1:
       return None

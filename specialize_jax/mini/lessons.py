@@ -41,16 +41,16 @@ def fact_rows() -> list[Row]:
   rows = []
   for operation, left, right in arithmetic.facts():
     result = arithmetic.apply(operation, left, right)
-    told = f"{left} {operation} {right} ="
+    question = f"{left} {operation} {right} ="
     for data_format in (
       formats.ZERO_SHOT_ANSWER_ONLY,
       formats.ZERO_SHOT_CHAIN_OF_THOUGHT,
     ):
       rows.append(
         {
-          "question": told,
+          "question": question,
           "answer": str(result),
-          "rationale": f"{told} {result}. The answer is {result}.",
+          "rationale": f"{question} {result}. The answer is {result}.",
           "format": data_format.name,
         }
       )
@@ -81,8 +81,8 @@ def sums_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
   rows = []
   for problem in one_step:
     (step,) = problem.steps
-    told = f"{step.left} {step.operation} {step.right}"
-    rows.append(_bare_row(f"{problem.question} Which sum is it?", told))
+    calculation = f"{step.left} {step.operation} {step.right}"
+    rows.append(_bare_row(f"{problem.question} Which sum is it?", calculation))
   return _numbered("sums", rows)
 
 

@@ -180,13 +180,15 @@ def draw_world(seed: int, config: WorldConfig) -> World:
 def _write_early_lessons(
   place: pathlib.Path, world: World
 ) -> list[lessons.Row]:
-  """Writes what only pre-training reads, and gives its rows."""
-  told = [p for by_split in world.maths.values() for p in by_split["train"]]
+  """Writes the data for pre-training only, and returns its rows."""
+  stories_told = [
+    p for by_split in world.maths.values() for p in by_split["train"]
+  ]
   written = {
     "facts": lessons.fact_rows(),
     "weak_maths": lessons.weak_maths_rows(world.weak_maths),
     "sums": lessons.sums_rows(world.weak_maths),
-    "reading": lessons.reading_rows(told),
+    "reading": lessons.reading_rows(stories_told),
   }
   for name, rows in written.items():
     _write_rows(place / name / "train.jsonl", rows)

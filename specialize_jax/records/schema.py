@@ -19,7 +19,7 @@ NUM_CANDIDATES = 5
 MAX_LOG_PROB = 1e-3  # rounding by servers may yield values above 0
 
 UNKNOWN_FINISH = "unknown"
-"""A `finish_reason` that the source does not give."""
+"""The `finish_reason` of samples whose source has none."""
 
 # OpenAI's word for an answer that ended by itself or at a stop sequence, and
 # those of Together and text-generation-inference.
@@ -112,15 +112,14 @@ class RecordHead:
 def why_unfinished(
   record: TeacherRecord | RecordHead, num_steps: int
 ) -> str | None:
-  """Returns why a sample is not a finished answer; None where it may be one.
+  """Returns why a sample is not a finished answer, or None if it may be one.
 
-  A source that gives no reason is believed to have finished its samples, as
-  the paper's released dumps are, except a sample that has as many tokens as
-  were allowed.
+  Samples whose source has no finish reason, as in the paper's released dumps,
+  count as finished unless they have the maximum number of tokens.
 
   Args:
     record: The sample.
-    num_steps: How many tokens it has.
+    num_steps: Its number of tokens.
 
   Example:
     >>> head = RecordHead(

@@ -1,7 +1,6 @@
-"""What a report is made of: sections of blocks, as HTML or as Markdown.
+"""The building blocks of a report, rendered as HTML or Markdown.
 
-A block says what is shown and knows nothing of files; `page` and `markdown`
-render a whole `Document`.
+Blocks are independent of files; `page` and `markdown` render a `Document`.
 """
 
 import dataclasses

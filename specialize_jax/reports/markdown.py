@@ -1,4 +1,4 @@
-"""A report as Markdown, its figures as files beside it."""
+"""Writes a report as Markdown, with figures as files."""
 
 import os
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ def write(report: blocks.Document, path: str | os.PathLike[str]) -> None:
   """Writes a report, and its figures as PNG and SVG.
 
   Args:
-    report: what to write.
-    path: of the Markdown; figures go to `NAME_figures/` beside `NAME.md`.
+    report: the report.
+    path: the output, `NAME.md`; figures are written to `NAME_figures/`.
   """
   path = epath.Path(path)
   folder = path.with_name(f"{path.stem}_figures")
@@ -26,8 +26,8 @@ def render(report: blocks.Document, figure_path: str) -> str:
   """Renders a report as Markdown.
 
   Args:
-    report: what to render.
-    figure_path: where a figure is found, `{name}` standing for its name.
+    report: the report.
+    figure_path: the path of a figure, with `{name}` for its name.
   """
   parts = [f"# {report.title}"]
   if report.lead:

@@ -46,8 +46,8 @@ def document(
 
   Args:
     results: a loaded results directory.
-    more: sections after those of the results. Where there is nothing of a run
-      but these, they are the whole report.
+    more: additional sections. If there are no results of a run, they are the
+      whole report.
   """
   only_more = more and not results.before
   own = [] if only_more else sections.build(results)
@@ -61,7 +61,7 @@ def document(
 
 
 def render(report: blocks.Document) -> str:
-  """Renders a report as one HTML page without scripts or references."""
+  """Renders a report as one HTML page without scripts or external files."""
   title = html.escape(report.title)
   links = "".join(
     f'<a href="#{section.name}">{_link(section.name)}</a>'

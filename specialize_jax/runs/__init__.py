@@ -1,6 +1,6 @@
-"""Whole runs: training, evaluating and selecting, from a configuration.
+"""Whole runs: training, evaluation and selection, from a configuration.
 
-`experiment.py` wires the lower rooms into one training run; `selecting.py`
-evaluates the checkpoints of a run and `choosing.py` picks one. A run writes
-results that `reports/` reads.
+`experiment.py` connects data, network, loss, optimizer and checkpoints to a
+training run. `selecting.py` evaluates the checkpoints of a run, and
+`choosing.py` selects one. `reports/` reads the results.
 """

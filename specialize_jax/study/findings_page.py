@@ -1,4 +1,4 @@
-"""A study of the findings as one self-contained page, and as Markdown."""
+"""Writes a study as a self-contained page and as Markdown."""
 
 import pathlib
 from collections.abc import Mapping
@@ -27,15 +27,15 @@ _CAPTIONS = {
 def build(
   study_json: str | pathlib.Path, output_html: str | pathlib.Path
 ) -> None:
-  """Writes the page of a study, complete or not at all.
+  """Writes the page of a study, and the same as Markdown.
 
   Args:
-    study_json: what `specialize demo --study` wrote.
-    output_html: the page, `NAME.html`; the same as Markdown goes to `NAME.md`
-      beside it, its figures to `NAME_figures/`.
+    study_json: the output of `specialize demo --study`.
+    output_html: the page, `NAME.html`; Markdown is written to `NAME.md` and its
+      figures to `NAME_figures/`.
 
   Raises:
-    UserError: there is no such study.
+    UserError: the study does not exist or is invalid.
   """
   report = document(findings_text.load(study_json))
   output_html = pathlib.Path(output_html)
@@ -44,7 +44,7 @@ def build(
 
 
 def document(study: Json) -> blocks.Document:
-  """Builds the report of a study, a section for each finding."""
+  """Builds the report of a study, with one section per finding."""
   return blocks.Document(
     title="The findings in miniature",
     lead=findings_text.lead(study),
@@ -58,8 +58,8 @@ def sections(study: Json, title_prefix: str = "") -> list[blocks.Section]:
   """Builds one section for each finding, in the paper's order.
 
   Args:
-    study: a study that `findings_text.load` returned.
-    title_prefix: what goes before each title, in a report of other things too.
+    study: from `findings_text.load`.
+    title_prefix: prefix of each title, in a report with other sections.
   """
   drawn = findings_plots.figures(study)
   return [

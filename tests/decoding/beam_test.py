@@ -46,7 +46,7 @@ def test_a_beam_of_one_is_greedy(config):
   [tiny_t5.T5_1_1, tiny_t5.T5_1_0, tiny_t5.PER_LAYER],
   ids=["1_1", "1_0", "per_layer"],
 )
-def test_sequences_score_what_the_search_says(config):
+def test_scores_of_sequences_are_those_of_the_search(config):
   model, params = tiny_t5.init(config)
   source = tiny_t5.sources(6)
   found = search(config, source, num_return_sequences=3, length_penalty=0.6)

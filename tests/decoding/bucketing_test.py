@@ -1,4 +1,4 @@
-"""Batches are few shapes, hold every example, and lie on the mesh."""
+"""Batches have few shapes, hold every example, and are sharded."""
 
 import jax
 import numpy as np
@@ -28,7 +28,9 @@ def test_batches_are_the_docstrings():
 @given(
   st.lists(st.integers(1, 200), min_size=1, max_size=40), st.integers(1, 9)
 )
-def test_every_example_comes_once_whole_and_in_few_shapes(lengths, batch_size):
+def test_every_example_occurs_once_unchanged_and_in_few_shapes(
+  lengths, batch_size
+):
   examples = [_example(n, i + 1) for i, n in enumerate(lengths)]
   seen, shapes = {}, set()
   for indices, inputs in bucketing.batches(
@@ -44,7 +46,7 @@ def test_every_example_comes_once_whole_and_in_few_shapes(lengths, batch_size):
     np.testing.assert_array_equal(tokens, examples[index])
 
 
-def test_batches_lie_where_the_parameters_lie():
+def test_batches_are_sharded_over_the_mesh_of_the_parameters():
   mesh = jax.make_mesh(
     (2, 2, 2),
     ("data", "fsdp", "model"),

@@ -1,4 +1,4 @@
-"""A request's result is its own, whatever is decoded beside it."""
+"""A request's result does not depend on the rest of its batch."""
 
 import functools
 
@@ -65,7 +65,7 @@ def test_the_batch_changes_nothing(settings):
   assert len({tuple(one[0]) for one in ids(whole)}) > 3
 
 
-def test_what_is_done_is_not_decoded_again_and_changes_nothing():
+def test_completed_requests_are_not_decoded_again_and_change_nothing():
   model, params = loop_test.init(loop_test.T5_1_1)
   decoder = generator.Generator(
     model, requests.Settings(max_new_tokens=NEW_TOKENS), batch_size=3
@@ -79,7 +79,7 @@ def test_what_is_done_is_not_decoded_again_and_changes_nothing():
     np.testing.assert_array_equal(result.output.log_probs, expected.log_probs)
 
 
-def test_a_draw_is_made_by_seed_row_and_sample_alone():
+def test_a_sample_depends_on_seed_row_and_sample_only():
   one = ids(run(ask(), batch_size=7, **SAMPLING, num_samples=1))
   three = ids(run(ask(), batch_size=7, **SAMPLING, num_samples=3))
   assert [row[:1] for row in three] == one
@@ -104,7 +104,7 @@ def test_an_output_ends_with_eos_and_has_a_log_probability_a_token():
     assert output.text is None
 
 
-def test_scoring_what_was_decoded_gives_its_log_probabilities():
+def test_scores_of_decoded_sequences_are_their_log_probabilities():
   decoded = run(ask())
   asked = ask()
   scored = [
@@ -124,7 +124,7 @@ def test_scoring_what_was_decoded_gives_its_log_probabilities():
       assert result.target_log_probs.dtype == np.float32
 
 
-def test_a_beam_gives_its_best_first_and_one_is_greedy():
+def test_beams_are_sorted_and_a_single_beam_is_greedy():
   greedy = run(ask())
   assert ids(run(ask(), strategy="beam", num_beams=1)) == ids(greedy)
   for result in run(
@@ -194,7 +194,7 @@ def test_a_mesh_decodes_what_one_device_does():
   assert ids([results[n] for n in range(7)]) == ids(run(ask()))
 
 
-def test_what_reads_texts_needs_a_vocabulary():
+def test_settings_that_read_texts_need_a_vocabulary():
   model, _ = loop_test.init(loop_test.T5_1_1)
   for settings in (
     requests.Settings(calculator=True),

@@ -1,4 +1,4 @@
-"""Cached decoding = full forward, and what the loop does with its rows."""
+"""Cached decoding equals full forward passes; ends, pauses, forced tokens."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ def forward(config, source, tokens):
 
 
 @EVERY
-def test_cached_steps_give_the_hidden_states_of_the_whole_pass(config):
+def test_cached_steps_equal_a_full_forward_pass(config):
   model, params = init(config)
   source = sources(3)
   target = jnp.asarray(
@@ -69,7 +69,7 @@ def test_cached_steps_give_the_hidden_states_of_the_whole_pass(config):
 
 
 @BOTH
-def test_greedy_tokens_are_the_maxima_of_the_whole_pass(config):
+def test_greedy_tokens_are_the_argmax_of_a_full_forward_pass(config):
   source = sources(8)
   output = decode(config, source)
   logits = forward(config, source, output.tokens)
@@ -107,7 +107,7 @@ def test_a_row_decodes_the_same_in_every_batch_and_padding():
     np.testing.assert_array_equal(few.tokens, whole.tokens[row_ids])
 
 
-def test_draws_differ_by_step_row_and_key():
+def test_samples_differ_by_step_row_and_key():
   source = jnp.broadcast_to(sources(1), (4, 7))
   arguments = {"strategy": strategies.Sampling(temperature=5.0)}
   one = decode(T5_1_1, source, decode_rng=jax.random.key(0), **arguments)
@@ -157,12 +157,12 @@ def test_bfloat16_decodes():
   assert np.isfinite(output.log_probs).all()
 
 
-def test_a_strategy_that_draws_needs_a_key():
+def test_a_strategy_that_samples_needs_a_key():
   with pytest.raises(errors.UserError, match="decode_rng is None, and Sampl"):
     decode(T5_1_1, sources(1), strategy=strategies.Sampling())
 
 
-def test_there_must_be_room_for_a_token():
+def test_max_new_tokens_must_be_positive():
   with pytest.raises(errors.UserError, match="max_new_tokens is 0"):
     decode(T5_1_1, sources(1), max_new_tokens=0)
 
@@ -200,7 +200,7 @@ def resume(state, **kwargs):
   return loop.resume(model, params, state, **{**arguments, **kwargs})
 
 
-def test_pauses_change_nothing_and_come_after_the_tokens_asked_for():
+def test_pauses_change_nothing_and_occur_after_the_given_tokens():
   source = sources(4)
   whole = decode(T5_1_1, source, eos_id=None)
   pause = np.zeros(24, bool)

@@ -40,7 +40,7 @@ def test_a_row_is_written_as_soon_as_order_allows(path):
   assert json.loads(path.read_text().splitlines()[3]) == row(3)
 
 
-def test_what_waited_when_it_stopped_is_there_again(path):
+def test_waiting_rows_survive_an_interruption(path):
   with opened(path) as rows:
     rows.add({0: row(0)})
     rows.add({3: row(3), 2: row(2)})
@@ -55,7 +55,7 @@ def test_what_waited_when_it_stopped_is_there_again(path):
 
 
 @pytest.mark.parametrize("end", ['{"n": 2', '{"n": 2}', "\0\0\0\n", "\n"])
-def test_a_last_line_that_is_not_whole_is_cut_off(path, end):
+def test_an_incomplete_last_line_is_removed(path, end):
   with opened(path) as rows:
     rows.add({0: row(0), 1: row(1)})
   with path.open("a") as stream:
@@ -66,7 +66,7 @@ def test_a_last_line_that_is_not_whole_is_cut_off(path, end):
   assert read(path) == [0, 1, 2, 3, 4]
 
 
-def test_a_waiting_line_that_is_not_whole_is_done_again(path):
+def test_an_incomplete_waiting_line_is_repeated(path):
   with opened(path) as rows:
     rows.add({1: row(1)})
     rows.add({2: row(2)})
@@ -78,9 +78,7 @@ def test_a_waiting_line_that_is_not_whole_is_done_again(path):
   assert read(path) == [0, 1, 2, 3, 4]
 
 
-def test_many_waiting_rows_are_forgotten_once_they_are_written(
-  path, monkeypatch
-):
+def test_many_waiting_rows_are_dropped_once_they_are_written(path, monkeypatch):
   monkeypatch.setattr(resumable, "_MAX_WAITING_LINES", 3)
   with opened(path, num_rows=100) as rows:
     for n in range(0, 100, 2):
@@ -91,7 +89,7 @@ def test_many_waiting_rows_are_forgotten_once_they_are_written(
   assert len(progress.read_text().splitlines()) <= 4
 
 
-def test_a_field_that_is_no_text_is_escaped(path):
+def test_a_field_that_is_not_text_is_escaped(path):
   with opened(path, num_rows=1) as rows:
     rows.add({0: {"n": 0, "bad": "\ud800"}})
   assert json.loads(path.read_text())["bad"] == "\ud800"

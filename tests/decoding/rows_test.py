@@ -1,4 +1,4 @@
-"""Rows become requests, or one sentence that names the line."""
+"""Rows become requests, or an error that names the line."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_a_scored_text_ends_with_eos_and_scored_ids_are_as_they_are():
   assert ids.target_ids.tolist() == [7, 8]
 
 
-def test_long_inputs_are_cut_only_when_asked_and_keep_their_eos():
+def test_long_inputs_are_truncated_only_on_request_and_keep_their_eos():
   long = {"input_ids": [5, 6, 7, 8, 9, 10, 1]}
   open_ended = {"input_ids": [5, 6, 7, 8, 9, 10, 11]}
   (one, two, three), num_truncated = read(
@@ -91,7 +91,7 @@ def test_a_text_needs_a_vocabulary_and_ids_do_not():
     read({"text": "ab"}, vocabulary=None)
 
 
-def test_there_must_be_room_for_an_input():
+def test_max_input_length_must_be_positive():
   with pytest.raises(errors.UserError, match="max_input_length is 0"):
     read({"text": "ab"}, input_limit=0)
 
@@ -116,7 +116,7 @@ def test_without_a_vocabulary_there_is_no_text():
   assert rows.output_row({}, result, log_probs=False) == {"output_ids": [5, 1]}
 
 
-def test_several_outputs_are_listed_and_votes_told():
+def test_several_outputs_and_votes_are_listed():
   result = requests.Result(
     sequences=[output([5, 1], "a 1"), output([6, 1], "b 2", -0.5)],
     best=1,
@@ -162,6 +162,6 @@ def test_a_scored_row_has_float32s_in_their_shortest_spelling():
     ),
   ],
 )
-def test_settings_that_cannot_be_are_errors(changes, sentence):
+def test_invalid_settings_are_errors(changes, sentence):
   with pytest.raises(errors.UserError, match=sentence):
     requests.Settings(**changes)

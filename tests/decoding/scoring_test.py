@@ -1,4 +1,4 @@
-"""Scores are log-probabilities of the whole pass, and of decoding."""
+"""Scores are log-probabilities of a full forward pass, and of decoding."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ BOTH = pytest.mark.parametrize(
 
 
 @BOTH
-def test_decoded_tokens_score_what_decoding_gave_them(config):
+def test_scores_of_decoded_tokens_are_those_of_decoding(config):
   model, params = tiny_t5.init(config)
   source = tiny_t5.sources(6)
   decoded = loop.decode(

@@ -28,14 +28,14 @@ def test_more_votes_win_over_more_probability():
   assert vote.index == 0
 
 
-def test_who_has_no_answer_does_not_vote():
+def test_samples_without_answer_do_not_vote():
   vote = self_consistency.vote(["none", "none", "5"], [-1.0, -1.0, -9.0])
   assert (vote.answer, vote.shares, vote.index) == ("5", {"5": 1.0}, 2)
   nobody = self_consistency.vote(["none", "nil"], [-2.0, -1.0])
   assert (nobody.answer, nobody.shares, nobody.index) == (None, {}, 1)
 
 
-def test_words_vote_by_their_own_reader():
+def test_words_vote_with_their_own_extractor():
   vote = self_consistency.vote(
     ["Yes.", "no", "yes"],
     [-1.0, -1.0, -1.0],

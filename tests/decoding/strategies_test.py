@@ -23,7 +23,7 @@ def shares(strategy):
   return np.bincount(draws(strategy), minlength=4) / 4000
 
 
-def test_greedy_takes_the_first_of_the_most_likely():
+def test_greedy_chooses_the_first_of_the_most_likely():
   logits = jnp.array([[0.0, 2.0, 2.0], [3.0, 1.0, 0.0]])
   assert strategies.Greedy()(logits).tolist() == [1, 0]
   assert not strategies.Greedy().needs_rng
@@ -54,7 +54,7 @@ def test_temperature_sharpens():
     (strategies.Sampling(top_k=2, top_p=0.6), [1, 0, 0, 0]),
   ],
 )
-def test_only_the_kept_tokens_are_drawn(strategy, expected):
+def test_only_kept_tokens_are_sampled(strategy, expected):
   np.testing.assert_allclose(shares(strategy), expected, atol=0.03)
 
 
@@ -62,7 +62,7 @@ def test_only_the_kept_tokens_are_drawn(strategy, expected):
   "strategy",
   [strategies.Sampling(), strategies.Sampling(top_k=3, top_p=0.9)],
 )
-def test_a_row_draws_the_same_in_every_batch(strategy):
+def test_a_row_samples_the_same_tokens_in_every_batch(strategy):
   rng = np.random.default_rng(0)
   logits = jnp.asarray(rng.normal(size=(8, 16)), jnp.float32)
   keys = jax.random.split(jax.random.key(1), 8)

@@ -56,7 +56,7 @@ def test_t5s_pieces_fit_the_released_embeddings_and_no_other():
       vocabularies.check_size(t5, vocab_size, path)
 
 
-def test_what_is_no_vocabulary_is_an_error(tmp_path):
+def test_a_file_that_is_not_a_vocabulary_is_an_error(tmp_path):
   with pytest.raises(errors.UserError, match="does not exist"):
     vocabularies.from_file(tmp_path / "none.model")
   for name in ("bad.model", "bad.json"):

@@ -77,7 +77,7 @@ def wrong_and_right(output):
   return counts
 
 
-def test_every_sum_has_its_result_in_every_row_and_place():
+def test_every_calculation_has_its_result_in_every_row_and_position():
   wrong, right = wrong_and_right(decode(SUMS))
   assert wrong == 0
   assert right > 10

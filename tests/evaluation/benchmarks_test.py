@@ -88,7 +88,7 @@ def test_every_demonstration_of_big_bench_hard_ends_in_an_answer():
       assert verdict.correct, (task, gold, verdict)
 
 
-def test_names_are_those_of_the_command():
+def test_the_command_accepts_all_names():
   assert "gsm8k" in benchmarks.names()
   assert "bbh/word_sorting" in benchmarks.names()
   assert len(benchmarks.names()) == 31

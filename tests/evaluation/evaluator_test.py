@@ -1,4 +1,4 @@
-"""Evaluation says what decoding says, keeps it, and compiles it once."""
+"""Evaluation decodes, grades and stores predictions, compiling once."""
 
 import json
 
@@ -92,7 +92,7 @@ def params(model):
 
 
 def _say(model, params, question):
-  """What the model says to one question, decoded on its own."""
+  """Decodes one question on its own."""
   tokens = [*VOCABULARY.encode(question), 1]
   inputs = np.zeros([1, LENGTHS["inputs"]], np.int32)
   inputs[0, : len(tokens)] = tokens
@@ -116,7 +116,7 @@ def _make(name, model, **changes):
   return evaluator.Evaluator(name, **(arguments | changes))
 
 
-def test_it_grades_and_keeps_what_the_model_says(
+def test_it_grades_and_stores_the_predictions(
   registry, model, params, tmp_path
 ):
   said = [_say(model, params, question) for question in QUESTIONS]
@@ -213,7 +213,7 @@ def test_sharded_parameters_give_the_same_predictions(
   assert first == second
 
 
-def test_what_was_answered_is_not_asked_again(
+def test_decoded_examples_are_not_decoded_again(
   registry, model, params, tmp_path
 ):
   _add_task("kept", ["1"] * 7)
@@ -238,7 +238,7 @@ def test_what_was_answered_is_not_asked_again(
   assert reading.read_rows(tmp_path / "1" / "kept.jsonl") == first
 
 
-def test_what_cannot_be_evaluated_is_named(registry, model):
+def test_an_invalid_task_is_named(registry, model):
   _add_task("gsm_v1", ["1"])
   _add_task("nothing_v1", [])
   _add_task("no_metric_v1", ["1"], metric_fns=[])

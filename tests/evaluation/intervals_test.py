@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from specialize_jax.evaluation import intervals
 
 
-def test_wilson_gives_the_docstrings_numbers():
+def test_wilson_equals_the_numbers_of_the_docstring():
   interval = intervals.wilson(8, 10)
   assert interval.estimate == 0.8
   assert interval.low == pytest.approx(0.490, abs=5e-4)
   assert interval.high == pytest.approx(0.943, abs=5e-4)
 
 
-def test_wilson_gives_newcombes_published_numbers():
+def test_wilson_equals_newcombes_published_numbers():
   # Newcombe (1998), "Two-sided confidence intervals for the single
   # proportion", table I, method 3.
   for correct, total, low, high in [
@@ -31,7 +31,7 @@ def test_wilson_gives_newcombes_published_numbers():
     assert interval.high == pytest.approx(high, abs=5e-5)
 
 
-def test_newcombe_gives_the_published_numbers_of_a_difference():
+def test_newcombe_equals_published_numbers_of_a_difference():
   # Newcombe (1998), "Interval estimation for the difference between
   # independent proportions", table II, method 10: 56/70 - 48/80.
   difference = intervals.newcombe(
@@ -52,13 +52,13 @@ def test_wilson_contains_its_estimate_and_stays_within_zero_and_one(data):
   assert mirrored.low == pytest.approx(1.0 - interval.high, abs=1e-12)
 
 
-def test_wilson_of_no_example_knows_nothing():
+def test_wilson_of_no_examples_is_the_whole_range():
   interval = intervals.wilson(0, 0)
   assert math.isnan(interval.estimate)
   assert (interval.low, interval.high) == (0.0, 1.0)
 
 
-def test_wilson_covers_the_truth_as_often_as_it_says():
+def test_wilson_has_its_nominal_coverage():
   generator = np.random.default_rng(0)
   for truth in (0.1, 0.5, 0.9):
     correct = generator.binomial(100, truth, size=4000)
@@ -67,7 +67,7 @@ def test_wilson_covers_the_truth_as_often_as_it_says():
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
-def test_the_paired_bootstrap_covers_the_truth_as_often_as_it_says():
+def test_the_paired_bootstrap_has_its_nominal_coverage():
   generator = np.random.default_rng(1)
   covered = []
   for trial in range(300):
@@ -120,7 +120,7 @@ def test_a_mean_of_intervals_narrows_as_standard_deviations_do():
   assert intervals.mean([part]) == part
 
 
-def test_the_same_seed_gives_the_same_interval():
+def test_intervals_are_a_function_of_the_seed():
   before, after = [0, 1, 0, 1, 1], [1, 1, 0, 1, 0]
   first = intervals.paired_bootstrap(before, after, seed=3)
   assert first == intervals.paired_bootstrap(before, after, seed=3)

@@ -59,7 +59,7 @@ def test_whatever_the_curves_the_earliest_best_mean_is_chosen(rows):
   assert chosen.mean >= chosen.in_distribution_mean
 
 
-def test_means_over_fewer_questions_are_not_compared():
+def test_means_over_fewer_questions_are_ignored():
   history = {
     step: {f"{task}/accuracy": accuracy for task in OOD}
     | {f"{task}/n": float(n) for task in OOD}
@@ -75,7 +75,7 @@ def test_of_equal_means_the_earliest_step_wins():
   assert (chosen.step, chosen.in_distribution_step) == (200, 200)
 
 
-def test_steps_without_any_of_the_tasks_are_passed_over():
+def test_steps_without_any_of_the_tasks_are_ignored():
   history = {0: {"loss": 3.0}, **_history([0.1], [0.2], [0.2], [0.2])}
   assert selection.select(history, OOD).step == 100
   assert selection.select(history, OOD).in_distribution_step is None
@@ -122,7 +122,7 @@ def test_a_selection_survives_json():
   assert row["means"]["100"] == pytest.approx(0.3)
 
 
-def test_history_keeps_the_later_of_two_rows_and_drops_a_cut_last_line(
+def test_history_keeps_the_later_row_and_ignores_an_incomplete_last_line(
   tmp_path,
 ):
   path = tmp_path / "metrics.jsonl"

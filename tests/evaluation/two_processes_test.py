@@ -1,4 +1,4 @@
-"""Two processes that evaluate together say what one says alone."""
+"""Two processes evaluate as one process does."""
 
 import os
 import pathlib
@@ -73,7 +73,7 @@ def _run(count, output_dir):
 
 
 @pytest.mark.slow
-def test_two_processes_say_what_one_says(tmp_path):
+def test_two_processes_report_what_one_reports(tmp_path):
   alone = _run(1, tmp_path / "one")
   together = _run(2, tmp_path / "two")
   assert together == alone * 2

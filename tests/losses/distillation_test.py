@@ -1,4 +1,4 @@
-"""What is minimised, its parts, and the settings that are refused."""
+"""The objectives, their terms, and invalid settings."""
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ def test_parts_add_up_and_accuracy_is_the_argmax():
   )
 
 
-def test_both_objectives_measure_the_same_likelihood():
+def test_both_objectives_report_the_same_likelihood():
   hidden, kernel, batch = random_case.draw(3)
   by_samples, by_distribution = (
     distillation.loss_from_logits(
@@ -73,6 +73,6 @@ def test_both_objectives_measure_the_same_likelihood():
     ({"num_chunks": 0}, "num_chunks=0 is not possible"),
   ],
 )
-def test_a_setting_that_names_no_loss_is_refused(setting, message):
+def test_an_invalid_setting_is_refused(setting, message):
   with pytest.raises(errors.UserError, match=message):
     distillation.LossConfig(**setting)

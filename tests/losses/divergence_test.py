@@ -78,8 +78,8 @@ def test_tail_equals_dense_kl_of_the_coarser_distributions_in_float64():
   np.testing.assert_allclose(sparse, dense, rtol=1e-10)
 
 
-def test_tail_is_the_dense_kl_where_the_rest_agrees_token_by_token():
-  """A teacher whose unseen mass follows the student loses nothing."""
+def test_tail_is_the_dense_kl_if_the_tails_are_proportional():
+  """If the teacher's tail is proportional to the student's, tail is exact."""
   logits, ids, probs = _random_case(2)
   with jax.enable_x64(True):
     sparse = _kl(jnp.asarray(logits), jnp.asarray(ids), probs)
@@ -143,7 +143,7 @@ def test_zero_log_zero_is_zero_in_value_and_gradient():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_unused_slot_changes_nothing_whatever_its_id(mode):
-  """Slots hold the padding id, 0: its student mass stays in the rest."""
+  """Unused slots hold the padding id, 0; its mass remains in the tail."""
   logits, ids, probs = _random_case(6)
   logits[..., 0] = 4.0
   ids = np.where(ids == 0, 10 - ids, ids)
@@ -170,7 +170,7 @@ def test_no_used_slot_gives_zero_loss_and_zero_gradient(mode):
 
 @pytest.mark.parametrize("total", [1.0, 0.9])
 @pytest.mark.parametrize("gap", [20.0, 60.0, 300.0])
-def test_tail_stays_finite_where_the_student_leaves_no_rest(gap, total):
+def test_tail_is_finite_if_the_student_has_no_mass_there(gap, total):
   """1 - sum(p) would be 0 in float32 from a gap of 17 on."""
   logits, ids, probs = _random_case(8, total=total)
   logits = np.full_like(logits, -gap)
@@ -205,7 +205,7 @@ def test_narrow_logits_are_reduced_in_float32():
   np.testing.assert_allclose(kl, _kl(narrow.astype(np.float32), ids, probs))
 
 
-def test_a_vocabulary_of_candidates_alone_has_no_rest():
+def test_a_vocabulary_of_candidates_only_has_no_tail():
   logits, ids, probs = _random_case(11, vocab_size=4, candidates=4, total=1.0)
   value, gradient = jax.value_and_grad(lambda x: _kl(x, ids, probs).sum())(
     jnp.float32(logits)

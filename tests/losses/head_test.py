@@ -1,4 +1,4 @@
-"""The loss in pieces is the whole loss, in less memory, sharded or not."""
+"""The chunked loss equals the whole one, in less memory, sharded or not."""
 
 import dataclasses
 import re
@@ -44,10 +44,10 @@ def _assert_close(actual, expected, **tolerance):
 @pytest.mark.parametrize("num_chunks", [1, 2, 3, 10, 64])
 @pytest.mark.parametrize("missing_mass", ["tail", "zero"])
 @both_axes
-def test_pieces_equal_whole_and_plain_autodiff(
+def test_chunked_losses_equal_plain_autodiff_of_whole_logits(
   num_chunks, missing_mass, chunk_axis
 ):
-  """24 tokens are cut into 8, not 10; 10 positions into 4, 4 and 2 for 3."""
+  """10 chunks of 24 tokens become 8; 3 of 10 positions are 4, 4 and 2."""
   hidden, kernel, batch = random_case.draw()
 
   def plain(hidden, kernel):
@@ -142,7 +142,7 @@ def test_ignored_positions_lose_their_weight(chunk_axis):
 def test_masked_equals_removed_and_padding_never_changes_the_loss(
   masked_out, chunk_axis
 ):
-  """What lies at weight zero may be anything, even a nan."""
+  """Positions of weight zero may hold anything, even nan."""
   hidden, kernel, batch = random_case.draw(5)
   config = distillation.LossConfig(
     masked_out=masked_out, num_chunks=2, chunk_axis=chunk_axis
@@ -236,8 +236,8 @@ def _on_a_mesh(chunk_axis):
     return step(*arguments), expected, hlo
 
 
-def _exchanged(hlo):
-  """The float32 shapes of all collectives of a text."""
+def _communicated(hlo):
+  """Returns the float32 shapes of all collectives."""
   collectives = [
     line
     for line in hlo.splitlines()
@@ -255,19 +255,19 @@ def test_sharded_vocabulary_is_never_gathered(chunk_axis):
   """Under a kernel sharded along V, collectives carry [B, T, C] at most."""
   actual, expected, hlo = _on_a_mesh(chunk_axis)
   _assert_close(actual, expected, rtol=1e-5, atol=1e-6)
-  exchanged = _exchanged(hlo)
-  assert exchanged
-  # The hidden states' gradient is [2, 10, 6]; a piece's local logits would be
-  # [2, 10, 8], those of all shards [2, 10, 32].
+  shapes = _communicated(hlo)
+  assert shapes
+  # The hidden states' gradient is [2, 10, 6]; the local logits of a chunk
+  # would be [2, 10, 8], those of all shards [2, 10, 32].
   most = 2 * random_case.LENGTH * random_case.EMBED
-  assert max(np.prod(shape) for shape in exchanged) <= most, exchanged
+  assert max(np.prod(shape) for shape in shapes) <= most, shapes
 
 
 def test_in_one_pass_the_kernels_gradient_is_summed_over_devices_once():
-  """After the loop over the pieces, not in it."""
+  """After the loop over chunks, not in it."""
   _, _, hlo = _on_a_mesh("targets")
   in_loops, entry = hlo.split("\nENTRY ")
   shard = (random_case.EMBED, 64 // 4)
-  assert _exchanged(entry).count(shard) == 1
-  assert _exchanged(in_loops)
-  assert shard not in [shape[-2:] for shape in _exchanged(in_loops)]
+  assert _communicated(entry).count(shard) == 1
+  assert _communicated(in_loops)
+  assert shard not in [shape[-2:] for shape in _communicated(in_loops)]

@@ -6,7 +6,7 @@ BATCH, LENGTH, EMBED, VOCAB, CANDIDATES = 4, 10, 6, 24, 3
 
 
 def draw(seed=0, dtype=np.float32, vocab_size=VOCAB):
-  """Gives hidden states, kernel and batch; half of the weights are zero."""
+  """Returns hidden states, kernel and batch; half of the weights are zero."""
   rng = np.random.default_rng(seed)
   shape = (BATCH, LENGTH)
   ids = np.argsort(rng.random((*shape, vocab_size)), -1)[..., :CANDIDATES]

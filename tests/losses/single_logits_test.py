@@ -1,4 +1,4 @@
-"""A TPU's way to read and write single logits equals a CPU's."""
+"""Reading and writing single logits is the same on TPUs and CPUs."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ BATCH, LENGTH, VOCAB = 3, 4, 7
 
 
 def _case(num_slots):
-  """Logits, ids of which some are no token and some are met twice, values."""
+  """Logits, ids (some repeated or outside the vocabulary) and values."""
   rng = np.random.default_rng(num_slots)
   shape = (BATCH, LENGTH, num_slots)
   logits = rng.standard_normal((BATCH, LENGTH, VOCAB)).astype(np.float32)
-  ids = rng.integers(0, VOCAB + 2, shape).astype(np.int32)
+  ids = rng.integers(-2, VOCAB + 2, shape).astype(np.int32)
   return logits, ids, rng.standard_normal(shape).astype(np.float32)
 
 
@@ -22,11 +22,11 @@ def test_reading_by_comparing_equals_reading_by_index(num_slots):
   logits, ids, _ = _case(num_slots)
   found = single_logits.read_by_comparing(logits, ids)
   np.testing.assert_array_equal(found, single_logits.read_by_index(logits, ids))
-  assert (np.isneginf(found) == (ids >= VOCAB)).all()
+  assert (np.isneginf(found) == ((ids < 0) | (ids >= VOCAB))).all()
 
 
 @pytest.mark.parametrize("num_slots", [0, 1, 6])
-def test_leaving_out_by_comparing_equals_leaving_out_by_index(num_slots):
+def test_masking_by_comparing_equals_masking_by_index(num_slots):
   logits, ids, _ = _case(num_slots)
   left = single_logits.without_by_comparing(logits, ids)
   np.testing.assert_array_equal(

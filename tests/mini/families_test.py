@@ -1,4 +1,4 @@
-"""Each family is what it says: steps, numbers, distractors, wordings."""
+"""Each family has its steps, numbers, distractors and wordings."""
 
 import collections
 import random
@@ -62,14 +62,14 @@ def test_no_sentence_has_an_unfilled_slot_or_a_small_letter_first(name, draw):
       assert sentence[-1] in ".?"
 
 
-def test_mini_gsm_has_one_to_four_steps_in_the_asked_proportions():
+def test_mini_gsm_has_one_to_four_steps_in_the_configured_proportions():
   drawn = draw_many(FAMILIES["mini_gsm"], count=2000)
   counts = collections.Counter(len(problem.steps) for problem in drawn)
   for length, weight in enumerate(STEP_WEIGHTS, start=1):
     assert counts[length] / 2000 == pytest.approx(weight, abs=0.04)
 
 
-def test_mini_gsm_sometimes_tells_a_number_that_nobody_needs():
+def test_mini_gsm_sometimes_has_a_distractor():
   drawn = draw_many(FAMILIES["mini_gsm"], count=2000)
   spare = [
     set(numbers_in(problem.question)) - set(constants(problem))
@@ -90,7 +90,7 @@ def test_mini_asdiv_has_mostly_one_step_and_many_units():
   assert {"dollars", "metres", "hours"} <= units
 
 
-def test_mini_svamp_has_one_step_and_a_number_too_many():
+def test_mini_svamp_has_one_step_and_a_distractor():
   for problem in draw_many(FAMILIES["mini_svamp"]):
     assert len(problem.steps) == 1
     assert set(numbers_in(problem.question)) - set(constants(problem))
@@ -108,7 +108,7 @@ def test_weak_maths_draws_one_step_in_every_wording(name, draw):
   assert {len(problem.steps) for problem in draw_many(draw)} == {1}
 
 
-def test_a_story_can_be_told_in_no_order_that_lacks_a_number():
+def test_every_order_of_a_story_has_its_operands():
   reordered = 0
   for problem in draw_many(FAMILIES["mini_gsm"], count=4000):
     assert sum(odds for _, odds in problem.orders) == pytest.approx(1.0)

@@ -21,7 +21,7 @@ def test_a_rationale_ends_in_its_answer(name):
     assert exercise.rationale.count("The answer is") == 1
 
 
-def test_boolean_expressions_are_what_python_says():
+def test_boolean_expressions_equal_pythons_value():
   answers = collections.Counter()
   for exercise in draw_many("mini_boolean_expressions"):
     expression = exercise.question.removesuffix(" is")
@@ -40,7 +40,7 @@ def test_words_are_sorted_and_a_list_is_one_exercise_in_any_order():
     assert exercise.answer == exercise.key == " ".join(sorted(words))
 
 
-def test_only_the_asked_kind_is_counted():
+def test_only_the_kind_in_question_is_counted():
   kinds = {"fruits": lexicon.FRUITS, "animals": lexicon.ANIMALS}
   for exercise in draw_many("mini_object_counting"):
     members = kinds[re.search(r"How many (\w+)", exercise.question)[1]]

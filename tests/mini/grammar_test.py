@@ -27,7 +27,7 @@ def sums_of(text):
   ]
 
 
-def test_the_ways_on_from_every_node_sum_to_one(drawn):
+def test_the_arcs_of_every_node_sum_to_one(drawn):
   rng = random.Random(0)
   for problem in drawn:
     told = grammar.Grammar(problem, mistake_rate=0.2)
@@ -39,7 +39,7 @@ def test_the_ways_on_from_every_node_sum_to_one(drawn):
       node = rng.choice(arcs).target
 
 
-def test_every_arc_is_cut_before_a_space(drawn):
+def test_every_arc_starts_with_a_space(drawn):
   """What makes a text's tokens those of its arcs, one after another."""
   rng = random.Random(0)
   for problem in drawn:
@@ -94,7 +94,7 @@ def test_solutions_have_many_wordings(drawn):
     assert lead == " ".join(lead.split()) or lead.startswith(" ")
 
 
-def test_a_plan_may_be_told_in_another_order():
+def test_steps_may_be_written_in_another_order():
   rng = random.Random(0)
   drawn = (stories.draw(rng, (0.0, 0.2, 0.4, 0.4)) for _ in range(1000))
   problem = next(p for p in drawn if len(p.orders) > 1)

@@ -34,7 +34,7 @@ def test_a_key_forgets_who_and_what_but_no_number_and_no_event():
     assert problems.normalize(other) != problems.normalize(told)
 
 
-def test_a_plan_takes_earlier_results():
+def test_a_plan_uses_earlier_results():
   problem = problems.Problem(
     family="f",
     body="b",
@@ -55,6 +55,6 @@ def test_a_plan_with_a_sum_that_is_no_fact_is_not_sound():
   )
 
 
-def test_drawing_that_never_succeeds_is_a_defect():
+def test_drawing_that_never_succeeds_is_an_error():
   with pytest.raises(RuntimeError, match="returned no problem"):
     problems.draw(lambda rng: None, random.Random(0))

@@ -1,4 +1,4 @@
-"""A story's plan gives what the story says, read by another reader."""
+"""A story's plan computes what an independent reader of the story finds."""
 
 import random
 import re
@@ -48,7 +48,7 @@ def read(question):
   return has[next(word for word in asked.split() if word in has)]
 
 
-def test_a_plan_gives_what_the_story_says():
+def test_a_plan_computes_the_storys_answer():
   rng = random.Random(0)
   for _ in range(2000):
     problem = stories.draw(rng, (0.2, 0.3, 0.3, 0.2))

@@ -60,7 +60,7 @@ def masses_of(problem, tokenizer):
   return mass
 
 
-def test_each_place_has_the_mass_of_the_texts_that_begin_so(
+def test_each_position_has_the_mass_of_the_texts_with_its_prefix(
   drawn, tokenizer, heard
 ):
   rng = random.Random(1)
@@ -90,7 +90,7 @@ def test_each_place_has_the_mass_of_the_texts_that_begin_so(
   assert choices > 300
 
 
-def test_solutions_are_drawn_as_often_as_they_are_told(drawn, tokenizer, heard):
+def test_solutions_are_sampled_by_their_probability(drawn, tokenizer, heard):
   problem = next(p for p in drawn if len(p.steps) == 1)
   masses = masses_of(problem, tokenizer)
   told = heard.draw(problem, random.Random(0), 4000)

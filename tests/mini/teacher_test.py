@@ -97,7 +97,7 @@ def enumerate_solutions(problem):
 
 
 @pytest.mark.parametrize("name", ["one_step", "two_orders"])
-def test_the_product_of_next_tokens_is_each_solutions_mass(
+def test_the_product_of_next_token_probabilities_is_the_solutions_mass(
   name, request, mini_teacher, tokenizer
 ):
   problem = request.getfixturevalue(name)
@@ -118,7 +118,7 @@ def test_the_product_of_next_tokens_is_each_solutions_mass(
 
 
 @pytest.mark.parametrize("name", ["one_step", "two_orders"])
-def test_a_distribution_is_the_mass_of_what_begins_so(
+def test_a_distribution_is_the_mass_of_solutions_with_the_prefix(
   name, request, mini_teacher, tokenizer
 ):
   """The definition, by brute force, at every prefix of some solutions."""
@@ -140,7 +140,7 @@ def test_a_distribution_is_the_mass_of_what_begins_so(
       np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-15)
 
 
-def test_some_prefix_is_shared_by_wordings_that_part_within_a_word(
+def test_some_prefix_is_shared_by_wordings_that_diverge_within_a_word(
   one_step, mini_teacher
 ):
   """Else the tests above would not see that frontiers hold many places."""
@@ -242,7 +242,7 @@ def test_tempering_is_the_documented_formula():
   assert teacher.tempered([0.9, 0.1], 0) == [1.0, 0.0]
 
 
-def test_what_cannot_be_is_refused(one_step, mini_teacher, tokenizer):
+def test_invalid_arguments_are_refused(one_step, mini_teacher, tokenizer):
   with pytest.raises(ValueError, match="no solution continues with"):
     mini_teacher.next_token_distribution(one_step, [tokenizer.end_id])
   with pytest.raises(ValueError, match="temperature=-1"):

@@ -61,7 +61,7 @@ def test_every_number_and_every_word_is_one_piece_of_the_student(
   assert " ".join(pieces) == "▁Tom ▁has ▁12 ▁+ ▁3 ▁= ▁15 ▁apples ."
 
 
-def test_the_same_texts_give_the_same_tokenizers(texts):
+def test_tokenizers_are_a_function_of_the_texts(texts):
   assert vocabulary.train_student(
     texts, vocab_size=512
   ) == vocabulary.train_student(texts, vocab_size=512)
@@ -79,7 +79,7 @@ def test_the_teacher_spells_every_text(teacher, texts):
       assert "".join(map(teacher.spell, tokens)) == text
 
 
-def test_the_teacher_cuts_words_as_the_student_does_not(teacher, student):
+def test_teacher_and_student_split_words_differently(teacher, student):
   text = "Rosa has 20 + 7 = 27 cookies."
   tokens = [teacher.spell(t).strip() for t in teacher.encode(text)]
   pieces = [p.strip("▁") for p in student.encode(text, out_type=str)]

@@ -87,7 +87,7 @@ def test_train_validation_and_test_are_disjoint_by_problem(directory):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_no_story_is_in_two_splits_whatever_is_asked(seed):
+def test_no_story_is_in_two_splits_whatever_its_question(seed):
   drawn = world.draw_world(seed, CONFIG)
   split_of = {}
   items = [("train", item) for item in drawn.weak_maths]
@@ -104,7 +104,7 @@ def test_questions_do_not_repeat_within_a_split(directory):
     assert len(questions) == len(set(questions))
 
 
-def test_facts_come_bare_and_told_in_full(directory):
+def test_facts_are_bare_answers_and_rationales(directory):
   rows = rows_of(directory, "facts", "train")
   assert all(row["question"].endswith(" =") for row in rows)
   assert collections.Counter(row["format"] for row in rows) == {
@@ -132,7 +132,7 @@ def test_sums_are_those_of_weak_maths_and_keep_their_result(directory):
     assert "=" not in row["answer"] + row["rationale"]
 
 
-def test_reading_lists_what_training_stories_alone_tell(directory):
+def test_reading_lists_names_and_numbers_of_training_stories_only(directory):
   rows = rows_of(directory, "reading", "train")
   told = {
     question

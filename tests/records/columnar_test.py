@@ -1,4 +1,4 @@
-"""Lines in columns say what records say, errors included."""
+"""Columns hold what records hold, and errors are the same."""
 
 import dataclasses
 import json
@@ -117,7 +117,7 @@ WHOLE = json.loads(schema.to_json_line(record([STEP])))
     ({"steps": [{"t": "5", "p": math.nan, "top": []}]}, "nan is above 0"),
   ],
 )
-def test_what_is_wrong_is_said_as_for_one_record(change, sentence):
+def test_errors_are_those_of_a_single_record(change, sentence):
   line = columnar.Line("records.jsonl, line 7", json.dumps({**WHOLE, **change}))
   with pytest.raises(errors.UserError, match=sentence) as one:
     schema.from_json_line(line.text, line.where)
@@ -127,6 +127,6 @@ def test_what_is_wrong_is_said_as_for_one_record(change, sentence):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "5", '{"v": 1}', "[" * 10_000])
-def test_a_line_that_is_no_record_is_an_error(text):
+def test_a_line_that_is_not_a_record_is_an_error(text):
   with pytest.raises(errors.UserError, match="line 7"):
     columnar.parse(columnar.Line("records.jsonl, line 7", text))

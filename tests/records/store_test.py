@@ -1,4 +1,4 @@
-"""A store loses no record, and is never read past what is whole."""
+"""A store loses no record, and incomplete records are never read."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_a_flushed_record_is_on_disk_while_the_writer_is_open(tmp_path):
     assert samples_of(tmp_path) == [0]
 
 
-def test_a_cut_last_line_is_refused_by_the_reader(tmp_path):
+def test_readers_refuse_an_incomplete_last_line(tmp_path):
   write(tmp_path, range(2))
   file = tmp_path / store.FILE_NAME
   whole = file.read_bytes()
@@ -78,7 +78,7 @@ def test_a_cut_last_line_is_refused_by_the_reader(tmp_path):
       samples_of(tmp_path)
 
 
-def test_a_writer_removes_a_cut_last_line_and_goes_on(tmp_path):
+def test_a_writer_removes_an_incomplete_last_line_and_resumes(tmp_path):
   write(tmp_path, range(2))
   file = tmp_path / store.FILE_NAME
   whole = file.read_bytes()
@@ -88,7 +88,7 @@ def test_a_writer_removes_a_cut_last_line_and_goes_on(tmp_path):
   assert samples_of(tmp_path) == [0, 7]
 
 
-def test_a_writer_keeps_a_whole_last_line_that_lacks_its_newline(tmp_path):
+def test_a_writer_keeps_a_complete_last_line_without_newline(tmp_path):
   write(tmp_path, range(2))
   file = tmp_path / store.FILE_NAME
   file.write_bytes(file.read_bytes()[:-1])
@@ -187,7 +187,7 @@ def data_file(*parts):
   return path
 
 
-def test_the_real_samples_are_read_whole():
+def test_the_real_samples_are_read_completely():
   records = list(store.read_records(data_file("codex", "gsm8k_train_0.json")))
   assert [record.sample for record in records] == list(range(40))
   assert {record.finish_reason for record in records} == {"stop"}

@@ -53,7 +53,7 @@ def test_rows_come_back_exactly_and_in_order(tmp_path):
   }
 
 
-def test_each_question_is_there_once(tmp_path):
+def test_each_question_occurs_once(tmp_path):
   write(tmp_path, ROWS)
   back = read(tmp_path, tfds_builder.QUESTIONS)
   assert back["question"] == [3, 9]
@@ -84,7 +84,7 @@ def test_metadata_is_kept(tmp_path):
   assert builder.info.splits["train"].num_examples == 4
 
 
-def test_an_error_among_the_rows_leaves_what_was_there(tmp_path):
+def test_an_error_among_the_rows_keeps_the_existing_dataset(tmp_path):
   write(tmp_path, ROWS[:1])
 
   def breaking():
@@ -100,7 +100,7 @@ def test_an_error_among_the_rows_leaves_what_was_there(tmp_path):
   assert len(read(tmp_path)["sample"]) == 4
 
 
-def test_no_row_at_all_is_an_error_and_writes_nothing(tmp_path):
+def test_no_rows_are_an_error_and_write_nothing(tmp_path):
   with pytest.raises(errors.UserError, match="'rows' would be empty"):
     write(tmp_path / "new", [])
   assert os.listdir(tmp_path / "new") == []
@@ -117,7 +117,7 @@ def test_a_missing_dataset_is_an_error_with_the_command(tmp_path):
     tfds_builder.open_dataset(tmp_path, "rows")
 
 
-def test_a_dataset_of_another_version_says_to_prepare_again(tmp_path):
+def test_a_dataset_of_another_version_must_be_prepared_again(tmp_path):
   write(tmp_path, ROWS)
   folder = pathlib.Path(tmp_path) / "rows" / "rows"
   (folder / tfds_builder.VERSION).rename(folder / "9.0.0")

@@ -88,7 +88,7 @@ def test_the_page_of_a_finished_demo_shows_every_section(results_dir, tmp_path):
     "selection.json",
   ],
 )
-def test_a_section_without_its_file_says_so(results_dir, tmp_path, kept):
+def test_a_section_without_its_file_reports_it(results_dir, tmp_path, kept):
   alone = tmp_path / "alone"
   (alone / kept).parent.mkdir(parents=True)
   shutil.copy(results_dir / kept, alone / kept)
@@ -97,7 +97,7 @@ def test_a_section_without_its_file_says_so(results_dir, tmp_path, kept):
   assert 'class="absent"' in text
 
 
-def test_ways_of_decoding_are_told_as_they_came_out(results_dir):
+def test_ways_of_decoding_are_reported_whatever_the_outcome(results_dir):
   results = results_lib.load(results_dir)
   text = page.render(page.document(results))
   assert "greedy, calculator raised its accuracy." in text
@@ -113,7 +113,7 @@ def test_ways_of_decoding_are_told_as_they_came_out(results_dir):
   )
 
 
-def test_the_same_results_give_the_same_page(results_dir):
+def test_the_page_is_a_function_of_the_results(results_dir):
   results = results_lib.load(results_dir)
   assert page.render(page.document(results)) == page.render(
     page.document(results)
@@ -155,7 +155,7 @@ def test_the_mean_curve_takes_the_steps_that_have_every_task(results_dir):
   assert results_lib.mean_curve(results, []) == ([], [])
 
 
-def test_names_beside_curves_keep_apart():
+def test_names_beside_curves_do_not_overlap():
   assert drawing.spaced([1, 1.1, 9], 1) == pytest.approx([0.55, 1.55, 9])
   heights = drawing.spaced([0.0, 0.1, 0.2, 0.9, 1.0], 0.5)
   gaps = [b - a for a, b in zip(heights, heights[1:], strict=False)]
@@ -167,7 +167,7 @@ def test_a_running_mean_keeps_a_constant_and_the_length():
   assert drawing.smooth([1.0, 3.0]).tolist() == [1.0, 3.0]
 
 
-def test_the_aligned_example_escapes_and_cuts(results_dir):
+def test_the_aligned_example_is_escaped_and_truncated(results_dir):
   example = dict(results_lib.load(results_dir).alignment_example)
   example["teacher_tokens"] = ["<b>"] * 27
   assert "<b></span>" not in alignment_view.links(example).html
@@ -182,7 +182,7 @@ def test_the_aligned_example_escapes_and_cuts(results_dir):
   assert "and 56 more pieces" in alignment_view.links(long).html
 
 
-def test_the_markdown_says_what_the_page_says(results_dir, tmp_path):
+def test_markdown_and_page_have_the_same_content(results_dir, tmp_path):
   results = results_lib.load(results_dir)
   markdown.write(page.document(results), tmp_path / "report.md")
   text = (tmp_path / "report.md").read_text()
@@ -217,7 +217,7 @@ def test_of_many_general_tasks_the_main_table_has_the_means(results_dir):
   assert changes == sorted(changes)
 
 
-def test_examples_stand_beside_the_teachers_words(results_dir):
+def test_examples_are_shown_beside_the_teachers_solution(results_dir):
   page_text = page.render(page.document(results_lib.load(results_dir)))
   assert page_text.count('<div class="who">teacher</div>') >= 8
   assert page_text.count('<div class="who">student</div>') >= 8

@@ -1,4 +1,4 @@
-"""The main table says what the files say, with honest intervals."""
+"""The main table has the numbers of the files, with valid intervals."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_without_predictions_the_difference_is_not_paired(results_dir):
   assert table[0].difference != paired[0].difference
 
 
-def test_predictions_may_lie_elsewhere(results_dir):
+def test_predictions_may_be_in_other_directories(results_dir):
   (results_dir / "predictions" / "before").rename(results_dir / "general_model")
   assert not tables.rows(results_lib.load(results_dir))[0].paired
   path = results_dir / "results.json"

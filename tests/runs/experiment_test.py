@@ -1,4 +1,4 @@
-"""A run is what its experiment says, and refuses what does not fit."""
+"""A run follows its experiment, and refuses inconsistent ones."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def metrics_of(run):
   return pathlib.Path(run.model_dir, "metrics.jsonl").read_text()
 
 
-def test_a_checkpoint_says_what_it_is_of(trained):
+def test_a_checkpoint_has_metadata_of_its_run(trained):
   run, state = trained
   assert int(state.step) == tiny_demo.STEPS
   rows = [json.loads(line) for line in metrics_of(run).splitlines()]
@@ -81,7 +81,7 @@ def test_a_run_s_export_is_evaluated_like_the_run(trained, tmp_path):
   assert ours.read_text() == theirs.read_text()
 
 
-def test_a_step_that_is_not_there_is_an_error(trained):
+def test_a_missing_step_is_an_error(trained):
   run, _ = trained
   with pytest.raises(errors.UserError, match="3"):
     opening.open_checkpoint(f"{run.model_dir}/checkpoints/3")

@@ -58,7 +58,9 @@ def test_a_model_that_adds_wrongly_gains_by_the_calculator():
   assert 0 < greedy["high"] < computed["low"] < 1
 
 
-def test_a_checkpoint_is_compared_and_what_it_said_is_kept(data_dir, tmp_path):
+def test_ways_of_decoding_are_compared_and_predictions_stored(
+  data_dir, tmp_path
+):
   torch.manual_seed(0)
   theirs = transformers.T5ForConditionalGeneration(
     transformers.T5Config(

@@ -1,4 +1,4 @@
-"""The whole way, at toy size: every file that a report is built from."""
+"""The whole demo at toy size: every file from which a report is built."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_the_report_builds_from_what_was_written(output_dir):
     assert f"<td>{way['name']}</td>" in html
 
 
-def test_a_second_start_goes_on_where_the_first_one_stopped(output_dir):
+def test_a_second_start_resumes_where_the_first_one_stopped(output_dir):
   before = (output_dir / "specialize/metrics.jsonl").read_text()
   demo.run(tiny_demo.whole_way(output_dir), output_dir, seed=3)
   assert (output_dir / "specialize/metrics.jsonl").read_text() == before

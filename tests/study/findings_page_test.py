@@ -1,4 +1,4 @@
-"""A study's page says what its numbers say, and nothing that they do not."""
+"""A study's page states what its numbers show, and nothing else."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -37,14 +37,14 @@ def verdicts(study):
   return {f.name: f.verdict for f in findings_text.findings(study)}
 
 
-def test_findings_that_are_there_appear(study):
+def test_findings_that_hold_appear(study):
   assert set(verdicts(study).values()) == {findings_text.APPEARS}
   assert "General, CoT: " in findings_text.terminal(study)
   assert "2.0 hours of one core" in findings_text.lead(study)
   assert "5 appear, 0 in part and 0 do not" in findings_text.lead(study)
 
 
-def test_findings_that_are_not_there_are_said_not_to_be(tmp_path, study):
+def test_findings_that_do_not_hold_are_reported_as_absent(tmp_path, study):
   without = collect(tmp_path, cost=0.0, parts=False)
   assert verdicts(without)["selection"] == findings_text.ABSENT
   text = markdown(without)
@@ -64,7 +64,7 @@ def test_findings_that_are_not_there_are_said_not_to_be(tmp_path, study):
   assert verdicts(changed)["distribution matching"] == findings_text.ABSENT
 
 
-def test_a_level_that_is_never_reached_is_said_so(study):
+def test_a_level_that_is_never_reached_is_reported(study):
   level = study["matching"]["levels"][-1]
   never = {
     **level,

@@ -1,4 +1,4 @@
-"""Findings are what the arms wrote: known accuracies give known verdicts."""
+"""Findings computed from known accuracies are the known ones."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_steps_to_a_loss_are_counted_on_the_same_measure(study):
   assert findings.steps_to(curve, 0.5) is None
 
 
-def test_formats_are_told_in_both_kinds_of_prompt(study):
+def test_formats_are_measured_in_both_kinds_of_prompt(study):
   given = study["formats"]["arms"]
   assert list(given) == [
     "general",

@@ -23,7 +23,7 @@ NUM_STEPS = 12
 
 
 def main(model_dir, seconds_per_batch=0.0, where=None, **config):
-  """Runs, or goes on, to the last step; gives state, run and iterator."""
+  """Runs or resumes to the last step; returns state, run and iterator."""
   model = tiny_run.model(dropout_rate=0.2)
   optimizer = tiny_run.adamw()
   where = where or tiny_run.one_device()

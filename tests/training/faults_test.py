@@ -1,4 +1,4 @@
-"""What a run does about what goes wrong, and what it keeps and traces."""
+"""How a run handles faults, and which checkpoints and traces it keeps."""
 
 import gzip
 import json
@@ -63,7 +63,7 @@ def test_the_best_checkpoints_stay_beside_the_newest(tmp_path):
     assert saver.all_steps() == [4, 8, 12]
 
 
-def test_best_metrics_that_no_evaluation_gives_are_refused(tmp_path):
+def test_best_metrics_that_no_evaluation_reports_are_refused(tmp_path):
   config = {"num_steps": 2, "eval_every": 1, "best_metrics": ("b/accuracy",)}
   run = tiny_run.loop_run(
     tmp_path, config=config, evaluators=[lambda *_: {"a": 1.0}]
@@ -81,7 +81,7 @@ tiny_run.finish(tiny_run.loop_run(pathlib.Path(sys.argv[1]), config=config))
 """
 
 
-def test_the_steps_asked_for_are_traced(tmp_path):
+def test_the_requested_steps_are_traced(tmp_path):
   # In a process of its own: the profiler does not start, but dies, in one
   # that has compiled for a TPU without a TPU, as other tests have here.
   subprocess.run(

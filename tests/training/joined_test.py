@@ -1,4 +1,4 @@
-"""Small runs of several real processes: told to stop, killed, resumed.
+"""Small runs of several real processes: stopped, killed and resumed.
 
 What `specialize train` itself does in several processes is tested, more
 slowly, by several_processes_test.py.
@@ -101,7 +101,7 @@ def _assert_is(model_dir, unbroken):
   )
 
 
-def test_one_told_to_stop_stops_all_at_one_step_and_one_alone_goes_on(
+def test_sigterm_to_one_process_stops_all_at_one_step_and_one_process_resumes(
   unbroken, tmp_path
 ):
   run = Joined(tmp_path / "run", 2, num_steps=12, checkpoint_every=100)

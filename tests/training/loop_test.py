@@ -1,4 +1,4 @@
-"""The loop: what it writes, and that no kill, signal or nan derails it."""
+"""What the loop writes, and that it survives kills, signals and nan."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def test_a_killed_run_resumes_to_the_very_same_losses_and_parameters(
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_still_arrives(unbroken, tmp_path):
+def test_a_run_killed_at_random_moments_still_finishes(unbroken, tmp_path):
   """Moments in mid-save included; each start goes at least to a new step."""
   rng = np.random.default_rng(0)
   for step in (2, 3, 4, 6, 7, 9, 10):
@@ -130,8 +130,8 @@ def test_sigterm_saves_and_exits_with_a_status_of_its_own(unbroken, tmp_path):
   _assert_is_the_unbroken_run(tmp_path, last_state, unbroken)
 
 
-def test_a_checkpoint_goes_on_over_another_mesh(unbroken, tmp_path):
-  """Saved by one device, read by eight: the same arrays, cut."""
+def test_a_checkpoint_resumes_on_another_mesh(unbroken, tmp_path):
+  """Saved on one device, restored on eight: the same arrays, sharded."""
   expected_dir, expected_state = unbroken
   cube = placement.Placement(mesh=mesh.make_mesh(data=2, fsdp=2, model=2))
   planned = state.abstract(tiny_run.model(), tiny_run.adamw(), cube)
@@ -144,9 +144,7 @@ def test_a_checkpoint_goes_on_over_another_mesh(unbroken, tmp_path):
   assert head.sharding.shard_shape(head.shape) == (8, 32)
 
 
-def test_evaluators_rows_and_checkpoints_come_when_they_are_due(
-  tmp_path, capfd
-):
+def test_evaluations_rows_and_checkpoints_follow_the_schedule(tmp_path, capfd):
   seen = []
 
   def evaluator(params, step):
@@ -261,7 +259,7 @@ def test_another_models_directory_is_refused_before_the_first_step(
     ("profile_steps", "profile_steps=3,2 is not possible"),
   ],
 )
-def test_a_number_that_counts_nothing_is_refused(name, message):
+def test_an_interval_that_is_not_positive_is_refused(name, message):
   with pytest.raises(errors.UserError, match=message):
     value = (3, 2) if name == "profile_steps" else 0
     loop.LoopConfig(**{"num_steps": 1, name: value})

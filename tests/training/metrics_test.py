@@ -1,4 +1,4 @@
-"""Metrics over positions, against sums taken by hand."""
+"""Metrics over positions, against sums computed by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Schedules by their numbers, decay by name, errors by their sentence."""
+"""Schedules, weight decay, clipping and invalid configs."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_weight_decay_spares_the_norms():
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
-def test_a_step_along_minus_the_direction_goes_down(name):
+def test_a_step_against_the_direction_decreases_the_loss(name):
   built = optimizer.build(
     optimizer.OptimizerConfig(name=name, learning_rate=1.0)
   )
@@ -95,7 +95,7 @@ def test_the_factor_clips_as_optax_does(size):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_adamw_goes_where_optax_goes_and_waits_where_nothing_is_finite(dtype):
+def test_adamw_equals_optax_and_keeps_its_state_if_not_finite(dtype):
   built = optimizer.build(
     optimizer.OptimizerConfig(
       learning_rate=1.0,
@@ -163,6 +163,6 @@ def test_narrow_moments_are_the_first_alone(dtype):
     ),
   ],
 )
-def test_a_config_that_names_no_optimizer_is_refused(config, message):
+def test_an_invalid_config_is_refused(config, message):
   with pytest.raises(errors.UserError, match=message):
     optimizer.build(optimizer.OptimizerConfig(learning_rate=1.0, **config))

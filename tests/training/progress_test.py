@@ -1,4 +1,4 @@
-"""What is said of a run's speed."""
+"""MFU and memory of a run."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from specialize_jax.training import progress
 
 @dataclasses.dataclass
 class Device:
-  """What a device tells of its memory."""
+  """A device with memory statistics."""
 
   stats: dict | None
 
@@ -32,7 +32,7 @@ def test_efficiency_is_the_share_of_the_peak_and_the_fullest_device():
   }
 
 
-def test_what_is_not_known_is_not_said():
+def test_unknown_values_are_omitted():
   assert chips.of_device_kind("cpu") is None
   efficiency = progress.Efficiency(step_flops=1.0, devices=[Device(None)])
   assert efficiency.values(step_seconds=1.0) == {}

@@ -1,4 +1,4 @@
-"""Runs of several processes: started, killed, told to stop, and resumed.
+"""Runs of several processes: started, killed, stopped and resumed.
 
 Real ones: `specialize train`, joined over the network, on one machine.
 """
@@ -50,7 +50,7 @@ def test_four_processes_train_as_one_does(world, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_in_two_processes_and_then_in_one(
+def test_a_killed_run_resumes_in_two_processes_and_then_in_one(
   world, alone, tmp_path
 ):
   run = several_processes.Run(

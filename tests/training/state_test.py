@@ -1,4 +1,4 @@
-"""States are made where they lie, the same on every mesh."""
+"""States are initialized sharded, with the same values on every mesh."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def test_a_state_is_the_same_on_every_mesh(cube):
     assert leaf.sharding.is_equivalent_to(planned.sharding, leaf.ndim)
 
 
-def test_moments_lie_as_their_parameters(cube):
+def test_moments_are_sharded_like_their_parameters(cube):
   planned = state.abstract(tiny_run.model(), tiny_run.adamw(), cube)
   assert planned.params["token_embedder"]["embedding"].sharding.spec == (
     PartitionSpec("model", "fsdp")
@@ -43,7 +43,7 @@ def test_moments_lie_as_their_parameters(cube):
     )
 
 
-def test_factored_moments_keep_the_axes_that_they_keep(cube):
+def test_factored_moments_are_sharded_along_their_remaining_axes(cube):
   model = tiny_run.model(embed_dim=128, mlp_dim=256)
   adafactor = optimizer.build(
     optimizer.OptimizerConfig(name="adafactor", learning_rate=1e-3)
@@ -76,7 +76,7 @@ def test_a_state_starts_from_given_parameters(cube):
   assert kernel.sharding.spec == PartitionSpec("fsdp", "model")
 
 
-def test_rules_that_cannot_place_a_parameter_name_it():
+def test_rules_that_cannot_shard_a_parameter_name_it():
   where = placement.Placement(
     mesh=mesh.make_mesh(), rules=axis_rules.AxisRules(mlp="fsdp")
   )

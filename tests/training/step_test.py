@@ -1,4 +1,4 @@
-"""The laws of one train step."""
+"""Laws of the train step."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ def three_steps():
 
 @functools.cache
 def _gradient_fn():
-  """Mean loss and gradients of the tiny network, as the step takes them."""
+  """Returns the function of mean loss and gradients that a step computes."""
 
   def loss_and_gradients(params, batch):
     gradients, sums = step._summed_gradients(
@@ -60,7 +60,7 @@ def _gradient_fn():
 
 
 def _loss_and_gradients(rows, params=None, segments_without_weight=()):
-  """Rows are filled up to six, so that all callers share one compilation."""
+  """Pads to six rows, so that all callers share one compilation."""
   batch = tiny_run.pack(rows + [[]] * (6 - len(rows)))
   for segment in segments_without_weight:
     batch["decoder_loss_weights"][batch["decoder_segment_ids"] == segment] = 0
@@ -157,7 +157,7 @@ def test_attention_in_blocks_trains_as_whole_attention_does(axes, three_steps):
 def test_a_loss_over_the_targets_trains_as_one_over_the_vocabulary(
   axes, three_steps
 ):
-  """In two microbatches, of 12 targets in three pieces."""
+  """In two microbatches, with 12 targets in three chunks."""
   place = placement.Placement(
     mesh=mesh.make_mesh(devices=jax.devices()[: 8 if axes else 1], **axes)
   )
@@ -224,7 +224,7 @@ def test_gradients_equal_finite_differences_along_a_direction():
   np.testing.assert_allclose(slope, (8 * near - far) / (12 * h), rtol=2e-3)
 
 
-def test_a_step_draws_its_dropout_from_its_number():
+def test_dropout_is_a_function_of_the_step():
   """The same step twice is the same; the next one differs."""
   train_step = tiny_run.dropout_step()
   where = tiny_run.one_device()
@@ -243,7 +243,7 @@ def test_a_step_draws_its_dropout_from_its_number():
 
 
 def test_gradients_are_clipped_to_a_global_norm_of_one():
-  """Adam's first moment is a tenth of what it is given."""
+  """Adam's first moment is a tenth of the first gradient."""
   after, (metrics,) = tiny_run.run_steps(
     tiny_run.plain_step(), tiny_run.new_state(), tiny_run.one_device(), 1
   )
@@ -281,7 +281,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
     assert (metrics["num_skipped"], metrics["num_skipped_in_a_row"]) == (2, 0)
 
 
-def test_metrics_tell_parts_shares_and_norms(three_steps):
+def test_metrics_are_terms_shares_and_norms(three_steps):
   _, (metrics, *_) = three_steps
   batch = tiny_run.batch(0)
   weights = batch["decoder_loss_weights"]

@@ -160,7 +160,7 @@ def batch(number, batch_size=BATCH_SIZE):
 
 
 class Batches:
-  """Counts batches, and tells where it stands."""
+  """An iterator over batches 0, 1, ... that can be restored."""
 
   def __init__(self, seconds_per_batch=0.0, rows=range(BATCH_SIZE)):
     self.number = 0
@@ -174,20 +174,20 @@ class Batches:
     return {name: array[self._rows] for name, array in whole.items()}
 
   def example_ids(self):
-    """Names every row by its batch and its place."""
+    """Names every row by its batch and index."""
     return [[f"{self.number - 1}/{row}"] for row in range(BATCH_SIZE)]
 
   def state(self):
-    """Where it stands, as bytes."""
+    """Serializes the position."""
     return json.dumps({"next": self.number}).encode()
 
   def restore(self, saved):
-    """Goes back, or forth, to where `state` was taken."""
+    """Moves to a serialized position."""
     self.number = json.loads(saved)["next"]
 
 
 def run_steps(train_step, train_state, where, num_steps=3):
-  """Steps over batches 0, 1, ...; gives the last state and all metrics."""
+  """Steps over batches 0, 1, ...; returns the last state and all metrics."""
   history = []
   with where.entered():
     for number in range(num_steps):
