@@ -700,8 +700,9 @@ def spoiled_rows(draw):
   """A row of responses in which one or two values are any JSON."""
   row = draw(st.sampled_from(_ROWS))
   for _ in range(draw(st.integers(1, 2))):
-    path = draw(st.sampled_from(sorted(_paths_in(row), key=repr)))
-    row = _replaced(row, path, draw(_JSON))
+    paths = list(_paths_in(row))
+    place = draw(st.integers(0, len(paths) - 1))
+    row = _replaced(row, paths[place], draw(_JSON))
   return row
 
 
