@@ -14,6 +14,7 @@ from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import opening
+from specialize_jax.files import paths
 
 NAME = "best"
 _STEPS = "checkpoints"
@@ -54,6 +55,9 @@ def place(
     )
   if step_in(model_dir, name) == step and _same(place_dir, source_dir, step):
     return place_dir
+  if paths.is_in_bucket(model_dir):
+    _copy(source_dir, step, place_dir)
+    return place_dir
   # Made beside, and put in place at once: a kill leaves the old or the new
   # one, or for a moment none, which the next call mends.
   beside = place_dir.parent / f".{place_dir.name}.new"
@@ -90,6 +94,20 @@ def _same(place_dir: epath.Path, source_dir: epath.Path, step: int) -> bool:
   )
 
 
+def _copy(source_dir: epath.Path, step: int, place_dir: epath.Path) -> None:
+  """Copies a step within a bucket, which renames no directory at once.
+
+  The file by which a checkpoint is told from others comes last: after a kill
+  the next call finds another one there, and copies again.
+  """
+  if place_dir.exists():
+    place_dir.rmtree()
+  vocabulary = source_dir / opening.VOCABULARY_DIR
+  if vocabulary.is_dir():
+    _link(vocabulary, place_dir / opening.VOCABULARY_DIR)
+  _link(source_dir / _STEPS / str(step), place_dir / _STEPS / str(step))
+
+
 def _link(source: epath.Path, target: epath.Path) -> None:
   """Makes a tree of the same files."""
   for file in _files(source):
@@ -102,7 +120,8 @@ def _link(source: epath.Path, target: epath.Path) -> None:
 
 
 def _files(directory: epath.Path) -> Iterator[epath.Path]:
-  for child in sorted(directory.iterdir()):
+  last = "_CHECKPOINT_METADATA"
+  for child in sorted(directory.iterdir(), key=lambda p: (p.name == last, p)):
     if child.is_dir():
       yield from _files(child)
     else:

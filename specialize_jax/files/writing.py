@@ -156,6 +156,17 @@ def printable(text: str) -> str:
   return _SURROGATE.sub("\ufffd", text)
 
 
+def printable_json(value: object) -> object:
+  """Returns a JSON value with every text in it, names too, `printable`."""
+  if isinstance(value, str):
+    return printable(value)
+  if isinstance(value, list):
+    return [printable_json(item) for item in value]
+  if isinstance(value, dict):
+    return {printable(k): printable_json(v) for k, v in value.items()}
+  return value
+
+
 def survive_any_text() -> None:
   """Makes standard output and error show what they cannot encode, escaped.
 

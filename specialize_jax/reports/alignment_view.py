@@ -66,14 +66,14 @@ def heat_map(example: Example) -> drawing.Drawing:
     bar.outline.set_visible(False)
     axes.set_xticks(
       range(num_tokens),
-      [_drawn(_shown_token(t)) for t in example["teacher_tokens"][:num_tokens]],
+      [_shown_token(t) for t in example["teacher_tokens"][:num_tokens]],
       rotation=90,
       fontsize=8,
       family="DejaVu Sans Mono",
     )
     axes.set_yticks(
       range(num_pieces),
-      [_drawn(str(p)) for p in example["student_pieces"][:num_pieces]],
+      [str(p) for p in example["student_pieces"][:num_pieces]],
       fontsize=8,
       family="DejaVu Sans Mono",
     )
@@ -230,11 +230,6 @@ def _share(probability: float) -> str:
 
 def _shown_token(token: object) -> str:
   return str(token).replace("\n", "↵").replace(" ", "␣")
-
-
-def _drawn(text: str) -> str:
-  """Escapes dollar signs, which start a formula in Matplotlib."""
-  return text.replace("$", r"\$")
 
 
 def _text(text: str) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import matplotlib as mpl
@@ -33,6 +34,7 @@ PALE = "#C3CAD3"
 LINE = "#E4E8ED"
 
 _STYLE = {
+  "text.parse_math": False,  # a name may hold a dollar
   "font.family": "sans-serif",
   "font.sans-serif": ["DejaVu Sans"],
   "font.size": 10,
@@ -74,8 +76,16 @@ def styled(height: float) -> Iterator[mpl_figure.Figure]:
   Yields:
     The figure; save it within the block.
   """
-  with mpl.rc_context(_STYLE):
+  with _style():
     yield mpl_figure.Figure(figsize=(_WIDTH_INCHES, height))
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+  """The style; a character without a glyph is a box, and no warning."""
+  with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    yield
 
 
 class Drawing(str):
@@ -99,7 +109,7 @@ class Drawing(str):
   def png(self, *, dots_per_inch: int = 150) -> bytes:
     """Returns the content of a PNG file, with a white background."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with _style():
       # Without date and version, so that files are reproducible.
       self._made.savefig(
         buffer, format="png", dpi=dots_per_inch, metadata={"Software": None}

@@ -26,7 +26,7 @@ from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.evaluation import history as history_lib
-from specialize_jax.files import reading
+from specialize_jax.files import reading, writing
 
 Json = Mapping[str, object]
 
@@ -155,7 +155,8 @@ def mean_curve(
 def _read_json(path: epath.Path) -> Json | None:
   if not path.is_file():
     return None
-  value = reading.read_json(path)
+  # Figures and pages hold no half of a pair.
+  value = writing.printable_json(reading.read_json(path))
   if not isinstance(value, dict):
     raise errors.UserError(
       f"{path} is not a JSON object: got a {type(value).__name__}."
@@ -192,7 +193,10 @@ def _read_predictions(
   for folder, _, names in sorted(directory.walk()):
     for task in tasks & {name.removesuffix(".jsonl") for name in names}:
       last[task] = folder / f"{task}.jsonl"
-  return {task: reading.read_rows(last[task]) for task in sorted(last)}
+  return {
+    task: writing.printable_json(reading.read_rows(last[task]))
+    for task in sorted(last)
+  }
 
 
 def _check_some_file(results: Results, numbers: Json) -> None:
