@@ -9,3 +9,52 @@ class UserError(ValueError):
   alone, without a traceback, and exits with status 2; every other exception
   is a defect or a failing machine, keeps its traceback, and exits with 1.
   """
+
+
+MAX_STEPS = 2**31 - 1
+"""Of a run: steps are int32 on a device."""
+
+MAX_SEED = 2**32 - 1
+"""Of random draws."""
+
+
+def require_range(
+  name: str,
+  value: float | None,
+  *,
+  at_least: float | None = None,
+  above: float | None = None,
+  at_most: float | None = None,
+  below: float | None = None,
+) -> None:
+  """Raises UserError for a number outside of a range, or that is none (NaN).
+
+  Args:
+    name: The argument, as the user wrote it or can find it.
+    value: The number; None is taken for "not set", and passes.
+    at_least: The smallest possible value.
+    above: What the value must be greater than.
+    at_most: The greatest possible value.
+    below: What the value must be less than.
+
+  Example:
+    >>> require_range("LoopConfig.log_every", 0, at_least=1)
+    Traceback (most recent call last):
+    ...
+    specialize_jax.errors.UserError: LoopConfig.log_every=0 is not possible: \
+expected at least 1.
+  """
+  if value is None:
+    return
+  limits = (
+    ("at least", at_least, lambda limit: value >= limit),
+    ("more than", above, lambda limit: value > limit),
+    ("at most", at_most, lambda limit: value <= limit),
+    ("less than", below, lambda limit: value < limit),
+  )
+  given = [
+    (words, limit, fits) for words, limit, fits in limits if limit is not None
+  ]
+  if not all(fits(limit) for _, limit, fits in given):
+    expected = " and ".join(f"{words} {limit}" for words, limit, _ in given)
+    raise UserError(f"{name}={value} is not possible: expected {expected}.")

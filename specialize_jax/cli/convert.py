@@ -9,6 +9,8 @@ import time
 import typing
 from collections.abc import Iterator, Sequence
 
+from specialize_jax.cli import flag_types
+
 if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import conversion
 
@@ -87,7 +89,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--extra_ids",
-    type=int,
+    type=flag_types.whole(0),
     default=100,
     metavar="N",
     help="sentinels above the pieces of --vocabulary (default: 100)",

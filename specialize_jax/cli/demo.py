@@ -5,9 +5,11 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from specialize_jax import errors
 from specialize_jax.cli import (
   demo_study,
   devices,
+  flag_types,
   gin_files,
   registered_tasks,
 )
@@ -43,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--seed",
-    type=int,
+    type=flag_types.whole(0, errors.MAX_SEED),
     default=0,
     metavar="N",
     help="of the world, the teacher and both trainings (default: 0)",

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from specialize_jax import errors
-from specialize_jax.cli import registered_tasks, study_job
+from specialize_jax.cli import flag_types, registered_tasks, study_job
 
 DEFAULT_FILE = "runs/study.gin"
 
@@ -24,14 +23,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     "--num_seeds",
-    type=int,
+    type=flag_types.whole(1),
     default=3,
     metavar="N",
     help="how many worlds, from --seed on (default: 3)",
   )
   group.add_argument(
     "--num_workers",
-    type=int,
+    type=flag_types.whole(1),
     default=os.cpu_count(),
     metavar="N",
     help="how many runs at a time, each on a core of its own, on a GPU with "
@@ -45,11 +44,6 @@ def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   Raises:
     UserError: a flag or a gin file is not possible.
   """
-  for name in ("num_seeds", "num_workers"):
-    if getattr(flags, name) < 1:
-      raise errors.UserError(
-        f"--{name}={getattr(flags, name)} is not possible: expected 1 or more."
-      )
   start = time.monotonic()
   registered_tasks.register(None, None)
 

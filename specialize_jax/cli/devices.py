@@ -5,7 +5,7 @@ import traceback
 import types
 
 from specialize_jax import errors
-from specialize_jax.cli import registered_tasks
+from specialize_jax.cli import flag_types, registered_tasks
 
 # `parallel.processes`, once this process has joined others: a command that
 # never does need not import it.
@@ -18,7 +18,7 @@ def add_flags(
   """Adds `--cpu_devices`; None leaves the CPU one device of many threads."""
   parser.add_argument(
     "--cpu_devices",
-    type=int,
+    type=flag_types.whole(1),
     default=cpu_devices,
     metavar="N",
     help="where there is no accelerator, run over N devices of one core each "
@@ -42,13 +42,16 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     metavar="HOST:PORT",
     help="of the first process, the same everywhere",
   )
-  group.add_argument("--num_processes", type=int, metavar="N")
+  group.add_argument("--num_processes", type=flag_types.whole(1), metavar="N")
   group.add_argument(
-    "--process_id", type=int, metavar="I", help="this one's, from 0"
+    "--process_id",
+    type=flag_types.whole(0),
+    metavar="I",
+    help="this one's, from 0",
   )
   group.add_argument(
     "--heartbeat_seconds",
-    type=int,
+    type=flag_types.whole(1),
     default=60,
     metavar="S",
     help="after so long a silence a process is taken for dead, and the others "

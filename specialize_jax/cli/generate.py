@@ -12,7 +12,7 @@ import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import devices
+from specialize_jax.cli import devices, flag_types
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -98,7 +98,9 @@ def _add_strategy(group: argparse._ArgumentGroup) -> None:
     choices=("greedy", "sample", "beam"),
     help="(default: greedy)",
   )
-  whole, real = {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
+  whole = {"type": flag_types.whole(1), "metavar": "N"}
+  seed = {"type": flag_types.whole(0, errors.MAX_SEED), "metavar": "N"}
+  real = {"type": flag_types.real(), "metavar": "X"}
   for name, default, kind, what in (
     ("max_new_tokens", 128, whole, "the most tokens of an output, EOS among "),
     ("num_beams", 4, whole, "hypotheses of a beam "),
@@ -109,7 +111,7 @@ def _add_strategy(group: argparse._ArgumentGroup) -> None:
     ("top_k", None, whole, "samples come from the k most likely tokens "),
     ("top_p", 1.0, real, "and of these from the fewest that hold this mass "),
     ("num_samples", 1, whole, 'of each row, as "outputs" '),
-    ("seed", 0, whole, "a sample depends on it, its row and its number only "),
+    ("seed", 0, seed, "a sample depends on it, its row and its number only "),
   ):  # fmt: skip
     shown = "all" if default is None else default
     group.add_argument(
@@ -127,7 +129,7 @@ def _add_strategy(group: argparse._ArgumentGroup) -> None:
 def _add_machine(group: argparse._ArgumentGroup) -> None:
   group.add_argument(
     "--max_input_length",
-    type=int,
+    type=flag_types.whole(1),
     default=1024,
     metavar="N",
     help="a longer input is an error (default: 1024)",
@@ -139,7 +141,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
   )
   group.add_argument(
     "--batch_size",
-    type=int,
+    type=flag_types.whole(1),
     default=32,
     metavar="N",
     help="rows decoded together; changes no output (default: 32)",

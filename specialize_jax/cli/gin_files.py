@@ -12,17 +12,25 @@ import argparse
 import ast
 import contextlib
 import difflib
+import functools
 import importlib.util
 import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from specialize_jax import errors
+from specialize_jax.cli import gin_values
 from specialize_jax.files import paths, reading
 
+Configured = TypeVar("Configured")
+
 _OVERRIDE = re.compile(r"^--gin\.([^=\s]+)=(.*)$", re.DOTALL)
+_REFERENCE = re.compile(r"\A[^\n]*[\[(,:]\s?[@%][A-Za-z][^\n]*[\])}]\Z")
+# As a shell leaves them where they were escaped twice: \\"text\\".
+_ESCAPED_QUOTES = re.compile(r"\\([\"'])(.*)\\\1", re.DOTALL)
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
 
 
@@ -67,7 +75,12 @@ def parse(
   for argument in argv:
     match = _OVERRIDE.match(argument)
     if match:
-      bindings.append(f"{match.group(1)} = {_as_literal(match.group(2))}")
+      name, value = match.groups()
+      if value[:1] in ("'", '"') and _as_literal(value) == repr(value):
+        raise errors.UserError(
+          f"{argument}: the quotation mark that opens the value is not closed"
+        )
+      bindings.append(f"{name} = {_as_literal(value)}")
     else:
       plain.append(argument)
   return parser.parse_args(plain), bindings
@@ -126,6 +139,10 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
     with gin.unlock_config():
       gin.parse_config(list(bindings))
     _refuse_unbound_macros(gin)
+    given = dict(binding.split(" = ", 1) for binding in bindings)
+    with gin.unlock_config():
+      for name, text in gin_values.check(gin, given).items():
+        gin.parse_config(f"{name} = {text!r}")
     gin.finalize()
   except errors.UserError:
     raise
@@ -144,11 +161,25 @@ def _opened(path: str) -> io.StringIO:
   return io.StringIO(reading.read_text(path))
 
 
-def configured(target: object) -> object:
-  """The callable with the parameters that the loaded gin files bind."""
+def configured(target: Callable[..., Configured]) -> Callable[..., Configured]:
+  """Returns a callable with the parameters that the loaded gin files bind.
+
+  Its UserErrors keep their one sentence: gin adds where it called what.
+  """
   import gin
 
-  return gin.get_configurable(target)
+  bound = gin.get_configurable(target)
+
+  @functools.wraps(bound)
+  def call(**parameters: object) -> Configured:
+    try:
+      return bound(**parameters)
+    except errors.UserError as error:
+      sentence = str(error).partition("\n  In call to configurable")[0]
+      sentence = gin_values.with_written_name(gin, sentence)
+      raise errors.UserError(sentence) from error
+
+  return call
 
 
 @contextlib.contextmanager
@@ -165,6 +196,12 @@ def _as_literal(value: str) -> str:
   """The value as gin reads it; text that is no literal becomes a string."""
   if value.startswith(("@", "%")):
     return value
+  # A list of references is none of Python's literals, and no text either.
+  if value[:1] in ("[", "(", "{") and _REFERENCE.search(value):
+    return value
+  escaped = _ESCAPED_QUOTES.fullmatch(value)
+  if escaped:
+    value = f"{escaped[1]}{escaped[2]}{escaped[1]}"
   try:
     ast.literal_eval(value)
   except (ValueError, SyntaxError):

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import registered_tasks, teacher_records
+from specialize_jax.cli import flag_types, registered_tasks, teacher_records
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
   teacher_records.add_flags(parser, required=False)
   parser.add_argument(
     "--sample",
-    type=int,
+    type=flag_types.whole(0),
     default=0,
     metavar="N",
     help="which record of the store, or example of the task, from 0",

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Sequence
 
 from specialize_jax import errors
+from specialize_jax.cli import flag_types
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -134,17 +135,23 @@ def _add_patience_flags(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group("resume_until_done, and JobSets")
   group.add_argument(
     "--max_failures",
-    type=int,
+    type=flag_types.whole(0),
     default=5,
     metavar="N",
     help="failed tries in a row that end it; preemptions do not count "
     "(default: 5)",
   )
   group.add_argument(
-    "--first_wait_seconds", type=float, default=15.0, metavar="S"
+    "--first_wait_seconds",
+    type=flag_types.real(at_least=0),
+    default=15.0,
+    metavar="S",
   )
   group.add_argument(
-    "--longest_wait_seconds", type=float, default=600.0, metavar="S"
+    "--longest_wait_seconds",
+    type=flag_types.real(at_least=0),
+    default=600.0,
+    metavar="S",
   )
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import devices, gin_files, registered_tasks
+from specialize_jax.cli import devices, flag_types, gin_files, registered_tasks
 from specialize_jax.files import paths
 
 _EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
@@ -79,14 +79,14 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     "--poll_seconds",
-    type=float,
+    type=flag_types.real(at_least=0),
     default=10.0,
     metavar="S",
     help="how often --follow looks for a checkpoint (default: 10)",
   )
   group.add_argument(
     "--patience_minutes",
-    type=float,
+    type=flag_types.real(at_least=0),
     default=120.0,
     metavar="M",
     help="how long --follow waits for the next checkpoint before it takes the "

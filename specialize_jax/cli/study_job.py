@@ -68,7 +68,7 @@ def configure_arm(flags: argparse.Namespace, files: Sequence[str]) -> object:
   from specialize_jax.runs import experiment
 
   run_flags = argparse.Namespace(**{**vars(flags), "gin_file": list(files)})
-  places = ["MODEL_DIR = ''", "INITIAL_CHECKPOINT_PATH = None"]
+  places = ["MODEL_DIR = 'of the arm'", "INITIAL_CHECKPOINT_PATH = None"]
   with gin_files.loaded(run_flags, places):
     return gin_files.configured(experiment.Experiment)()
 

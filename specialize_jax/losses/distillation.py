@@ -79,6 +79,7 @@ class LossConfig:
         "targets."
       )
     inputs.check_num_chunks(self.num_chunks)
+    errors.require_range("LossConfig.z_loss", self.z_loss, at_least=0.0)
 
 
 @jax.tree_util.register_dataclass

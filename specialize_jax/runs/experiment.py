@@ -79,6 +79,14 @@ class Evaluation:
   max_new_tokens: int = 256
   num_examples: int | None = None
 
+  def __post_init__(self) -> None:
+    """Raises UserError for a number that counts nothing."""
+    _require_lengths("Evaluation", self.task_feature_lengths, ("inputs",))
+    for name in ("batch_size", "max_new_tokens", "num_examples"):
+      errors.require_range(
+        f"Evaluation.{name}", getattr(self, name), at_least=1
+      )
+
   def num_questions(self) -> dict[str, int]:
     """Returns the number of questions of each task."""
     return evaluator.num_questions(
@@ -146,13 +154,42 @@ class Experiment:
   keep_best: int = 0
 
   def __post_init__(self) -> None:
-    """Validates `keep_best`."""
+    """Raises UserError for numbers that count nothing, or contradict."""
+    _require_lengths(
+      "Experiment", self.task_feature_lengths, ("inputs", "targets")
+    )
+    for name, limits in (
+      ("batch_size", {"at_least": 1}),
+      ("num_microbatches", {"at_least": 1}),
+      ("seed", {"at_least": 0, "at_most": errors.MAX_SEED}),
+      ("keep", {"at_least": 1}),
+      ("keep_period", {"at_least": 1}),
+      ("keep_best", {"at_least": 0}),
+    ):
+      errors.require_range(f"Experiment.{name}", getattr(self, name), **limits)
     if self.keep_best and not self.loop.best_metrics:
       raise errors.UserError(
         f"keep_best={self.keep_best} needs metrics to compare by: set "
         "LoopConfig.best_metrics to names of evaluation metrics, such as "
         '["svamp_zero_shot_chain_of_thought_v1/accuracy"].'
       )
+
+
+def _require_lengths(
+  owner: str, lengths: Mapping[str, int], needed: Sequence[str]
+) -> None:
+  """Raises UserError for TASK_FEATURE_LENGTHS that lack a feature."""
+  for feature in needed:
+    if feature not in lengths:
+      raise errors.UserError(
+        f"{owner}.task_feature_lengths={dict(lengths)} (TASK_FEATURE_LENGTHS) "
+        f'has no "{feature}": expected {{"inputs": S, "targets": T}}, lengths '
+        "in tokens."
+      )
+  for feature, length in lengths.items():
+    errors.require_range(
+      f"{owner}.task_feature_lengths[{feature!r}]", length, at_least=1
+    )
 
 
 def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:

@@ -94,12 +94,15 @@ class LoopConfig:
   def __post_init__(self) -> None:
     """Validates the intervals."""
     for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise errors.UserError(
-          f"LoopConfig.{name}={value} is not possible: expected 1 or more, or "
-          "None, where the field allows it, for never."
-        )
+      errors.require_range(
+        f"LoopConfig.{name}",
+        getattr(self, name),
+        at_least=1,
+        at_most=errors.MAX_STEPS,
+      )
+    errors.require_range(
+      "LoopConfig.max_skipped_in_a_row", self.max_skipped_in_a_row, at_least=0
+    )
     first, last = self.profile_steps or (1, 1)
     if not 1 <= first <= last:
       raise errors.UserError(

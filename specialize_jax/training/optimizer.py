@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -56,6 +58,24 @@ class OptimizerConfig:
   beta2: float = 0.999
   epsilon: float = 1e-8
   first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+
+  def __post_init__(self) -> None:
+    """Raises UserError for a number that no optimizer can take."""
+    require = functools.partial(_require, self)
+    require("learning_rate", above=0.0, below=math.inf)
+    require("warmup_steps", at_least=0, at_most=errors.MAX_STEPS)
+    require("num_steps", at_least=1, at_most=errors.MAX_STEPS)
+    require("final_learning_rate", at_least=0.0, below=math.inf)
+    require("weight_decay", at_least=0.0, below=math.inf)
+    require("max_gradient_norm", above=0.0)
+    require("beta1", at_least=0.0, below=1.0)
+    require("beta2", at_least=0.0, below=1.0)
+    require("epsilon", at_least=0.0, below=math.inf)
+
+
+def _require(config: OptimizerConfig, name: str, **limits: float) -> None:
+  value = getattr(config, name)
+  errors.require_range(f"OptimizerConfig.{name}", value, **limits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -146,4 +146,4 @@ def test_counts_that_cannot_be_are_refused(directory):
   study = start(directory, "--num_workers=0")
   _, log = study.communicate(timeout=120)
   assert study.returncode == 2
-  assert "--num_workers=0 is not possible: expected 1 or more" in log
+  assert "--num_workers: '0' is not possible" in log
