@@ -16,7 +16,6 @@ _VERSION = re.search(
 # flax 0.12, and transformers 5 is the first without Flax classes of its own.
 _REQUIRES = [
   "absl-py>=2.1",
-  "clu>=0.0.12",
   "etils>=1.9",
   "flax>=0.12.4",
   "gin-config>=0.5",
@@ -25,6 +24,7 @@ _REQUIRES = [
   "huggingface-hub>=1.0",
   "jax>=0.10.0",
   "matplotlib>=3.10",
+  "ml_dtypes>=0.5",
   "numpy>=2.0",
   "optax>=0.2.6",
   "orbax-checkpoint>=0.11.30",
@@ -33,22 +33,32 @@ _REQUIRES = [
   "rapidfuzz>=3.10",
   "rich>=13.9",
   "safetensors>=0.5",
+  "scipy>=1.14",
   "sentencepiece>=0.2.3",  # encode(..., return_type="proto")
-  "seqio>=0.0.20",
   "tenacity>=9.0",
-  "tensorboard>=2.19",  # clu's writer imports its hparams plugin
-  "tensorflow>=2.19",
-  "tensorflow-datasets>=4.9.9",
   "tensorstore>=0.1.75",
   "tokenizers>=0.21",
+  "tqdm>=4.66",
   "transformers>=5.0",
 ]
 
+# What reads and trains on SeqIO tasks: two thirds of an installation's size.
+# Alignment, losses, the network, checkpoints and decoding do without.
+_TRAIN = [
+  "clu>=0.0.12",
+  "seqio>=0.0.20",
+  "tensorboard>=2.19",  # clu's writer imports its hparams plugin
+  "tensorflow>=2.19",
+  "tensorflow-datasets>=4.9.9",
+]
+
 _TEST = [
+  *_TRAIN,
   "gcp-storage-emulator>=2026.7",  # a bucket on this machine
   "hypothesis>=6.130",
   "kubernetes-validate>=1.31",  # the schemas of Kubernetes' own objects
   "pytest>=8.3",
+  "pytest-xdist>=3.6",
   "regex>=2024.11",  # p50k_base's pattern has classes such as \p{L}
   "ruff>=0.12",
   "torch==2.13.0",  # the parity oracle; its CPU build is enough
@@ -68,7 +78,8 @@ setuptools.setup(
   package_data={"": ["*.gin", "*.tsv"]},
   install_requires=_REQUIRES,
   extras_require={
-    "tpu": ["jax[tpu]>=0.10.0"],
+    "train": _TRAIN,
+    "tpu": [*_TRAIN, "jax[tpu]>=0.10.0"],
     # The TPU compiler alone, for `specialize plan` on a machine without TPU.
     "plan": ["libtpu>=0.0.40"],
     "test": _TEST,

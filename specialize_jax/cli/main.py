@@ -42,6 +42,9 @@ COMMANDS = {
 }
 
 
+# Packages of the extra `train`, which the base installation leaves out.
+_OF_TRAIN = ("clu", "seqio", "tensorboard", "tensorflow", "tensorflow_datasets")
+
 # After a failure, for what threads may still have to do.
 _PATIENCE_SECONDS = 10
 
@@ -70,6 +73,15 @@ def run(command: str, argv: Sequence[str]) -> int:
     # Only files that the user named reach here: the rooms turn the others
     # into their own errors.
     message = f"{error.filename}: {error.strerror}"
+  except ModuleNotFoundError as error:
+    missing = (error.name or "").partition(".")[0]
+    if missing not in _OF_TRAIN:
+      devices.leave_others(1, error)
+      raise
+    message = (
+      f"{missing} is not installed, which `specialize {command}` needs: run "
+      "`pip install 'specialize-jax[train]'`"
+    )
   except KeyboardInterrupt:
     print(f"specialize {command}: interrupted", file=sys.stderr)
     return 130

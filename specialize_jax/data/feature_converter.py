@@ -69,8 +69,8 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
 
     Args:
       pack: must be False.
-      teacher: whether the task has `features.training_features` (True) or
-        `features.evaluation_features`.
+      teacher: whether the task has `task_parts.training_features` (True) or
+        `task_parts.evaluation_features`.
 
     Raises:
       UserError: packing was asked for, which tf.data cannot do here.

@@ -26,8 +26,6 @@ The model reads seqio's batch keys and `decoder_teacher_top_{ids,probs,mask}`;
 from collections.abc import Mapping
 
 import numpy as np
-import seqio
-import tensorflow as tf
 
 from specialize_jax.records import schema
 
@@ -59,33 +57,6 @@ EXAMPLE_FEATURES: Mapping[str, type] = {
 }
 
 
-def evaluation_features(
-  vocabulary: seqio.Vocabulary,
-) -> Mapping[str, seqio.Feature]:
-  """Gives the output features of a task that is only decoded."""
-  return {
-    INPUTS: seqio.Feature(vocabulary, add_eos=True),
-    TARGETS: seqio.Feature(vocabulary, add_eos=True),
-  }
-
-
-def training_features(
-  vocabulary: seqio.Vocabulary,
-) -> Mapping[str, seqio.Feature]:
-  """Gives the output features of a task with a target distribution."""
-  ids = seqio.PassThroughVocabulary(size=0)
-  return {
-    **evaluation_features(vocabulary),
-    TEACHER_TOP_IDS: seqio.Feature(ids, add_eos=False, rank=2),
-    TEACHER_TOP_PROBS: seqio.Feature(
-      ids, add_eos=False, dtype=tf.float32, rank=2
-    ),
-    TEACHER_TOP_MASK: seqio.Feature(ids, add_eos=False),
-    EXAMPLE_ID: seqio.Feature(ids, add_eos=False, dtype=tf.string, rank=0),
-    DATA_FORMAT: seqio.Feature(ids, add_eos=False, rank=0),
-  }
-
-
 def is_taught(example: Mapping[str, np.ndarray]) -> np.ndarray:
   """Returns which target positions of an example have a target, bool[target].
 
@@ -94,21 +65,3 @@ def is_taught(example: Mapping[str, np.ndarray]) -> np.ndarray:
   """
   has_candidate = (example[TEACHER_TOP_PROBS] > 0).any(axis=-1)
   return has_candidate | (example[TEACHER_TOP_MASK] > 0)
-
-
-def one_hot_teacher(
-  targets: tf.Tensor, unknown_id: int
-) -> Mapping[str, tf.Tensor]:
-  """Returns teacher features of targets that are certain, mask 0.
-
-  Args:
-    targets: int32 [P].
-    unknown_id: the vocabulary's unknown piece, which is not taught.
-  """
-  first = [[0, 0], [0, NUM_CANDIDATES - 1]]
-  known = tf.cast(targets != unknown_id, tf.int32)
-  return {
-    TEACHER_TOP_IDS: tf.pad((targets * known)[:, None], first),
-    TEACHER_TOP_PROBS: tf.pad(tf.cast(known, tf.float32)[:, None], first),
-    TEACHER_TOP_MASK: tf.zeros_like(targets),
-  }

@@ -18,6 +18,10 @@ Example = Mapping[str, tf.Tensor]
 # A character that no question contains, to take a template apart.
 _MARK = "\0"
 
+# Autograph would rewrite, for seconds, what has no Python control flow over
+# tensors: a mixture of a dozen tasks is built from a hundred such functions.
+_as_written = tf.autograph.experimental.do_not_convert
+
 
 def render(
   dataset: tf.data.Dataset,
@@ -53,7 +57,7 @@ def render(
   """
   if not data_format.in_context:
     return dataset.map(
-      lambda row: _rendered(row, data_format, shown=None),
+      _as_written(lambda row: _rendered(row, data_format, shown=None)),
       num_parallel_calls=tf.data.AUTOTUNE,
     )
   draw = demonstration_drawer(
@@ -63,6 +67,7 @@ def render(
   )
 
   @seqio.map_over_dataset(num_seeds=1)
+  @_as_written
   def render_in_context(row: Example, seed: Sequence[tf.Tensor]) -> Example:
     return _rendered(row, data_format, draw(row["question"], tf.stack(seed)))
 
@@ -138,6 +143,7 @@ def render_by_row(dataset: tf.data.Dataset) -> tf.data.Dataset:
   """Renders each row in the zero-shot format that its `format` names."""
   zero_shot = [f for f in formats.FORMATS if not f.in_context]
 
+  @_as_written
   def render_row(row: Example) -> Example:
     which = tf.argmax([row["format"] == one.name for one in zero_shot])
     candidates = [_rendered(row, one, shown=None) for one in zero_shot]
@@ -164,6 +170,7 @@ def tokenize(
   long is dropped, and counted, where batches are made.
   """
 
+  @_as_written
   def tokenize_row(row: Example) -> Example:
     row = dict(row)
     for name in (features.INPUTS, features.TARGETS):
@@ -184,6 +191,7 @@ def name_examples(dataset: tf.data.Dataset) -> tf.data.Dataset:
     dataset: rows with `question_id`, and `data_format` where they have one.
   """
 
+  @_as_written
   def name(row: Example) -> Example:
     data_format = row.get(features.DATA_FORMAT, tf.constant(0))
     return {**row, **names_of(row["question_id"], data_format)}
@@ -227,11 +235,32 @@ def add_one_hot_teacher(
   """
   unknown_id = output_features[features.TARGETS].vocabulary.unk_id
 
+  @_as_written
   def add(row: Example) -> Example:
-    one_hot = features.one_hot_teacher(row[features.TARGETS], unknown_id)
+    one_hot = one_hot_teacher(row[features.TARGETS], unknown_id)
     return {**row, **one_hot}
 
   return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def one_hot_teacher(
+  targets: tf.Tensor, unknown_id: int
+) -> Mapping[str, tf.Tensor]:
+  """Returns teacher features of targets that are certain, mask 0.
+
+  Args:
+    targets: int32 [P].
+    unknown_id: the vocabulary's unknown piece, which is not taught.
+  """
+  first = [[0, 0], [0, features.NUM_CANDIDATES - 1]]
+  known = tf.cast(targets != unknown_id, tf.int32)
+  return {
+    features.TEACHER_TOP_IDS: tf.pad((targets * known)[:, None], first),
+    features.TEACHER_TOP_PROBS: tf.pad(
+      tf.cast(known, tf.float32)[:, None], first
+    ),
+    features.TEACHER_TOP_MASK: tf.zeros_like(targets),
+  }
 
 
 def _rendered(

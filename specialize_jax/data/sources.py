@@ -177,7 +177,10 @@ class TableSource(seqio.DataSource):
     if shard_info is not None:
       rows = rows.shard(shard_info.num_shards, shard_info.index)
     return rows.map(
-      lambda row: {name: tensor[row] for name, tensor in tensors.items()},
+      # As written: autograph has nothing to rewrite here.
+      tf.autograph.experimental.do_not_convert(
+        lambda row: {name: tensor[row] for name, tensor in tensors.items()}
+      ),
       num_parallel_calls=tf.data.AUTOTUNE,
     )
 

@@ -50,6 +50,7 @@ def span_corruption(
   ).filter(lambda row: tf.size(row["text"]) > 1)
 
   @seqio.map_over_dataset(num_seeds=3)
+  @tf.autograph.experimental.do_not_convert
   def corrupt(
     row: Mapping[str, tf.Tensor], seeds: Sequence[Sequence[tf.Tensor]]
   ) -> Mapping[str, tf.Tensor]:

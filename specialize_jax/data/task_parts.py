@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import seqio
+import tensorflow as tf
 
 from specialize_jax.cot import formats
 from specialize_jax.data import (
@@ -29,6 +30,35 @@ def add_once(name: str, **arguments: object) -> None:
   """Registers a task unless it is: a module may be imported twice."""
   if name not in seqio.TaskRegistry.names():
     seqio.TaskRegistry.add(name, **arguments)
+
+
+def evaluation_features(
+  vocabulary: seqio.Vocabulary,
+) -> Mapping[str, seqio.Feature]:
+  """Returns the output features of a task that is only decoded."""
+  return {
+    features.INPUTS: seqio.Feature(vocabulary, add_eos=True),
+    features.TARGETS: seqio.Feature(vocabulary, add_eos=True),
+  }
+
+
+def training_features(
+  vocabulary: seqio.Vocabulary,
+) -> Mapping[str, seqio.Feature]:
+  """Returns the output features of a task with a target distribution."""
+  ids = seqio.PassThroughVocabulary(size=0)
+  return {
+    **evaluation_features(vocabulary),
+    features.TEACHER_TOP_IDS: seqio.Feature(ids, add_eos=False, rank=2),
+    features.TEACHER_TOP_PROBS: seqio.Feature(
+      ids, add_eos=False, dtype=tf.float32, rank=2
+    ),
+    features.TEACHER_TOP_MASK: seqio.Feature(ids, add_eos=False),
+    features.EXAMPLE_ID: seqio.Feature(
+      ids, add_eos=False, dtype=tf.string, rank=0
+    ),
+    features.DATA_FORMAT: seqio.Feature(ids, add_eos=False, rank=0),
+  }
 
 
 def evaluation(
@@ -52,7 +82,7 @@ def evaluation(
   """
   return {
     "source": source,
-    "output_features": features.evaluation_features(vocabulary),
+    "output_features": evaluation_features(vocabulary),
     "preprocessors": [
       rendering(data_format, read_demonstrations, num_demonstrations),
       preprocessors.tokenize,
@@ -72,7 +102,7 @@ def written_prompt(
   """
   return {
     "source": source,
-    "output_features": features.evaluation_features(vocabulary),
+    "output_features": evaluation_features(vocabulary),
     "preprocessors": [preprocessors.tokenize],
     "shuffle_buffer_size": None,
   }
@@ -94,7 +124,7 @@ def pretraining(
   """
   return {
     "source": source,
-    "output_features": features.training_features(vocabulary),
+    "output_features": training_features(vocabulary),
     "preprocessors": [
       *to_text,
       preprocessors.add_one_hot_teacher,
@@ -126,7 +156,7 @@ def distillation(
   """
   return {
     "source": source,
-    "output_features": features.training_features(vocabulary),
+    "output_features": training_features(vocabulary),
     "preprocessors": [
       functools.partial(
         teacher_formats.render,

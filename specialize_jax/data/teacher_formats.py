@@ -311,7 +311,7 @@ class _AnswerTargets:
     ids, ends = _gather(
       self._table, tf.cast(rows, tf.int64)[:, None], self._eos_id
     )
-    one_hot = features.one_hot_teacher(ids, self._unknown_id)
+    one_hot = preprocessors.one_hot_teacher(ids, self._unknown_id)
     return Runs(values={features.TARGETS: ids, **one_hot}, ends=ends)
 
 

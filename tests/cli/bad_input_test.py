@@ -17,7 +17,7 @@ from tasks import mixtures
 
 include "runs/train.gin"
 
-MIXTURE_OR_TASK_NAME = "mini_pretrain_v1"
+MIXTURE_OR_TASK_NAME = "mini_facts_v1"
 TASK_FEATURE_LENGTHS = {"inputs": 64, "targets": 64}
 TRAIN_STEPS = 2
 BATCH_SIZE = 8
@@ -109,11 +109,7 @@ def test_a_checkpoint_directory_of_another_model_is_kept(
 ):
   sources.set_data_dir(data_dir)
   model_dir = tmp_path / "other"
-  experiment.train(
-    tiny_demo.run(
-      model_dir, "mini_pretrain_v1", model=tiny_demo.model(mlp_dim=24)
-    )
-  )
+  experiment.train(tiny_demo.run(model_dir, model=tiny_demo.model(mlp_dim=24)))
   before = sorted(path.name for path in model_dir.glob("checkpoints/*"))
   status, error = train("--gin.TRAIN_STEPS=9", model_dir=model_dir)
   assert status == 2
@@ -143,7 +139,11 @@ def test_a_save_that_fails_later_ends_the_run_and_its_process(
 ):
   """The directory is lost while the run goes on, as a disk may be."""
   run = several_processes.Run(
-    tmp_path, data_dir, num_steps=10**6, CHECKPOINT_EVERY=200
+    tmp_path,
+    data_dir,
+    num_steps=10**6,
+    CHECKPOINT_EVERY=200,
+    MIXTURE_OR_TASK_NAME=tiny_demo.TASK,
   )
   (process,) = run.start(1, 1)
   run.wait_for_step(process, 300)

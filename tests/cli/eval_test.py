@@ -31,9 +31,7 @@ def world(tmp_path_factory):
   path = tiny_world.build(tmp_path_factory.mktemp("world"))
   sources.set_data_dir(path)
   one_step = loop.LoopConfig(num_steps=1, log_every=1, checkpoint_every=1)
-  experiment.train(
-    tiny_demo.run(f"{path}/run", "mini_pretrain_v1", loop=one_step)
-  )
+  experiment.train(tiny_demo.run(f"{path}/run", loop=one_step))
   sources.set_data_dir(None)
   return pathlib.Path(path)
 

@@ -5,7 +5,7 @@ import pytest
 import seqio
 
 from specialize_jax import errors
-from specialize_jax.data import features, pipeline, sources, vocabularies
+from specialize_jax.data import pipeline, sources, task_parts, vocabularies
 from tasks import mixtures
 
 LENGTHS = {"inputs": 192, "targets": 48}
@@ -240,7 +240,7 @@ def test_an_empty_dataset_is_an_error(world):
   seqio.TaskRegistry.add(
     "empty_for_pipeline_test",
     source=source,
-    output_features=features.training_features(vocabularies.mini()),
+    output_features=task_parts.training_features(vocabularies.mini()),
     preprocessors=[],
     shuffle_buffer_size=None,
   )

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import features, preprocessors
+from specialize_jax.data import features, preprocessors, task_parts
 
 
 def demonstrations(count):
@@ -116,7 +116,7 @@ def test_one_hot_targets_are_certain_and_the_unknown_piece_has_none():
   vocabulary = seqio.ByteVocabulary()
   assert vocabulary.unk_id == 2
   found = preprocessors.add_one_hot_teacher(
-    dataset, features.training_features(vocabulary)
+    dataset, task_parts.training_features(vocabulary)
   )
   one = next(found.as_numpy_iterator())
   np.testing.assert_array_equal(

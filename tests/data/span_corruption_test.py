@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from specialize_jax.data import features, span_corruption, vocabularies
+from specialize_jax.data import span_corruption, task_parts, vocabularies
 
 
 def key(seed):
@@ -66,7 +66,7 @@ def corrupt(text, sequence_length=None):
   vocabulary = vocabularies.mini()
   dataset = tf.data.Dataset.from_tensors({"text": text})
   made = span_corruption.span_corruption(
-    dataset, features.training_features(vocabulary), sequence_length
+    dataset, task_parts.training_features(vocabulary), sequence_length
   )
   return vocabulary, list(made.as_numpy_iterator())
 

@@ -26,7 +26,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   model_dir = tmp_path_factory.mktemp("run") / "model"
-  run = tiny_demo.run(model_dir, "mini_pretrain_v1")
+  run = tiny_demo.run(model_dir)
   return run, experiment.train(run, config_text="A = 1")
 
 

@@ -52,7 +52,7 @@ def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
 ):
   sources.set_data_dir(world)
   run_dir = tmp_path / "run"
-  experiment.train(tiny_demo.run(run_dir, "mini_pretrain_v1"))
+  experiment.train(tiny_demo.run(run_dir))
   assert main.run("select", flags(world, run_dir, "--evaluate")) == 0
   out, err = capsys.readouterr()
   assert err.count("on 4 validation sets") == 2
@@ -92,7 +92,6 @@ def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
   started = experiment.train(
     tiny_demo.run(
       tmp_path / "next",
-      "mini_pretrain_v1",
       initial_checkpoint_path=str(run_dir / "best"),
     )
   )
@@ -121,7 +120,7 @@ def test_a_step_of_a_later_run_replaces_one_of_its_number(world, tmp_path):
   sources.set_data_dir(world)
   for seed in (0, 1):
     run_dir = tmp_path / f"run{seed}"
-    experiment.train(tiny_demo.run(run_dir, "mini_pretrain_v1", seed=seed))
+    experiment.train(tiny_demo.run(run_dir, seed=seed))
   first, second = (
     opening.open_checkpoint(tmp_path / f"run{seed}/checkpoints/4")
     for seed in (0, 1)
@@ -168,7 +167,7 @@ def test_it_follows_a_run_that_clears_its_steps_away(world, tmp_path):
 def test_following_a_run_that_died_ends(world, tmp_path, capsys):
   sources.set_data_dir(world)
   run_dir = tmp_path / "run"
-  experiment.train(tiny_demo.run(run_dir, "mini_pretrain_v1"))
+  experiment.train(tiny_demo.run(run_dir))
   # As if it had been meant to go further.
   metadata = run_dir / "checkpoints/4/metadata/metadata"
   metadata.write_text(
