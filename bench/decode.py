@@ -154,7 +154,7 @@ def ours(folder: pathlib.Path, args: argparse.Namespace) -> Decoder:
       jnp.asarray(inputs_BS),
       max_new_tokens=new_tokens,
       strategy=strategies.Greedy(),
-      eos_id=None,
+      eos_ids=(),
     )
     return np.asarray(output.tokens)
 

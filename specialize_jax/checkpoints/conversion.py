@@ -25,9 +25,6 @@ from specialize_jax.t5 import config as t5_config
 
 _T5_TOKENS, _T5_ROWS = 32_100, 32_128
 
-_ORIGIN = "converted_from"
-"""In the metadata of a step: what it was converted from."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -138,10 +135,11 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
         "model": dataclasses.asdict(planned.config),
         "config": "",
         "version": specialize_jax.__version__,
-        _ORIGIN: {
+        opening.ORIGIN: {
           "kind": checkpoint.kind,
           "path": checkpoint.path,
           "vocab_size": planned.num_rows_read,
+          "generation_config": dict(checkpoint.generation_config),
         },
       },
     )
@@ -165,6 +163,7 @@ def write_folder(
     planned.source,
     dtype=planned.config.param_dtype,
     other_files=planned.tokenizer_files,
+    generation_config=planned.checkpoint.generation_config,
     max_shard_bytes=max_shard_bytes,
   )
   return epath.Path(output)
@@ -189,7 +188,7 @@ class _Watched:
 def _default_rows(checkpoint: opening.Checkpoint, read: int, to: str) -> int:
   if to == "ours":
     return _T5_ROWS if read == _T5_TOKENS else checkpoint.config.vocab_size
-  origin = checkpoint.metadata.get(_ORIGIN, {})
+  origin = checkpoint.metadata.get(opening.ORIGIN, {})
   return origin.get("vocab_size", checkpoint.config.vocab_size)
 
 

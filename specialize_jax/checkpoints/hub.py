@@ -8,14 +8,14 @@ from huggingface_hub import errors as hub_errors
 
 from specialize_jax import errors
 
-_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
 # No pickle where the hub has safetensors, see `download`.
 _TENSORS, _PICKLES = ["*.safetensors", "*.safetensors.index.json"], ["*.bin*"]
 _OTHERS = ["*.json", "spiece.model"]
 
 
 def is_name(path: str) -> bool:
-  """Whether a path has the form OWNER/MODEL."""
+  """Whether a path has the form OWNER/MODEL or MODEL (t5-base)."""
   return _NAME.match(path) is not None
 
 

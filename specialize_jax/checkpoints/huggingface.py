@@ -8,6 +8,7 @@ model whose file holds a head that differs from the embedding.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -22,6 +23,8 @@ import numpy as np
 from specialize_jax import errors
 from specialize_jax.checkpoints import name_table, sources, tensor_files
 from specialize_jax.t5 import config as t5_config
+
+_CONFIG_JSON, _GENERATION_JSON = "config.json", "generation_config.json"
 
 _CONFIG_KEYS = {
   "vocab_size": "vocab_size",
@@ -38,23 +41,60 @@ _CONFIG_KEYS = {
 }
 """Our fields, and theirs that say the same."""
 
+_DEFAULTS = {
+  "vocab_size": 32128,
+  "d_model": 512,
+  "d_ff": 2048,
+  "num_heads": 8,
+  "d_kv": 64,
+  "num_layers": 6,
+}
+"""What a T5 of transformers has where its config.json does not say it."""
+
 _FEED_FORWARD = {
   "relu": ("relu",),
+  "gelu_new": ("gelu",),
   "gated-gelu": ("gelu", "linear"),
+  "gated-gelu_new": ("gelu", "linear"),
+  "gated-relu": ("relu", "linear"),
 }
+"""Theirs, and ours; our "gelu" is the tanh approximation, as "gelu_new"."""
 
-_DUPLICATES = frozenset(
+_UNUSED = frozenset(
   {
-    # The embedding again, for each stack.
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
     # Left over in the first T5 checkpoints, and read by no release.
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
   }
 )
 
+_FIELD_TYPES = {
+  field.name: field.type for field in dataclasses.fields(t5_config.T5Config)
+}
+
 _HEAD = "lm_head.weight"
-_EMBEDDING = "shared.weight"
+_EMBEDDINGS = (
+  "shared.weight",
+  "encoder.embed_tokens.weight",
+  "decoder.embed_tokens.weight",
+)
+"""The names of the one embedding, of which a file may have any."""
+
+_NOT_DECODING = frozenset(
+  {
+    "_from_model_config",
+    "bos_token_id",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "return_dict_in_generate",
+    "decoder_start_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "transformers_version",
+    "use_cache",
+  }
+)
+"""Keys of generation_config.json that leave decoding as our flags say it."""
 
 
 class Folder:
@@ -69,28 +109,82 @@ class Folder:
     self.where = os.fspath(path)
     self._path = pathlib.Path(path)
     self._json = _read_config_json(self._path)
+    self.generation_config = _read_generation_json(self._path)
     self._files = tensor_files.TensorFiles(self._path)
 
   @functools.cached_property
   def config(self) -> t5_config.T5Config:
-    """The model in the folder, with our defaults for what it does not say."""
+    """The model in the folder, with T5's defaults for what it does not say.
+
+    Raises:
+      UserError: config.json says what is no T5 of ours, or contradicts itself
+        or generation_config.json.
+    """
     given = {
-      ours: self._json[theirs]
+      ours: self._number(ours, theirs)
       for ours, theirs in _CONFIG_KEYS.items()
-      if self._json.get(theirs) is not None
+      if (_DEFAULTS | self._json).get(theirs) is not None
     }
     # Theirs defaults to the depth of the encoder.
-    given.setdefault("num_decoder_layers", given.get("num_encoder_layers"))
-    feed_forward = self._json.get("feed_forward_proj", "relu")
-    if feed_forward not in _FEED_FORWARD:
-      raise errors.UserError(
-        f"{self.where}: feed_forward_proj is {feed_forward!r} in config.json, "
-        f"and must be one of {', '.join(_FEED_FORWARD)}, T5 1.0's and 1.1's."
-      )
+    given.setdefault("num_decoder_layers", given["num_encoder_layers"])
+    if self._json.get("pruned_heads"):
+      raise self._wrong("pruned_heads", "empty: all heads are expected")
     return t5_config.T5Config(
-      mlp_activations=_FEED_FORWARD[feed_forward],
+      mlp_activations=self._mlp_activations(),
       tied_head=self._scaled and not self._has_own_head,
+      **_special_ids(
+        self.where, self._json, self.generation_config, given["vocab_size"]
+      ),
       **given,
+    )
+
+  def _number(self, ours: str, theirs: str) -> int | float:
+    value = (_DEFAULTS | self._json)[theirs]
+    is_whole = _FIELD_TYPES[ours] is int
+    fits = type(value) is int or (not is_whole and type(value) is float)
+    if not fits or not math.isfinite(value) or value < is_whole:
+      wanted = "a whole number of at least 1" if is_whole else "a number from 0"
+      raise self._wrong(theirs, wanted)
+    return value
+
+  def _mlp_activations(self) -> tuple[str, ...]:
+    feed_forward = self._json.get("feed_forward_proj", "relu")
+    if feed_forward not in list(_FEED_FORWARD):
+      raise self._wrong(
+        "feed_forward_proj",
+        f"one of {', '.join(_FEED_FORWARD)}: T5 1.0 has relu, T5 1.1 and "
+        "FlanT5 gated-gelu",
+      )
+    activations = _FEED_FORWARD[feed_forward]
+    # Derived from it, and written beside it by some releases.
+    derived = {
+      "is_gated_act": [len(activations) > 1],
+      "dense_act_fn": {"gelu": ["gelu_new", "gelu_pytorch_tanh"]}.get(
+        activations[0], list(activations[:1])
+      ),
+    }
+    for key, wanted in derived.items():
+      if self._json.get(key, wanted[0]) not in wanted:
+        raise self._wrong(
+          key,
+          f"{json.dumps(wanted[0])} where feed_forward_proj is "
+          f"{feed_forward!r}",
+        )
+    return activations
+
+  def _flag(self, key: str, default: bool) -> bool:
+    value = self._json.get(key)
+    if value is None:
+      return default
+    if not isinstance(value, bool):
+      raise self._wrong(key, "true or false")
+    return value
+
+  def _wrong(self, key: str, wanted: str) -> errors.UserError:
+    value = json.dumps((_DEFAULTS | self._json).get(key, "relu"))
+    return errors.UserError(
+      f"{self.where}: {key} is {value[:80]} in config.json, and must be "
+      f"{wanted}."
     )
 
   @functools.cached_property
@@ -102,13 +196,17 @@ class Folder:
     theirs = {tensor.hugging_face: tensor for tensor in self._tensors.values()}
     shapes = {}
     for name, shape in self._files.shapes.items():
-      if name in _DUPLICATES or (name == _HEAD and self.config.tied_head):
+      if name in _UNUSED or (name == _HEAD and self.config.tied_head):
         continue
+      if name in _EMBEDDINGS:
+        continue  # one for all of them, below
       tensor = theirs.get(name)
       if tensor is None:
         shapes[name] = shape
       else:
         shapes[tensor.name] = shape[::-1] if tensor.transposed else shape
+    if self._embedding is not None:
+      shapes[sources.EMBEDDING] = self._files.shapes[self._embedding]
     if self._head_is_embedding and sources.EMBEDDING in shapes:
       shapes[sources.HEAD] = shapes[sources.EMBEDDING][::-1]
     return shapes
@@ -119,11 +217,13 @@ class Folder:
     return set(self._files.dtypes.values())
 
   def read(self, name: str) -> np.ndarray:
-    """Gives one tensor, in our orientation and its own dtype."""
+    """Returns one tensor, in our orientation and its own dtype."""
     tensor = self._tensors[name]
     theirs = tensor.hugging_face
-    if name == sources.HEAD and self._head_is_embedding:
-      theirs = _EMBEDDING
+    if name == sources.EMBEDDING or (
+      name == sources.HEAD and self._head_is_embedding
+    ):
+      theirs = self._embedding
     value = self._files.read(theirs)
     if name == sources.HEAD and self._scaled:
       # Theirs scales the logits of a head of its own; ours never does.
@@ -134,19 +234,43 @@ class Folder:
   def _tensors(self) -> Mapping[str, name_table.Tensor]:
     return {tensor.name: tensor for tensor in name_table.tensors(self.config)}
 
-  @property
+  @functools.cached_property
   def _scaled(self) -> bool:
-    tied = self._json.get("tie_word_embeddings") is not False
-    return self._json.get("scale_decoder_outputs", tied)
+    tied = self._flag("tie_word_embeddings", True)
+    return self._flag("scale_decoder_outputs", tied)
+
+  @functools.cached_property
+  def _embedding(self) -> str | None:
+    """The embedding's name in the files; None if it is in none of them.
+
+    A tied head is the embedding under one more name; any other head never
+    takes its place.
+    """
+    there = [name for name in _EMBEDDINGS if name in self._files.shapes]
+    if not there:
+      is_tied = self._scaled and _HEAD in self._files.shapes
+      return _HEAD if is_tied else None
+    for other in there[1:]:
+      if not self._equal(there[0], other):
+        raise errors.UserError(
+          f"{self.where}: {there[0]} and {other} differ, and a T5 has one "
+          "embedding for its encoder and its decoder: give a checkpoint in "
+          "which they are equal."
+        )
+    return there[0]
+
+  def _equal(self, one: str, other: str) -> bool:
+    shapes = self._files.shapes
+    return shapes[one] == shapes[other] and np.array_equal(
+      self._files.read(one), self._files.read(other)
+    )
 
   @functools.cached_property
   def _has_own_head(self) -> bool:
-    names = self._files.shapes
-    if _HEAD not in names or _EMBEDDING not in names:
-      return _HEAD in names
-    return not np.array_equal(
-      self._files.read(_HEAD), self._files.read(_EMBEDDING)
-    )
+    """Whether a head is there that is not the embedding."""
+    if _HEAD not in self._files.shapes or self._embedding == _HEAD:
+      return False
+    return self._embedding is None or not self._equal(_HEAD, self._embedding)
 
   @property
   def _head_is_embedding(self) -> bool:
@@ -165,6 +289,7 @@ def write(
   *,
   dtype: str = "float32",
   other_files: Mapping[str, bytes] | None = None,
+  generation_config: Mapping[str, Any] | None = None,
   max_shard_bytes: int = 2**30,
 ) -> None:
   """Writes a folder that `T5ForConditionalGeneration` loads.
@@ -178,6 +303,8 @@ def write(
     source: its parameters.
     dtype: of the tensors in the files.
     other_files: contents by name, such as a tokenizer's, put beside them.
+    generation_config: what generation_config.json holds beside the special
+      tokens.
     max_shard_bytes: size of a file; a larger tensor has a file of its own.
 
   Raises:
@@ -192,14 +319,10 @@ def write(
   name_table.check(config, source)
   directory.parent.mkdir(parents=True, exist_ok=True)
   with _moved_into_place(directory) as unfinished:
-    _write_json(unfinished / "config.json", config_json)
+    _write_json(unfinished / _CONFIG_JSON, config_json)
     _write_json(
-      unfinished / "generation_config.json",
-      {
-        "decoder_start_token_id": t5_config.PAD_ID,
-        "eos_token_id": t5_config.EOS_ID,
-        "pad_token_id": t5_config.PAD_ID,
-      },
+      unfinished / _GENERATION_JSON,
+      {**(generation_config or {}), **_their_special_ids(config)},
     )
     for name, content in (other_files or {}).items():
       (unfinished / name).write_bytes(content)
@@ -222,7 +345,15 @@ def _write_tensors(
     for number in range(1, len(shards) + 1)
   ]
   for file, shard in zip(files, shards, strict=True):
-    values = (name_table.read(config, source, tensor.name) for tensor in shard)
+    values = (
+      name_table.cast(
+        name_table.read(config, source, tensor.name),
+        dtype,
+        name=f"{tensor.name} ({tensor.hugging_face})",
+        where=source.where,
+      )
+      for tensor in shard
+    )
     tensor_files.write(
       directory / file,
       {tensor.hugging_face: _their_shape(tensor) for tensor in shard},
@@ -271,7 +402,8 @@ def _num_bytes(tensor: name_table.Tensor, dtype: np.dtype) -> int:
 
 
 def _config_json(config: t5_config.T5Config, dtype: str) -> dict[str, Any]:
-  feed_forwards = {names: key for key, names in _FEED_FORWARD.items()}
+  # The first name of each, which all releases know.
+  feed_forwards = {names: key for key, names in reversed(_FEED_FORWARD.items())}
   if config.mlp_activations not in feed_forwards:
     raise errors.UserError(
       f"T5Config.mlp_activations is {config.mlp_activations}, and only "
@@ -287,21 +419,98 @@ def _config_json(config: t5_config.T5Config, dtype: str) -> dict[str, Any]:
     # Read by releases up to v4, and by v5 where the next key is absent.
     "tie_word_embeddings": config.tied_head,
     "scale_decoder_outputs": config.tied_head,
-    "decoder_start_token_id": t5_config.PAD_ID,
-    "eos_token_id": t5_config.EOS_ID,
-    "pad_token_id": t5_config.PAD_ID,
+    **_their_special_ids(config),
     "dtype": dtype,
   }
 
 
-def _read_config_json(path: pathlib.Path) -> Mapping[str, Any]:
-  try:
-    read = json.loads((path / "config.json").read_text())
-  except (OSError, ValueError) as error:
+def _their_special_ids(config: t5_config.T5Config) -> dict[str, Any]:
+  return {
+    "decoder_start_token_id": config.decoder_start_id,
+    "eos_token_id": (
+      config.eos_id if len(config.eos_ids) == 1 else list(config.eos_ids)
+    ),
+    "pad_token_id": config.pad_id,
+  }
+
+
+def _special_ids(
+  where: str,
+  config: Mapping[str, Any],
+  generation: Mapping[str, Any],
+  vocab_size: int,
+) -> dict[str, Any]:
+  """Returns the special tokens as fields of `T5Config`.
+
+  generation_config.json goes before config.json where tokens end a decoding,
+  as in transformers; it may add to config.json's, which end what is encoded,
+  and not contradict it. What neither says is T5's.
+
+  Raises:
+    UserError: an id cannot be one, or the two files disagree.
+  """
+
+  def read(file: str, content: Mapping[str, Any], key: str) -> list[int] | None:
+    if key not in content or (content[key] is None and file != _CONFIG_JSON):
+      return None
+    value = content[key]
+    if value is None and key == "decoder_start_token_id":
+      return None
+    ids = value if isinstance(value, list) else [value]
+    if key != "eos_token_id" and isinstance(value, list):
+      ids = []
+    if not ids or not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+      raise errors.UserError(
+        f"{where}: {key} is {json.dumps(value)[:80]} in {file}, and must be a "
+        f"token id from 0 to {vocab_size - 1}: write the one that the model "
+        "was trained with."
+      )
+    return list(dict.fromkeys(ids))
+
+  def one(key: str) -> int | None:
+    said = {
+      file: ids[0]
+      for file, content in files.items()
+      if (ids := read(file, content, key)) is not None
+    }
+    if len(set(said.values())) > 1:
+      raise disagreement(key, said)
+    return next(iter(said.values()), None)
+
+  def disagreement(key: str, said: Mapping[str, object]) -> errors.UserError:
+    both = " and ".join(f"{value} in {file}" for file, value in said.items())
+    return errors.UserError(
+      f"{where}: {key} is {both}: make them one, that which the model was "
+      "trained with."
+    )
+
+  files = {_CONFIG_JSON: config, _GENERATION_JSON: generation}
+  pad = one("pad_token_id")
+  pad = t5_config.PAD_ID if pad is None else pad
+  start = one("decoder_start_token_id")
+  if start is None:  # as in transformers, then as in T5
+    start = one("bos_token_id") if config.get("bos_token_id") else None
+  key = "eos_token_id"
+  ends = read(_CONFIG_JSON, config, key)
+  more = read(_GENERATION_JSON, generation, key)
+  if ends and more and ends[0] not in more:
+    raise disagreement(key, {_CONFIG_JSON: ends, _GENERATION_JSON: more})
+  eos = [*(ends or more or [t5_config.EOS_ID])[:1], *(more or ends or [])]
+  if pad in eos:
     raise errors.UserError(
-      f"{path} is not a Hugging Face folder: its config.json cannot be read "
-      f"({error})."
-    ) from error
+      f"{where}: pad_token_id and eos_token_id are both {pad}, so that padding "
+      "could not be told from the end of a sequence: give the padding an id "
+      "of its own, such as an unused row of the vocabulary."
+    )
+  return {
+    "pad_id": pad,
+    "decoder_start_id": pad if start is None else start,
+    "eos_ids": tuple(dict.fromkeys(eos)),
+  }
+
+
+def _read_config_json(path: pathlib.Path) -> Mapping[str, Any]:
+  read = _read_object(path, _CONFIG_JSON)
   architecture = read.get("model_type")
   if architecture != "t5":
     raise errors.UserError(
@@ -309,6 +518,34 @@ def _read_config_json(path: pathlib.Path) -> Mapping[str, Any]:
       "T5 1.1 and FlanT5) can be read."
     )
   return read
+
+
+def _read_generation_json(path: pathlib.Path) -> Mapping[str, Any]:
+  if not (path / _GENERATION_JSON).exists():
+    return {}
+  return _read_object(path, _GENERATION_JSON)
+
+
+def _read_object(path: pathlib.Path, name: str) -> dict[str, Any]:
+  try:
+    read = json.loads((path / name).read_text(encoding="utf-8-sig"))
+    if not isinstance(read, dict):
+      raise ValueError(f"it holds {json.dumps(read)[:40]} and no object")
+  except (OSError, ValueError, RecursionError) as error:
+    raise errors.UserError(
+      f"{path} is not a Hugging Face folder: its {name} cannot be read "
+      f"({error})."
+    ) from error
+  return read
+
+
+def decoding_settings(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a generation_config.json says beyond special tokens."""
+  return {
+    key: value
+    for key, value in generation_config.items()
+    if key not in _NOT_DECODING and value is not None
+  }
 
 
 @contextlib.contextmanager

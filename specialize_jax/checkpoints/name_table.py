@@ -266,9 +266,37 @@ def read(
   axis = sources.VOCABULARY_AXIS.get(name)
   if axis is not None and value.shape[axis] < config.vocab_size:
     missing = config.vocab_size - value.shape[axis]
-    padding = np.take(value, [t5_config.PAD_ID] * missing, axis=axis)
+    padding = np.take(value, [config.pad_id] * missing, axis=axis)
     value = np.concatenate([value, padding], axis=axis)
   return value
+
+
+def cast(
+  value: np.ndarray, dtype: np.dtype, *, name: str, where: str
+) -> np.ndarray:
+  """Returns a tensor in another dtype.
+
+  Args:
+    value: the tensor.
+    dtype: of the result.
+    name: of the tensor, for the error.
+    where: the checkpoint that it is of, for the error.
+
+  Raises:
+    UserError: a finite value is too large for the dtype.
+  """
+  if value.dtype == dtype:
+    return value
+  with np.errstate(over="ignore"):  # said below, by name
+    result = value.astype(dtype)
+  infinite = ~np.isfinite(result)
+  if infinite.any() and (lost := infinite & np.isfinite(value)).any():
+    raise errors.UserError(
+      f"{where}: {name} holds {float(value[lost][0]):.6g}, which is too large "
+      f"for {np.dtype(dtype).name} and would become infinite "
+      f"({np.count_nonzero(lost):,} values of it): take float32 or bfloat16."
+    )
+  return result
 
 
 def check(config: t5_config.T5Config, source: sources.Source) -> None:
@@ -312,11 +340,13 @@ def _pieces(
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Gives a leaf whole, or layer by layer where layers are stacked."""
   if sources.STACKED not in name:
-    yield 0, read(config, source, name).astype(leaf.dtype, copy=False)
+    whole = read(config, source, name)
+    yield 0, cast(whole, leaf.dtype, name=name, where=source.where)
     return
   for layer in range(leaf.shape[0]):
-    one = source.read(name.replace(sources.STACKED, f"/layers_{layer}/", 1))
-    yield layer, one[None].astype(leaf.dtype, copy=False)
+    of_layer = name.replace(sources.STACKED, f"/layers_{layer}/", 1)
+    one = source.read(of_layer)[None]
+    yield layer, cast(one, leaf.dtype, name=of_layer, where=source.where)
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -38,6 +38,19 @@ VOCABULARY_DIR = "vocabulary"
 """Beside a run's checkpoints: the tokenizer's files, as their source has them.
 """
 
+_OF_THE_FUNCTION = (
+  "mlp_activations",
+  "relative_attention_max_distance",
+  "layer_norm_epsilon",
+  "pad_id",
+  "decoder_start_id",
+  "eos_ids",
+)
+"""What makes another function of parameters of the same shapes."""
+
+ORIGIN = "converted_from"
+"""In the metadata of a step: what it was converted from."""
+
 _T5X_STEP = re.compile(r"^checkpoint_(\d+)$")
 
 
@@ -55,6 +68,8 @@ class Checkpoint:
     step: the number of completed steps; None where the kind knows none.
     metadata: what our run saved with it; empty for the other kinds.
     tokenizer_files: those that lie beside it.
+    generation_config: of a Hugging Face folder, or of the one that ours was
+      converted from.
     source: its tensors, one by one.
   """
 
@@ -65,6 +80,7 @@ class Checkpoint:
   step: int | None
   metadata: Mapping[str, Any]
   tokenizer_files: tuple[epath.Path, ...]
+  generation_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   source: sources.Source = dataclasses.field(repr=False)
 
   @property
@@ -109,6 +125,7 @@ class Checkpoint:
       UserError: the checkpoint is of another model.
     """
     config = config or self.config
+    self._check_function(config)
     abstract = name_table.abstract_params(config, placed)
     if self.kind == "ours" and _layout(config) == _layout(self.config):
       # Orbax reads of each array only what this host's devices hold.
@@ -120,6 +137,18 @@ class Checkpoint:
       self.source,
       shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
+
+  def _check_function(self, config: t5_config.T5Config) -> None:
+    if self.kind == "t5x":  # which says none of it
+      return
+    for name in _OF_THE_FUNCTION:
+      said, wanted = getattr(self.config, name), getattr(config, name)
+      if said != wanted:
+        raise errors.UserError(
+          f"{self.path} is of a model whose T5Config.{name} is {said!r}, and "
+          f"the one configured has {wanted!r}: give --gin.T5Config.{name}="
+          f"'{said!r}', or another checkpoint."
+        )
 
 
 def _layout(config: t5_config.T5Config) -> tuple[bool, int]:
@@ -199,6 +228,7 @@ def _open_ours(path: str, given: epath.Path) -> Checkpoint:
     step=step,
     metadata=metadata,
     tokenizer_files=_tokenizer_files(directory.parent / VOCABULARY_DIR),
+    generation_config=metadata.get(ORIGIN, {}).get("generation_config", {}),
     source=source,
   )
 
@@ -219,6 +249,7 @@ def _open_folder(path: str, directory: epath.Path) -> Checkpoint:
     step=None,
     metadata={},
     tokenizer_files=_tokenizer_files(directory),
+    generation_config=folder.generation_config,
     source=folder,
   )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from specialize_jax.cli import flag_types
 
 if typing.TYPE_CHECKING:
-  from specialize_jax.checkpoints import conversion
+  from specialize_jax.checkpoints import conversion, opening
 
 from specialize_jax.files import paths
 
@@ -143,7 +143,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         planned, flags.output, max_shard_bytes=flags.max_shard_mib * 2**20
       )
   print(_summary(planned, path))
+  _say_decoding_settings(checkpoint)
   return 0
+
+
+def _say_decoding_settings(checkpoint: opening.Checkpoint) -> None:
+  from specialize_jax.checkpoints import huggingface
+
+  settings = huggingface.decoding_settings(checkpoint.generation_config)
+  if settings:
+    print(
+      f"generation_config.json also sets {', '.join(sorted(settings))}: kept "
+      "for Hugging Face; specialize generate decodes as its own flags say"
+    )
 
 
 def _summary(planned: conversion.Plan, path: object) -> str:

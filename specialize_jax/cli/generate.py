@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   vocabulary_ = _vocabulary(flags.vocabulary, checkpoint)
   reader = file_rows.Reader(
     where=f"--inputs={flags.inputs}",
-    vocab_size=checkpoint.config.vocab_size,
+    model=checkpoint.config,
     vocabulary=vocabulary_,
     input_limit=flags.max_input_length,
     truncate=flags.truncate,

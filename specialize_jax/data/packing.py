@@ -163,13 +163,17 @@ def check_lengths(task_feature_lengths: Mapping[str, int]) -> None:
 
 
 def to_batch(
-  rows: Sequence[Row], task_feature_lengths: Mapping[str, int]
+  rows: Sequence[Row],
+  task_feature_lengths: Mapping[str, int],
+  *,
+  decoder_start_id: int = 0,
 ) -> dict[str, np.ndarray]:
   """Lays rows out as the model's arrays, zero where nothing is.
 
   Args:
     rows: the examples of each row, which must fit it.
     task_feature_lengths: row lengths in tokens, `inputs` and `targets`.
+    decoder_start_id: the first decoder input of every example.
 
   Returns:
     The batch of the module's header, [rows, length] and, for the teacher's
@@ -188,6 +192,8 @@ def to_batch(
       batch["encoder_segment_ids"][r, s] = segment
       batch["encoder_positions"][r, s] = np.arange(len(ids))
       batch["decoder_target_tokens"][r, t] = targets
+      if len(targets):
+        batch["decoder_input_tokens"][r, start_t] = decoder_start_id
       batch["decoder_input_tokens"][r, start_t + 1 : t.stop] = targets[:-1]
       batch["decoder_loss_weights"][r, t] = features.is_taught(example)
       batch["decoder_segment_ids"][r, t] = segment

@@ -64,6 +64,7 @@ class TrainIterator:
     split: str = "train",
     num_epochs: int | None = None,
     rows: Sequence[int] | None = None,
+    decoder_start_id: int = 0,
   ) -> None:
     """Builds the pipeline; the first batch is made when asked for.
 
@@ -78,6 +79,7 @@ class TrainIterator:
         finite stream is filled up with empty rows.
       rows: which rows of every global batch are given, those that this
         process's devices hold; None for all.
+      decoder_start_id: the first decoder input of every example.
 
     Raises:
       UserError: an unknown name, a mixture without examples, lengths or a
@@ -92,6 +94,7 @@ class TrainIterator:
     self._name = mixture_or_task_name
     self._lengths = dict(task_feature_lengths)
     self._batch_size = batch_size
+    self._decoder_start_id = decoder_start_id
     self._options = {
       "mixture": mixture_or_task_name,
       "task_feature_lengths": self._lengths,
@@ -267,7 +270,9 @@ class TrainIterator:
     rows = [self._rows.popleft() for _ in range(size)]
     padded = [*rows, *[[]] * (self._batch_size - size)]
     arrays = packing.to_batch(
-      [padded[row] for row in self._local_rows], self._lengths
+      [padded[row] for row in self._local_rows],
+      self._lengths,
+      decoder_start_id=self._decoder_start_id,
     )
     return _Batch(rows=rows, arrays=arrays)
 

@@ -9,11 +9,12 @@ as the arguments of `seqio.TaskRegistry.add`:
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
+from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.data import (
   features,
@@ -182,3 +183,27 @@ def rendering(
     read_demonstrations=read_demonstrations,
     num_demonstrations=num_demonstrations,
   )
+
+
+def check_eos(mixture_or_task_name: str, eos_ids: Collection[int]) -> None:
+  """Raises UserError where a task's texts do not end as the model's do.
+
+  Args:
+    mixture_or_task_name: a name registered with seqio; one that is not is left
+      to what reads it.
+    eos_ids: the tokens that end a sequence of the model.
+  """
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if mixture_or_task_name not in known:
+    return
+  named = seqio.get_mixture_or_task(mixture_or_task_name)
+  for task in seqio.get_subtasks(named):
+    for feature in task.output_features.values():
+      eos_id = feature.vocabulary.eos_id
+      if eos_id is not None and eos_id not in eos_ids:
+        raise errors.UserError(
+          f"task {task.name!r} ends its texts with token {eos_id}, its "
+          f"vocabulary's end of sequence, and the model's are "
+          f"{', '.join(map(str, eos_ids))} (T5Config.eos_ids): give the "
+          "vocabulary and the model that belong together."
+        )

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from specialize_jax import errors
-from specialize_jax.t5 import config as t5_config
+from specialize_jax.decoding import loop
 from specialize_jax.t5 import network
 
 # The score of absent beams: far below any sum of log-probabilities, but finite
@@ -59,12 +59,14 @@ class _Beams(flax.struct.PyTreeNode):
   log_probs_BWT: jax.Array
 
   @classmethod
-  def absent(cls, batch_size: int, num_beams: int, length: int) -> "_Beams":
+  def absent(
+    cls, batch_size: int, num_beams: int, length: int, *, pad_id: int
+  ) -> "_Beams":
     """Returns absent beams."""
     shape = (batch_size, num_beams)
     return cls(
       scores_BW=jnp.full(shape, _ABSENT, jnp.float32),
-      tokens_BWT=jnp.full((*shape, length), t5_config.PAD_ID, jnp.int32),
+      tokens_BWT=jnp.full((*shape, length), pad_id, jnp.int32),
       log_probs_BWT=jnp.zeros((*shape, length), jnp.float32),
     )
 
@@ -101,7 +103,7 @@ def decode(
   num_beams: int,
   num_return_sequences: int = 1,
   length_penalty: float = 1.0,
-  eos_id: int | None = t5_config.EOS_ID,
+  eos_ids: tuple[int, ...] | None = None,
 ) -> BeamOutput:
   """Returns the best sequences of each row by beam search.
 
@@ -111,12 +113,13 @@ def decode(
     encoder_input_tokens_BS: int32, 0 at padding.
     max_new_tokens: T, including EOS. Beams that have not ended by then count as
       finished.
-    num_beams: W, at most half the vocabulary.
+    num_beams: W, at most half the vocabulary, or 1 / (K + 1) of it with K > 1
+      tokens that end a sequence.
     num_return_sequences: R, at most W.
     length_penalty: the sum of log-probabilities is divided by the length to
       this power; positive values favor longer sequences.
-    eos_id: the token that ends a sequence; if None, `max_new_tokens` tokens are
-      always decoded.
+    eos_ids: the tokens that end a sequence, the model's if None; with none,
+      `()`, `max_new_tokens` tokens are always decoded.
 
   Returns:
     The R best sequences of each row.
@@ -129,11 +132,13 @@ def decode(
     raise errors.UserError(
       f"max_new_tokens is {max_new_tokens}, and must be at least 1."
     )
-  most = model.config.vocab_size // 2
+  eos_ids = model.config.eos_ids if eos_ids is None else tuple(eos_ids)
+  share = _candidates_per_beam(eos_ids)
+  most = model.config.vocab_size // share
   if not 1 <= num_beams <= most:
     raise errors.UserError(
-      f"num_beams is {num_beams}, and must be from 1 to {most}, half the "
-      "vocabulary."
+      f"num_beams is {num_beams}, and must be from 1 to {most}, the "
+      f"vocabulary divided by {share}."
     )
   if not 1 <= num_return_sequences <= num_beams:
     raise errors.UserError(
@@ -148,7 +153,7 @@ def decode(
     num_beams=num_beams,
     num_return_sequences=num_return_sequences,
     length_penalty=length_penalty,
-    eos_id=eos_id,
+    eos_ids=eos_ids,
   )
 
 
@@ -160,7 +165,7 @@ def decode(
     "num_beams",
     "num_return_sequences",
     "length_penalty",
-    "eos_id",
+    "eos_ids",
   ),
 )
 def _decode(
@@ -172,7 +177,7 @@ def _decode(
   num_beams: int,
   num_return_sequences: int,
   length_penalty: float,
-  eos_id: int | None,
+  eos_ids: tuple[int, ...],
 ) -> BeamOutput:
   encoded_BSD = model.apply(
     {"params": params},
@@ -195,13 +200,15 @@ def _decode(
 
   def advance(state: _State) -> _State:
     state, log_probs_BWV = _next_log_probs(model, params, state)
-    extended, parents_BC, ends_BC = _extensions(state, log_probs_BWV, eos_id)
+    extended, parents_BC, ends_BC = _extensions(state, log_probs_BWV, eos_ids)
     ends_BC = ends_BC | (state.step + 1 == max_new_tokens)
     state = _continue(state, extended, parents_BC, ends_BC)
     return _finish(state, extended, ends_BC, length_penalty)
 
   batch_size = encoder_input_tokens_BS.shape[0]
-  absent = _Beams.absent(batch_size, num_beams, max_new_tokens)
+  absent = _Beams.absent(
+    batch_size, num_beams, max_new_tokens, pad_id=model.config.pad_id
+  )
   state = _State(
     step=jnp.zeros((), jnp.int32),
     # A single beam at first: W equal beams would remain equal.
@@ -224,7 +231,7 @@ def _next_log_probs(
   batch_size, num_beams = state.running.scores_BW.shape
   last_BW = jnp.where(
     state.step == 0,
-    t5_config.PAD_ID,
+    model.config.decoder_start_id,
     jax.lax.dynamic_index_in_dim(
       state.running.tokens_BWT,
       jnp.maximum(state.step - 1, 0),
@@ -246,11 +253,12 @@ def _next_log_probs(
 
 
 def _extensions(
-  state: _State, log_probs_BWV: jax.Array, eos_id: int | None
+  state: _State, log_probs_BWV: jax.Array, eos_ids: tuple[int, ...]
 ) -> tuple[_Beams, jax.Array, jax.Array]:
-  """Returns the 2 W best extensions, best first.
+  """Returns the C best extensions, best first.
 
-  Twice as many as beams, so that W remain if W of them end.
+  Twice as many as beams, so that W remain if W of them end; K + 1 times as
+  many with K > 1 tokens that end a sequence.
 
   Returns:
     The sequences; int32, the beam that each extends; bool, which of them end.
@@ -259,10 +267,11 @@ def _extensions(
   sums_BWV = log_probs_BWV + state.running.scores_BW[..., None]
   # First the top k of each beam, which contain the top k of all beams: sorting
   # all W V columns at once would be slower.
-  num_kept = min(2 * num_beams, vocab_size)
+  num_candidates = _candidates_per_beam(eos_ids) * num_beams
+  num_kept = min(num_candidates, vocab_size)
   sums_BWC, tokens_BWC = jax.lax.top_k(sums_BWV, num_kept)
   scores_BC, places_BC = jax.lax.top_k(
-    sums_BWC.reshape(batch_size, -1), 2 * num_beams
+    sums_BWC.reshape(batch_size, -1), num_candidates
   )
   parents_BC = places_BC // num_kept
   tokens_BC = _take(tokens_BWC.reshape(batch_size, -1), places_BC)
@@ -282,9 +291,11 @@ def _extensions(
     .at[:, :, state.step]
     .set(log_probs_BC),
   )
-  if eos_id is None:
-    return extended, parents_BC, jnp.zeros(tokens_BC.shape, bool)
-  return extended, parents_BC, tokens_BC == eos_id
+  return extended, parents_BC, loop.ends(tokens_BC, eos_ids)
+
+
+def _candidates_per_beam(eos_ids: tuple[int, ...]) -> int:
+  return max(2, 1 + len(eos_ids))
 
 
 def _continue(
@@ -311,7 +322,7 @@ def _finish(
   the running beams.
   """
   num_beams = state.running.scores_BW.shape[1]
-  is_best_1C = (jnp.arange(2 * num_beams) < num_beams)[None]
+  is_best_1C = (jnp.arange(ends_BC.shape[1]) < num_beams)[None]
   enters_BC = ends_BC & is_best_1C & state.open_B[:, None]
   penalty = state.step.astype(jnp.float32) ** length_penalty
   entering = extended.replace(

@@ -33,7 +33,11 @@ def bucket_length(length: int, *, limit: int | None = None) -> int:
 
 
 def batches(
-  examples: Sequence[np.ndarray], *, batch_size: int, limit: int
+  examples: Sequence[np.ndarray],
+  *,
+  batch_size: int,
+  limit: int,
+  pad_id: int = 0,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
   """Groups examples of similar length into batches of few shapes.
 
@@ -49,24 +53,25 @@ def batches(
     examples: token ids, one array per example, without padding.
     batch_size: number of rows of every batch.
     limit: maximum length of an example.
+    pad_id: the padding token.
 
   Yields:
-    The indices of the rows in `examples`, and int32 ids [batch_size, length],
-    padded with 0.
+    The indices of the rows in `examples`, and int32 ids [batch_size, length].
   """
   order = sorted(range(len(examples)), key=lambda i: (-len(examples[i]), i))
   for start in range(0, len(order), batch_size):
     indices = order[start : start + batch_size]
     indices += indices[-1:] * (batch_size - len(indices))
-    yield indices, padded([examples[i] for i in indices], limit=limit)
+    chosen = [examples[i] for i in indices]
+    yield indices, padded(chosen, limit=limit, pad_id=pad_id)
 
 
 def padded(
-  rows: Sequence[np.ndarray], *, limit: int | None = None
+  rows: Sequence[np.ndarray], *, limit: int | None = None, pad_id: int = 0
 ) -> np.ndarray:
   """Pads rows to the length of their bucket, int32 `[rows, length]`."""
   length = bucket_length(max(map(len, rows)), limit=limit)
-  batch = np.zeros((len(rows), length), np.int32)
+  batch = np.full((len(rows), length), pad_id, np.int32)
   for place, row in enumerate(rows):
     batch[place, : len(row)] = row
   return batch

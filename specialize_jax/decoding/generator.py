@@ -25,7 +25,6 @@ from specialize_jax.decoding import (
   with_calculator,
 )
 from specialize_jax.decoding import vocabulary as vocabularies
-from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
 
@@ -131,6 +130,7 @@ class Generator:
         [asked[place].input_ids for place in places],
         batch_size=self._batch_size,
         limit=self._input_limit,
+        pad_id=self._model.config.pad_id,
       ):
         yield [places[i] for i in chosen], inputs
 
@@ -202,7 +202,9 @@ class Generator:
       self._model,
       params,
       inputs_BS,
-      bucketing.place(bucketing.padded(targets), sharding),
+      bucketing.place(
+        bucketing.padded(targets, pad_id=self._model.config.pad_id), sharding
+      ),
       bucketing.place(lengths, sharding),
     )
     return (log_probs_BT,)
@@ -236,7 +238,7 @@ class Generator:
     *scores, log_probs_NT = rest
     sequences = []
     for n, tokens_T in enumerate(tokens_NT):
-      length = _length(tokens_T)
+      length = _length(tokens_T, self._model.config.eos_ids)
       log_probs = log_probs_NT[n, :length]
       ids = tokens_T[:length]
       sequences.append(
@@ -269,7 +271,7 @@ def _row_ids(numbers: Sequence[int], num_samples: int) -> np.ndarray:
   return rows_BN.astype(np.uint32).view(np.int32)
 
 
-def _length(tokens_T: np.ndarray) -> int:
+def _length(tokens_T: np.ndarray, eos_ids: tuple[int, ...]) -> int:
   """Returns the number of tokens up to and including EOS."""
-  ends = np.flatnonzero(tokens_T == t5_config.EOS_ID)
+  ends = np.flatnonzero(np.isin(tokens_T, eos_ids))
   return int(ends[0]) + 1 if ends.size else len(tokens_T)

@@ -20,7 +20,6 @@ import numpy as np
 
 from specialize_jax import errors
 from specialize_jax.decoding import strategies
-from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
 
@@ -104,7 +103,7 @@ def decode(
   strategy: strategies.Strategy,
   decode_rng: jax.Array | None = None,
   row_ids_B: jax.Array | None = None,
-  eos_id: int | None = t5_config.EOS_ID,
+  eos_ids: tuple[int, ...] | None = None,
 ) -> DecodeOutput:
   """Decodes a continuation of each row by a strategy.
 
@@ -118,8 +117,8 @@ def decode(
     row_ids_B: int32, folded into the key of each row, `arange(B)` if None. The
       tokens of a row depend on its number, the key and its input, not on the
       batch. With numbers `[B, N]`, each input has N continuations.
-    eos_id: the token that ends a row; if None, `max_new_tokens` tokens are
-      always decoded.
+    eos_ids: the tokens that end a row, the model's if None; with none, `()`,
+      `max_new_tokens` tokens are always decoded.
 
   Returns:
     Tokens and log-probabilities.
@@ -146,7 +145,7 @@ def decode(
     strategy=strategy,
     decode_rng=decode_rng,
     row_ids_BN=row_ids_B,
-    eos_id=eos_id,
+    eos_ids=eos_ids,
   )
   if one_each:
     return DecodeOutput(state.tokens_BNT[:, 0], state.log_probs_BNT[:, 0])
@@ -194,7 +193,7 @@ def resume(
   strategy: strategies.Strategy,
   decode_rng: jax.Array | None = None,
   row_ids_BN: jax.Array | None = None,
-  eos_id: int | None = t5_config.EOS_ID,
+  eos_ids: tuple[int, ...] | None = None,
   pause_V: jax.Array | None = None,
 ) -> DecodeState:
   """Decodes until all rows have ended or are full, or until a pause.
@@ -208,7 +207,7 @@ def resume(
     decode_rng: the random key; required if the strategy samples.
     row_ids_BN: int32, folded into the key of each row; if None, rows are
       numbered consecutively.
-    eos_id: the token that ends a row; None for none.
+    eos_ids: the tokens that end a row, the model's if None.
     pause_V: bool, true for tokens after which to return as soon as the strategy
       has chosen one for any row. Forced tokens do not pause.
 
@@ -230,7 +229,7 @@ def resume(
     pause_V,
     model=model,
     strategy=strategy,
-    eos_id=eos_id,
+    eos_ids=model.config.eos_ids if eos_ids is None else tuple(eos_ids),
   )
 
 
@@ -280,10 +279,10 @@ def _start(
   shape = (*rows, max_new_tokens)
   state = DecodeState(
     step=jnp.zeros((), jnp.int32),
-    last_BN=jnp.full(rows, t5_config.PAD_ID, jnp.int32),
+    last_BN=jnp.full(rows, model.config.decoder_start_id, jnp.int32),
     done_BN=jnp.zeros(rows, bool),
     paused=jnp.zeros((), bool),
-    tokens_BNT=jnp.full(shape, t5_config.PAD_ID, jnp.int32),
+    tokens_BNT=jnp.full(shape, model.config.pad_id, jnp.int32),
     log_probs_BNT=jnp.zeros(shape, jnp.float32),
     forced_BNT=jnp.full(shape, -1, jnp.int32),
     cache=cache,
@@ -309,7 +308,7 @@ def _sharded_over_batch(state: DecodeState) -> DecodeState:
 
 @functools.partial(
   jax.jit,
-  static_argnames=("model", "strategy", "eos_id"),
+  static_argnames=("model", "strategy", "eos_ids"),
   donate_argnames="state",
 )
 def _resume(
@@ -321,7 +320,7 @@ def _resume(
   *,
   model: network.EncoderDecoder,
   strategy: strategies.Strategy,
-  eos_id: int | None,
+  eos_ids: tuple[int, ...],
 ) -> DecodeState:
   model, params = network.unrolled(model, params)
   variables = {"params": params}
@@ -338,7 +337,14 @@ def _resume(
     rngs_R = _row_keys(decode_rng, row_ids_R, state.step)
     chosen_R = strategy(logits_R1V[:, 0], rngs_R)
     state = state.replace(cache=cache)
-    return _append(state, logits_R1V[:, 0], chosen_R, eos_id, pause_V)
+    return _append(
+      state,
+      logits_R1V[:, 0],
+      chosen_R,
+      pad_id=model.config.pad_id,
+      eos_ids=eos_ids,
+      pause_V=pause_V,
+    )
 
   state = state.replace(paused=jnp.zeros((), bool))
   return _sharded_over_batch(
@@ -360,7 +366,9 @@ def _append(
   state: DecodeState,
   logits_RV: jax.Array,
   chosen_R: jax.Array,
-  eos_id: int | None,
+  *,
+  pad_id: int,
+  eos_ids: tuple[int, ...],
   pause_V: jax.Array | None,
 ) -> DecodeState:
   """Appends a token to each row, padding to rows that have ended."""
@@ -371,16 +379,15 @@ def _append(
   is_forced_BN = forced_BN >= 0
   chosen_BN = jnp.where(is_forced_BN, forced_BN, chosen_R.reshape(shape))
   log_probs_BN = token_log_probs(logits_RV, chosen_BN.reshape(-1))
-  chosen_BN = jnp.where(state.done_BN, t5_config.PAD_ID, chosen_BN)
+  chosen_BN = jnp.where(state.done_BN, pad_id, chosen_BN)
   log_probs_BN = jnp.where(
     state.done_BN, jnp.float32(0), log_probs_BN.reshape(shape)
   )
-  paused, done_BN = state.paused, state.done_BN
+  paused = state.paused
   if pause_V is not None:
     pauses_BN = pause_V[chosen_BN] & ~is_forced_BN & ~state.done_BN
     paused = jnp.any(pauses_BN)
-  if eos_id is not None:
-    done_BN = done_BN | (chosen_BN == eos_id)
+  done_BN = state.done_BN | ends(chosen_BN, eos_ids)
   return state.replace(
     step=state.step + 1,
     last_BN=chosen_BN,
@@ -389,6 +396,11 @@ def _append(
     tokens_BNT=state.tokens_BNT.at[:, :, state.step].set(chosen_BN),
     log_probs_BNT=state.log_probs_BNT.at[:, :, state.step].set(log_probs_BN),
   )
+
+
+def ends(tokens: jax.Array, eos_ids: tuple[int, ...]) -> jax.Array:
+  """Returns a bool array: which tokens are among those that end a sequence."""
+  return jnp.isin(tokens, jnp.array(eos_ids, jnp.int32))
 
 
 def token_log_probs(logits_RV: jax.Array, tokens_R: jax.Array) -> jax.Array:

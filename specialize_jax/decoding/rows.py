@@ -29,7 +29,7 @@ class Reader:
 
   Attributes:
     where: the name of the file in error messages.
-    vocab_size: number of rows of the model's embedding.
+    model: the config of the model: its ids and special tokens.
     vocabulary: encodes texts; None if there is none.
     input_limit: maximum number of tokens of an input.
     truncate: whether to truncate longer inputs, keeping their EOS, instead of
@@ -37,7 +37,7 @@ class Reader:
   """
 
   where: str
-  vocab_size: int
+  model: t5_config.T5Config
   vocabulary: vocabularies.Vocabulary | None
   input_limit: int
   truncate: bool = False
@@ -83,9 +83,10 @@ class Reader:
 
   def _target(self, row: Row, where: str) -> np.ndarray | None:
     target_ids = self._ids(row, "target_ids", "target", where)
-    if target_ids is not None and (target_ids == t5_config.PAD_ID).any():
+    pad_id = self.model.pad_id
+    if target_ids is not None and (target_ids == pad_id).any():
       raise errors.UserError(
-        f'{where}: "target_ids" holds {t5_config.PAD_ID}, which is padding '
+        f'{where}: "target_ids" holds {pad_id}, which is padding '
         "and is not scored: leave it out."
       )
     return target_ids
@@ -116,7 +117,7 @@ class Reader:
         "text: correct the row."
       ) from error
     ids = self.vocabulary.encode(text)
-    return np.array(vocabularies.with_eos(ids), np.int32)
+    return np.array([*ids, self.model.eos_id], np.int32)
 
   def _checked(self, ids: object, key: str, where: str) -> np.ndarray:
     if not isinstance(ids, list) or not all(type(i) is int for i in ids):
@@ -124,17 +125,18 @@ class Reader:
         f'{where}: "{key}" is {str(ids)[:40]!r}, and must be a list of whole '
         "numbers."
       )
-    outside = [i for i in ids if not 0 <= i < self.vocab_size]
+    vocab_size = self.model.vocab_size
+    outside = [i for i in ids if not 0 <= i < vocab_size]
     if outside:
       raise errors.UserError(
         f'{where}: "{key}" holds {outside[0]}, and the model\'s ids are 0 to '
-        f"{self.vocab_size - 1}: give ids of the model's own vocabulary."
+        f"{vocab_size - 1}: give ids of the model's own vocabulary."
       )
-    used = np.flatnonzero(ids)
+    used = np.flatnonzero(np.array(ids) != self.model.pad_id)
     if not used.size:
       raise errors.UserError(
         f'{where}: "{key}" is empty: give at least one token, such as '
-        f"{t5_config.EOS_ID}, the end of sequence."
+        f"{self.model.eos_id}, the end of sequence."
       )
     return np.array(ids[: used[-1] + 1], np.int32)
 
@@ -146,8 +148,8 @@ class Reader:
         "truncate such inputs with --truncate."
       )
     truncated = input_ids[: self.input_limit].copy()
-    if input_ids[-1] == t5_config.EOS_ID:
-      truncated[-1] = t5_config.EOS_ID
+    if input_ids[-1] in self.model.eos_ids:
+      truncated[-1] = input_ids[-1]
     return truncated
 
 

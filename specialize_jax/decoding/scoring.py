@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from specialize_jax import losses
-from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
 _HELD_POSITIONS = 16
@@ -32,18 +31,21 @@ def score(
   Args:
     model: the network, its layers scanned or not.
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 where padding.
+    encoder_input_tokens_BS: int32, `T5Config.pad_id` where padding.
     decoder_target_tokens_BT: int32 without a start token.
     target_lengths_B: int32, the number of tokens of each target. If None,
-      padding is the zeros after the last other token; a zero before it is a
-      token, and is scored.
+      padding is what follows the last token other than `T5Config.pad_id`; a
+      padding token before it is a token, and is scored.
 
   Returns:
     float32 `[B, T]`, in nats; 0 where the target is padding.
   """
   targets_BT = decoder_target_tokens_BT
   batch_size, length = targets_BT.shape
-  start_B1 = jnp.full((batch_size, 1), t5_config.PAD_ID, targets_BT.dtype)
+  config = model.config
+  start_B1 = jnp.full(
+    (batch_size, 1), config.decoder_start_id, targets_BT.dtype
+  )
   hidden_BTD = model.apply(
     {"params": params},
     encoder_input_tokens_BS,
@@ -58,8 +60,8 @@ def score(
     num_chunks=math.ceil(length / _HELD_POSITIONS),
   )
   if target_lengths_B is None:
-    largest_to_come_BT = jax.lax.cummax(targets_BT, axis=1, reverse=True)
-    is_token_BT = largest_to_come_BT != t5_config.PAD_ID
+    is_other_BT = (targets_BT != config.pad_id).astype(jnp.int32)
+    is_token_BT = jax.lax.cummax(is_other_BT, axis=1, reverse=True) > 0
   else:
     is_token_BT = jnp.arange(length)[None] < target_lengths_B[:, None]
   return jnp.where(is_token_BT, log_probs_BT, jnp.float32(0))

@@ -18,7 +18,6 @@ from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.files import reading
-from specialize_jax.t5 import config as t5_config
 
 WORD_START = "\u2581"  # how both kinds spell a space
 
@@ -161,8 +160,3 @@ def check_size(vocabulary: Vocabulary, vocab_size: int, path: object) -> None:
       f"{_MAX_SPARE_ROWS} more: give the vocabulary that the model was trained "
       "with."
     )
-
-
-def with_eos(ids: Sequence[int]) -> list[int]:
-  """Appends EOS, which ends T5's inputs and targets."""
-  return [*ids, t5_config.EOS_ID]

@@ -22,6 +22,7 @@ from absl import logging
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.data import task_parts
 from specialize_jax.decoding import generator, requests
 from specialize_jax.evaluation import kept_outputs, metrics
 from specialize_jax.files import paths, writing
@@ -74,6 +75,7 @@ class Evaluator:
     """
     split = _split_of(mixture_or_task_name, split)
     tasks = _tasks_to_evaluate(mixture_or_task_name, split)
+    task_parts.check_eos(mixture_or_task_name, model.config.eos_ids)
     self.task_names = [task.name for task in tasks]
     self._batch_size = batch_size
     self._max_new_tokens = max_new_tokens
@@ -348,8 +350,8 @@ def _tasks_to_evaluate(name: str, split: str) -> Sequence[seqio.Task]:
 def _read_examples(name: str, dataset: tf.data.Dataset) -> list[np.ndarray]:
   """Returns the input ids of all examples, in order, without padding."""
   examples = []
-  for _, features in tfds.as_numpy(dataset):
-    tokens = features["encoder_input_tokens"]
+  for _, example in tfds.as_numpy(dataset):
+    tokens = example["encoder_input_tokens"]
     used = np.flatnonzero(tokens)
     examples.append(tokens[: used[-1] + 1 if used.size else 1])
   if not examples:

@@ -16,7 +16,7 @@ import specialize_jax
 from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import opening
-from specialize_jax.data import pipeline
+from specialize_jax.data import pipeline, task_parts
 from specialize_jax.evaluation import evaluator
 from specialize_jax.files import writing
 from specialize_jax.losses import distillation
@@ -305,6 +305,9 @@ def evaluate_checkpoint(
 def _iterator(
   experiment: Experiment, placed: placement.Placement
 ) -> pipeline.TrainIterator:
+  task_parts.check_eos(
+    experiment.mixture_or_task_name, experiment.model.eos_ids
+  )
   return pipeline.TrainIterator(
     experiment.mixture_or_task_name,
     task_feature_lengths=experiment.task_feature_lengths,
@@ -312,6 +315,7 @@ def _iterator(
     seed=experiment.seed,
     pack=experiment.pack,
     rows=placed.local_rows(experiment.batch_size),
+    decoder_start_id=experiment.model.decoder_start_id,
   )
 
 

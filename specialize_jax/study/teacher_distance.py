@@ -187,7 +187,9 @@ def _divergence(
   probs_BTK: jax.Array,
 ) -> jax.Array:
   """Computes sum p (log p - log q) at each position; 0 at padding."""
-  start_B1 = jnp.full((len(targets_BT), 1), t5_config.PAD_ID, jnp.int32)
+  start_B1 = jnp.full(
+    (len(targets_BT), 1), model.config.decoder_start_id, jnp.int32
+  )
   logits_BTV = model.apply(
     {"params": params},
     inputs_BS,

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from specialize_jax import errors
 
 PAD_ID = 0
-"""Pads every sequence, and starts the decoder: T5 has no token of its own."""
+"""T5's own padding, which also starts its decoder: see `T5Config.pad_id`."""
 
 EOS_ID = 1
-"""Ends every target."""
+"""T5's own end of sequence: see `T5Config.eos_ids`."""
 
 ACTIVATIONS = ("relu", "gelu", "linear")
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
@@ -57,6 +57,11 @@ class T5Config:
       attention scores; `full` keeps only the inputs of each layer.
     scan_layers: whether the layers of a stack are one scanned layer with
       stacked parameters, which compiles in time independent of depth.
+    pad_id: the token that pads the encoder's input, where no segment ids say
+      what is padding; nothing attends to it.
+    decoder_start_id: the token that the decoder reads first.
+    eos_ids: the tokens that end a sequence. The first ends texts that are
+      encoded; decoding stops at any of them.
     attention_block_sizes: queries and keys of a block, of which attention
       over more than two blocks of keys visits those that its mask leaves; or
       None, for attention whole. Made for packed rows on a CPU.
@@ -80,6 +85,9 @@ class T5Config:
   param_dtype: str = "float32"
   remat_policy: str = "none"
   scan_layers: bool = True
+  pad_id: int = PAD_ID
+  decoder_start_id: int = PAD_ID
+  eos_ids: tuple[int, ...] = (EOS_ID,)
   attention_block_sizes: tuple[int, int] | None = None
 
   def __post_init__(self) -> None:
@@ -89,6 +97,8 @@ class T5Config:
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
+      if field.name in ("pad_id", "decoder_start_id"):
+        continue  # see `_check_special_ids`
       if field.type is int and not (type(value) is int and value >= 1):
         raise errors.UserError(
           f"T5Config.{field.name} is {value!r}, and must be a whole number of "
@@ -113,6 +123,7 @@ class T5Config:
         f"{', '.join(RELATIVE_BIASES)}."
       )
     self._check_attention_block_sizes()
+    self._check_special_ids()
     if not 0.0 <= self.dropout_rate < 1.0:
       raise errors.UserError(
         f"T5Config.dropout_rate is {self.dropout_rate}, and must be at least "
@@ -140,6 +151,35 @@ class T5Config:
         "attention without blocks."
       )
     object.__setattr__(self, "attention_block_sizes", tuple(sizes))
+
+  def _check_special_ids(self) -> None:
+    if not isinstance(self.eos_ids, (tuple, list)) or not self.eos_ids:
+      raise errors.UserError(
+        f"T5Config.eos_ids is {self.eos_ids!r}, and must be one or more token "
+        "ids that end a sequence, such as (1,)."
+      )
+    object.__setattr__(self, "eos_ids", tuple(self.eos_ids))
+    for name, value in (
+      ("pad_id", self.pad_id),
+      ("decoder_start_id", self.decoder_start_id),
+      *(("eos_ids", value) for value in self.eos_ids),
+    ):
+      if type(value) is not int or not 0 <= value < self.vocab_size:
+        raise errors.UserError(
+          f"T5Config.{name} holds {value!r}, and must be of token ids from 0 to"
+          f" {self.vocab_size - 1}, the rows of the vocabulary."
+        )
+    if self.pad_id in self.eos_ids:
+      raise errors.UserError(
+        f"T5Config.pad_id and eos_ids are both {self.pad_id}: what is padding "
+        "could not be told from the end of a sequence. Give the padding token "
+        "an id of its own."
+      )
+
+  @property
+  def eos_id(self) -> int:
+    """The token that ends a text that is encoded."""
+    return self.eos_ids[0]
 
   @property
   def joined_kv_dim(self) -> int:

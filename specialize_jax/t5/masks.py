@@ -8,12 +8,10 @@ packed and unpacked batches take the same way.
 import jax
 import jax.numpy as jnp
 
-from specialize_jax.t5 import config as t5_config
 
-
-def segments_of_tokens(tokens_BS: jax.Array) -> jax.Array:
-  """Gives int32 segment 1 where there is a token and 0 where padding."""
-  return (tokens_BS != t5_config.PAD_ID).astype(jnp.int32)
+def segments_of_tokens(tokens_BS: jax.Array, pad_id: int) -> jax.Array:
+  """Returns int32 segment 1 where there is a token and 0 where padding."""
+  return (tokens_BS != pad_id).astype(jnp.int32)
 
 
 def encoder_mask(segment_ids_BS: jax.Array) -> jax.Array:
@@ -30,8 +28,8 @@ def decoder_mask(
 ) -> jax.Array:
   """Gives bool `[B or 1, 1, T, T]`: no later key, no other segment's.
 
-  Without segments padding needs no mask: it follows all tokens, and the
-  decoder's first input is itself the padding token.
+  Without segments padding needs no mask: it follows all tokens, and what
+  starts the decoder may itself be the padding token.
   """
   index = jnp.arange(length)
   causal_11TT = (index[None, :] <= index[:, None])[None, None]

@@ -123,7 +123,9 @@ class EncoderDecoder(nn.Module):
   ) -> jax.Array:
     """Gives the encoded input `[B, S, D]`, finite noise at padding."""
     del encoder_positions_BS
-    segment_ids_BS = _segments(encoder_input_tokens_BS, encoder_segment_ids_BS)
+    segment_ids_BS = self._segments(
+      encoder_input_tokens_BS, encoder_segment_ids_BS
+    )
     return self.encoder(
       self.token_embedder(encoder_input_tokens_BS),
       masks.encoder_mask(segment_ids_BS),
@@ -143,11 +145,13 @@ class EncoderDecoder(nn.Module):
   ) -> jax.Array:
     """Gives hidden states `[B, T, D]`, after the final norm.
 
-    `decoder_input_tokens_BT` are the targets one step to the right, the
-    padding token first.
+    `decoder_input_tokens_BT` are the targets one step to the right,
+    `T5Config.decoder_start_id` first.
     """
     del decoder_positions_BT
-    segment_ids_BS = _segments(encoder_input_tokens_BS, encoder_segment_ids_BS)
+    segment_ids_BS = self._segments(
+      encoder_input_tokens_BS, encoder_segment_ids_BS
+    )
     length = decoder_input_tokens_BT.shape[1]
     return self.decoder(
       self.token_embedder(decoder_input_tokens_BT),
@@ -200,7 +204,7 @@ class EncoderDecoder(nn.Module):
         for layer in decoder.layers
       ),
       cross_mask=masks.cross_mask(
-        masks.segments_of_tokens(encoder_input_tokens_BS)
+        self._segments(encoder_input_tokens_BS, None)
       ),
       biases_HT=decoder.biases_by_distance(max_length),
     )
@@ -289,13 +293,12 @@ class EncoderDecoder(nn.Module):
       past.append(seen)
     return self.decoder.decoder_norm(hidden_BTD), tuple(past)
 
-
-def _segments(
-  tokens_BS: jax.Array, segment_ids_BS: jax.Array | None
-) -> jax.Array:
-  if segment_ids_BS is not None:
-    return segment_ids_BS
-  return masks.segments_of_tokens(tokens_BS)
+  def _segments(
+    self, tokens_BS: jax.Array, segment_ids_BS: jax.Array | None
+  ) -> jax.Array:
+    if segment_ids_BS is not None:
+      return segment_ids_BS
+    return masks.segments_of_tokens(tokens_BS, self.config.pad_id)
 
 
 Params = Mapping[str, "jax.Array | Params"]

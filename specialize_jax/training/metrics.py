@@ -29,8 +29,9 @@ def position_sums(
     return jnp.sum(where, dtype=jnp.float32)
 
   weighted_BT = output.weights_BT > 0
-  sources_BS = batch["encoder_input_tokens"] > 0
-  targets_BT = batch["decoder_target_tokens"] > 0
+  # Segments say what is padding; tokens, where a batch has none of them.
+  sources_BS = _first(batch, "encoder_segment_ids", "encoder_input_tokens") > 0
+  targets_BT = _first(batch, "decoder_segment_ids", "decoder_target_tokens") > 0
   return {
     "weight": jnp.sum(output.weights_BT),
     "loss": total(output.loss_BT),
@@ -46,6 +47,10 @@ def position_sums(
     "rows": jnp.float32(len(sources_BS)),
     "slots": jnp.float32(sources_BS.size + targets_BT.size),
   } | _format_sums(output, batch)
+
+
+def _first(batch: Mapping[str, jax.Array], *names: str) -> jax.Array:
+  return next(batch[name] for name in names if name in batch)
 
 
 def _format_sums(

@@ -11,7 +11,7 @@ import transformers
 from testdata import tiny_checkpoints
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import huggingface, name_table
+from specialize_jax.checkpoints import huggingface, name_table, sources
 
 
 @pytest.fixture(scope="module", params=tiny_checkpoints.FAMILIES)
@@ -179,6 +179,105 @@ def test_known_duplicates_are_passed_over(tmp_path):
   load(path)
 
 
+_EMBEDDINGS = [
+  "shared.weight",
+  "encoder.embed_tokens.weight",
+  "decoder.embed_tokens.weight",
+]
+
+
+def test_the_embedding_is_under_any_of_its_names(folder, tmp_path):
+  embedding = tensors_of(folder)["shared.weight"]
+  changed = embedding + np.eye(*embedding.shape, dtype=np.float32)
+  for number in range(1, 8):
+    names = {
+      name: embedding if number & 1 << place else ...
+      for place, name in enumerate(_EMBEDDINGS)
+    }
+    source = huggingface.Folder(
+      edit(folder, tmp_path / f"{number}", tensors=names)
+    )
+    name_table.check(source.config, source)
+    np.testing.assert_array_equal(source.read(sources.EMBEDDING), embedding)
+    there = [name for name in names if names[name] is not ...]
+    for name in there if len(there) > 1 else []:
+      other = tmp_path / f"{number}_{name}"
+      edit(folder, other, tensors=names | {name: changed})
+      with pytest.raises(errors.UserError, match="differ, and a T5 has one"):
+        _ = huggingface.Folder(other).shapes
+
+
+def test_a_tied_head_alone_is_the_embedding_and_no_other_head_is(tmp_path):
+  none = dict.fromkeys(_EMBEDDINGS, ...)
+  for name in tiny_checkpoints.FAMILIES:
+    tiny_checkpoints.theirs(name).save_pretrained(tmp_path / name)
+  embedding = tensors_of(tmp_path / "t5_1_0")["shared.weight"]
+  tied = edit(
+    tmp_path / "t5_1_0",
+    tmp_path / "tied",
+    tensors=none | {"lm_head.weight": embedding},
+  )
+  config, params = load(tied)
+  assert config.tied_head
+  np.testing.assert_array_equal(
+    params["token_embedder"]["embedding"], embedding
+  )
+  untied = edit(tmp_path / "t5_1_1", tmp_path / "untied", tensors=none)
+  with pytest.raises(errors.UserError, match="missing: token_embedder/emb"):
+    load(untied)
+
+
+@pytest.mark.parametrize(
+  ("keys", "activations"),
+  [
+    ({"feed_forward_proj": "gated-gelu_new"}, ("gelu", "linear")),
+    ({"feed_forward_proj": "gated-relu"}, ("relu", "linear")),
+  ],
+)
+def test_activations_are_those_of_transformers(tmp_path, keys, activations):
+  tiny_checkpoints.theirs("t5_1_1").save_pretrained(tmp_path / "start")
+  derived = {"is_gated_act": ..., "dense_act_fn": ...}
+  path = edit(tmp_path / "start", tmp_path / "edited", keys=keys | derived)
+  config, params = load(path)
+  assert config.mlp_activations == activations
+  model = transformers.T5ForConditionalGeneration.from_pretrained(path)
+  np.testing.assert_allclose(
+    tiny_checkpoints.our_logits(config, params),
+    tiny_checkpoints.their_logits(model.eval()),
+    atol=1e-4,
+  )
+  write(tmp_path / "back", config, params)
+  assert load(tmp_path / "back")[0].mlp_activations == activations
+
+
+def test_keys_that_are_absent_have_transformers_defaults(tmp_path):
+  tiny_checkpoints.theirs("t5_1_1").save_pretrained(tmp_path / "start")
+  absent = ["num_decoder_layers", "d_ff", "num_heads", "dropout_rate"]
+  path = edit(
+    tmp_path / "start", tmp_path / "edited", keys=dict.fromkeys(absent, ...)
+  )
+  config = huggingface.Folder(path).config
+  assert (config.num_decoder_layers, config.mlp_dim) == (3, 2048)
+  assert (config.num_heads, config.dropout_rate) == (8, 0.1)
+
+
+@pytest.mark.parametrize(
+  ("dtype", "value"), [("float16", 70000.0), ("bfloat16", 3.4e38)]
+)
+def test_a_finite_weight_never_becomes_infinite(folder, tmp_path, dtype, value):
+  config, params = load(folder)
+  params = jax.tree.map(np.array, params)
+  params["decoder"]["decoder_norm"]["scale"][3] = value
+  with pytest.raises(errors.UserError) as raised:
+    write(tmp_path / "out", config, params, dtype=dtype)
+  assert "decoder/decoder_norm/scale (decoder.final_layer_norm.weight)" in str(
+    raised.value
+  )
+  assert list(tmp_path.iterdir()) == []
+  params["decoder"]["decoder_norm"]["scale"][3] = np.inf  # as it was given
+  write(tmp_path / "out", config, params, dtype=dtype)
+
+
 def test_tensors_that_do_not_fit_are_named_as_in_the_file(tmp_path):
   tiny_checkpoints.theirs("t5_1_1").save_pretrained(tmp_path / "start")
   path = edit(
@@ -197,7 +296,17 @@ def test_tensors_that_do_not_fit_are_named_as_in_the_file(tmp_path):
   ("keys", "message"),
   [
     ({"model_type": "mt5"}, "type 'mt5', and only 't5'"),
-    ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj is 'gated-silu'"),
+    ({"feed_forward_proj": "gated-silu"}, 'd_proj is "gated-silu" in config'),
+    ({"feed_forward_proj": ["relu"]}, r'd_proj is \["relu"\] in config'),
+    ({"is_gated_act": False}, "is_gated_act is false .* must be true where"),
+    ({"dense_act_fn": "silu"}, 'dense_act_fn is "silu" in config.json'),
+    ({"d_model": "16"}, 'd_model is "16" in config.json, and must be a whole'),
+    ({"d_kv": 6.0}, "d_kv is 6.0 in config.json, and must be a whole"),
+    ({"num_layers": 0}, "num_layers is 0 in config.json"),
+    ({"dropout_rate": True}, "dropout_rate is true in config.json"),
+    ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon is -1e-06 in config"),
+    ({"tie_word_embeddings": "no"}, 'tie_word_embeddings is "no" in config'),
+    ({"pruned_heads": {"0": [1]}}, "pruned_heads is .* must be empty"),
   ],
 )
 def test_another_architecture_is_refused_by_name(tmp_path, keys, message):

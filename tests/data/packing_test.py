@@ -250,3 +250,18 @@ def test_lengths_that_cannot_be_are_an_error(lengths):
 def test_at_least_one_row_must_be_open():
   with pytest.raises(errors.UserError, match="max_open_rows=0"):
     packing.Packer({"inputs": 3, "targets": 4}, max_open_rows=0)
+
+
+def test_every_example_of_a_row_begins_with_the_models_own_start():
+  row = [example([7, 8, 1], [3, 1]), example([9, 1], [4, 5, 1])]
+  lengths = {"inputs": 6, "targets": 6}
+  usual = packing.to_batch([row], lengths)
+  other = packing.to_batch([row], lengths, decoder_start_id=7)
+  first = (usual["decoder_positions"] == 0) & (usual["decoder_segment_ids"] > 0)
+  assert first.sum() == 2
+  np.testing.assert_array_equal(
+    other.pop("decoder_input_tokens"),
+    np.where(first, 7, usual.pop("decoder_input_tokens")),
+  )
+  for name, values in usual.items():
+    np.testing.assert_array_equal(other[name], values)

@@ -73,7 +73,7 @@ def test_a_beam_as_wide_as_the_vocabulary_allows_finds_the_best_of_all():
   model, params = tiny_t5.init(config)
   source = tiny_t5.sources(2)
   # Of two tokens the first is kept in 12 of 24 ways, which hold the best.
-  found = search(config, source, num_beams=12, max_new_tokens=2, eos_id=None)
+  found = search(config, source, num_beams=12, max_new_tokens=2, eos_ids=())
   every = np.array(list(itertools.product(range(1, 24), repeat=2)), np.int32)
   for row in range(2):
     inputs = jnp.broadcast_to(source[row], (len(every), source.shape[1]))
@@ -90,7 +90,7 @@ def test_more_beams_find_no_worse_sums_on_the_whole():
   source = tiny_t5.sources(16)
   one, four = (
     search(
-      tiny_t5.T5_1_1, source, num_beams=beams, eos_id=None, length_penalty=0.0
+      tiny_t5.T5_1_1, source, num_beams=beams, eos_ids=(), length_penalty=0.0
     ).scores[:, 0]
     for beams in (1, 4)
   )

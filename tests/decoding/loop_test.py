@@ -139,7 +139,7 @@ def test_the_loop_ends_with_its_last_row():
   assert (output.log_probs[:, 1:] == 0).all()
   jax.effects_barrier()
   assert len(Ends.steps) == 1
-  unended = decode(T5_1_1, source, strategy=Ends(), eos_id=None)
+  unended = decode(T5_1_1, source, strategy=Ends(), eos_ids=())
   assert unended.tokens.tolist() == [[1] * LENGTH] * 2
 
 
@@ -196,13 +196,13 @@ def start(source, **kwargs):
 
 def resume(state, **kwargs):
   model, params = init(T5_1_1)
-  arguments = {"strategy": strategies.Greedy(), "eos_id": None}
+  arguments = {"strategy": strategies.Greedy(), "eos_ids": ()}
   return loop.resume(model, params, state, **{**arguments, **kwargs})
 
 
 def test_pauses_change_nothing_and_occur_after_the_given_tokens():
   source = sources(4)
-  whole = decode(T5_1_1, source, eos_id=None)
+  whole = decode(T5_1_1, source, eos_ids=())
   pause = np.zeros(24, bool)
   pause[np.asarray(whole.tokens)[0, [1, 4]]] = True
   hits = pause[np.asarray(whole.tokens)].any(axis=0)
@@ -229,7 +229,7 @@ def test_forced_tokens_are_taken_scored_and_read():
     state = resume(state)
     tokens = np.asarray(state.tokens_BNT[:, 0])
   assert tokens[2, 4] == 7
-  free = decode(T5_1_1, source, eos_id=None)
+  free = decode(T5_1_1, source, eos_ids=())
   np.testing.assert_array_equal(tokens[0], free.tokens[0])
   assert tokens[1].tolist() != free.tokens[1].tolist()
   logits = forward(T5_1_1, source, jnp.asarray(tokens))
@@ -246,7 +246,7 @@ def test_a_forced_end_ends_the_row():
   source = sources(2)
   forced = np.full((2, 1, LENGTH), -1)
   forced[:, :, :3] = [5, 1, 6]
-  state = resume(start(source).forcing(forced), eos_id=1)
+  state = resume(start(source).forcing(forced))
   assert state.step == 2 and state.finished
   assert state.tokens_BNT[:, 0].tolist() == [[5, 1] + [0] * (LENGTH - 2)] * 2
 

@@ -1,8 +1,10 @@
 """Rows become requests, or an error that names the line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from testdata import tiny_vocabulary
+from testdata import tiny_t5, tiny_vocabulary
 
 from specialize_jax import errors
 from specialize_jax.decoding import requests, rows, self_consistency
@@ -11,7 +13,7 @@ from specialize_jax.decoding import requests, rows, self_consistency
 def read(*given, **changes):
   arguments = {
     "where": "--inputs=in.jsonl",
-    "vocab_size": 64,
+    "model": dataclasses.replace(tiny_t5.T5_1_1, vocab_size=64),
     "vocabulary": tiny_vocabulary.load(),
     "input_limit": 6,
     **changes,

@@ -7,7 +7,7 @@ from specialize_jax.t5 import masks
 
 
 def test_padding_is_segment_zero():
-  segments = masks.segments_of_tokens(jnp.array([[7, 3, 0, 0]]))
+  segments = masks.segments_of_tokens(jnp.array([[7, 3, 0, 0]]), pad_id=0)
   assert segments.tolist() == [[1, 1, 0, 0]]
 
 
