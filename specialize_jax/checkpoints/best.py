@@ -55,6 +55,9 @@ def place(
     )
   if step_in(model_dir, name) == step and _same(place_dir, source_dir, step):
     return place_dir
+  chosen = opening.open_checkpoint(source)
+  if chosen.has_digests:
+    chosen.verify()
   if paths.is_in_bucket(model_dir):
     _copy(source_dir, step, place_dir)
     return place_dir

@@ -16,6 +16,7 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import (
   huggingface,
   manager,
+  manifests,
   name_table,
   opening,
   sources,
@@ -84,6 +85,7 @@ def plan(
     UserError: tensors are missing, unexpected or of another shape, or the
       vocabulary's size is not the model's.
   """
+  checkpoint.check_files()
   read = checkpoint.source.shapes.get(sources.EMBEDDING, (0,))[0]
   name_table.check(checkpoint.config, checkpoint.source)
   rows = vocab_size or _default_rows(checkpoint, read, to)
@@ -126,6 +128,10 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
       file = output / opening.VOCABULARY_DIR / name
       file.parent.mkdir(parents=True, exist_ok=True)
       file.write_bytes(content)
+    vocabulary_dir = output / opening.VOCABULARY_DIR
+    vocabulary = (
+      manifests.entries(vocabulary_dir) if planned.tokenizer_files else {}
+    )
     step = checkpoint.step or 0
     steps.save(
       step,
@@ -139,6 +145,7 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
           "kind": checkpoint.kind,
           "path": checkpoint.path,
           "vocab_size": planned.num_rows_read,
+          "vocabulary": vocabulary,
           "generation_config": dict(checkpoint.generation_config),
         },
       },

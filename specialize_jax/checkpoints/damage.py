@@ -64,6 +64,30 @@ def is_no_space(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
+def named(where: str) -> Iterator[None]:
+  """Says of a failure to read, if it is damage, what is damaged.
+
+  Args:
+    where: the file or the step that is read.
+
+  Raises:
+    UserError: what was read is damaged.
+  """
+  try:
+    yield
+  except errors.UserError:
+    raise
+  except Exception as error:
+    if not is_damage(error):
+      raise
+    what = " ".join(str(error).split())[:200]
+    raise errors.UserError(
+      f"{where} is damaged ({what}): copy it again from where it is whole, or "
+      "give another checkpoint."
+    ) from error
+
+
+@contextlib.contextmanager
 def explained(directory: epath.Path) -> Iterator[None]:
   """Says of a save that failed where it was, and whether there was room.
 
@@ -88,25 +112,93 @@ def explained(directory: epath.Path) -> Iterator[None]:
 
 
 def fingerprint(state: Any) -> dict[str, str]:
-  """A sum of the bits of every array, the same however it is cut.
+  """Returns a digest of every array, the same however it is sharded.
 
-  Computed where the arrays lie, in one pass over them. A single wrong bit, or
-  bits that are all lost, always change it.
+  Two sums over the array's words, modulo 2**32: of the words themselves, and
+  of the words times a weight that depends on their place, so that blocks that
+  changed places are noticed too. Computed where the arrays are, in one pass
+  over them (in host memory by NumPy, which is five times as fast there as
+  XLA). A single wrong bit, or bits that are all lost, always change it.
 
   Args:
     state: pytree of arrays; leaves of other kinds are left out.
 
   Returns:
-    By the name of each array its dtype and the sum, below 2**32, such as
-    "float32:109051904".
+    By the name of each array its dtype and the sums, such as
+    "float32:109051904:3735928559".
   """
   arrays = {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     if isinstance(leaf, jax.Array | np.ndarray)
   }
-  sums = jax.device_get(_sums(arrays))
-  return {name: f"{arrays[name].dtype}:{sums[name]}" for name in arrays}
+  on_host = {name for name, array in arrays.items() if _is_on_host(array)}
+  sums = jax.device_get(
+    _sums({n: array for n, array in arrays.items() if n not in on_host})
+  )
+  digests = {}
+  for name, array in arrays.items():
+    if name in on_host:
+      digest = Digest(array.dtype)
+      digest.add(0, np.asarray(array))
+      digests[name] = str(digest)
+    else:
+      digests[name] = f"{array.dtype}:{sums[name][0]}:{sums[name][1]}"
+  return digests
+
+
+def _is_on_host(array: jax.Array | np.ndarray) -> bool:
+  if isinstance(array, np.ndarray):
+    return True
+  devices = array.sharding.device_set
+  return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+
+
+class Digest:
+  """The digest of one array as `fingerprint` has it, chunk by chunk."""
+
+  def __init__(self, dtype: np.dtype) -> None:
+    """Starts with no chunk.
+
+    Args:
+      dtype: of the array.
+    """
+    self._dtype = np.dtype(dtype)
+    self._sum = self._placed_sum = self.num_entries = 0
+
+  def add(self, first: int, chunk: np.ndarray) -> None:
+    """Adds neighbouring entries.
+
+    Args:
+      first: the place of the first of them in the flattened array.
+      chunk: the entries, in C order.
+    """
+    words = np.ascontiguousarray(chunk).reshape(-1).view(self._word_type)
+    self.num_entries += chunk.size
+    place = first * (words.size // max(1, chunk.size))
+    while words.size:
+      low, high = place % _BLOCK, place // _BLOCK
+      block = words[: _BLOCK - low].astype(np.uint32)
+      total = int(block.sum(dtype=np.uint32))
+      placed = int(np.dot(block, _LOW_WEIGHTS[low : low + block.size]))
+      self._sum += total
+      self._placed_sum += placed + total * int(_high_weight(np.uint32(high)))
+      place, words = place + block.size, words[block.size :]
+
+  def __str__(self) -> str:
+    """Returns it as `fingerprint` does, such as "float32:1:2"."""
+    return f"{self._dtype}:{self._sum % 2**32}:{self._placed_sum % 2**32}"
+
+  @property
+  def _word_type(self) -> type:
+    return {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}[
+      self._dtype.itemsize
+    ]
+
+
+def agree(digest: str, saved: str) -> bool:
+  """Whether a digest is the saved one, which may lack the second sum."""
+  return digest.split(":")[: max(2, saved.count(":") + 1)] == saved.split(":")
 
 
 def checksum(content: bytes | Mapping[str, Any]) -> int:
@@ -127,7 +219,7 @@ def check(state: Any, expected: Mapping[str, str]) -> None:
   wrong = sorted(
     name
     for name, actual in fingerprint(state).items()
-    if (saved := expected.get(name, actual)) != actual
+    if not agree(actual, saved := expected.get(name, actual))
     and saved.split(":")[0] == actual.split(":")[0]
   )
   if wrong:
@@ -137,17 +229,54 @@ def check(state: Any, expected: Mapping[str, str]) -> None:
     )
 
 
+_BLOCK = 2**16
+"""Words whose weights differ by a constant from those of any other block."""
+
+
+def _mixed(x: Any) -> Any:
+  """Returns uint32 whose bits depend on all of `x` below, as murmur's do."""
+  x = x * np.uint32(0x9E3779B1)
+  x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+  return x ^ (x >> np.uint32(13))
+
+
+def _low_weight(place: Any) -> Any:
+  return _mixed(place) | np.uint32(1)  # odd: no bit of a word is lost
+
+
+def _high_weight(block: Any) -> Any:
+  with np.errstate(over="ignore"):  # modulo 2**32
+    return _mixed(block + np.uint32(_BLOCK)) & np.uint32(2**32 - 2)
+
+
+_LOW_WEIGHTS = _low_weight(np.arange(_BLOCK, dtype=np.uint32))
+
+
 @jax.jit
-def _sums(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  return {name: _sum_of_bits(array) for name, array in arrays.items()}
+def _sums(
+  arrays: Mapping[str, jax.Array],
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+  return {name: _sums_of_words(array) for name, array in arrays.items()}
 
 
-def _sum_of_bits(array: jax.Array) -> jax.Array:
+def _sums_of_words(array: jax.Array) -> tuple[jax.Array, jax.Array]:
   if array.dtype == jnp.bool_:
     array = array.astype(jnp.uint8)
   words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
   bits = jax.lax.bitcast_convert_type(array, words[array.dtype.itemsize])
-  return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
+  bits = bits.astype(jnp.uint32)
+  place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+  for axis in reversed(range(bits.ndim)):
+    along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    place = place + along * np.uint32(stride % 2**32)
+    stride *= bits.shape[axis]
+  weights = _low_weight(place % np.uint32(_BLOCK)) + _high_weight(
+    place // np.uint32(_BLOCK)
+  )
+  return (
+    jnp.sum(bits, dtype=jnp.uint32),
+    jnp.sum(bits * weights, dtype=jnp.uint32),
+  )
 
 
 def _free(directory: epath.Path) -> str:

@@ -21,7 +21,12 @@ from typing import Any
 import numpy as np
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import name_table, sources, tensor_files
+from specialize_jax.checkpoints import (
+  manifests,
+  name_table,
+  sources,
+  tensor_files,
+)
 from specialize_jax.t5 import config as t5_config
 
 _CONFIG_JSON, _GENERATION_JSON = "config.json", "generation_config.json"
@@ -327,6 +332,7 @@ def write(
     for name, content in (other_files or {}).items():
       (unfinished / name).write_bytes(content)
     _write_tensors(unfinished, config, source, np.dtype(dtype), max_shard_bytes)
+    manifests.write(unfinished)
 
 
 def _write_tensors(

@@ -11,6 +11,7 @@ taken for a checkpoint; a damaged one is passed over for the one before.
 
 import base64
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,9 @@ from specialize_jax.checkpoints import contents, damage, sources, streaming
 from specialize_jax.parallel import processes
 
 _SCORE = "score"
+_FINGERPRINT = "fingerprint"
+_STEP_METADATA = "_CHECKPOINT_METADATA"  # Orbax's, beside the items
+_JSON_FILE = "metadata"  # of Orbax's JSON items
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ class CheckpointManager:
           "state": ocp.PyTreeCheckpointHandler(
             type_handler_registry=streaming.registry()
           ),
-          "fingerprint": ocp.JsonCheckpointHandler(),
+          "fingerprint": _FingerprintHandler(),
           "iterator": ocp.JsonCheckpointHandler(),
           "metadata": ocp.JsonCheckpointHandler(),
         },
@@ -160,7 +164,7 @@ class CheckpointManager:
       scored = score is not None and not math.isnan(score)
       text = base64.b64encode(iterator_state).decode("ascii")
       fingerprint = {
-        "state": damage.fingerprint(state),
+        "state": damage.fingerprint(state) | _streamed_digests(state),
         "iterator": damage.checksum(iterator_state),
         "metadata": damage.checksum(metadata),
       }
@@ -169,7 +173,7 @@ class CheckpointManager:
         metrics={_SCORE: float(score)} if scored else None,
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(state),
-          fingerprint=ocp.args.JsonSave(fingerprint),
+          fingerprint=_FingerprintSave(fingerprint),
           iterator=ocp.args.JsonSave({"base64": text}),
           metadata=ocp.args.JsonSave(dict(metadata)),
         ),
@@ -262,8 +266,7 @@ class CheckpointManager:
     iterator_state = base64.b64decode(self._json(step, "iterator")["base64"])
     metadata = self._json(step, "metadata")
     for name, content in (("iterator", iterator_state), ("metadata", metadata)):
-      if damage.checksum(content) != fingerprint[name]:
-        raise damage.DamagedError(f"the {name} is not the one that was saved")
+      _check_sum(name, content, fingerprint)
     logging.info("Restored step %d from %s", step, self._directory)
     return Restored(
       step=step, state=state, iterator_state=iterator_state, metadata=metadata
@@ -275,24 +278,56 @@ class CheckpointManager:
     )
 
   def restore_params(
-    self, abstract_params: Any, step: int | None = None
+    self,
+    abstract_params: Any,
+    step: int | None = None,
+    *,
+    verify: bool = True,
   ) -> Any:
-    """Gives the state's `params` alone, without its optimizer.
+    """Returns the state's `params` alone, without its optimizer.
 
     Args:
       abstract_params: as in `restore`, of the parameters.
       step: the newest one by default.
+      verify: whether they are compared with the digests saved with them.
 
     Raises:
-      UserError: there is no such step, or it holds another model's arrays.
+      UserError: there is no such step, it holds another model's arrays, or
+        they are not those that were saved.
     """
     step = self._existing(step)
     wanted = {"params": abstract_params}
-    self._check_names(step, wanted, only="params")
-    state = contents.restore(
-      self._directory / str(step) / "state", wanted, partial_restore=True
-    )
+    with damage.named(self._where(step)):
+      self._check_names(step, wanted, only="params")
+      state = contents.restore(
+        self._directory / str(step) / "state", wanted, partial_restore=True
+      )
+      if verify:
+        damage.check(state, self.digests(step))
     return state["params"]
+
+  def digests(self, step: int | None = None) -> dict[str, str]:
+    """Returns the digests of a step's arrays by name.
+
+    There are none in a step of a release that did not save them.
+
+    Raises:
+      UserError: the file that holds them is missing or damaged.
+    """
+    step = self._existing(step)
+    place = self._directory / str(step)
+    with damage.named(self._where(step)):
+      if not (place / _FINGERPRINT).is_dir() and not _lists(
+        place / _STEP_METADATA, _FINGERPRINT
+      ):
+        return {}
+      digests = self._json(step, _FINGERPRINT)["state"]
+      if not isinstance(digests, dict):
+        raise damage.DamagedError("its digests are none")
+      return digests
+
+  def _where(self, step: int) -> str:
+    return os.fspath(self._directory / str(step))
 
   def stored_params(self, step: int | None = None) -> sources.Source:
     """Gives the state's `params` where they lie, to be read one by one.
@@ -305,14 +340,15 @@ class CheckpointManager:
     """
     step = self._existing(step)
     state = self._directory / str(step) / "state"
-    names = contents.shapes(contents.saved_tree(state))
-    leaves = {
-      name.removeprefix("params/"): sources.open_zarr(
-        state, key=name.replace("/", ".")
-      )
-      for name in names
-      if name.startswith("params/")
-    }
+    with damage.named(self._where(step)):
+      names = contents.shapes(contents.saved_tree(state))
+      leaves = {
+        name.removeprefix("params/"): sources.open_zarr(
+          state, key=name.replace("/", ".")
+        )
+        for name in names
+        if name.startswith("params/")
+      }
     if not leaves:
       raise errors.UserError(
         f"{self._directory} holds a checkpoint (step {step}) without params: "
@@ -321,8 +357,17 @@ class CheckpointManager:
     return sources.Leaves(os.fspath(self._directory / str(step)), leaves)
 
   def metadata(self, step: int | None = None) -> dict[str, Any]:
-    """Gives what `save` was given as metadata."""
-    return self._json(self._existing(step), "metadata")
+    """Returns what `save` was given as metadata.
+
+    Raises:
+      UserError: there is no such step, or it is not what was saved.
+    """
+    step = self._existing(step)
+    with damage.named(self._where(step)):
+      metadata = self._json(step, "metadata")
+      if self.digests(step):
+        _check_sum("metadata", metadata, self._json(step, _FINGERPRINT))
+    return metadata
 
   def latest_step(self) -> int | None:
     """The newest whole step, None where there is none."""
@@ -384,6 +429,69 @@ class CheckpointManager:
       only=only,
       where=f"{self._directory} holds a checkpoint (step {step})",
     )
+
+
+class _FingerprintHandler(ocp.JsonCheckpointHandler):
+  """Writes digests once they are known: of what streams, at its end."""
+
+  async def async_save(
+    self, directory: epath.Path, args: "_FingerprintSave"
+  ) -> list[ocp.future.Future]:
+    """Starts to wait and to write."""
+    return [
+      ocp.future.CommitFutureAwaitingContractedSignals(
+        self._write(args.item, directory), name="fingerprint"
+      )
+    ]
+
+  async def _write(
+    self, fingerprint: Mapping[str, Any], directory: epath.Path
+  ) -> None:
+    if jax.process_index() != 0:
+      return
+    known = {
+      name: digest if isinstance(digest, str) else digest.result()
+      for name, digest in fingerprint["state"].items()
+    }
+    content = json.dumps({**fingerprint, "state": known})
+    (directory / _JSON_FILE).write_text(content)
+
+
+@ocp.args.register_with_handler(_FingerprintHandler, for_save=True)
+@dataclasses.dataclass
+class _FingerprintSave(ocp.args.CheckpointArgs):
+  """What `_FingerprintHandler` saves, digests or futures of them."""
+
+  item: Mapping[str, Any] = dataclasses.field(repr=False)
+
+
+@ocp.args.register_with_handler(_FingerprintHandler, for_restore=True)
+@dataclasses.dataclass
+class _FingerprintRestore(ocp.args.JsonRestore):
+  """Orbax asks for one; digests are read as any JSON."""
+
+
+def _streamed_digests(state: Any) -> dict[str, Any]:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf.digest
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    if isinstance(leaf, streaming.StreamedArray)
+  }
+
+
+def _check_sum(
+  name: str, content: bytes | Mapping[str, Any], fingerprint: Mapping[str, Any]
+) -> None:
+  if damage.checksum(content) != fingerprint[name]:
+    raise damage.DamagedError(f"the {name} is not the one that was saved")
+
+
+def _lists(step_metadata: epath.Path, item: str) -> bool:
+  """Whether Orbax's own account of a step has an item."""
+  if not step_metadata.is_file():
+    return False
+  handlers = json.loads(step_metadata.read_text()).get("item_handlers")
+  return item in (handlers or {})
 
 
 def _score(metrics: Mapping[str, float]) -> float:

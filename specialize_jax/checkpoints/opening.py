@@ -23,6 +23,7 @@ from specialize_jax.checkpoints import (
   hub,
   huggingface,
   manager,
+  manifests,
   name_table,
   sources,
   t5x,
@@ -71,6 +72,8 @@ class Checkpoint:
     generation_config: of a Hugging Face folder, or of the one that ours was
       converted from.
     source: its tensors, one by one.
+    verifies: whether what is read is compared with the digests that lie beside
+      it, of ours and of what we exported.
   """
 
   kind: Kind
@@ -82,6 +85,7 @@ class Checkpoint:
   tokenizer_files: tuple[epath.Path, ...]
   generation_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   source: sources.Source = dataclasses.field(repr=False)
+  verifies: bool = True
 
   @property
   def vocabulary_path(self) -> epath.Path | None:
@@ -122,21 +126,62 @@ class Checkpoint:
         whether layers are scanned; the checkpoint's own by default.
 
     Raises:
-      UserError: the checkpoint is of another model.
+      UserError: the checkpoint is of another model, or is not what was saved.
     """
     config = config or self.config
     self._check_function(config)
+    self.check_files()
     abstract = name_table.abstract_params(config, placed)
     if self.kind == "ours" and _layout(config) == _layout(self.config):
       # Orbax reads of each array only what this host's devices hold.
       with manager.CheckpointManager(self.directory, keep=None) as steps:
-        return steps.restore_params(abstract, self.step)
+        return steps.restore_params(abstract, self.step, verify=self.verifies)
     logging.info("Reading %s (%s)", self.path, self.kind)
     return name_table.assemble(
       config,
       self.source,
       shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
+
+  def check_files(self) -> None:
+    """Compares the files of an export with its manifest, before any is read.
+
+    Raises:
+      UserError: one is missing, added or not what was written.
+    """
+    if self.verifies and self.kind == "huggingface":
+      manifests.check(self.directory)
+
+  def verify(self) -> int:
+    """Reads all parameters and compares them with their digests.
+
+    Returns:
+      The number of tensors read.
+
+    Raises:
+      UserError: something is not what was saved.
+    """
+    if not self.has_digests:
+      raise errors.UserError(
+        f"{self.path} has no digests to compare it with: those of a release "
+        "that saved none, of T5X and of others' Hugging Face folders cannot be "
+        "verified."
+      )
+    self.check_files()
+    names = [tensor.name for tensor in name_table.tensors(self.config)]
+    name_table.check(self.config, self.source)
+    for name in names:
+      self.source.read(name)
+    return len(names)
+
+  @property
+  def has_digests(self) -> bool:
+    """Whether digests were saved with it, and are compared."""
+    if self.kind == "ours":
+      return isinstance(self.source, sources.Verified) and bool(
+        self.source.digests
+      )
+    return (self.directory / manifests.NAME).exists()
 
   def _check_function(self, config: t5_config.T5Config) -> None:
     if self.kind == "t5x":  # which says none of it
@@ -151,12 +196,14 @@ class Checkpoint:
         )
 
 
-def _layout(config: t5_config.T5Config) -> tuple[bool, int]:
+def _layout(config: t5_config.T5Config) -> tuple[bool, int, str]:
   """What may differ between ours and the model that is wanted."""
-  return config.scan_layers, config.vocab_size
+  return config.scan_layers, config.vocab_size, config.param_dtype
 
 
-def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def open_checkpoint(
+  path: str | os.PathLike, *, verify: bool = True
+) -> Checkpoint:
   """Opens a checkpoint of any kind; reads no parameter yet.
 
   Args:
@@ -164,6 +211,8 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
       unless one is named), a T5X `checkpoint_<step>` directory, either of them
       local or on `gs://`, a Hugging Face folder, or where nothing lies at
       `path` a name on the Hugging Face hub, such as google/flan-t5-xl.
+    verify: whether what is read of it is compared with the digests saved with
+      it; said where it is not, or cannot be.
 
   Raises:
     UserError: there is no checkpoint of any kind, or not of a T5.
@@ -174,7 +223,10 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     directory = hub.download(given)
   kind = _kind_in(directory)
   opener = {"ours": _open_ours, "t5x": _open_t5x, "huggingface": _open_folder}
-  return opener[kind](given, directory)
+  if not verify and kind != "t5x":
+    logging.warning("%s is not compared with its digests, as asked", given)
+  opened = opener[kind](given, directory, verify)
+  return dataclasses.replace(opened, verifies=verify)
 
 
 def kind_of(path: str | os.PathLike) -> Kind:
@@ -214,12 +266,29 @@ def _kind_in(directory: epath.Path) -> Kind:
   )
 
 
-def _open_ours(path: str, given: epath.Path) -> Checkpoint:
+def _open_ours(path: str, given: epath.Path, verify: bool) -> Checkpoint:
   directory, step = _our_directory(given)
   with manager.CheckpointManager(directory, keep=None) as steps:
     metadata = steps.metadata(step)
     step = steps.latest_step() if step is None else step
     source = steps.stored_params(step)
+    digests = {
+      name.removeprefix("params/"): digest
+      for name, digest in steps.digests(step).items()
+      if name.startswith("params/")
+    }
+  if verify and not digests:
+    logging.warning(
+      "%s was saved without digests of its parameters, so that damage to them "
+      "could not be noticed: convert it to have them",
+      os.fspath(directory / str(step)),
+    )
+  vocabulary_dir = directory.parent / VOCABULARY_DIR
+  if verify:
+    manifests.check_listed(
+      vocabulary_dir, metadata.get(ORIGIN, {}).get("vocabulary", {})
+    )
+    source = sources.Verified(source, digests)
   return Checkpoint(
     kind="ours",
     path=path,
@@ -227,19 +296,21 @@ def _open_ours(path: str, given: epath.Path) -> Checkpoint:
     config=t5_config.T5Config(**metadata["model"]),
     step=step,
     metadata=metadata,
-    tokenizer_files=_tokenizer_files(directory.parent / VOCABULARY_DIR),
+    tokenizer_files=_tokenizer_files(vocabulary_dir),
     generation_config=metadata.get(ORIGIN, {}).get("generation_config", {}),
     source=source,
   )
 
 
-def _open_folder(path: str, directory: epath.Path) -> Checkpoint:
+def _open_folder(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
   if paths.is_in_bucket(directory):
     raise errors.UserError(
       f"{path} is a Hugging Face folder in a bucket, and its tensors are read"
       " from a disk: copy it with `gcloud storage cp -r`, or give its name on"
       " the hub."
     )
+  if verify:
+    manifests.check(directory, only_small=True)
   folder = huggingface.Folder(directory)
   return Checkpoint(
     kind="huggingface",
@@ -254,7 +325,8 @@ def _open_folder(path: str, directory: epath.Path) -> Checkpoint:
   )
 
 
-def _open_t5x(path: str, directory: epath.Path) -> Checkpoint:
+def _open_t5x(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
+  del verify  # T5X saves no digests
   if not (directory / "checkpoint").is_file():
     directory = directory / f"checkpoint_{_newest_t5x_step(directory)}"
   checkpoint = t5x.Checkpoint(directory)

@@ -5,6 +5,7 @@ our orientation, wherever they come from and however they are stacked there.
 """
 
 import functools
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ import jax
 import numpy as np
 import tensorstore
 from etils import epath
+
+from specialize_jax.checkpoints import damage
 
 EMBEDDING = "token_embedder/embedding"
 HEAD = "decoder/logits_dense/kernel"
@@ -86,12 +89,21 @@ class Leaves:
 
   def read(self, name: str) -> np.ndarray:
     """Gives one tensor, of a stacked leaf its layer."""
+    leaf, layer = self.place(name)
+    if layer is None:
+      return _read(self._leaves[leaf])
+    return _read(self._cuttable(leaf)[(slice(None),) * self._axis + (layer,)])
+
+  def place(self, name: str) -> tuple[str, int | None]:
+    """Returns the leaf that holds a tensor, and its layer of a stacked one."""
     if name in self._leaves:
-      return _read(self._leaves[name])
+      return name, None
     stack, layer, rest = name.split("/", maxsplit=2)
-    leaf = f"{stack}{STACKED}{rest}"
-    number = int(layer.removeprefix("layers_"))
-    return _read(self._cuttable(leaf)[(slice(None),) * self._axis + (number,)])
+    return f"{stack}{STACKED}{rest}", int(layer.removeprefix("layers_"))
+
+  def num_entries(self, leaf: str) -> int:
+    """Returns the size of a leaf, all layers together."""
+    return math.prod(self._leaves[leaf].shape)
 
   def _cuttable(self, name: str) -> Any:
     """Gives a leaf of which a layer costs no more than a layer.
@@ -108,6 +120,61 @@ class Leaves:
       self._kept = ("", None)  # The last is freed before the next is read.
       self._kept = (name, _read(leaf))
     return self._kept[1]
+
+
+class Verified:
+  """Leaves stacked along the first axis, compared with their digests.
+
+  Tensors are summed as they are read, so that nothing is read twice; a leaf is
+  compared when its last layer has been read.
+  """
+
+  def __init__(self, source: Leaves, digests: Mapping[str, str]) -> None:
+    """Reads nothing yet.
+
+    Args:
+      source: the leaves.
+      digests: by the name of a leaf, as `damage.fingerprint` has them; a leaf
+        without one is not compared.
+    """
+    self.where, self._source, self.digests = source.where, source, digests
+    self._digests: dict[str, damage.Digest] = {}
+    self._added: set[str] = set()
+
+  @property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every tensor, layers listed."""
+    return self._source.shapes
+
+  @property
+  def dtypes(self) -> Iterable[np.dtype]:
+    """The types of the leaves."""
+    return self._source.dtypes
+
+  def read(self, name: str) -> np.ndarray:
+    """Returns one tensor.
+
+    Raises:
+      UserError: it, or its leaf, is not what was saved.
+    """
+    with damage.named(self.where):
+      value = self._source.read(name)
+      leaf, layer = self._source.place(name)
+      if leaf in self.digests and name not in self._added:
+        self._add(leaf, (layer or 0) * value.size, value)
+        self._added.add(name)
+    return value
+
+  def _add(self, leaf: str, first: int, value: np.ndarray) -> None:
+    digest = self._digests.setdefault(leaf, damage.Digest(value.dtype))
+    digest.add(first, value)
+    if digest.num_entries < self._source.num_entries(leaf):
+      return
+    if not damage.agree(str(digest), self.digests[leaf]):
+      raise damage.DamagedError(
+        f"an array is not the one that was saved: {leaf}"
+      )
+    del self._digests[leaf]
 
 
 class Trimmed:

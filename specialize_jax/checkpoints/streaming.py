@@ -5,6 +5,7 @@ pieces are read. One piece at a time is read, written and forgotten, so that
 the largest piece bounds the host's memory, whatever the size of the model.
 """
 
+import concurrent.futures
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
+
+from specialize_jax.checkpoints import damage
 
 _MAX_PIECE_BYTES = 2**26
 
@@ -29,12 +32,16 @@ class StreamedArray:
       together they cover the array, in their order.
     rows_of_piece: that of every piece, the last excepted, or a divisor of it:
       one where layers are stacked.
+    digest: of the whole, as `damage.fingerprint` has it, once it is written.
   """
 
   shape: tuple[int, ...]
   dtype: np.dtype
   read: Callable[[], Iterator[tuple[int, np.ndarray]]]
   rows_of_piece: int
+  digest: concurrent.futures.Future[str] = dataclasses.field(
+    default_factory=concurrent.futures.Future, compare=False, repr=False
+  )
 
   @property
   def size(self) -> int:
@@ -97,19 +104,38 @@ async def _write_all(
 ) -> None:
   if jax.process_index() != 0:
     return
-  for value, info in zip(values, infos, strict=True):
-    await info.await_path_creation()
-    stored = await tensorstore.open(
-      tensorstore.Spec(_spec(value, info)),
-      create=True,
-      open=True,
-      context=info.ts_context,
-    )
-    for begin, piece in value.read():
-      for row in range(0, len(piece), value.rows_of_chunk):
-        part = piece[row : row + value.rows_of_chunk]
-        at = begin + row
-        await stored[at : at + len(part)].write(part)
+  try:
+    for value, info in zip(values, infos, strict=True):
+      value.digest.set_result(await _write(value, info))
+  except BaseException as error:
+    # Whoever waits for a digest that will not come fails with the save.
+    for value in values:
+      if not value.digest.done():
+        value.digest.set_exception(error)
+    raise
+
+
+async def _write(
+  value: StreamedArray, info: ocp.type_handlers.ParamInfo
+) -> str:
+  """Writes one array; returns its digest."""
+  digest = damage.Digest(value.dtype)
+  row_size = value.size // max(1, value.shape[0]) if value.shape else 1
+  await info.await_path_creation()
+  stored = await tensorstore.open(
+    tensorstore.Spec(_spec(value, info)),
+    create=True,
+    open=True,
+    context=info.ts_context,
+  )
+  for begin, piece in value.read():
+    for row in range(0, len(piece), value.rows_of_chunk):
+      part = piece[row : row + value.rows_of_chunk]
+      at = begin + row
+      digest.add(at * row_size, part)
+      await stored[at : at + len(part)].write(part)
+
+  return str(digest)
 
 
 def _spec(

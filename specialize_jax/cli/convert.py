@@ -9,6 +9,7 @@ import time
 import typing
 from collections.abc import Iterator, Sequence
 
+from specialize_jax import errors
 from specialize_jax.cli import flag_types
 
 if typing.TYPE_CHECKING:
@@ -52,7 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--output",
-    required=True,
     metavar="DIR",
     help="a folder that does not exist yet; ours is then a model_dir with one"
     " step, as --checkpoint and INITIAL_CHECKPOINT_PATH take it",
@@ -61,6 +61,17 @@ def build_parser() -> argparse.ArgumentParser:
     "--to",
     choices=("ours", "huggingface"),
     help="what is written (default: huggingface from ours, ours from others)",
+  )
+  parser.add_argument(
+    "--verify",
+    action="store_true",
+    help="write nothing: compare --checkpoint, ours or a folder that this"
+    " command wrote, with the digests saved with it",
+  )
+  parser.add_argument(
+    "--no_verify",
+    action="store_true",
+    help="read --checkpoint without comparing it with its digests",
   )
   _add_options(parser)
   return parser
@@ -117,7 +128,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   from specialize_jax.checkpoints import conversion, opening, tokenizers
 
-  checkpoint = opening.open_checkpoint(flags.checkpoint)
+  if flags.verify == (flags.output is not None) or (
+    flags.verify and flags.no_verify
+  ):
+    raise errors.UserError(
+      "give --output=DIR, where the converted checkpoint is written, or "
+      "--verify alone, which writes nothing."
+    )
+  checkpoint = opening.open_checkpoint(
+    flags.checkpoint, verify=not flags.no_verify
+  )
+  if flags.verify:
+    print(f"{flags.checkpoint}: {checkpoint.verify():,} tensors are as saved")
+    return 0
   to = flags.to or ("huggingface" if checkpoint.kind == "ours" else "ours")
   if to == "huggingface":
     paths.check("--output", flags.output, _FOLDER)

@@ -66,6 +66,11 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     "or a T5X checkpoint",
   )
   parser.add_argument(
+    "--no_verify",
+    action="store_true",
+    help="read --checkpoint without comparing it with its digests",
+  )
+  parser.add_argument(
     "--inputs",
     required=True,
     metavar="FILE.jsonl",
@@ -198,7 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise errors.UserError(
       f'--inputs={flags.inputs} has no rows: expected at least one {{"text"}}.'
     )
-  checkpoint = opening.open_checkpoint(flags.checkpoint)
+  checkpoint = opening.open_checkpoint(
+    flags.checkpoint, verify=not flags.no_verify
+  )
   vocabulary_ = _vocabulary(flags.vocabulary, checkpoint)
   reader = file_rows.Reader(
     where=f"--inputs={flags.inputs}",

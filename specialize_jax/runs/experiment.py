@@ -129,6 +129,7 @@ class Experiment:
     evaluations: evaluations to run every `loop.eval_every` steps.
     initial_checkpoint_path: checkpoint to start from, of any kind that
       `opening.open_checkpoint` reads; None for random initialization.
+    verify_checkpoint: whether to compare it with the digests saved with it.
     keep: number of newest checkpoints to keep; None for all.
     keep_period: checkpoints at multiples of this step are kept forever.
     keep_best: number of checkpoints with the best mean of `loop.best_metrics`
@@ -149,6 +150,7 @@ class Experiment:
   seed: int = 0
   evaluations: Sequence[Evaluation] = ()
   initial_checkpoint_path: str | None = None
+  verify_checkpoint: bool = True
   keep: int | None = 3
   keep_period: int | None = None
   keep_best: int = 0
@@ -231,7 +233,9 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
   def initial_state() -> state.TrainState:
     if experiment.initial_checkpoint_path is None:
       return state.create(model, optimizer_, placed, init_rng=init_rng)
-    checkpoint = opening.open_checkpoint(experiment.initial_checkpoint_path)
+    checkpoint = opening.open_checkpoint(
+      experiment.initial_checkpoint_path, verify=experiment.verify_checkpoint
+    )
     params = checkpoint.params(placed, experiment.model)
     return state.start_from(params, model, optimizer_, placed)
 
@@ -264,6 +268,7 @@ def evaluate_checkpoint(
   evaluations: Sequence[Evaluation],
   output_dir: str | os.PathLike[str],
   mesh: MeshShape | None = None,
+  verify: bool = True,
 ) -> dict[str, float]:
   """Evaluates a checkpoint; its network is that of its own config.
 
@@ -277,6 +282,7 @@ def evaluate_checkpoint(
     evaluations: the evaluations to run.
     output_dir: the output directory.
     mesh: the mesh of the devices of all hosts; data parallel by default.
+    verify: whether to compare the checkpoint with the digests saved with it.
 
   Returns:
     "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task.
@@ -284,7 +290,7 @@ def evaluate_checkpoint(
   Raises:
     UserError: the checkpoint does not exist, or a task cannot be evaluated.
   """
-  checkpoint = opening.open_checkpoint(checkpoint_path)
+  checkpoint = opening.open_checkpoint(checkpoint_path, verify=verify)
   step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
   evaluators = [
     evaluation.evaluator(network.EncoderDecoder(checkpoint.config), output_dir)

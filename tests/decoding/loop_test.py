@@ -246,7 +246,7 @@ def test_a_forced_end_ends_the_row():
   source = sources(2)
   forced = np.full((2, 1, LENGTH), -1)
   forced[:, :, :3] = [5, 1, 6]
-  state = resume(start(source).forcing(forced))
+  state = resume(start(source).forcing(forced), eos_ids=(1,))
   assert state.step == 2 and state.finished
   assert state.tokens_BNT[:, 0].tolist() == [[5, 1] + [0] * (LENGTH - 2)] * 2
 

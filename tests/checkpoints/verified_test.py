@@ -1,0 +1,274 @@
+"""Whoever reads a checkpoint of ours reads what was saved, or is told."""
+
+import dataclasses
+import itertools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from testdata import tiny_checkpoints
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import (
+  best,
+  conversion,
+  damage,
+  huggingface,
+  manager,
+  manifests,
+  name_table,
+  opening,
+)
+from specialize_jax.parallel import mesh, placement
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+  """A folder in shards that we wrote, with a file of a tokenizer."""
+  path = tmp_path_factory.mktemp("exported") / "folder"
+  config = tiny_checkpoints.config("t5_1_1")
+  tensors = tiny_checkpoints.random_tensors(config)
+  huggingface.write(
+    path,
+    config,
+    tiny_checkpoints.source_of(tensors),
+    other_files={"tokenizer_config.json": b"{}"},
+    max_shard_bytes=20_000,
+  )
+  return path
+
+
+@pytest.fixture(scope="module")
+def ours(exported, tmp_path_factory):
+  """A model_dir that was converted from it."""
+  path = tmp_path_factory.mktemp("ours") / "model_dir"
+  planned = conversion.plan(opening.open_checkpoint(exported), to="ours")
+  conversion.write_ours(planned, path)
+  return path
+
+
+def _read(path, **options):
+  """All tensors, as convert reads them."""
+  checkpoint = opening.open_checkpoint(path, **options)
+  checkpoint.check_files()
+  names = [t.name for t in name_table.tensors(checkpoint.config)]
+  return {name: checkpoint.source.read(name) for name in names}
+
+
+def _restored(path):
+  """All parameters, as generate, eval and train restore them."""
+  one = mesh.make_mesh(data=1, devices=jax.devices()[:1])
+  checkpoint = opening.open_checkpoint(path)
+  return checkpoint.params(placement.Placement(mesh=one))
+
+
+def _flip(path):
+  """Changes forty bytes in the middle, the length staying as it is."""
+  content = bytearray(path.read_bytes())
+  middle = max(0, len(content) // 2 - 20)
+  for place in range(middle, min(len(content), middle + 40)):
+    content[place] ^= 0x5A
+  path.write_bytes(bytes(content))
+
+
+def _truncate(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _remove(path):
+  path.unlink()
+
+
+def _one_of_each(path):
+  """Files that are not empty, of those of one directory at most three."""
+  for _, files in itertools.groupby(_files(path), lambda file: file.parent):
+    there = [file for file in files if file.stat().st_size]
+    yield from there if there and path == there[0].parent else there[:3]
+
+
+def _files(path):
+  return sorted(p for p in path.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("harm", [_flip, _truncate, _remove])
+def test_no_harm_to_a_file_changes_what_is_read(exported, ours, tmp_path, harm):
+  noticed = {}
+  for kind in (exported, ours):
+    saved = _read(kind)
+    for number, file in enumerate(_one_of_each(kind)):
+      copy = tmp_path / f"{kind.name}_{number}"
+      shutil.copytree(kind, copy)
+      harm(copy / file.relative_to(kind))
+      try:
+        found = _read(copy)
+      except errors.UserError as error:
+        assert str(copy) in str(error), error
+        noticed.setdefault(kind, []).append(file.relative_to(kind))
+      else:
+        for name, value in saved.items():
+          np.testing.assert_array_equal(found[name], value, err_msg=str(file))
+      shutil.rmtree(copy)
+  names = {file.name for file in noticed[exported]}
+  every = {file.name for file in _files(exported)} - {manifests.NAME}
+  # Without its manifest a folder is as others write them.
+  assert every <= names
+  assert harm is _remove or manifests.NAME in names
+  items = {file.parts[2] for file in noticed[ours] if len(file.parts) > 3}
+  assert {"state", "metadata", "fingerprint"} <= items
+
+
+def test_files_that_changed_places_are_noticed(exported, ours, tmp_path):
+  def swapped(kind, one, other):
+    copy = tmp_path / f"{one.name}_{other.name}"
+    shutil.copytree(kind, copy)
+    one, other = (copy / f.relative_to(kind) for f in (one, other))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    return copy
+
+  shards = sorted(exported.glob("model-*.safetensors"))
+  copy = swapped(exported, shards[0], shards[1])
+  with pytest.raises(errors.UserError, match=r"model-00001-.* is damaged"):
+    _read(copy)
+  chunks = [f for f in _files(ours) if f.parent.name == "d"]
+  for one, other in itertools.pairwise(chunks[:3]):
+    with pytest.raises(errors.UserError, match="checkpoints/0 is damaged"):
+      _read(swapped(ours, one, other))
+
+
+@pytest.mark.parametrize(
+  "name", ["tokenizer.json", "model.safetensors.index.json", "a.safetensors"]
+)
+def test_a_file_that_was_added_is_noticed(exported, tmp_path, name):
+  copy = tmp_path / "folder"
+  shutil.copytree(exported, copy)
+  (copy / "README.md").write_text("about it")
+  _read(copy)
+  (copy / name).write_text("{}")
+  if name in json.loads((exported / manifests.NAME).read_text())["files"]:
+    message = f"{name} is damaged"
+  else:
+    message = f"{name} is not among the files"
+  with pytest.raises(errors.UserError, match=message):
+    _read(copy)
+
+
+def _alter_chunks(path):
+  """Flips bytes in every data file of a step, as a bad disk would."""
+  for file in _files(path):
+    if file.parent.name == "d":
+      _flip(file)
+
+
+def test_every_reader_of_ours_notices(ours, tmp_path):
+  copy = tmp_path / "run"
+  shutil.copytree(ours, copy)
+  _restored(copy)
+  _alter_chunks(copy)
+  message = "run/checkpoints/0 is damaged"
+  for reader in (_read, _restored):
+    with pytest.raises(errors.UserError, match=message):
+      reader(copy)
+  with pytest.raises(errors.UserError, match=message):
+    best.place(copy, 0)
+  assert not (copy / "best").exists()
+
+
+def test_what_a_run_saved_is_verified_in_every_dtype(tmp_path):
+  config = tiny_checkpoints.config("t5_1_0", param_dtype="float32")
+  tensors = tiny_checkpoints.random_tensors(config)
+  params = name_table.assemble(config, tiny_checkpoints.source_of(tensors))
+  with manager.CheckpointManager(tmp_path / "checkpoints") as writer:
+    writer.save(
+      3, {"params": params}, b"", {"model": dataclasses.asdict(config)}
+    )
+  stored = tmp_path / "checkpoints" / "3" / "fingerprint" / "metadata"
+  content = json.loads(stored.read_text())
+  name = "params/decoder/decoder_norm/scale"
+  dtype, words, placed = content["state"][name].split(":")
+  for digest in (f"{dtype}:{words}:{int(placed) ^ 1}", f"{dtype}:1"):
+    content["state"][name] = digest
+    stored.write_text(json.dumps(content))
+    opened = opening.open_checkpoint(tmp_path)
+    one = placement.Placement(
+      mesh=mesh.make_mesh(data=1, devices=jax.devices()[:1])
+    )
+    for param_dtype in ("float32", "bfloat16"):
+      wanted = dataclasses.replace(config, param_dtype=param_dtype)
+      with pytest.raises(errors.UserError, match="decoder/decoder_norm/scale"):
+        opened.params(one, wanted)
+  # As releases saved it that had the first sum alone.
+  content["state"][name] = f"{dtype}:{words}"
+  stored.write_text(json.dumps(content))
+  assert opening.open_checkpoint(tmp_path).verify() == len(tensors)
+
+
+def test_one_without_digests_is_read_with_a_notice(ours, tmp_path, caplog):
+  copy = tmp_path / "old"
+  shutil.copytree(ours, copy)
+  stored = copy / "checkpoints" / "0" / "fingerprint" / "metadata"
+  content = json.loads(stored.read_text())
+  stored.write_text(json.dumps(content | {"state": {}}))
+  with caplog.at_level("WARNING"):
+    _read(copy)
+  assert "was saved without digests of its parameters" in caplog.text
+  with pytest.raises(errors.UserError, match="has no digests to compare"):
+    opening.open_checkpoint(copy).verify()
+
+
+def test_verification_is_left_out_if_asked_and_said(ours, tmp_path, caplog):
+  copy = tmp_path / "run"
+  shutil.copytree(ours, copy)
+  stored = copy / "checkpoints" / "0" / "fingerprint" / "metadata"
+  content = json.loads(stored.read_text())
+  content["state"] = dict.fromkeys(content["state"], "float32:1:1")
+  stored.write_text(json.dumps(content))
+  with pytest.raises(errors.UserError, match="is not the one that was saved"):
+    _read(copy)
+  with caplog.at_level("WARNING"):
+    _read(copy, verify=False)
+  assert "is not compared with its digests, as asked" in caplog.text
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    "[]",
+    '{"files": 3}',
+    '{"files": {"../config.json": {"bytes": 1, "crc32": "00000000"}}}',
+    '{"files": {"config.json": {"bytes": "1", "crc32": "00000000"}}}',
+    '{"files": {"config.json": null}}',
+    "[" * 100_000,
+  ],
+)
+def test_a_manifest_of_nonsense_is_named(exported, tmp_path, content):
+  copy = tmp_path / "folder"
+  shutil.copytree(exported, copy)
+  (copy / manifests.NAME).write_text(content)
+  with pytest.raises(errors.UserError, match="specialize_manifest.json is dam"):
+    _read(copy)
+
+
+def test_a_digest_is_the_same_by_chunks_and_on_devices():
+  rng = np.random.default_rng(0)
+  for dtype in (np.float32, jnp.bfloat16, np.float16, np.int32, np.uint8):
+    whole = (100 * rng.normal(size=(8, 37, 512))).astype(dtype)
+    digest = damage.Digest(whole.dtype)
+    for layer in (5, 0, 7, 1, 2, 6, 3, 4):
+      digest.add(layer * whole[0].size, whole[layer])
+    devices = np.array(jax.devices()[:8])
+    spec = jax.sharding.PartitionSpec("a")
+    sharding = jax.sharding.NamedSharding(
+      jax.sharding.Mesh(devices, ("a",)), spec
+    )
+    sharded = jax.device_put(whole, sharding)
+    found = damage.fingerprint({"whole": whole, "sharded": sharded})
+    assert set(found.values()) == {str(digest)}
+    swapped = whole[[1, 0, *range(2, 8)]]
+    other = damage.fingerprint({"whole": swapped})["whole"]
+    assert other.split(":")[1] == str(digest).split(":")[1]
+    assert other != str(digest)
