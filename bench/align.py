@@ -43,11 +43,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
 from testdata import real_files  # noqa: E402 (the tests' own real data)
 
+from specialize_jax import align  # noqa: E402
 from specialize_jax.align import (  # noqa: E402
-  batched,
-  batched_layout,
   columns,
   coverage,
+  layout,
   targets,
 )
 from specialize_jax.files import writing  # noqa: E402
@@ -218,7 +218,7 @@ def _measure(corpus, flags):
 
 
 def _batches(corpus):
-  size = batched.BATCH_SIZE
+  size = align.BATCH_SIZE
   return [corpus[at : at + size] for at in range(0, len(corpus), size)]
 
 
@@ -227,7 +227,7 @@ def _alignment_ways(corpus):
   import spacy_alignments
 
   student = real_files.t5()
-  aligner = batched.Aligner(student, mode="whitespace")
+  aligner = align.Aligner(student, mode="whitespace")
   strings = [
     (
       [text for _, text in batch],
@@ -249,9 +249,7 @@ def _alignment_ways(corpus):
 
   def arrays():
     for teacher, visible_L, student_side in numbered:
-      batched_layout.grouped(
-        teacher, visible_L, student_side, words=aligner.words
-      )
+      layout.grouped(teacher, visible_L, student_side, words=aligner.words)
 
   def from_strings():
     for texts, spellings in strings:
@@ -281,8 +279,8 @@ def _transfer_ways(corpus):
   student = real_files.t5()
   flat = [_flat(batch) for batch in _batches(corpus)]
   ways = {}
-  for mode in batched.MODES:
-    aligner = batched.Aligner(student, mode=mode)
+  for mode in align.MODES:
+    aligner = align.Aligner(student, mode=mode)
     numbered = [
       columns.teacher_columns(batch, aligner.table)
       for batch in _batches(corpus)
@@ -292,7 +290,7 @@ def _transfer_ways(corpus):
       for teacher in numbered:
         aligner.align_numbered(teacher)
 
-    other = batched.Aligner(student, mode=mode)
+    other = align.Aligner(student, mode=mode)
 
     def from_strings(aligner=other):
       for batch in flat:
@@ -324,8 +322,8 @@ def _coverage(corpus):
   """What each mode covers of a corpus."""
   student = real_files.t5()
   result = {}
-  for mode in batched.MODES:
-    aligner = batched.Aligner(student, mode=mode)
+  for mode in align.MODES:
+    aligner = align.Aligner(student, mode=mode)
     counted = reduce(
       operator.add,
       (

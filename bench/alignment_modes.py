@@ -81,7 +81,7 @@ def main(argv):
 
 def _comparison(flags, bindings):
   """Wires the demo's own world and runs, with other numbers of steps."""
-  from specialize_jax.align import batched
+  from specialize_jax import align
   from specialize_jax.study import alignment_modes, demo
 
   pretraining = _experiment(flags, _PRETRAIN, flags.pretrain_steps)
@@ -98,7 +98,7 @@ def _comparison(flags, bindings):
     pretraining=pretraining,
     specialization=specialization,
     tests=[dataclasses.replace(maths, num_examples=flags.num_test)],
-    modes=batched.MODES,
+    modes=align.MODES,
     num_problems=flags.num_problems,
   )
 

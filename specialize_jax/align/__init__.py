@@ -13,3 +13,9 @@ promises, in every mode, that the groups partition both token sequences in
 order, that a target's mass never exceeds 1 (`paper` passes on what the
 teacher's rounding gives), and that what the student cannot spell is counted.
 """
+
+from specialize_jax.align.aligner import BATCH_SIZE as BATCH_SIZE
+from specialize_jax.align.aligner import MODES as MODES
+from specialize_jax.align.aligner import NOT_UNICODE as NOT_UNICODE
+from specialize_jax.align.aligner import Aligner as Aligner
+from specialize_jax.align.aligner import check_mode as check_mode

@@ -9,21 +9,19 @@ Where the student's tokens are those of its words, an alternative touches one
 word, and a look-up of that word answers; other texts are encoded whole.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from specialize_jax.align import (
-  batched_layout,
-  columns,
-  growing,
-  student_table,
-  teacher_table,
-)
+from specialize_jax.align import columns, tables
+from specialize_jax.align import layout as layout_lib
 
 _KEY_BITS = 32  # two numbers in one: a dictionary is faster without tuples
 _KEY_MASK = (1 << _KEY_BITS) - 1
+_FAR = 1 << 62
+_MAX_TAILS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,34 +53,39 @@ class Known:
       the following word where it ends with a word.
     stems_L: int64[L], what is known of that word, by `Alternatives.stems`; -1
       for nothing.
+    copied_B: bool[B], whether teacher and student have the same tokens of a
+      sample, one by one, so that an alternative may be a student token as it
+      is. Never where the student reads by words.
   """
 
   rest_L: np.ndarray
   base_L: np.ndarray
   stems_L: np.ndarray
+  copied_B: np.ndarray
 
 
 class Alternatives:
   """Reads alternatives in one student's tokens, and remembers them."""
 
   def __init__(
-    self, table: teacher_table.TeacherTable, words: student_table.StudentTable
+    self, table: tables.TeacherTable, words: tables.StudentTable
   ) -> None:
     self._table = table
     self._words = words
     self._stem_spellings: list[bytes] = []
-    self._stem_places = growing.Column(np.int64)
-    self._stem_numbers = growing.Numbering()
-    self._joined = growing.Column(np.int64)
-    self._joined_numbers = growing.Numbering()
-    self._alone = growing.Column(np.int64)
+    self._stem_places = tables.Column(np.int64)
+    self._stem_numbers = tables.Numbering()
+    self._joined = tables.Column(np.int64)
+    self._joined_numbers = tables.Numbering()
+    self._alone = tables.Column(np.int64)
+    self._tails: dict[str, list[int]] = {}
 
   def known(
     self,
     teacher: columns.TeacherColumns,
     student: columns.StudentColumns,
     places: columns.Places,
-    layout: batched_layout.Layout,
+    layout: layout_lib.Layout,
   ) -> Known:
     """Finds where each known text ends."""
     words, table = self._words, self._table
@@ -96,8 +99,8 @@ class Alternatives:
     sample_W = np.repeat(
       np.arange(len(teacher.texts)), np.diff(student.word_offsets)
     )
-    start_W = growing.offsets(word_bytes_W)[:-1] + sample_W
-    base_W = growing.offsets(words.counts.values[student.words_W])[:-1]
+    start_W = tables.offsets(word_bytes_W)[:-1] + sample_W
+    base_W = tables.offsets(words.counts.values[student.words_W])[:-1]
     begins = np.zeros(layout.num_places, np.int64)
     begins[start_W] = 1
     word = np.cumsum(begins) - 1
@@ -116,14 +119,24 @@ class Alternatives:
     firsts = teacher.offsets[:-1]
     apart_L[firsts[firsts < len(apart_L)]] = False  # no white space before it
     rest_L = ended_L + apart_L
-    for sample in np.flatnonzero(~student.word_local_B).tolist():
+    copied_B = np.zeros(len(teacher.texts), bool)
+    if not words.word_local:
+      copied_B = _same_tokens(teacher, student, places)
+    copied = np.flatnonzero(copied_B[teacher.sample_L])
+    rest_L[copied] = _same_place(teacher, student, copied)
+    for sample in np.flatnonzero(~student.word_local_B & ~copied_B).tolist():
       mine = slice(teacher.offsets[sample], teacher.offsets[sample + 1])
       spans = self._words.student.encode_with_spans(teacher.texts[sample]).spans
       rest_L[mine] = student.offsets[sample] + np.array(
         [tokens_within(spans, start) for start in self._starts(teacher, mine)],
         np.int64,
       )
-    return Known(rest_L=rest_L, base_L=base_L, stems_L=stems_L)
+    return Known(
+      rest_L=rest_L,
+      base_L=base_L,
+      stems_L=stems_L,
+      copied_B=copied_B,
+    )
 
   def read(
     self,
@@ -150,7 +163,18 @@ class Alternatives:
     )
     local_N = student.word_local_B[teacher.sample_L[token_N]]
     if not local_N.all():
-      whole = np.flatnonzero(~local_N)
+      sample_N = teacher.sample_L[token_N]
+      own_N = self._table.own_id.values[rows_N]
+      copied_N = known.copied_B[sample_N] & (own_N >= 0)
+      _copy(
+        teacher,
+        student,
+        token_N,
+        own_N,
+        numbers=np.flatnonzero(copied_N),
+        into=read,
+      )
+      whole = np.flatnonzero(~local_N & ~copied_N)
       self._read_whole(
         teacher, student, known, token_N, rows_N, numbers=whole, into=read
       )
@@ -252,34 +276,71 @@ class Alternatives:
     numbers: np.ndarray,
     into: Reading,
   ) -> None:
-    """Reads alternatives by encoding their texts whole."""
-    texts: list[str | None] = []
-    for sample in np.unique(teacher.sample_L[token_N[numbers]]).tolist():
-      mine = slice(teacher.offsets[sample], teacher.offsets[sample + 1])
-      encoded = teacher.texts[sample].encode("utf-8")
-      starts = self._starts(teacher, mine)
-      of_sample = numbers[teacher.sample_L[token_N[numbers]] == sample]
-      for number in of_sample.tolist():
-        before = encoded[: starts[token_N[number] - mine.start]]
-        texts.append(decoded(before + self._table.spellings[rows_N[number]]))
-    found = iter(
-      self._words.student.encode_many([t for t in texts if t is not None])
-    )
+    """Reads alternatives by encoding their texts.
+
+    Whole, or from the last space that no token can cross, if the student has
+    such spaces: what is before is then as in the sampled text.
+    """
     order = numbers[
       np.argsort(teacher.sample_L[token_N[numbers]], kind="stable")
     ]
-    for number, text in zip(order.tolist(), texts, strict=True):
-      sample = teacher.sample_L[token_N[number]]
-      if text is None:
+    sample_of_last, starts, bases = -1, [], []
+    tails: list[str | None] = []
+    for number in order.tolist():
+      token = int(token_N[number])
+      sample = int(teacher.sample_L[token])
+      if sample != sample_of_last:
+        sample_of_last = sample
+        first_token = int(teacher.offsets[sample])
+        mine = slice(first_token, teacher.offsets[sample + 1])
+        starts = self._starts(teacher, mine)
+        encoded = teacher.texts[sample].encode("utf-8")
+        cuts = self._cuts(student, sample, encoded)
+      start = starts[token - first_token]
+      # The character after the space must be known, so that it stays a cut.
+      cut = cuts[bisect.bisect_right(cuts, (max(0, start - 2), _FAR)) - 1]
+      known_part = encoded[cut[0] : start]
+      tails.append(decoded(known_part + self._table.spellings[rows_N[number]]))
+      bases.append(cut[1])
+    self._encode_tails(tails)
+    for number, tail, base in zip(order.tolist(), tails, bases, strict=True):
+      if tail is None:
         into.at_N[number] = known.rest_L[token_N[number]]
         into.remaining_N[number] = -1
         continue
-      first, end = student.offsets[sample], student.offsets[sample + 1]
-      ids, sampled = next(found), student.ids_P[first:end].tolist()
+      end = student.offsets[teacher.sample_L[token_N[number]] + 1]
+      ids = self._tails[tail]
+      sampled = student.ids_P[base : min(end, base + len(ids))].tolist()
       same = first_difference(ids, sampled)
-      into.at_N[number] = first + same
+      into.at_N[number] = base + same
       into.remaining_N[number] = len(ids) - same
       into.own_N[number] = ids[same] if same < len(ids) else -1
+
+  def _encode_tails(self, tails: Sequence[str | None]) -> None:
+    """Encodes those that are not known yet, in one call."""
+    if len(self._tails) > _MAX_TAILS:
+      self._tails.clear()
+    new = [t for t in dict.fromkeys(tails) if t is not None]
+    new = [tail for tail in new if tail not in self._tails]
+    found = self._words.student.encode_many(new)
+    self._tails.update(zip(new, found, strict=True))
+
+  def _cuts(
+    self, student: columns.StudentColumns, sample: int, encoded: bytes
+  ) -> list[tuple[int, int]]:
+    """Returns where a text may be encoded from: bytes, and student tokens."""
+    first, end = student.offsets[sample], student.offsets[sample + 1]
+    cuts = [(0, int(first))]
+    if self._words.cuts_before_space:
+      widths = student.visible_P[first:end]
+      begins = (np.cumsum(widths) - widths).tolist()
+      token_at = dict(zip(begins, range(int(first), int(end)), strict=True))
+      cuts += [
+        (at.start(), token_at[at.start()])
+        for at in tables.SINGLE_SPACE.finditer(encoded)
+        if at.start() in token_at
+      ]
+    return cuts
 
   def same_white_space(
     self,
@@ -302,6 +363,8 @@ class Alternatives:
     blank_L = table.core.values[rows_L] == table.core_empty
     same_KL = distinct_KL & blank_L
     same_KL &= table.core.values[rows_KL] == table.core_empty
+    if self._words.student.keeps_white_space:
+      return np.zeros_like(same_KL)  # it sees every difference
     if not same_KL.any():
       return same_KL
     # Within words: what parts two words parts them, however it is written;
@@ -337,7 +400,7 @@ class Alternatives:
     """Returns the byte at which each token of a sample begins."""
     rows = teacher.rows_L[mine].tolist()
     sizes = [len(self._table.spellings[row]) for row in rows]
-    return growing.offsets(np.array(sizes, np.int64))[:-1].tolist()
+    return tables.offsets(np.array(sizes, np.int64))[:-1].tolist()
 
   def _stems(self, words: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
     """Numbers the beginnings of words, of so many bytes."""
@@ -379,6 +442,53 @@ class Alternatives:
     texts = [self._table.texts[row] or "" for row in new]
     self._alone.extend(self._words.look_up(texts))
     return self._alone.values[rows]
+
+
+def _same_tokens(
+  teacher: columns.TeacherColumns,
+  student: columns.StudentColumns,
+  places: columns.Places,
+) -> np.ndarray:
+  """Returns of which samples both sides have the same tokens, bool[B]."""
+  same_B = np.diff(teacher.offsets) == np.diff(student.offsets)
+  visible_L = places.visible_L[same_B[teacher.sample_L]]
+  visible_P = student.visible_P[same_B[student.sample_P]]
+  sample = student.sample_P[same_B[student.sample_P]]
+  same_B[sample[visible_L != visible_P]] = False
+  return same_B
+
+
+def _same_place(
+  teacher: columns.TeacherColumns,
+  student: columns.StudentColumns,
+  tokens: np.ndarray,
+) -> np.ndarray:
+  """Returns the student token of the same number as each teacher token."""
+  sample = teacher.sample_L[tokens]
+  return student.offsets[sample] + tokens - teacher.offsets[sample]
+
+
+def _copy(
+  teacher: columns.TeacherColumns,
+  student: columns.StudentColumns,
+  token_N: np.ndarray,
+  own_N: np.ndarray,
+  *,
+  numbers: np.ndarray,
+  into: Reading,
+) -> None:
+  """Reads alternatives that are student tokens as they are.
+
+  Where teacher and student have the same tokens of a text, the token that the
+  teacher weighed is the student's, even if its text would be tokenized
+  otherwise: a tokenizer laid on itself returns the teacher's distribution.
+  """
+  at = _same_place(teacher, student, token_N[numbers])
+  own = own_N[numbers]
+  same = student.ids_P[at] == own
+  into.at_N[numbers] = at + same
+  into.own_N[numbers] = np.where(same, -1, own)
+  into.remaining_N[numbers] = ~same
 
 
 def decoded(spelling: bytes) -> str | None:

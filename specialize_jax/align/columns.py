@@ -11,13 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specialize_jax.align import (
-  growing,
-  student_table,
-  targets,
-  teacher_table,
-  token_classes,
-)
+from specialize_jax.align import tables, targets, token_classes
 
 Sample = tuple[Sequence[targets.TeacherToken], str]
 """The teacher's tokens and the text that they spell."""
@@ -47,7 +41,7 @@ class TeacherColumns:
 
 
 def teacher_columns(
-  samples: Sequence[Sample], table: teacher_table.TeacherTable
+  samples: Sequence[Sample], table: tables.TeacherTable
 ) -> TeacherColumns:
   """Flattens samples; their tokens must spell their texts."""
   tokens = list(itertools.chain.from_iterable(some for some, _ in samples))
@@ -74,7 +68,7 @@ def from_strings(
   top_counts: Sequence[int],
   top_spellings: Sequence[bytes],
   top_log_probs: Sequence[float],
-  table: teacher_table.TeacherTable,
+  table: tables.TeacherTable,
 ) -> TeacherColumns:
   """Numbers the spellings of samples that are flat already.
 
@@ -100,7 +94,7 @@ def from_strings(
       np.asarray(top_log_probs, np.float64).reshape(shape[::-1]).T.copy()
     )
   else:
-    rank = growing.ragged_index(np.zeros(len(rows_L), np.int64), top_counts)
+    rank = tables.ragged_index(np.zeros(len(rows_L), np.int64), top_counts)
     token = np.repeat(np.arange(len(rows_L)), top_counts)
     top_rows_KL = np.full(shape, -1, np.int64)
     top_log_probs_KL = np.full(shape, -np.inf)
@@ -108,7 +102,7 @@ def from_strings(
     top_log_probs_KL[rank, token] = top_log_probs
   return TeacherColumns(
     texts=texts,
-    offsets=growing.offsets(counts),
+    offsets=tables.offsets(counts),
     sample_L=np.repeat(np.arange(len(counts)), counts),
     rows_L=rows_L,
     log_probs_L=np.asarray(log_probs, np.float64),
@@ -120,14 +114,14 @@ def from_strings(
 def tokens_alone(
   texts: Sequence[str],
   spellings: Sequence[Sequence[bytes]],
-  table: teacher_table.TeacherTable,
+  table: tables.TeacherTable,
 ) -> TeacherColumns:
   """Numbers the tokens of texts; they have no probabilities."""
   counts = np.fromiter(map(len, spellings), np.int64, len(spellings))
   rows_L = table.look_up(itertools.chain.from_iterable(spellings))
   return TeacherColumns(
     texts=texts,
-    offsets=growing.offsets(counts),
+    offsets=tables.offsets(counts),
     sample_L=np.repeat(np.arange(len(counts)), counts),
     rows_L=rows_L,
     log_probs_L=np.zeros(len(rows_L)),
@@ -165,7 +159,7 @@ class StudentColumns:
 
 
 def student_columns(
-  texts: Sequence[str], whole_B: np.ndarray, words: student_table.StudentTable
+  texts: Sequence[str], whole_B: np.ndarray, words: tables.StudentTable
 ) -> StudentColumns:
   """Encodes texts, by their words where that gives the same.
 
@@ -174,7 +168,7 @@ def student_columns(
     whole_B: bool[B], whether a text may not be parted at its white space.
     words: Remembers the words.
   """
-  split = [text.split() for text in texts]
+  split = [text.split() if words.word_local else [] for text in texts]
   counts_B = np.fromiter(map(len, split), np.int64, len(split))
   whole_B = whole_B | (counts_B == 0) | (not words.word_local)
   places = words.look_up(itertools.chain.from_iterable(split))
@@ -187,13 +181,13 @@ def student_columns(
     counts_B[whole] = 1
     order = np.argsort(np.concatenate([sample[kept], whole]), kind="stable")
     places = np.concatenate([places[kept], whole_places])[order]
-  word_offsets = growing.offsets(counts_B)
-  token_counts_W = growing.offsets(words.counts.values[places])
+  word_offsets = tables.offsets(counts_B)
+  token_counts_W = tables.offsets(words.counts.values[places])
   offsets = token_counts_W[word_offsets]
   ids_P, visible_P = words.tokens_of(places)
 
-  def total(column: growing.Column) -> np.ndarray:
-    return np.diff(growing.offsets(column.values[places])[word_offsets])
+  def total(column: tables.Column) -> np.ndarray:
+    return np.diff(tables.offsets(column.values[places])[word_offsets])
 
   return StudentColumns(
     offsets=offsets,
@@ -232,8 +226,8 @@ class Places:
 
 def places(
   teacher: TeacherColumns,
-  table: teacher_table.TeacherTable,
-  words: student_table.StudentTable,
+  table: tables.TeacherTable,
+  words: tables.StudentTable,
 ) -> Places:
   """Finds what each teacher token covers of its text."""
   rows_L = teacher.rows_L
@@ -260,15 +254,15 @@ def _ask_text(
   teacher: TeacherColumns,
   index: int,
   *,
-  table: teacher_table.TeacherTable,
-  words: student_table.StudentTable,
+  table: tables.TeacherTable,
+  words: tables.StudentTable,
 ) -> None:
   """Fills in the places of a sample of which the table does not tell."""
   text = teacher.texts[index]
   mine = slice(teacher.offsets[index], teacher.offsets[index + 1])
   sizes = [len(table.spellings[r]) for r in teacher.rows_L[mine].tolist()]
   bounds = np.cumsum([0, *sizes])
-  ranks = student_table.visible_ranks(text)
+  ranks = tables.visible_ranks(text, words.student.keeps_white_space)
   found.visible_L[mine] = np.diff(ranks[bounds])
   space = np.concatenate([[True], np.diff(ranks) == 0])
   found.after_space_L[mine] = space[bounds[:-1]]

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from specialize_jax.align import target_batch, targets, token_classes
+from specialize_jax.align import targets, token_classes
 
 Counts = tuple[tuple[int, ...], ...]
 _NOTHING = tuple((0,) * len(targets.Kind) for _ in token_classes.TokenClass)
@@ -64,7 +64,7 @@ class Coverage:
     )
 
   @classmethod
-  def of_batch(cls, batch: target_batch.TargetBatch) -> Self:
+  def of_batch(cls, batch: targets.TargetBatch) -> Self:
     """Counts the samples of a batch."""
     return cls(
       samples=batch.num_samples,

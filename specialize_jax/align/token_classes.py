@@ -77,7 +77,7 @@ def line_starts(text: str, ranks: np.ndarray) -> np.ndarray:
 
   Args:
     text: The text.
-    ranks: `student_table.visible_ranks(text)`.
+    ranks: `tables.visible_ranks(text)`.
 
   Returns:
     bool[visible bytes + 1]; the first entry is always set.
@@ -89,5 +89,5 @@ def line_starts(text: str, ranks: np.ndarray) -> np.ndarray:
   starts = np.zeros(int(ranks[-1]) + 1, bool)
   starts[0] = True
   newlines = np.frombuffer(text.encode("utf-8"), np.uint8) == ord("\n")
-  starts[ranks[:-1][newlines]] = True
+  starts[ranks[1:][newlines]] = True
   return starts

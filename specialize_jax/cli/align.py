@@ -69,12 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--output and --report are both {flags.output}; give two files"
     )
 
-  from specialize_jax.align import batched, student
+  from specialize_jax import align
+  from specialize_jax.align import student
   from specialize_jax.data import aligned_records
   from specialize_jax.files import writing
   from specialize_jax.records import store
 
-  batched.check_mode(flags.mode)
+  align.check_mode(flags.mode)
   tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
   records = teacher_records.with_progress(
     store.read_lines(flags.records), "aligned {:,} samples"

@@ -10,12 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from specialize_jax.align import (
-  batched,
-  student,
-  target_batch,
-  targets,
-)
+from specialize_jax import align
+from specialize_jax.align import student, targets
 from specialize_jax.records import columnar, packed_rows, schema
 
 
@@ -37,7 +33,7 @@ def align_record(
     UserError: there is no such mode, or the record's tokens do not spell its
       text.
   """
-  batched.check_mode(mode)
+  align.check_mode(mode)
   schema.check_spelling(record)
   reason = _rejects(
     record, len(record.steps), mode=mode, keep_truncated=keep_truncated
@@ -45,7 +41,7 @@ def align_record(
   if reason is not None:
     return targets.Rejected(reason)
   tokens = [_teacher_token(step) for step in record.steps]
-  aligner = batched.Aligner(tokenizer, mode=mode)
+  aligner = align.Aligner(tokenizer, mode=mode)
   (result,) = aligner.align([(tokens, record.text)]).results()
   return result
 
@@ -70,19 +66,19 @@ class RowAligner:
 
     Args:
       tokenizer: the student's.
-      mode: one of `align.batched.MODES`.
+      mode: one of `align.MODES`.
       keep_truncated: whether samples that are not finished answers are
         aligned, too.
 
     Raises:
       UserError: there is no such mode.
     """
-    self.aligner = batched.Aligner(tokenizer, mode=mode)
+    self.aligner = align.Aligner(tokenizer, mode=mode)
     self._keep_truncated = keep_truncated
 
   def align(
     self, rows: Iterable[columnar.Row]
-  ) -> tuple[list[columnar.Row], target_batch.TargetBatch]:
+  ) -> tuple[list[columnar.Row], targets.TargetBatch]:
     """Aligns rows.
 
     Args:
@@ -133,14 +129,14 @@ class RowAligner:
     try:
       row.text.encode("utf-8")
     except UnicodeEncodeError:
-      return batched.NOT_UNICODE
+      return align.NOT_UNICODE
     return None
 
 
 def batches(rows: Iterable[columnar.Line]) -> Iterator[list[columnar.Line]]:
   """Cuts lines into batches that are worth a call of the aligner."""
   remaining = iter(rows)
-  while batch := list(itertools.islice(remaining, batched.BATCH_SIZE)):
+  while batch := list(itertools.islice(remaining, align.BATCH_SIZE)):
     yield batch
 
 
@@ -182,7 +178,7 @@ def _teacher_token(step: schema.TeacherStep) -> targets.TeacherToken:
   )
 
 
-def to_positions(batch: target_batch.TargetBatch) -> packed_rows.Positions:
+def to_positions(batch: targets.TargetBatch) -> packed_rows.Positions:
   """Gives a batch's targets as they are stored.
 
   A position keeps its target's own candidate and the most probable others,

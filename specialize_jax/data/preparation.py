@@ -10,8 +10,8 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from specialize_jax import errors
-from specialize_jax.align import batched, coverage, student
+from specialize_jax import align, errors
+from specialize_jax.align import coverage, student
 from specialize_jax.data import (
   aligned_records,
   benchmarks,
@@ -43,7 +43,7 @@ class Preparation:
   Attributes:
     records: a record store, or what `records.store.read_records` takes.
     vocabulary: the student's SentencePiece model.
-    mode: one of `align.batched.MODES`.
+    mode: one of `align.MODES`.
     data_dir: the folder of TFDS datasets that is written to.
     dataset_name: a key of `DEFAULT_QUESTIONS`.
     questions: the training questions that the teacher was asked; None for the
@@ -218,7 +218,7 @@ def prepare(
   Raises:
     UserError: a file cannot be read, or nothing is left to train on.
   """
-  batched.check_mode(preparation.mode)
+  align.check_mode(preparation.mode)
   stage = Stage(preparation)
   tally = Tally()
   asked: dict[int, tfds_builder.QuestionRow] = {}

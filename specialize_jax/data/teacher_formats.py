@@ -17,7 +17,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from specialize_jax.align import columns, student, student_table
+from specialize_jax.align import columns, student, tables
 from specialize_jax.cot import formats
 from specialize_jax.data import (
   demonstrations,
@@ -85,8 +85,8 @@ def tokenize_texts(
 
 
 @functools.lru_cache(maxsize=2)
-def _word_table(path: str) -> student_table.StudentTable:
-  return student_table.StudentTable(student.StudentTokenizer.from_file(path))
+def _word_table(path: str) -> tables.StudentTable:
+  return tables.StudentTable(student.StudentTokenizer.from_file(path))
 
 
 def joined(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from testdata import alignment_oracle as oracle
 from testdata import real_files, trees
 
-from specialize_jax.align import batched, targets
+from specialize_jax import align
+from specialize_jax.align import targets
 
 SETTINGS = settings(
   deadline=None,
@@ -46,19 +47,19 @@ def check_batch(aligner, many):
     check_equal(found, expected)
 
 
-@pytest.fixture(scope="module", params=batched.MODES)
+@pytest.fixture(scope="module", params=align.MODES)
 def mode(request):
   return request.param
 
 
 @pytest.fixture(scope="module")
 def tiny(mode):
-  return batched.Aligner(trees.tiny_student(), mode=mode)
+  return align.Aligner(trees.tiny_student(), mode=mode)
 
 
 @pytest.fixture(scope="module")
 def t5(mode):
-  return batched.Aligner(real_files.t5(), mode=mode)
+  return align.Aligner(real_files.t5(), mode=mode)
 
 
 @SETTINGS

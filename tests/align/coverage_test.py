@@ -2,7 +2,8 @@
 
 from testdata import trees
 
-from specialize_jax.align import batched, coverage, targets
+from specialize_jax import align
+from specialize_jax.align import coverage, targets
 
 
 def cover(spellings, mode="whitespace"):
@@ -13,7 +14,7 @@ def cover(spellings, mode="whitespace"):
 
 
 def test_kinds_of_positions_add_up_to_all():
-  for mode in batched.MODES:
+  for mode in align.MODES:
     counted = cover([b"Ann", b" has", b" 1", b"2 apples", b"{"], mode)
     kinds = counted.one_to_one + counted.in_chunks + counted.one_hot
     assert kinds + counted.masked == counted.positions > 0

@@ -9,8 +9,9 @@ import re
 import pytest
 from testdata import real_files, trees
 
+from specialize_jax import align as align_lib
 from specialize_jax import errors
-from specialize_jax.align import batched, coverage, targets
+from specialize_jax.align import coverage, targets
 
 
 @functools.cache
@@ -45,14 +46,14 @@ def coverage_of(many_tokens, mode):
     (tokens, b"".join(token.spelling for token in tokens).decode())
     for tokens in many_tokens
   ]
-  aligner = batched.Aligner(real_files.t5(), mode=mode)
+  aligner = align_lib.Aligner(real_files.t5(), mode=mode)
   return functools.reduce(
     operator.add,
     (
       coverage.Coverage.of_batch(
-        aligner.align(samples[at : at + batched.BATCH_SIZE])
+        aligner.align(samples[at : at + align_lib.BATCH_SIZE])
       )
-      for at in range(0, len(samples), batched.BATCH_SIZE)
+      for at in range(0, len(samples), align_lib.BATCH_SIZE)
     ),
   )
 
@@ -163,7 +164,7 @@ def test_coverage_of_all_of_gsm8k():
 def test_an_empty_or_unspellable_text_is_rejected():
   for text in ("", " \n", "\x07"):
     tokens = trees.plain_tokens([text.encode()] if text else [])
-    for mode in batched.MODES:
+    for mode in align_lib.MODES:
       rejected = trees.align(tokens, text, trees.tiny_student(), mode)
       assert rejected == targets.Rejected("the text has no student token")
 
@@ -180,4 +181,4 @@ def test_tokens_that_do_not_spell_the_text_are_an_error():
 
 def test_an_unknown_mode_names_the_known_ones():
   with pytest.raises(errors.UserError, match="paper, whitespace, chunk, marg"):
-    batched.Aligner(trees.tiny_student(), mode="words")
+    align_lib.Aligner(trees.tiny_student(), mode="words")

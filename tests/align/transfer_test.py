@@ -8,14 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testdata import real_files, trees
 
-from specialize_jax.align import batched, targets
+from specialize_jax import align as align_lib
+from specialize_jax.align import targets
 
 SETTINGS = settings(
   deadline=None,
   max_examples=150,
   suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-MODES = st.sampled_from(batched.MODES)
+MODES = st.sampled_from(align_lib.MODES)
 
 
 def align(tokens, mode, student=None):

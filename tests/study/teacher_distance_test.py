@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from testdata import tiny_demo
 
-from specialize_jax.align import batched, student
+from specialize_jax import align
+from specialize_jax.align import student
 from specialize_jax.mini import student_tokens, world
 from specialize_jax.study import teacher_distance
 from specialize_jax.t5 import network
@@ -91,7 +92,7 @@ def test_the_papers_targets_are_the_farthest_from_the_teacher(
     mode: teacher_distance.target_error(
       built / "records", by_id, tokenizer, teacher, mode=mode, num_records=60
     )
-    for mode in batched.MODES
+    for mode in align.MODES
   }
   # In the mini world a choice is nearly always made by one token of both.
   assert errors["marginal"] <= errors["whitespace"] + 1e-3

@@ -55,7 +55,9 @@ def align(tokens, text, student, mode):
   classes_T = []
   for j, (start, _) in enumerate(laid.student_spans):
     first = j == 0 or laid.student_spans[j - 1][0] != start
-    breaks = [rank for c, rank in zip(encoded, ranks, strict=False) if c == 10]
+    breaks = [
+      rank for c, rank in zip(encoded, ranks[1:], strict=True) if c == 10
+    ]
     if first and (start == 0 or start in breaks):
       classes_T.append(token_classes.TokenClass.LINE_START)
     else:

@@ -7,7 +7,8 @@ import math
 import sentencepiece
 from hypothesis import strategies as st
 
-from specialize_jax.align import batched, student, targets
+from specialize_jax import align as align_lib
+from specialize_jax.align import student, targets
 
 SENTENCES = (
   "Ann has 12 red apples and 3 green ones.",
@@ -141,7 +142,7 @@ def token(spelling, prob, **candidates):
 
 @functools.cache
 def _aligner(tokenizer, mode):
-  return batched.Aligner(tokenizer, mode=mode)
+  return align_lib.Aligner(tokenizer, mode=mode)
 
 
 def align(tokens, text, tokenizer, mode):

@@ -12,16 +12,14 @@ import numpy as np
 from specialize_jax import errors
 from specialize_jax.align import (
   alternatives,
-  batched_layout,
-  batched_marginal,
-  batched_paper,
-  batched_transfer,
   columns,
   dynamic_program,
-  student_table,
-  target_batch,
-  teacher_table,
+  marginal,
+  tables,
+  targets,
+  transfer,
 )
+from specialize_jax.align import layout as layout_lib
 from specialize_jax.align import student as student_lib
 
 MODES = ("paper", "whitespace", "chunk", "marginal")
@@ -33,6 +31,7 @@ BATCH_SIZE = 1024
 """Samples that are worth a call: more are no faster, and take more memory."""
 
 _MAX_STRINGS = 1 << 21  # about 0.5 GiB of words and candidates
+_MAX_TOKENS = 1 << 24  # of these: whole texts have many
 
 
 def check_mode(mode: str) -> None:
@@ -64,14 +63,12 @@ class Aligner:
     self._forget()
 
   def _forget(self) -> None:
-    self.words = student_table.StudentTable(self.student)
-    self.table = teacher_table.TeacherTable(self.words)
+    self.words = tables.StudentTable(self.student)
+    self.table = tables.TeacherTable(self.words)
     self._distances = dynamic_program.DistanceTable()
     self._alternatives = alternatives.Alternatives(self.table, self.words)
 
-  def align(
-    self, samples: Sequence[columns.Sample]
-  ) -> target_batch.TargetBatch:
+  def align(self, samples: Sequence[columns.Sample]) -> targets.TargetBatch:
     """Aligns samples and transfers the teacher's distributions.
 
     Args:
@@ -102,9 +99,7 @@ class Aligner:
     aligned = self._align([samples[place] for place in places.tolist()])
     return aligned.placed(places, len(samples), rejected)
 
-  def _align(
-    self, samples: Sequence[columns.Sample]
-  ) -> target_batch.TargetBatch:
+  def _align(self, samples: Sequence[columns.Sample]) -> targets.TargetBatch:
     """Aligns samples whose tokens spell their text."""
     return self.align_numbered(columns.teacher_columns(samples, self.table))
 
@@ -118,7 +113,7 @@ class Aligner:
     top_counts: Sequence[int],
     top_spellings: Sequence[bytes],
     top_log_probs: Sequence[float],
-  ) -> target_batch.TargetBatch:
+  ) -> targets.TargetBatch:
     """Aligns samples that are flat already, as `columns.from_strings` has them.
 
     The texts must be Unicode, and the tokens spell them.
@@ -139,7 +134,7 @@ class Aligner:
 
   def align_numbered(
     self, teacher: columns.TeacherColumns
-  ) -> target_batch.TargetBatch:
+  ) -> targets.TargetBatch:
     """Aligns samples of which the columns are there already.
 
     Args:
@@ -163,22 +158,22 @@ class Aligner:
     teacher = columns.tokens_alone(texts, spellings, self.table)
     places = columns.places(teacher, self.table, self.words)
     student = columns.student_columns(texts, places.whole_B, self.words)
-    return batched_layout.grouped(
+    return layout_lib.grouped(
       teacher, places.visible_L, student, words=self.words
     )
 
-  def batch_of(self, teacher: columns.TeacherColumns) -> batched_transfer.Batch:
+  def batch_of(self, teacher: columns.TeacherColumns) -> transfer.Batch:
     """Encodes the texts and lays both sides on each other."""
     places = columns.places(teacher, self.table, self.words)
     student = columns.student_columns(teacher.texts, places.whole_B, self.words)
-    layout = batched_layout.lay(
+    layout = layout_lib.lay(
       teacher,
       places.visible_L,
       student,
       word_start_id=self.words.word_start_id,
     )
-    distinct_KL = batched_transfer.distinct(teacher)
-    return batched_transfer.Batch(
+    distinct_KL = transfer.distinct(teacher)
+    return transfer.Batch(
       teacher=teacher,
       student=student,
       places=places,
@@ -191,17 +186,15 @@ class Aligner:
       alternatives=self._alternatives,
     )
 
-  def _transfer(
-    self, batch: batched_transfer.Batch
-  ) -> target_batch.TargetBatch:
+  def _transfer(self, batch: transfer.Batch) -> targets.TargetBatch:
     """Applies the mode's rule."""
-    found = batched_transfer.masked(batch, self._rule(batch))
-    groups = found.groups or batched_layout.group_numbers(
+    found = transfer.masked(batch, self._rule(batch))
+    groups = found.groups or layout_lib.group_numbers(
       batch.layout, batch.teacher, batch.student
     )
-    offered_A = batched_transfer.mass_offered(batch)
+    offered_A = transfer.mass_offered(batch)
     num_samples = len(batch.teacher.texts)
-    whole = target_batch.TargetBatch(
+    whole = targets.TargetBatch(
       num_samples=num_samples,
       rejected={},
       samples_A=np.arange(num_samples),
@@ -211,7 +204,7 @@ class Aligner:
       top_ids_PC=found.ids_PC,
       top_log_probs_PC=found.log_probs_PC,
       kinds_P=found.kinds_P,
-      classes_P=batched_layout.classes(
+      classes_P=layout_lib.classes(
         batch.layout,
         batch.teacher,
         batch.places,
@@ -234,22 +227,21 @@ class Aligner:
     kept[list(found.rejected)] = False
     return whole.only(kept, rejected)
 
-  def _rule(
-    self, batch: batched_transfer.Batch
-  ) -> batched_transfer.Transferred:
+  def _rule(self, batch: transfer.Batch) -> transfer.Transferred:
     match self.mode:
       case "paper":
-        return batched_paper.paper_rule(batch, self._distances)
+        return transfer.paper_rule(batch, self._distances)
       case "whitespace":
-        return batched_transfer.whitespace_rule(batch)
+        return transfer.whitespace_rule(batch)
       case "chunk":
-        return batched_transfer.chunk_rule(batch)
+        return transfer.chunk_rule(batch)
       case "marginal":
-        return batched_marginal.marginal_rule(batch)
+        return marginal.marginal_rule(batch)
     raise AssertionError(self.mode)
 
   def _forget_what_is_too_much(self) -> None:
-    if len(self.words) + len(self.table) > _MAX_STRINGS:
+    too_many = len(self.words) + len(self.table) > _MAX_STRINGS
+    if too_many or len(self.words.ids) > _MAX_TOKENS:
       self._forget()
     if self._distances.is_full:
       self._distances = dynamic_program.DistanceTable()

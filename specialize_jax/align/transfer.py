@@ -1,8 +1,7 @@
 """The teacher's distributions on the student's ids, for many samples at once.
 
-Each rule computes what its namesake in `transfer` defines, with a row a
-position instead of a dictionary: slot 0 is the sampled token, and candidates
-follow in the API's order.
+A row a position: slot 0 is the sampled token, and candidates follow in the
+API's order.
 """
 
 import dataclasses
@@ -10,14 +9,24 @@ import functools
 
 import numpy as np
 
-from specialize_jax.align import (
-  alternatives,
-  batched_layout,
-  student_table,
-  targets,
-  teacher_table,
-)
+from specialize_jax.align import alternatives, dynamic_program, tables, targets
 from specialize_jax.align import columns as columns_lib
+from specialize_jax.align import layout as layout_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Matches:
+  """One-to-one matches of a batch.
+
+  Attributes:
+    teacher_M: int64[M], the teacher token of each.
+    student_M: int64[M], its (last) student token.
+    apart_M: bool[M], whether a word start of its own precedes that token.
+  """
+
+  teacher_M: np.ndarray
+  student_M: np.ndarray
+  apart_M: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +50,9 @@ class Batch:
   teacher: columns_lib.TeacherColumns
   student: columns_lib.StudentColumns
   places: columns_lib.Places
-  layout: batched_layout.Layout
-  table: teacher_table.TeacherTable
-  words: student_table.StudentTable
+  layout: layout_lib.Layout
+  table: tables.TeacherTable
+  words: tables.StudentTable
   probs_L: np.ndarray
   distinct_KL: np.ndarray
   top_probs_KL: np.ndarray
@@ -54,6 +63,32 @@ class Batch:
     """Where the text before each teacher token ends."""
     return self.alternatives.known(
       self.teacher, self.student, self.places, self.layout
+    )
+
+  @functools.cached_property
+  def matches(self) -> Matches:
+    """Where one student token stands for one teacher token."""
+    layout, known = self.layout, None
+    if not self.words.word_local:
+      known = self.known.copied_B
+    if known is None or not known.any():
+      return Matches(
+        teacher_M=layout.match_teacher_M,
+        student_M=layout.match_student_M,
+        apart_M=layout.match_apart_M,
+      )
+    # Of a sample of the same tokens on both sides each is a match.
+    sample_M = self.teacher.sample_L[layout.match_teacher_M]
+    others = np.flatnonzero(~known[sample_M])
+    tokens = np.flatnonzero(known[self.teacher.sample_L])
+    positions = np.flatnonzero(known[self.student.sample_P])
+    student_M = np.concatenate([layout.match_student_M[others], positions])
+    order = np.argsort(student_M, kind="stable")
+    no = np.zeros(len(tokens), bool)
+    return Matches(
+      teacher_M=np.concatenate([layout.match_teacher_M[others], tokens])[order],
+      student_M=student_M[order],
+      apart_M=np.concatenate([layout.match_apart_M[others], no])[order],
     )
 
   def read(self, token_N: np.ndarray, k_N: np.ndarray) -> alternatives.Reading:
@@ -120,14 +155,14 @@ def per_sample(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def whitespace_rule(batch: Batch) -> Transferred:
   """Gives matches the teacher's distribution, others a one-hot target."""
-  layout, student = batch.layout, batch.student
+  matches, student = batch.matches, batch.student
   ids_SM, next_ids_SM, probs_SM = _paths(batch)
   first_ids, first_probs = sum_by_id(ids_SM, probs_SM)
   first_total = first_probs.sum(axis=0)
   first_probs = first_probs / np.maximum(1.0, first_total)
-  first_rows = layout.match_student_M - layout.match_apart_M
+  first_rows = matches.student_M - matches.apart_M
   # Where the word start is spelled apart, what goes on after it follows.
-  apart = np.flatnonzero(layout.match_apart_M)
+  apart = np.flatnonzero(matches.apart_M)
   goes_on = (ids_SM[:, apart] == ids_SM[0, apart]) & (
     next_ids_SM[:, apart] >= 0
   )
@@ -141,7 +176,7 @@ def whitespace_rule(batch: Batch) -> Transferred:
     out=np.zeros_like(second_probs),
     where=second_total > 0,
   )
-  second_rows = layout.match_student_M[apart]
+  second_rows = matches.student_M[apart]
   rows = np.concatenate([first_rows, second_rows])
   ids_SM = np.concatenate([first_ids, second_ids], axis=1)
   probs_SM = np.concatenate([first_probs, second_probs], axis=1)
@@ -154,7 +189,7 @@ def whitespace_rule(batch: Batch) -> Transferred:
   kinds_P[rows[given]] = targets.Kind.ONE_TO_ONE
   first_known = student.ids_P[first_rows] != batch.words.student.unknown_id
   kept_M = np.where(first_known, np.minimum(first_total, 1.0), 0.0)
-  sample_M = batch.teacher.sample_L[layout.match_teacher_M]
+  sample_M = batch.teacher.sample_L[matches.teacher_M]
   return Transferred(
     ids_PC=ids_PC,
     log_probs_PC=log_probs_PC,
@@ -176,15 +211,15 @@ def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     second, -1 for none, and float64[K + 1, M] its probability, 0 where it is
     laid on nothing. Row 0 is the sampled token.
   """
-  layout, ids_P = batch.layout, batch.student.ids_P
-  match_M, apart_M = layout.match_teacher_M, layout.match_apart_M
-  base_M = layout.match_student_M - apart_M
+  matches, ids_P = batch.matches, batch.student.ids_P
+  match_M, apart_M = matches.teacher_M, matches.apart_M
+  base_M = matches.student_M - apart_M
   shape = len(batch.distinct_KL) + 1, len(match_M)
   first = np.full(shape, -1, np.int64)
   following = np.full(shape, -1, np.int64)
   probs = np.zeros(shape)
   first[0] = ids_P[base_M]
-  following[0] = np.where(apart_M, ids_P[layout.match_student_M], -1)
+  following[0] = np.where(apart_M, ids_P[matches.student_M], -1)
   probs[0] = batch.probs_L[match_M]
 
   k, m = np.nonzero(batch.top_probs_KL[:, match_M] > 0)
@@ -296,7 +331,7 @@ def chunk_rule(batch: Batch) -> Transferred:
     chunk_L, teacher.log_probs_L[inside_L], minlength=len(num_teacher)
   )
   is_match = np.zeros(len(num_teacher), bool)
-  is_match[layout.chunk_L[layout.match_teacher_M]] = True
+  is_match[layout.chunk_L[batch.matches.teacher_M]] = True
   share = np.exp(log_likelihood / np.maximum(num_student, 1))
   given = (share > 0) & ~is_match & (num_teacher > 0) & (num_student > 0)
   rows = np.flatnonzero(given[layout.chunk_P])
@@ -308,3 +343,105 @@ def chunk_rule(batch: Batch) -> Transferred:
   kept_L[speaks_L] = batch.probs_L[speaks_L]
   kept_B = matched.kept_B + per_sample(kept_L, teacher.offsets)
   return dataclasses.replace(matched, kept_B=kept_B)
+
+
+def paper_rule(
+  batch: Batch, distances: dynamic_program.DistanceTable
+) -> Transferred:
+  """Computes what `transfer.paper_rule` defines."""
+  teacher, student, table = batch.teacher, batch.student, batch.table
+  found = dynamic_program.paths(
+    table.lenient.values[teacher.rows_L],
+    teacher.offsets,
+    student.ids_P,
+    student.offsets,
+    row_strings=table.lenient_strings,
+    column_strings=batch.words.bare_pieces,
+    table=distances,
+  )
+  teacher_cells = found.teacher + np.repeat(
+    teacher.offsets[found.samples], found.counts
+  )
+  student_cells = found.student + np.repeat(
+    student.offsets[found.samples], found.counts
+  )
+  num_cells_P = np.bincount(student_cells, minlength=len(student.ids_P))
+  spoken_P = np.zeros(len(student.ids_P), np.int64)
+  spoken_P[student_cells[::-1]] = teacher_cells[::-1]  # the first cell stays
+  exact_P = table.exact_id.values[teacher.rows_L[spoken_P]]
+  same_P = exact_P == student.ids_P
+  if not batch.words.word_local:  # spelled otherwise at a text's start, say
+    same_P |= batch.known.copied_B[student.sample_P]
+  matches = np.flatnonzero(
+    (num_cells_P == 1)
+    & same_P
+    & (student.ids_P != batch.words.student.unknown_id)
+  )
+
+  ids_SM, log_probs_SM = _paper_candidates(batch, spoken_P[matches], matches)
+  ids_PC, log_probs_PC = one_hot_rows(student.ids_P, len(ids_SM))
+  ids_PC[matches] = ids_SM.T
+  log_probs_PC[matches] = log_probs_SM.T
+  kinds_P = np.zeros(len(student.ids_P), np.uint8)
+  kinds_P[matches] = targets.Kind.ONE_TO_ONE
+  kept_M = np.exp(log_probs_SM).sum(axis=0)
+  teacher_group_L = np.zeros(len(teacher.rows_L), np.int64)
+  student_group_P = np.zeros(len(student.ids_P), np.int64)
+  group = _path_groups(found)
+  teacher_group_L[teacher_cells] = group
+  student_group_P[student_cells] = group
+  return Transferred(
+    ids_PC=ids_PC,
+    log_probs_PC=log_probs_PC,
+    kinds_P=kinds_P,
+    kept_B=np.bincount(
+      student.sample_P[matches], kept_M, minlength=len(teacher.texts)
+    ),
+    groups=(teacher_group_L, student_group_P),
+  )
+
+
+def _path_groups(found: dynamic_program.Paths) -> np.ndarray:
+  """Numbers each cell's group: a step along the diagonal begins a new one."""
+  if not len(found.teacher):
+    return np.zeros(0, np.int64)
+  diagonal = np.zeros(len(found.teacher), np.int64)
+  diagonal[1:] = (np.diff(found.teacher) > 0) & (np.diff(found.student) > 0)
+  firsts = tables.offsets(found.counts)[:-1]
+  diagonal[firsts] = 0
+  number = np.cumsum(diagonal)
+  return number - np.repeat(number[firsts], found.counts)
+
+
+def _paper_candidates(
+  batch: Batch, tokens_M: np.ndarray, positions_M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Gives the sampled token and the API's, each that is a student piece.
+
+  Of equals the first stays. A probability that the API rounds to 0 is listed.
+
+  Returns:
+    Ids and log-probabilities [K + 1, M], 0 and -inf in slots that nothing is
+    left for.
+  """
+  teacher, table = batch.teacher, batch.table
+  rows_SM = np.concatenate(
+    [teacher.rows_L[None, tokens_M], teacher.top_rows_KL[:, tokens_M]]
+  )
+  log_probs_SM = np.concatenate(
+    [teacher.log_probs_L[None, tokens_M], teacher.top_log_probs_KL[:, tokens_M]]
+  )
+  ids_SM = np.where(rows_SM >= 0, table.paper_id.values[rows_SM], -1)
+  if not batch.words.word_local:
+    own_M = batch.student.ids_P[positions_M]
+    ids_SM = np.where(rows_SM == rows_SM[0], own_M, ids_SM)
+  used_SM = ids_SM >= 0
+  for later in range(1, len(ids_SM)):
+    for earlier in range(later):
+      used_SM[later] &= ids_SM[later] != ids_SM[earlier]
+  slot = np.cumsum(used_SM, axis=0) - 1
+  _, column = np.nonzero(used_SM)
+  ids, log_probs = np.zeros_like(ids_SM), np.full(ids_SM.shape, -np.inf)
+  ids[slot[used_SM], column] = ids_SM[used_SM]
+  log_probs[slot[used_SM], column] = log_probs_SM[used_SM]
+  return ids, log_probs

@@ -10,12 +10,7 @@ import dataclasses
 import numpy as np
 
 from specialize_jax.align import columns as columns_lib
-from specialize_jax.align import (
-  growing,
-  student_table,
-  teacher_table,
-  token_classes,
-)
+from specialize_jax.align import tables, token_classes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,7 @@ def lay(
     student: The student's side.
     word_start_id: The student's id of a word start alone; -1 for none.
   """
-  slot_B = growing.offsets(student.visible_bytes_B + 1)
+  slot_B = tables.offsets(student.visible_bytes_B + 1)
   num_places, slot_B = int(slot_B[-1]), slot_B[:-1]
   start_L = _starts(visible_L, teacher.offsets, teacher.sample_L, slot_B)
   start_P = _starts(
@@ -134,7 +129,7 @@ def group_numbers(
   new_L = own_L.copy()
   new_L[:1] = True
   new_L[1:] |= own_L[:-1] | (chunk_L[1:] != chunk_L[:-1])
-  before_B = growing.offsets(new_L)[teacher.offsets]
+  before_B = tables.offsets(new_L)[teacher.offsets]
   group_L = np.cumsum(new_L) - (before_B[:-1] + 1)[teacher.sample_L]
   group_of_chunk = np.full(len(layout.num_teacher), -1, np.int64)
   group_of_chunk[chunk_L[inside_L]] = group_L[inside_L]
@@ -150,7 +145,7 @@ def grouped(
   visible_L: np.ndarray,
   student: columns_lib.StudentColumns,
   *,
-  words: student_table.StudentTable,
+  words: tables.StudentTable,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Lays both sides on each other and gives `group_numbers`."""
   layout = lay(teacher, visible_L, student, word_start_id=words.word_start_id)
@@ -164,7 +159,7 @@ def _starts(
   slot_B: np.ndarray,
 ) -> np.ndarray:
   """Gives the place where each token begins."""
-  before = growing.offsets(visible)
+  before = tables.offsets(visible)
   shift_B = slot_B - before[offsets[:-1]]
   return before[:-1] + shift_B[sample]
 
@@ -175,8 +170,8 @@ def classes(
   places: columns_lib.Places,
   student: columns_lib.StudentColumns,
   *,
-  table: teacher_table.TeacherTable,
-  words: student_table.StudentTable,
+  table: tables.TeacherTable,
+  words: tables.StudentTable,
 ) -> np.ndarray:
   """Gives the `TokenClass` of each student token, uint8[P]."""
   line_starts = np.zeros(layout.num_places, bool)

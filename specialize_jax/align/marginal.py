@@ -34,12 +34,7 @@ import dataclasses
 
 import numpy as np
 
-from specialize_jax.align import (
-  batched_transfer,
-  growing,
-  leaf_masses,
-  targets,
-)
+from specialize_jax.align import tables, targets, transfer
 
 NO_PROBABILITY = "the teacher gives a sampled token probability 0"
 
@@ -63,9 +58,25 @@ class _Steps:
   before_L: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Leaves:
+  """Leaves of all samples.
+
+  Attributes:
+    rows: The place of each among all positions; every sample has one more
+      than it has student tokens.
+    own_ids: The student's token of its own there; -1 for none.
+    log_weights: In nats.
+  """
+
+  rows: np.ndarray
+  own_ids: np.ndarray
+  log_weights: np.ndarray
+
+
 def marginal_rule(
-  batch: batched_transfer.Batch,
-) -> batched_transfer.Transferred:
+  batch: transfer.Batch,
+) -> transfer.Transferred:
   """Computes the distribution that each sample's tree implies.
 
   A candidate that is white space, or part of a character, or begins with what
@@ -75,15 +86,15 @@ def marginal_rule(
   teacher, student = batch.teacher, batch.student
   steps = _merged_steps(batch)
   leaves, unplaced_L = _leaves(batch, steps)
-  ids_PC, log_probs_PC = leaf_masses.from_leaves(batch, leaves)
+  ids_PC, log_probs_PC = _from_leaves(batch, leaves)
   named_L = np.where(batch.places.visible_L == 0, 0.0, 1.0 - steps.rests_L)
   lost_L = np.where(_is_masked(batch), np.exp(steps.log_probs_L), 0.0)
   impossible = np.unique(teacher.sample_L[steps.log_probs_L == -np.inf])
   matched_P = np.zeros(len(student.ids_P), bool)
-  matched_P[batch.layout.match_student_M] = True
-  apart = batch.layout.match_student_M[batch.layout.match_apart_M]
+  matched_P[batch.matches.student_M] = True
+  apart = batch.matches.student_M[batch.matches.apart_M]
   matched_P[apart - 1] = True
-  return batched_transfer.Transferred(
+  return transfer.Transferred(
     ids_PC=ids_PC,
     log_probs_PC=log_probs_PC,
     kinds_P=np.where(
@@ -91,14 +102,12 @@ def marginal_rule(
       np.uint8(targets.Kind.ONE_TO_ONE),
       np.uint8(targets.Kind.CHUNK),
     ),
-    kept_B=batched_transfer.per_sample(
-      named_L - unplaced_L - lost_L, teacher.offsets
-    ),
+    kept_B=transfer.per_sample(named_L - unplaced_L - lost_L, teacher.offsets),
     rejected=dict.fromkeys(impossible.tolist(), NO_PROBABILITY),
   )
 
 
-def _merged_steps(batch: batched_transfer.Batch) -> _Steps:
+def _merged_steps(batch: transfer.Batch) -> _Steps:
   teacher = batch.teacher
   same_KL = batch.alternatives.same_white_space(
     teacher, batch.student, batch.places, batch.distinct_KL
@@ -119,7 +128,7 @@ def _merged_steps(batch: batched_transfer.Batch) -> _Steps:
   named_L = np.exp(log_probs_L) + other_probs_KL.sum(axis=0)
   # A sum of impossible tokens only spoils its own sample, which is rejected.
   finite_L = np.maximum(log_probs_L, -1e6)
-  before = growing.offsets(np.zeros(len(finite_L))).astype(np.float64)
+  before = tables.offsets(np.zeros(len(finite_L))).astype(np.float64)
   np.cumsum(finite_L, out=before[1:])
   before_L = before[:-1] - before[teacher.offsets[:-1]][teacher.sample_L]
   return _Steps(
@@ -131,7 +140,7 @@ def _merged_steps(batch: batched_transfer.Batch) -> _Steps:
   )
 
 
-def _is_masked(batch: batched_transfer.Batch) -> np.ndarray:
+def _is_masked(batch: transfer.Batch) -> np.ndarray:
   """Returns which tokens stand for masked positions alone, bool[L]."""
   layout, student = batch.layout, batch.student
   known_P = student.ids_P != batch.words.student.unknown_id
@@ -143,9 +152,7 @@ def _is_masked(batch: batched_transfer.Batch) -> np.ndarray:
   return (batch.places.visible_L > 0) & (num_known[layout.chunk_L] == 0)
 
 
-def _leaves(
-  batch: batched_transfer.Batch, steps: _Steps
-) -> tuple[leaf_masses.Leaves, np.ndarray]:
+def _leaves(batch: transfer.Batch, steps: _Steps) -> tuple[_Leaves, np.ndarray]:
   """Lists all leaves: the sampled texts, candidates, mass outside the top k.
 
   Returns:
@@ -172,7 +179,7 @@ def _leaves(
   positions = np.concatenate(
     [student.offsets[has_text + 1], position, batch.known.rest_L[rest]]
   )
-  leaves = leaf_masses.Leaves(
+  leaves = _Leaves(
     rows=positions + sample,
     own_ids=np.concatenate(
       [
@@ -190,3 +197,78 @@ def _leaves(
     ),
   )
   return leaves, unplaced_L
+
+
+def _from_leaves(
+  batch: transfer.Batch, leaves: _Leaves
+) -> tuple[np.ndarray, np.ndarray]:
+  """Computes each position's distribution from the leaves of its tree.
+
+  Only ratios of weights are ever exponentiated.
+
+  Returns:
+    int32[P, C] ids, the sampled token first, and float64[P, C] their
+    log-probabilities.
+  """
+  student = batch.student
+  num_rows = len(student.ids_P) + len(batch.teacher.texts)
+  log_mass = _log_mass(leaves, student.offsets, num_rows)
+  row_P = np.arange(len(student.ids_P)) + student.sample_P
+  stays_P = log_mass[row_P + 1] - log_mass[row_P]
+  at_end = np.zeros(num_rows, bool)
+  at_end[student.offsets[1:] + np.arange(len(batch.teacher.texts))] = True
+  has_own = np.flatnonzero((leaves.own_ids >= 0) & ~at_end[leaves.rows])
+  # Those of one position and token are one candidate, of the first's rank.
+  key = leaves.rows[has_own] * batch.words.student.vocab_size
+  key += leaves.own_ids[has_own]
+  unique, first, inverse = np.unique(
+    key, return_index=True, return_inverse=True
+  )
+  rows = unique // batch.words.student.vocab_size
+  probs = np.bincount(
+    inverse,
+    np.exp(leaves.log_weights[has_own] - log_mass[leaves.rows[has_own]]),
+    minlength=len(unique),
+  )
+  order = np.lexsort((first, rows))
+  order = order[probs[order] > 0]
+  rows, probs = rows[order], probs[order]
+  own_ids = leaves.own_ids[has_own[first[order]]]
+  sample_of_row = np.repeat(
+    np.arange(len(batch.teacher.texts)), np.diff(student.offsets) + 1
+  )
+  position = rows - sample_of_row[rows]
+  # The sampled token has slot 0 but where its own probability underflows.
+  stays = np.exp(stays_P) > 0
+  counts = np.bincount(position, minlength=len(student.ids_P))
+  rank = np.arange(len(rows)) - tables.offsets(counts)[position]
+  slot = rank + stays[position]
+  num_slots = int((counts + stays).max(initial=1))
+  ids_PC = np.zeros((len(student.ids_P), num_slots), np.int32)
+  log_probs_PC = np.full(ids_PC.shape, -np.inf)
+  ids_PC[stays, 0] = student.ids_P[stays]
+  log_probs_PC[stays, 0] = np.log(np.exp(stays_P[stays]))
+  ids_PC[position, slot] = own_ids
+  log_probs_PC[position, slot] = np.log(probs)
+  return ids_PC, log_probs_PC
+
+
+def _log_mass(
+  leaves: _Leaves, offsets: np.ndarray, num_rows: int
+) -> np.ndarray:
+  """Computes log M of every row: the weight that parts there or later."""
+  largest = np.full(num_rows, -np.inf)
+  np.maximum.at(largest, leaves.rows, leaves.log_weights)
+  scaled = np.exp(leaves.log_weights - largest[leaves.rows])
+  sums = np.bincount(leaves.rows, scaled, minlength=num_rows)
+  with np.errstate(divide="ignore"):
+    log_mass = np.where(sums > 0, largest + np.log(sums), -np.inf)
+  # From each sample's last row back, all samples a step at a time.
+  sizes = np.diff(offsets) + 1
+  order = np.argsort(-sizes, kind="stable")
+  last = (tables.offsets(sizes)[1:] - 1)[order]
+  for step in range(1, int(sizes.max(initial=1))):
+    going = last[: np.searchsorted(-sizes[order], -step, side="left")]
+    here = going - step
+    log_mass[here] = np.logaddexp(log_mass[here], log_mass[here + 1])
+  return log_mass

@@ -1,0 +1,206 @@
+"""Hugging Face's fast tokenizers as students: `tokenizer.json` files.
+
+Byte-level BPE (GPT-2, Llama 3, Qwen), SentencePiece-like BPE and Unigram
+(Llama 2, T5, XLM-R) and WordPiece (BERT) spell their tokens in three alphabets.
+Here each token is the bytes that it adds to a text.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+import typing
+from collections.abc import Sequence
+
+from specialize_jax import errors
+from specialize_jax.align import student as student_lib
+
+if typing.TYPE_CHECKING:
+  import tokenizers
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class HuggingFaceStudent:
+  """A student that reads with a fast tokenizer.
+
+  Attributes: see `student.Student`.
+  """
+
+  def __init__(self, tokenizer: typing.Any) -> None:
+    """Wraps a tokenizer; its special tokens are never added to a text.
+
+    Args:
+      tokenizer: a `tokenizers.Tokenizer`, or a fast tokenizer of
+        `transformers`, which holds one as its `backend_tokenizer`.
+
+    Raises:
+      UserError: it is neither.
+    """
+    tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(tokenizer, "encode_batch"):
+      raise errors.UserError(
+        f"tokenizer={type(tokenizer).__name__}: expected a"
+        " tokenizers.Tokenizer, or a fast tokenizer of transformers"
+        " (use_fast=True)"
+      )
+    self._tokenizer: tokenizers.Tokenizer = tokenizer
+    content = tokenizer.to_str()
+    self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    self._alphabet = _alphabet(json.loads(content))
+    names = tokenizer.get_vocab(with_added_tokens=True)
+    self.vocab_size = 1 + max(names.values(), default=-1)
+    self._pieces = [""] * self.vocab_size
+    for piece, index in names.items():
+      self._pieces[index] = piece
+    self._added = {
+      index: token.content
+      for index, token in tokenizer.get_added_tokens_decoder().items()
+    }
+    self.unknown_id = _unknown_id(tokenizer, json.loads(content))
+    self.keeps_white_space = student_lib.keeps_white_space(self)
+
+  @classmethod
+  def from_file(cls, path: str | os.PathLike[str]) -> "HuggingFaceStudent":
+    """Loads a `tokenizer.json`, or that of a model's folder.
+
+    Raises:
+      UserError: nothing lies at `path`, or it is no tokenizer.
+    """
+    import tokenizers
+
+    file = pathlib.Path(path)
+    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.is_file():
+      raise errors.UserError(
+        f"vocabulary {path} does not exist; give the student's tokenizer.json"
+      )
+    try:
+      return cls(tokenizers.Tokenizer.from_file(str(file)))
+    except errors.UserError:
+      raise
+    except Exception as error:  # the library has no narrower type
+      raise errors.UserError(
+        f"vocabulary {path} is no tokenizer of Hugging Face ({error}); give the"
+        " student's tokenizer.json"
+      ) from error
+
+  def encode(self, text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Returns ids and pieces, without special tokens."""
+    ids = self.encode_ids(text)
+    return ids, tuple(map(self.id_to_piece, ids))
+
+  def encode_ids(self, text: str) -> tuple[int, ...]:
+    """Returns ids alone, without special tokens."""
+    return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+  def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of each text, without special tokens."""
+    return [
+      found.ids
+      for found in self._tokenizer.encode_batch(
+        list(texts), add_special_tokens=False
+      )
+    ]
+
+  def encode_with_spans(self, text: str) -> student_lib.Encoding:
+    """Encodes `text`, keeping which bytes each token covers."""
+    found = self._tokenizer.encode(text, add_special_tokens=False)
+    spellings = [self.token_bytes(index) for index in found.ids]
+    spans = student_lib.exact_spans(text.encode("utf-8"), spellings)
+    lost = 0
+    if spans is None:
+      spans = _tiled_spans(text, found.offsets, spellings)
+      encoded = text.encode("utf-8")
+      lost = student_lib.characters_lost(
+        text,
+        [encoded[a:b].decode("utf-8", errors="ignore") for a, b in spans],
+        [
+          ""
+          if index == self.unknown_id
+          else (spelling or b"").decode("utf-8", errors="ignore")
+          for index, spelling in zip(found.ids, spellings, strict=True)
+        ],
+      )
+    return student_lib.Encoding(
+      ids=tuple(found.ids),
+      pieces=tuple(map(self.id_to_piece, found.ids)),
+      spans=tuple(spans),
+      characters_lost=lost,
+    )
+
+  def id_to_piece(self, index: int) -> str:
+    """Returns an id's spelling in the vocabulary; "" where there is none."""
+    return self._pieces[index] if 0 <= index < self.vocab_size else ""
+
+  @functools.cache  # noqa: B019 (a student lives as long as its run)
+  def token_bytes(self, index: int) -> bytes | None:
+    """Returns what a token adds to a text; None for the unknown token."""
+    piece = self.id_to_piece(index)
+    if index == self.unknown_id or not piece:
+      return None
+    if index in self._added:
+      return piece.encode("utf-8")
+    if self._alphabet == "bytes":
+      table = _byte_level_alphabet()
+      if all(character in table for character in piece):
+        return bytes(table[character] for character in piece)
+      return piece.encode("utf-8")
+    if self._alphabet == "word_piece":
+      goes_on = piece.startswith("##") and len(piece) > 2
+      return (piece[2:] if goes_on else f" {piece}").encode("utf-8")
+    byte = _BYTE_PIECE.fullmatch(piece)
+    if byte:
+      return bytes([int(byte[1], 16)])
+    return piece.replace(student_lib.WORD_START, " ").encode("utf-8")
+
+
+def _alphabet(content: dict) -> str:
+  """Returns which alphabet a tokenizer spells its tokens in."""
+  if content["model"]["type"] == "WordPiece":
+    return "word_piece"
+  parts = json.dumps([content.get("pre_tokenizer"), content.get("decoder")])
+  return "bytes" if '"ByteLevel"' in parts else "sentencepiece"
+
+
+def _unknown_id(tokenizer: "tokenizers.Tokenizer", content: dict) -> int:
+  """Returns the id of the unknown token; -1 for none."""
+  model = content["model"]
+  if model["type"] == "Unigram":
+    return -1 if model.get("unk_id") is None else model["unk_id"]
+  unknown = model.get("unk_token")
+  index = tokenizer.token_to_id(unknown) if unknown else None
+  return -1 if index is None else index
+
+
+@functools.cache
+def _byte_level_alphabet() -> dict[str, int]:
+  """Returns the byte that each character of GPT-2's alphabet stands for."""
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in printable]
+  table = {chr(byte): byte for byte in printable}
+  return table | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _tiled_spans(
+  text: str,
+  offsets: Sequence[tuple[int, int]],
+  spellings: Sequence[bytes | None],
+) -> list[tuple[int, int]]:
+  """Returns the bytes that tokens cover, from their offsets in characters.
+
+  Each token covers what lies between its predecessor's end and its own; one
+  that spells a space alone, and stands before no space, covers nothing.
+  """
+  bytes_before = [0]
+  for character in text:
+    bytes_before.append(bytes_before[-1] + len(character.encode("utf-8")))
+  spans, end = [], 0
+  for (first, last), spelling in zip(offsets, spellings, strict=True):
+    start, covered = end, text[first:last]
+    if spelling != b" " or not covered.strip():
+      end = max(end, bytes_before[last])
+    spans.append((start, end))
+  return spans
