@@ -1,21 +1,64 @@
-"""Lays a teacher's tokens on a student's tokens, and its top 5 on their ids.
+"""Lays a teacher's tokens on a student's, and its alternatives on their ids.
 
 A teacher's log-probabilities belong to its own tokens; the student predicts
-others. Four modes say what each student position learns from them:
+others. Four modes choose what each student position learns from them:
 
   paper       edit-distance dynamic program, distribution where tokens match
-  whitespace  same non-space characters, distribution where tokens match
+  whitespace  same visible characters, distribution where tokens match
   chunk       as whitespace, and elsewhere the likelihood of the shared chunk
   marginal    the distribution that the teacher's tree of texts implies
 
-The room may assume that the tokens spell the text, which is checked. It
-promises, in every mode, that the groups partition both token sequences in
-order, that a target's mass never exceeds 1 (`paper` passes on what the
-teacher's rounding gives), and that what the student cannot spell is counted.
+A student is a SentencePiece model (`SentencePieceStudent`: T5), a fast
+tokenizer of Hugging Face (`HuggingFaceStudent`: Llama, Qwen, GPT-2, BERT), or
+anything with the methods of `Student`. A teacher's tokens come as strings, or
+from ids (`from_ids`, with a `Tiktoken` file or an adapter around the teacher's
+tokenizer), or from a server's answer (`from_response`).
+
+Example:
+  >>> import io, sentencepiece
+  >>> from specialize_jax import align
+  >>> model = io.BytesIO()  # or SentencePieceStudent.from_file("spiece.model")
+  >>> sentencepiece.SentencePieceTrainer.train(
+  ...   sentence_iterator=iter(["Ann has 12 apples", "Bob had 3"] * 9),
+  ...   model_writer=model,
+  ...   vocab_size=40,
+  ...   hard_vocab_limit=False,
+  ...   minloglevel=2,
+  ... )
+  >>> student = align.SentencePieceStudent(model.getvalue())
+  >>> aligner = align.Aligner(student, mode="marginal")
+  >>> targets, mask, coverage = aligner(
+  ...   ["Ann", " has"],
+  ...   [{"Ann": -0.7, "Bob": -1.4}, {" has": -0.3, " had": -1.6}],
+  ... )
+  >>> targets.top_ids.shape == targets.top_probs.shape
+  True
+  >>> mask.all(), coverage.positions == len(targets.token_ids)
+  (np.True_, True)
+
+What comes out is what `specialize_jax.losses` takes: ids and probabilities of a
+position's candidates. The groups partition both token sequences in order, a
+target's mass never exceeds 1, a student that is its own teacher gets the
+teacher's distribution, and what the student cannot spell is masked and counted.
 """
 
 from specialize_jax.align.aligner import BATCH_SIZE as BATCH_SIZE
 from specialize_jax.align.aligner import MODES as MODES
 from specialize_jax.align.aligner import NOT_UNICODE as NOT_UNICODE
 from specialize_jax.align.aligner import Aligner as Aligner
+from specialize_jax.align.aligner import Alignment as Alignment
+from specialize_jax.align.aligner import Targets as Targets
 from specialize_jax.align.aligner import check_mode as check_mode
+from specialize_jax.align.coverage import Coverage as Coverage
+from specialize_jax.align.hugging_face import (
+  HuggingFaceStudent as HuggingFaceStudent,
+)
+from specialize_jax.align.student import (
+  SentencePieceStudent as SentencePieceStudent,
+)
+from specialize_jax.align.student import Student as Student
+from specialize_jax.align.targets import TeacherToken as TeacherToken
+from specialize_jax.align.teachers import Tiktoken as Tiktoken
+from specialize_jax.align.teachers import from_ids as from_ids
+from specialize_jax.align.teachers import from_response as from_response
+from specialize_jax.align.teachers import from_strings as from_strings

@@ -5,7 +5,9 @@ The four modes behind one interface. What an aligner remembers between batches
 grows large.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +19,10 @@ from specialize_jax.align import (
   marginal,
   tables,
   targets,
+  teachers,
   transfer,
 )
+from specialize_jax.align import coverage as coverage_lib
 from specialize_jax.align import layout as layout_lib
 from specialize_jax.align import student as student_lib
 
@@ -46,13 +50,79 @@ def check_mode(mode: str) -> None:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Targets:
+  """What a student is taught, as `specialize_jax.losses` takes it.
+
+  Of a batch the arrays have a leading axis, and 0 after a text's end.
+
+  Attributes:
+    token_ids: int32[T], the student's tokens of the text.
+    top_ids: int32[T, C], the candidates of each position, different from each
+      other; 0 in an unused slot.
+    top_probs: float32[T, C], their probabilities (not logarithms), 0 in an
+      unused slot; of sum 1 or less. All are 0 where the student cannot spell
+      the text: such a position is not taught.
+  """
+
+  token_ids: np.ndarray
+  top_ids: np.ndarray
+  top_probs: np.ndarray
+
+
+class Alignment(NamedTuple):
+  """What an aligner returns: `targets, mask, coverage = aligner(...)`.
+
+  Attributes:
+    targets: What the student is taught.
+    mask: bool[T] (or [B, T]), where that is the teacher's distribution; else
+      it is the text's own token, with probability 1, or nothing.
+    coverage: Counts of positions by how they found their teacher, and of
+      texts that have no targets, by reason.
+  """
+
+  targets: Targets
+  mask: np.ndarray
+  coverage: coverage_lib.Coverage
+
+
 class Aligner:
-  """Lays samples on a student's tokens in one mode."""
+  """Lays a teacher's tokens on a student's in one mode.
+
+  Example: a teacher's " 1", "2" on a student that has "12" as one token.
+
+    >>> import math, tokenizers
+    >>> from specialize_jax import align
+    >>> from tokenizers import models, pre_tokenizers
+    >>> vocabulary = {c: i for i, c in enumerate("x123\u0120")}
+    >>> vocabulary |= {"12": 5, "13": 6, "\u012012": 7, "\u012013": 8}
+    >>> merges = [("1", "2"), ("1", "3"), ("\u0120", "12"), ("\u0120", "13")]
+    >>> tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
+    >>> tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+    ...   add_prefix_space=False
+    ... )
+    >>> student = align.HuggingFaceStudent(tokenizer)
+    >>> aligner = align.Aligner(student, mode="marginal")
+    >>> half = math.log(0.5)
+    >>> targets, mask, coverage = aligner(
+    ...   ["x", " 1", "2"],
+    ...   [{"x": 0.0}, {" 1": 0.0}, {"2": half, "3": half}],
+    ... )
+    >>> targets.token_ids.tolist(), targets.top_ids.tolist()
+    ([0, 7], [[0, 0], [7, 8]])
+    >>> targets.top_probs.tolist(), mask.tolist(), coverage.positions
+    ([[1.0, 0.0], [0.5, 0.5]], [True, True], 2)
+  """
 
   def __init__(
-    self, student: student_lib.StudentTokenizer, *, mode: str
+    self, student: student_lib.Student, mode: str = "marginal"
   ) -> None:
     """Prepares for a student.
+
+    Args:
+      student: A SentencePiece model, a fast tokenizer of Hugging Face, or
+        anything with their methods.
+      mode: One of `MODES`.
 
     Raises:
       UserError: there is no such mode.
@@ -67,6 +137,57 @@ class Aligner:
     self.table = tables.TeacherTable(self.words)
     self._distances = dynamic_program.DistanceTable()
     self._alternatives = alternatives.Alternatives(self.table, self.words)
+
+  def __call__(
+    self,
+    tokens: Sequence,
+    top_logprobs: Sequence | None = None,
+    *,
+    token_logprobs: Sequence | None = None,
+  ) -> Alignment:
+    """Aligns one text, or several.
+
+    Args:
+      tokens: The teacher's tokens of one text, as strings, bytes, or
+        `TeacherToken`s; or a sequence of such sequences, one a text.
+      top_logprobs: Each token's alternatives with natural log-probabilities, as
+        a mapping or as pairs, the sampled token among them or not; nested as
+        `tokens`. None for `TeacherToken`s, which hold them.
+      token_logprobs: The tokens' own log-probabilities, nested as `tokens`;
+        None where each is among its alternatives.
+
+    Returns:
+      Targets, mask and coverage, of a batch with a leading axis. A text without
+      targets (it is empty, or not Unicode) has no positions, and its reason is
+      in `coverage.rejected`.
+
+    Raises:
+      UserError: what is given is no tokens with log-probabilities.
+    """
+    if isinstance(tokens, (str, bytes)):
+      raise errors.UserError(
+        f"tokens={tokens!r} is one string; expected the teacher's tokens"
+      )
+    single = not len(tokens) or isinstance(
+      tokens[0], (str, bytes, targets.TeacherToken)
+    )
+    nested = [
+      [given] if single and given is not None else given
+      for given in (tokens, top_logprobs, token_logprobs)
+    ]
+    batch = self.align([_sample(*one) for one in _in_step(*nested)])
+    arrays = _padded(batch)
+    if single:
+      length = int(batch.offsets[-1])
+      arrays = [array[0, :length] for array in arrays]
+    token_ids, top_ids, top_probs, mask = arrays
+    return Alignment(
+      targets=Targets(
+        token_ids=token_ids, top_ids=top_ids, top_probs=top_probs
+      ),
+      mask=mask,
+      coverage=coverage_lib.Coverage.of_batch(batch),
+    )
 
   def align(self, samples: Sequence[columns.Sample]) -> targets.TargetBatch:
     """Aligns samples and transfers the teacher's distributions.
@@ -245,3 +366,64 @@ class Aligner:
       self._forget()
     if self._distances.is_full:
       self._distances = dynamic_program.DistanceTable()
+
+
+def _in_step(
+  tokens: Sequence, tops: Sequence | None, log_probs: Sequence | None
+) -> Iterator[tuple[Sequence, Sequence | None, Sequence | None]]:
+  """Pairs the texts of a batch with what is given of each."""
+  for name, given in (("top_logprobs", tops), ("token_logprobs", log_probs)):
+    if given is not None and len(given) != len(tokens):
+      raise errors.UserError(
+        f"{name} is of {len(given)} texts and tokens of {len(tokens)}"
+      )
+  nothing = [None] * len(tokens)
+  return zip(tokens, tops or nothing, log_probs or nothing, strict=True)
+
+
+def _sample(
+  tokens: Sequence, tops: Sequence | None, log_probs: Sequence | None
+) -> columns.Sample:
+  """Makes a sample of what a caller gives of a text."""
+  if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Sequence):
+    raise errors.UserError(
+      f"tokens of a text are {tokens!r}: expected a sequence of str or bytes"
+      " (for ids: align.from_ids)"
+    )
+  if len(tokens) and isinstance(tokens[0], targets.TeacherToken):
+    found = list(tokens)
+  elif tops is None and len(tokens):
+    raise errors.UserError(
+      "top_logprobs is missing: expected the alternatives of each token"
+    )
+  else:
+    found = teachers.from_strings(tokens, tops or [], token_logprobs=log_probs)
+  spelled = b"".join([token.spelling for token in found])
+  return found, spelled.decode("utf-8", errors="surrogateescape")
+
+
+def _padded(batch: targets.TargetBatch) -> list[np.ndarray]:
+  """Lays a batch's positions out in rows.
+
+  Returns:
+    int32[B, T] tokens, int32[B, T, C] candidates, float32[B, T, C] their
+    probabilities and bool[B, T] the mask; 0 after each row's end.
+  """
+  lengths = np.zeros(batch.num_samples, np.int64)
+  lengths[batch.samples_A] = np.diff(batch.offsets)
+  shape = batch.num_samples, int(lengths.max(initial=0))
+  used_BT = np.arange(shape[1]) < lengths[:, None]
+  probs_PC = np.exp(batch.top_log_probs_PC)
+  probs_PC /= np.maximum(1.0, probs_PC.sum(axis=1, keepdims=True))
+  width = max(1, int((probs_PC > 0).sum(axis=1).max(initial=1)))
+  padded = []
+  for values, dtype in (
+    (batch.ids_P, np.int32),
+    (batch.top_ids_PC[:, :width], np.int32),
+    (probs_PC[:, :width], np.float32),
+    (batch.mask_P, bool),
+  ):
+    array = np.zeros((*shape, *values.shape[1:]), dtype)
+    array[used_BT] = values
+    padded.append(array)
+  return padded

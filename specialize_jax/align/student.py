@@ -74,7 +74,7 @@ class Student(Protocol):
     """
 
 
-class StudentTokenizer:
+class SentencePieceStudent:
   """A SentencePiece model, as T5 uses it: a `Student`."""
 
   def __init__(self, model: bytes) -> None:
@@ -92,7 +92,7 @@ class StudentTokenizer:
     self.keeps_white_space = keeps_white_space(self)
 
   @classmethod
-  def from_file(cls, path: str | os.PathLike[str]) -> "StudentTokenizer":
+  def from_file(cls, path: str | os.PathLike[str]) -> "SentencePieceStudent":
     """Loads a `.model` file.
 
     Raises:

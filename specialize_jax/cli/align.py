@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from specialize_jax.records import store
 
   align.check_mode(flags.mode)
-  tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
+  tokenizer = student.SentencePieceStudent.from_file(flags.vocabulary)
   records = teacher_records.with_progress(
     store.read_lines(flags.records), "aligned {:,} samples"
   )
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _align(
   lines: Iterable[columnar.Line],
   aligner: aligned_records.RowAligner,
-  tokenizer: student.StudentTokenizer,
+  tokenizer: student.SentencePieceStudent,
   output: typing.TextIO,
 ) -> coverage.Coverage:
   """Writes a row for each record and returns the coverage of all."""
@@ -131,7 +131,7 @@ def _align(
 
 
 def _named_targets(
-  aligned: targets.AlignedTargets, tokenizer: student.StudentTokenizer
+  aligned: targets.AlignedTargets, tokenizer: student.SentencePieceStudent
 ) -> list[list[list[object]]]:
   """Gives each position's candidates as [piece, probability].
 

@@ -112,7 +112,7 @@ def _aligned(flags: argparse.Namespace) -> tuple[str, dict[str, typing.Any]]:
   from specialize_jax.data import aligned_records
   from specialize_jax.records import store
 
-  tokenizer = student.StudentTokenizer.from_file(flags.vocabulary)
+  tokenizer = student.SentencePieceStudent.from_file(flags.vocabulary)
   records = store.read_records(flags.records)
   record = next(itertools.islice(records, flags.sample, None), None)
   if record is None:
@@ -131,7 +131,7 @@ def _aligned(flags: argparse.Namespace) -> tuple[str, dict[str, typing.Any]]:
 def _example(
   record: schema.TeacherRecord,
   aligned: typing.Any,
-  tokenizer: student.StudentTokenizer,
+  tokenizer: student.SentencePieceStudent,
 ) -> dict[str, typing.Any]:
   """Gives a sample as `reports.alignment_view` takes it."""
   return {

@@ -1,7 +1,8 @@
 """From teacher records to aligned rows: offline, in batches.
 
-Aligned rows are derived data: five candidates a position, ids in 16 bits and
-log-probabilities in half precision, rebuilt at will for another student.
+Aligned rows are derived data: five candidates a position, ids in 16 bits (32
+where the vocabulary is larger) and log-probabilities in half precision, rebuilt
+at will for another student.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from specialize_jax.records import columnar, packed_rows, schema
 
 def align_record(
   record: schema.TeacherRecord,
-  tokenizer: student.StudentTokenizer,
+  tokenizer: student.SentencePieceStudent,
   *,
   mode: str,
   keep_truncated: bool = False,
@@ -57,7 +58,7 @@ class RowAligner:
 
   def __init__(
     self,
-    tokenizer: student.StudentTokenizer,
+    tokenizer: student.SentencePieceStudent,
     *,
     mode: str,
     keep_truncated: bool = False,
@@ -195,7 +196,7 @@ def to_positions(batch: targets.TargetBatch) -> packed_rows.Positions:
   return packed_rows.Positions(
     lengths=np.diff(batch.offsets),
     target_ids=batch.ids_P,
-    top_ids=ids_PC.astype(np.uint16),
+    top_ids=ids_PC.astype(packed_rows.id_dtype(batch.words.student.vocab_size)),
     top_log_probs=round_down(log_probs_PC),
     mask=batch.mask_P,
   )

@@ -134,7 +134,7 @@ class Stage:
       UserError: either cannot be read, or there is no such mode.
     """
     self._aligner = aligned_records.RowAligner(
-      student.StudentTokenizer.from_file(preparation.vocabulary),
+      student.SentencePieceStudent.from_file(preparation.vocabulary),
       mode=preparation.mode,
       keep_truncated=True,  # the filter has judged them
     )

@@ -86,7 +86,7 @@ def tokenize_texts(
 
 @functools.lru_cache(maxsize=2)
 def _word_table(path: str) -> tables.StudentTable:
-  return tables.StudentTable(student.StudentTokenizer.from_file(path))
+  return tables.StudentTable(student.SentencePieceStudent.from_file(path))
 
 
 def joined(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
@@ -346,8 +346,10 @@ class _TeacherTargets:
     is_whole = tf.logical_not(is_cut) | (lengths == 0)
     not_own = tf.cast(tf.equal(bits & packed_rows.OWN_BIT, 0), tf.int32)
     # A last position, beyond all rows, is the EOS that each of them gets.
-    ids = _decode(tf.gather(self._table.ids, rows), tf.uint16)
-    ids = tf.concat([tf.cast(ids, tf.int32), [self._eos_id]], 0)
+    ids = _decode_ids(
+      tf.gather(self._table.ids, rows), tf.reduce_sum(counts + not_own)
+    )
+    ids = tf.concat([ids, [self._eos_id]], 0)
     probs = _decode(tf.gather(self._table.log_probs, rows), tf.float16)
     probs = tf.concat([tf.exp(tf.cast(probs, tf.float32)), [1.0]], 0)
     counts = tf.concat([counts, [1]], 0)
@@ -374,6 +376,16 @@ class _TeacherTargets:
 
 def _decode(strings: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
   return tf.io.decode_raw(tf.strings.reduce_join(strings), dtype)
+
+
+def _decode_ids(strings: tf.Tensor, num_ids: tf.Tensor) -> tf.Tensor:
+  """Returns ids of 2 or of 4 bytes, as `packed_rows` has them, int32."""
+  content = tf.strings.reduce_join(strings)
+  return tf.cond(
+    tf.strings.length(content) > 2 * num_ids,
+    lambda: tf.io.decode_raw(content, tf.int32),
+    lambda: tf.cast(tf.io.decode_raw(content, tf.uint16), tf.int32),
+  )
 
 
 def _with_last(

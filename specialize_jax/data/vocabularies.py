@@ -69,7 +69,7 @@ class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
 @functools.lru_cache(maxsize=8)
 def _fingerprint(path: str, written_ns: int) -> str:
   del written_ns  # tells a file that was replaced
-  return student.StudentTokenizer.from_file(path).fingerprint
+  return student.SentencePieceStudent.from_file(path).fingerprint
 
 
 def t5() -> LocatedSentencePieceVocabulary:

@@ -40,7 +40,9 @@ class ScoredSolution:
 class _Arcs:
   """Adapts a student's tokenizer to `teacher.Tokenizer`."""
 
-  def __init__(self, tokenizer: student.StudentTokenizer, end_id: int) -> None:
+  def __init__(
+    self, tokenizer: student.SentencePieceStudent, end_id: int
+  ) -> None:
     self.end_id = end_id
     self.encode = functools.lru_cache(maxsize=1 << 16)(tokenizer.encode_ids)
 
@@ -50,7 +52,7 @@ class StudentTeacher:
 
   def __init__(
     self,
-    tokenizer: student.StudentTokenizer,
+    tokenizer: student.SentencePieceStudent,
     *,
     end_id: int,
     mistake_rate: float,

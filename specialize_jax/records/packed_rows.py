@@ -9,8 +9,9 @@ endian:
              candidate, bits 2 to 4 the number of candidates, 0 to 5, bit 5
              at the last position of a sample that was cut off: no
              end-of-sequence target follows it
-  ids        uint16: for each position its target, unless it is the first
-             candidate, and its candidates
+  ids        for each position its target, unless it is the first candidate, and
+             its candidates; uint16, or uint32 for a vocabulary of more than
+             65,536 (the number of bytes shows which: flags count the ids)
   log_probs  float16: the log-probabilities of the candidates, in nats
 
 A position with five candidates takes 21 bytes, a one-hot one 5. In `whitespace`
@@ -25,7 +26,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specialize_jax import errors
 from specialize_jax.records import schema
 
 MASK_BIT = 1
@@ -44,7 +44,8 @@ class Positions:
   Attributes:
     lengths: int64[N], number of positions of each of the N rows.
     target_ids: int32[P].
-    top_ids: uint16[P, 5], used slots first; an unused slot holds 0.
+    top_ids: uint16[P, 5] or uint32[P, 5] (`id_dtype`), used slots first; an
+      unused slot holds 0.
     top_log_probs: float16[P, 5], in nats; -inf in an unused slot.
     mask: uint8[P], 1 where the target is the teacher's distribution.
   """
@@ -73,6 +74,11 @@ class PackedRow:
   log_probs: bytes
 
 
+def id_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+  """Returns the dtype that holds every id of a vocabulary."""
+  return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
 def pack(
   positions: Positions,
   *,
@@ -90,14 +96,12 @@ def pack(
       for none of them.
 
   Raises:
-    UserError: an id does not fit 16 bits.
+    ValueError: a target does not fit the dtype of the candidates' ids.
   """
+  dtype = positions.top_ids.dtype
   largest = int(positions.target_ids.max(initial=0))
-  if largest > np.iinfo(np.uint16).max:
-    raise errors.UserError(
-      f"the vocabulary has a piece of id {largest}; aligned rows hold ids up"
-      f" to {np.iinfo(np.uint16).max}; use a vocabulary of at most 65,536"
-    )
+  if largest > np.iinfo(dtype).max:
+    raise ValueError(f"target id {largest} among candidates of {dtype}")
   used = positions.top_log_probs > -np.inf
   counts = used.sum(axis=1)
   own = (counts > 0) & (positions.top_ids[:, 0] == positions.target_ids)
@@ -111,11 +115,11 @@ def pack(
   # A column before the candidates for targets that are not the first candidate.
   written = np.column_stack([~own, used])
   ids = np.column_stack([positions.target_ids, positions.top_ids])[written]
-  id_ends = 2 * _at(row_ends, counts + ~own)
+  id_ends = dtype.itemsize * _at(row_ends, counts + ~own)
   log_prob_ends = 2 * _at(row_ends, counts)
   parts = zip(
     _split(flags.tobytes(), row_ends),
-    _split(ids.astype("<u2").tobytes(), id_ends),
+    _split(ids.astype(dtype.newbyteorder("<")).tobytes(), id_ends),
     _split(
       positions.top_log_probs[used].astype("<f2").tobytes(), log_prob_ends
     ),
@@ -158,8 +162,10 @@ def unpack(
   own = (flags_P & OWN_BIT) != 0
   used = np.arange(schema.NUM_CANDIDATES) < counts[:, None]
   written = np.column_stack([~own, used])
-  all_ids = np.zeros(written.shape, np.uint16)
-  all_ids[written] = np.frombuffer(b"".join(ids), "<u2")
+  content = b"".join(ids)
+  is_wide = len(content) > 2 * int(written.sum())
+  all_ids = np.zeros(written.shape, np.uint32 if is_wide else np.uint16)
+  all_ids[written] = np.frombuffer(content, "<u4" if is_wide else "<u2")
   top_log_probs = np.full(used.shape, -np.inf, np.float16)
   top_log_probs[used] = np.frombuffer(b"".join(log_probs), "<f2")
   return Positions(

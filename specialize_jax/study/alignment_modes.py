@@ -71,7 +71,7 @@ def run_seed(
   world.build(output_dir, seed=seed, config=comparison.world)
   sources.set_data_dir(output_dir)
   mini_dir = output_dir / world.DIRECTORY
-  tokenizer = student.StudentTokenizer.from_file(mini_dir / "student.model")
+  tokenizer = student.SentencePieceStudent.from_file(mini_dir / "student.model")
   teacher = student_tokens.StudentTeacher(
     tokenizer,
     end_id=t5_config.EOS_ID,

@@ -189,7 +189,7 @@ def _align(demo: Demo, output_dir: pathlib.Path) -> None:
   mini_dir = world_dir(output_dir) / "mini"
   report = prepare_teacher(world_dir(output_dir), demo.alignment_mode)
   writing.write_json(output_dir / "alignment.json", report)
-  tokenizer = student.StudentTokenizer.from_file(mini_dir / "student.model")
+  tokenizer = student.SentencePieceStudent.from_file(mini_dir / "student.model")
   writing.write_json(
     output_dir / "alignment_example.json",
     _alignment_example(
@@ -200,7 +200,7 @@ def _align(demo: Demo, output_dir: pathlib.Path) -> None:
 
 def _alignment_example(
   records: Iterator[schema.TeacherRecord],
-  tokenizer: student.StudentTokenizer,
+  tokenizer: student.SentencePieceStudent,
   mode: str,
 ) -> dict[str, object]:
   """Returns the least likely of the first hundred samples."""

@@ -51,7 +51,7 @@ class HeldOut:
 
 def draw_held_out(
   asked: Sequence[problems.Problem],
-  tokenizer: student.StudentTokenizer,
+  tokenizer: student.SentencePieceStudent,
   teacher: student_tokens.StudentTeacher,
   *,
   solutions_per_problem: int,
@@ -71,7 +71,7 @@ def draw_held_out(
 def target_error(
   records: str | os.PathLike[str],
   asked: Mapping[str, problems.Problem],
-  tokenizer: student.StudentTokenizer,
+  tokenizer: student.SentencePieceStudent,
   teacher: student_tokens.StudentTeacher,
   *,
   mode: str,

@@ -81,7 +81,7 @@ def test_a_fingerprint_tells_students_apart():
 
 def test_a_missing_vocabulary_is_named(tmp_path):
   with pytest.raises(errors.UserError, match=r"nowhere\.model does not exist"):
-    student.StudentTokenizer.from_file(tmp_path / "nowhere.model")
+    student.SentencePieceStudent.from_file(tmp_path / "nowhere.model")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"{}"])
@@ -89,4 +89,4 @@ def test_a_file_that_is_no_vocabulary_is_named(tmp_path, content):
   path = tmp_path / "wrong.model"
   path.write_bytes(content)
   with pytest.raises(errors.UserError, match="is no SentencePiece model"):
-    student.StudentTokenizer.from_file(path)
+    student.SentencePieceStudent.from_file(path)

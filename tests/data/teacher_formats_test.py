@@ -73,15 +73,16 @@ def test_prompts_of_any_characters_are_too(t5, texts):
   assert tokens_of_parts(written, t5) == [*whole, t5.eos_id]
 
 
-def test_rows_are_unpacked_as_numpy_unpacks_them():
+@pytest.mark.parametrize("vocab_size", [65_536, 152_000])
+def test_rows_are_unpacked_as_numpy_unpacks_them(vocab_size):
   rng = np.random.default_rng(0)
   lengths = [3, 0, 5, 1]
   used = np.arange(5) < rng.integers(0, 6, 9)[:, None]
   positions = packed_rows.Positions(
     lengths=np.array(lengths),
-    target_ids=rng.integers(1, 65_536, 9).astype(np.int32),
-    top_ids=np.where(used, rng.integers(1, 65_536, (9, 5)), 0).astype(
-      np.uint16
+    target_ids=rng.integers(1, vocab_size, 9).astype(np.int32),
+    top_ids=np.where(used, rng.integers(1, vocab_size, (9, 5)), 0).astype(
+      packed_rows.id_dtype(vocab_size)
     ),
     top_log_probs=np.where(used, -rng.random((9, 5)), -np.inf).astype(
       np.float16

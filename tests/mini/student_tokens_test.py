@@ -33,7 +33,7 @@ def tokenizer(drawn):
     for p in drawn
   ]
   # So few pieces that words of one beginning share their first.
-  return student.StudentTokenizer(
+  return student.SentencePieceStudent(
     vocabulary.train_student(texts, vocab_size=230)
   )
 

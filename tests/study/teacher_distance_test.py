@@ -31,7 +31,7 @@ def asked():
 
 @pytest.fixture(scope="module")
 def tokenizer(built):
-  return student.StudentTokenizer.from_file(built / "student.model")
+  return student.SentencePieceStudent.from_file(built / "student.model")
 
 
 @pytest.fixture(scope="module")

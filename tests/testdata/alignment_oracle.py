@@ -141,7 +141,7 @@ def lay(tokens, text, student):
   for group in groups:
     if len(group.teacher) == 1 and group.student:
       *before, last = group.student
-      start_alone = [encoding.pieces[j] for j in before] == ["\u2581"]
+      start_alone = [_adds(student, encoding, j) for j in before] == [b" "]
       covers = student_spans[last][0] < student_spans[last][1]
       if covers and (not before or start_alone):
         matches.append(group)
@@ -157,6 +157,13 @@ def lay(tokens, text, student):
     matches=matches,
     blank=[start == end for start, end in teacher_spans],
   )
+
+
+def _adds(student, encoding, j):
+  """What a token adds to a text: a space for "\u2581"."""
+  if hasattr(student, "token_bytes"):
+    return student.token_bytes(encoding.ids[j])
+  return encoding.pieces[j].replace("\u2581", " ").encode()
 
 
 def visible_ranks(text, student=None):

@@ -34,7 +34,7 @@ def find(*parts):
 @functools.cache
 def t5():
   """Gives T5's own tokenizer."""
-  return student.StudentTokenizer.from_file(
+  return student.SentencePieceStudent.from_file(
     find("tokenizers", "t5_spiece.model")
   )
 

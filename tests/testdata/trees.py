@@ -40,7 +40,7 @@ def tiny_model():
 @functools.cache
 def tiny_student():
   """Gives a student of 120 pieces."""
-  return student.StudentTokenizer(tiny_model())
+  return student.SentencePieceStudent(tiny_model())
 
 
 # Words that tokenizers know, and characters that they do not: T5 has no "{",

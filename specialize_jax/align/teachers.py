@@ -1,0 +1,238 @@
+"""A teacher's tokens, from where people have them.
+
+Alignment takes `TeacherToken`s: the bytes of a sampled token, its
+log-probability, and the bytes and log-probabilities of its alternatives. They
+are made of strings, of ids and whatever knows their bytes (a fast tokenizer, a
+tiktoken file), or of an OpenAI-compatible server's answer.
+"""
+
+import base64
+import binascii
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from specialize_jax import errors
+from specialize_jax.align import targets
+
+Spelling = str | bytes
+Top = Mapping[Spelling, float] | Iterable[tuple[Spelling, float]] | None
+"""A step's alternatives with natural log-probabilities; None for none."""
+
+
+class Vocabulary(Protocol):
+  """What knows the bytes of a teacher's ids; every `student.Student` does."""
+
+  def token_bytes(self, index: int) -> bytes | None:
+    """Returns what a token adds to a text; None for one that is no text."""
+
+
+class Tiktoken:
+  """The vocabulary of a tiktoken file: a token in base64 and its id a line."""
+
+  def __init__(self, path: str | os.PathLike[str]) -> None:
+    """Reads the file, such as `cl100k_base.tiktoken`.
+
+    Raises:
+      UserError: nothing lies at `path`, or a line is none of such a file.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+      raise errors.UserError(
+        f"{path} does not exist; give the teacher's .tiktoken file"
+      )
+    self._spellings: dict[int, bytes] = {}
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+      if not line.strip():
+        continue
+      try:
+        token, index = line.split()
+        self._spellings[int(index)] = base64.b64decode(token, validate=True)
+      except (ValueError, binascii.Error) as error:
+        raise errors.UserError(
+          f"{path}, line {number}: expected a token in base64 and its id, as in"
+          " a .tiktoken file"
+        ) from error
+
+  def token_bytes(self, index: int) -> bytes | None:
+    """Returns what a token adds to a text; None for a special token."""
+    return self._spellings.get(index)
+
+
+def from_strings(
+  tokens: Sequence[Spelling],
+  top_logprobs: Sequence[Top],
+  *,
+  token_logprobs: Sequence[float] | None = None,
+) -> list[targets.TeacherToken]:
+  """Makes teacher tokens of strings or bytes.
+
+  Args:
+    tokens: The sampled tokens, which spell the text one after another.
+    top_logprobs: The alternatives of each, the sampled token among them or not.
+    token_logprobs: The sampled tokens' own log-probabilities; None where the
+      sampled token is always among its alternatives.
+
+  Raises:
+    UserError: the lengths differ, a sampled token has no log-probability, or a
+      number is no log-probability.
+
+  Example:
+    >>> (token,) = from_strings(["Ann"], [{"Ann": -0.5, "Bob": -1.5}])
+    >>> token.spelling, token.log_prob, token.top
+    (b'Ann', -0.5, ((b'Ann', -0.5), (b'Bob', -1.5)))
+  """
+  if len(tokens) != len(top_logprobs):
+    raise errors.UserError(
+      f"top_logprobs has {len(top_logprobs)} entries for {len(tokens)} tokens;"
+      " expected one a token"
+    )
+  if token_logprobs is not None and len(tokens) != len(token_logprobs):
+    raise errors.UserError(
+      f"token_logprobs has {len(token_logprobs)} entries for {len(tokens)}"
+      " tokens; expected one a token"
+    )
+  found = []
+  for place, (token, top) in enumerate(zip(tokens, top_logprobs, strict=True)):
+    spelling = _bytes(token)
+    pairs = top.items() if isinstance(top, Mapping) else top or ()
+    listed = tuple(
+      (_bytes(one), _checked(log_prob, place)) for one, log_prob in pairs
+    )
+    if token_logprobs is not None:
+      log_prob = _checked(token_logprobs[place], place)
+    elif spelling in dict(listed):
+      log_prob = dict(listed)[spelling]
+    else:
+      raise errors.UserError(
+        f"token {place}, {token!r}, is not among its top_logprobs; give"
+        " token_logprobs"
+      )
+    found.append(
+      targets.TeacherToken(spelling=spelling, log_prob=log_prob, top=listed)
+    )
+  return found
+
+
+def from_ids(
+  vocabulary: Vocabulary,
+  ids: Sequence[int],
+  top_logprobs: Sequence[Mapping[int, float]],
+  *,
+  text: str | None = None,
+) -> list[targets.TeacherToken]:
+  """Makes teacher tokens of a vocabulary's ids.
+
+  Args:
+    vocabulary: A `Tiktoken`, or a student's adapter around the teacher's own
+      tokenizer.
+    ids: The sampled tokens, without special tokens.
+    top_logprobs: The alternatives of each, by id, the sampled token among them.
+      Those that are no text (an end of sequence) are left out.
+    text: What the ids are tokens of, where the vocabulary is a student's: then
+      each token has the bytes that it covers there, without a space that the
+      tokenizer puts before the text. None for what the tokens spell.
+
+  Raises:
+    UserError: an id has no bytes or no log-probability, or the ids are not
+      those of the text.
+  """
+  spellings = [vocabulary.token_bytes(index) for index in ids]
+  if text is not None:
+    encoding = vocabulary.encode_with_spans(text)
+    if tuple(encoding.ids) != tuple(ids):
+      raise errors.UserError(
+        f"ids={list(ids)} are not the vocabulary's tokens of text={text!r}"
+      )
+    encoded = text.encode("utf-8")
+    spellings = [encoded[start:end] for start, end in encoding.spans]
+  tokens, tops = [], []
+  for place, (index, top) in enumerate(zip(ids, top_logprobs, strict=True)):
+    if spellings[place] is None:
+      raise errors.UserError(
+        f"ids[{place}]={index} spells no text in the teacher's vocabulary;"
+        " leave special tokens out"
+      )
+    if index not in top:
+      raise errors.UserError(
+        f"ids[{place}]={index} is not among its top_logprobs"
+      )
+    tokens.append(spellings[place])
+    pairs = [(spellings[place], top[index])]
+    for other, log_prob in top.items():
+      spelling = vocabulary.token_bytes(other)
+      if other != index and spelling is not None:
+        pairs.append((spelling, log_prob))
+    tops.append(pairs)
+  return from_strings(tokens, tops)
+
+
+def from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
+  """Makes teacher tokens of an OpenAI-compatible server's answer.
+
+  Args:
+    response: A whole answer (its first choice is taken), a choice, or a
+      choice's `logprobs`, of `/v1/completions` or `/v1/chat/completions`.
+
+  Raises:
+    UserError: it holds no log-probabilities.
+  """
+  found: Any = response
+  if isinstance(found, Mapping) and found.get("choices"):
+    found = found["choices"][0]
+  if isinstance(found, Mapping) and isinstance(found.get("logprobs"), Mapping):
+    found = found["logprobs"]
+  if isinstance(found, Mapping) and found.get("content"):
+    entries = found["content"]
+    return from_strings(
+      [_chat_spelling(entry) for entry in entries],
+      [
+        [
+          (_chat_spelling(one), one["logprob"])
+          for one in entry.get("top_logprobs") or ()
+        ]
+        for entry in entries
+      ],
+      token_logprobs=[entry["logprob"] for entry in entries],
+    )
+  if isinstance(found, Mapping) and found.get("tokens"):
+    tops = found.get("top_logprobs") or [None] * len(found["tokens"])
+    return from_strings(
+      found["tokens"], tops, token_logprobs=found["token_logprobs"]
+    )
+  raise errors.UserError(
+    "the response holds no log-probabilities: expected logprobs with tokens"
+    " (completions) or content (chat); ask the server for logprobs"
+  )
+
+
+def _chat_spelling(entry: Mapping[str, Any]) -> Spelling:
+  return entry["token"] if entry.get("bytes") is None else bytes(entry["bytes"])
+
+
+def _bytes(spelling: Spelling) -> bytes:
+  if isinstance(spelling, bytes):
+    return spelling
+  if isinstance(spelling, str):
+    return spelling.encode("utf-8", errors="surrogatepass")
+  raise errors.UserError(
+    f"token {spelling!r} is of type {type(spelling).__name__}; expected str or"
+    " bytes (for ids: align.from_ids)"
+  )
+
+
+def _checked(log_prob: float, place: int) -> float:
+  """Returns a log-probability.
+
+  Raises:
+    UserError: it is NaN or well above 0: a probability, say.
+  """
+  value = float(log_prob)
+  if math.isnan(value) or value > 1e-3:
+    raise errors.UserError(
+      f"token {place} has the log-probability {log_prob!r}; expected a natural"
+      " logarithm of a probability, at most 0"
+    )
+  return value

@@ -1,0 +1,171 @@
+"""`specialize_jax.align` as a user of the library meets it."""
+
+import base64
+import doctest
+import importlib
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from testdata import tiny_tokenizers, trees
+
+from specialize_jax import align, errors, losses
+
+HALF, QUARTER = math.log(0.5), math.log(0.25)
+TOKENS = ["Ann", " has", " 12"]
+TOPS = [
+  {"Ann": HALF, "Bob": QUARTER},
+  [(" has", HALF), (" and", QUARTER)],
+  {" 12": HALF},
+]
+
+
+@pytest.mark.parametrize(
+  "module", ["", ".aligner", ".teachers", ".tables", ".alternatives"]
+)
+def test_the_docstrings_examples_run(module):
+  found = doctest.testmod(
+    importlib.import_module(f"specialize_jax.align{module}")
+  )
+  assert found.attempted > 0
+  assert found.failed == 0
+
+
+def test_importing_the_room_loads_no_framework():
+  script = (
+    "import sys, time; start = time.process_time();"
+    "import specialize_jax.align;"
+    "print(time.process_time() - start, *sys.modules)"
+  )
+  printed = [
+    subprocess.run(
+      [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for _ in range(3)
+  ]
+  heavy = {"jax", "tensorflow", "seqio", "matplotlib", "flax", "transformers"}
+  assert not heavy & set(printed[0])
+  assert min(float(seconds) for seconds, *_ in printed) < 0.5
+
+
+def test_several_texts_are_the_rows_of_a_batch():
+  student = trees.tiny_student()
+  aligner = align.Aligner(student)
+  one, mask, coverage = aligner(TOKENS, TOPS)
+  assert one.token_ids.tolist() == list(student.encode_ids("Ann has 12"))
+  many, masks, coverages = aligner(
+    [TOKENS[:1], [], TOKENS], [TOPS[:1], [], TOPS]
+  )
+  length = len(one.token_ids)
+  assert many.token_ids.shape == masks.shape == (3, length)
+  assert many.top_ids.shape == many.top_probs.shape == (3, length, 2)
+  np.testing.assert_array_equal(many.top_ids[2], one.top_ids)
+  np.testing.assert_allclose(many.top_probs[2], one.top_probs)
+  np.testing.assert_array_equal(masks[2], mask)
+  assert not many.top_probs[1].any()
+  assert not masks[1].any()
+  first = coverages.positions - coverage.positions
+  assert many.token_ids[0, first:].tolist() == [0] * (length - first)
+  assert not many.top_probs[0, first:].any()
+  assert coverages.rejected == {"the text has no student token": 1}
+
+
+def test_bytes_and_teacher_tokens_are_taken_as_strings_are():
+  aligner = align.Aligner(trees.tiny_student())
+  expected = aligner(TOKENS, TOPS)
+  as_bytes = aligner([token.encode() for token in TOKENS], TOPS)
+  as_tokens = aligner(align.from_strings(TOKENS, TOPS))
+  for found in (as_bytes, as_tokens):
+    np.testing.assert_array_equal(
+      found.targets.top_probs, expected.targets.top_probs
+    )
+
+
+def test_what_the_aligner_returns_is_what_the_loss_takes():
+  student = trees.tiny_student()
+  targets, mask, _ = align.Aligner(student)([TOKENS], [TOPS])
+  logits = np.zeros((*mask.shape, student.vocab_size), np.float32)
+  loss = losses.sparse_kl(logits, targets.top_ids, targets.top_probs)
+  assert loss.shape == mask.shape
+  assert (np.asarray(loss) > 0).all()
+  with pytest.raises(errors.UserError, match="Log-probabilities must be"):
+    losses.sparse_kl(logits, targets.top_ids, np.log(targets.top_probs + 1e-9))
+  with pytest.raises(errors.UserError, match="the student.s vocabulary"):
+    losses.sparse_kl(
+      logits, targets.top_ids + student.vocab_size, targets.top_probs
+    )
+
+
+@pytest.mark.parametrize(
+  ("tokens", "tops", "message"),
+  [
+    ("Ann has", TOPS, "one string"),
+    (TOKENS, None, "top_logprobs is missing"),
+    (TOKENS, TOPS[:1], "1 entries for 3 tokens"),
+    ([TOKENS], [TOPS, TOPS], "2 texts and tokens of 1"),
+    (TOKENS, [{"x": -1.0}] * 3, "token_logprobs"),
+    (TOKENS, [{"Ann": 0.5}, *TOPS[1:]], "at most 0"),
+    (TOKENS, [{"Ann": math.nan}, *TOPS[1:]], "at most 0"),
+    ([3, 4], [{}, {}], "expected a sequence"),
+  ],
+)
+def test_what_is_no_tokens_with_log_probabilities_is_named(
+  tokens, tops, message
+):
+  with pytest.raises(errors.UserError, match=message):
+    align.Aligner(trees.tiny_student())(tokens, tops)
+
+
+def test_a_tiktoken_file_and_a_fast_tokenizer_are_the_same_teacher(tmp_path):
+  student = tiny_tokenizers.student("byte_level_bpe")
+  lines = [
+    base64.b64encode(student.token_bytes(index)).decode() + f" {index}"
+    for index in range(1, student.vocab_size)
+  ]
+  path = tmp_path / "own.tiktoken"
+  path.write_text("\n".join(lines) + "\n")
+  ids = student.encode_ids("Ann has \u20ac12")
+  tops = [{index: HALF, 70: QUARTER, 0: -3.0} for index in ids]
+  from_file = align.from_ids(align.Tiktoken(path), ids, tops)
+  assert b"".join(t.spelling for t in from_file) == "Ann has \u20ac12".encode()
+  adapted = align.from_ids(student, ids, tops)
+  assert [t.spelling for t in adapted] == [t.spelling for t in from_file]
+  path.write_text("no token\n")
+  with pytest.raises(errors.UserError, match="line 1"):
+    align.Tiktoken(path)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_server_answers_are_teachers(wrapped):
+  completion = {
+    "logprobs": {
+      "tokens": TOKENS,
+      "token_logprobs": [HALF] * 3,
+      "top_logprobs": [dict(top) for top in TOPS],
+    }
+  }
+  chat = {
+    "logprobs": {
+      "content": [
+        {
+          "token": "?",
+          "bytes": list(token.encode()),
+          "logprob": HALF,
+          "top_logprobs": [
+            {"token": one, "logprob": log_prob}
+            for one, log_prob in dict(top).items()
+          ],
+        }
+        for token, top in zip(TOKENS, TOPS, strict=True)
+      ]
+    }
+  }
+  for answer in (completion, chat):
+    given = {"choices": [answer]} if wrapped else answer
+    found = align.from_response(json.loads(json.dumps(given)))
+    assert found == align.from_strings(TOKENS, TOPS)
+  with pytest.raises(errors.UserError, match="holds no log-prob"):
+    align.from_response({"choices": [{"logprobs": None}]})
