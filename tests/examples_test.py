@@ -1,12 +1,15 @@
-"""Every file of examples/ runs as it is."""
+"""Every file of examples/, and the example of every package, runs."""
 
+import doctest
+import importlib
 import pathlib
 import runpy
 
 import jax
 import pytest
 
-EXAMPLES = sorted((pathlib.Path(__file__).parents[1] / "examples").glob("*.py"))
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -20,3 +23,18 @@ def test_the_example_runs_and_prints_its_result(path, capsys, monkeypatch):
 
 def test_there_are_examples():
   assert EXAMPLES
+
+
+PACKAGES = [
+  f"specialize_jax.{path.parent.name}"
+  for path in sorted((ROOT / "specialize_jax").glob("*/__init__.py"))
+  if ">>>" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_example_of_a_package_is_true(name):
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    outcome = doctest.testmod(importlib.import_module(name))
+  assert outcome.attempted > 0
+  assert outcome.failed == 0

@@ -8,6 +8,6 @@ model refers to logical axes only; the rules map them to mesh axes.
 Example:
   >>> from specialize_jax.parallel import mesh, placement
   >>> place = placement.Placement(mesh=mesh.make_mesh(data=-1))
-  >>> place.rules.partition_spec(("embed", "mlp"))
-  PartitionSpec('fsdp', 'model')
+  >>> tuple(place.rules.partition_spec(("embed", "mlp")))
+  ('fsdp', 'model')
 """

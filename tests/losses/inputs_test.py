@@ -1,7 +1,5 @@
 """The public losses: any leading dimensions, and inputs that are refused."""
 
-import doctest
-
 import jax
 import numpy as np
 import pytest
@@ -19,12 +17,6 @@ def _both(ids, probs):
   """The losses of the same teacher on logits and on hidden states."""
   yield lambda: losses.sparse_kl(LOGITS, ids, probs)
   yield lambda: losses.sparse_kl_from_hidden(HIDDEN, KERNEL, ids, probs)
-
-
-def test_the_packages_example_is_true():
-  outcome = doctest.testmod(losses)
-  assert outcome.attempted > 5
-  assert outcome.failed == 0
 
 
 @pytest.mark.parametrize("leading", [(), (5,), (2, 3), (2, 3, 4)])
