@@ -68,7 +68,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     ("input_length", 768, "tokens of the encoder's rows"),
     ("target_length", 256, "tokens of the decoder's rows"),
     ("microbatches", 1, "pieces of a batch, one after the other"),
-    ("loss_chunks", None, "pieces of the loss along --loss_chunk_axis"),
+    ("loss_chunks", None, "chunks of the loss along --loss_chunk_axis"),
     ("train_steps", None, "length of a run, whose hours are told"),
   ):
     shown = "" if default is None else f" (default: {default})"

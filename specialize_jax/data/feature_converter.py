@@ -49,15 +49,16 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
     decoder_teacher_top_probs  [0.7 0.2] [1.0 0.0] [0 0] [0 0]
     decoder_teacher_top_mask   1 0 0 0
 
-  Unlike seqio's encoder-decoder converter it gives segment ids and positions
-  for unpacked rows too, so that a model reads the same keys either way, and
-  its `decoder_input_tokens` are 0 after the target's end. A target without a
-  candidate of mask 0, as the unknown piece is, has loss weight 0.
+  Unlike seqio's encoder-decoder converter, it adds segment ids and positions to
+  unpacked rows too, so that the model's keys are the same either way, and its
+  `decoder_input_tokens` are 0 after the end of the target. A position without
+  any target (mask 0 and no candidate), such as an unknown piece, has loss
+  weight 0.
 
   Attributes:
-    TASK_FEATURES: what an example must have; without a teacher (`teacher=
-      False`, for tasks that are only decoded) just `inputs` and `targets`.
-    MODEL_FEATURES: what a row has.
+    TASK_FEATURES: the features that an example must have; with `teacher=False`,
+      for tasks that are only decoded, just `inputs` and `targets`.
+    MODEL_FEATURES: the features of a row.
   """
 
   TASK_FEATURES: Mapping[str, _SPEC] = {}

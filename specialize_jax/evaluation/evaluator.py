@@ -171,7 +171,7 @@ class Evaluator:
     """Opens the outputs of a task's examples that were decoded before."""
     examples = self._examples[name]
     path = None
-    # Rows that are appended as they come need a local disk: no object grows.
+    # Appending rows needs a local disk: objects in a bucket cannot grow.
     if (
       checkpoint is not None
       and self._output_dir is not None

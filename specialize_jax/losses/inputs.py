@@ -210,7 +210,7 @@ def _check_integers(array: jax.Array, name: str) -> None:
 
 
 def _is_concrete(array: jax.Array | None) -> bool:
-  """Whether values can be read here; those of other hosts cannot."""
+  """Returns whether values can be read: not traced, nor on other hosts."""
   if isinstance(array, jax.core.Tracer):
     return False
   return not isinstance(array, jax.Array) or array.is_fully_addressable

@@ -111,7 +111,7 @@ def records_file(path: epath.Path) -> epath.Path:
     file = path / FILE_NAME
     if not file.is_file():
       raise errors.UserError(
-        f"{path} is no record store: it has no {FILE_NAME}; give the"
+        f"{path} is not a record store: it has no {FILE_NAME}; give the"
         " directory that `specialize teach` or `specialize import` wrote"
       )
     return file

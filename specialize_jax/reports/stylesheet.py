@@ -1,4 +1,4 @@
-"""How the page looks: light, narrow enough to read, and fit to print."""
+"""The style sheet of the HTML pages, for screen and print."""
 
 CSS = """
 :root { --ink: #2b3440; --grey: #5f6b7a; --line: #e0e5eb; --pale: #f5f7f9;
