@@ -13,7 +13,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet $(if $(LOCK),--constraint $(LOCK))
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: demo test test-all test-latest lint lock install clean
+# T5X is on no package index, and asks for git heads of its dependencies: it is
+# installed without them, from wheels where they lie, else from its sources.
+T5X_WHEELS := $(wildcard ../shared/t5x/*.whl)
+T5X_SOURCES := git+https://github.com/google-research/t5x \
+  git+https://github.com/google/airio \
+  git+https://github.com/google-research/jestimator
+
+.PHONY: demo test test-all test-latest test-t5x lint lock install clean
 
 install: $(VENV)/installed-test
 
@@ -28,6 +35,12 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) --editable '.[test,plan]'
 	touch $@
 
+$(VENV)/installed-t5x: $(VENV)/installed-test
+	$(INSTALL) --editable '.[t5x]'
+	$(BIN)/python -m pip install --quiet --no-deps \
+	  $(or $(T5X_WHEELS),$(T5X_SOURCES))
+	touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/specialize demo --output_dir=$(OUTPUT) --seed=$(SEED)
 
@@ -40,6 +53,11 @@ test-all: $(VENV)/installed-test
 # The newest releases that setup.py admits, in an environment of their own.
 test-latest:
 	$(MAKE) test VENV=.venv-latest LOCK=
+
+# Without wheels and without a network its tests are skipped, and say so.
+test-t5x: $(VENV)/installed-test
+	$(MAKE) $(VENV)/installed-t5x || test -z "$(T5X_WHEELS)"
+	$(BIN)/python -m pytest -m t5x tests/t5x_bridge
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -83,6 +83,14 @@ setuptools.setup(
     # The TPU compiler alone, for `specialize plan` on a machine without TPU.
     "plan": ["libtpu>=0.0.40"],
     "test": _TEST,
+    # What T5X imports and we do not; T5X itself: see docs/t5x.md.
+    "t5x": [
+      "cached_property>=2.0",
+      "chex>=0.1.90",
+      "fiddle>=0.3",
+      "grain>=0.2.12",
+      "jaxtyping>=0.3",
+    ],
     # What bench/ measures ours beside, and with.
     "bench": [
       "ctranslate2>=4.8",

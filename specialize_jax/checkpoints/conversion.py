@@ -14,12 +14,14 @@ from etils import epath
 import specialize_jax
 from specialize_jax import errors
 from specialize_jax.checkpoints import (
+  adafactor_moments,
   huggingface,
   manager,
   manifests,
   name_table,
   opening,
   sources,
+  t5x_export,
   tokenizers,
 )
 from specialize_jax.t5 import config as t5_config
@@ -72,7 +74,7 @@ def plan(
 
   Args:
     checkpoint: what is read.
-    to: "ours" or "huggingface".
+    to: "ours", "huggingface" or "t5x".
     dtype: of the tensors written; None for that of those read, float32 if
       they differ.
     vocab_size: rows of the vocabulary written. None for those read, but that
@@ -85,6 +87,12 @@ def plan(
     UserError: tensors are missing, unexpected or of another shape, or the
       vocabulary's size is not the model's.
   """
+  if to == "huggingface" and checkpoint.config.relative_bias == "per_layer":
+    raise errors.UserError(
+      f"{checkpoint.path} has a relative position table of its own in each "
+      "layer, as T5X's scalable_t5 trains it, and a Hugging Face T5 has one "
+      "for all layers of a stack: convert it with --to=ours."
+    )
   checkpoint.check_files()
   read = checkpoint.source.shapes.get(sources.EMBEDDING, (0,))[0]
   name_table.check(checkpoint.config, checkpoint.source)
@@ -176,6 +184,50 @@ def write_folder(
   return epath.Path(output)
 
 
+def write_t5x(
+  planned: Plan,
+  output: str | os.PathLike,
+  *,
+  layers: t5x_export.Layers = "listed",
+) -> epath.Path:
+  """Writes `checkpoint_<step>` as T5X does, and returns its path.
+
+  Adafactor's moments go with the parameters where a run of ours has them.
+
+  Args:
+    planned: what is written.
+    output: T5X's model_dir.
+    layers: "listed" or "scanned", see `t5x_export`.
+
+  Raises:
+    UserError: `output` holds something already.
+  """
+  output = epath.Path(output)
+  if output.exists() and any(output.iterdir()):
+    raise errors.UserError(
+      f"{output} holds something already: give a folder that does not exist."
+    )
+  return t5x_export.write(
+    output,
+    planned.config,
+    planned.source,
+    step=planned.checkpoint.step or 0,
+    layers=layers,
+    moments=_moments(planned),
+  )
+
+
+def _moments(planned: Plan) -> adafactor_moments.Moments | None:
+  """Returns Adafactor's moments; None where they are no longer of the rows."""
+  checkpoint = planned.checkpoint
+  if planned.config.vocab_size != planned.num_rows_read:
+    return None
+  try:
+    return checkpoint.moments()
+  except adafactor_moments.NoMomentsError:
+    return None
+
+
 class _Watched:
   """A source that tells of every tensor that is read."""
 
@@ -193,7 +245,7 @@ class _Watched:
 
 
 def _default_rows(checkpoint: opening.Checkpoint, read: int, to: str) -> int:
-  if to == "ours":
+  if to != "huggingface":
     return _T5_ROWS if read == _T5_TOKENS else checkpoint.config.vocab_size
   origin = checkpoint.metadata.get(opening.ORIGIN, {})
   return origin.get("vocab_size", checkpoint.config.vocab_size)

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,13 +25,21 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import contents, damage, sources, streaming
+from specialize_jax.checkpoints import (
+  adafactor_moments,
+  contents,
+  damage,
+  sources,
+  streaming,
+)
 from specialize_jax.parallel import processes
 
 _SCORE = "score"
 _FINGERPRINT = "fingerprint"
 _STEP_METADATA = "_CHECKPOINT_METADATA"  # Orbax's, beside the items
 _JSON_FILE = "metadata"  # of Orbax's JSON items
+# Of optax's FactoredState, wherever the chain of transformations has it.
+_MOMENT = re.compile(r"^(opt_state/.+?)/(v_row|v_col|v)/(.+)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -355,6 +364,48 @@ class CheckpointManager:
         "give that of a training run."
       )
     return sources.Leaves(os.fspath(self._directory / str(step)), leaves)
+
+  def stored_moments(
+    self, step: int | None = None
+  ) -> adafactor_moments.Moments:
+    """Returns the second moments of a step's Adafactor; reads none yet.
+
+    Args:
+      step: the newest one by default.
+
+    Raises:
+      UserError: there is no such step, or its optimizer was another.
+    """
+    step = self._existing(step)
+    directory = self._directory / str(step) / "state"
+    shapes = contents.shapes(contents.saved_tree(directory))
+    arrays: dict[str, dict[str, Any]] = {
+      kind: {} for kind in adafactor_moments.KINDS
+    }
+    count = None
+    for name in shapes:
+      if match := _MOMENT.match(name):
+        state, kind, leaf = match.groups()
+        count = f"{state}/count"
+        arrays[kind][leaf] = sources.open_zarr(
+          directory, key=name.replace("/", ".")
+        )
+    if count is None:
+      raise adafactor_moments.NoMomentsError(
+        f"{self._directory} holds a checkpoint (step {step}) whose optimizer "
+        "was not Adafactor: take its parameters alone."
+      )
+    opened = sources.open_zarr(directory, key=count.replace("/", "."))
+    return adafactor_moments.OptaxMoments(
+      os.fspath(self._directory / str(step)),
+      int(sources.read_leaf(opened)),
+      arrays,
+      {
+        name.removeprefix("params/"): shape
+        for name, shape in shapes.items()
+        if name.startswith("params/")
+      },
+    )
 
   def metadata(self, step: int | None = None) -> dict[str, Any]:
     """Returns what `save` was given as metadata.

@@ -35,10 +35,11 @@ class Row:
 
   Attributes:
     ours: our name, with `{layer}` where it belongs to a layer.
-    hugging_face: that of `transformers`, with the same `{layer}`.
+    hugging_face: that of `transformers`, with the same `{layer}`; "" where
+      its T5 has no such tensor.
     transposed: whether the other tensor is ours transposed.
-    needs: the feed-forward block or head that has it: "gated", "plain",
-      "untied", or "" for every model.
+    needs: the feed-forward block, head or bias that has it: "gated", "plain",
+      "untied", "per_stack", "per_layer", or "" for every model.
   """
 
   ours: str
@@ -76,13 +77,21 @@ def _mlp(ours: str, hugging_face: str) -> tuple[Row, ...]:
   )
 
 
-def _table(stack: str) -> Row:
-  return Row(
-    ours=f"{stack}/relpos_bias/rel_embedding",
-    hugging_face=(
-      f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+def _tables(stack: str) -> tuple[Row, ...]:
+  return (
+    Row(
+      ours=sources.table_name(stack),
+      hugging_face=(
+        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+      ),
+      transposed=True,
+      needs="per_stack",
     ),
-    transposed=True,
+    Row(
+      ours=f"{stack}/layers_{{layer}}/relpos_bias/rel_embedding",
+      hugging_face="",
+      needs="per_layer",
+    ),
   )
 
 
@@ -92,7 +101,7 @@ _DECODER_BLOCK = "decoder.block.{layer}.layer"
 
 ROWS: tuple[Row, ...] = (
   Row(ours="token_embedder/embedding", hugging_face="shared.weight"),
-  _table("encoder"),
+  *_tables("encoder"),
   _norm(
     f"{_ENCODER}/pre_attention_layer_norm", f"{_ENCODER_BLOCK}.0.layer_norm"
   ),
@@ -100,7 +109,7 @@ ROWS: tuple[Row, ...] = (
   _norm(f"{_ENCODER}/pre_mlp_layer_norm", f"{_ENCODER_BLOCK}.1.layer_norm"),
   *_mlp(f"{_ENCODER}/mlp", f"{_ENCODER_BLOCK}.1.DenseReluDense"),
   _norm("encoder/encoder_norm", "encoder.final_layer_norm"),
-  _table("decoder"),
+  *_tables("decoder"),
   _norm(
     f"{_DECODER}/pre_self_attention_layer_norm",
     f"{_DECODER_BLOCK}.0.layer_norm",
@@ -129,7 +138,7 @@ class Tensor:
 
   Attributes:
     name: ours, layers listed.
-    hugging_face: that of `transformers`.
+    hugging_face: that of `transformers`; "" where its T5 has none.
     transposed: whether the other tensor is ours transposed.
     shape: ours.
   """
@@ -152,6 +161,7 @@ def tensors(config: t5_config.T5Config) -> tuple[Tensor, ...]:
     "",
     "gated" if len(config.mlp_activations) > 1 else "plain",
     "tied" if config.tied_head else "untied",
+    config.relative_bias,
   }
   named = []
   for row in ROWS:
@@ -245,6 +255,8 @@ def streamed(config: t5_config.T5Config, source: sources.Source) -> Any:
   Raises:
     UserError: tensors are missing, unexpected or of another shape.
   """
+  if config.relative_bias == "per_layer":
+    source = sources.TablesInLayers(source)
   check(config, source)
   leaves = {
     name: streaming.StreamedArray(
@@ -303,6 +315,14 @@ def check(config: t5_config.T5Config, source: sources.Source) -> None:
   """Raises UserError with the names of all tensors that do not fit."""
   expected = {tensor.name: tensor.shape for tensor in tensors(config)}
   found = dict(source.shapes)
+  if config.relative_bias == "per_stack" and (
+    sources.table_name("decoder", layer=0) in found
+  ):
+    raise errors.UserError(
+      f"{source.where} has a relative position table of its own in each layer "
+      "(T5X's scalable_t5, trained so), and T5Config.relative_bias is "
+      "'per_stack': set it to 'per_layer'."
+    )
   problems = [
     _listed("missing", expected.keys() - found.keys()),
     _listed("unexpected", found.keys() - expected.keys()),

@@ -20,6 +20,7 @@ from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import (
+  adafactor_moments,
   hub,
   huggingface,
   manager,
@@ -113,6 +114,22 @@ class Checkpoint:
     )
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
+  def moments(self) -> adafactor_moments.Moments:
+    """Returns the second moments of its Adafactor; reads none yet.
+
+    Raises:
+      UserError: it has no optimizer's state, or that of another optimizer.
+    """
+    match self.kind:
+      case "ours":
+        with manager.CheckpointManager(self.directory, keep=None) as steps:
+          return steps.stored_moments(self.step)
+      case "t5x":
+        return t5x.Checkpoint(self.directory).moments()
+    raise adafactor_moments.NoMomentsError(
+      f"{self.path} is a {self.kind} folder, which has no optimizer's state."
+    )
+
   def params(
     self,
     placed: placement.Placement,
@@ -196,9 +213,14 @@ class Checkpoint:
         )
 
 
-def _layout(config: t5_config.T5Config) -> tuple[bool, int, str]:
+def _layout(config: t5_config.T5Config) -> tuple[bool, int, str, str]:
   """What may differ between ours and the model that is wanted."""
-  return config.scan_layers, config.vocab_size, config.param_dtype
+  return (
+    config.scan_layers,
+    config.vocab_size,
+    config.param_dtype,
+    config.relative_bias,
+  )
 
 
 def open_checkpoint(
@@ -251,18 +273,20 @@ def _kind_in(directory: epath.Path) -> Kind:
       "run's model_dir, its checkpoints directory or one of the steps in it, a "
       "Hugging Face folder, or a T5X checkpoint directory."
     )
-  if (directory / "checkpoint").is_file():
+  if (directory / t5x.INDEX).is_file():
     return "t5x"
   if (directory / "config.json").is_file():
     return "huggingface"
+  if _is_t5x(directory):
+    return "t5x"
   if _our_directory(directory) is not None:
     return "ours"
   if _newest_t5x_step(directory) is not None:
     return "t5x"
   raise errors.UserError(
     f"{os.fspath(directory)} holds no checkpoint: neither the steps of a run, "
-    "nor a Hugging Face config.json, nor a T5X index (a file called "
-    "'checkpoint')."
+    "nor a Hugging Face config.json, nor a T5X checkpoint (a file called "
+    "'checkpoint', or a 'state' that Orbax wrote)."
   )
 
 
@@ -327,7 +351,7 @@ def _open_folder(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
 
 def _open_t5x(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
   del verify  # T5X saves no digests
-  if not (directory / "checkpoint").is_file():
+  if not _is_t5x(directory):
     directory = directory / f"checkpoint_{_newest_t5x_step(directory)}"
   checkpoint = t5x.Checkpoint(directory)
   named = _T5X_STEP.match(directory.name)
@@ -358,6 +382,14 @@ def _our_directory(path: epath.Path) -> tuple[epath.Path, int | None] | None:
   ):
     return path, None
   return None
+
+
+def _is_t5x(directory: epath.Path) -> bool:
+  """Whether it is one checkpoint of T5X, not one of the steps of our run."""
+  ours = (directory / "metadata").exists() or (
+    directory.parent / "metadata"
+  ).exists()
+  return not ours and t5x.item(directory) is not None
 
 
 def _newest_t5x_step(directory: epath.Path) -> int | None:

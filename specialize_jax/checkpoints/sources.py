@@ -27,6 +27,17 @@ STACKED = "/layers/"
 """In the name of a leaf that holds all layers of a stack."""
 
 
+def table_name(stack: str, *, layer: int | None = None) -> str:
+  """Returns the name of a relative position table.
+
+  Args:
+    stack: "encoder" or "decoder".
+    layer: whose own table it is; None for the one of the whole stack.
+  """
+  owner = stack if layer is None else f"{stack}/layers_{layer}"
+  return f"{owner}/relpos_bias/rel_embedding"
+
+
 class Source(Protocol):
   """A checkpoint of any format, in our names and orientation."""
 
@@ -91,8 +102,10 @@ class Leaves:
     """Gives one tensor, of a stacked leaf its layer."""
     leaf, layer = self.place(name)
     if layer is None:
-      return _read(self._leaves[leaf])
-    return _read(self._cuttable(leaf)[(slice(None),) * self._axis + (layer,)])
+      return read_leaf(self._leaves[leaf])
+    return read_leaf(
+      self._cuttable(leaf)[(slice(None),) * self._axis + (layer,)]
+    )
 
   def place(self, name: str) -> tuple[str, int | None]:
     """Returns the leaf that holds a tensor, and its layer of a stacked one."""
@@ -118,7 +131,7 @@ class Leaves:
       return leaf
     if self._kept[0] != name:
       self._kept = ("", None)  # The last is freed before the next is read.
-      self._kept = (name, _read(leaf))
+      self._kept = (name, read_leaf(leaf))
     return self._kept[1]
 
 
@@ -206,18 +219,54 @@ class Trimmed:
     return value[(slice(None),) * axis + (slice(self._vocab_size),)]
 
 
+class TablesInLayers:
+  """A source whose layers each have a copy of their stack's position table.
+
+  Where they have tables of their own already it changes nothing.
+  """
+
+  def __init__(self, source: Source) -> None:
+    """Reads nothing."""
+    self.where = source.where
+    self.dtypes = source.dtypes
+    self._source = source
+    self._copied: dict[str, str] = {}
+    for stack in ("encoder", "decoder"):
+      norm = f"{stack}/layers_{{}}/pre_mlp_layer_norm/scale"
+      layer = 0
+      while table_name(stack) in source.shapes and (
+        norm.format(layer) in source.shapes
+      ):
+        self._copied[table_name(stack, layer=layer)] = table_name(stack)
+        layer += 1
+
+  @property
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every tensor, the copies included."""
+    shapes = dict(self._source.shapes)
+    copies = {copy: shapes[table] for copy, table in self._copied.items()}
+    for table in set(self._copied.values()):
+      del shapes[table]
+    return shapes | copies
+
+  def read(self, name: str) -> np.ndarray:
+    """Returns one tensor."""
+    return self._source.read(self._copied.get(name, name))
+
+
 def _is_stored(leaf: Any) -> bool:
   return isinstance(leaf, tensorstore.TensorStore)
 
 
-def _read(leaf: Any) -> np.ndarray:
+def read_leaf(leaf: Any) -> np.ndarray:
+  """Returns an array of NumPy's, JAX's or tensorstore's, on the host."""
   if _is_stored(leaf):
     return leaf.read().result()
   return np.asarray(jax.device_get(leaf))
 
 
 def open_zarr(
-  directory: epath.Path, *, key: str | None = None
+  directory: epath.Path, *, key: str | None = None, whole: bool = False
 ) -> tensorstore.TensorStore:
   """Opens a stored array, local or on `gs://`; reads none of it.
 
@@ -225,6 +274,8 @@ def open_zarr(
     directory: where it lies.
     key: its name in the OCDBT database at `directory`; None if the directory
       is the array itself.
+    whole: whether reading fails where a part of it is missing, which else
+      counts as zeros. Right for writers that store parts of zeros too.
 
   Raises:
     ValueError: it is not there, or no zarr array.
@@ -237,6 +288,7 @@ def open_zarr(
     place = {"driver": "file", "path": f"{os.path.abspath(address)}/"}
   if key is not None:
     place = {"driver": "ocdbt", "base": place, "path": f"{key}/"}
+  options = {"fill_missing_data_reads": False} if whole else {}
   return tensorstore.open(
-    {"driver": "zarr", "kvstore": place}, open=True
+    {"driver": "zarr", "kvstore": place, **options}, open=True
   ).result()

@@ -23,23 +23,26 @@ _MAX_PIECE_BYTES = 2**26
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamedArray:
-  """An array by its pieces along the first axis.
+  """An array by its pieces along one axis.
 
   Attributes:
     shape: of the whole.
     dtype: of every piece.
-    read: gives where a piece begins along the first axis, and the piece;
-      together they cover the array, in their order.
+    read: gives where a piece begins along the axis, and the piece; together
+      they cover the array, in their order.
     rows_of_piece: that of every piece, the last excepted, or a divisor of it:
       one where layers are stacked.
-    digest: of the whole, as `damage.fingerprint` has it, once it is written.
+    axis: along which the array is read.
+    digest: of the whole, as `damage.fingerprint` has it, once it is written;
+      None of an array along another axis than the first.
   """
 
   shape: tuple[int, ...]
   dtype: np.dtype
   read: Callable[[], Iterator[tuple[int, np.ndarray]]]
   rows_of_piece: int
-  digest: concurrent.futures.Future[str] = dataclasses.field(
+  axis: int = 0
+  digest: concurrent.futures.Future[str | None] = dataclasses.field(
     default_factory=concurrent.futures.Future, compare=False, repr=False
   )
 
@@ -61,14 +64,18 @@ class StreamedArray:
         return piece
       if whole is None:
         whole = np.empty(self.shape, self.dtype)
-      whole[begin : begin + len(piece)] = piece
+      whole[self.at(begin, piece.shape[self.axis])] = piece
     return whole
 
   @property
   def rows_of_chunk(self) -> int:
     """Rows that are stored together: few enough to compress in memory."""
-    row_bytes = max(1, self.nbytes // self.shape[0])
+    row_bytes = max(1, self.nbytes // self.shape[self.axis])
     return min(self.rows_of_piece, max(1, _MAX_PIECE_BYTES // row_bytes))
+
+  def at(self, begin: int, size: int) -> tuple[slice, ...]:
+    """Returns the index of some rows along the axis."""
+    return (slice(None),) * self.axis + (slice(begin, begin + size),)
 
 
 class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
@@ -117,8 +124,8 @@ async def _write_all(
 
 async def _write(
   value: StreamedArray, info: ocp.type_handlers.ParamInfo
-) -> str:
-  """Writes one array; returns its digest."""
+) -> str | None:
+  """Writes one array; returns its digest, if it is along the first axis."""
   digest = damage.Digest(value.dtype)
   row_size = value.size // max(1, value.shape[0]) if value.shape else 1
   await info.await_path_creation()
@@ -129,25 +136,27 @@ async def _write(
     context=info.ts_context,
   )
   for begin, piece in value.read():
-    for row in range(0, len(piece), value.rows_of_chunk):
-      part = piece[row : row + value.rows_of_chunk]
+    size, step = piece.shape[value.axis], value.rows_of_chunk
+    for row in range(0, size, step):
+      part = piece[value.at(row, step)]
       at = begin + row
-      digest.add(at * row_size, part)
-      await stored[at : at + len(part)].write(part)
-
-  return str(digest)
+      if value.axis == 0:
+        digest.add(at * row_size, part)
+      await stored[value.at(at, part.shape[value.axis])].write(part)
+  return str(digest) if value.axis == 0 else None
 
 
 def _spec(
   value: StreamedArray, info: ocp.type_handlers.ParamInfo
 ) -> dict[str, Any]:
   """Gives Orbax's place and codec for an array, with our chunks."""
-  chunk = (value.rows_of_chunk, *value.shape[1:])
+  chunk = list(value.shape)
+  chunk[value.axis] = value.rows_of_chunk
   return ocp.type_handlers.get_json_tspec_write(
     info,
     use_ocdbt=info.is_ocdbt_checkpoint,
     global_shape=value.shape,
-    local_shape=chunk,
+    local_shape=tuple(chunk),
     dtype=value.dtype,
     process_index=jax.process_index(),
   )

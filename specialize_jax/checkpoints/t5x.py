@@ -1,53 +1,103 @@
-"""T5X's native checkpoints in: a msgpack index beside zarr arrays.
+"""T5X's checkpoints in: legacy (msgpack and zarr), or through Orbax.
 
-The index, a file called `checkpoint`, holds the tree of the train state. A
-leaf is a small array itself, or where a zarr array lies, named by its path in
-the tree (`target.encoder.encoder_norm.scale`): a tensorstore spec, or the
-`PLACEHOLDER://NAME` of those that T5X writes through Orbax. Only the
-parameters (`target`) are read; an optimizer's state is left alone. Names are
-ours already. T5X's scalable_t5 (t5x/examples/scalable_t5/network.py) has a
-relative position table in each layer, and its scanned layers are one array,
-along `param_scan_axis`, which is the second axis by default.
+A legacy checkpoint has an index, a file called `checkpoint`, that holds the
+tree of the train state. A leaf is a small array itself, or says where a zarr
+array lies, named by its path in the tree (`target.encoder.encoder_norm.scale`):
+a tensorstore spec, or the `PLACEHOLDER://NAME` of those written through the
+first Orbax. Today T5X writes `checkpoint_<step>/state`, whose tree is in
+Orbax's own metadata and whose arrays are in one OCDBT database. Parameters are
+`target`, or `params` where something else than T5X's trainer wrote them.
+
+Two networks of T5X are read. That of t5x/examples/t5 has our names. That of
+t5x/examples/scalable_t5 has a relative position table in each layer, attention
+kernels with heads and head width apart (`[embed, heads, kv]`), and, where its
+layers are scanned, one array for all of them (`encoder/encoder/...`) along
+`param_scan_axis`, 0 or 1. Where all layers of a stack have the same table, as
+in a T5 that was converted, it is a model with one table a stack.
 """
 
 import collections
 import functools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.serialization
 import flax.traverse_util
 import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import sources
+from specialize_jax.checkpoints import adafactor_moments, damage, sources
 from specialize_jax.t5 import config as t5_config
+
+INDEX = "checkpoint"
+"""The file that a legacy checkpoint has and no other."""
 
 _LAYER = re.compile(r"^(encoder|decoder)/layers_(\d+)/")
 _LAYER_TABLE = re.compile(
-  r"^(encoder|decoder)/layers_(\d+)/relative_posemb/rel_embedding$"
+  r"^(encoder|decoder)/layers_\d+/relpos_bias/rel_embedding$"
 )
+_SCANNED = re.compile(r"^(encoder|decoder)/\1/")
+INTO_HEADS = re.compile(r"/(query|key|value)/kernel$")
+"""Attention kernels `[embed, heads, kv]`, or with the last two joined."""
+
+OUT_OF_HEADS = re.compile(r"/out/kernel$")
+"""Attention kernels `[heads, kv, embed]`, or with the first two joined."""
+
 _PLACEHOLDER = "PLACEHOLDER://"
+_ITEMS = ("state", "default")
+_DATABASE = "manifest.ocdbt"
+
+# Networks of the same tensors as a T5 1.1, told by their vocabularies alone.
+_OTHER_VOCABULARIES = {250_112: "mT5", 256_384: "UMT5"}
+
+
+def item(directory: epath.Path) -> epath.Path | None:
+  """Returns what to read of `checkpoint_<step>`: itself, or an item in it.
+
+  Args:
+    directory: a checkpoint of either layout.
+
+  Returns:
+    Where the index or Orbax's metadata lie; None where neither is found.
+  """
+  for place in (directory, *(directory / name for name in _ITEMS)):
+    if (place / INDEX).is_file() or any(
+      (place / name).is_file() for name in ("_METADATA", _DATABASE)
+    ):
+      return place
+  return None
 
 
 class Checkpoint:
   """A `checkpoint_<step>` directory, as a `sources.Source`."""
 
   def __init__(self, path: str | os.PathLike) -> None:
-    """Reads the index; tensors stay where they are.
+    """Reads the tree; tensors stay where they are.
 
     Args:
       path: the directory, local or on `gs://`.
 
     Raises:
-      UserError: it is not a T5X checkpoint.
+      UserError: it is not a T5X checkpoint, or not whole.
     """
     self.where = os.fspath(path)
-    leaves = _leaves(epath.Path(path))
-    self._leaves = sources.Leaves(self.where, leaves, axis=_scan_axis(leaves))
+    place = item(epath.Path(path))
+    if place is None:
+      raise errors.UserError(
+        f"{self.where} is not a T5X checkpoint: it has neither an index (a "
+        "file called 'checkpoint') nor a 'state' that Orbax wrote. Give the "
+        "directory checkpoint_<step> itself."
+      )
+    self._tree = _in_index if (place / INDEX).is_file() else _in_orbax
+    self._place = place
+    self._params = _leaves(place, self._tree(place, _parameters))
+    self._axis = _scan_axis(self.where, self._params)
+    self._leaves = sources.Leaves(self.where, self._params, axis=self._axis)
 
   @functools.cached_property
   def config(self) -> t5_config.T5Config:
@@ -57,44 +107,63 @@ class Checkpoint:
     largest relative distance cannot be seen in the shapes.
     """
     shapes = self.shapes
-    try:
-      vocab_size, embed_dim = shapes[sources.EMBEDDING]
-      layer, mlp = "encoder/layers_0", "encoder/layers_0/mlp"
-      gated = f"{mlp}/wi_0/kernel" in shapes
-      _, mlp_dim = shapes[f"{mlp}/{'wi_0' if gated else 'wi'}/kernel"]
-      num_heads, num_buckets = shapes[_table_name("encoder")]
-      _, joined_kv_dim = shapes[f"{layer}/attention/query/kernel"]
-    except (KeyError, ValueError) as error:
-      raise errors.UserError(
-        f"{self.where} is a T5X checkpoint, but not of a T5: {error} is "
-        "missing or has another number of axes."
-      ) from error
-    depth = collections.Counter(
+    stacks = {"encoder": 0, "decoder": 0} | collections.Counter(
       match.group(1)
       for name in shapes
       if (match := _LAYER.match(name))
       and name.endswith("pre_mlp_layer_norm/scale")
     )
+    try:
+      vocab_size, embed_dim = shapes[sources.EMBEDDING]
+      layer, mlp = "encoder/layers_0", "encoder/layers_0/mlp"
+      gated = f"{mlp}/wi_0/kernel" in shapes
+      _, mlp_dim = shapes[f"{mlp}/{'wi_0' if gated else 'wi'}/kernel"]
+      table = sources.table_name("encoder")
+      if table not in shapes:
+        table = sources.table_name("encoder", layer=0)
+      num_heads, num_buckets = shapes[table]
+      _, joined_kv_dim = shapes[f"{layer}/attention/query/kernel"]
+    except (KeyError, ValueError) as error:
+      raise errors.UserError(
+        f"{self.where} is a T5X checkpoint, but not of a T5 (an encoder and a "
+        f"decoder with relative positions): {error} is missing or has another "
+        "number of axes."
+      ) from error
+    if other := _OTHER_VOCABULARIES.get(vocab_size):
+      raise errors.UserError(
+        f"{self.where} is a checkpoint of {other} (its vocabulary has "
+        f"{vocab_size:,} rows), and expected is a T5 1.0, T5 1.1 or FlanT5: "
+        "the pieces of other vocabularies are other words."
+      )
     return t5_config.T5Config(
       vocab_size=vocab_size,
       embed_dim=embed_dim,
       mlp_dim=mlp_dim,
       num_heads=num_heads,
       head_dim=joined_kv_dim // num_heads,
-      num_encoder_layers=depth["encoder"],
-      num_decoder_layers=depth["decoder"],
+      num_encoder_layers=stacks["encoder"],
+      num_decoder_layers=stacks["decoder"],
       mlp_activations=("gelu", "linear") if gated else ("relu",),
       tied_head=sources.HEAD not in shapes,
+      relative_bias=(
+        "per_stack" if table == sources.table_name("encoder") else "per_layer"
+      ),
       relative_attention_num_buckets=num_buckets,
     )
 
   @functools.cached_property
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """The shapes of all tensors, layers listed, one table a stack."""
+    """The shapes of all tensors, layers listed, heads and head width joined.
+
+    The tables of layers are one of the stack where they are equal.
+    """
     shapes = {}
     for name, shape in self._leaves.shapes.items():
-      match = _LAYER_TABLE.match(name)
-      shapes[_table_name(match.group(1)) if match else name] = shape
+      table = _LAYER_TABLE.match(name)
+      if table and self._one_table_a_stack:
+        shapes[sources.table_name(table.group(1))] = shape
+      else:
+        shapes[name] = _joined_shape(name, shape)
     return shapes
 
   @property
@@ -102,67 +171,282 @@ class Checkpoint:
     """The types of the tensors."""
     return self._leaves.dtypes
 
-  def read(self, name: str) -> np.ndarray:
-    """Gives one tensor; of a scanned one only its layer."""
-    if name not in self._leaves.shapes:
-      return self._shared_table(name.split("/", maxsplit=1)[0])
-    return self._leaves.read(name)
+  def moments(self) -> adafactor_moments.Moments:
+    """Returns the second moments of its Adafactor; reads none yet.
 
-  def _shared_table(self, stack: str) -> np.ndarray:
-    """Gives the one table of a stack whose layers each have a copy."""
-    first, *others = [
-      self._leaves.read(name)
-      for name in self._leaves.shapes
-      if (match := _LAYER_TABLE.match(name)) and match.group(1) == stack
-    ]
-    if not all(np.array_equal(first, other) for other in others):
-      raise errors.UserError(
-        f"{self.where}: the {stack}'s layers have different relative position "
-        "tables, and a T5 has one for all layers of a stack: this is a "
-        "network of T5X's scalable_t5 that was trained from scratch."
+    Raises:
+      UserError: it has no optimizer's state, or that of another optimizer.
+    """
+    states = self._tree(self._place, _optimizer_state)
+    step = states.pop("step", None)
+    kinds = {name.rsplit("/", maxsplit=1)[-1] for name in states}
+    if step is None or not {*adafactor_moments.KINDS} <= kinds:
+      raise adafactor_moments.NoMomentsError(
+        f"{self.where} has no state of T5X's Adafactor: take its parameters "
+        "alone."
       )
-    return first
+    opened = _leaves(
+      self._place,
+      {name.removeprefix("param_states/"): x for name, x in states.items()},
+    )
+    (count,) = _leaves(self._place, {"step": step}, floats=False).values()
+    return _Moments(
+      self.where,
+      self._params,
+      opened,
+      axis=self._axis,
+      count=int(sources.read_leaf(count)),
+    )
+
+  def read(self, name: str) -> np.ndarray:
+    """Returns one tensor; of a scanned one only its layer.
+
+    Raises:
+      UserError: a file of it is lost, cut or altered.
+    """
+    stored = name
+    if name not in self._leaves.shapes:
+      stored = sources.table_name(name.split("/", maxsplit=1)[0], layer=0)
+    value = self._read(stored)
+    return value.reshape(_joined_shape(name, value.shape))
+
+  def _read(self, name: str) -> np.ndarray:
+    try:
+      return self._leaves.read(name)
+    except (ValueError, OSError) as error:
+      if not damage.is_damage(error):
+        raise
+      raise errors.UserError(
+        f"{self.where} is torn: {name} cannot be read, though the checkpoint "
+        f"names it ({_first_line(error)}): copy the checkpoint again."
+      ) from error
+
+  @functools.cached_property
+  def _one_table_a_stack(self) -> bool:
+    """Whether the layers of each stack have equal tables."""
+    first: dict[str, np.ndarray] = {}
+    for name in self._leaves.shapes:
+      if match := _LAYER_TABLE.match(name):
+        table = self._read(name)
+        if not np.array_equal(first.setdefault(match.group(1), table), table):
+          return False
+    return True
 
 
-def _table_name(stack: str) -> str:
-  return f"{stack}/relpos_bias/rel_embedding"
+def logical_axes(name: str, rank: int) -> tuple[str, ...]:
+  """Returns what T5X calls the axes of a parameter, without its layers.
+
+  Args:
+    name: its path.
+    rank: how many axes it has, which tells whether heads are apart.
+  """
+  if INTO_HEADS.search(name):
+    return ("embed", "heads", "kv") if rank == 3 else ("embed", "joined_kv")
+  if OUT_OF_HEADS.search(name):
+    return ("heads", "kv", "embed") if rank == 3 else ("joined_kv", "embed")
+  match name.split("/")[-2:]:
+    case ["wo", "kernel"]:
+      return ("mlp", "embed")
+    case ["logits_dense", "kernel"]:
+      return ("embed", "vocab")
+    case [_, "kernel"]:
+      return ("embed", "mlp")
+    case [_, "embedding"]:
+      return ("vocab", "embed")
+    case [_, "rel_embedding"]:
+      return ("heads", "relpos_buckets")
+  return ("embed",)
 
 
-def _scan_axis(leaves: Mapping[str, Any]) -> int:
-  """Tells where layers are stacked, by a norm, which is as long as a token."""
+class _Moments:
+  """The second moments of T5X's Adafactor, by our names."""
+
+  def __init__(
+    self,
+    where: str,
+    params: Mapping[str, Any],
+    states: Mapping[str, Any],
+    *,
+    axis: int,
+    count: int,
+  ) -> None:
+    self._where = where
+    self._params = params
+    self._states = states
+    self._axis = axis
+    self.count = count
+
+  def second_moment(self, name: str) -> adafactor_moments.SecondMoment:
+    """Returns that of one tensor, layers listed."""
+    leaf, layer = adafactor_moments.place_of(name, self._params)
+    shape = tuple(self._params[leaf].shape)
+    own = shape
+    if layer is not None:
+      own = shape[: self._axis] + shape[self._axis + 1 :]
+    axes = logical_axes(leaf, len(own))
+    if layer is not None:
+      axes = (*axes[: self._axis], "layers", *axes[self._axis :])
+    arrays = {
+      kind: sources.read_leaf(self._states[f"{leaf}/{kind}"])
+      for kind in adafactor_moments.KINDS
+    }
+    rule = adafactor_moments.t5x_rule(shape, axes)
+    try:
+      return adafactor_moments.loaded(
+        arrays,
+        shape,
+        axes,
+        rule if arrays["v"].shape != shape else None,
+        layer=layer,
+        joined_shape=_joined_shape(leaf, own),
+      )
+    except ValueError as error:
+      raise errors.UserError(
+        f"{self._where}: the optimizer's state of {leaf} is not that of T5X's "
+        f"Adafactor with its standard_logical_factor_rules ({error}): take the "
+        "parameters alone."
+      ) from error
+
+
+def _joined_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns an attention kernel's shape with heads and head width as one."""
+  if len(shape) != 3:
+    return shape
+  if INTO_HEADS.search(name):
+    return shape[0], shape[1] * shape[2]
+  if OUT_OF_HEADS.search(name):
+    return shape[0] * shape[1], shape[2]
+  return shape
+
+
+def _scan_axis(where: str, leaves: Mapping[str, Any]) -> int:
+  """Returns the axis along which layers are stacked, 1 if none are.
+
+  A norm is `[layers, embed]` or `[embed, layers]`. Where both are equally
+  long, other tensors tell, whose axes at the same places differ.
+  """
   embedding = leaves.get(sources.EMBEDDING)
-  norm = leaves.get(f"encoder{sources.STACKED}pre_mlp_layer_norm/scale")
-  if embedding is None or norm is None:
+  stacked = {
+    stack: norm.shape
+    for stack in ("encoder", "decoder")
+    if (norm := leaves.get(f"{stack}{sources.STACKED}pre_mlp_layer_norm/scale"))
+    is not None
+  }
+  if embedding is None or not stacked:
     return 1
-  return 1 if norm.shape[0] == embedding.shape[-1] else 0
+  embed_dim = embedding.shape[-1]
+  for shape in stacked.values():
+    if len(shape) != 2 or embed_dim not in shape:
+      raise errors.UserError(
+        f"{where} is a T5X checkpoint, but not of a T5: a norm of its scanned "
+        f"layers has the shape {shape}, and expected are the layers and the "
+        f"{embed_dim} of the embedding."
+      )
+    if shape[0] != shape[1]:
+      return 1 if shape[0] == embed_dim else 0
+  # wo is [layers, mlp, embed] or [mlp, layers, embed]; layers and embed are
+  # equally many, so that the one that differs is mlp.
+  wo = leaves.get(f"encoder{sources.STACKED}mlp/wo/kernel")
+  return 0 if wo is not None and wo.shape[0] == embed_dim else 1
 
 
-def _leaves(path: epath.Path) -> dict[str, Any]:
-  """Gives the parameters' leaves by name: arrays, or open zarr arrays."""
-  try:
-    index = flax.serialization.msgpack_restore(
-      (path / "checkpoint").read_bytes()
-    )
-    state = index.get("optimizer", index)
-    target = flax.traverse_util.flatten_dict(
-      state["target"], sep="/", is_leaf=lambda _, x: _stored_name(x) is not None
-    )
-  except (OSError, KeyError, ValueError, AttributeError) as error:
-    raise errors.UserError(
-      f"{path} is not a T5X checkpoint: its index, a file called "
-      f"'checkpoint', cannot be read ({type(error).__name__}: {error}). Give "
-      "the directory checkpoint_<step> itself."
-    ) from error
+def _leaves(
+  place: epath.Path,
+  stored: Mapping[str, str | np.ndarray],
+  *,
+  floats: bool = True,
+) -> dict[str, Any]:
+  """Returns leaves by our names: arrays, or open zarr arrays.
+
+  Scanned layers are called `encoder/layers/...`, as in our own tree.
+  """
   leaves = {}
-  for name, leaf in target.items():
-    stored = _stored_name(leaf)
-    leaves[name] = np.asarray(leaf) if stored is None else _open(path, stored)
-    _check_dtype(path, name, leaves[name])
+  for name, leaf in stored.items():
+    opened = _open(place, leaf, name) if isinstance(leaf, str) else leaf
+    if floats:
+      _check_dtype(place, name, opened)
+    leaves[_SCANNED.sub(r"\1/layers/", name)] = opened
   return leaves
 
 
+def _in_index(
+  place: epath.Path, select: Callable[[Any], Mapping[str, Any]]
+) -> dict[str, str | np.ndarray]:
+  """Returns the leaves that a legacy index names, as `_in_orbax` does."""
+  content = (place / INDEX).read_bytes()
+  if content.startswith(b"model_checkpoint_path"):
+    raise errors.UserError(
+      f"{place} is a TensorFlow checkpoint, as Mesh TensorFlow's T5 wrote "
+      "them, and not one of T5X: give the same model from "
+      "gs://t5-data/pretrained_models/t5x, or have T5X restore this one and "
+      "save it."
+    )
+  try:
+    tree = select(flax.serialization.msgpack_restore(content))
+    flat = flax.traverse_util.flatten_dict(
+      tree, sep="/", is_leaf=lambda _, leaf: _stored_name(leaf) is not None
+    )
+  except Exception as error:
+    if not damage.is_damage(error) and not _is_msgpack(error):
+      raise
+    raise errors.UserError(
+      f"{place} is not a T5X checkpoint, or torn: its index, a file called "
+      f"'{INDEX}', cannot be read ({type(error).__name__}: {error}). Give the "
+      "directory checkpoint_<step> itself, or copy the checkpoint again."
+    ) from error
+  return {
+    name: np.asarray(leaf) if (key := _stored_name(leaf)) is None else key
+    for name, leaf in flat.items()
+  }
+
+
+def _in_orbax(
+  place: epath.Path, select: Callable[[Any], Mapping[str, Any]]
+) -> dict[str, str | np.ndarray]:
+  """Returns by name where Orbax keeps the leaves of a part of the tree."""
+  try:
+    tree = select(ocp.PyTreeCheckpointHandler().metadata(place).tree)
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    return {name: leaf.name for name, leaf in flat.items()}
+  except Exception as error:
+    if not damage.is_damage(error):
+      raise
+    raise errors.UserError(
+      f"{place} is not a T5X checkpoint, or torn: Orbax cannot read its tree "
+      f"({type(error).__name__}: {_first_line(error)}). Give the directory "
+      "checkpoint_<step> itself, or copy the checkpoint again."
+    ) from error
+
+
+def _parameters(tree: Any) -> Mapping[str, Any]:
+  """Returns the parameters of a train state, whoever's it is.
+
+  Raises:
+    KeyError: it has none.
+  """
+  found = False
+  for key in ("optimizer", "target", "params"):
+    if key in tree:
+      tree, found = tree[key], key != "optimizer" or found
+  if not found or not isinstance(tree, Mapping):
+    raise KeyError("neither 'target' nor 'params' is in it")
+  return tree
+
+
+def _optimizer_state(tree: Any) -> Mapping[str, Any]:
+  """Returns `step` and `param_states`; nothing where there are none."""
+  state = tree.get("optimizer", tree).get("state", {})
+  return {
+    name: state[name] for name in ("step", "param_states") if name in state
+  }
+
+
+def _is_msgpack(error: Exception) -> bool:
+  return type(error).__module__.startswith("msgpack")
+
+
 def _stored_name(leaf: Any) -> str | None:
-  """Gives the name of the array that a leaf of the index refers to, if any."""
+  """Returns the name of the array that a leaf of the index refers to."""
   if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
     return leaf.removeprefix(_PLACEHOLDER)
   if not isinstance(leaf, Mapping) or leaf.get("driver") != "zarr":
@@ -173,23 +457,35 @@ def _stored_name(leaf: Any) -> str | None:
   return path.rstrip("/").split("/")[-1]
 
 
-def _open(path: epath.Path, name: str) -> Any:
+def _open(place: epath.Path, key: str, name: str) -> tensorstore.TensorStore:
+  """Opens a stored array, which has a directory or is in OCDBT."""
+  in_database = (place / _DATABASE).is_file() and not (place / key).is_dir()
   try:
-    if (path / name).is_dir():
-      return sources.open_zarr(path / name)
-    return sources.open_zarr(path, key=name)
+    return sources.open_zarr(
+      place if in_database else place / key,
+      key=key if in_database else None,
+      whole=True,
+    )
   except ValueError as error:
+    if not damage.is_damage(error):
+      raise
     raise errors.UserError(
-      f"{path / name} cannot be read, though the checkpoint's index names it "
-      f"({error}): copy the checkpoint again."
+      f"{place} is torn: {name} cannot be opened, though the checkpoint names "
+      f"it ({_first_line(error)}): copy the checkpoint again."
     ) from error
 
 
-def _check_dtype(path: epath.Path, name: str, leaf: Any) -> None:
+def _check_dtype(place: epath.Path, name: str, leaf: Any) -> None:
   # The first T5X stored bfloat16 as uint16; T5X itself no longer reads it.
   dtype = getattr(leaf.dtype, "name", "")
   if "float" not in dtype:
     raise errors.UserError(
-      f"{path}: {name} is of type {dtype}, and a parameter must be of a "
+      f"{place}: {name} is of type {dtype}, and a parameter must be of a "
       "floating point type: save the checkpoint again with a T5X of version 3."
     )
+
+
+def _first_line(error: Exception) -> str:
+  """What an error says, without tensorstore's account of its settings."""
+  text = str(error).split(" [tensorstore_spec=")[0] or "no reason given"
+  return text.splitlines()[0][:300]

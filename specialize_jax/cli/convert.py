@@ -21,6 +21,7 @@ _EXAMPLE = """examples (the first after `specialize demo`):
   specialize convert --checkpoint=demo_output/specialize \\
     --to=huggingface --output=demo_output/folder
   specialize convert --checkpoint=google/flan-t5-xl --output=flan_t5_xl
+  specialize convert --checkpoint=run/best --to=t5x --output=t5x_run
   specialize convert --output=t5_small \\
     --checkpoint=gs://t5-data/pretrained_models/t5x/t5_small/checkpoint_1000000
 """
@@ -37,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="specialize convert",
     description="Converts a checkpoint of any kind (ours, a Hugging Face folder"
-    " or hub name, T5X's) to ours or to a Hugging Face folder that"
+    " or hub name, T5X's) to ours, to T5X's or to a Hugging Face folder that"
     " AutoModelForSeq2SeqLM.from_pretrained loads. One tensor at a time: a"
     " model much larger than the memory is converted.",
     epilog=_EXAMPLE,
@@ -59,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--to",
-    choices=("ours", "huggingface"),
+    choices=("ours", "huggingface", "t5x"),
     help="what is written (default: huggingface from ours, ours from others)",
   )
   parser.add_argument(
@@ -72,6 +73,14 @@ def build_parser() -> argparse.ArgumentParser:
     "--no_verify",
     action="store_true",
     help="read --checkpoint without comparing it with its digests",
+  )
+  parser.add_argument(
+    "--t5x_layers",
+    choices=("listed", "scanned"),
+    default="listed",
+    help="how T5X's network has its layers: listed, as t5x/examples/t5 does,"
+    " or scanned along axis 1, as t5x/examples/scalable_t5 does (default:"
+    " listed)",
   )
   _add_options(parser)
   return parser
@@ -161,6 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   with progress.shown(planned):
     if to == "ours":
       path = conversion.write_ours(planned, flags.output)
+    elif to == "t5x":
+      path = conversion.write_t5x(
+        planned, flags.output, layers=flags.t5x_layers
+      )
     else:
       path = conversion.write_folder(
         planned, flags.output, max_shard_bytes=flags.max_shard_mib * 2**20

@@ -132,6 +132,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   if flags.report:
     writing.write_json(flags.report, prepared.report)
   print(_summary(prepared.report, prepared.path))
+  if prepared.validation_path:
+    print(
+      f"{prepared.validation_path}: {prepared.report['validation']:,} samples"
+      " of validation questions"
+    )
   teacher_records.print_coverage(prepared.report)
   return 0
 

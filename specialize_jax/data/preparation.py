@@ -1,7 +1,8 @@
 """From a record store to the dataset that training reads, in one pass.
 
 Filters, aligns and writes; the dataset appears whole or not at all, and what
-became of every record is counted.
+became of every record is counted. Right records of validation questions are a
+dataset of their own beside it, for the held-out divergence.
 """
 
 import collections
@@ -67,11 +68,14 @@ class Prepared:
 
   Attributes:
     path: the dataset's folder.
+    validation_path: that of the validation questions' records; None where
+      there are none.
     report: JSON-able: counts of records kept and dropped, by reason, and the
       alignment's coverage.
   """
 
   path: str
+  validation_path: str | None = None
   report: dict[str, object]
 
 
@@ -127,8 +131,14 @@ class Stage:
     fingerprint: of the student's vocabulary.
   """
 
-  def __init__(self, preparation: Preparation) -> None:
+  def __init__(
+    self, preparation: Preparation, *, validation: bool = True
+  ) -> None:
     """Reads the vocabulary and the questions.
+
+    Args:
+      preparation: what is prepared from what.
+      validation: whether records of validation questions become rows too.
 
     Raises:
       UserError: either cannot be read, or there is no such mode.
@@ -138,11 +148,15 @@ class Stage:
       mode=preparation.mode,
       keep_truncated=True,  # the filter has judged them
     )
-    index = _index(preparation.dataset_name, questions_path(preparation))
-    self._filter = record_filter.RightTrainingRows(
-      index, keep_truncated=preparation.keep_truncated
+    self._index = _index(
+      preparation.dataset_name,
+      questions_path(preparation),
+      validation=validation,
     )
-    self.questions = index.file_order
+    self._filter = record_filter.RightTrainingRows(
+      self._index, keep_truncated=preparation.keep_truncated
+    )
+    self.questions = self._index.file_order
     self.fingerprint = self._aligner.aligner.student.fingerprint
 
   def process(
@@ -189,6 +203,10 @@ class Stage:
         picked.append((number, unfinished is not None))
         yield row
 
+  def is_validation(self, row: packed_rows.PackedRow) -> bool:
+    """Returns whether a row belongs to a validation question."""
+    return self._index.is_validation(row.question)
+
   def question_row(self, number: int) -> tfds_builder.QuestionRow:
     """Gives a question as the dataset stores it."""
     question = self.questions[number]
@@ -222,6 +240,8 @@ def prepare(
   stage = Stage(preparation)
   tally = Tally()
   asked: dict[int, tfds_builder.QuestionRow] = {}
+  # Few questions are held out: their rows wait until the others are written.
+  validation: list[packed_rows.PackedRow] = []
 
   def rows() -> Iterator[packed_rows.PackedRow]:
     nonlocal tally
@@ -232,24 +252,42 @@ def prepare(
       for row in batch_rows:
         if row.question not in asked:
           asked[row.question] = stage.question_row(row.question)
-        yield row
+        if stage.is_validation(row):
+          validation.append(row)
+        else:
+          yield row
 
-  try:
-    path = tfds_builder.write(
-      rows(),
+  def write(rows: Iterable[packed_rows.PackedRow], name: str) -> str:
+    return tfds_builder.write(
+      rows,
       asked,
       data_dir=preparation.data_dir,
-      name=preparation.dataset_name,
+      name=name,
       metadata=tfds_builder.new_metadata(
         stage.fingerprint, mode=preparation.mode
       ),
     )
+
+  name = preparation.dataset_name
+  try:
+    path = write(rows(), name)
   except tfds_builder.EmptyDatasetError as error:
     raise nothing_kept(preparation, tally.num_records, tally.dropped) from error
+  validation_path = None
+  if validation:
+    validation_path = write(validation, tfds_builder.validation_name(name))
+  else:
+    tfds_builder.remove(
+      preparation.data_dir, tfds_builder.validation_name(name)
+    )
+  tally.kept -= len(validation)
   report = tally.report(
-    questions=len(asked), mode=preparation.mode, vocabulary=stage.fingerprint
+    questions=len(asked) - len({row.question for row in validation}),
+    mode=preparation.mode,
+    vocabulary=stage.fingerprint,
   )
-  return Prepared(path=path, report=report)
+  report["validation"] = len(validation)
+  return Prepared(path=path, validation_path=validation_path, report=report)
 
 
 def questions_path(preparation: Preparation) -> str:
@@ -268,7 +306,9 @@ def _default_questions(dataset_name: str) -> str:
     ) from error
 
 
-def _index(dataset_name: str, path: str) -> record_filter.QuestionIndex:
+def _index(
+  dataset_name: str, path: str, *, validation: bool
+) -> record_filter.QuestionIndex:
   """Reads what may be trained on and what may not."""
   if not os.path.isfile(path):
     raise errors.UserError(
@@ -276,13 +316,19 @@ def _index(dataset_name: str, path: str) -> record_filter.QuestionIndex:
       " JSON object a line"
     )
   if dataset_name == "gsm8k_teacher":
-    return record_filter.gsm8k_index(benchmarks.read_gsm8k(path, "train"))
-  held_out = []
+    return record_filter.gsm8k_index(
+      benchmarks.read_gsm8k(path, "train"), validation=validation
+    )
+  held_out: dict[str, list[questions.Question]] = {}
   for split in ("validation", "test"):
     beside = pathlib.Path(path).with_name(f"{split}.jsonl")
     if beside.is_file():
-      held_out += questions.read_questions(str(beside))
-  return record_filter.QuestionIndex(questions.read_questions(path), held_out)
+      held_out[split] = questions.read_questions(str(beside))
+  return record_filter.QuestionIndex(
+    questions.read_questions(path),
+    [question for of_split in held_out.values() for question in of_split],
+    held_out.get("validation", ()) if validation else (),
+  )
 
 
 def nothing_kept(

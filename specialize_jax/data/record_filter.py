@@ -15,6 +15,7 @@ from specialize_jax.records import columnar, schema
 
 WRONG = "wrong answer"
 HELD_OUT = "validation or test question"
+"""Of validation questions only where their records are not asked for."""
 UNKNOWN = "question not in the training file"
 REPEATED = "sample occurs twice"
 
@@ -30,19 +31,28 @@ class QuestionIndex:
     self,
     file_order: Sequence[questions.Question],
     held_out: Sequence[questions.Question],
+    validation: Sequence[questions.Question] = (),
   ) -> None:
     """Indexes questions.
 
     Args:
       file_order: every question of the training file, in its order.
       held_out: what must not be trained on, whether in that file or not.
+      validation: those of `held_out` whose records a student is validated by;
+        where they are not in the training file, their numbers follow its.
     """
-    self.file_order = file_order
-    numbers = range(len(file_order))
+    self._num_in_file = len(file_order)
+    known = {splits.words_of(one.question) for one in file_order}
+    self._validation = {splits.words_of(one.question) for one in validation}
+    self.file_order = [
+      *file_order,
+      *(q for q in validation if splits.words_of(q.question) not in known),
+    ]
+    numbers = range(len(self.file_order))
     # The last of repeated questions, as a dictionary has it.
-    self._by_id = {file_order[n].question_id: n for n in numbers}
+    self._by_id = {self.file_order[n].question_id: n for n in numbers}
     self._by_words = {
-      splits.words_of(file_order[n].question): n for n in numbers
+      splits.words_of(self.file_order[n].question): n for n in numbers
     }
     self._held_out = {splits.words_of(one.question) for one in held_out}
     # Teachers are asked the same question many times over.
@@ -53,7 +63,7 @@ class QuestionIndex:
     if head.question:
       return self._by_words.get(self._words_of(head.question))
     if isinstance(head.question_id, int):
-      known = 0 <= head.question_id < len(self.file_order)
+      known = 0 <= head.question_id < self._num_in_file
       return head.question_id if known else None
     return self._by_id.get(head.question_id)
 
@@ -61,9 +71,16 @@ class QuestionIndex:
     """Tells whether a question must not be trained on."""
     return self._words_of(question) in self._held_out
 
+  def is_validation(self, number: int) -> bool:
+    """Returns whether a question is one of validation."""
+    words = self._words_of(self.file_order[number].question)
+    return words in self._validation
+
 
 class RightTrainingRows:
   """Picks the rows to learn from, and counts the others by reason.
+
+  Those of validation questions are picked too: ask the index which they are.
 
   Attributes:
     dropped: how many rows were dropped, by reason.
@@ -101,13 +118,13 @@ def _judge(
   row: columnar.Row, index: QuestionIndex
 ) -> tuple[str | None, int | None]:
   """Returns why a row is dropped, or None, and its question's number."""
-  if row.head.question and index.is_held_out(row.head.question):
-    return HELD_OUT, None
   number = index.find(row.head)
   if number is None:
-    return UNKNOWN, None
+    asked = row.head.question
+    held_out = bool(asked) and index.is_held_out(asked)
+    return (HELD_OUT if held_out else UNKNOWN), None
   question = index.file_order[number]
-  if index.is_held_out(question.question):
+  if index.is_held_out(question.question) and not index.is_validation(number):
     return HELD_OUT, None
   if not is_right(row, question.answer):
     return WRONG, number
@@ -124,8 +141,13 @@ def is_right(row: columnar.Row, gold_answer: str) -> bool:
 
 
 def gsm8k_index(
-  rows: Sequence[questions.Question],
+  rows: Sequence[questions.Question], *, validation: bool = False
 ) -> QuestionIndex:
-  """Indexes GSM8K's training file; its validation questions are held out."""
-  validation, _ = splits.split_validation(rows)
-  return QuestionIndex(rows, validation)
+  """Indexes GSM8K's training file; its validation questions are held out.
+
+  Args:
+    rows: the file.
+    validation: whether records of the validation questions are picked too.
+  """
+  held_out, _ = splits.split_validation(rows)
+  return QuestionIndex(rows, held_out, held_out if validation else ())

@@ -141,18 +141,21 @@ def render(
     UserError: there are too few demonstrations to draw from.
   """
   vocabulary = output_features[features.INPUTS].vocabulary
+  is_validation = teacher_source.VALIDATION in dataset.element_spec
+  split = teacher_source.VALIDATION if is_validation else "train"
+  questions = source.questions(split)
   # The rows are read while the questions are tokenized.
   with concurrent.futures.ThreadPoolExecutor(1) as reader:
     if data_format.chain_of_thought:
-      rows = reader.submit(source.rows)
+      rows = reader.submit(source.rows, split)
     prompts = _Prompts(
-      source.questions(),
+      questions,
       vocabulary,
       data_format,
       demonstrations.Drawer(
         demonstrations.read(data_format, read_demonstrations),
         num_demonstrations,
-        asked=source.questions().texts,
+        asked=questions.texts,
       )
       if data_format.in_context
       else None,
@@ -160,7 +163,7 @@ def render(
   targets = (
     _TeacherTargets(rows.result(), vocabulary.eos_id)
     if data_format.chain_of_thought
-    else _AnswerTargets(source.questions(), vocabulary, data_format)
+    else _AnswerTargets(questions, vocabulary, data_format)
   )
 
   # Autograph would rewrite what has no Python control flow, for seconds.

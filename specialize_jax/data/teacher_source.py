@@ -16,10 +16,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.data import sources, vocabularies
 from specialize_jax.records import tfds_builder
+
+VALIDATION = "validation"
+"""The other split, and the key that its elements have."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,6 +65,9 @@ class TeacherSource(sources.TableSource):
 
   An element is `{"row": int64}`; with `one_per_question` it counts the
   questions, else the rows. What they stand for is in `questions` and `rows`.
+  The split "validation" has the rows of the validation questions, a dataset of
+  their own; its elements have the key "validation" too, by which
+  preprocessors tell it when they build their graph.
   """
 
   def __init__(
@@ -82,7 +89,7 @@ class TeacherSource(sources.TableSource):
     """
     super().__init__(
       lambda split: {"row": range(self.num_input_examples(split))},
-      splits=["train"],
+      splits=["train", "validation"],
       description=f"TFDS dataset {dataset_name!r}",
       salt=salt,
     )
@@ -92,11 +99,11 @@ class TeacherSource(sources.TableSource):
 
   def num_input_examples(self, split: str) -> int:
     """Counts rows from the dataset's metadata."""
-    del split  # there is one
     config = (
       tfds_builder.QUESTIONS if self.one_per_question else tfds_builder.ROWS
     )
-    return self._open(config).info.splits[tfds_builder.SPLIT].num_examples
+    builder = self._open(config, split)
+    return builder.info.splits[tfds_builder.SPLIT].num_examples
 
   def get_dataset(
     self,
@@ -112,29 +119,43 @@ class TeacherSource(sources.TableSource):
     )
     if shard_info is not None:
       numbers = numbers.shard(shard_info.num_shards, shard_info.index)
+    if split == VALIDATION:
+      return numbers.map(lambda number: {"row": number, VALIDATION: True})
     return numbers.map(lambda number: {"row": number})
 
-  def questions(self) -> QuestionTable:
-    """Reads the questions, once for all formats."""
-    return _questions_once(*self._version(tfds_builder.QUESTIONS))
+  def questions(self, split: str = "train") -> QuestionTable:
+    """Reads the questions of a split, once for all formats."""
+    return _questions_once(*self._version(tfds_builder.QUESTIONS, split))
 
-  def rows(self) -> RowTable:
-    """Reads the rows, once for all formats."""
+  def rows(self, split: str = "train") -> RowTable:
+    """Reads the rows of a split, once for all formats."""
     return _rows_once(
-      *self._version(tfds_builder.ROWS), *self._version(tfds_builder.QUESTIONS)
+      *self._version(tfds_builder.ROWS, split),
+      *self._version(tfds_builder.QUESTIONS, split),
     )
 
-  def _version(self, config: str) -> tuple[str, str]:
+  def _version(self, config: str, split: str) -> tuple[str, str]:
     """Tells a dataset from one that was prepared in its place."""
-    builder = self._open(config)
+    builder = self._open(config, split)
     edition = builder.info.metadata[tfds_builder.EDITION]
     return str(builder.data_dir), edition
 
-  def _open(self, config: str) -> tfds.core.DatasetBuilder:
+  def _open(self, config: str, split: str) -> tfds.core.DatasetBuilder:
     """Opens the dataset and checks whose tokens it holds."""
-    builder = tfds_builder.open_dataset(
-      sources.tfds_dir(), self._dataset_name, config
-    )
+    name = self._dataset_name
+    if split == VALIDATION:
+      name = tfds_builder.validation_name(name)
+      if not (epath.Path(sources.tfds_dir()) / name).exists():
+        raise errors.UserError(
+          f"{sources.tfds_dir()} has no dataset {name}: `specialize prepare"
+          f" --dataset_name={self._dataset_name}` writes it where the records"
+          " have right answers to validation questions"
+        )
+    elif split != "train":
+      raise errors.UserError(
+        f"split={split!r}: TFDS dataset {name!r} has 'train' and 'validation'"
+      )
+    builder = tfds_builder.open_dataset(sources.tfds_dir(), name, config)
     aligned_to = (builder.info.metadata or {}).get(tfds_builder.FINGERPRINT)
     if aligned_to != self._vocabulary.fingerprint:
       raise errors.UserError(
@@ -154,13 +175,13 @@ def _columns(folder: str) -> dict[str, tf.Tensor]:
   )
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _question_columns(folder: str, edition: str) -> dict[str, tf.Tensor]:
   del edition
   return _columns(folder)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _questions_once(folder: str, edition: str) -> QuestionTable:
   columns = _question_columns(folder, edition)
 

@@ -49,7 +49,7 @@ DIRECTORY = "mini"
 
 _MANIFEST = "world.json"
 _LEAD_REPEATS = 3
-_VERSION = 2  # of the files; a world of another version is rebuilt
+_VERSION = 3  # of the files; a world of another version is rebuilt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,8 @@ class WorldConfig:
     general_test_size: Number of test exercises of each.
     weak_maths_size: Number of one-step problems in each family's wordings.
     step_weights: Weights of 1, 2, 3 and 4 steps in `mini_gsm`.
-    samples_per_question: Number of teacher samples for each training problem of
-      `mini_gsm`; 0 to write no records.
+    samples_per_question: Number of teacher samples for each training and each
+      validation problem of `mini_gsm`; 0 to write no records.
     temperature: The teacher's sampling temperature.
     mistake_rate: The probability that a step's result is wrong.
     student_vocab_size: Maximum number of the student's pieces, without
@@ -232,7 +232,9 @@ def _is_built(place: pathlib.Path, manifest: Mapping[str, object]) -> bool:
 def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
   """Writes all files of a world to an empty directory."""
   progress = tqdm.tqdm(
-    total=3 + config.train_size * config.samples_per_question,
+    total=3
+    + (config.train_size + config.validation_size)
+    * config.samples_per_question,
     desc="mini world: problems",
     bar_format="{desc} {percentage:3.0f}% {elapsed}",
     leave=False,
@@ -327,7 +329,8 @@ def _sample_records(
     vocabulary.TeacherTokenizer.from_json(tokenizer),
     mistake_rate=config.mistake_rate,
   )
-  for problem in world.maths[stories.FAMILY]["train"]:
+  family = world.maths[stories.FAMILY]
+  for problem in (*family["train"], *family["validation"]):
     yield from mini_teacher.sample(
       problem,
       config.samples_per_question,

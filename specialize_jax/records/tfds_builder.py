@@ -138,6 +138,18 @@ def write_questions(
   _write_config(questions, folder, name, QUESTIONS, metadata)
 
 
+def validation_name(name: str) -> str:
+  """Returns the name of the dataset of the validation questions' rows."""
+  return f"{name}_validation"
+
+
+def remove(data_dir: str | os.PathLike, name: str) -> None:
+  """Removes a dataset, if there is one: that of records prepared earlier."""
+  folder = epath.Path(data_dir) / name
+  if folder.exists():
+    folder.rmtree()
+
+
 def new_metadata(fingerprint: str, **others: str) -> dict[str, str]:
   """Returns metadata for a new dataset, with a unique edition."""
   return {FINGERPRINT: fingerprint, EDITION: uuid.uuid4().hex, **others}

@@ -22,6 +22,7 @@ from specialize_jax.files import writing
 from specialize_jax.losses import distillation
 from specialize_jax.parallel import axis_rules, chips, placement
 from specialize_jax.parallel import mesh as meshes
+from specialize_jax.runs import held_out
 from specialize_jax.t5 import arithmetic, network
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.training import (
@@ -130,6 +131,10 @@ class Experiment:
     initial_checkpoint_path: checkpoint to start from, of any kind that
       `opening.open_checkpoint` reads; None for random initialization.
     verify_checkpoint: whether to compare it with the digests saved with it.
+    initial_optimizer: whether to start from that checkpoint's Adafactor moments
+      too, T5X's or ours; the optimizer must then be Adafactor.
+    held_out_losses: losses on splits that are not trained on, computed whenever
+      `evaluations` are.
     keep: number of newest checkpoints to keep; None for all.
     keep_period: checkpoints at multiples of this step are kept forever.
     keep_best: number of checkpoints with the best mean of `loop.best_metrics`
@@ -151,6 +156,8 @@ class Experiment:
   evaluations: Sequence[Evaluation] = ()
   initial_checkpoint_path: str | None = None
   verify_checkpoint: bool = True
+  initial_optimizer: bool = False
+  held_out_losses: Sequence[held_out.HeldOutLoss] = ()
   keep: int | None = 3
   keep_period: int | None = None
   keep_best: int = 0
@@ -221,7 +228,7 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
   evaluators = [
     evaluation.evaluator(model, predictions_dir)
     for evaluation in experiment.evaluations
-  ]
+  ] + [one.evaluator(model, placed) for one in experiment.held_out_losses]
   train_step = step.make_train_step(
     model,
     optimizer_,
@@ -237,7 +244,10 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
       experiment.initial_checkpoint_path, verify=experiment.verify_checkpoint
     )
     params = checkpoint.params(placed, experiment.model)
-    return state.start_from(params, model, optimizer_, placed)
+    start = state.start_from(params, model, optimizer_, placed)
+    if not experiment.initial_optimizer:
+      return start
+    return state.with_moments(start, checkpoint.moments())
 
   with (
     _checkpoints(experiment) as manager,

@@ -1,22 +1,27 @@
 """The feature converter, as T5X's trainer and evaluator build and call it.
 
-T5X pads by seqio, which cannot pack a teacher's candidates: a row is an
-example.
+seqio cannot pack a teacher's candidates, so packed rows are made by the
+project's own packer, in the order in which T5X's dataset gives the examples.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 
+import numpy as np
+import seqio
 import tensorflow as tf
 
 from specialize_jax import errors
-from specialize_jax.data import feature_converter, features
+from specialize_jax.data import feature_converter, features, packing
+from specialize_jax.t5 import config as t5_config
 
 
 class FeatureConverter(feature_converter.DistillationFeatureConverter):
   """The project's converter, taking `inputs` and `targets` lengths alone.
 
-  A dataset without a teacher, such as one that is only decoded, is converted
-  without.
+  Examples longer than the lengths are left out, as `specialize train` leaves
+  them out: a rationale that is cut teaches to stop in its middle. A dataset
+  without a teacher is converted without: packed by seqio, and cut by it.
   """
 
   def __init__(
@@ -24,22 +29,86 @@ class FeatureConverter(feature_converter.DistillationFeatureConverter):
   ) -> None:
     """Takes what `t5x.utils.get_dataset` gives.
 
+    Args:
+      pack: whether several examples share a row.
+      use_custom_packing_ops: must be False.
+
     Raises:
-      UserError: packing was asked for.
+      UserError: tensor2tensor's packing was asked for.
     """
-    if pack or use_custom_packing_ops:
+    if use_custom_packing_ops:
       raise errors.UserError(
-        "utils.DatasetConfig.pack=True: seqio cannot pack a teacher's "
-        "candidates, set pack and use_custom_packing_ops to False; packed "
-        "rows come from `specialize train`."
+        "utils.DatasetConfig.use_custom_packing_ops=True: tensor2tensor's ops "
+        "cannot pack a teacher's candidates, set it to False; pack=True packs "
+        "without them."
       )
     super().__init__()
+    self._pack_rows = pack
 
   def __call__(
     self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
   ) -> tf.data.Dataset:
-    """Gives rows, one an example."""
+    """Converts examples to rows, one example a row or packed."""
+    lengths = {
+      name: task_feature_lengths[name]
+      for name in (features.INPUTS, features.TARGETS)
+    }
     if features.TEACHER_TOP_IDS not in ds.element_spec:
-      converter = feature_converter.DistillationFeatureConverter(teacher=False)
-      return converter(ds, task_feature_lengths)
-    return super().__call__(ds, self.task_feature_lengths(task_feature_lengths))
+      if self._pack_rows:
+        return seqio.EncDecFeatureConverter(pack=True)(ds, lengths)
+      return feature_converter.DistillationFeatureConverter(teacher=False)(
+        ds, lengths
+      )
+    whole = ds.filter(functools.partial(_is_whole, lengths=lengths))
+    if self._pack_rows:
+      return self._packed(whole, lengths)
+    return super().__call__(whole, self.task_feature_lengths(lengths))
+
+  def _packed(
+    self, ds: tf.data.Dataset, lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    """Packs as `packing.Packer` does."""
+    read = (*features.TRAINING_FEATURES, features.DATA_FORMAT)
+    examples = ds.map(lambda one: {k: one[k] for k in read if k in one})
+    row_lengths = self.get_model_feature_lengths(lengths)
+    signature = {
+      name: tf.TensorSpec(
+        (row_lengths[name], *_trailing_shape(name)), spec.dtype
+      )
+      for name, spec in self.MODEL_FEATURES.items()
+    }
+
+    def rows() -> Iterator[Mapping[str, np.ndarray]]:
+      packer = packing.Packer(lengths)
+      for example in examples.as_numpy_iterator():
+        yield from map(laid_out, packer.add(example))
+      yield from map(laid_out, packer.flush())
+
+    def laid_out(row: packing.Row) -> Mapping[str, np.ndarray]:
+      batch = packing.to_batch([row], lengths)
+      return {name: batch[name][0] for name in signature}
+
+    return tf.data.Dataset.from_generator(rows, output_signature=signature)
+
+
+def _trailing_shape(name: str) -> tuple[int, ...]:
+  feature = name.removeprefix("decoder_")
+  _, shape = features.TARGET_FEATURES.get(feature, (None, ()))
+  return shape
+
+
+def _is_whole(
+  example: Mapping[str, tf.Tensor], *, lengths: Mapping[str, int]
+) -> tf.Tensor:
+  """Whether an example fits, and was not cut before it came here.
+
+  `utils.DatasetConfig.trim_output_features` cuts `inputs` and `targets`, but
+  knows no length of the teacher's features.
+  """
+  inputs, targets = example[features.INPUTS], example[features.TARGETS]
+  fits = (tf.size(inputs) <= lengths[features.INPUTS]) & (
+    tf.size(targets) <= lengths[features.TARGETS]
+  )
+  num_taught = tf.size(example[features.TEACHER_TOP_MASK])
+  ends = inputs[-1:] == t5_config.EOS_ID
+  return fits & (num_taught == tf.size(targets)) & tf.reduce_all(ends)

@@ -1,63 +1,111 @@
 """The project's objective as a T5X model, for `t5x.train`.
 
-T5X keeps its own network, optimizer, partitioner and checkpoints. It hands
-whole `[B, T, V]` logits to the loss, so that the chunked loss of
-`specialize train`, and its memory, are not to be had here; the teacher is
-sparse all the same.
+T5X keeps its own network, optimizer, partitioner and checkpoints. Of its own
+networks the loss takes the hidden states, so that no `[B, T, V]` logits are
+kept, as in `specialize train`; of any other it takes whole logits.
 """
 
 import dataclasses
 import functools
 import importlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from absl import logging
 
 from specialize_jax import errors
-from specialize_jax.losses import distillation, normalization
+from specialize_jax.losses import distillation, head, normalization
+from specialize_jax.t5 import network
 from specialize_jax.t5x_bridge import features
 
-INSTALL = "pip install git+https://github.com/google-research/t5x"
+INSTALL = (
+  "pip install grain chex fiddle jaxtyping cached_property && "
+  "pip install --no-deps git+https://github.com/google-research/t5x "
+  "git+https://github.com/google/airio "
+  "git+https://github.com/google-research/jestimator"
+)
+
+# Whose last step is `logits_dense(hidden)`, or `token_embedder.attend(hidden)`
+# and a division by sqrt(D): what `network.output_kernel` is of our own tree.
+_KNOWN_NETWORKS = (
+  "t5x.examples.t5.network",
+  "t5x.examples.scalable_t5.network",
+)
+_HEADS = {"logits_dense": "__call__", "token_embedder": "attend"}
 
 
 def distillation_model(
-  *, loss: distillation.LossConfig, **arguments: object
+  *,
+  loss: distillation.LossConfig,
+  base: Any = None,
+  **arguments: object,
 ) -> object:
-  """Gives the model for `t5x.train`'s `MODEL`.
+  """Returns the model for `t5x.train`'s `MODEL`.
 
   Its loss is the sum of the weighted losses, divided by T5X's
   `loss_normalizing_factor`, as T5X's own is: "NUM_REAL_TARGET_TOKENS" gives
   the mean that `specialize train` minimises. A batch without a teacher takes
-  the cross-entropy. `loss.num_chunks` is not read.
+  the cross-entropy.
 
   Args:
-    loss: what is minimised.
-    **arguments: of `t5x.models.EncoderDecoderModel`: `module`,
-      `input_vocabulary`, `output_vocabulary`, `optimizer_def`, ...
+    loss: what is minimised; its `num_chunks` and `chunk_axis` count where the
+      network is one of T5X's own.
+    base: a `t5x.models.EncoderDecoderModel`, as the gin files of T5X's models
+      define it, whose module, vocabularies, optimizer and z-loss are taken.
+    **arguments: of `t5x.models.EncoderDecoderModel` in place of `base`:
+      `module`, `input_vocabulary`, `output_vocabulary`, `optimizer_def`, ...;
+      beside `base` they replace what it has.
 
   Returns:
     An instance of a subclass of `t5x.models.EncoderDecoderModel`.
 
   Raises:
-    UserError: t5x is not installed, or has a loss of its own in `arguments`.
+    UserError: T5X is not installed or fails to import, or `label_smoothing`
+      or a `z_loss` beside `LossConfig.z_loss` is given.
   """
-  for name in ("label_smoothing", "z_loss"):
-    if arguments.get(name):
-      raise errors.UserError(
-        f"distillation_model.{name}={arguments[name]} is not read: set "
-        "LossConfig.z_loss, or leave it out."
-      )
+  arguments = _arguments_of(base) | arguments
+  z_loss = float(arguments.pop("z_loss", 0.0))
+  if z_loss and loss.z_loss not in (0.0, z_loss):
+    raise errors.UserError(
+      f"distillation_model.z_loss={z_loss} and LossConfig.z_loss={loss.z_loss} "
+      "differ: set one of them."
+    )
+  if smoothing := arguments.pop("label_smoothing", 0.0):
+    raise errors.UserError(
+      f"distillation_model.label_smoothing={smoothing} is not possible: a "
+      "teacher's distribution is smooth already, leave it out."
+    )
   arguments.setdefault("feature_converter_cls", features.FeatureConverter)
   model = _model_class()(**arguments)
-  model.loss_config = loss
+  model.loss_config = dataclasses.replace(loss, z_loss=loss.z_loss or z_loss)
   return model
+
+
+def _arguments_of(base: Any) -> dict[str, Any]:
+  """Returns the arguments that a model of T5X was made with."""
+  if base is None:
+    return {}
+  return {
+    "module": base.module,
+    "input_vocabulary": base.input_vocabulary,
+    "output_vocabulary": base.output_vocabulary,
+    "optimizer_def": base.optimizer_def,
+    "decode_fn": base.decode_fn,
+    "label_smoothing": base._label_smoothing,
+    "z_loss": base._z_loss,
+    "loss_normalizing_factor": base._loss_normalizing_factor,
+    "default_decoder_params": base._default_decoder_params,
+  }
 
 
 @functools.cache
 def _model_class() -> type:
   """The class, which can only be made where its base is installed."""
-  models, t5x_losses = _t5x_module("models"), _t5x_module("losses")
+  models, t5x_losses = t5x_module("models"), t5x_module("losses")
   clu_metrics = importlib.import_module("clu.metrics")
 
   class DistillationModel(models.EncoderDecoderModel):
@@ -71,37 +119,35 @@ def _model_class() -> type:
       batch: Mapping[str, jax.Array],
       dropout_rng: jax.Array | None,
     ) -> tuple[jax.Array, Mapping]:
-      """Computes the loss, T5X's metrics and ours."""
-      logits_BTV = self._compute_logits(params, batch, dropout_rng)
+      """Returns the loss and T5X's metrics, and ours beside them."""
+      check_mesh()
+      config = _config_for(self.loss_config, batch)
+      weighted = {**batch, "decoder_loss_weights": _weights(config, batch)}
       factor, weights_BT = t5x_losses.get_loss_normalizing_factor_and_weights(
-        self._loss_normalizing_factor, batch
+        self._loss_normalizing_factor, weighted
       )
-      output = distillation.loss_from_logits(
-        logits_BTV,
+      total, output = self._weighted_loss(
+        params,
         {**batch, "decoder_loss_weights": weights_BT},
-        config=_config_for(self.loss_config, batch),
+        dropout_rng,
+        config,
       )
-
-      def total(values_BT: jax.Array) -> jax.Array:
-        summed = normalization.weighted_sum(values_BT, output.weights_BT)
-        return summed if factor is None else summed / factor
-
-      loss = total(output.loss_BT)
+      factor = 1.0 if factor is None else factor
+      loss = total / factor
       metrics = self._compute_metrics(
-        logits=logits_BTV,
-        targets=batch["decoder_target_tokens"],
+        **_as_logits(output.correct_BT),
         mask=output.weights_BT,
         loss=loss,
-        z_loss=total(output.z_loss_BT),
-        segment_ids={
-          side: batch[f"{side}_segment_ids"] for side in ("encoder", "decoder")
-        },
+        z_loss=normalization.weighted_sum(output.z_loss_BT, output.weights_BT)
+        / factor,
+        segment_ids=_segment_ids(batch),
       )
       num_positions = output.weights_BT.sum()
       for name, values_BT in (
         ("kl", output.kl_BT),
         ("one_hot", output.one_hot_BT),
-        ("teacher_share", output.has_teacher_BT.astype(logits_BTV.dtype)),
+        ("nll", output.nll_BT),
+        ("teacher_share", output.has_teacher_BT.astype(jnp.float32)),
       ):
         metrics[f"distillation/{name}"] = clu_metrics.Average(
           total=normalization.weighted_sum(values_BT, output.weights_BT),
@@ -109,7 +155,125 @@ def _model_class() -> type:
         )
       return loss, metrics
 
+    def _weighted_loss(
+      self,
+      params: Mapping,
+      batch: Mapping[str, jax.Array],
+      dropout_rng: jax.Array | None,
+      config: distillation.LossConfig,
+    ) -> tuple[jax.Array, distillation.LossOutput]:
+      """Returns the summed loss, and what it is made of."""
+      if _is_known(self.module):
+        hidden_BTD = _hidden(
+          functools.partial(self._compute_logits, params, batch, dropout_rng)
+        )
+        return head.weighted_loss(
+          hidden_BTD.astype(jnp.float32),  # as T5X's own head is
+          network.output_kernel(params),
+          batch,
+          config=config,
+        )
+      logging.info(
+        "%s is none of %s: the loss takes whole logits.",
+        type(self.module),
+        ", ".join(_KNOWN_NETWORKS),
+      )
+      output = distillation.loss_from_logits(
+        self._compute_logits(params, batch, dropout_rng), batch, config=config
+      )
+      return (
+        normalization.weighted_sum(output.loss_BT, output.weights_BT),
+        output,
+      )
+
   return DistillationModel
+
+
+def check_mesh() -> None:
+  """Refuses to trace where sharding constraints would be dropped in silence.
+
+  Flax applies logical constraints only where JAX knows the mesh. It does under
+  `jax.set_mesh`, and inside `pjit`, as T5X's partitioners use it, under `with
+  mesh:` too; but not inside a plain `jax.jit` under `with mesh:`.
+
+  Raises:
+    UserError: there are rules for logical axes, and no mesh.
+  """
+  no_mesh = jax.sharding.get_abstract_mesh().empty
+  if nn.get_logical_axis_rules() and no_mesh and jax.device_count() > 1:
+    raise errors.UserError(
+      "the loss is traced with logical axis rules but without a mesh, so that "
+      "every sharding constraint would be dropped: compile the step within "
+      "jax.set_mesh(mesh), or by t5x.partitioning.PjitPartitioner."
+    )
+
+
+def _is_known(module: nn.Module) -> bool:
+  return any(
+    kind.__module__ in _KNOWN_NETWORKS for kind in type(module).__mro__
+  )
+
+
+def _hidden(compute_logits: Callable[[], jax.Array]) -> jax.Array:
+  """Returns what the head of T5X's network reads, `[B, T, D]`.
+
+  The head itself is left out, and no logits are computed.
+  """
+  found: list[jax.Array] = []
+
+  def intercept(
+    next_fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    context: nn.module.InterceptorContext,
+  ) -> Any:
+    if _HEADS.get(context.module.name) != context.method_name:
+      return next_fn(*args, **kwargs)
+    found.append(args[0])
+    return jnp.zeros((*args[0].shape[:-1], 1), jnp.float32)
+
+  with nn.intercept_methods(intercept):
+    compute_logits()
+  (hidden_BTD,) = found
+  return hidden_BTD
+
+
+def _weights(
+  config: distillation.LossConfig, batch: Mapping[str, jax.Array]
+) -> jax.Array:
+  """The weights that T5X's normalizing factor counts."""
+  weights_BT = batch["decoder_loss_weights"].astype(jnp.float32)
+  ignored = (
+    config.objective == "distribution_matching"
+    and config.masked_out == "ignore"
+  )
+  if not ignored:
+    return weights_BT
+  return jnp.where(batch["decoder_teacher_top_mask"] > 0, weights_BT, 0.0)
+
+
+def _as_logits(correct_BT: jax.Array) -> Mapping[str, jax.Array]:
+  """Logits and targets of two classes, of which the right one is 1.
+
+  T5X's metrics read of the logits only whether the largest is the target's.
+  """
+  correct_BT = correct_BT.astype(jnp.float32)
+  return {
+    "logits": jnp.stack([0.5 * jnp.ones_like(correct_BT), correct_BT], axis=-1),
+    "targets": jnp.ones(correct_BT.shape, jnp.int32),
+  }
+
+
+def _segment_ids(batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+  """Which positions are whose, of both sides."""
+  tokens = {
+    "encoder": "encoder_input_tokens",
+    "decoder": "decoder_target_tokens",
+  }
+  return {
+    side: batch.get(f"{side}_segment_ids", batch[name] != 0)
+    for side, name in tokens.items()
+  }
 
 
 def _config_for(
@@ -121,12 +285,28 @@ def _config_for(
   return dataclasses.replace(config, objective="sample_matching")
 
 
-def _t5x_module(name: str) -> types.ModuleType:
+def t5x_module(name: str) -> types.ModuleType:
+  """Imports a module of T5X.
+
+  Raises:
+    UserError: T5X is not installed, or its import fails.
+  """
   try:
     return importlib.import_module(f"t5x.{name}")
-  except ImportError as error:
+  except ModuleNotFoundError as error:
+    if error.name != "t5x":
+      raise _broken(name, error) from error
     raise errors.UserError(
-      f"t5x.{name} cannot be imported ({error}): the bridge needs T5X beside "
-      f"this package, install it with `{INSTALL}`, or train with `specialize "
-      "train`, which does not."
+      f"t5x.{name} cannot be imported, since T5X is not installed: install it "
+      f"with `{INSTALL}`, or train with `specialize train`, which needs none."
     ) from error
+  except Exception as error:
+    raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> errors.UserError:
+  return errors.UserError(
+    f"t5x.{name} is installed but cannot be imported "
+    f"({type(error).__name__}: {error}): install T5X as docs/t5x.md says, or "
+    "train with `specialize train`, which needs none."
+  )

@@ -2,11 +2,15 @@
 
 import dataclasses
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
+from specialize_jax import errors
+from specialize_jax.checkpoints import adafactor_moments
 from specialize_jax.parallel import placement as placements
 from specialize_jax.t5 import network
 from specialize_jax.training import optimizer as optimizers
@@ -135,6 +139,55 @@ def start_from(
       out_shardings=shardings,
       donate_argnums=0,
     )(params)
+
+
+def with_moments(
+  train_state: TrainState, moments: adafactor_moments.Moments
+) -> TrainState:
+  """Returns a state whose Adafactor goes on from another run's moments.
+
+  Args:
+    train_state: with an optimizer of the name "adafactor".
+    moments: of the same parameters.
+
+  Raises:
+    UserError: the optimizer is another.
+  """
+  shapes = {
+    name: leaf.shape
+    for name, leaf in flax.traverse_util.flatten_dict(
+      train_state.params, sep="/"
+    ).items()
+  }
+  found = []
+
+  def taken_over(node: object) -> object:
+    if not isinstance(node, optax.FactoredState):
+      return node
+    found.append(node)
+    arrays = adafactor_moments.optax_state(shapes, moments)
+    trees = {
+      kind: flax.traverse_util.unflatten_dict(arrays[kind], sep="/")
+      for kind in adafactor_moments.KINDS
+    }
+    return jax.tree.map(
+      lambda old, new: jax.device_put(new.astype(old.dtype), old.sharding),
+      node,
+      optax.FactoredState(count=np.asarray(moments.count), **trees),
+    )
+
+  opt_state = jax.tree.map(
+    taken_over,
+    train_state.opt_state,
+    is_leaf=lambda node: isinstance(node, optax.FactoredState),
+  )
+  if not found:
+    raise errors.UserError(
+      "INITIAL_OPTIMIZER=True takes over Adafactor's moments, and this run's "
+      "optimizer is another: set OptimizerConfig.name = 'adafactor', or leave "
+      "INITIAL_OPTIMIZER out."
+    )
+  return dataclasses.replace(train_state, opt_state=opt_state)
 
 
 def _init(model: network.EncoderDecoder, rng: jax.Array) -> optax.Params:

@@ -73,6 +73,17 @@ def make_train_step(
   return jax.jit(train_step, donate_argnums=0)
 
 
+def loss_sums(
+  model: network.EncoderDecoder,
+  loss_config: distillation.LossConfig,
+  params: optax.Params,
+  batch: Batch,
+) -> Metrics:
+  """Returns the sums that `metrics.shares` reads, without dropout."""
+  _, sums = _loss_sum(model, loss_config, params, batch, None)
+  return sums
+
+
 def compile_ahead(
   train_step: jax.stages.Wrapped, train_state: state.TrainState, batch: Batch
 ) -> None:
@@ -93,7 +104,7 @@ def _loss_sum(
   loss_config: distillation.LossConfig,
   params: optax.Params,
   batch: Batch,
-  dropout_rng: jax.Array,
+  dropout_rng: jax.Array | None,
 ) -> tuple[jax.Array, Metrics]:
   """Computes the weighted sum of losses, and all sums that metrics need."""
   hidden_BTD = model.apply(
@@ -104,8 +115,8 @@ def _loss_sum(
     decoder_segment_ids_BT=batch.get("decoder_segment_ids"),
     encoder_positions_BS=batch.get("encoder_positions"),
     decoder_positions_BT=batch.get("decoder_positions"),
-    deterministic=False,
-    rngs={"dropout": dropout_rng},
+    deterministic=dropout_rng is None,
+    rngs=None if dropout_rng is None else {"dropout": dropout_rng},
     method="hidden",
   )
   loss, output = head.weighted_loss(

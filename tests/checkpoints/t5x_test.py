@@ -1,14 +1,18 @@
 """T5X's own checkpoint, and others written here in the same layout."""
 
 import dataclasses
+import re
 
+import flax.serialization
+import flax.traverse_util
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from testdata import real_files, tiny_checkpoints
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import name_table, t5x
+from specialize_jax.checkpoints import conversion, name_table, opening, t5x
 from specialize_jax.t5 import network
 
 CONFIG = tiny_checkpoints.config("t5_1_1", dtype="bfloat16")
@@ -19,8 +23,11 @@ def test_logits_are_those_that_t5x_recorded():
   tiny = real_files.find("t5x", "tiny_t5_1_1")
   checkpoint = t5x.Checkpoint(tiny / "checkpoint_0")
   config = dataclasses.replace(checkpoint.config, dtype="float32")
-  params = name_table.assemble(config, checkpoint)
-  reference = np.load(tiny / "reference.npz")
+  check_reference(tiny, config, name_table.assemble(config, checkpoint))
+
+
+def check_reference(folder, config, params):
+  reference = np.load(folder / "reference.npz")
   model = network.EncoderDecoder(config)
   # Compiled as users compile it: without the optimizer, which conftest.py turns
   # off, rounding alone is 1.4e-4.
@@ -110,14 +117,141 @@ def test_the_first_t5x_s_disguised_bfloat16_is_refused(tmp_path):
     written(tmp_path, tensors)
 
 
-def test_layers_with_tables_of_their_own_are_refused(tmp_path):
+def test_layers_with_tables_of_their_own_are_a_network_of_such(tmp_path):
   stored = tiny_checkpoints.scanned(
     tiny_checkpoints.random_tensors(CONFIG), CONFIG
   )
-  stored["decoder/layers/relative_posemb/rel_embedding"][0, 1, 0] += 1
+  stored["decoder/layers/relpos_bias/rel_embedding"][0, 1, 0] += 1
   checkpoint = written(tmp_path, stored)
-  with pytest.raises(errors.UserError, match="the decoder's layers have diff"):
+  assert checkpoint.config.relative_bias == "per_layer"
+  params = name_table.assemble(checkpoint.config, checkpoint)
+  np.testing.assert_array_equal(
+    params["decoder"]["layers"]["relpos_bias"]["rel_embedding"][1],
+    stored["decoder/layers/relpos_bias/rel_embedding"][:, 1],
+  )
+  with pytest.raises(errors.UserError, match="set it to 'per_layer'"):
     name_table.assemble(CONFIG, checkpoint)
+  opened = opening.open_checkpoint(tmp_path / "checkpoint_7")
+  with pytest.raises(errors.UserError, match="has one for all layers of a st"):
+    conversion.plan(opened, to="huggingface")
+
+
+def test_one_table_a_stack_starts_a_network_with_one_a_layer(tmp_path):
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  checkpoint = written(tmp_path, tensors)
+  params = name_table.assemble(
+    dataclasses.replace(CONFIG, relative_bias="per_layer"), checkpoint
+  )
+  for stack in ("encoder", "decoder"):
+    for table in params[stack]["layers"]["relpos_bias"]["rel_embedding"]:
+      np.testing.assert_array_equal(
+        table, tensors[f"{stack}/relpos_bias/rel_embedding"]
+      )
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_heads_may_be_apart_in_any_layout(tmp_path, axis):
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  heads = (CONFIG.num_heads, CONFIG.head_dim)
+
+  def apart(name, value):
+    if name.endswith("/out/kernel"):
+      return value.reshape(*heads, -1)
+    if re.search("/(query|key|value)/kernel$", name):
+      return value.reshape(-1, *heads)
+    return value
+
+  stored = {name: apart(name, value) for name, value in tensors.items()}
+  if axis is not None:
+    stored = {
+      re.sub("^(encoder|decoder)/layers/", r"\1/\1/", name): value
+      for name, value in tiny_checkpoints.scanned(stored, CONFIG, axis).items()
+    }
+  check_tensors(written(tmp_path, stored), CONFIG, tensors)
+
+
+@pytest.mark.parametrize(
+  ("path", "wrapped"),
+  [
+    ("target", {"optimizer": 1}),
+    ("target", {}),
+    ("params", {}),
+    ("target/params", {}),
+  ],
+)
+def test_parameters_are_target_or_params(tmp_path, path, wrapped):
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  tree = flax.traverse_util.unflatten_dict(
+    {f"{path}/{name}": value for name, value in tensors.items()}, sep="/"
+  )
+  tree["state"] = {"step": np.int32(7)}
+  tree = {"optimizer": tree, "version": 3} if wrapped else tree
+  legacy, orbax = tmp_path / "checkpoint_7", tmp_path / "checkpoint_9"
+  legacy.mkdir()
+  (legacy / "checkpoint").write_bytes(flax.serialization.to_bytes(tree))
+  ocp.PyTreeCheckpointer().save(orbax / "state", tree)
+  check_tensors(t5x.Checkpoint(legacy), CONFIG, tensors)
+  check_tensors(t5x.Checkpoint(orbax), CONFIG, tensors)
+  # The directory stands for its newest step, the item for itself.
+  assert opening.open_checkpoint(tmp_path).step == 9
+  assert opening.open_checkpoint(orbax / "state").kind == "t5x"
+
+
+@pytest.mark.parametrize("through", ["legacy", "orbax"])
+def test_any_lost_or_cut_file_is_told(tmp_path, through):
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  path = tmp_path / "checkpoint_7"
+  if through == "legacy":
+    tiny_checkpoints.write_t5x(path, tensors)
+  else:
+    tree = flax.traverse_util.unflatten_dict(tensors, sep="/")
+    ocp.PyTreeCheckpointer().save(path / "state", {"target": tree})
+  files = [file for file in path.rglob("*") if file.is_file()]
+  # Of the many zarr arrays two say what all do.
+  few = [f for f in files if not f.parent.name.startswith("target.")] + [
+    f for f in files if f.parent.name.endswith("encoder_norm.scale")
+  ]
+  noticed = 0
+  for file in few:
+    whole = file.read_bytes()
+    for content in (None, whole[: len(whole) // 2]):
+      file.unlink() if content is None else file.write_bytes(content)
+      try:
+        checkpoint = t5x.Checkpoint(path)
+        again = {name: checkpoint.read(name) for name in checkpoint.shapes}
+      except errors.UserError:
+        noticed += 1
+      else:  # then it only described or sped up reading
+        for name, value in tensors.items():
+          np.testing.assert_array_equal(again[name], value, err_msg=name)
+      file.write_bytes(whole)
+  assert noticed >= 5
+
+
+@pytest.mark.parametrize(("rows", "name"), [(250_112, "mT5"), (256_384, "UMT")])
+def test_a_model_of_another_vocabulary_is_refused(tmp_path, rows, name):
+  config = dataclasses.replace(CONFIG, vocab_size=rows, embed_dim=4)
+  path = tiny_checkpoints.write_t5x(
+    tmp_path / "checkpoint_7", tiny_checkpoints.random_tensors(config)
+  )
+  with pytest.raises(errors.UserError, match=f"is a checkpoint of {name}"):
+    opening.open_checkpoint(path)
+
+
+def test_a_checkpoint_of_tensorflow_is_named(tmp_path):
+  (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-1"')
+  with pytest.raises(errors.UserError, match="is a TensorFlow checkpoint"):
+    opening.open_checkpoint(tmp_path)
+
+
+def test_the_stored_references_are_t5x_s():
+  for name, step in (("scalable_1_0", 0), ("orbax_t5_1_1", 20)):
+    folder = real_files.find("t5x", name)
+    checkpoint = opening.open_checkpoint(folder)
+    assert checkpoint.step == step
+    config = dataclasses.replace(checkpoint.config, dtype="float32")
+    params = name_table.assemble(config, checkpoint.source)
+    check_reference(folder, config, params)
 
 
 def test_another_model_is_refused_by_name(tmp_path):
@@ -135,7 +269,9 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
   path = tiny_checkpoints.write_t5x(tmp_path / "checkpoint_7", tensors)
   directory = path / "target.encoder.encoder_norm.scale"
   directory.rename(tmp_path / "lost")
-  with pytest.raises(errors.UserError, match="encoder_norm.scale cannot be re"):
+  with pytest.raises(
+    errors.UserError, match="is torn: encoder/encoder_norm/sc"
+  ):
     t5x.Checkpoint(path)
   other = {"transformer/w": np.zeros((2, 2), np.float32)}
   tiny_checkpoints.write_t5x(tmp_path / "other", other)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import pathlib
@@ -7,9 +8,12 @@ import subprocess
 import sys
 
 import pytest
+import seqio
 from testdata import tiny_world
 
+import tasks.mixtures  # noqa: F401  (registers the tasks)
 from specialize_jax.cli import main, prepare
+from specialize_jax.cot import formats
 from specialize_jax.data import sources
 from specialize_jax.records import packed_rows, tfds_builder
 
@@ -55,12 +59,51 @@ def test_right_training_samples_become_a_dataset(world, tmp_path, capsys):
   assert report["records"] == 22
   assert report["kept"] == 20
   assert report["questions"] == 10
-  assert report["dropped"] == {
-    "validation or test question": 1,
-    "wrong answer": 1,
-  }
+  assert report["dropped"] == {"wrong answer": 1}
+  assert report["validation"] == 1
   assert report["positions"] > 100
   assert "20 samples of 10 questions" in capsys.readouterr().out
+
+
+def test_records_of_validation_questions_are_a_split_of_their_own(
+  world, tmp_path, capsys
+):
+  assert prepare.main(arguments(world, tmp_path)) == 0
+  assert "1 samples of validation questions" in capsys.readouterr().out
+  asked = tiny_world.read(f"{world}/mini/mini_gsm/validation.jsonl")[0]
+  sources.set_data_dir(world)
+  try:
+    with seqio_tfds_dir(tmp_path / "tfds"):
+      for data_format in formats.FORMATS:
+        name = f"mini_gsm_teacher_{data_format.name}_v1"
+        task = seqio.get_mixture_or_task(name)
+        assert task.num_input_examples("validation") == 1
+        (example,) = task.get_dataset(
+          None, split="validation", shuffle=False
+        ).as_numpy_iterator()
+        assert example["question"].decode() == asked["question"]
+        taught = bool(example["teacher_top_mask"].any())
+        assert taught == data_format.chain_of_thought
+        # Nothing is cached, and a run that asks for it goes on without.
+        assert not task.supports_caching
+        trained = task.get_dataset(
+          None, split="train", shuffle=False, use_cached=True
+        )
+        assert all(
+          one["question"].decode() != asked["question"]
+          for one in trained.as_numpy_iterator()
+        )
+  finally:
+    sources.set_data_dir(None)
+
+
+@contextlib.contextmanager
+def seqio_tfds_dir(path):
+  seqio.set_tfds_data_dir_override(str(path))
+  try:
+    yield
+  finally:
+    seqio.set_tfds_data_dir_override(None)
 
 
 def test_the_questions_are_found_in_the_data_directory(world, tmp_path):
@@ -76,7 +119,10 @@ def test_preparing_again_replaces_the_dataset(world, tmp_path):
   assert prepare.main(arguments(world, tmp_path, mode="paper")) == 0
   builder = tfds_builder.open_dataset(tmp_path / "tfds", "mini_gsm_teacher")
   assert builder.info.metadata["mode"] == "paper"
-  assert os.listdir(tmp_path / "tfds") == ["mini_gsm_teacher"]
+  assert sorted(os.listdir(tmp_path / "tfds")) == [
+    "mini_gsm_teacher",
+    "mini_gsm_teacher_validation",
+  ]
 
 
 @pytest.mark.parametrize(

@@ -158,10 +158,15 @@ def test_plain_text_is_the_training_questions_alone(directory):
   assert {row["text"] for row in rows} == trained_on
 
 
-def test_records_are_of_the_training_questions_and_marked(directory):
-  rows = {r["question_id"]: r for r in rows_of(directory, "mini_gsm", "train")}
+def test_records_are_of_training_and_validation_questions(directory):
+  rows = {
+    row["question_id"]: row
+    for split in ("train", "validation")
+    for row in rows_of(directory, "mini_gsm", split)
+  }
   records = list(store.read_records(directory / "mini" / "records"))
-  assert len(records) == CONFIG.train_size * CONFIG.samples_per_question
+  num_questions = CONFIG.train_size + CONFIG.validation_size
+  assert len(records) == num_questions * CONFIG.samples_per_question
   assert {record.question_id for record in records} == set(rows)
   for record in records:
     row = rows[record.question_id]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from specialize_jax import errors
+from specialize_jax.data import feature_converter, packing
 from specialize_jax.losses import distillation, head
 from specialize_jax.t5x_bridge import features, model
 
@@ -42,20 +44,110 @@ def test_rows_carry_the_teacher_where_there_is_one():
   assert row["encoder_input_tokens"].tolist() == [7, 8, 1, 0]
 
 
-def test_packing_is_refused():
-  with pytest.raises(errors.UserError, match="DatasetConfig.pack=True"):
-    features.FeatureConverter(pack=True)
+def examples():
+  rng = np.random.default_rng(0)
+  for number in range(12):
+    source, target = rng.integers(1, 7), rng.integers(1, 6)
+    yield {
+      "inputs": np.append(rng.integers(2, 9, source), 1).astype(np.int32),
+      "targets": np.append(rng.integers(2, 9, target), 1).astype(np.int32),
+      "teacher_top_ids": np.full((target + 1, 5), number, np.int32),
+      "teacher_top_probs": rng.random((target + 1, 5)).astype(np.float32),
+      "teacher_top_mask": np.ones(target + 1, np.int32),
+    }
+
+
+def as_dataset(rows):
+  signature = {
+    name: tf.TensorSpec((None, *value.shape[1:]), value.dtype)
+    for name, value in rows[0].items()
+  }
+  return tf.data.Dataset.from_generator(
+    lambda: iter(rows), output_signature=signature
+  )
+
+
+def test_packed_rows_are_those_of_our_packer():
+  rows, lengths = list(examples()), {"inputs": 9, "targets": 6}
+  converter = features.FeatureConverter(pack=True)
+  packed = converter(as_dataset(rows), lengths)
+  packer = packing.Packer(lengths)
+  expected = [r for one in rows if packer.fits(one) for r in packer.add(one)]
+  expected = packing.to_batch(expected + packer.flush(), lengths)
+  assert len(expected["encoder_input_tokens"]) < len(rows)
+  (batch,) = packed.batch(100).as_numpy_iterator()
+  assert batch.keys() == expected.keys() - {"decoder_data_formats"}
+  for name, value in batch.items():
+    np.testing.assert_array_equal(value, expected[name], err_msg=name)
+  unpacked = features.FeatureConverter()(as_dataset(rows), lengths)
+  assert {k: v.shape for k, v in unpacked.element_spec.items()} == {
+    k: v.shape for k, v in packed.element_spec.items()
+  }
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_what_is_too_long_or_was_cut_is_left_out(pack):
+  row = {
+    "inputs": np.array([7, 8, 1], np.int32),
+    "targets": np.array([3, 1], np.int32),
+    "teacher_top_ids": np.ones((2, 5), np.int32),
+    "teacher_top_probs": np.full((2, 5), 0.2, np.float32),
+    "teacher_top_mask": np.array([1, 0], np.int32),
+  }
+  long_inputs = {**row, "inputs": np.array([7, 8, 7, 8, 1], np.int32)}
+  cut_inputs = {**row, "inputs": np.array([7, 8, 7, 8], np.int32)}
+  cut_targets = {**row, "targets": np.array([3], np.int32)}
+  rows = [long_inputs, cut_inputs, row, cut_targets]
+  converted = features.FeatureConverter(pack=pack)(as_dataset(rows), LENGTHS)
+  (only,) = converted.as_numpy_iterator()
+  assert only["encoder_input_tokens"].tolist() == [7, 8, 1, 0]
+
+
+def test_a_dataset_without_a_teacher_is_packed_by_seqio():
+  converter = features.FeatureConverter(pack=True)
+  (row,) = converter(dataset(teacher=False), LENGTHS).as_numpy_iterator()
+  assert row["encoder_segment_ids"].tolist() == [1, 1, 1, 0]
+
+
+def test_tensor2tensor_s_packing_is_refused():
+  with pytest.raises(errors.UserError, match="use_custom_packing_ops=True"):
+    features.FeatureConverter(pack=True, use_custom_packing_ops=True)
+
+
+def test_a_stock_converter_that_packs_is_explained():
+  with pytest.raises(errors.UserError, match="pack=True"):
+    feature_converter.DistillationFeatureConverter(pack=True)
 
 
 @pytest.mark.skipif(HAS_T5X, reason="T5X is installed")
 def test_without_t5x_the_error_names_the_install_line():
-  with pytest.raises(errors.UserError, match="pip install git"):
+  with pytest.raises(errors.UserError, match="T5X is not installed: install"):
     model.distillation_model(loss=distillation.LossConfig())
 
 
-def test_a_loss_of_t5x_own_is_refused():
-  with pytest.raises(errors.UserError, match="z_loss=0.0001 is not read"):
-    model.distillation_model(loss=distillation.LossConfig(), z_loss=1e-4)
+def test_a_t5x_that_fails_to_import_says_why(tmp_path, monkeypatch):
+  (tmp_path / "t5x").mkdir()
+  (tmp_path / "t5x/__init__.py").write_text("")
+  (tmp_path / "t5x/broken.py").write_text("from jax import xmap_of_old")
+  (tmp_path / "t5x/lacking.py").write_text("import no_such_package")
+  monkeypatch.syspath_prepend(tmp_path)
+  loaded = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "t5x"}
+  for name in loaded:
+    monkeypatch.delitem(sys.modules, name)
+  try:
+    for name, reason in (
+      (
+        "broken",
+        "installed but cannot be imported .ImportError: cannot import",
+      ),
+      ("lacking", "cannot be imported .ModuleNotFoundError: No module named"),
+    ):
+      with pytest.raises(errors.UserError, match=reason):
+        model.t5x_module(name)
+  finally:
+    for name in list(sys.modules):
+      if name.split(".")[0] == "t5x":
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("missing_mass", ["tail", "zero"])
@@ -79,12 +171,3 @@ def test_the_loss_of_logits_is_that_of_hidden_states(missing_mass):
     np.testing.assert_allclose(
       getattr(by_hidden, field.name), getattr(by_logits, field.name), atol=1e-5
     )
-
-
-@pytest.mark.skipif(
-  not HAS_T5X, reason=f"T5X is not installed: {model.INSTALL}"
-)
-def test_the_model_is_one_of_t5x():
-  from t5x import models
-
-  assert issubclass(model._model_class(), models.EncoderDecoderModel)

@@ -143,7 +143,7 @@ def per_layer_tables(tensors, model_config):
   for stack, depth in depths.items():
     table = tensors.pop(f"{stack}/relpos_bias/rel_embedding")
     for layer in range(depth):
-      name = f"{stack}/layers_{layer}/relative_posemb/rel_embedding"
+      name = f"{stack}/layers_{layer}/relpos_bias/rel_embedding"
       tensors[name] = table.copy()
   return tensors
 

@@ -1,0 +1,197 @@
+"""Our checkpoints out to T5X, as T5X itself writes them today.
+
+`checkpoint_<step>/state` is an Orbax item of a T5X train state: `target` (the
+parameters), `state/step`, and `state/param_states`, the moments of T5X's
+Adafactor under its standard factor rules. Those are ours where the run used
+Adafactor, else zeros, as at the start of a T5X run.
+
+Layers are listed, or scanned along axis 1 as `scalable_t5` has them by
+default. Listed layers under one position table a stack are T5X's `t5`; every
+other model is `scalable_t5`, whose layers have a table each and whose attention
+kernels have heads and head width apart.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import flax.traverse_util
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import (
+  adafactor_moments,
+  name_table,
+  sources,
+  streaming,
+  t5x,
+)
+from specialize_jax.t5 import config as t5_config
+
+Layers = Literal["listed", "scanned"]
+
+SCAN_AXIS = 1
+"""`param_scan_axis` of T5X's scalable_t5."""
+
+_LAYER = re.compile(r"^(encoder|decoder)/layers_(\d+)/")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Leaf:
+  """A parameter in T5X's tree.
+
+  Attributes:
+    name: its path there.
+    parts: our names of what it is made of, one, or one a layer.
+    shape: of one part, as T5X has it.
+    axes: logical names of a part's axes.
+    stacked: whether the parts are stacked along `SCAN_AXIS`.
+  """
+
+  name: str
+  parts: tuple[str, ...]
+  shape: tuple[int, ...]
+  axes: tuple[str, ...]
+  stacked: bool
+
+  @property
+  def whole_shape(self) -> tuple[int, ...]:
+    if not self.stacked:
+      return self.shape
+    return (*self.shape[:SCAN_AXIS], len(self.parts), *self.shape[SCAN_AXIS:])
+
+  @property
+  def whole_axes(self) -> tuple[str, ...]:
+    if not self.stacked:
+      return self.axes
+    return (*self.axes[:SCAN_AXIS], "layers", *self.axes[SCAN_AXIS:])
+
+
+def network_name(config: t5_config.T5Config, layers: Layers) -> str:
+  """Returns which network of t5x/examples/ reads it."""
+  per_stack = config.relative_bias == "per_stack"
+  return "t5" if layers == "listed" and per_stack else "scalable_t5"
+
+
+def write(
+  output: epath.Path,
+  config: t5_config.T5Config,
+  source: sources.Source,
+  *,
+  step: int,
+  layers: Layers,
+  moments: adafactor_moments.Moments | None = None,
+) -> epath.Path:
+  """Writes `checkpoint_<step>` under a directory, as a T5X run would.
+
+  Args:
+    output: T5X's model_dir.
+    config: the model; its `param_dtype` is that of the files.
+    source: its tensors.
+    step: the number of completed steps.
+    layers: "listed" or "scanned".
+    moments: Adafactor's; None for none, zeros in the file.
+
+  Returns:
+    The path of `checkpoint_<step>`.
+
+  Raises:
+    UserError: there is such a checkpoint already.
+  """
+  if "://" not in os.fspath(output):
+    output = output.resolve()  # as Orbax wants it
+  path = output / f"checkpoint_{step}"
+  if path.exists():
+    raise errors.UserError(
+      f"{path} exists already: give a folder that does not exist."
+    )
+  state = {"state/step": np.asarray(step, np.int32)}
+  if network_name(config, layers) == "scalable_t5":
+    source = sources.TablesInLayers(source)
+    config = dataclasses.replace(config, relative_bias="per_layer")
+  for leaf in _leaves(config, layers):
+    state[f"target/{leaf.name}"] = _streamed(
+      leaf,
+      np.dtype(config.param_dtype),
+      functools.partial(name_table.read, config, source),
+    )
+    arrays = adafactor_moments.stored(
+      leaf.whole_shape,
+      leaf.whole_axes,
+      adafactor_moments.t5x_rule(leaf.whole_shape, leaf.whole_axes),
+      None
+      if moments is None
+      else [moments.second_moment(part) for part in leaf.parts],
+    )
+    for kind, array in arrays.items():
+      state[f"state/param_states/{leaf.name}/{kind}"] = array
+    # The first moment, which T5X's Adafactor keeps by default for none.
+    state[f"state/param_states/{leaf.name}/m"] = np.zeros((1,), np.float32)
+  tree = flax.traverse_util.unflatten_dict(state, sep="/")
+  with ocp.CheckpointManager(
+    output,
+    item_handlers={
+      "state": ocp.PyTreeCheckpointHandler(
+        type_handler_registry=streaming.registry()
+      )
+    },
+    options=ocp.CheckpointManagerOptions(step_prefix="checkpoint"),
+  ) as manager:
+    manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
+  return path
+
+
+def _leaves(config: t5_config.T5Config, layers: Layers) -> Iterator[_Leaf]:
+  """Yields the parameters of T5X's tree."""
+  split_heads = network_name(config, layers) == "scalable_t5"
+  by_leaf: dict[str, list[name_table.Tensor]] = {}
+  for tensor in name_table.tensors(config):
+    leaf = tensor.name
+    if layers == "scanned":
+      leaf = _LAYER.sub(r"\1/\1/", leaf)
+    by_leaf.setdefault(leaf, []).append(tensor)
+  for leaf, parts in by_leaf.items():
+    shape = _shape(config, parts[0], split_heads=split_heads)
+    yield _Leaf(
+      name=leaf,
+      parts=tuple(part.name for part in parts),
+      shape=shape,
+      axes=t5x.logical_axes(leaf, len(shape)),
+      stacked=leaf != parts[0].name,
+    )
+
+
+def _shape(
+  config: t5_config.T5Config, tensor: name_table.Tensor, *, split_heads: bool
+) -> tuple[int, ...]:
+  """Returns the shape that T5X gives a tensor of one layer."""
+  heads = (config.num_heads, config.head_dim)
+  if split_heads and t5x.INTO_HEADS.search(tensor.name):
+    return (tensor.shape[0], *heads)
+  if split_heads and t5x.OUT_OF_HEADS.search(tensor.name):
+    return (*heads, tensor.shape[1])
+  return tensor.shape
+
+
+def _streamed(
+  leaf: _Leaf, dtype: np.dtype, read: Callable[[str], np.ndarray]
+) -> streaming.StreamedArray:
+  """Returns a parameter whose layers are read as they are written."""
+
+  def pieces() -> Iterator[tuple[int, np.ndarray]]:
+    for place, part in enumerate(leaf.parts):
+      value = read(part).astype(dtype, copy=False).reshape(leaf.shape)
+      yield place, np.expand_dims(value, SCAN_AXIS) if leaf.stacked else value
+
+  return streaming.StreamedArray(
+    shape=leaf.whole_shape,
+    dtype=dtype,
+    read=pieces,
+    rows_of_piece=1 if leaf.stacked else leaf.shape[0],
+    axis=SCAN_AXIS if leaf.stacked else 0,
+  )

@@ -1,0 +1,130 @@
+"""Ours -> T5X -> ours, bit for bit, and Adafactor's moments with them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from testdata import tiny_checkpoints
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import (
+  adafactor_moments,
+  conversion,
+  manager,
+  name_table,
+  opening,
+)
+from specialize_jax.training import optimizer, state
+
+# Some kernels have 128 entries on both sides, and are factored by everyone.
+CONFIG = tiny_checkpoints.config("t5_1_1", embed_dim=128, mlp_dim=130)
+LAYERS = pytest.mark.parametrize("layers", ["listed", "scanned"])
+
+
+@functools.cache
+def trained(relative_bias):
+  """A config, parameters, and an optimizer's state after two updates."""
+  config = dataclasses.replace(CONFIG, relative_bias=relative_bias)
+  adafactor = optimizer.build(
+    optimizer.OptimizerConfig(name="adafactor", learning_rate=1e-3)
+  )
+  tensors = tiny_checkpoints.random_tensors(config)
+  params = name_table.assemble(config, tiny_checkpoints.source_of(tensors))
+  start = state.from_params(params, adafactor)
+  rng = np.random.default_rng(1)
+  opt_state = start.opt_state
+  for _ in range(2):
+    gradients = jax.tree.map(
+      lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), params
+    )
+    _, opt_state = adafactor.direction(
+      gradients, opt_state, params, finite=jnp.array(True)
+    )
+  return config, dataclasses.replace(
+    start, step=jnp.array(2, jnp.int32), opt_state=opt_state
+  )
+
+
+def saved(tmp_path, relative_bias="per_stack"):
+  config, train_state = trained(relative_bias)
+  with manager.CheckpointManager(tmp_path / "run" / "checkpoints") as steps:
+    steps.save(2, train_state, b"", {"model": dataclasses.asdict(config)})
+  return opening.open_checkpoint(tmp_path / "run")
+
+
+def exported(checkpoint, tmp_path, layers):
+  planned = conversion.plan(checkpoint, to="t5x")
+  path = conversion.write_t5x(planned, tmp_path / "t5x", layers=layers)
+  assert path.name == "checkpoint_2"
+  return opening.open_checkpoint(path)
+
+
+@LAYERS
+@pytest.mark.parametrize("relative_bias", ["per_stack", "per_layer"])
+def test_parameters_go_to_t5x_and_back_bit_for_bit(
+  tmp_path, relative_bias, layers
+):
+  ours = saved(tmp_path, relative_bias)
+  theirs = exported(ours, tmp_path, layers)
+  assert theirs.config.relative_bias == relative_bias
+  back = conversion.write_ours(
+    conversion.plan(theirs, to="ours"), tmp_path / "back"
+  )
+  again = opening.open_checkpoint(back)
+  assert again.step == 2
+  for name, shape in ours.source.shapes.items():
+    value = ours.source.read(name)
+    assert value.shape == shape
+    np.testing.assert_array_equal(again.source.read(name), value)
+
+
+@LAYERS
+def test_moments_go_with_them(tmp_path, layers):
+  ours = saved(tmp_path)
+  theirs = exported(ours, tmp_path, layers)
+  mine, yours = ours.moments(), theirs.moments()
+  assert mine.count == yours.count == 2
+  for name in ours.source.shapes:
+    if layers == "scanned" and name.endswith("rel_embedding"):
+      continue  # a stack's one table is every layer's there
+    one, other = mine.second_moment(name), yours.second_moment(name)
+    if other.whole is not None:
+      np.testing.assert_array_equal(one.whole, other.whole, err_msg=name)
+    else:
+      for value, expected in zip(other.factors(), one.factors(), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
+  factored = mine.second_moment("encoder/layers_1/mlp/wi_0/kernel")
+  assert factored.whole is None
+
+
+def test_a_moment_that_was_factored_is_the_product_of_its_factors():
+  moment = adafactor_moments.SecondMoment(
+    over_b=np.array([1.0, 3.0], np.float32),
+    over_a=np.array([2.0, 1.0, 3.0], np.float32),
+  )
+  whole = adafactor_moments.SecondMoment(whole=moment.product())
+  for value, expected in zip(whole.factors(), moment.factors(), strict=True):
+    np.testing.assert_allclose(value, expected)
+
+
+def test_a_run_of_another_optimizer_leaves_zeros(tmp_path):
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  path = tiny_checkpoints.write_t5x(tmp_path / "checkpoint_2", tensors)
+  without = opening.open_checkpoint(path)
+  with pytest.raises(errors.UserError, match="no state of T5X's Adafactor"):
+    without.moments()
+  theirs = exported(without, tmp_path, "listed")
+  moments = theirs.moments()
+  assert not moments.second_moment("decoder/decoder_norm/scale").whole.any()
+
+
+def test_what_lies_there_already_is_left_alone(tmp_path, monkeypatch):
+  ours = saved(tmp_path)
+  monkeypatch.chdir(tmp_path)  # and a relative path is as good as another
+  planned = conversion.plan(ours, to="t5x")
+  assert conversion.write_t5x(planned, "t5x").is_dir()
+  with pytest.raises(errors.UserError, match="holds something already"):
+    exported(ours, tmp_path, "listed")

@@ -1,0 +1,142 @@
+"""docs/t5x.md is true: its commands run, one after the other, on a tiny demo.
+
+The student is random and the runs are two steps long: what is tested is that
+nothing but models, mixtures, lengths, steps and directories has to be given.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from testdata import tiny_world
+
+from specialize_jax.checkpoints import manager, opening
+from specialize_jax.cli import prepare
+
+pytestmark = pytest.mark.t5x
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "t5x.md"
+_BLOCK = re.compile(r"<!-- needs: T5X -->\n```sh\n(.*?)```", re.DOTALL)
+# Of the page's runs: how much smaller they are here, and that the tiny world
+# has no answer worth decoding 64 tokens for.
+_SMALLER = {
+  r"TRAIN_STEPS=1300\b": "TRAIN_STEPS=1002 --gin.EVAL_PERIOD=2"
+  " --gin.EVAL_STEPS=1",
+  r"TRAIN_STEPS=100\b": "TRAIN_STEPS=2 --gin.EVALUATIONS='()'",
+  r"checkpoint_1300\b": "checkpoint_1002",
+  r'"targets": 64\b': '"targets": 24',
+}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+  """A directory with `demo_output/`, as the page's commands find it."""
+  place = tmp_path_factory.mktemp("t5x")
+  world = tiny_world.build(place / "demo_output/world")
+  tiny_world.write_records(world, f"{world}/mini/records")
+  prepare.main(
+    [
+      f"--records={world}/mini/records",
+      f"--vocabulary={world}/mini/student.model",
+      f"--questions={world}/mini/mini_gsm/train.jsonl",
+      f"--data_dir={world}/tfds",
+      "--dataset_name=mini_gsm_teacher",
+    ]
+  )
+  _write_student(place / "demo_output/pretrain")
+  (place / "gin_configs").symlink_to(ROOT / "gin_configs")
+  return place
+
+
+def _write_student(path):
+  """A random mini student, as a run of ours at step 1000."""
+  import dataclasses
+
+  import jax
+  import numpy as np
+
+  from specialize_jax.checkpoints import name_table
+  from specialize_jax.t5 import config as t5_config
+
+  config = t5_config.T5Config(
+    vocab_size=384,
+    embed_dim=128,
+    mlp_dim=256,
+    num_heads=4,
+    head_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    mlp_activations=("gelu", "linear"),
+    tied_head=False,
+    dropout_rate=0.0,
+    dtype="float32",
+    scan_layers=False,
+  )
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda leaf: np.float32(0.05 * rng.normal(size=leaf.shape)),
+    name_table.abstract_params(config),
+  )
+  with manager.CheckpointManager(path / "checkpoints") as steps:
+    steps.save(
+      1000,
+      {"params": params},
+      b"",
+      {"model": dataclasses.asdict(config), "config": "", "version": ""},
+    )
+
+
+def run(block, place):
+  for old, new in _SMALLER.items():
+    block = re.sub(old, new, block)
+  binary = pathlib.Path(sys.executable).parent
+  done = subprocess.run(
+    ["bash", "-euc", f"export SPECIALIZE_DATA=demo_output/world\n{block}"],
+    cwd=place,
+    env={
+      **os.environ,
+      "PATH": f"{binary}{os.pathsep}{os.environ['PATH']}",
+      "PYTHONPATH": str(ROOT),
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=1800,
+  )
+  assert done.returncode == 0, f"{block}\n{done.stderr[-4000:]}"
+  return done.stdout
+
+
+def test_the_page_s_commands_run_one_after_the_other(demo):
+  blocks = _BLOCK.findall(PAGE.read_text())
+  assert [block.count("python -m t5x.") for block in blocks] == [1, 2, 0]
+  train, evaluate, back = blocks
+  run(train, demo)
+  of_run = opening.open_checkpoint(demo / "t5x_run")
+  assert (of_run.kind, of_run.step) == ("t5x", 1002)
+  assert of_run.moments().count == 1002
+  events = list((demo / "t5x_run/training_eval").rglob("events.*"))
+  assert events  # the teacher on validation questions
+
+  printed = run(evaluate, demo)
+  scored = json.loads(printed.strip().splitlines()[-1])
+  assert scored["n"] == 6
+  (metrics,) = (demo / "t5x_eval/inference_eval").glob(
+    "mini_gsm_zero_shot_chain_of_thought_v1-metrics.jsonl"
+  )
+  measured = json.loads(metrics.read_text().splitlines()[-1])
+  assert measured["accuracy"] == pytest.approx(
+    100 * scored["accuracy"], abs=1e-3
+  ) or (measured["accuracy"] == pytest.approx(scored["accuracy"], abs=1e-3))
+
+  run(back, demo)
+  rows = [json.loads(x) for x in (demo / "further/metrics.jsonl").open()]
+  assert len(rows) >= 1
+  shutil.rmtree(demo / "further")
