@@ -8,8 +8,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 
+import flax.traverse_util
+import jax
 import numpy as np
+import optax
 from etils import epath
+from flax import linen as nn
 
 import specialize_jax
 from specialize_jax import errors
@@ -180,6 +184,44 @@ def write_folder(
     other_files=planned.tokenizer_files,
     generation_config=planned.checkpoint.generation_config,
     max_shard_bytes=max_shard_bytes,
+  )
+  return epath.Path(output)
+
+
+def export_params(
+  output: str | os.PathLike,
+  config: t5_config.T5Config,
+  params: optax.Params,
+  *,
+  vocabulary_path: str | os.PathLike | None = None,
+) -> epath.Path:
+  """Writes parameters in memory as a Hugging Face folder.
+
+  Args:
+    output: a folder that does not exist yet.
+    config: the model.
+    params: its parameters, with or without Flax's axis metadata.
+    vocabulary_path: its SentencePiece model, written beside them.
+
+  Returns:
+    The folder.
+
+  Raises:
+    UserError: `output` exists already, the parameters are of another model,
+      or the vocabulary has more tokens than the model.
+  """
+  tokenizer = (
+    tokenizers.from_sentencepiece(vocabulary_path) if vocabulary_path else None
+  )
+  if tokenizer is not None:
+    tokenizers.check(tokenizer, config.vocab_size)
+  leaves = flax.traverse_util.flatten_dict(nn.meta.unbox(params), sep="/")
+  huggingface.write(
+    output,
+    config,
+    sources.Leaves("params", jax.tree.map(np.asarray, leaves)),
+    dtype=config.param_dtype,
+    other_files=tokenizer.files if tokenizer else None,
   )
   return epath.Path(output)
 

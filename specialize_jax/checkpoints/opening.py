@@ -31,6 +31,7 @@ from specialize_jax.checkpoints import (
   tokenizers,
 )
 from specialize_jax.files import paths
+from specialize_jax.parallel import mesh as meshes
 from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
 
@@ -132,13 +133,13 @@ class Checkpoint:
 
   def params(
     self,
-    placed: placement.Placement,
+    placed: placement.Placement | None = None,
     config: t5_config.T5Config | None = None,
   ) -> optax.Params:
     """Restores the parameters, leaf by leaf, straight onto a mesh.
 
     Args:
-      placed: the mesh they go to.
+      placed: the mesh they go to; by default all devices, each with a replica.
       config: what they must fit, which also says their `param_dtype` and
         whether layers are scanned; the checkpoint's own by default.
 
@@ -146,6 +147,7 @@ class Checkpoint:
       UserError: the checkpoint is of another model, or is not what was saved.
     """
     config = config or self.config
+    placed = placed or placement.Placement(mesh=meshes.make_mesh())
     self._check_function(config)
     self.check_files()
     abstract = name_table.abstract_params(config, placed)

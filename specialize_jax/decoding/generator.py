@@ -24,8 +24,59 @@ from specialize_jax.decoding import (
   self_consistency,
   with_calculator,
 )
+from specialize_jax.decoding import rows as rows_lib
 from specialize_jax.decoding import vocabulary as vocabularies
 from specialize_jax.t5 import network
+
+
+def generate(
+  model: network.EncoderDecoder,
+  params: network.Params,
+  texts: Sequence[str],
+  *,
+  vocabulary: vocabularies.Vocabulary,
+  settings: requests.Settings | None = None,
+  batch_size: int = 32,
+  input_limit: int = 1024,
+) -> list[str]:
+  """Decodes texts to texts, one output for each.
+
+  `Generator` returns more: ids, log-probabilities, all samples and beams.
+
+  Args:
+    model: the network.
+    params: its parameters.
+    texts: the inputs, as the model was trained on them.
+    vocabulary: the model's vocabulary.
+    settings: the settings of decoding, greedy by default.
+    batch_size: number of texts decoded together.
+    input_limit: maximum length of an input in tokens.
+
+  Returns:
+    The outputs in the order of `texts`.
+
+  Raises:
+    UserError: a text is empty, longer than `input_limit`, or `batch_size` is
+      not positive.
+  """
+  reader = rows_lib.Reader(
+    where="texts",
+    model=model.config,
+    vocabulary=vocabulary,
+    input_limit=input_limit,
+  )
+  asked, _ = reader.read(list(enumerate([{"text": text} for text in texts])))
+  generator = Generator(
+    model,
+    settings or requests.Settings(),
+    vocabulary=vocabulary,
+    batch_size=batch_size,
+    input_limit=input_limit,
+  )
+  results = {}
+  for batch in generator.run(params, asked):
+    results |= batch
+  return [results[place].output.text for place in range(len(texts))]
 
 
 class Generator:
