@@ -19,9 +19,12 @@ import jax.numpy as jnp
 
 from specialize_jax.t5 import products
 
-# Finite, so that a query that may look at nothing gets a uniform softmax and
-# not NaN; far below any score, so that it vanishes beside one.
-MASKED_SCORE = -1e10
+# Finite, and so far below the lowest score that its exponential is 0 beside
+# any: a query that may look at nothing has `LOWEST_SCORE` for a maximum.
+MASKED_SCORE = -1e30
+LOWEST_SCORE = -1e20
+# Such a query has no weights, and its sum is not divided by 0.
+LEAST_SUM = 1e-30
 
 
 @jax.custom_vjp
@@ -42,7 +45,8 @@ def attend(
     values_BHSK: of the same positions.
     bias_HTS: float32, added to the scores; None for none.
     mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look at
-      key s. A query that may look at nothing gets the mean of all values.
+      key s. A query that may look at nothing gets zeros, and gradients of
+      zero.
 
   Returns:
     `[B, H, T, K]` in the values' dtype.
@@ -64,9 +68,7 @@ def _attend_forward(
   scores_BHTS = products.product("BHTK,BHSK->BHTS", queries_BHTK, keys_BHSK)
   if bias_HTS is not None:
     scores_BHTS += bias_HTS[None]
-  scores_BHTS = jnp.where(mask, scores_BHTS, jnp.float32(MASKED_SCORE))
-  exps_BHTS = jnp.exp(scores_BHTS - scores_BHTS.max(axis=-1, keepdims=True))
-  sums_BHT1 = exps_BHTS.sum(axis=-1, keepdims=True)
+  exps_BHTS, sums_BHT1 = exponentials(scores_BHTS, mask)
   exps_BHTS = exps_BHTS.astype(dtype)
   gathered_BHTK = products.product("BHTS,BHSK->BHTK", exps_BHTS, values_BHSK)
   output_BHTK = (gathered_BHTK / sums_BHT1).astype(dtype)
@@ -82,6 +84,28 @@ def _attend_forward(
     output_BHTK,
   )
   return output_BHTK, residuals
+
+
+def exponentials(
+  scores_BHTS: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the numerators of a softmax and their sum over keys.
+
+  Args:
+    scores_BHTS: float32.
+    mask: bool, broadcasts to `[B, H, T, S]`.
+
+  Returns:
+    `exp(score - m)` with m the query's largest score, 0 where masked; and its
+    sum `[B, H, T, 1]`, tiny where all of a query's are 0, to divide by.
+  """
+  scores_BHTS = jnp.where(mask, scores_BHTS, jnp.float32(MASKED_SCORE))
+  largest_BHT1 = jnp.maximum(
+    scores_BHTS.max(axis=-1, keepdims=True), jnp.float32(LOWEST_SCORE)
+  )
+  exps_BHTS = jnp.exp(scores_BHTS - largest_BHT1)
+  sums_BHT1 = exps_BHTS.sum(axis=-1, keepdims=True)
+  return exps_BHTS, jnp.maximum(sums_BHT1, jnp.float32(LEAST_SUM))
 
 
 def _attend_backward(

@@ -30,8 +30,6 @@ _AXES = {
   "mask": ("batch", None, None),
   "bias": ("heads", None, None),
 }
-# A query that may look at nothing has no weights; its sum is not divided by 0.
-_LEAST_SUM = 1e-30
 
 
 def attend_in_blocks(
@@ -271,7 +269,7 @@ def _gathered(visit: _Visit, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
       none_T1 + attend.MASKED_SCORE,
     ),
   )
-  total = jnp.maximum(total, _LEAST_SUM)
+  total = jnp.maximum(total, attend.LEAST_SUM)
   return gathered / total, highest + jnp.log(total)
 
 

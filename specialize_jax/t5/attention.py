@@ -1,8 +1,10 @@
 """Multi-head attention, whole or one step at a time over a cache.
 
+`attention` is one function with three ways to compute it: the plain form,
+which defines it; blocks, for packed rows on a CPU; and a TPU's kernel.
+
 Scores are not divided by `sqrt(head_dim)`: T5 folds that into the initial
-query kernel. Keys and values are laid out `[B, H, S, K]`, so that each head
-of each row is one contiguous matrix; in a cache keys are turned, see `cache`.
+query kernel.
 """
 
 import flax.linen as nn
@@ -10,43 +12,267 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from specialize_jax.t5 import attend, attend_blocks, cache, layers
+from specialize_jax import errors
+from specialize_jax.t5 import (
+  attend,
+  attend_blocks,
+  attend_tpu,
+  cache,
+  layers,
+  masks,
+  relative_position,
+)
 from specialize_jax.t5 import config as t5_config
+
+
+class Scope(flax.struct.PyTreeNode):
+  """Which keys queries look at, and what is added to their scores.
+
+  It is the same in all layers of a stack, and made once for them. The TPU's
+  kernel takes `pairs` and `bias`, all else the two laid out on the plane of
+  queries and keys.
+
+  Attributes:
+    pairs: of query and key; None where they are laid out.
+    bias: of relative positions; None for none, and where it is laid out.
+    mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look at
+      key s; None for the kernel.
+    bias_HTS: float32; None for none, and for the kernel.
+  """
+
+  pairs: masks.Pairs | None = None
+  bias: relative_position.Bias | None = None
+  mask: jax.Array | None = None
+  bias_HTS: jax.Array | None = None
+
+  @classmethod
+  def of(
+    cls,
+    config: t5_config.T5Config,
+    pairs: masks.Pairs,
+    lengths: tuple[int, int],
+    bias: relative_position.Bias | None = None,
+  ) -> "Scope":
+    """Returns what the attention that `config` chooses takes.
+
+    Args:
+      config: of the network.
+      pairs: of query and key.
+      lengths: T and S.
+      bias: of relative positions; None for none.
+    """
+    if runs_kernel(config, lengths, bias):
+      return cls(pairs=pairs, bias=bias)
+    return cls(
+      mask=pairs.mask(*lengths),
+      bias_HTS=None if bias is None else bias.on_plane(*lengths),
+    )
+
+  def with_bias(self, bias: relative_position.Bias, length: int) -> "Scope":
+    """Returns the scope of T = S = `length` positions with a bias added."""
+    if self.pairs is not None:
+      return self.replace(bias=bias)
+    return self.replace(bias_HTS=bias.on_plane(length, length))
+
+
+def runs_kernel(
+  config: t5_config.T5Config,
+  lengths: tuple[int, int],
+  bias: relative_position.Bias | None,
+) -> bool:
+  """Returns whether attention is the TPU's kernel.
+
+  Raises:
+    UserError: `config` asks for it where it cannot run.
+  """
+  if config.attention == "plain":
+    return False
+  interpreted = config.attention == "tpu_interpreted"
+  if not interpreted and not _device_kind().startswith("TPU"):
+    if config.attention == "default":
+      return False
+    raise errors.UserError(
+      "T5Config.attention='tpu' is a kernel for TPUs, and this runs on "
+      f"{_device_kind()}: set T5Config.attention='default', which takes the "
+      "kernel on a TPU alone."
+    )
+  problem = attend_tpu.problem(
+    config, lengths, bias=bias, interpret=interpreted
+  )
+  if problem and config.attention != "default":
+    raise errors.UserError(
+      f"T5Config.attention={config.attention!r} is not possible: {problem}; "
+      "set T5Config.attention='plain'."
+    )
+  return not problem
+
+
+def _device_kind() -> str:
+  """Returns what runs the program: a mesh's devices need not be this host's."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  if device is not None:
+    return device.device_kind
+  return jax.local_devices()[0].device_kind
 
 
 class KeysValues(flax.struct.PyTreeNode):
   """What the queries of one attention look at.
 
   Attributes:
-    keys_BHSK: in the compute dtype.
-    values_BHSK: in the compute dtype.
-    block_sizes: of attention in blocks, see `T5Config.attention_block_sizes`.
+    keys_BSJ: of all heads side by side, J = H * K, in the compute dtype.
+    values_BSJ: likewise.
   """
 
-  keys_BHSK: jax.Array
-  values_BHSK: jax.Array
-  block_sizes: tuple[int, int] | None = flax.struct.field(
-    default=None, pytree_node=False
-  )
+  keys_BSJ: jax.Array
+  values_BSJ: jax.Array
 
-  def gathered_by(
-    self,
-    queries_BHTK: jax.Array,
-    bias_HTS: jax.Array | None,
-    mask: jax.Array,
-  ) -> jax.Array:
-    """Gives what each query gathers, `[B, H, T, K]`; see `attend.attend`."""
-    arguments = (queries_BHTK, self.keys_BHSK, self.values_BHSK, bias_HTS, mask)
-    # Two blocks of keys would mostly be visited both.
-    if self.block_sizes and self.keys_BHSK.shape[2] > 2 * self.block_sizes[1]:
-      return attend_blocks.attend_in_blocks(
-        *arguments, block_sizes=self.block_sizes
+  @property
+  def num_rows(self) -> int:
+    """B."""
+    return len(self.values_BSJ)
+
+  def cached(self, config: t5_config.T5Config) -> cache.CachedKeysValues:
+    """Returns them as decoding keeps them."""
+    return cache.CachedKeysValues.of(
+      _split_heads(self.keys_BSJ, config), _split_heads(self.values_BSJ, config)
+    )
+
+
+def attention(
+  queries_BTJ: jax.Array,
+  memory: KeysValues | cache.CachedKeysValues,
+  scope: Scope,
+  config: t5_config.T5Config,
+  *,
+  values_scale_BHS: jax.Array | None = None,
+) -> jax.Array:
+  """Computes softmax attention.
+
+  Args:
+    queries_BTJ: of all heads side by side, J = H * K.
+    memory: keys and values.
+    scope: which of them each query looks at.
+    config: chooses how it is computed.
+    values_scale_BHS: float32, multiplies each head's values; None for ones,
+      and for a cache.
+
+  Returns:
+    `[B, T, J]` in the values' dtype, zeros for a query that may look at
+    nothing.
+  """
+  if scope.pairs is not None:
+    return _kernel_on_each_device(
+      queries_BTJ, memory, scope, config, values_scale_BHS
+    )
+  queries_BHTK = _split_heads(queries_BTJ, config)
+  if isinstance(memory, cache.CachedKeysValues):
+    output_BHTK = memory.attended_by(queries_BHTK, scope.bias_HTS, scope.mask)
+  else:
+    values_BHSK = _split_heads(memory.values_BSJ, config)
+    if values_scale_BHS is not None:
+      scaled_BHSK = (
+        values_BHSK.astype(jnp.float32) * values_scale_BHS[..., None]
       )
-    return attend.attend(*arguments)
+      values_BHSK = scaled_BHSK.astype(values_BHSK.dtype)
+    arrays = (
+      queries_BHTK,
+      _split_heads(memory.keys_BSJ, config),
+      values_BHSK,
+      scope.bias_HTS,
+      scope.mask,
+    )
+    block_sizes = config.attention_block_sizes
+    # Two blocks of keys would mostly be visited both.
+    if block_sizes and values_BHSK.shape[2] > 2 * block_sizes[1]:
+      output_BHTK = attend_blocks.attend_in_blocks(
+        *arrays, block_sizes=block_sizes
+      )
+    else:
+      output_BHTK = attend.attend(*arrays)
+  joined = output_BHTK.swapaxes(1, 2).reshape(queries_BTJ.shape)
+  return nn.with_logical_constraint(joined, ("batch", "length", "joined_kv"))
 
-  def cached(self) -> cache.CachedKeysValues:
-    """Gives them as decoding keeps them."""
-    return cache.CachedKeysValues.of(self.keys_BHSK, self.values_BHSK)
+
+def _kernel_on_each_device(
+  queries_BTJ: jax.Array,
+  memory: KeysValues,
+  scope: Scope,
+  config: t5_config.T5Config,
+  values_scale_BHS: jax.Array | None,
+) -> jax.Array:
+  """Runs the kernel on the rows and heads of each device, where they are."""
+  mesh = jax.sharding.get_abstract_mesh()
+  batch_axes = _dividing_axes(mesh, "batch", len(queries_BTJ))
+  head_axes = _dividing_axes(mesh, "heads", config.num_heads)
+  of_rows = jax.P(batch_axes)
+  of_columns = jax.P(batch_axes, None, head_axes)
+  num_shards = _size(mesh, head_axes)
+
+  def on_device(
+    queries_BTJ: jax.Array,
+    memory: KeysValues,
+    pairs: masks.Pairs,
+    bias: relative_position.Bias | None,
+    values_scale_BHS: jax.Array | None,
+  ) -> jax.Array:
+    return attend_tpu.attend_on_tpu(
+      queries_BTJ,
+      memory.keys_BSJ,
+      memory.values_BSJ,
+      pairs,
+      bias,
+      values_scale_BHS=values_scale_BHS,
+      num_heads=config.num_heads // num_shards,
+      block_size=config.attention_kernel_block,
+      interpret=config.attention == "tpu_interpreted",
+    )
+
+  arguments = (queries_BTJ, memory, scope.pairs, scope.bias, values_scale_BHS)
+  if mesh.empty or mesh.size == 1:
+    return on_device(*arguments)
+  return jax.shard_map(
+    on_device,
+    mesh=mesh,
+    in_specs=(
+      of_columns,
+      of_columns,
+      of_rows,
+      jax.P(head_axes),
+      jax.P(batch_axes, head_axes),
+    ),
+    out_specs=of_columns,
+    # The bias's gradient is summed over the devices that share the bias.
+    check_vma=False,
+  )(*arguments)
+
+
+def _dividing_axes(
+  mesh: jax.sharding.AbstractMesh, logical_axis: str, size: int
+) -> str | tuple[str, ...] | None:
+  """Returns the mesh axes of a logical axis; None where they do not divide."""
+  axes = nn.logical_to_mesh_axes((logical_axis,))
+  axes = axes[0] if axes else None
+  return None if size % _size(mesh, axes) else axes
+
+
+def _size(
+  mesh: jax.sharding.AbstractMesh, axes: str | tuple[str, ...] | None
+) -> int:
+  size = 1
+  for axis in axes if isinstance(axes, tuple) else (axes,) if axes else ():
+    size *= mesh.shape[axis]
+  return size
+
+
+def _split_heads(joined: jax.Array, config: t5_config.T5Config) -> jax.Array:
+  """Returns `[B, T, H * K]` as `[B, H, T, K]`, each head one matrix."""
+  batch_size, length, _ = joined.shape
+  heads_BTHK = joined.reshape(
+    batch_size, length, config.num_heads, config.head_dim
+  )
+  return nn.with_logical_constraint(
+    heads_BTHK.swapaxes(1, 2), ("batch", "heads", "length", "kv")
+  )
 
 
 class Attention(nn.Module):
@@ -70,62 +296,50 @@ class Attention(nn.Module):
     self.key = layers.Dense(config.joined_kv_dim, into_heads, config)
     self.value = layers.Dense(config.joined_kv_dim, into_heads, config)
     self.out = layers.Dense(config.embed_dim, ("joined_kv", "embed"), config)
-    self.values_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-1,))
+    self.values_dropout = nn.Dropout(config.dropout_rate)
 
   def keys_values(self, inputs_BSD: jax.Array) -> KeysValues:
-    """Gives the keys and values of the positions that are looked at."""
+    """Returns the keys and values of the positions that are looked at."""
     return KeysValues(
-      keys_BHSK=self._heads(self.key(inputs_BSD)),
-      values_BHSK=self._heads(self.value(inputs_BSD)),
-      block_sizes=self.config.attention_block_sizes,
+      keys_BSJ=_joined(self.key(inputs_BSD)),
+      values_BSJ=_joined(self.value(inputs_BSD)),
     )
 
   def __call__(
     self,
     inputs_BTD: jax.Array,
     memory: KeysValues | cache.CachedKeysValues,
-    mask: jax.Array,
-    bias_HTS: jax.Array | None = None,
+    scope: Scope,
     *,
     deterministic: bool,
   ) -> jax.Array:
-    """Gives what each position gathers from the positions it may look at.
+    """Returns the attention output of each position, `[B, T, D]`.
 
     Args:
       inputs_BTD: where queries come from.
       memory: keys and values, from `keys_values` or a cache.
-      mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look
-        at key s.
-      bias_HTS: float32 relative position bias; None in cross-attention.
+      scope: which of them each query looks at.
       deterministic: whether dropout is off.
-
-    Returns:
-      `[B, T, D]` in the compute dtype.
     """
-    queries_BHTK = self._heads(self.query(inputs_BTD))
-    # T5X drops weights, the same keys for every query of a head: that is to
-    # drop values, of which there are fewer.
-    memory = memory.replace(
-      values_BHSK=self.values_dropout(
-        memory.values_BHSK, deterministic=deterministic
+    values_scale_BHS = None
+    if not deterministic and self.config.dropout_rate:
+      # T5X drops weights, the same keys for every query of a head: that is to
+      # drop values, of which there are fewer.
+      batch_size, num_keys, _ = memory.values_BSJ.shape
+      values_scale_BHS = self.values_dropout(
+        jnp.ones((batch_size, self.config.num_heads, num_keys), jnp.float32),
+        deterministic=False,
+      )
+    return self.out(
+      attention(
+        _joined(self.query(inputs_BTD)),
+        memory,
+        scope,
+        self.config,
+        values_scale_BHS=values_scale_BHS,
       )
     )
-    gathered_BHTK = memory.gathered_by(queries_BHTK, bias_HTS, mask)
-    batch_size, _, length, _ = gathered_BHTK.shape
-    joined = gathered_BHTK.swapaxes(1, 2).reshape(
-      batch_size, length, self.config.joined_kv_dim
-    )
-    joined = nn.with_logical_constraint(
-      joined, ("batch", "length", "joined_kv")
-    )
-    return self.out(joined)
 
-  def _heads(self, joined: jax.Array) -> jax.Array:
-    """Splits `[B, T, H * K]` into heads, `[B, H, T, K]`."""
-    batch_size, length, _ = joined.shape
-    heads_BTHK = joined.reshape(
-      batch_size, length, self.config.num_heads, self.config.head_dim
-    )
-    return nn.with_logical_constraint(
-      heads_BTHK.swapaxes(1, 2), ("batch", "heads", "length", "kv")
-    )
+
+def _joined(array: jax.Array) -> jax.Array:
+  return nn.with_logical_constraint(array, ("batch", "length", "joined_kv"))

@@ -63,19 +63,22 @@ class CachedKeysValues(flax.struct.PyTreeNode):
       values_BHSK=put(self.values_BHSK, new.values_BHSK, 2),
     )
 
-  def gathered_by(
+  @property
+  def num_rows(self) -> int:
+    """B."""
+    return len(self.values_BHSK)
+
+  def attended_by(
     self,
     queries_BHTK: jax.Array,
     bias_HTS: jax.Array | None,
     mask: jax.Array,
   ) -> jax.Array:
-    """Gives what `attend.attend` gives, without a backward pass."""
+    """Computes `attend.attend`, without a backward pass."""
     scores_BHTS = _multiply(queries_BHTK, self.keys_BHKS)
     if bias_HTS is not None:
       scores_BHTS += bias_HTS[None]
-    scores_BHTS = jnp.where(mask, scores_BHTS, attend.MASKED_SCORE)
-    exps_BHTS = jnp.exp(scores_BHTS - scores_BHTS.max(axis=-1, keepdims=True))
-    sums_BHT1 = exps_BHTS.sum(axis=-1, keepdims=True)
+    exps_BHTS, sums_BHT1 = attend.exponentials(scores_BHTS, mask)
     dtype = self.values_BHSK.dtype
     gathered_BHTK = _multiply(exps_BHTS.astype(dtype), self.values_BHSK)
     return (gathered_BHTK / sums_BHT1).astype(dtype)

@@ -20,6 +20,9 @@ EOS_ID = 1
 ACTIVATIONS = ("relu", "gelu", "linear")
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
 RELATIVE_BIASES = ("per_stack", "per_layer")
+ATTENTIONS = ("default", "plain", "tpu", "tpu_interpreted")
+LANES = 128
+"""Columns of a TPU's registers, of which a kernel's blocks are multiples."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,9 @@ class T5Config:
       kept as its name.
     param_dtype: name of the type in which parameters are kept.
     remat_policy: what the backward pass recomputes: `none`; `dots` keeps all
-      matrix products; `minimal` keeps those with parameters, not the
-      attention scores; `full` keeps only the inputs of each layer.
+      matrix products; `minimal` keeps those with parameters and the
+      attention output, not its scores; `full` keeps only the inputs of each
+      layer.
     scan_layers: whether the layers of a stack are one scanned layer with
       stacked parameters, which compiles in time independent of depth.
     pad_id: the token that pads the encoder's input, where no segment ids say
@@ -62,9 +66,16 @@ class T5Config:
     decoder_start_id: the token that the decoder reads first.
     eos_ids: the tokens that end a sequence. The first ends texts that are
       encoded; decoding stops at any of them.
-    attention_block_sizes: queries and keys of a block, of which attention
-      over more than two blocks of keys visits those that its mask leaves; or
-      None, for attention whole. Made for packed rows on a CPU.
+    attention: how it is computed. `default` is a TPU's kernel on TPUs, where
+      the head size and the lengths allow it, and else `plain`, JAX's own
+      operations; `tpu` is the kernel or an error; `tpu_interpreted` runs the
+      kernel as JAX operations on any platform, slowly, to test it.
+    attention_kernel_block: of the TPU's kernel, the most queries and keys of a
+      block, a multiple of 128; None for the largest that fits into VMEM.
+    attention_block_sizes: of plain attention, the queries and keys of a block,
+      of which attention over more than two blocks of keys visits those that
+      its mask leaves; or None, for attention whole. Made for packed rows on a
+      CPU.
   """
 
   vocab_size: int
@@ -88,6 +99,8 @@ class T5Config:
   pad_id: int = PAD_ID
   decoder_start_id: int = PAD_ID
   eos_ids: tuple[int, ...] = (EOS_ID,)
+  attention: str = "default"
+  attention_kernel_block: int | None = None
   attention_block_sizes: tuple[int, int] | None = None
 
   def __post_init__(self) -> None:
@@ -122,7 +135,7 @@ class T5Config:
         f"T5Config.relative_bias is {self.relative_bias!r}, and must be one of "
         f"{', '.join(RELATIVE_BIASES)}."
       )
-    self._check_attention_block_sizes()
+    self._check_attention()
     self._check_special_ids()
     if not 0.0 <= self.dropout_rate < 1.0:
       raise errors.UserError(
@@ -136,7 +149,21 @@ class T5Config:
         "that each direction has near and far buckets."
       )
 
-  def _check_attention_block_sizes(self) -> None:
+  def _check_attention(self) -> None:
+    if self.attention not in ATTENTIONS:
+      raise errors.UserError(
+        f"T5Config.attention is {self.attention!r}, and must be one of "
+        f"{', '.join(ATTENTIONS)}."
+      )
+    block = self.attention_kernel_block
+    if block is not None and not (
+      type(block) is int and block >= 1 and block % LANES == 0
+    ):
+      raise errors.UserError(
+        f"T5Config.attention_kernel_block is {block!r}, and must be a multiple "
+        f"of {LANES}, the columns of a TPU's registers, or None for the "
+        "largest that fits."
+      )
     sizes = self.attention_block_sizes
     if sizes is None:
       return

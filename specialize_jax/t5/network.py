@@ -13,9 +13,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from specialize_jax.t5 import attention, layers, masks, stacks
 from specialize_jax.t5 import cache as caches
 from specialize_jax.t5 import config as t5_config
-from specialize_jax.t5 import layers, masks, stacks
 
 
 class DecodeCache(flax.struct.PyTreeNode):
@@ -128,7 +128,7 @@ class EncoderDecoder(nn.Module):
     )
     return self.encoder(
       self.token_embedder(encoder_input_tokens_BS),
-      masks.encoder_mask(segment_ids_BS),
+      masks.encoder(segment_ids_BS),
       deterministic=deterministic,
     )
 
@@ -152,13 +152,12 @@ class EncoderDecoder(nn.Module):
     segment_ids_BS = self._segments(
       encoder_input_tokens_BS, encoder_segment_ids_BS
     )
-    length = decoder_input_tokens_BT.shape[1]
     return self.decoder(
       self.token_embedder(decoder_input_tokens_BT),
       encoded_BSD,
       (
-        masks.decoder_mask(length, decoder_segment_ids_BT),
-        masks.cross_mask(segment_ids_BS, decoder_segment_ids_BT),
+        masks.decoder(decoder_segment_ids_BT),
+        masks.cross(segment_ids_BS, decoder_segment_ids_BT),
       ),
       deterministic=deterministic,
     )
@@ -200,12 +199,12 @@ class EncoderDecoder(nn.Module):
       index=jnp.zeros((), jnp.int32),
       past=tuple(empty for _ in decoder.layers),
       cross=tuple(
-        layer.cross_keys_values(encoded_BSD).cached()
+        layer.cross_keys_values(encoded_BSD).cached(self.config)
         for layer in decoder.layers
       ),
-      cross_mask=masks.cross_mask(
+      cross_mask=masks.cross(
         self._segments(encoder_input_tokens_BS, None)
-      ),
+      ).mask(max_length, encoded_BSD.shape[1]),
       biases_HT=decoder.biases_by_distance(max_length),
     )
 
@@ -287,8 +286,10 @@ class EncoderDecoder(nn.Module):
         hidden_BTD,
         tuple(layer_cache),
         start,
-        (self_mask, cache.cross_mask),
-        bias_HTS,
+        (
+          attention.Scope(mask=self_mask, bias_HTS=bias_HTS),
+          attention.Scope(mask=cache.cross_mask),
+        ),
       )
       past.append(seen)
     return self.decoder.decoder_norm(hidden_BTD), tuple(past)

@@ -10,6 +10,7 @@ positions, and across two the mask hides whatever stands there.
 import functools
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +65,48 @@ def bucket(
   return (offset + np.minimum(row, num_buckets - 1)).astype(np.int32)
 
 
+class Bias(flax.struct.PyTreeNode):
+  """A table of biases, and which of its rows a distance has.
+
+  Attributes:
+    table_HN: float32, of each head and bucket.
+    bidirectional: see `bucket`.
+    max_distance: see `bucket`.
+  """
+
+  table_HN: jax.Array
+  bidirectional: bool = flax.struct.field(pytree_node=False)
+  max_distance: int = flax.struct.field(pytree_node=False)
+
+  def buckets(self, distance: np.ndarray) -> np.ndarray:
+    """Returns the bucket of each distance, int32."""
+    return bucket(
+      distance,
+      bidirectional=self.bidirectional,
+      num_buckets=self.table_HN.shape[1],
+      max_distance=self.max_distance,
+    )
+
+  def by_distance(self, distance: np.ndarray) -> jax.Array:
+    """Returns the bias of each distance, float32 `[H, *distance.shape]`."""
+    return self.table_HN[:, self.buckets(distance)]
+
+  def farthest(self) -> int:
+    """Returns the distance from which all, either way, share a bucket."""
+    distance = np.arange(2 * self.max_distance + self.table_HN.shape[1])
+    nearer = [
+      np.flatnonzero(rows != rows[-1]).max(initial=-1) + 1
+      for rows in (self.buckets(distance), self.buckets(-distance))
+    ]
+    return int(max(nearer))
+
+  def on_plane(self, query_length: int, key_length: int) -> jax.Array:
+    """Returns the bias of all pairs, float32 `[H, T, S]`."""
+    distance = np.arange(query_length + key_length) - (query_length - 1)
+    bias_HTS = on_plane(self.by_distance(distance), query_length)
+    return nn.with_logical_constraint(bias_HTS, ("heads", None, None))
+
+
 class RelativePositionBias(nn.Module):
   """The bias table of one stack, shared by all of its layers.
 
@@ -75,10 +118,11 @@ class RelativePositionBias(nn.Module):
   bidirectional: bool
   config: t5_config.T5Config
 
-  def setup(self) -> None:
-    """Declares the table, `[heads, buckets]` as in T5X."""
+  @nn.compact
+  def __call__(self) -> Bias:
+    """Returns the bias by its table, `[heads, buckets]` as in T5X."""
     config = self.config
-    self.rel_embedding = self.param(
+    rel_embedding = self.param(
       "rel_embedding",
       nn.with_logical_partitioning(
         nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
@@ -87,22 +131,11 @@ class RelativePositionBias(nn.Module):
       (config.num_heads, config.relative_attention_num_buckets),
       config.param_dtype,
     )
-
-  def by_distance(self, distance: np.ndarray) -> jax.Array:
-    """Gives the bias of each distance, float32 `[H, len(distance)]`."""
-    rows = bucket(
-      distance,
+    return Bias(
+      table_HN=rel_embedding.astype(jnp.float32),
       bidirectional=self.bidirectional,
-      num_buckets=self.config.relative_attention_num_buckets,
-      max_distance=self.config.relative_attention_max_distance,
+      max_distance=config.relative_attention_max_distance,
     )
-    return self.rel_embedding.astype(jnp.float32)[:, rows]
-
-  def __call__(self, query_length: int, key_length: int) -> jax.Array:
-    """Gives the bias of all pairs, float32 `[H, T, S]`."""
-    distance = np.arange(query_length + key_length) - (query_length - 1)
-    bias_HTS = on_plane(self.by_distance(distance), query_length)
-    return nn.with_logical_constraint(bias_HTS, ("heads", None, None))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -12,13 +12,27 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from specialize_jax.t5 import attention, cache, layers, relative_position
+from specialize_jax.t5 import (
+  attend_tpu,
+  attention,
+  cache,
+  layers,
+  masks,
+  relative_position,
+)
 from specialize_jax.t5 import config as t5_config
 
+# The compiler sees no matmul in the TPU's attention kernel, whose output the
+# policies keep by name.
+_ATTENDED = jax.checkpoint_policies.save_only_these_names(*attend_tpu.RESIDUALS)
 _SAVEABLE = {
   "full": jax.checkpoint_policies.nothing_saveable,
-  "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "dots": jax.checkpoint_policies.dots_saveable,
+  "minimal": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENDED
+  ),
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable, _ATTENDED
+  ),
 }
 
 
@@ -43,8 +57,7 @@ class EncoderLayer(nn.Module):
   def __call__(
     self,
     hidden_BSD: jax.Array,
-    mask: jax.Array,
-    bias_HSS: jax.Array | None,
+    scope: attention.Scope,
     *,
     deterministic: bool,
   ) -> jax.Array:
@@ -52,19 +65,17 @@ class EncoderLayer(nn.Module):
 
     Args:
       hidden_BSD: the residual stream.
-      mask: which positions may be attended to.
-      bias_HSS: the stack's relative position bias; None if layers have their
-        own.
+      scope: which positions see each other, and the stack's bias; a layer
+        with a bias of its own adds that.
       deterministic: whether dropout is off.
     """
-    if bias_HSS is None:
-      bias_HSS = self.relpos_bias(hidden_BSD.shape[1], hidden_BSD.shape[1])
+    if self.config.relative_bias == "per_layer":
+      scope = scope.with_bias(self.relpos_bias(), hidden_BSD.shape[1])
     normed_BSD = self.pre_attention_layer_norm(hidden_BSD)
     attended_BSD = self.attention(
       normed_BSD,
       self.attention.keys_values(normed_BSD),
-      mask,
-      bias_HSS,
+      scope,
       deterministic=deterministic,
     )
     hidden_BSD += self.dropout(attended_BSD, deterministic=deterministic)
@@ -96,8 +107,7 @@ class DecoderLayer(nn.Module):
     self,
     hidden_BTD: jax.Array,
     encoded_BSD: jax.Array,
-    masks: tuple[jax.Array, jax.Array],
-    bias_HTT: jax.Array | None,
+    scopes: tuple[attention.Scope, attention.Scope],
     *,
     deterministic: bool,
   ) -> jax.Array:
@@ -106,13 +116,13 @@ class DecoderLayer(nn.Module):
     Args:
       hidden_BTD: the residual stream.
       encoded_BSD: the encoder's output.
-      masks: of self-attention and of cross-attention.
-      bias_HTT: the stack's relative position bias; None if layers have their
-        own.
+      scopes: of self-attention, with the stack's bias, and of cross-attention;
+        a layer with a bias of its own adds that.
       deterministic: whether dropout is off.
     """
-    if bias_HTT is None:
-      bias_HTT = self.relpos_bias(hidden_BTD.shape[1], hidden_BTD.shape[1])
+    self_scope, cross_scope = scopes
+    if self.config.relative_bias == "per_layer":
+      self_scope = self_scope.with_bias(self.relpos_bias(), hidden_BTD.shape[1])
     normed_BTD = self.pre_self_attention_layer_norm(hidden_BTD)
     return self._layer(
       hidden_BTD,
@@ -121,8 +131,7 @@ class DecoderLayer(nn.Module):
         self.self_attention.keys_values(normed_BTD),
         self.encoder_decoder_attention.keys_values(encoded_BSD),
       ),
-      masks,
-      bias_HTT,
+      (self_scope, cross_scope),
       deterministic=deterministic,
     )
 
@@ -135,28 +144,25 @@ class DecoderLayer(nn.Module):
     hidden_BTD: jax.Array,
     cached: tuple[cache.CachedKeysValues, cache.CachedKeysValues],
     index: jax.Array,
-    masks: tuple[jax.Array, jax.Array],
-    bias_HTS: jax.Array,
+    scopes: tuple[attention.Scope, attention.Scope],
   ) -> tuple[jax.Array, cache.CachedKeysValues]:
-    """Gives the next layer's input at new positions, and what it now holds.
+    """Returns the next layer's input at new positions, and its new cache.
 
     Args:
       hidden_BTD: the new positions.
       cached: self and cross keys and values; the former of the longest length.
       index: int32 scalar, the first new position.
-      masks: self and cross mask of the new positions.
-      bias_HTS: bias of the new positions over the whole cache.
+      scopes: self and cross scope of the new positions, over the whole cache.
     """
     normed_BTD = self.pre_self_attention_layer_norm(hidden_BTD)
     past, cross = cached
-    new = self.self_attention.keys_values(normed_BTD).cached()
+    new = self.self_attention.keys_values(normed_BTD).cached(self.config)
     seen = past.updated(new, index)
     hidden_BTD = self._layer(
       hidden_BTD,
       normed_BTD,
       (seen, cross),
-      masks,
-      bias_HTS,
+      scopes,
       deterministic=True,
     )
     return hidden_BTD, seen
@@ -166,24 +172,23 @@ class DecoderLayer(nn.Module):
     hidden_BTD: jax.Array,
     normed_BTD: jax.Array,
     memory: tuple[_Memory, _Memory],
-    masks: tuple[jax.Array, jax.Array],
-    bias_HTS: jax.Array,
+    scopes: tuple[attention.Scope, attention.Scope],
     *,
     deterministic: bool,
   ) -> jax.Array:
     seen, cross = memory
-    self_mask, cross_mask = masks
+    self_scope, cross_scope = scopes
     attended_BTD = self.self_attention(
-      normed_BTD, seen, self_mask, bias_HTS, deterministic=deterministic
+      normed_BTD, seen, self_scope, deterministic=deterministic
     )
     hidden_BTD += self.dropout(attended_BTD, deterministic=deterministic)
     # Continuations of one input are one row of queries: its keys and values,
     # which are most of what a step reads, are read once for all of them.
     normed_BTD = self.pre_cross_attention_layer_norm(hidden_BTD)
     crossed_BTD = self.encoder_decoder_attention(
-      normed_BTD.reshape(len(cross.values_BHSK), -1, normed_BTD.shape[-1]),
+      normed_BTD.reshape(cross.num_rows, -1, normed_BTD.shape[-1]),
       cross,
-      cross_mask,
+      cross_scope,
       deterministic=deterministic,
     ).reshape(normed_BTD.shape)
     hidden_BTD += self.dropout(crossed_BTD, deterministic=deterministic)
@@ -209,15 +214,18 @@ class Encoder(nn.Module):
     self.dropout = layers.dropout(config)
 
   def __call__(
-    self, embedded_BSD: jax.Array, mask: jax.Array, *, deterministic: bool
+    self, embedded_BSD: jax.Array, pairs: masks.Pairs, *, deterministic: bool
   ) -> jax.Array:
-    """Gives the encoded input, `[B, S, D]`."""
-    bias_HSS = _shared_bias(self, embedded_BSD.shape[1])
+    """Returns the encoded input, `[B, S, D]`."""
+    length = embedded_BSD.shape[1]
+    scope = attention.Scope.of(
+      self.config, pairs, (length, length), _shared_bias(self)
+    )
     hidden_BSD = self.dropout(embedded_BSD, deterministic=deterministic)
     hidden_BSD = _run(
       self,
       lambda layer, hidden_BSD: layer(
-        hidden_BSD, mask, bias_HSS, deterministic=deterministic
+        hidden_BSD, scope, deterministic=deterministic
       ),
       hidden_BSD,
       self.config.num_encoder_layers,
@@ -247,17 +255,33 @@ class Decoder(nn.Module):
     self,
     embedded_BTD: jax.Array,
     encoded_BSD: jax.Array,
-    masks: tuple[jax.Array, jax.Array],
+    pairs: tuple[masks.Pairs, masks.Pairs],
     *,
     deterministic: bool,
   ) -> jax.Array:
-    """Gives the hidden states that the head reads, `[B, T, D]`."""
-    bias_HTT = _shared_bias(self, embedded_BTD.shape[1])
+    """Returns the hidden states that the head reads, `[B, T, D]`.
+
+    Args:
+      embedded_BTD: the targets, one step to the right.
+      encoded_BSD: from the encoder.
+      pairs: of self- and of cross-attention.
+      deterministic: whether dropout is off.
+    """
+    length = embedded_BTD.shape[1]
+    self_pairs, cross_pairs = pairs
+    scopes = (
+      attention.Scope.of(
+        self.config, self_pairs, (length, length), _shared_bias(self)
+      ),
+      attention.Scope.of(
+        self.config, cross_pairs, (length, encoded_BSD.shape[1])
+      ),
+    )
     hidden_BTD = self.dropout(embedded_BTD, deterministic=deterministic)
     hidden_BTD = _run(
       self,
       lambda layer, hidden_BTD: layer(
-        hidden_BTD, encoded_BSD, masks, bias_HTT, deterministic=deterministic
+        hidden_BTD, encoded_BSD, scopes, deterministic=deterministic
       ),
       hidden_BTD,
       self.config.num_decoder_layers,
@@ -278,9 +302,9 @@ class Decoder(nn.Module):
     """
     distance = -np.arange(max_length)
     if self.config.relative_bias == "per_stack":
-      return (self.relpos_bias.by_distance(distance),)
+      return (self.relpos_bias().by_distance(distance),)
     return tuple(
-      layer.relpos_bias.by_distance(distance) for layer in self.layers
+      layer.relpos_bias().by_distance(distance) for layer in self.layers
     )
 
 
@@ -292,11 +316,13 @@ def _bias(
   )
 
 
-def _shared_bias(stack: Encoder | Decoder, length: int) -> jax.Array | None:
+def _shared_bias(
+  stack: Encoder | Decoder,
+) -> relative_position.Bias | None:
   """Returns the bias of all layers of a stack; None if each has its own."""
   if stack.config.relative_bias == "per_layer":
     return None
-  return stack.relpos_bias(length, length)
+  return stack.relpos_bias()
 
 
 def _stack(

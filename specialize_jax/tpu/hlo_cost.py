@@ -7,7 +7,8 @@ Counted for one device: floating point operations of matrix products and
 convolutions; bytes read from and written to HBM, tiles padded as they lie,
 what stays in on-chip memory left out; bytes that the device sends to others.
 What is fused is read and written once; a slice reads what it takes, and an
-update in place writes what it puts.
+update in place writes what it puts. A kernel counts as its own cost estimate
+says: what its block specs move, and the matmuls of the blocks it may visit.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ _FREE = (
   "after-all", "partition-id", "replica-id", "opt-barrier",
   "copy-done", "slice-done", "async-done", "async-update",
 )  # fmt: skip
+_KERNEL = "tpu_custom_call"
 # Names of room in memory, or of the same bytes: nothing moves.
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 
@@ -129,6 +131,8 @@ class _Walker:
       moved = hlo_traffic.fusion_bytes(self._module, computation, instruction)
       inner = self._module.computations[instruction.called[0]]
       return self._fused(inner).plus(Cost(hbm_bytes=moved))
+    if _calls(instruction) == _KERNEL:
+      return _of_kernel(computation, instruction)
     return Cost(
       flops=hlo_flops.flops(computation, instruction),
       hbm_bytes=hlo_traffic.plain_bytes(computation, instruction),
@@ -173,6 +177,34 @@ class _Walker:
           )
       self._done[key] = total
     return self._done[key]
+
+
+def _of_kernel(
+  computation: hlo_text.Computation, instruction: hlo_text.Instruction
+) -> Cost:
+  """The cost of a Pallas kernel, by its own estimate.
+
+  The compiler lays some of its operands and results on the chip: the estimate
+  is of all of them, and the share that lies in HBM counts. Without an estimate
+  all of them move once, and no operation is counted.
+  """
+  config = instruction.backend_config.get("custom_call_config", {})
+  estimate = config.get("cost_estimate", {})
+  arrays = [
+    *(
+      array
+      for operand in instruction.operands
+      for array in computation.instructions[operand].shape
+    ),
+    *instruction.shape,
+  ]
+  in_hbm = sum(array.hbm_bytes for array in arrays)
+  everywhere = sum(array.padded_bytes for array in arrays)
+  moved = float(estimate.get("bytes_accessed", everywhere))
+  return Cost(
+    flops=float(estimate.get("flops", 0)),
+    hbm_bytes=moved * in_hbm / everywhere if everywhere else 0.0,
+  )
 
 
 def _calls(instruction: hlo_text.Instruction) -> str | None:

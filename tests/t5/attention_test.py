@@ -52,8 +52,7 @@ def test_attention_is_an_unscaled_softmax_over_the_unmasked_keys():
     return module(
       inputs,
       module.keys_values(memory),
-      jnp.asarray(mask),
-      jnp.asarray(bias),
+      attention.Scope(mask=jnp.asarray(mask), bias_HTS=jnp.asarray(bias)),
       deterministic=True,
     )
 
@@ -88,7 +87,7 @@ def test_attention_has_the_gradients_of_its_definition():
   def definition(queries, keys, values, bias):
     scores = jnp.einsum("bhtk,bhsk->bhts", queries, keys) + bias[None]
     scores = jnp.where(mask, scores, attend.MASKED_SCORE)
-    shares = jax.nn.softmax(scores, axis=-1)
+    shares = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
     return jnp.einsum("bhts,bhsk->bhtk", shares, values)
 
   def gradients(function):
@@ -126,7 +125,7 @@ def test_a_cache_holds_what_was_put_at_an_index():
 @pytest.mark.parametrize(
   ("dtype", "atol"), [("float32", 2e-6), ("bfloat16", 2e-2)]
 )
-def test_queries_gather_what_whole_attention_gives_them(
+def test_attention_over_a_cache_is_whole_attention(
   num_queries, biased, dtype, atol
 ):
   rng = np.random.default_rng(num_queries)
@@ -138,7 +137,7 @@ def test_queries_gather_what_whole_attention_gives_them(
   keys, values = random(4, 2, 7, 5), random(4, 2, 7, 5)
   bias = random(2, num_queries, 7).astype(jnp.float32) if biased else None
   mask = jnp.asarray(rng.random((4, 1, num_queries, 7)) < 0.6)
-  gathered = cache.CachedKeysValues.of(keys, values).gathered_by(
+  gathered = cache.CachedKeysValues.of(keys, values).attended_by(
     queries, bias, mask
   )
   assert gathered.dtype == dtype

@@ -128,7 +128,7 @@ def test_no_gradient_flows_from_a_position_to_a_later_one(config):
       from specialize_jax.t5 import masks
 
       segments = masks.segments_of_tokens(source, pad_id=0)
-      both = masks.decoder_mask(6), masks.cross_mask(segments)
+      both = masks.decoder(), masks.cross(segments)
       return model.decoder(embedded_BTD, encoded, both, deterministic=True)
 
     return model.apply({"params": params}, encoded, embedded_BTD, method=decode)

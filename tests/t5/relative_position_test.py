@@ -69,9 +69,9 @@ def test_the_laid_out_bias_is_the_table_gathered_by_distance(
   module = relative_position.RelativePositionBias(
     bidirectional=bidirectional, config=CONFIG
   )
-  variables = module.init(jax.random.key(0), 2, 2)
+  variables = module.init(jax.random.key(0))
   table = variables["params"]["rel_embedding"].value
-  bias = module.apply(variables, query_length, key_length)
+  bias = module.apply(variables).on_plane(query_length, key_length)
   distance = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
   rows = relative_position.bucket(
     distance, bidirectional=bidirectional, num_buckets=32, max_distance=128

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from specialize_jax.t5 import attend_tpu, masks
 from tests.tpu import programs_for_v5e as v5e
 
 FSDP = {"fsdp": 4, "data": 1}
@@ -19,6 +20,29 @@ def test_a_product_is_two_operations_an_element_met():
   assert cost.flops == 2 * 128 * 256 * 384
   assert cost.hbm_bytes == 2 * (128 * 256 + 256 * 384 + 128 * 384)
   assert sum(cost.sent_bytes().values()) == 0
+
+
+def _attention(length, num_heads=4):
+  """Counts the attention kernel, forward, the same on all chips."""
+  joined = v5e.array((2, length, 64 * num_heads), BF16, **FSDP)
+  ids = v5e.array((2, length), jnp.int32, **FSDP)
+
+  @jax.shard_map(in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
+  def attend(joined, ids):
+    return attend_tpu.attend_on_tpu(
+      joined, joined, joined, masks.encoder(ids), num_heads=num_heads
+    )
+
+  return v5e.cost(attend, joined, ids, **FSDP)
+
+
+def test_a_kernel_counts_as_its_block_specs_move_and_its_matmuls():
+  cost = _attention(2048)
+  # Two matmuls of each row and head; nothing of the size of the scores moves.
+  assert cost.flops == 2 * (2 * 2 * 4 * 2048 * 2048 * 64)
+  joined = 2 * 2048 * 256 * 2
+  assert 4 * joined <= cost.hbm_bytes < 5.5 * joined
+  assert 4 * joined < 2 * 4 * 2048 * 2048 * 2, "the scores in bfloat16"
 
 
 def _layers(inputs, kernels):
