@@ -161,8 +161,8 @@ class Alternatives:
     read = self._read_in_words(
       teacher, student, places, known, token_N=token_N, rows_N=rows_N
     )
-    local_N = student.word_local_B[teacher.sample_L[token_N]]
-    if not local_N.all():
+    if not student.word_local_B.all():
+      local_N = student.word_local_B[teacher.sample_L[token_N]]
       sample_N = teacher.sample_L[token_N]
       own_N = self._table.own_id.values[rows_N]
       copied_N = known.copied_B[sample_N] & (own_N >= 0)
@@ -199,10 +199,12 @@ class Alternatives:
       own_N=np.full(len(rows_N), -1, np.int64),
       remaining_N=np.zeros(len(rows_N), np.int64),
     )
-    local_N = student.word_local_B[teacher.sample_L[token_N]]
-    whole_N = table.whole.values[rows_N] & local_N
+    whole_N = table.whole.values[rows_N]
     stems_N = known.stems_L[token_N]
-    within_N = places.mid_character_L[token_N] & local_N
+    within_N = places.mid_character_L[token_N]
+    if not student.word_local_B.all():
+      local_N = student.word_local_B[teacher.sample_L[token_N]]
+      whole_N, within_N = whole_N & local_N, within_N & local_N
     alone_N = whole_N & (stems_N < 0)
     place_N[alone_N] = self._alternatives_alone(rows_N[alone_N])
     # One that begins with white space leaves the known part a word of its own.
@@ -215,19 +217,57 @@ class Alternatives:
     unknown_N = ~(compared_N | splits_N)
     read.at_N[unknown_N] = known.rest_L[token_N[unknown_N]]
     read.remaining_N[unknown_N] = -1
-    if splits_N.any():
-      split = np.flatnonzero(splits_N)
-      self._compare(
-        student, self._stem_places.values[stems_N[split]], ends_N, split, read
-      )
+    split = np.flatnonzero(splits_N)
+    if len(split):
+      stems = self._read_stems(teacher, student, known, token_N[split])
+      read.at_N[split] = stems.at_N
+      read.own_N[split] = stems.own_N
       # A stem that differs by itself has what follows it to spell, too.
-      read.remaining_N[split[read.own_N[split] >= 0]] += 1
-      goes_on = split[read.own_N[split] < 0]
+      differs = stems.own_N >= 0
+      read.remaining_N[split] = stems.remaining_N + differs
+      goes_on = split[~differs]
       place_N[goes_on] = self._alternatives_alone(rows_N[goes_on])
       compared_N[goes_on] = True
     compared = np.flatnonzero(compared_N)
     self._compare(student, place_N[compared], ends_N, compared, read)
     return read
+
+  def _read_stems(
+    self,
+    teacher: columns.TeacherColumns,
+    student: columns.StudentColumns,
+    known: Known,
+    token_N: np.ndarray,
+  ) -> Reading:
+    """Reads what is known of a word as a word of its own.
+
+    Args:
+      teacher: The teacher's side.
+      student: The student's side.
+      known: Where the text before each token ends.
+      token_N: The teacher tokens, of which many are equal.
+    """
+    needed_L = np.zeros(len(teacher.rows_L), bool)
+    needed_L[token_N] = True
+    tokens = np.flatnonzero(needed_L)
+    read = Reading(
+      at_N=known.base_L[tokens],
+      own_N=np.full(len(tokens), -1, np.int64),
+      remaining_N=np.zeros(len(tokens), np.int64),
+    )
+    self._compare(
+      student,
+      self._stem_places.values[known.stems_L[tokens]],
+      student.offsets[teacher.sample_L[tokens] + 1],
+      np.arange(len(tokens)),
+      read,
+    )
+    back_N = (np.cumsum(needed_L) - 1)[token_N]
+    return Reading(
+      at_N=read.at_N[back_N],
+      own_N=read.own_N[back_N],
+      remaining_N=read.remaining_N[back_N],
+    )
 
   def _compare(
     self,

@@ -131,7 +131,7 @@ class Coverage:
     return self.teacher_mass / self.teacher_mass_offered
 
   def report(self) -> dict[str, object]:
-    """Gives the JSON-able report that `specialize align` writes."""
+    """Returns the JSON-able report that `specialize align` writes."""
     return {
       "samples": self.samples,
       "rejected": dict(sorted(self.rejected.items())),

@@ -30,7 +30,7 @@ class _Axis:
     self._places = np.zeros(0, np.int64)  # of each known number; -1 for none
 
   def places(self, numbers: np.ndarray, strings: Sequence[str]) -> np.ndarray:
-    """Gives the place of each number, a new one where it is met first."""
+    """Returns the place of each number, a new one where it is met first."""
     if len(strings) > len(self._places):
       grown = np.full(2 * len(strings), -1, np.int64)
       grown[: len(self._places)] = self._places
@@ -62,7 +62,7 @@ class DistanceTable:
     row_strings: Sequence[str],
     column_strings: Sequence[str],
   ) -> np.ndarray:
-    """Gives the distance of every pair within each sample.
+    """Returns the distance of every pair within each sample.
 
     Args:
       rows_LB: int[L, B], the places in `row_strings`; any number names the
@@ -174,7 +174,9 @@ def padded(
 def cheapest_paths(
   cost_LTB: np.ndarray, lengths_B: np.ndarray, widths_B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Gives every sample's path, as `reference.warping_path` defines it.
+  """Returns every sample's path, from the last cell back.
+
+  Of equal ways the diagonal is taken, then up, then left.
 
   Args:
     cost_LTB: int16[L, T, B], T at least 2; beyond a sample's own size any.

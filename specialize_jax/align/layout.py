@@ -117,7 +117,7 @@ def group_numbers(
   teacher: columns_lib.TeacherColumns,
   student: columns_lib.StudentColumns,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Gives the number of each token's group, from 0 in every sample.
+  """Returns the number of each token's group, from 0 in every sample.
 
   White space of its own is a group, and so is each chunk; what has no teacher
   token, at a sample's end, is the last group.
@@ -158,7 +158,7 @@ def _starts(
   sample: np.ndarray,
   slot_B: np.ndarray,
 ) -> np.ndarray:
-  """Gives the place where each token begins."""
+  """Returns the place where each token begins."""
   before = tables.offsets(visible)
   shift_B = slot_B - before[offsets[:-1]]
   return before[:-1] + shift_B[sample]
@@ -173,7 +173,7 @@ def classes(
   table: tables.TeacherTable,
   words: tables.StudentTable,
 ) -> np.ndarray:
-  """Gives the `TokenClass` of each student token, uint8[P]."""
+  """Returns the `TokenClass` of each student token, uint8[P]."""
   line_starts = np.zeros(layout.num_places, bool)
   line_starts[layout.slot_B] = True
   before_L = table.line_before.values[teacher.rows_L]

@@ -164,9 +164,11 @@ def _leaves(batch: transfer.Batch, steps: _Steps) -> tuple[_Leaves, np.ndarray]:
   position, unknown_id = read.at_N, batch.words.student.unknown_id
   own_ids = np.where(read.own_N == unknown_id, -1, read.own_N)
   probs = steps.other_probs_KL[k, token]
-  within = position < student.offsets[teacher.sample_L[token] + 1]
-  ids_P = np.append(student.ids_P, -1)
-  lost = (own_ids < 0) | (within & (ids_P[position] == unknown_id))
+  lost = own_ids < 0
+  masked_P = student.ids_P == unknown_id
+  if masked_P.any():
+    within = position < student.offsets[teacher.sample_L[token] + 1]
+    lost |= within & np.append(masked_P, False)[position]
   lost &= batch.places.visible_L[token] > 0
   unplaced_L = np.bincount(
     token[lost], probs[lost], minlength=len(teacher.rows_L)

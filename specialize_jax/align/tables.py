@@ -68,17 +68,17 @@ class Numbering(dict):
     return number
 
   def of(self, keys: Iterable[Hashable]) -> np.ndarray:
-    """Gives each key's number, int64."""
+    """Returns each key's number, int64."""
     return np.fromiter(map(self.__getitem__, keys), np.int64)
 
   def take_new(self) -> list:
-    """Gives the keys that were numbered since the last call."""
+    """Returns the keys that were numbered since the last call."""
     new, self._new = self._new, []
     return new
 
 
 def ragged_index(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """Gives the places of runs that begin at `starts`, one after another.
+  """Returns the places of runs that begin at `starts`, one after another.
 
   Example:
     >>> ragged_index(np.array([7, 0]), np.array([2, 3])).tolist()
@@ -90,7 +90,7 @@ def ragged_index(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def offsets(counts: np.ndarray) -> np.ndarray:
-  """Gives where each run begins, and where the last ends, int64[n + 1].
+  """Returns where each run begins, and where the last ends, int64[n + 1].
 
   Example:
     >>> offsets(np.array([2, 3])).tolist()
@@ -254,13 +254,13 @@ class StudentTable:
     return found
 
   def look_up(self, strings: Iterable[str]) -> np.ndarray:
-    """Gives each string's place in the table, int64; encodes the new ones."""
+    """Returns each string's place in the table, int64; encodes the new ones."""
     places = self._numbering.of(strings)
     self._fill(self._numbering.take_new())
     return places
 
   def tokens_of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gives the tokens of strings, one after another.
+    """Returns the tokens of strings, one after another.
 
     Returns:
       Their ids, and the visible bytes that each covers.
@@ -308,7 +308,7 @@ class StudentTable:
     return self.word_local and bool(string) and all(map(self._is_plain, string))
 
   def _find_plain(self, character: str) -> bool:
-    """Tells whether no neighbour and no rule changes a character."""
+    """Returns whether no neighbour and no rule changes a character."""
     if character == student_lib.WORD_START:
       return False
     if unicodedata.category(character) not in _INERT and character not in "^`":
@@ -317,7 +317,7 @@ class StudentTable:
     return self._normalize(f"a{character}a{character}") == kept
 
   def is_parted_by_space(self, text: str) -> bool:
-    """Tells whether all white space of a text parts words for the student."""
+    """Returns whether all white space of a text parts words for the student."""
     spaces = {character for character in set(text) if character.isspace()}
     return all(space.isascii() and self.splits_words(space) for space in spaces)
 
@@ -429,7 +429,7 @@ class TeacherTable:
     return len(self._numbering)
 
   def look_up(self, spellings: Iterable[bytes]) -> np.ndarray:
-    """Gives each spelling's row, int64; adds the new ones."""
+    """Returns each spelling's row, int64; adds the new ones."""
     rows = self._numbering.of(spellings)
     new = self._numbering.take_new()
     if new:

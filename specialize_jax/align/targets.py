@@ -42,7 +42,7 @@ class Group:
 def groups_of(
   teacher_numbers: Sequence[int], student_numbers: Sequence[int]
 ) -> tuple[Group, ...]:
-  """Gives groups from the number of each token's group.
+  """Returns groups from the number of each token's group.
 
   Example:
     >>> [(g.teacher, g.student) for g in groups_of([0, 1, 1], [0, 2])]
@@ -61,7 +61,7 @@ def groups_of(
 
 
 def group_numbers(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
-  """Gives the number of each teacher and each student token's group.
+  """Returns the number of each teacher and each student token's group.
 
   Example:
     >>> teacher, student = group_numbers([Group((0, 1), (0,)), Group((2,), ())])
@@ -203,7 +203,7 @@ class TargetBatch:
   def results(
     self,
   ) -> Iterator[AlignedTargets | Rejected]:
-    """Gives what became of each sample of the batch, in order."""
+    """Returns what became of each sample of the batch, in order."""
     place = {at: place for place, at in enumerate(self.samples_A.tolist())}
     for sample in range(self.num_samples):
       if sample in place:
@@ -212,7 +212,7 @@ class TargetBatch:
         yield Rejected(self.rejected[sample])
 
   def sample(self, place: int) -> AlignedTargets:
-    """Gives one of the A samples."""
+    """Returns one of the A samples."""
     mine = slice(self.offsets[place], self.offsets[place + 1])
     tokens = slice(self.token_offsets[place], self.token_offsets[place + 1])
     used_C = (self.top_log_probs_PC[mine] > -np.inf) | (

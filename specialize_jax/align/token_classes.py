@@ -34,7 +34,7 @@ NAMES = {
 
 
 def of_piece(piece: str) -> TokenClass:
-  """Tells a piece's class from its spelling; never a line start.
+  """Returns a piece's class from its spelling; never a line start.
 
   Example:
     >>> [of_piece(p).name for p in ("\u258112", "/2", "=", "\u2581If", ".")]
@@ -53,7 +53,7 @@ def of_piece(piece: str) -> TokenClass:
 def of_tokens(
   piece_classes_T: np.ndarray, starts_T: np.ndarray, line_starts: np.ndarray
 ) -> np.ndarray:
-  """Gives each token's class.
+  """Returns each token's class.
 
   Args:
     piece_classes_T: uint8[T], the class of each token's piece.
@@ -73,7 +73,7 @@ def of_tokens(
 
 
 def line_starts(text: str, ranks: np.ndarray) -> np.ndarray:
-  r"""Tells where lines begin, in visible bytes.
+  r"""Returns where lines begin, in visible bytes.
 
   Args:
     text: The text.

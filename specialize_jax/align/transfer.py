@@ -128,7 +128,7 @@ class Transferred:
 
 
 def distinct(teacher: columns_lib.TeacherColumns) -> np.ndarray:
-  """Tells which candidates are listed for the first time, bool[K, L]."""
+  """Returns which candidates are listed for the first time, bool[K, L]."""
   rows_KL = teacher.top_rows_KL
   new_KL = (rows_KL != teacher.rows_L) & (rows_KL >= 0)
   for later in range(1, len(rows_KL)):
@@ -154,7 +154,7 @@ def per_sample(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def whitespace_rule(batch: Batch) -> Transferred:
-  """Gives matches the teacher's distribution, others a one-hot target."""
+  """Assigns matches the teacher's distribution, others a one-hot target."""
   matches, student = batch.matches, batch.student
   ids_SM, next_ids_SM, probs_SM = _paths(batch)
   first_ids, first_probs = sum_by_id(ids_SM, probs_SM)
@@ -290,7 +290,7 @@ def sum_by_id(
 def one_hot_rows(
   ids_P: np.ndarray, num_slots: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Gives every position a one-hot target: `ids_PC` and `log_probs_PC`."""
+  """Returns one-hot targets of all positions: `ids_PC`, `log_probs_PC`."""
   ids_PC = np.zeros((len(ids_P), num_slots), np.int32)
   log_probs_PC = np.full(ids_PC.shape, -np.inf)
   ids_PC[:, 0] = ids_P
@@ -416,7 +416,7 @@ def _path_groups(found: dynamic_program.Paths) -> np.ndarray:
 def _paper_candidates(
   batch: Batch, tokens_M: np.ndarray, positions_M: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Gives the sampled token and the API's, each that is a student piece.
+  """Returns the sampled token and the API's, each that is a student piece.
 
   Of equals the first stays. A probability that the API rounds to 0 is listed.
 
