@@ -79,9 +79,15 @@ class FeatureConverter(feature_converter.DistillationFeatureConverter):
     }
 
     def rows() -> Iterator[Mapping[str, np.ndarray]]:
-      packer = packing.Packer(lengths)
+      packer, num_examples = packing.Packer(lengths), 0
       for example in examples.as_numpy_iterator():
+        num_examples += 1
         yield from map(laid_out, packer.add(example))
+      if not num_examples:
+        raise errors.UserError(
+          f"TASK_FEATURE_LENGTHS={dict(lengths)}: no example of a task fits, "
+          "or its split is empty: raise the lengths."
+        )
       yield from map(laid_out, packer.flush())
 
     def laid_out(row: packing.Row) -> Mapping[str, np.ndarray]:

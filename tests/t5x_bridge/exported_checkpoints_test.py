@@ -85,9 +85,15 @@ def restored(t5x_models, run, tmp_path, layers):
     "t5" if layers == "listed" else "scalable_t5", emb_dim=128, mlp_dim=130
   )
   _, initializer = t5x_models.random_state(module)
-  return module, initializer.from_checkpoint(
-    [utils.RestoreCheckpointConfig(path=str(path), mode="specific")]
+  theirs, _ = utils.create_checkpoint_manager_and_restore(
+    initializer,
+    t5x_models.partitioner(),
+    utils.RestoreCheckpointConfig(path=str(path), mode="specific"),
+    str(path),
+    None,
+    use_orbax=True,  # as t5x.train does by default
   )
+  return module, theirs
 
 
 def test_t5x_goes_on_where_our_run_stopped(t5x_models, run, tmp_path):

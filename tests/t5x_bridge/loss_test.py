@@ -300,12 +300,12 @@ def test_constraints_that_would_be_dropped_are_refused(t5x_models):
   mesh = jax.sharding.Mesh(
     np.array(jax.devices()[:4]).reshape(2, 2), ("data", "model")
   )
-  rules = nn.logical_axis_rules([("batch", "data"), ("mlp", "model")])
   rows = batch(False)
-  with rules, pytest.raises(errors.UserError, match="without a mesh"):
-    jax.eval_shape(lambda p: built.loss_fn(p, rows, None)[0], params)
-  with rules, jax.set_mesh(mesh):
-    jax.eval_shape(lambda p: built.loss_fn(p, rows, None)[0], params)
+  with nn.logical_axis_rules([("batch", "data"), ("mlp", "model")]):
+    with pytest.raises(errors.UserError, match="without a mesh"):
+      jax.eval_shape(lambda p: built.loss_fn(p, rows, None)[0], params)
+    with jax.set_mesh(mesh):
+      jax.eval_shape(lambda p: built.loss_fn(p, rows, None)[0], params)
 
 
 def test_losses_of_t5x_that_ours_replaces_are_refused(t5x_models):

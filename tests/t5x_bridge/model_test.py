@@ -103,6 +103,13 @@ def test_what_is_too_long_or_was_cut_is_left_out(pack):
   assert only["encoder_input_tokens"].tolist() == [7, 8, 1, 0]
 
 
+def test_a_split_of_which_nothing_fits_is_told():
+  converter = features.FeatureConverter(pack=True)
+  rows = converter(as_dataset(list(examples())), {"inputs": 1, "targets": 1})
+  with pytest.raises(tf.errors.InvalidArgumentError, match="raise the lengths"):
+    next(rows.as_numpy_iterator())
+
+
 def test_a_dataset_without_a_teacher_is_packed_by_seqio():
   converter = features.FeatureConverter(pack=True)
   (row,) = converter(dataset(teacher=False), LENGTHS).as_numpy_iterator()
