@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       "records": paths.INPUT_PATH,
       "vocabulary": paths.INPUT_FILE,
       "html": paths.OUTPUT_FILE,
+      **registered_tasks.PATHS,
     },
   )
 

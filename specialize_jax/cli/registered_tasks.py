@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 from specialize_jax.files import paths
 
-_DATA = paths.INPUT_DIRECTORY.local(
+DATA_DIRECTORY = paths.INPUT_DIRECTORY.local(
   "the tasks read their files from a local disk; copy them to every host"
 )
+PATHS = {"data_dir": DATA_DIRECTORY, "tfds_data_dir": paths.INPUT_DIRECTORY}
+"""What the flags of `add_flags` have to be, for `paths.check_flags`."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default=None,
     metavar="DIR",
     help="where the datasets and vocabularies of the tasks lie "
-    "(default: $SPECIALIZE_DATA)",
+    "(default: $SPECIALIZEDATA_DIRECTORY)",
   )
   parser.add_argument(
     "--tfds_data_dir",
@@ -44,12 +46,8 @@ def register(data_dir: str | None, tfds_data_dir: str | None) -> None:
   Raises:
     UserError: one of them cannot be read.
   """
-  for name, given, kind in (
-    ("--data_dir", data_dir, _DATA),
-    ("--tfds_data_dir", tfds_data_dir, paths.INPUT_DIRECTORY),
-  ):
-    if given is not None:
-      paths.check(name, given, kind)
+  given = {"data_dir": data_dir, "tfds_data_dir": tfds_data_dir}
+  paths.check_flags(argparse.Namespace(**given), PATHS)
   # tfds warns of its own deprecated property, once for each feature.
   logging.getLogger("absl").addFilter(
     lambda record: "FeatureConnector.dtype" not in record.getMessage()

@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     {
       "model_dir": paths.INPUT_DIRECTORY,
       "output": paths.OUTPUT_FILE,
+      **registered_tasks.PATHS,
     },
   )
   out_of_distribution = [

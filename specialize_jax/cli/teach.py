@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import typing
 from collections.abc import Iterator, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cli import registered_tasks
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -36,6 +38,12 @@ _FORBIDDEN = {
 }
 """Fields of a request whose answers give no record, and why."""
 
+_PROMPT = dataclasses.replace(
+  paths.INPUT_FILE,
+  or_name=True,
+  expected="the name of a packaged prompt, or a text file with {question} in"
+  " it",
+)
 _DEFAULT_STOP = {"completions": ("\n\n",), "chat": ()}
 
 
@@ -226,6 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags,
     {
       "questions": paths.INPUT_FILE,
+      "data_dir": registered_tasks.DATA_DIRECTORY,
+      "prompt": _PROMPT,
       "output": paths.LOCAL_STORE,
     },
   )

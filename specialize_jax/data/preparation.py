@@ -7,9 +7,9 @@ dataset of their own beside it, for the held-out divergence.
 
 import collections
 import dataclasses
-import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from etils import epath
 
 from specialize_jax import align, errors
 from specialize_jax.align import coverage, student
@@ -310,7 +310,7 @@ def _index(
   dataset_name: str, path: str, *, validation: bool
 ) -> record_filter.QuestionIndex:
   """Reads what may be trained on and what may not."""
-  if not os.path.isfile(path):
+  if not epath.Path(path).is_file():
     raise errors.UserError(
       f"--questions={path} does not exist: expected a file of questions, one"
       " JSON object a line"
@@ -321,7 +321,7 @@ def _index(
     )
   held_out: dict[str, list[questions.Question]] = {}
   for split in ("validation", "test"):
-    beside = pathlib.Path(path).with_name(f"{split}.jsonl")
+    beside = epath.Path(path).with_name(f"{split}.jsonl")
     if beside.is_file():
       held_out[split] = questions.read_questions(str(beside))
   return record_filter.QuestionIndex(

@@ -14,7 +14,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import pathlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -192,7 +191,7 @@ def check_installed(runner: Runner) -> None:
 
 def _lines(beam: object, pipeline: object, records: str) -> object:
   """Gives a collection of the lines of a store."""
-  file = store.records_file(pathlib.Path(records))
+  file = store.records_file(epath.Path(records))
   if store.is_released(file):
     return (
       pipeline

@@ -42,8 +42,9 @@ class Kind:
     local_because: why it cannot be in a bucket, as half a sentence; "" where
       it can.
     suffix: what the name of a neighbour that is written with it adds.
-    or_name: whether a name on a hub may stand there, which no local path has
-      to match.
+    or_name: whether a name may be given instead, of a model on a hub or of
+      what is packaged: what is not there and could be one is not refused.
+    expected: the words for what has to be there; "" for "a file to read".
   """
 
   what: str
@@ -51,6 +52,7 @@ class Kind:
   local_because: str = ""
   suffix: str = ""
   or_name: bool = False
+  expected: str = ""
 
   def local(self, because: str) -> "Kind":
     """Returns the kind for paths that cannot be in a bucket."""
@@ -60,7 +62,12 @@ class Kind:
 INPUT_FILE = Kind(what="file", is_read=True)
 INPUT_DIRECTORY = Kind(what="directory", is_read=True)
 INPUT_PATH = Kind(what="path", is_read=True)
-CHECKPOINT = Kind(what="path", is_read=True, or_name=True)
+CHECKPOINT = Kind(
+  what="path",
+  is_read=True,
+  or_name=True,
+  expected="a run's directory, a Hugging Face folder or T5X's",
+)
 OUTPUT_FILE = Kind(what="file", is_read=False)
 OUTPUT_DIRECTORY = Kind(what="directory", is_read=False)
 LOCAL_STORE = OUTPUT_DIRECTORY.local(
@@ -251,8 +258,8 @@ def _may(path: str | os.PathLike[str], how: int) -> bool:
 
 
 def _expected(kind: Kind) -> str:
-  if kind.or_name:
-    return "expected a run's directory, a Hugging Face folder or T5X's"
+  if kind.expected:
+    return f"expected {kind.expected}"
   what = "file or directory" if kind.what == "path" else kind.what
   return f"expected a {what} to read"
 

@@ -7,7 +7,8 @@ gets the whole text as one message of the user.
 
 import dataclasses
 import hashlib
-import pathlib
+
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.files import reading
@@ -100,7 +101,7 @@ def load(name_or_path: str) -> Prompt:
   """
   if name_or_path in PACKAGED:
     return Prompt(template=PACKAGED[name_or_path])
-  path = pathlib.Path(name_or_path)
+  path = epath.Path(name_or_path)
   if not path.is_file():
     raise errors.UserError(
       f"--prompt={name_or_path} is neither a file nor one of"

@@ -4,9 +4,11 @@ Each flag is tried with all others right, so that only the path under test can
 be refused; and nothing may appear anywhere, whatever the command had begun.
 """
 
+import importlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 
 import pytest
@@ -57,6 +59,8 @@ _COMMANDS = {
       "--records": "read path",
       "--vocabulary": "read file",
       "--html": "written file",
+      "--data_dir": "read directory",
+      "--tfds_data_dir": "read directory",
     },
   ),
   "import": (
@@ -70,19 +74,25 @@ _COMMANDS = {
   ),
   "prepare": (
     "--records={}/store --vocabulary={}/spiece.model --data_dir={}/new_tfds"
-    " --questions={}/questions.jsonl --report={}/new.json",
+    " --questions={}/questions.jsonl --report={}/new.json --manual_dir={}",
     {
       "--records": "read path",
       "--vocabulary": "read file",
       "--questions": "read file",
       "--report": "written file",
       "--data_dir": "written directory",
+      "--manual_dir": "read directory",
     },
   ),
   "teach": (
     "--questions={}/questions.jsonl --output={}/new_store --model=m"
-    " --base_url=http://127.0.0.1:9/v1",
-    {"--questions": "read file", "--output": "written directory"},
+    " --base_url=http://127.0.0.1:9/v1 --prompt={}/prompt.txt --data_dir={}",
+    {
+      "--questions": "read file",
+      "--prompt": "read file",
+      "--data_dir": "read directory",
+      "--output": "written directory",
+    },
   ),
   "convert": (
     "--checkpoint={}/folder --output={}/new --vocabulary={}/spiece.model",
@@ -103,8 +113,13 @@ _COMMANDS = {
     },
   ),
   "select": (
-    "--model_dir={}/run --output={}/new.json",
-    {"--model_dir": "read directory", "--output": "written file"},
+    "--model_dir={}/run --output={}/new.json --data_dir={} --tfds_data_dir={}",
+    {
+      "--model_dir": "read directory",
+      "--output": "written file",
+      "--data_dir": "read directory",
+      "--tfds_data_dir": "read directory",
+    },
   ),
   "report": (
     "--results_dir={}/results --output={}/new.html --figures_dir={}/new"
@@ -154,6 +169,7 @@ _COMMANDS = {
     },
   ),
 }
+_IS_PATH = re.compile("DIR|FILE|PATH|SPIECE")
 _LONG = "n" * 256
 
 
@@ -200,6 +216,7 @@ def good():
 def _filled(place):
   place.chmod(0o777)
   (place / "spiece.model").write_bytes(tiny_vocabulary.model())
+  (place / "prompt.txt").write_text("{question}")
   for name, row in (
     ("rows", _ROW),
     ("responses", _RESPONSE),
@@ -232,6 +249,19 @@ def _cases():
         yield pytest.param(
           command, flag, name, id=f"{command} {flag}: {name}".replace(" ", "_")
         )
+
+
+@pytest.mark.parametrize("command", list(main.COMMANDS))
+def test_every_path_that_a_command_takes_is_tried(command):
+  module = importlib.import_module(f"specialize_jax.cli.{command}")
+  names = {
+    flag
+    for action in module.build_parser()._actions
+    for flag in action.option_strings
+    if _IS_PATH.search(action.metavar or "") and "gin" not in flag
+  }
+  _, kinds = _COMMANDS[command]
+  assert names == {name for name in kinds if not name.startswith("--gin.")}
 
 
 @pytest.mark.parametrize(("command", "flag", "bad"), [*_cases()])
