@@ -23,8 +23,13 @@ os.environ["XLA_FLAGS"] = " ".join(
   [_GIVEN, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN)]
 ).strip()
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402  (after the environment it reads)
 import pytest  # noqa: E402
+
+# How long an example takes is the machine's doing, and no law of the code.
+hypothesis.settings.register_profile("any_machine", deadline=None)
+hypothesis.settings.load_profile("any_machine")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,5 +1,6 @@
 """`specialize generate` from a folder of transformers to a file of rows."""
 
+import codecs
 import json
 import os
 import pathlib
@@ -283,6 +284,16 @@ def test_a_vocabulary_of_another_size_is_an_error(folder, tmp_path, capsys):
   inputs.write_text('{"text": "ab"}\n')
   assert run(other, inputs, tmp_path / "out.jsonl") == 2
   assert "has 29 pieces, and the model has 512" in capsys.readouterr().err
+
+
+def test_inputs_saved_on_windows_are_decoded_as_any(folder, tmp_path):
+  rows = '{"text": "ab 12"}\n{"text": "cd"}\n'
+  plain, saved = tmp_path / "plain.jsonl", tmp_path / "saved.jsonl"
+  plain.write_text(rows)
+  saved.write_bytes(codecs.BOM_UTF8 + rows.replace("\n", "\r\n").encode())
+  for inputs in (plain, saved):
+    assert run(folder, inputs, inputs.with_suffix(".out")) == 0
+  assert read(saved.with_suffix(".out")) == read(plain.with_suffix(".out"))
 
 
 def test_an_empty_or_equal_file_is_an_error(folder, tmp_path, capsys):

@@ -1,11 +1,13 @@
 """`specialize score` as scripts rely on it."""
 
+import codecs
 import json
 import re
 
 import pytest
 
 from specialize_jax.cli import main
+from specialize_jax.files import reading
 
 ROWS = [
   {"prediction": "So the answer is 1,200.", "target": "1200", "id": 7},
@@ -57,6 +59,29 @@ def test_the_papers_grader_takes_a_minus_for_nothing(tmp_path, capsys):
     True,
     False,
   ]
+
+
+def test_half_of_an_emoji_is_graded_as_any_text_is(tmp_path, capsys):
+  rows = [
+    {"prediction": "A smile \ud83d and so the answer is 5.", "target": "5"},
+    {"prediction": "The answer is 7.", "target": "7"},
+  ]
+  status, out, _ = _score(tmp_path, capsys, rows)
+  assert status == 0
+  assert json.loads(out.splitlines()[-1])["accuracy"] == 1.0
+  graded = reading.read_rows(tmp_path / "graded.jsonl")
+  assert [row["prediction"] for row in graded] == [
+    row["prediction"] for row in rows
+  ]
+
+
+def test_predictions_saved_on_windows_are_graded(tmp_path, capsys):
+  path = tmp_path / "saved.jsonl"
+  rows = "".join(json.dumps(row) + "\r\n" for row in ROWS)
+  path.write_bytes(codecs.BOM_UTF8 + rows.encode())
+  status, out, _ = _score(tmp_path, capsys, inputs=path)
+  assert status == 0
+  assert json.loads(out.splitlines()[-1])["n"] == len(ROWS)
 
 
 def test_a_bbh_task_is_graded_by_its_own_kind(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Released files come back exactly; a hostile pickle runs nothing."""
 
+import codecs
 import collections
 import functools
 import json
@@ -321,6 +322,27 @@ def test_responses_are_numbered_by_question_and_graded(tmp_path, capsys):
   ]
   assert main.main(argv) == 2
   assert "records are kept for ever" in capsys.readouterr().err
+
+
+def test_responses_and_questions_saved_on_windows_are_imported(
+  tmp_path, capsys
+):
+  def saved(name, row):
+    path = tmp_path / name
+    path.write_bytes(codecs.BOM_UTF8 + json.dumps(row).encode() + b"\r\n")
+    return path
+
+  asked = {"question_id": "a", "question": "3 + 4?", "answer": "7"}
+  responses = saved(
+    "responses.jsonl", {"question_id": "a", "choices": [legacy_choice("7")]}
+  )
+  questions = saved("questions.jsonl", asked)
+  output = tmp_path / "records"
+  argv = ["import", f"--input={responses}", f"--output={output}"]
+  assert main.main([*argv, f"--questions={questions}"]) == 0
+  (record,) = store.read_records(output)
+  assert (record.question, record.gold_answer) == ("3 + 4?", "7")
+  assert record.text == "7"
 
 
 def imported(tmp_path, rows, capsys, *flags):
