@@ -1,11 +1,13 @@
-"""A run whose MODEL_DIR is in a bucket is written as one on a disk is."""
+"""A run whose MODEL_DIR is in a bucket is used as one on a disk is."""
 
+import json
 import pathlib
 
 import pytest
+from etils import epath
 from testdata import tiny_demo, tiny_world
 
-from specialize_jax.checkpoints import opening
+from specialize_jax.cli import main
 from specialize_jax.data import sources
 from specialize_jax.files import reading
 from specialize_jax.runs import experiment
@@ -21,8 +23,8 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_is_trained_and_evaluated_into_a_bucket(
-  bucket, world, tmp_path, monkeypatch
+def test_a_run_in_a_bucket_is_trained_selected_evaluated_decoded_and_taken_out(
+  bucket, world, tmp_path, capsys, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
   run_dir = f"{bucket}/run"
@@ -40,5 +42,43 @@ def test_a_run_is_trained_and_evaluated_into_a_bucket(
   assert len(rows) == 4
   steps = [row["step"] for row in reading.read_rows(f"{run_dir}/metrics.jsonl")]
   assert steps == [1, 2, 2, 3, 4, 4]
-  assert opening.open_checkpoint(run_dir).step == 4
-  assert not list(tmp_path.iterdir())
+
+  assert main.main(["select", f"--model_dir={run_dir}"]) == 0
+  chosen = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert chosen["best"] == f"{run_dir}/best"
+  assert reading.read_json(f"{run_dir}/selection.json")
+
+  arguments = [
+    "eval",
+    f"--data_dir={world}",
+    f"--gin.CHECKPOINT_PATH={run_dir}/best",
+    f"--gin.MIXTURE_OR_TASK_NAME={_TASK}",
+    '--gin.TASK_FEATURE_LENGTHS={"inputs": 128, "targets": 64}',
+    "--gin.MAX_NEW_TOKENS=4",
+    "--gin.NUM_EXAMPLES=4",
+    f"--gin.EVAL_OUTPUT_DIR={bucket}/eval",
+  ]
+  assert main.main(arguments) == 0
+  predictions = f"{bucket}/eval/{chosen['step']}/{_TASK}.jsonl"
+  score = ["score", "--task=svamp", f"--inputs={predictions}"]
+  assert main.main([*score, f"--output={bucket}/graded.jsonl"]) == 0
+  assert len(reading.read_rows(f"{bucket}/graded.jsonl")) == 4
+
+  pathlib.Path("inputs.jsonl").write_text('{"text": "3 + 4?"}\n')
+  arguments = [
+    "generate",
+    f"--checkpoint={run_dir}",
+    f"--vocabulary={world}/mini/student.model",
+    "--inputs=inputs.jsonl",
+    "--outputs=outputs.jsonl",
+    "--max_new_tokens=4",
+    "--batch_size=8",
+  ]
+  assert main.main(arguments) == 0
+  assert main.main(["convert", f"--checkpoint={run_dir}", "--output=out"]) == 0
+  assert pathlib.Path("out/model.safetensors").exists()
+
+  arguments = ["convert", "--checkpoint=out", f"--output={bucket}/back"]
+  assert main.main(arguments) == 0
+  assert epath.Path(f"{bucket}/back/checkpoints/0").is_dir()
+  assert not list(pathlib.Path().glob("gs:*"))

@@ -30,9 +30,10 @@ def running() -> Iterator[dict[str, str]]:
     The environment that brings a process's clients here.
   """
   import trustme
+  from gcp_storage_emulator import exceptions
   from gcp_storage_emulator import server as emulator
   from gcp_storage_emulator import storage as storage_lib
-  from gcp_storage_emulator.handlers import buckets
+  from gcp_storage_emulator.handlers import buckets, objects
 
   logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
   # An empty upload, as a directory's marker is, has no body to it.
@@ -43,6 +44,19 @@ def running() -> Iterator[dict[str, str]]:
     return b"" if found is None else found
 
   emulator._read_data = read_some_data
+  # TensorStore holds what it read by the generation in the answer's header.
+  download = objects.download
+
+  def download_with_generation(
+    request: object, response: object, storage: object
+  ) -> None:
+    download(request, response, storage)
+    found = request.params["bucket_name"], request.params["object_id"]
+    with contextlib.suppress(exceptions.NotFound):
+      generation = storage.get_file_obj(*found)["generation"]
+      response["x-goog-generation"] = generation
+
+  objects.download = download_with_generation
   storage = storage_lib.Storage(use_memory_fs=True)
   buckets.create_bucket(NAME, storage)
   authority = trustme.CA()
@@ -105,6 +119,7 @@ def running() -> Iterator[dict[str, str]]:
       }
     finally:
       emulator._read_data = read_data
+      objects.download = download
       httpd.shutdown()
       httpd.server_close()
 
