@@ -420,7 +420,8 @@ def extract_choice(text: str) -> str:
 def _choice(words: str) -> str | None:
   """Reads the choice that an answer opens with, or that an equation ends in."""
   result = words.rpartition("=")[2].strip() if "=" in words else ""
-  for part in (result, _SENTENCE_END.split(words, 1)[0]):
+  said = _REMARK.sub("", _SENTENCE_END.split(words, 1)[0])
+  for part in (result, said):
     opening = _OPENING_CHOICE.match(part)
     if opening and len(set(_CHOICE.findall(part))) == 1:
       return _OPPOSITE.get(opening[2]) if opening[1] else opening[2]
@@ -560,7 +561,10 @@ def _gold_number(target: str) -> written_numbers.Number | None:
   """
   if not turns.has_marker(target):
     plain = spelling.plain_latex(spelling.plain_characters(target[:_REACH]))
-    opening = written_numbers.opening(plain.strip())
+    plain = plain.strip()
+    if _GROUPS.fullmatch(plain.strip(" .$")):
+      plain = plain.replace(" ", "")
+    opening = written_numbers.opening(plain)
     if opening is not None:
       return opening
   return _read_number(target)

@@ -15,8 +15,8 @@ _MAX_SAID = 1000  # characters that can belong to a marked answer
 
 _TOKEN = r"<\|[^\s<>|]{1,40}\|>|</?s>|<(?:bos|eos|pad|end_of_turn)>"
 _LABEL = (
-  r"(?:q|question|problem|exercise|human|user|system|instructions?|input"
-  r"|prompt|query)"
+  r"(?:q|question|problem|exercise|task|human|user|system|instructions?"
+  r"|input|prompt|query)"
 )
 # Every alternative of the patterns that search a whole text begins with a fixed
 # character, by which they run through a megabyte in milliseconds: a line begins
@@ -28,6 +28,7 @@ _ASKS = re.compile(
   rf"{_TOKEN}|\[INST\]|<<SYS>>|<start_of_turn>"
   rf"|\n[ \t>#*_-]{{0,12}}(?i:{_LABEL})"
   r"(?:[ \t]?\#?\d{1,4}[*_]{0,3}[:.)]|[*_]{0,3}:)"
+  r"|\n[ \t>#*_-]{0,12}Example[ \t]\#?\d{1,4}[*_]{0,3}:"
   rf"|\n[ \t]{{0,3}}\#{{2,6}}[ \t]{{0,3}}(?i:{_LABEL})\b"
   r"|\n[ \t*]{0,5}(?:Question|Problem|Exercise)[ \t]\#?\d{1,4}[ \t*]{0,5}$",
   re.MULTILINE,

@@ -7,6 +7,7 @@ whatever stood for them would be learned, or graded, as if it had been there.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 
 import orjson
@@ -15,7 +16,12 @@ from etils import epath
 from specialize_jax import errors
 
 _MARK = "\ufeff"
-_OTHER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# By the mark, or by the zero byte of an ASCII character, which no text holds.
+_UTF16_STARTS = (
+  (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16"),
+  (re.compile(rb"[\x01-\x7f]\x00"), "UTF-16LE"),
+  (re.compile(rb"\x00[\x01-\x7f]"), "UTF-16BE"),
+)
 
 Path = str | os.PathLike[str]
 
@@ -139,12 +145,7 @@ def decode(content: bytes, path: Path) -> str:
   Raises:
     UserError: it is not UTF-8; the message names the line.
   """
-  for mark, name in _OTHER_MARKS.items():
-    if content.startswith(mark):
-      raise errors.UserError(
-        f"{path} is {name}: expected UTF-8; save it as UTF-8, or convert it"
-        f" with `iconv -f {name} -t UTF-8`"
-      )
+  check_encoding(content, path)
   try:
     return content.decode("utf-8").removeprefix(_MARK)
   except UnicodeDecodeError as error:
@@ -152,6 +153,24 @@ def decode(content: bytes, path: Path) -> str:
     number = content.count(b"\n", 0, error.start) + 1
     line = content[line_start:]
     raise _not_utf8(path, number, line, error.start - line_start) from error
+
+
+def check_encoding(start: bytes, path: Path) -> None:
+  """Refuses UTF-16, with a byte order mark or without one.
+
+  Args:
+    start: the first bytes of a file, or all.
+    path: the file that an error names.
+
+  Raises:
+    UserError: the bytes begin as UTF-16 does.
+  """
+  name = next((name for mark, name in _UTF16_STARTS if mark.match(start)), None)
+  if name is not None:
+    raise errors.UserError(
+      f"{path} is UTF-16: expected UTF-8; save it as UTF-8, or convert it"
+      f" with `iconv -f {name} -t UTF-8`"
+    )
 
 
 def _not_utf8(

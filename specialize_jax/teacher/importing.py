@@ -20,6 +20,7 @@ from specialize_jax.teacher import (
 
 _MAX_WORDS = 300
 _MAX_DEPTH = 20
+_MAX_ID = 1 << 63  # a greater number becomes a float in other readers
 
 KINDS = ("text_dump", "pickles", "released_json", "responses")
 
@@ -35,7 +36,9 @@ def kind_of(path: pathlib.Path) -> str:
   if not path.is_file():
     raise errors.UserError(f"--input={path} does not exist")
   with path.open("rb") as stream:
-    start = stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+    start = stream.read(4096)
+  reading.check_encoding(start, f"--input={path}")
+  start = start.removeprefix(codecs.BOM_UTF8).lstrip()
   for mark, kind in (
     (b"Question ", "text_dump"),
     (b"[", "released_json"),
@@ -158,10 +161,11 @@ def _row_head(line: int, row: Mapping) -> dict[str, str | int]:
     ResponseError: it names none.
   """
   question_id = row.get("question_id", row.get("custom_id", line - 1))
-  if type(question_id) not in (str, int):
+  is_number = type(question_id) is int and abs(question_id) < _MAX_ID
+  if not is_number and not isinstance(question_id, str):
     raise responses.ResponseError(
       f"question_id is {responses.shown(question_id)}, and no name or whole"
-      " number"
+      " number of 64 bits"
     )
   found = {}
   for name in ("question", "answer"):

@@ -264,6 +264,7 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
     text = _no_text(choice, steps)
   given = any(step.top for step in steps)
   text, steps, reasoning_tokens = _fit(text, steps, reasoning)
+  text, steps = spelling.without_end_tokens(text, steps)
   steps = _with_read_alternatives(text, steps, left_out)
   if text and not any(step.top for step in steps):
     if given and left_out[OTHER_ALPHABET]:

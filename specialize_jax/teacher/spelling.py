@@ -6,11 +6,16 @@ they win: the text becomes what the kept tokens spell.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from specialize_jax.records import schema
 
 _UNKNOWN = "\ufffd"  # what a decoder writes for bytes that are no character
+# How teachers say that a text or a turn ends (U+FF5C and U+2581: DeepSeek).
+_END_TOKEN = re.compile(
+  r"<[|\uff5c][^<>\s]{1,40}[|\uff5c]>|</s>|<eos>|<pad>|<end_of_turn>"
+)
 
 Steps = tuple[schema.TeacherStep, ...]
 
@@ -56,6 +61,34 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
     kept.append(step)
     position += len(step.spelling)
   return _whole_characters(kept)
+
+
+def without_end_tokens(text: str, steps: Steps) -> tuple[str, Steps]:
+  r"""Drops the teacher's special tokens at the end, and what is between them.
+
+  Servers that do not skip special tokens write them into the text, where the
+  student would learn their letters.
+
+  Args:
+    text: What `steps` spell.
+    steps: Its tokens, in order.
+
+  Example: the tokens "72.", "<|im_end|>", "\n" and "<|endoftext|>" become
+  "72.".
+  """
+  last = number = len(steps)
+  while number:
+    token = steps[number - 1].token
+    if _END_TOKEN.fullmatch(token.strip()):
+      last = number - 1
+    elif token.strip():
+      break
+    number -= 1
+  if last == len(steps):
+    return text, steps
+  kept = steps[:last]
+  spelt = b"".join([step.spelling for step in kept])
+  return spelt.decode("utf-8", errors="surrogatepass"), kept
 
 
 def _without_silent_end(steps: Steps) -> Steps:

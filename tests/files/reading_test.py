@@ -74,9 +74,10 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path, read):
     errors.UserError, match="line 2 is not UTF-8: byte 0xa3 at byte 8"
   ):
     read(path)
-  path.write_bytes('{"a": "£"}\n'.encode("utf-16"))
-  with pytest.raises(errors.UserError, match="is UTF-16: expected UTF-8"):
-    read(path)
+  for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+    path.write_bytes('{"a": "£"}\n'.encode(encoding))
+    with pytest.raises(errors.UserError, match="is UTF-16: expected UTF-8"):
+      read(path)
 
 
 def test_whole_numbers_of_any_size_stay_whole(tmp_path):

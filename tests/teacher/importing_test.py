@@ -496,6 +496,8 @@ def test_an_import_that_fails_leaves_nothing(tmp_path, capsys):
     ("a.jsonl", '{"choices": []}\n[]\n', "line 2"),
     ("a.jsonl", '{"choices": [{"text": "7"}]}\n', "without log-prob"),
     ("a.jsonl", '{"question_id": [1], "choices": []}\n', "question_id is [1]"),
+    ("a.jsonl", f'{{"question_id": {1 << 64}}}\n', "whole number of 64 bits"),
+    ("a.jsonl", '{"choices": []}\n'.encode("utf-16"), "is UTF-16"),
     ("a.json", "[", "a.json"),
     ("a.json", "[]", "gave no record"),
     ("a.json", '[{"question_id": 0}]', "a.json"),

@@ -44,6 +44,28 @@ def test_tokens_of_a_stop_go():
   assert fit("", "\n\n") == ("", [])
 
 
+@pytest.mark.parametrize(
+  "end",
+  [
+    ["</s>"],
+    ["<|im_end|>", "\n", "<|endoftext|>"],
+    [" <|eot_id|>"],
+    ["<\uff5cend\u2581of\u2581sentence\uff5c>", "\n"],
+    ["<end_of_turn>"],
+  ],
+)
+def test_the_teachers_end_tokens_are_no_part_of_a_text(end):
+  tokens = steps_of("</s>", "72", ".\n", *end)
+  text = "".join(step.token for step in tokens)
+  kept_text, kept = spelling.without_end_tokens(text, tokens)
+  assert (kept_text, kept) == ("</s>72.\n", tokens[:3])
+
+
+def test_a_text_without_end_tokens_keeps_its_last_line_break():
+  tokens = steps_of("1 <", " 2", "\n")
+  assert spelling.without_end_tokens("1 < 2\n", tokens) == ("1 < 2\n", tokens)
+
+
 def test_a_stripped_text_keeps_its_first_space():
   assert fit("72 is", " 72", " is", "\n")[0] == " 72 is"
 
