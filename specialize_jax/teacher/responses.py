@@ -232,8 +232,14 @@ def _choices(body: object) -> list:
       "the server answered without log-probabilities, in the shape of"
       " Anthropic's API"
     )
+  if isinstance(body, dict) and "choices" not in body:
+    names = ", ".join(map(repr, list(body)[:8])) or "none"
+    raise ResponseError(
+      "expected 'choices', as OpenAI-compatible endpoints answer; its fields"
+      f" are {names[:_MAX_WORDS]}"
+    )
   if isinstance(body, dict):
-    raise ResponseError(f"'choices' is {shown(body.get('choices'))}")
+    raise ResponseError(f"'choices' is {shown(body['choices'])}")
   raise ResponseError(f"expected an object with 'choices': {shown(body)}")
 
 

@@ -448,6 +448,8 @@ def test_a_gold_answer_is_read_before_its_unit():
   assert answers.grade("The answer is 9", "9 (bags of 2)").correct
   assert not answers.grade("The answer is 2", "9 (bags of 2)").correct
   assert answers.grade("The answer is 72", "48 + 24 = 72\n#### 72").correct
+  assert answers.grade("The answer is 1,234", "1 234").correct
+  assert not answers.grade("The answer is 1", "1 234").correct
 
 
 @pytest.mark.parametrize(

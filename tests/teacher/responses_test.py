@@ -561,6 +561,14 @@ def test_a_reasoning_within_the_text_is_the_text():
   assert choice.reasoning_tokens == 0
 
 
+def test_an_end_token_that_the_server_wrote_into_the_text_is_cut_off():
+  tokens = [entry("3"), entry("<|im_end|>"), entry("\n"), entry("</s>")]
+  choice, spelt, _ = read(chat(*tokens, text="3<|im_end|>\n</s>"))
+  assert (choice.text, spelt) == ("3", [b"3"])
+  choice, spelt, _ = read(chat(entry("</s>"), text="</s>"))
+  assert (choice.text, spelt) == ("", [])
+
+
 def test_a_text_that_only_begins_as_its_tokens_is_refused():
   with pytest.raises(responses.ResponseError, match="40 more tokens follow"):
     parse(reasoned(["3", *[" and"] * 40], {}, "3"))
