@@ -2,8 +2,11 @@
 
     --gin_file=runs/train.gin --gin.TRAIN_STEPS=1000 --gin.MODEL_DIR=/tmp/m
 
-A file is looked for where `--gin_search_paths` says, then below the working
-directory, then among the files that are installed with the package. A macro
+A name is looked for where `--gin_search_paths` says, then among the files that
+are installed with the package, then below the working directory. A gin file is
+a program: it can import and call anything. So a name that we ship means our
+file, even in a stranger's folder that has one of that name; a name that starts
+with `./`, `../` or `/` is a path. A macro
 on the command line that no file uses is an error here: gin itself takes it
 silently, and the run then trains with the value that was meant to change.
 """
@@ -13,19 +16,26 @@ import ast
 import contextlib
 import difflib
 import functools
-import importlib.util
 import io
 import logging
 import os
+import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import specialize_jax
 from specialize_jax import errors
 from specialize_jax.cli import gin_values
 from specialize_jax.files import paths, reading
 
 Configured = TypeVar("Configured")
+
+# Beside the package, whatever else Python would find under that name.
+_INSTALLED = os.fspath(
+  pathlib.Path(specialize_jax.__file__).resolve().parents[1] / "gin_configs"
+)
 
 _OVERRIDE = re.compile(r"^--gin\.([^=\s]+)=(.*)$", re.DOTALL)
 _REFERENCE = re.compile(r"\A[^\n]*[\[(,:]\s?[@%][A-Za-z][^\n]*[\])}]\Z")
@@ -41,13 +51,17 @@ def add_flags(parser: argparse.ArgumentParser, default_file: str) -> None:
     "--gin_file",
     action="append",
     metavar="FILE",
-    help=f"a gin file, in order; may be repeated (default: {default_file})",
+    help=f"a gin file, in order; may be repeated (default: {default_file});"
+    " gin files are programs, which can run anything: read a stranger's"
+    " before you give it; checkpoints, records, questions, predictions and"
+    " reports never are",
   )
   group.add_argument(
     "--gin_search_paths",
     default="",
     metavar="DIR,DIR",
-    help="where gin files are looked for first",
+    help="where gin files are looked for first; then among those of the"
+    " package, then in the working directory",
   )
   group.add_argument(
     "--gin.NAME=value",
@@ -127,10 +141,11 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
 
   gin.clear_config()
   # gin only ever adds places, and keeps them from one load to the next.
-  gin.config._LOCATION_PREFIXES[:] = _search_paths(flags.gin_search_paths)
+  places = _search_paths(flags.gin_search_paths)
+  gin.config._LOCATION_PREFIXES[:] = places
   # Files alone: gin would also look for `losses/x.gin` in any Python package of
   # that name, and fails on a folder that merely looks like one.
-  gin.config._FILE_READERS[:] = [(_opened, os.path.isfile)]
+  gin.config._FILE_READERS[:] = [(_opened, functools.partial(_is_in, places))]
   files = flags.gin_file or [flags.default_gin_file]
   try:
     with _silent_search():
@@ -158,7 +173,21 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
 
 
 def _opened(path: str) -> io.StringIO:
+  if path.startswith(f"{_INSTALLED}/"):
+    _tell_shadowed(path.removeprefix(f"{_INSTALLED}/"))
   return io.StringIO(reading.read_text(path))
+
+
+@functools.cache
+def _tell_shadowed(name: str) -> None:
+  """Says once that a file in the working directory is not the one read."""
+  ours = os.path.join(_INSTALLED, name)
+  if os.path.isfile(name) and not os.path.samefile(name, ours):
+    print(
+      f"specialize: {name} is the package's file, not the one of that name in"
+      f" the working directory: give ./{name} to read that one",
+      file=sys.stderr,
+    )
 
 
 def configured(target: Callable[..., Configured]) -> Callable[..., Configured]:
@@ -210,10 +239,17 @@ def _as_literal(value: str) -> str:
 
 
 def _search_paths(text: str) -> list[str]:
-  paths = [path for path in text.split(",") if path]
-  spec = importlib.util.find_spec("gin_configs")
-  installed = list(spec.submodule_search_locations) if spec else []
-  return [*paths, "", os.getcwd(), *installed]
+  given = [path.rstrip("/") or "/" for path in text.split(",") if path]
+  return [*given, _INSTALLED, ""]
+
+
+def _is_in(places: Sequence[str], path: str) -> bool:
+  """Whether gin's join of a place and a name is a file that may be meant."""
+  # A name that starts with a dot is a path, and not one below a place.
+  dotted = tuple(
+    f"{place}/{dots}/" for place in places if place for dots in (".", "..")
+  )
+  return not path.startswith(dotted) and os.path.isfile(path)
 
 
 def _macros(gin) -> dict[str, object]:  # noqa: ANN001  (the module itself)

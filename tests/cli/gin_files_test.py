@@ -120,3 +120,37 @@ def test_gin_is_clear_after_use(model_file):
   with pytest.raises(errors.UserError, match="WIDTH"):
     load(f"--gin_file={model_file}")
   assert dataclasses.is_dataclass(t5_config.T5Config)
+
+
+@pytest.fixture
+def strangers_folder(tmp_path, monkeypatch):
+  """A working directory with a file that has the name of one of ours."""
+  folder = tmp_path / "models"
+  folder.mkdir()
+  (folder / "mini.gin").write_text(_MODEL + "WIDTH = 2\nDEPTH = 7\n")
+  monkeypatch.chdir(tmp_path)
+  gin_files._tell_shadowed.cache_clear()
+
+
+@pytest.mark.usefixtures("strangers_folder")
+def test_a_name_that_we_ship_is_ours_in_any_folder(capsys):
+  config, _ = load("--gin_file=models/mini.gin")
+  assert config.num_decoder_layers != 7
+  said = capsys.readouterr().err
+  assert "models/mini.gin is the package's file" in said
+  assert "./models/mini.gin" in said
+
+
+@pytest.mark.usefixtures("strangers_folder")
+@pytest.mark.parametrize("dots", ["./", "../{}/", "{}/"])
+def test_a_path_is_the_working_directorys(dots, tmp_path, capsys):
+  name = dots.format(tmp_path if dots == "{}/" else tmp_path.name)
+  config, _ = load(f"--gin_file={name}models/mini.gin")
+  assert config.num_decoder_layers == 7
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("strangers_folder")
+def test_a_search_path_comes_before_our_names():
+  config, _ = load("--gin_file=models/mini.gin", "--gin_search_paths=.")
+  assert config.num_decoder_layers == 7
