@@ -69,6 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--output and --report are both {flags.output}; give two files"
     )
 
+  from specialize_jax.files import locks
+
+  with (
+    locks.file(flags.output, "--output"),
+    locks.file(flags.report, "--report"),
+  ):
+    return _align_store(flags)
+
+
+def _align_store(flags: argparse.Namespace) -> int:
   from specialize_jax import align
   from specialize_jax.align import student
   from specialize_jax.data import aligned_records

@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
 
   from specialize_jax.checkpoints import conversion, opening, tokenizers
+  from specialize_jax.files import locks
 
   if flags.verify == (flags.output is not None) or (
     flags.verify and flags.no_verify
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     vocabulary=vocabulary,
     on_tensor=progress.tensor_done,
   )
-  with progress.shown(planned):
+  with locks.file(flags.output, "--output"), progress.shown(planned):
     if to == "ours":
       path = conversion.write_ours(planned, flags.output)
     elif to == "t5x":

@@ -76,9 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
       "output_dir": _OUTPUT,
     },
   )
-  if flags.study:
-    return demo_study.run(flags, bindings)
+  from specialize_jax.files import locks
 
+  with locks.directory(flags.output_dir, "--output_dir"):
+    if flags.study:
+      return demo_study.run(flags, bindings)
+    return _demo(flags, bindings)
+
+
+def _demo(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   registered_tasks.register(None, None)
   devices.start(flags)
 

@@ -185,6 +185,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   devices.start(flags)
 
+  from specialize_jax.files import locks
+
+  with locks.file(flags.outputs, "--outputs"):
+    return _generate(flags)
+
+
+def _generate(flags: argparse.Namespace) -> int:
   from specialize_jax.checkpoints import opening
   from specialize_jax.decoding import bucketing, generator, requests, resumable
   from specialize_jax.decoding import rows as file_rows
@@ -235,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.outputs,
     made_of=_made_of(rows, flags, settings, checkpoint, vocabulary_),
     num_rows=len(rows),
+    belongs=lambda number, row: file_rows.is_output_of(row, rows[number][1]),
     overwrite=flags.overwrite,
   )
   if num_cut:

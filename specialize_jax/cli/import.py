@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Iterator, Sequence
 
 from specialize_jax import errors
-from specialize_jax.files import paths, writing
+from specialize_jax.files import locks, paths, writing
 
 if typing.TYPE_CHECKING:
   from specialize_jax.records import schema
@@ -147,13 +147,14 @@ def _counted(reasons: collections.Counter[str]) -> str:
 def _new_store(path: str) -> Iterator[pathlib.Path]:
   """Makes a folder to write in, which takes its name when all is written."""
   place = pathlib.Path(path)
-  if place.exists() and any(place.iterdir()):
-    raise errors.UserError(
-      f"--output={path} exists; records are kept for ever, so give another"
-      " directory or remove that one yourself"
-    )
-  with writing.new_directory(place) as unfinished:
-    yield unfinished
+  with locks.file(place, "--output"):
+    if place.exists() and any(place.iterdir()):
+      raise errors.UserError(
+        f"--output={path} exists; records are kept for ever, so give another"
+        " directory or remove that one yourself"
+      )
+    with writing.new_directory(place) as unfinished:
+      yield unfinished
 
 
 def _with_progress(

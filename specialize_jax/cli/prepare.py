@@ -103,9 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
       "report": paths.OUTPUT_FILE,
     },
   )
-  if flags.dataset_name in BENCHMARKS:
-    return _prepare_benchmark(flags)
-  _check_teacher_flags(flags)
+  if flags.dataset_name not in BENCHMARKS:
+    _check_teacher_flags(flags)
+
+  from specialize_jax.files import locks
+
+  with locks.directory(flags.data_dir, "--data_dir", part=flags.dataset_name):
+    if flags.dataset_name in BENCHMARKS:
+      return _prepare_benchmark(flags)
+    return _prepare_teacher(flags)
+
+
+def _prepare_teacher(flags: argparse.Namespace) -> int:
 
   with registered_tasks.quiet_import():
     from specialize_jax.data import preparation

@@ -78,6 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     },
   )
 
+  from specialize_jax.files import locks
+
+  with locks.file(flags.output, "--output"):
+    return _score(flags)
+
+
+def _score(flags: argparse.Namespace) -> int:
   from specialize_jax.evaluation import benchmarks, metrics, row_fields
   from specialize_jax.files import reading, writing
 

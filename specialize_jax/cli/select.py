@@ -1,6 +1,7 @@
 """`specialize select`: the checkpoint with the best held-out mean."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -106,10 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       **registered_tasks.PATHS,
     },
   )
-  out_of_distribution = [
-    task.strip() for task in flags.out_of_distribution.split(",") if task
-  ]
-  in_distribution = flags.in_distribution or None
   tested = flags.evaluate or flags.follow
   if tested:
     registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
@@ -117,8 +114,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   import jax
 
+  from specialize_jax.files import locks
+
+  held = contextlib.nullcontext()
+  if jax.process_index() == 0:
+    held = locks.directory(flags.model_dir, "--model_dir", part="selection")
+  with held:
+    return _select(flags, bindings, tested)
+
+
+def _select(
+  flags: argparse.Namespace, bindings: Sequence[str], tested: bool
+) -> int:
+  import jax
+
   from specialize_jax.runs import choosing
 
+  out_of_distribution = [
+    task.strip() for task in flags.out_of_distribution.split(",") if task
+  ]
+  in_distribution = flags.in_distribution or None
   what = None
   if tested:
     from specialize_jax.runs import selecting

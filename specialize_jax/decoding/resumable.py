@@ -17,7 +17,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO, Self
 
 from specialize_jax import errors
@@ -43,6 +43,7 @@ class ResumableRows:
     *,
     made_of: Mapping[str, object],
     num_rows: int,
+    belongs: Callable[[int, Row], bool] | None = None,
     overwrite: bool = False,
   ) -> None:
     """Reads what an earlier run of the same command has written, if any.
@@ -52,6 +53,8 @@ class ResumableRows:
       made_of: everything that the rows depend on, JSON-serializable, by the
         name of the flag, which error messages mention.
       num_rows: total number of rows.
+      belongs: whether a row that is present was made of the input of that
+        number; None if rows do not show it.
       overwrite: whether to start over, whatever exists.
 
     Raises:
@@ -65,6 +68,7 @@ class ResumableRows:
     self._num_lines = 0
     if self._path.is_dir():
       raise errors.UserError(f"{path} is a directory: give a file's name.")
+    self._belongs = belongs
     self._overwrite = overwrite
     self._num_written = 0 if overwrite else self._resume()
     self._rows: BinaryIO | None = None
@@ -76,10 +80,13 @@ class ResumableRows:
 
   def read(self) -> dict[int, Row]:
     """Returns the rows that are present, by number, all in memory."""
+    return self._read(self._num_written)
+
+  def _read(self, num_written: int) -> dict[int, Row]:
     rows = {}
-    if self._num_written:
+    if num_written:
       lines, _ = _complete_lines(self._path)
-      rows = dict(enumerate(map(json.loads, lines[: self._num_written])))
+      rows = dict(enumerate(map(json.loads, lines[:num_written])))
     return rows | {n: json.loads(line) for n, line in self._waiting.items()}
 
   def __enter__(self) -> Self:
@@ -147,7 +154,20 @@ class ResumableRows:
       number, row = json.loads(line)
       if number >= num_written:
         self._waiting[number] = row
+    self._check_rows(num_written)
     return num_written
+
+  def _check_rows(self, num_written: int) -> None:
+    """Checks that every row that is present was made of its own input."""
+    if self._belongs is None:
+      return
+    for number, row in self._read(num_written).items():
+      if not self._belongs(number, row):
+        raise errors.UserError(
+          f"{self._path}, row {number + 1} was not made of input {number + 1}:"
+          " another process or an editor has changed the file; give another"
+          " --outputs, or --overwrite to start over."
+        )
 
   def _check_made_of(self, line: str) -> None:
     try:

@@ -11,6 +11,7 @@ which ends with EOS. Ids include EOS or not as given.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,6 +22,12 @@ from specialize_jax.decoding import vocabulary as vocabularies
 from specialize_jax.t5 import config as t5_config
 
 Row = Mapping[str, object]
+
+# What `output_row` adds, or writes over a field of the input.
+_ADDED = frozenset(
+  ("output_ids", "output", "output_log_probs", "outputs", "voted_answer",
+   "vote_shares", "target_log_probs")
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,6 +190,16 @@ def output_row(
       for one in result.sequences
     ]
   return with_result
+
+
+def is_output_of(output: Row, row: Row) -> bool:
+  """Returns whether an output row has all fields of an input row."""
+  return all(
+    name in output
+    # As text, in which NaN, too, is equal to itself.
+    and (name in _ADDED or json.dumps(output[name]) == json.dumps(value))
+    for name, value in row.items()
+  )
 
 
 def _fields(output: requests.Output, log_probs: bool) -> dict[str, object]:

@@ -182,11 +182,11 @@ class Evaluator:
       path,
       made_of={
         "checkpoint": checkpoint,
-        "inputs": kept_outputs.fingerprint(examples),
         "max_new_tokens": self._max_new_tokens,
       },
+      inputs=examples,
       # seqio stacks a task's outputs, so all have the maximum length.
-      shape=(len(examples), self._max_new_tokens),
+      max_length=self._max_new_tokens,
     )
     if kept.done:
       logging.info(

@@ -1,7 +1,8 @@
 """Decoded outputs on disk, so that an evaluation that was killed can resume.
 
 Beside the predictions `STEP/TASK.jsonl`, the file `STEP/TASK.outputs.jsonl`
-holds the token ids of every output, one row per example. Each batch is on disk
+holds the token ids of every output, one row per example, beside the hash of
+the input that it was decoded from. Each batch is on disk
 before the next is decoded (see `decoding.resumable`). Outputs are not graded,
 so graders can change without decoding again.
 """
@@ -36,25 +37,35 @@ class KeptOutputs:
     path: str | os.PathLike[str] | None,
     *,
     made_of: Mapping[str, object],
-    shape: tuple[int, int],
+    inputs: Sequence[np.ndarray],
+    max_length: int,
   ) -> None:
     """Reads the outputs of an earlier evaluation of the same checkpoint.
 
-    Outputs of another checkpoint are overwritten, with a warning.
+    Outputs of another checkpoint or of other inputs are overwritten, with a
+    warning.
 
     Args:
       path: the file; None to keep outputs in memory only.
-      made_of: everything that outputs depend on, JSON-serializable.
-      shape: number of examples, and maximum length of an output in tokens.
+      made_of: everything that outputs depend on beside their inputs,
+        JSON-serializable.
+      inputs: the examples' encoded inputs.
+      max_length: maximum length of an output in tokens.
     """
-    self.tokens_NT = np.zeros(shape, np.int32)
+    num_examples = len(inputs)
+    self.tokens_NT = np.zeros((num_examples, max_length), np.int32)
     self.done: set[int] = set()
     self._rows = None
     if path is None:
       return
-    is_done_N = np.zeros(shape[0], bool)
+    is_done_N = np.zeros(num_examples, bool)
     if jax.process_index() == 0:
-      self._rows = _opened(pathlib.Path(path), made_of, shape[0])
+      self._digests = [fingerprint([tokens]) for tokens in inputs]
+      self._rows = _opened(
+        pathlib.Path(path),
+        {**made_of, "inputs": fingerprint(inputs)},
+        self._digests,
+      )
       for number, row in self._rows.read().items():
         ids = row["output_ids"]
         self.tokens_NT[number, : len(ids)] = ids
@@ -84,7 +95,10 @@ class KeptOutputs:
     if self._rows is not None:
       self._rows.add(
         {
-          number: {"output_ids": [int(i) for i in ids]}
+          number: {
+            "input_sha256": self._digests[number],
+            "output_ids": [int(i) for i in ids],
+          }
           for number, ids in outputs.items()
         }
       )
@@ -99,12 +113,18 @@ def fingerprint(examples: Sequence[np.ndarray]) -> str:
 
 
 def _opened(
-  path: pathlib.Path, made_of: Mapping[str, object], num_rows: int
+  path: pathlib.Path, made_of: Mapping[str, object], digests: Sequence[str]
 ) -> resumable.ResumableRows:
+  def belongs(number: int, row: resumable.Row) -> bool:
+    return row.get("input_sha256") == digests[number] and "output_ids" in row
+
+  arguments = {
+    "made_of": made_of,
+    "num_rows": len(digests),
+    "belongs": belongs,
+  }
   try:
-    return resumable.ResumableRows(path, made_of=made_of, num_rows=num_rows)
+    return resumable.ResumableRows(path, **arguments)
   except errors.UserError as error:
     logging.warning("Evaluation starts over: %s", error)
-    return resumable.ResumableRows(
-      path, made_of=made_of, num_rows=num_rows, overwrite=True
-    )
+    return resumable.ResumableRows(path, overwrite=True, **arguments)

@@ -16,14 +16,14 @@ affects the records in it only. What a database would provide is small:
 - recovery: the only inconsistent state that a killed process can leave is a
   last line without newline. If the disk fills up, the file is truncated to the
   last complete group;
-- exclusion: a writer holds a lock on the file, which the kernel releases with
-  the process, so that no stale lock survives `kill -9`;
+- exclusion: a writer holds a lock on the store, which the kernel releases with
+  the process, so that no stale lock survives `kill -9` (see `files.locks`);
 - versions: each line has the version of its schema.
 """
 
 import codecs
+import contextlib
 import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -35,6 +35,7 @@ from typing import BinaryIO, Self
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.files import locks
 from specialize_jax.records import columnar, released, schema
 
 FILE_NAME = "records.jsonl"
@@ -188,14 +189,11 @@ class RecordWriter:
       UserError: another process is writing to the store.
     """
     self._file = pathlib.Path(directory) / FILE_NAME
-    self._file.parent.mkdir(parents=True, exist_ok=True)
-    self._stream = self._file.open("a+b", buffering=0)
-    try:
-      _lock(self._stream, self._file)
+    with contextlib.ExitStack() as opened:
+      opened.enter_context(locks.directory(directory, "--output"))
+      self._stream = opened.enter_context(self._file.open("a+b", buffering=0))
       _mend_last_line(self._stream, self._file)
-    except BaseException:
-      self._stream.close()
-      raise
+      self._opened = opened.pop_all()
     self._durable_bytes = self._stream.seek(0, os.SEEK_END)
     self._lines: list[bytes] = []
     self._pending_bytes = 0
@@ -250,24 +248,13 @@ class RecordWriter:
       if self._failure is None:
         self.flush()
     finally:
-      self._stream.close()
+      self._opened.close()
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *exception: object) -> None:
     self.close()
-
-
-def _lock(stream: BinaryIO, file: pathlib.Path) -> None:
-  """Locks a store until its file is closed or the process ends."""
-  try:
-    fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    raise errors.UserError(
-      f"record store {file.parent} is locked: another process writes to it;"
-      " wait until it has ended, or give another directory"
-    ) from error
 
 
 def _write_error(file: pathlib.Path, error: OSError) -> Exception:

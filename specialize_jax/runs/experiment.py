@@ -18,7 +18,7 @@ from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import opening
 from specialize_jax.data import pipeline, task_parts
 from specialize_jax.evaluation import evaluator
-from specialize_jax.files import writing
+from specialize_jax.files import locks, writing
 from specialize_jax.losses import distillation
 from specialize_jax.parallel import axis_rules, chips, placement
 from specialize_jax.parallel import mesh as meshes
@@ -213,9 +213,14 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
 
   Raises:
     UserError: the experiment does not match the data, the devices or existing
-      checkpoints.
+      checkpoints, or another process writes to `model_dir`.
     Preempted, FloatingPointError, OSError: see `loop.train`.
   """
+  with _held(experiment.model_dir, "MODEL_DIR"):
+    return _train(experiment, config_text)
+
+
+def _train(experiment: Experiment, config_text: str) -> state.TrainState:
   model = network.EncoderDecoder(experiment.model)
   placed = experiment.mesh.placement()
   optimizer_ = optimizer.build(experiment.optimizer)
@@ -298,8 +303,31 @@ def evaluate_checkpoint(
     "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task.
 
   Raises:
-    UserError: the checkpoint does not exist, or a task cannot be evaluated.
+    UserError: the checkpoint does not exist, a task cannot be evaluated, or
+      another process writes to `output_dir`.
   """
+  with _held(output_dir, "EVAL_OUTPUT_DIR"):
+    return _evaluate_checkpoint(
+      checkpoint_path, evaluations, output_dir, mesh, verify
+    )
+
+
+def _held(
+  output_dir: str | os.PathLike[str], flag: str
+) -> contextlib.AbstractContextManager[None]:
+  """Holds an output directory; of several processes, the first holds it."""
+  if jax.process_index() != 0:
+    return contextlib.nullcontext()
+  return locks.directory(output_dir, flag)
+
+
+def _evaluate_checkpoint(
+  checkpoint_path: str | os.PathLike[str],
+  evaluations: Sequence[Evaluation],
+  output_dir: str | os.PathLike[str],
+  mesh: MeshShape | None,
+  verify: bool,
+) -> dict[str, float]:
   checkpoint = opening.open_checkpoint(checkpoint_path, verify=verify)
   step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
   evaluators = [

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.files import locks
 
 RESULT = "result.json"
 _LOG = "log.txt"
@@ -129,7 +130,7 @@ def run(
     JobFailed: a job failed otherwise. The others were stopped.
   """
   places = directories(jobs, directory)
-  with _alone_in(directory):
+  with locks.directory(directory, "--output_dir"):
     pool = _Pool(jobs, places, directory / _SPENT)
     try:
       with _terminated_as_exit():
@@ -307,20 +308,6 @@ def _urgency(jobs: Sequence[Job]) -> dict[str, float]:
     later = [urgency[j.name] for j in jobs if job.name in j.needs]
     urgency[job.name] = job.cost + max(later, default=0.0)
   return urgency
-
-
-@contextlib.contextmanager
-def _alone_in(directory: pathlib.Path) -> Iterator[None]:
-  directory.mkdir(parents=True, exist_ok=True)
-  with (directory / "lock").open("w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise errors.UserError(
-        f"another process is using {directory}: wait for it, or choose "
-        "another directory."
-      ) from None
-    yield
 
 
 @contextlib.contextmanager

@@ -254,7 +254,7 @@ def test_a_store_that_another_process_writes_to_is_refused(teach):
     local_teacher.started() as url,
     store.RecordWriter(teach.store),
   ):
-    check_refused(teach(url), "is locked: another process writes to it")
+    check_refused(teach(url), "is being written by process")
     assert local_teacher.stats(url)["requests"] == 0
 
 

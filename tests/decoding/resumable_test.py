@@ -110,6 +110,21 @@ def test_another_run_is_refused_and_changes_nothing(path):
   assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("where", ["in order", "waiting"])
+def test_a_row_of_another_input_is_refused(path, where):
+  def belongs(number, row):
+    return row["n"] == number
+
+  shift = 0 if where == "in order" else 1
+  with opened(path, belongs=belongs) as rows:
+    rows.add({shift: row(shift), 1 + shift: row(0)})
+  before = path.read_bytes()
+  with pytest.raises(errors.UserError, match=f"row {2 + shift} was not made"):
+    opened(path, belongs=belongs)
+  assert path.read_bytes() == before
+  opened(path, belongs=belongs, overwrite=True)
+
+
 def test_a_file_of_unknown_origin_is_refused(path):
   path.parent.mkdir()
   path.write_text('{"n": 0}\n')

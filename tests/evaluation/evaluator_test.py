@@ -216,7 +216,7 @@ def test_sharded_parameters_give_the_same_predictions(
 def test_decoded_examples_are_not_decoded_again(
   registry, model, params, tmp_path
 ):
-  _add_task("kept", ["1"] * 7)
+  _add_task("kept", list("1234567"))
   evaluate = _make("kept", model, output_dir=tmp_path)
   unbroken = evaluate(params, 1, checkpoint="a")
   outputs = tmp_path / "1" / "kept.outputs.jsonl"
@@ -225,7 +225,7 @@ def test_decoded_examples_are_not_decoded_again(
   assert len(rows) == 7
   # As a kill leaves it, and with an answer that the model does not give.
   mine = [VOCABULARY.encode("mine")[0], 1]
-  rows[2] = {"output_ids": mine}
+  rows[2]["output_ids"] = mine
   text = "".join(json.dumps(row) + "\n" for row in rows[:4])
   outputs.write_text(text + '{"output_i')
   assert evaluate(params, 1, checkpoint="a")["kept/n"] == unbroken["kept/n"]
@@ -233,6 +233,9 @@ def test_decoded_examples_are_not_decoded_again(
   assert second[2]["prediction"] == VOCABULARY.decode(mine)
   assert second[:2] + second[3:] == first[:2] + first[3:]
   assert len(reading.read_rows(outputs)) == 7
+  # Rows in other places are of other inputs.
+  outputs.write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
+  assert evaluate(params, 1, checkpoint="a") == unbroken
   # Another checkpoint is asked everything.
   assert evaluate(params, 1, checkpoint="b") == unbroken
   assert reading.read_rows(tmp_path / "1" / "kept.jsonl") == first

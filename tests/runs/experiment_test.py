@@ -11,6 +11,7 @@ from testdata import tiny_demo, tiny_world
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
 from specialize_jax.data import sources
+from specialize_jax.files import locks
 from specialize_jax.runs import experiment
 from tasks import mixtures  # noqa: F401  (registers every task)
 
@@ -105,6 +106,17 @@ def test_an_unknown_mixture_writes_nothing(tmp_path):
   with pytest.raises(errors.UserError, match="mini_pretrain_v1"):
     experiment.train(run)
   assert not (tmp_path / "model").exists()
+
+
+def test_a_second_writer_is_refused_before_any_work(tmp_path):
+  run = tiny_demo.run(tmp_path)
+  with locks.directory(tmp_path, "MODEL_DIR"):
+    with pytest.raises(errors.UserError, match="MODEL_DIR=.* is being written"):
+      experiment.train(run)
+    with pytest.raises(errors.UserError, match="EVAL_OUTPUT_DIR=.* is being"):
+      experiment.evaluate_checkpoint(
+        "nowhere", evaluations=[], output_dir=tmp_path
+      )
 
 
 def test_an_empty_mixture_writes_nothing(tmp_path):

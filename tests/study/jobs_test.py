@@ -200,7 +200,7 @@ def test_jobs_end_with_their_study(tmp_path, how):
 def test_two_studies_do_not_share_a_directory(tmp_path):
   study = start_study(tmp_path)
   try:
-    with pytest.raises(errors.UserError, match="another process is at work"):
+    with pytest.raises(errors.UserError, match="is being written by process"):
       jobs.run(DIAMOND, tmp_path, num_workers=1)
   finally:
     study.terminate()

@@ -1,0 +1,311 @@
+r"""Locks: an output has one writer at a time, and a second one is refused.
+
+A run that goes on from what it finds would go on from another writer's rows as
+if they were its own. So whoever writes an output holds its lock, and the lock
+ends with its holder, however that ends:
+
+- on a disk, the lock is the kernel's (`flock`) on a hidden file in a directory,
+  or beside a file. The kernel releases it with the process, so that the file
+  alone, which `kill -9` leaves, locks nothing;
+- in a bucket, which has no such locks, it is a lease: an object that its holder
+  replaces every few seconds under another name. A second writer who sees it
+  replaced is refused; one who does not for a minute takes the lease, and a
+  holder that finds its lease taken ends at once.
+
+  >>> import tempfile
+  >>> from specialize_jax.files import locks
+  >>> folder = tempfile.mkdtemp()
+  >>> with locks.directory(folder, "MODEL_DIR"):
+  ...   with locks.directory(folder, "MODEL_DIR"):  # doctest: +ELLIPSIS
+  ...     pass
+  Traceback (most recent call last):
+  specialize_jax.errors.UserError: MODEL_DIR=... is being written by process \
+... wait until it has ended, or give another MODEL_DIR
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import random
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+from etils import epath
+
+from specialize_jax import errors
+from specialize_jax.files import paths
+
+Path = str | os.PathLike[str]
+
+_BEAT_SECONDS = 15.0
+# Of a holder that is alive, some beats may be late.
+_SILENT_SECONDS = 60.0
+_MAX_TRIES = 5
+_HOLDER_BYTES = 4096
+# File systems that keep no locks: some of Lustre, FUSE and NFS.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+
+
+def directory(
+  path: Path, flag: str, *, part: str = ""
+) -> contextlib.AbstractContextManager[None]:
+  """Holds an output directory, which is created if missing.
+
+  Args:
+    path: the directory, local or in a bucket.
+    flag: the flag or gin macro that names it, which an error mentions.
+    part: which of several independent outputs in the directory is held: a
+      selection is written beside the training that it follows.
+
+  Raises:
+    UserError: another process holds it; the message names its host, its
+      process, and since when.
+  """
+  name = f".{part}.lock" if part else ".lock"
+  return _held(path, flag, epath.Path(_real(path)) / name)
+
+
+def file(path: Path, flag: str) -> contextlib.AbstractContextManager[None]:
+  """Holds an output file, or a directory that will appear whole.
+
+  Args:
+    path: the file, which need not exist, local or in a bucket.
+    flag: the flag that names it, which an error mentions.
+
+  Raises:
+    UserError: see `directory`.
+  """
+  place = epath.Path(_real(path))
+  name = f".{place.name}.lock"
+  if len(os.fsencode(name)) > paths.MAX_NAME_BYTES:
+    name = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()}.lock"
+  return _held(path, flag, place.parent / name)
+
+
+def _real(path: Path) -> str:
+  path = os.fspath(path)
+  return path if paths.is_in_bucket(path) else os.path.realpath(path)
+
+
+def _held(
+  path: Path, flag: str, lock: epath.Path
+) -> contextlib.AbstractContextManager[None]:
+  shown = f"{flag}={os.fspath(path)}"
+  way_out = f"wait until it has ended, or give another {flag}"
+  if paths.is_in_bucket(path):
+    return _lease(lock, shown, way_out)
+  return _kernel_lock(pathlib.Path(lock), shown, way_out)
+
+
+@contextlib.contextmanager
+def _kernel_lock(
+  lock: pathlib.Path, shown: str, way_out: str
+) -> Iterator[None]:
+  """Holds a lock of the kernel's; removes its file, and empty directories."""
+  missing = [place for place in lock.parents if not place.exists()]
+  descriptor = None
+  while descriptor is None:
+    descriptor = _locked(lock, shown, way_out)
+  try:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, _myself().encode(), 0)
+    yield
+  finally:
+    with contextlib.suppress(FileNotFoundError):  # removed with its directory
+      lock.unlink()
+    os.close(descriptor)
+    with contextlib.suppress(OSError):  # not empty: something was written
+      for place in missing:
+        place.rmdir()
+
+
+def _locked(lock: pathlib.Path, shown: str, way_out: str) -> int | None:
+  """Returns the descriptor of a locked file; None if it was just removed."""
+  lock.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+  except FileNotFoundError:
+    return None
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    holder = os.pread(descriptor, _HOLDER_BYTES, 0).decode("utf-8", "replace")
+    os.close(descriptor)
+    raise _refusal(shown, holder, way_out) from error
+  except OSError as error:
+    if error.errno not in _WITHOUT_LOCKS:
+      os.close(descriptor)
+      raise
+    print(
+      f"{shown} is on a file system without locks ({error.strerror}): make sure"
+      " that no second process writes to it",
+      file=sys.stderr,
+    )
+    return descriptor
+  with contextlib.suppress(FileNotFoundError):
+    if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+      return descriptor
+  os.close(descriptor)
+  return None
+
+
+@contextlib.contextmanager
+def _lease(lock: epath.Path, shown: str, way_out: str) -> Iterator[None]:
+  """Holds a lease in a bucket, renewed by a thread."""
+  lease = _Lease(lock, shown)
+  for _ in range(_MAX_TRIES):
+    lease.renew()
+    others = lease.others()
+    if not others:
+      break
+    # Of two that came at once either sees the other: both step back.
+    lease.end()
+    _wait_for_silence(lock, others, shown, way_out)
+    time.sleep(random.uniform(0, _BEAT_SECONDS / 5))
+  else:
+    raise errors.UserError(
+      f"{shown} is wanted by several processes at once: {way_out}"
+    )
+  ended = threading.Event()
+
+  def beat() -> None:
+    while not ended.wait(_BEAT_SECONDS):
+      lease.renew_or_exit()
+
+  thread = threading.Thread(target=beat, name="lease", daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
+    lease.end()
+
+
+class _Lease:
+  """An object `TOKEN-COUNT`, whose count grows while its holder lives."""
+
+  def __init__(self, directory: epath.Path, shown: str) -> None:
+    self._directory = directory
+    self._shown = shown
+    self._token = uuid.uuid4().hex
+    self._count = 0
+    self._myself = _myself()
+
+  def renew(self) -> None:
+    """Writes the object under its next name, then removes the last one."""
+    self._count += 1
+    self._place(self._count).write_text(self._myself)
+    if self._count > 1:
+      self._place(self._count - 1).unlink()
+
+  def renew_or_exit(self) -> None:
+    """Renews; ends the process if another has taken the lease.
+
+    A bucket that does not answer is asked again at the next beat: what cannot
+    reach the lease cannot write the output either.
+    """
+    try:
+      if self._place(self._count).name in _objects(self._directory):
+        self.renew()
+        return
+    except Exception as error:
+      reason = paths.bucket_reason(error)
+      if reason is None:
+        raise
+      print(f"{self._shown}: {reason}", file=sys.stderr)
+      return
+    print(
+      f"{self._shown} was taken over by another process, since this one had"
+      f" not renewed its lease for {_SILENT_SECONDS:g} s: ended, to write"
+      " nothing into its output",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)
+
+  def others(self) -> set[str]:
+    """Returns the names of the objects of other processes."""
+    names = _objects(self._directory)
+    return {name for name in names if not name.startswith(self._token)}
+
+  def end(self) -> None:
+    """Removes the object, so that the next writer need not wait."""
+    with contextlib.suppress(FileNotFoundError):
+      self._place(self._count).unlink()
+    self._count = 0
+
+  def _place(self, count: int) -> epath.Path:
+    return self._directory / f"{self._token}-{count}"
+
+
+def _objects(directory: epath.Path) -> set[str]:
+  try:
+    return {place.name for place in directory.iterdir()}
+  except FileNotFoundError:
+    return set()
+
+
+def _wait_for_silence(
+  lock: epath.Path, names: set[str], shown: str, way_out: str
+) -> None:
+  """Removes leases that are not renewed for long enough.
+
+  Raises:
+    UserError: one of them is renewed: its holder lives.
+  """
+  name = min(names)
+  try:
+    holder = (lock / name).read_text()
+  except FileNotFoundError:
+    return  # it has ended, or was renewed: the next look decides
+  print(
+    f"{shown} may still be written by {_described(holder)}: waiting up to"
+    f" {_SILENT_SECONDS:g} s for a sign of it",
+    file=sys.stderr,
+    flush=True,
+  )
+  deadline = time.monotonic() + _SILENT_SECONDS
+  while time.monotonic() < deadline:
+    time.sleep(_BEAT_SECONDS / 5)
+    now = _objects(lock)
+    if not now:
+      return
+    if now - names:
+      raise _refusal(shown, holder, way_out)
+  for name in names:
+    with contextlib.suppress(FileNotFoundError):
+      (lock / name).unlink()
+
+
+def _myself() -> str:
+  return json.dumps(
+    {
+      "host": socket.gethostname(),
+      "process": os.getpid(),
+      "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+  )
+
+
+def _described(holder: str) -> str:
+  try:
+    found = json.loads(holder)
+    host, process, since = (found[k] for k in ("host", "process", "since"))
+  except (ValueError, KeyError, TypeError):  # between the lock and its text
+    return "another process"
+  return f"process {process} on {host} since {since}"
+
+
+def _refusal(shown: str, holder: str, way_out: str) -> errors.UserError:
+  return errors.UserError(
+    f"{shown} is being written by {_described(holder)}: {way_out}"
+  )

@@ -1,0 +1,163 @@
+"""An output has one writer at a time, and the lock ends with its holder."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from specialize_jax import errors
+from specialize_jax.files import locks
+
+_HOLDER = """
+import sys, time
+from specialize_jax.files import locks
+kind, path = sys.argv[1:]
+with getattr(locks, kind)(path, "--flag"):
+  print("held", flush=True)
+  sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def holder(kind, path):
+  """A process that holds a lock until its input ends."""
+  process = subprocess.Popen(
+    [sys.executable, "-c", _HOLDER, kind, os.fspath(path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    assert process.stdout.readline() == "held\n"
+    yield process
+  finally:
+    process.kill()
+    process.wait(10)
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_a_second_writer_is_refused_and_the_holder_named(tmp_path, kind):
+  place, held = tmp_path / "deep" / "place", getattr(locks, kind)
+  with holder(kind, place) as process:
+    with pytest.raises(errors.UserError) as refused, held(place, "--outputs"):
+      pass
+    said = str(refused.value)
+    assert f"--outputs={place} is being written by process {process.pid}" in (
+      said
+    )
+    assert f"on {socket.gethostname()} since {time.strftime('%Y-')}" in said
+    process.stdin.close()
+    assert process.wait(10) == 0
+  assert not (tmp_path / "deep").exists()  # nothing was written, nothing left
+  with held(place, "--outputs"):
+    pass
+
+
+def test_a_lock_ends_with_a_holder_that_is_killed(tmp_path):
+  with holder("directory", tmp_path) as process:
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    assert (tmp_path / ".lock").exists()
+    with locks.directory(tmp_path, "--flag"):
+      pass
+  assert not any(tmp_path.iterdir())
+
+
+def test_two_names_of_one_file_are_one_output(tmp_path):
+  (tmp_path / "link.jsonl").symlink_to(tmp_path / "rows.jsonl")
+  with (
+    locks.file(tmp_path / "rows.jsonl", "--outputs"),
+    pytest.raises(errors.UserError, match="is being written"),
+    locks.file(tmp_path / "link.jsonl", "--outputs"),
+  ):
+    pass
+
+
+def test_parts_of_a_directory_are_held_apart(tmp_path):
+  with (
+    locks.directory(tmp_path, "MODEL_DIR"),
+    locks.directory(tmp_path, "--model_dir", part="selection"),
+    pytest.raises(errors.UserError, match="is being written"),
+    locks.directory(tmp_path, "--model_dir", part="selection"),
+  ):
+    pass
+
+
+def test_the_longest_name_can_be_held(tmp_path):
+  with locks.file(tmp_path / ("x" * 255), "--outputs"):
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_of_many_that_come_at_once_one_at_a_time_holds(tmp_path):
+  holding, most, refused = [], [], []
+
+  def enter_often():
+    for _ in range(50):
+      try:
+        with locks.directory(tmp_path / "place", "--flag"):
+          holding.append(1)
+          most.append(len(holding))
+          holding.pop()
+      except errors.UserError:
+        refused.append(1)
+
+  threads = [threading.Thread(target=enter_often) for _ in range(4)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert max(most) == 1
+  assert len(most) + len(refused) == 200
+
+
+@pytest.fixture
+def fast_beats(monkeypatch):
+  monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.1)
+  monkeypatch.setattr(locks, "_SILENT_SECONDS", 2.0)
+
+
+@pytest.mark.usefixtures("fast_beats")
+def test_a_lease_in_a_bucket_refuses_a_second_writer(bucket):
+  place = f"{bucket}/leased"
+  with (
+    locks.directory(place, "MODEL_DIR"),
+    pytest.raises(errors.UserError, match=f"by process {os.getpid()} on"),
+    locks.directory(place, "MODEL_DIR"),
+  ):
+    pass
+  with locks.directory(place, "MODEL_DIR"):  # at once, for it was given back
+    pass
+
+
+@pytest.mark.usefixtures("fast_beats")
+def test_a_lease_of_the_dead_is_taken_and_the_dead_write_no_more(
+  bucket, bucket_environment
+):
+  place = f"{bucket}/of_the_dead"
+  script = _HOLDER.replace(
+    "kind, path", "locks._BEAT_SECONDS = 0.1; kind, path"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", script, "directory", place],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env={**os.environ, **bucket_environment},
+    text=True,
+  )
+  try:
+    assert process.stdout.readline() == "held\n"
+    process.send_signal(signal.SIGSTOP)
+    with locks.directory(place, "MODEL_DIR"):
+      process.send_signal(signal.SIGCONT)
+      _, said = process.communicate(timeout=20)
+  finally:
+    process.kill()
+  assert process.returncode == 1
+  assert "was taken over by another process" in said
