@@ -262,28 +262,33 @@ def _wait_for_silence(
   Raises:
     UserError: one of them is renewed: its holder lives.
   """
-  name = min(names)
-  try:
-    holder = (lock / name).read_text()
-  except FileNotFoundError:
-    return  # it has ended, or was renewed: the next look decides
+  holder = _holder(lock, names)
   print(
     f"{shown} may still be written by {_described(holder)}: waiting up to"
     f" {_SILENT_SECONDS:g} s for a sign of it",
     file=sys.stderr,
     flush=True,
   )
+  tokens = {name.partition("-")[0] for name in names}
   deadline = time.monotonic() + _SILENT_SECONDS
   while time.monotonic() < deadline:
-    time.sleep(_BEAT_SECONDS / 5)
-    now = _objects(lock)
+    now = {n for n in _objects(lock) if n.partition("-")[0] in tokens}
     if not now:
       return
     if now - names:
-      raise _refusal(shown, holder, way_out)
+      raise _refusal(shown, holder or _holder(lock, now), way_out)
+    time.sleep(_BEAT_SECONDS / 5)
   for name in names:
     with contextlib.suppress(FileNotFoundError):
       (lock / name).unlink()
+
+
+def _holder(lock: epath.Path, names: set[str]) -> str:
+  """Returns what a lease says of its holder; "" if it was just renewed."""
+  for name in sorted(names):
+    with contextlib.suppress(FileNotFoundError):
+      return (lock / name).read_text()
+  return ""
 
 
 def _myself() -> str:

@@ -118,8 +118,8 @@ def test_of_many_that_come_at_once_one_at_a_time_holds(tmp_path):
 
 @pytest.fixture
 def fast_beats(monkeypatch):
-  monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.1)
-  monkeypatch.setattr(locks, "_SILENT_SECONDS", 2.0)
+  monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.5)
+  monkeypatch.setattr(locks, "_SILENT_SECONDS", 8.0)
 
 
 @pytest.mark.usefixtures("fast_beats")
@@ -127,7 +127,7 @@ def test_a_lease_in_a_bucket_refuses_a_second_writer(bucket):
   place = f"{bucket}/leased"
   with (
     locks.directory(place, "MODEL_DIR"),
-    pytest.raises(errors.UserError, match=f"by process {os.getpid()} on"),
+    pytest.raises(errors.UserError, match="leased is being written by"),
     locks.directory(place, "MODEL_DIR"),
   ):
     pass
@@ -141,7 +141,7 @@ def test_a_lease_of_the_dead_is_taken_and_the_dead_write_no_more(
 ):
   place = f"{bucket}/of_the_dead"
   script = _HOLDER.replace(
-    "kind, path", "locks._BEAT_SECONDS = 0.1; kind, path"
+    "kind, path", "locks._BEAT_SECONDS = 0.5; kind, path"
   )
   process = subprocess.Popen(
     [sys.executable, "-c", script, "directory", place],
