@@ -19,6 +19,7 @@ in a T5 that was converted, it is a model with one table a stack.
 import collections
 import functools
 import os
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -458,7 +459,16 @@ def _stored_name(leaf: Any) -> str | None:
 
 
 def _open(place: epath.Path, key: str, name: str) -> tensorstore.TensorStore:
-  """Opens a stored array, which has a directory or is in OCDBT."""
+  """Opens a stored array, which has a directory or is in OCDBT.
+
+  Raises:
+    UserError: it is not there, not in the checkpoint, or absurdly large.
+  """
+  if pathlib.PurePath(key).name != key or key in ("", ".."):
+    raise errors.UserError(
+      f"{place} is not a T5X checkpoint: {name} is said to lie in {key!r}, "
+      "which is no name of an array in the checkpoint's own directory."
+    )
   in_database = (place / _DATABASE).is_file() and not (place / key).is_dir()
   try:
     return sources.open_zarr(

@@ -95,8 +95,18 @@ class TensorFiles:
   def _indexed(self, index: pathlib.Path) -> Mapping[str, pathlib.Path]:
     try:
       weight_map = json.loads(index.read_text())["weight_map"]
+      for file in set(weight_map.values()):
+        if pathlib.PurePath(file).name != file or file in ("", ".."):
+          raise ValueError(f"{file!r} is no name of a file in the folder")
       files = {n: self._folder / file for n, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+      OSError,
+      ValueError,
+      KeyError,
+      TypeError,
+      AttributeError,
+      RecursionError,
+    ) as error:
       raise errors.UserError(
         f"{index} is not the index of sharded tensors ({error}): copy the "
         "folder again."

@@ -148,7 +148,7 @@ def _num_tokens(where: str, content: bytes) -> int:
 def _read_config(path: epath.Path | None, content: bytes) -> Mapping:
   try:
     config = json.loads(content)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise errors.UserError(
       f"{path} is no JSON ({error}): copy the folder again."
     ) from error

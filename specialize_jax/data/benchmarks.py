@@ -235,6 +235,17 @@ def join_svamp(body: str, question: str) -> str:
   return f"{body}. {question}"
 
 
+class _WithoutEntities(ET.TreeBuilder):
+  """Builds a tree; entities, whose expansion has no bound, may not be declared.
+
+  ASDiv declares none.
+  """
+
+  def doctype(self, *_: str) -> None:
+    """Called where a DOCTYPE begins, before its declarations."""
+    raise ValueError("a DOCTYPE, which ASDiv's has not")
+
+
 def read_asdiv(path: str) -> list[Question]:
   """Reads ASDiv: an XML list of problems.
 
@@ -244,8 +255,9 @@ def read_asdiv(path: str) -> list[Question]:
   ("3:30 p.m.") and words ("Mrs. Hilt").
   """
   try:
-    root = ET.parse(path).getroot()
-  except ET.ParseError as error:
+    parser = ET.XMLParser(target=_WithoutEntities())
+    root = ET.parse(path, parser).getroot()
+  except (ET.ParseError, LookupError, ValueError) as error:
     raise errors.UserError(
       f"{path}: expected ASDiv's XML, got {error}"
     ) from error

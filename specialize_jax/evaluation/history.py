@@ -47,7 +47,13 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
       row = json.loads(line)
       step, row_group = int(row["step"]), row["group"]
       values = {name: float(x) for name, x in row["values"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+      ValueError,
+      TypeError,
+      KeyError,
+      AttributeError,
+      RecursionError,
+    ) as error:
       if line is rest:
         break
       raise errors.UserError(

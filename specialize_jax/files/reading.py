@@ -23,6 +23,9 @@ _UTF16_STARTS = (
   (re.compile(rb"\x00[\x01-\x7f]"), "UTF-16BE"),
 )
 
+# Of one row: the longest text that a model reads is a thousandth of it.
+MAX_ROW_SIZE = 32 << 20
+
 Path = str | os.PathLike[str]
 
 
@@ -101,7 +104,25 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
   return rows
 
 
+def check_row_size(row: str | bytes, where: str) -> None:
+  """Refuses a row that is too large to be one.
+
+  Args:
+    row: a line of a file of rows.
+    where: the file and the line's number, for the error.
+
+  Raises:
+    UserError: the row has more than `MAX_ROW_SIZE` characters or bytes.
+  """
+  if len(row) > MAX_ROW_SIZE:
+    raise errors.UserError(
+      f"{where} has more than {MAX_ROW_SIZE:,} characters: expected a row of"
+      " one example; split or remove the line."
+    )
+
+
 def _parsed_row(text: str, where: str) -> dict[str, object]:
+  check_row_size(text, where)
   try:
     row = json.loads(text)
   except (ValueError, RecursionError) as error:

@@ -35,7 +35,7 @@ from typing import BinaryIO, Self
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import locks
+from specialize_jax.files import locks, reading
 from specialize_jax.records import columnar, released, schema
 
 FILE_NAME = "records.jsonl"
@@ -141,9 +141,12 @@ def _first_character(file: epath.Path) -> str:
 def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
   """Yields each line with its location for error messages."""
   with file.open("rb") as stream:
-    for number, stored in enumerate(stream, start=1):
+    # No more than one row is ever in memory, however long a line is.
+    rows = iter(lambda: stream.readline(reading.MAX_ROW_SIZE + 1), b"")
+    for number, stored in enumerate(rows, start=1):
       line = stored.removeprefix(codecs.BOM_UTF8)  # an editor on Windows
       where = f"{file}, line {number}"
+      reading.check_row_size(stored, where)
       if not line.endswith(b"\n") and not _is_json(line):
         raise errors.UserError(
           f"{where}, the last, is cut short after {len(line)} bytes; where no"

@@ -1,10 +1,13 @@
 """Tensors are cut out of what is stored, whatever the layout of its chunks."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorstore
 from etils import epath
 
+from specialize_jax import errors
 from specialize_jax.checkpoints import sources
 
 VALUE = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
@@ -48,3 +51,24 @@ def test_a_stack_whose_layers_share_a_chunk_is_read_once(tmp_path):
 def test_an_array_that_is_not_there_is_a_value_error(tmp_path):
   with pytest.raises(ValueError, match="NOT_FOUND"):
     sources.open_zarr(epath.Path(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+  ("shape", "chunks"),
+  [([2**50], [1]), ([2**40, 2**20], [1, 1]), ([8], [2**40])],
+)
+def test_metadata_that_ask_for_absurd_sizes_are_refused(
+  tmp_path, shape, chunks
+):
+  stored(tmp_path / "a", [4, 3, 2])
+  path = tmp_path / "a" / ".zarray"
+  metadata = json.loads(path.read_text()) | {"shape": shape, "chunks": chunks}
+  path.write_text(json.dumps(metadata))
+  with pytest.raises(ValueError, match="GiB: expected at most|too large|limit"):
+    sources.open_zarr(epath.Path(tmp_path / "a"))
+
+
+def test_a_stack_of_absurdly_many_layers_is_refused():
+  leaves = {"encoder/layers/w": np.zeros((2**20, 1), np.float32)}
+  with pytest.raises(errors.UserError, match="would be of 1,048,576 layers"):
+    _ = sources.Leaves("here", leaves).shapes

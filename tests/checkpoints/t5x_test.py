@@ -90,6 +90,21 @@ def test_an_index_may_name_arrays_in_any_of_t5x_s_ways(tmp_path, layout):
   check_tensors(written(tmp_path, tensors, layout=layout), CONFIG, tensors)
 
 
+def test_an_index_that_leads_out_of_its_checkpoint_is_refused(tmp_path):
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  written(tmp_path, tensors, layout="placeholder")
+  index = tmp_path / "checkpoint_7" / "checkpoint"
+  inside, outside = (
+    f"PLACEHOLDER://{top}.encoder.encoder_norm.scale".encode()
+    for top in ("target", "../get")
+  )
+  content = index.read_bytes()
+  assert inside in content
+  index.write_bytes(content.replace(inside, outside))
+  with pytest.raises(errors.UserError, match="no name of an array in the ch"):
+    t5x.Checkpoint(tmp_path / "checkpoint_7")
+
+
 def test_layers_may_be_stacked_along_the_first_axis(tmp_path):
   tensors = tiny_checkpoints.random_tensors(CONFIG)
   stored = tiny_checkpoints.scanned(tensors, CONFIG, axis=0)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import pickle
+import struct
 
 import ml_dtypes
 import numpy as np
@@ -113,4 +114,57 @@ def test_a_quantized_tensor_is_refused_by_name(tmp_path):
   quantized = {"a": np.zeros(3, np.int8)}
   safetensors.numpy.save_file(quantized, tmp_path / "model.safetensors")
   with pytest.raises(errors.UserError, match="a is of type I8"):
+    _ = tensor_files.TensorFiles(tmp_path).shapes
+
+
+@pytest.mark.parametrize(
+  "file", ["../secret.safetensors", "/etc/passwd", "a/../../b", "..", ".", ""]
+)
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path, file):
+  folder = tmp_path / "folder"
+  folder.mkdir()
+  safetensors.numpy.save_file(TENSORS, tmp_path / "secret.safetensors")
+  index = folder / "model.safetensors.index.json"
+  index.write_text(json.dumps({"weight_map": {"a": file}}))
+  with pytest.raises(errors.UserError, match="is no name of a file in the fol"):
+    tensor_files.TensorFiles(folder)
+
+
+def test_an_index_that_is_nested_too_deeply_is_refused(tmp_path):
+  index = tmp_path / "model.safetensors.index.json"
+  index.write_text('{"weight_map":' + "[" * 100_000)
+  with pytest.raises(errors.UserError, match="is not the index of sharded"):
+    tensor_files.TensorFiles(tmp_path)
+
+
+def entry(shape, begin, end):
+  return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+  "header",
+  [
+    {"a": entry([2**40], 0, 2**42)},
+    {"a": entry([2**62, 4], 0, 0)},
+    {"a": entry([-1], 0, 4)},
+    {"a": entry([1], 0, 4), "b": entry([1], 0, 4)},
+    {"a": entry([2], 0, 4)},
+    {"a": entry([1], 4, 0)},
+    {"a": 3},
+    [],
+  ],
+)
+def test_a_header_that_lies_is_refused(tmp_path, header):
+  encoded = json.dumps(header).encode()
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + bytes(4))
+  with pytest.raises(errors.UserError, match="model.safetensors cannot be rea"):
+    _ = tensor_files.TensorFiles(tmp_path).shapes
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**30, 2**63, 2**64 - 1])
+def test_a_header_of_a_length_that_lies_is_refused(tmp_path, length):
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(struct.pack("<Q", length) + b"{}")
+  with pytest.raises(errors.UserError, match="model.safetensors cannot be rea"):
     _ = tensor_files.TensorFiles(tmp_path).shapes

@@ -278,3 +278,16 @@ def test_the_teacher_s_real_first_question_may_be_trained_on(real):
   index = record_filter.gsm8k_index(rows)
   assert not index.is_held_out(rows[0].question)
   assert sum(index.is_held_out(row.question) for row in rows) == 500
+
+
+def test_xml_that_declares_entities_is_refused(tmp_path):
+  levels = "".join(
+    f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12)
+  )
+  path = tmp_path / "ASDiv.xml"
+  path.write_text(
+    f'<!DOCTYPE r [<!ENTITY e0 "lol">{levels}]><r><Problem ID="1"><Body>&e11;'
+    "</Body><Answer>1</Answer></Problem></r>"
+  )
+  with pytest.raises(errors.UserError, match="expected ASDiv's XML, got a DOC"):
+    benchmarks.read_asdiv(path)

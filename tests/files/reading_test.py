@@ -101,3 +101,21 @@ def test_any_string_survives_json(text):
     "utf-16", "surrogatepass"
   )
   assert json.loads(line) == reading.loads(line) == {"a": whole}
+
+
+def test_a_row_that_is_absurdly_long_is_refused(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  row = '{"text": "' + "a" * reading.MAX_ROW_SIZE + '"}'
+  path.write_text(f'{{"text": "b"}}\n{row}\n')
+  with pytest.raises(errors.UserError, match="line 2 has more than 33,554,432"):
+    reading.read_rows(path)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_a_row_that_is_nested_too_deeply_is_refused(tmp_path, opening):
+  path = tmp_path / "rows.jsonl"
+  path.write_text(opening * 100_000)
+  with pytest.raises(errors.UserError, match="line 1 is not JSON"):
+    reading.read_rows(path)
+  with pytest.raises(errors.UserError, match="is not JSON"):
+    reading.read_json(path)
