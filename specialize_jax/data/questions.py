@@ -6,12 +6,13 @@ none) and the bare `answer`.
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.files import reading
+from specialize_jax.files import reading, writing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,13 +68,31 @@ def read_questions(path: str) -> list[Question]:
   """Reads question rows as the mini world writes them, one a line.
 
   Raises:
-    UserError: a line lacks one of a question's four fields.
+    UserError: a row lacks one of a question's four fields, or one is no text.
   """
   names = [field.name for field in dataclasses.fields(Question)]
   return [
-    Question(**{name: str(row[name]) for name in names})
-    for row in read_json_lines(path, names)
+    Question(
+      **{name: _text(row, name, f"{path}, row {number}") for name in names}
+    )
+    for number, row in enumerate(read_json_lines(path, names), start=1)
   ]
+
+
+def _text(row: Mapping[str, object], name: str, where: str) -> str:
+  """Returns a field that is a string or a number, as text."""
+  value = row[name]
+  if isinstance(value, bool) or not isinstance(value, str | int | float):
+    raise errors.UserError(
+      f"{where}: {name!r} is {json.dumps(value)[:60]}; expected a string"
+    )
+  text = str(value)
+  if writing.printable(text) != text:
+    raise errors.UserError(
+      f"{where}: {name!r} holds half of a surrogate pair, which is not text;"
+      " correct the row"
+    )
+  return text
 
 
 def to_demonstrations(
