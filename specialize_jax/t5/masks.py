@@ -34,10 +34,11 @@ class Pairs(flax.struct.PyTreeNode):
       key_B11S = self.key_segment_ids_BS[:, None, None, :]
       mask = key_B11S > 0
       if self.query_segment_ids_BT is not None:
-        mask &= self.query_segment_ids_BT[:, None, :, None] == key_B11S
+        # Not in place: ids may be NumPy arrays, which do not broadcast so.
+        mask = mask & (self.query_segment_ids_BT[:, None, :, None] == key_B11S)
     if self.causal:
       query_T1 = jnp.arange(num_queries)[:, None]
-      mask &= (jnp.arange(num_keys)[None, :] <= query_T1)[None, None]
+      mask = mask & (jnp.arange(num_keys)[None, :] <= query_T1)[None, None]
     return mask
 
   def segment_ids(

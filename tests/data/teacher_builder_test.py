@@ -83,7 +83,10 @@ def test_an_error_on_a_worker_leaves_what_was_there(tmp_path, capsys):
   reason="apache-beam is installed",
 )
 def test_without_beam_the_way_out_is_named(tmp_path, capsys):
-  argv = ["--records=x", "--vocabulary=y", f"--data_dir={tmp_path}"]
+  for name in ("records", "vocabulary"):
+    (tmp_path / name).touch()
+  argv = [f"--{name}={tmp_path / name}" for name in ("records", "vocabulary")]
+  argv.append(f"--data_dir={tmp_path}")
   assert main.run("prepare", [*argv, "--runner=DirectRunner"]) == 2
   error = capsys.readouterr().err
   assert "pip install apache-beam" in error and error.count("\n") == 1

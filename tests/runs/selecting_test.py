@@ -15,6 +15,7 @@ from specialize_jax.data import sources
 from specialize_jax.evaluation import history
 from specialize_jax.files import reading
 from specialize_jax.runs import choosing, experiment
+from specialize_jax.training import loop
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
 SUFFIX = "_zero_shot_chain_of_thought_v1"
@@ -167,12 +168,15 @@ def test_it_follows_a_run_that_clears_its_steps_away(world, tmp_path):
 def test_following_a_run_that_died_ends(world, tmp_path, capsys):
   sources.set_data_dir(world)
   run_dir = tmp_path / "run"
-  experiment.train(tiny_demo.run(run_dir))
-  # As if it had been meant to go further.
-  metadata = run_dir / "checkpoints/4/metadata/metadata"
-  metadata.write_text(
-    metadata.read_text().replace('"num_steps": 4', '"num_steps": 9')
+  experiment.train(
+    tiny_demo.run(
+      run_dir,
+      loop=loop.LoopConfig(
+        num_steps=6, log_every=1, eval_every=2, checkpoint_every=2
+      ),
+    )
   )
+  _remove(run_dir / "checkpoints/6")  # as if it had died after step 4
   waiting = ("--follow", "--poll_seconds=0.1", "--patience_minutes=0.01")
   assert main.run("select", flags(world, run_dir, *waiting)) == 0
   out, err = capsys.readouterr()

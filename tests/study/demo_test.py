@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import seqio
 from testdata import tiny_demo
 
 from specialize_jax.data import sources
@@ -42,10 +43,12 @@ def test_the_step_that_is_tested_is_the_selected_one(output_dir):
 
 def test_no_validation_or_test_question_is_trained_on(output_dir):
   mini = output_dir / "world/mini"
-  asked = {
-    json.loads(line)["question"]
-    for line in (mini / "records/records.jsonl").read_text().splitlines()
-  }
+  task = seqio.get_mixture_or_task("mini_gsm_teacher_zero_shot_answer_only_v1")
+  trained = task.get_dataset(
+    sequence_length=None, split="train", shuffle=False, num_epochs=1
+  )
+  asked = {row["question"].decode() for row in trained.as_numpy_iterator()}
+  assert asked
   for path in [*mini.glob("*/validation.jsonl"), *mini.glob("*/test.jsonl")]:
     held_out = {
       json.loads(line)["question"] for line in path.read_text().splitlines()
