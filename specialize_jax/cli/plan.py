@@ -45,6 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--figure", metavar="FILE.png", help="also draw them, as .png or .svg"
   )
+  parser.add_argument(
+    "--breakdown",
+    action="store_true",
+    help="also print, and draw, what each part of the network moves, computes "
+    "and communicates",
+  )
   gin_files.add_flags(parser, default_file="that of --model")
   return parser
 
@@ -163,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     f"{flags.optimizer}, remat {flags.remat}"
   )
   print(plan_view.terminal(rows, title))
+  if flags.breakdown:
+    print(plan_view.breakdown(rows))
   if flags.output:
     writing.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
     print(f"rows: {flags.output}")
@@ -191,6 +199,7 @@ def _request(
     topology=slice_,
     steps=plan.STEPS if flags.step == "both" else (flags.step,),
     train_steps=flags.train_steps,
+    breakdown=flags.breakdown,
   )
 
 

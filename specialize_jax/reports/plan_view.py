@@ -28,6 +28,18 @@ _TIMES = (
   ("memory_seconds", "memory", drawing.PURPLE, "//"),
   ("interconnect_seconds", "interconnect", drawing.VERMILION, ".."),
 )
+_PART_STYLES = tuple(
+  (color, hatch)
+  for hatch in ("", "//")
+  for color in (
+    drawing.BLUE,
+    drawing.ORANGE,
+    drawing.GREEN,
+    drawing.PURPLE,
+    drawing.SKY,
+    drawing.VERMILION,
+  )
+)
 _SHORT = {
   "all-gather": "gather",
   "all-reduce": "reduce",
@@ -74,6 +86,57 @@ def terminal(rows: Sequence[Row], title: str, width: int | None = None) -> str:
 
 
 _WIDTH = 140
+
+
+def breakdown(rows: Sequence[Row], width: int | None = None) -> str:
+  """Renders what each part of the network costs, a table for each mesh.
+
+  Args:
+    rows: of a plan with a breakdown; those that do not fit have none.
+    width: of the terminal, in columns.
+  """
+  lines = io.StringIO()
+  console = rich_console.Console(
+    file=lines, width=width or _WIDTH, highlight=False
+  )
+  for row in rows:
+    if not row.get("breakdown"):
+      continue
+    costs = row["breakdown"]
+    passes = list(dict.fromkeys(cost["pass"] for cost in costs))
+    table = rich_table.Table(
+      title=f"{row['step']} {row['mesh']}: HBM GB a chip, by part",
+      title_justify="left",
+      header_style="bold",
+      box=None,
+    )
+    table.add_column("part", no_wrap=True)
+    for heading in (*passes, "all", "share", "TFLOP", "sent GB"):
+      table.add_column(heading, justify="right", no_wrap=True)
+    for part in dict.fromkeys(cost["part"] for cost in costs):
+      of_part = [cost for cost in costs if cost["part"] == part]
+      table.add_row(part, *_breakdown_cells(of_part, passes, row["hbm_bytes"]))
+    table.add_row("all", *_breakdown_cells(costs, passes, row["hbm_bytes"]))
+    console.print(table)
+  return lines.getvalue().rstrip("\n")
+
+
+def _breakdown_cells(
+  costs: Sequence[Row], passes: Sequence[str], hbm_bytes: float
+) -> list[str]:
+  total = sum(cost["hbm_bytes"] for cost in costs)
+  return [
+    *(
+      _number(
+        sum(cost["hbm_bytes"] for cost in costs if cost["pass"] == one), 2, 1e9
+      )
+      for one in passes
+    ),
+    _number(total, 2, 1e9),
+    "-" if not hbm_bytes else f"{total / hbm_bytes:.0%}",
+    _number(sum(cost["flops"] for cost in costs), 2, 1e12),
+    _number(sum(cost["interconnect_bytes"] for cost in costs), 2, 1e9),
+  ]
 
 
 def write_figure(
@@ -133,20 +196,50 @@ def _number(value: float | None, digits: int, unit: float = 1.0) -> str:
 
 def _draw(figure: mpl_figure.Figure, rows: Sequence[Row], title: str) -> None:
   figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=drawing.INK)
-  memory, time = figure.subplots(1, 2, sharey=True)
+  broken_down = any(row.get("breakdown") for row in rows)
+  memory, time, *parts = figure.subplots(1, 2 + broken_down, sharey=True)
   places = range(len(rows))
   names = [_name(row, rows) for row in rows]
   _bars_of_memory(memory, rows)
   _bars_of_time(time, rows)
+  if broken_down:
+    _bars_of_parts(parts[0], rows)
   memory.set_yticks(places, names)
   memory.invert_yaxis()
-  for axes in (memory, time):
+  for axes in (memory, time, *parts):
     axes.grid(visible=False, axis="y")
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.5 / len(rows) - 0.08))
   memory.set_xlabel("GiB per chip")
   memory.set_title("Memory")
   time.set_xlabel("seconds per step, each at full utilization")
   time.set_title("Time: the longest bar bounds the step")
+
+
+def _bars_of_parts(axes: mpl_axes.Axes, rows: Sequence[Row]) -> None:
+  """Draws the HBM traffic of each part as one stacked bar a mesh."""
+  parts = list(
+    dict.fromkeys(
+      cost["part"] for row in rows for cost in row.get("breakdown") or ()
+    )
+  )
+  left = [0.0] * len(rows)
+  for number, part in enumerate(parts):
+    color, hatch = _PART_STYLES[number % len(_PART_STYLES)]
+    sizes = [
+      sum(
+        cost["hbm_bytes"] / 1e9
+        for cost in row.get("breakdown") or ()
+        if cost["part"] == part
+      )
+      for row in rows
+    ]
+    axes.barh(
+      range(len(rows)), sizes, left=left, height=0.6, label=part, color=color,
+      hatch=hatch, edgecolor="white",
+    )  # fmt: skip
+    left = [start + size for start, size in zip(left, sizes, strict=True)]
+  axes.set_xlabel("GB of HBM traffic per chip")
+  axes.set_title("Traffic by part of the network")
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:

@@ -12,8 +12,7 @@ says: what its block specs move, and the matmuls of the blocks it may visit.
 """
 
 import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from specialize_jax.tpu import (
   collectives,
@@ -79,90 +78,147 @@ def cost(
   Args:
     module: from `hlo_text.parse`, compiled for one device of many.
     num_devices: how many run it, for groups that mean all.
-    unknown_rounds: of a loop that ends by what it computes, as decoding does.
+    unknown_rounds: trip count of a loop that ends by what it computes, as
+      decoding does.
   """
-  return _Walker(module, num_devices, unknown_rounds).computation(module.entry)
+  found = cost_by(
+    lambda _: "",
+    module,
+    num_devices=num_devices,
+    unknown_rounds=unknown_rounds,
+  )
+  return found.get("", Cost())
+
+
+def cost_by(
+  label: Callable[[hlo_text.Instruction], str],
+  module: hlo_text.Module,
+  *,
+  num_devices: int,
+  unknown_rounds: int = 1,
+) -> dict[str, Cost]:
+  """Counts a whole program, apart by a label of its instructions.
+
+  The bytes of a fusion are the fusion's own, its matmuls and collectives those
+  of the instructions in it.
+
+  Args:
+    label: of an instruction.
+    module: from `hlo_text.parse`, compiled for one device of many.
+    num_devices: how many run it, for groups that mean all.
+    unknown_rounds: trip count of a loop that ends by what it computes.
+
+  Returns:
+    The cost by label; their sum is `cost`.
+  """
+  walker = _Walker(module, num_devices, unknown_rounds, label)
+  return walker.computation(module.entry)
+
+
+# By label.
+_Costs = dict[str, Cost]
+
+
+def _add(total: _Costs, other: _Costs, times: float = 1.0) -> None:
+  for label, one in other.items():
+    total[label] = total.get(label, Cost()).plus(one, times)
 
 
 class _Walker:
   """Adds up computations, each walked once."""
 
   def __init__(
-    self, module: hlo_text.Module, num_devices: int, unknown_rounds: int
+    self,
+    module: hlo_text.Module,
+    num_devices: int,
+    unknown_rounds: int,
+    label: Callable[[hlo_text.Instruction], str],
   ) -> None:
     self._module = module
     self._num_devices = num_devices
     self._unknown_rounds = unknown_rounds
-    self._done: dict[str, Cost] = {}
+    self._label = label
+    self._done: dict[str, _Costs] = {}
 
-  def computation(self, name: str) -> Cost:
+  def computation(self, name: str) -> _Costs:
     if name not in self._done:
       computation = self._module.computations[name]
-      parts = [
-        self._instruction(computation, instruction)
-        for instruction in computation.instructions.values()
-      ]
-      self._done[name] = functools.reduce(Cost.plus, parts, Cost())
+      total: _Costs = {}
+      for instruction in computation.instructions.values():
+        _add(total, self._instruction(computation, instruction))
+      self._done[name] = total
     return self._done[name]
 
   def _instruction(
     self, computation: hlo_text.Computation, instruction: hlo_text.Instruction
-  ) -> Cost:
+  ) -> _Costs:
     opcode = instruction.opcode
     if opcode in _FREE or _calls(instruction) in _FREE_CALLS:
-      return Cost()
+      return {}
     if opcode == "while":
       return self._loop(computation, instruction)
     if opcode == "conditional":
       branches = [self.computation(name) for name in instruction.called]
-      return max(branches, key=lambda branch: (branch.flops, branch.hbm_bytes))
+      return max(branches, key=_flops_and_bytes)
     if opcode in ("call", "async-start"):
       return self.computation(instruction.called[0])
+    label = self._label(instruction)
     kind = opcode.removesuffix("-start")
     if kind in collectives.KINDS:
       exchange = collectives.read(
         computation, instruction, kind, self._num_devices
       )
       moved = sum(hlo_traffic.operand_bytes(computation, instruction.operands))
-      return Cost(hbm_bytes=2 * moved, exchanges=(exchange,))
+      return {label: Cost(hbm_bytes=2 * moved, exchanges=(exchange,))}
     if opcode.endswith("-done"):
-      return Cost()
+      return {}
     if opcode == "fusion":
       moved = hlo_traffic.fusion_bytes(self._module, computation, instruction)
+      total = {label: Cost(hbm_bytes=moved)}
       inner = self._module.computations[instruction.called[0]]
-      return self._fused(inner).plus(Cost(hbm_bytes=moved))
+      _add(total, self._fused(inner, label))
+      return total
     if _calls(instruction) == _KERNEL:
-      return _of_kernel(computation, instruction)
-    return Cost(
-      flops=hlo_flops.flops(computation, instruction),
-      hbm_bytes=hlo_traffic.plain_bytes(computation, instruction),
-    )
+      return {label: _of_kernel(computation, instruction)}
+    return {
+      label: Cost(
+        flops=hlo_flops.flops(computation, instruction),
+        hbm_bytes=hlo_traffic.plain_bytes(computation, instruction),
+      )
+    }
 
   def _loop(
     self, computation: hlo_text.Computation, loop: hlo_text.Instruction
-  ) -> Cost:
+  ) -> _Costs:
     rounds = trip_counts.trip_count(self._module, computation, loop)
-    unknown = int(rounds is None)
+    total: _Costs = {}
     if rounds is None:
       rounds = self._unknown_rounds
+      total[self._label(loop)] = Cost(unknown_loops=1)
     body = self.computation((loop.attribute("body") or "")[1:])
-    return Cost(unknown_loops=unknown).plus(body, rounds)
+    _add(total, body, rounds)
+    return total
 
-  def _fused(self, computation: hlo_text.Computation) -> Cost:
-    """The arithmetic and the exchanges within a fusion, without traffic.
+  def _fused(self, computation: hlo_text.Computation, outer: str) -> _Costs:
+    """The arithmetic and the collectives within a fusion, without traffic.
 
-    An asynchronous exchange stands in a chain of fusions that it runs beside:
-    it counts where it starts.
+    An asynchronous collective stands in a chain of fusions that it runs
+    beside: it counts where it starts.
+
+    Args:
+      computation: of the fusion.
+      outer: the fusion's label, for instructions that say nothing of theirs.
     """
-    key = f"fused {computation.name}"
+    key = f"fused {outer} {computation.name}"
     if key not in self._done:
-      total = Cost()
+      total: _Costs = {}
       targets = {_calls(one) for one in computation.instructions.values()}
       for instruction in computation.instructions.values():
+        label = self._label(instruction) if instruction.op_name else outer
         kind = instruction.opcode.removesuffix("-start")
         if instruction.opcode == "fusion":
           inner = self._module.computations[instruction.called[0]]
-          total = total.plus(self._fused(inner))
+          _add(total, self._fused(inner, label))
         elif kind in collectives.KINDS:
           chained = 'chain_id="' in instruction.attributes
           if chained and "AsyncCollectiveStart" not in targets:
@@ -170,13 +226,20 @@ class _Walker:
           exchange = collectives.read(
             computation, instruction, kind, self._num_devices
           )
-          total = total.plus(Cost(exchanges=(exchange,)))
+          _add(total, {label: Cost(exchanges=(exchange,))})
         else:
-          total = total.plus(
-            Cost(flops=hlo_flops.flops(computation, instruction))
-          )
+          flops = hlo_flops.flops(computation, instruction)
+          if flops:
+            _add(total, {label: Cost(flops=flops)})
       self._done[key] = total
     return self._done[key]
+
+
+def _flops_and_bytes(costs: _Costs) -> tuple[float, float]:
+  return (
+    sum(one.flops for one in costs.values()),
+    sum(one.hbm_bytes for one in costs.values()),
+  )
 
 
 def _of_kernel(

@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from specialize_jax.parallel import mesh as meshes
 from specialize_jax.parallel import placement as placements
 from specialize_jax.t5 import arithmetic
-from specialize_jax.tpu import hlo_cost, hlo_text, programs, topology
+from specialize_jax.tpu import (
+  breakdown,
+  hlo_cost,
+  hlo_text,
+  programs,
+  topology,
+)
 
 Row = dict[str, object]
 """A row as JSON holds it; its fields are those of `row`."""
@@ -26,12 +32,15 @@ class Request:
     topology: on which chips.
     steps: of `STEPS`.
     train_steps: length of the run whose hours are told; None for no run.
+    breakdown: whether rows have `breakdown`, the cost of each part of the
+      network.
   """
 
   job: programs.Job
   topology: topology.Topology
   steps: Sequence[str] = ("train",)
   train_steps: int | None = None
+  breakdown: bool = False
 
 
 def plan(
@@ -82,8 +91,9 @@ def row(
     of them, and bound_by, its name: a bound that a real step does not reach;
     mfu, the network's own operations over what the chips could do in that
     time; examples_per_second and tokens_per_second of the whole slice;
-    compile_seconds; unknown_loops; advice. All but the rates are for one
-    chip. What is not known of a program that does not fit is None.
+    compile_seconds; unknown_loops; advice; and, where it is asked for and the
+    program fits, breakdown, from `breakdown.rows`. All but the rates are for
+    one chip. What is not known of a program that does not fit is None.
   """
   job, chip = request.job, request.topology.chip
   held = programs.state_bytes(job, placement, step_name)
@@ -154,12 +164,13 @@ def _counted(
 ) -> Row:
   """What the program's text says of its time."""
   job, slice_ = request.job, request.topology
-  cost = hlo_cost.cost(
-    hlo_text.parse(text),
-    num_devices=slice_.num_chips,
+  module = hlo_text.parse(text)
+  counted = {
+    "num_devices": slice_.num_chips,
     # Decoding ends when all rows have: at the latest here.
-    unknown_rounds=job.target_length,
-  )
+    "unknown_rounds": job.target_length,
+  }
+  cost = hlo_cost.cost(module, **counted)
   sent = cost.sent_bytes()
   seconds = {
     "compute": cost.flops / slice_.chip.peak_flops,
@@ -195,6 +206,11 @@ def _counted(
     "hours": hours,
     "chip_hours": None if hours is None else hours * slice_.num_chips,
     "unknown_loops": cost.unknown_loops,
+    **(
+      {"breakdown": breakdown.rows(module, **counted)}
+      if request.breakdown
+      else {}
+    ),
   }
 
 
