@@ -403,25 +403,26 @@ class Alternatives:
     blank_L = table.core.values[rows_L] == table.core_empty
     same_KL = distinct_KL & blank_L
     same_KL &= table.core.values[rows_KL] == table.core_empty
-    if self._words.student.keeps_white_space:
-      return np.zeros_like(same_KL)  # it sees every difference
     if not same_KL.any():
       return same_KL
-    # Within words: what parts two words parts them, however it is written;
-    # what the student removes does where the words are parted anyway.
-    next_begins_L = np.ones(len(rows_L), bool)
-    next_begins_L[:-1] = table.begins_space.values[rows_L[1:]]
-    lasts = teacher.offsets[1:] - 1
-    next_begins_L[lasts[np.diff(teacher.offsets) > 0]] = True
-    parted_L = places.after_space_L | next_begins_L
-    same_KL &= (
-      table.parts_words.values[rows_KL]
-      | (table.is_removed.values[rows_KL] & parted_L)
-      | ~student.word_local_B[teacher.sample_L]
-    )
-    for token in np.flatnonzero(
-      same_KL.any(axis=0) & ~student.word_local_B[teacher.sample_L]
-    ).tolist():
+    if self._words.student.keeps_white_space:
+      # It may still normalize characters: a no-break space to a space.
+      is_local_L = np.zeros(len(rows_L), bool)
+    else:
+      # Within words: what parts two words parts them, however it is written;
+      # what the student removes does where the words are parted anyway.
+      is_local_L = student.word_local_B[teacher.sample_L]
+      next_begins_L = np.ones(len(rows_L), bool)
+      next_begins_L[:-1] = table.begins_space.values[rows_L[1:]]
+      lasts = teacher.offsets[1:] - 1
+      next_begins_L[lasts[np.diff(teacher.offsets) > 0]] = True
+      parted_L = places.after_space_L | next_begins_L
+      same_KL &= (
+        table.parts_words.values[rows_KL]
+        | (table.is_removed.values[rows_KL] & parted_L)
+        | ~is_local_L
+      )
+    for token in np.flatnonzero(same_KL.any(axis=0) & ~is_local_L).tolist():
       sample = teacher.sample_L[token]
       mine = slice(teacher.offsets[sample], teacher.offsets[sample + 1])
       first, end = student.offsets[sample], student.offsets[sample + 1]

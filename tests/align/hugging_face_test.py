@@ -112,6 +112,29 @@ def test_other_teachers_are_aligned_as_the_oracle_does(kind, mode, drawn):
     assert mine == pytest.approx(theirs, abs=1e-9)
 
 
+@pytest.mark.parametrize("before", ["", "a"])
+def test_white_space_that_a_student_normalizes_is_one_text(before):
+  blank = targets.TeacherToken(
+    spelling=b" ", log_prob=math.log(1 / 3), top=((b"\xc2\xa0", -math.log(3)),)
+  )
+  tokens = [
+    *(
+      targets.TeacherToken(spelling=c.encode(), log_prob=math.log(0.5), top=())
+      for c in before
+    ),
+    blank,
+    targets.TeacherToken(spelling=b"  ", log_prob=math.log(0.5), top=()),
+  ]
+  student = tiny_tokenizers.student("unigram")
+  text = before + "   "
+  found = trees.align(tokens, text, student, "marginal")
+  expected = oracle.align(tokens, text, student, "marginal")
+  (space,) = by_id(found)[len(before)].values()
+  assert space == pytest.approx(2 / 3)
+  for mine, theirs in zip(by_id(found), by_id(expected), strict=True):
+    assert mine == pytest.approx(theirs, abs=1e-9)
+
+
 def by_id(aligned):
   return [
     {
