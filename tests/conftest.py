@@ -7,6 +7,7 @@ into an error, and eight CPU devices make every sharding test a real one.
 import contextlib
 import os
 import pathlib
+import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -95,3 +96,18 @@ def bucket(bucket_environment, tmp_path_factory):
       patch.setenv(name, value)
     patch.setenv("HOME", os.fspath(tmp_path_factory.mktemp("home")))
     yield "gs://bucket"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _data_directories_end_with_their_module():
+  """Forgets the directories that a command was given, as its process would.
+
+  Else the tests of real data that follow would find none, and be skipped.
+  """
+  yield
+  sources = sys.modules.get("specialize_jax.data.sources")
+  if sources is not None:
+    sources.set_data_dir(None)
+  seqio = sys.modules.get("seqio")
+  if seqio is not None:
+    seqio.set_tfds_data_dir_override(None)
