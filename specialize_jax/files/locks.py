@@ -184,6 +184,9 @@ def _lease(lock: epath.Path, shown: str, way_out: str) -> Iterator[None]:
   thread.start()
   try:
     yield
+    ended.set()
+    thread.join()
+    lease.renew_or_exit()  # no success is reported over a lease that was lost
   finally:
     ended.set()
     thread.join()

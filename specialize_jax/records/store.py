@@ -41,6 +41,7 @@ from specialize_jax.records import columnar, released, schema
 FILE_NAME = "records.jsonl"
 
 _MAX_PENDING_BYTES = 8 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 def read_records(
@@ -138,12 +139,27 @@ def _first_character(file: epath.Path) -> str:
   return ""
 
 
+def _stored_lines(stream: BinaryIO) -> Iterator[bytes]:
+  """Yields lines with their ends, one that is too long cut where it is.
+
+  A bucket's stream has no `readline` of a limited size, so chunks are read: no
+  more than a row and a chunk is ever in memory, however long a line is.
+  """
+  rest = b""
+  while chunk := stream.read(_CHUNK_BYTES):
+    *whole, rest = (rest + chunk).split(b"\n")
+    yield from (line + b"\n" for line in whole)
+    if len(rest) > reading.MAX_ROW_SIZE:
+      yield rest
+      rest = b""
+  if rest:
+    yield rest
+
+
 def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
   """Yields each line with its location for error messages."""
   with file.open("rb") as stream:
-    # No more than one row is ever in memory, however long a line is.
-    rows = iter(lambda: stream.readline(reading.MAX_ROW_SIZE + 1), b"")
-    for number, stored in enumerate(rows, start=1):
+    for number, stored in enumerate(_stored_lines(stream), start=1):
       line = stored.removeprefix(codecs.BOM_UTF8)  # an editor on Windows
       where = f"{file}, line {number}"
       reading.check_row_size(stored, where)
