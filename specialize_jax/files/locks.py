@@ -129,10 +129,14 @@ def _kernel_lock(
 
 def _locked(lock: pathlib.Path, shown: str, way_out: str) -> int | None:
   """Returns the descriptor of a locked file; None if it was just removed."""
-  lock.parent.mkdir(parents=True, exist_ok=True)
   try:
+    lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
   except FileNotFoundError:
+    return None
+  except FileExistsError:  # a directory removed as soon as it was found
+    if lock.parent.exists() and not lock.parent.is_dir():
+      raise
     return None
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
