@@ -28,7 +28,8 @@ _BLOCK = re.compile(r"<!-- needs: T5X -->\n```sh\n(.*?)```", re.DOTALL)
 _SMALLER = {
   r"TRAIN_STEPS=1300\b": "TRAIN_STEPS=1002 --gin.EVAL_PERIOD=2"
   " --gin.EVAL_STEPS=1",
-  r"TRAIN_STEPS=100\b": "TRAIN_STEPS=2 --gin.EVALUATIONS='()'",
+  r"TRAIN_STEPS=100\b": "TRAIN_STEPS=2 --gin.WARMUP_STEPS=1"
+  " --gin.EVALUATIONS='()'",
   r"checkpoint_1300\b": "checkpoint_1002",
   r'"targets": 64\b': '"targets": 24',
   r'"inputs": 256\b': '"inputs": 512',  # its words are many tokens
