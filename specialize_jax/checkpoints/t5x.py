@@ -33,6 +33,7 @@ from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import adafactor_moments, damage, sources
+from specialize_jax.files import paths
 from specialize_jax.t5 import config as t5_config
 
 INDEX = "checkpoint"
@@ -406,7 +407,9 @@ def _in_orbax(
 ) -> dict[str, str | np.ndarray]:
   """Returns by name where Orbax keeps the leaves of a part of the tree."""
   try:
-    tree = select(ocp.PyTreeCheckpointHandler().metadata(place).tree)
+    # Orbax takes no relative path.
+    absolute = place if paths.is_in_bucket(place) else place.resolve()
+    tree = select(ocp.PyTreeCheckpointHandler().metadata(absolute).tree)
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     return {name: leaf.name for name, leaf in flat.items()}
   except Exception as error:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 from testdata import real_files, tiny_checkpoints
 
 from specialize_jax import errors
@@ -194,7 +195,7 @@ def test_heads_may_be_apart_in_any_layout(tmp_path, axis):
     ("target/params", {}),
   ],
 )
-def test_parameters_are_target_or_params(tmp_path, path, wrapped):
+def test_parameters_are_target_or_params(tmp_path, path, wrapped, monkeypatch):
   tensors = tiny_checkpoints.random_tensors(CONFIG)
   tree = flax.traverse_util.unflatten_dict(
     {f"{path}/{name}": value for name, value in tensors.items()}, sep="/"
@@ -210,6 +211,8 @@ def test_parameters_are_target_or_params(tmp_path, path, wrapped):
   # The directory stands for its newest step, the item for itself.
   assert opening.open_checkpoint(tmp_path).step == 9
   assert opening.open_checkpoint(orbax / "state").kind == "t5x"
+  monkeypatch.chdir(tmp_path)  # where a user stands, who gives a short path
+  check_tensors(t5x.Checkpoint(epath.Path("checkpoint_9")), CONFIG, tensors)
 
 
 @pytest.mark.parametrize("through", ["legacy", "orbax"])
