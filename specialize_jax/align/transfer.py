@@ -37,7 +37,7 @@ class Batch:
     teacher: The teacher's side.
     student: The student's side.
     places: Where the teacher's tokens lie.
-    layout: How both lie on each other.
+    layout: The groups that align teacher and student tokens.
     table: The teacher's spellings.
     words: The student's words.
     probs_L: float64[L], of the sampled tokens.

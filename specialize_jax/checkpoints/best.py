@@ -100,7 +100,7 @@ def _same(place_dir: epath.Path, source_dir: epath.Path, step: int) -> bool:
 def _copy(source_dir: epath.Path, step: int, place_dir: epath.Path) -> None:
   """Copies a step within a bucket, which renames no directory at once.
 
-  The file by which a checkpoint is told from others comes last: after a kill
+  The file that identifies a checkpoint comes last: after a kill
   the next call finds another one there, and copies again.
   """
   if place_dir.exists():

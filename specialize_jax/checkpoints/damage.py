@@ -65,7 +65,7 @@ def is_no_space(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def named(where: str) -> Iterator[None]:
-  """Says of a failure to read, if it is damage, what is damaged.
+  """Names what is damaged where a failure to read is damage.
 
   Args:
     where: the file or the step that is read.

@@ -54,7 +54,7 @@ _PLACEHOLDER = "PLACEHOLDER://"
 _ITEMS = ("state", "default")
 _DATABASE = "manifest.ocdbt"
 
-# Networks of the same tensors as a T5 1.1, told by their vocabularies alone.
+# Networks with the tensors of a T5 1.1, distinguished by vocabulary size alone.
 _OTHER_VOCABULARIES = {250_112: "mT5", 256_384: "UMT5"}
 
 

@@ -180,7 +180,7 @@ def _opened(path: str) -> io.StringIO:
 
 @functools.cache
 def _tell_shadowed(name: str) -> None:
-  """Says once that a file in the working directory is not the one read."""
+  """Prints once that a file in the working directory is not the one read."""
   ours = os.path.join(_INSTALLED, name)
   if os.path.isfile(name) and not os.path.samefile(name, ours):
     print(

@@ -138,7 +138,7 @@ def check(name: str, given: str, kind: Kind) -> None:
 
 
 def is_in_bucket(path: str | os.PathLike[str]) -> bool:
-  """Tells a path in a bucket, `gs://bucket/name`, from a local one."""
+  """Returns whether a path is in a bucket, `gs://bucket/name`."""
   return os.fspath(path).startswith(_BUCKET)
 
 
@@ -353,7 +353,7 @@ def _answer(shown: str, ask: object) -> tuple[bool, bool]:
 
 
 def bucket_reason(error: BaseException) -> str | None:
-  """Says why a bucket refused, or None for an error of another kind."""
+  """Returns why a bucket refused; None for an error of another kind."""
   if type(error).__module__ != "tensorflow.python.framework.errors_impl":
     return None
   first_line = str(error).strip().splitlines()[0]

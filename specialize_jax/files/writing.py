@@ -198,7 +198,7 @@ def _stream(file: IO[bytes], binary: bool) -> Iterator[IO]:
 
 
 def _unfinished_suffix(name: str) -> str:
-  """Says whose it is, as far as a name of 255 bytes has room."""
+  """Returns a suffix that names the final file, as far as 255 bytes allow."""
   room = paths.MAX_NAME_BYTES - len("..unfinished") - 16
   kept = os.fsencode(name)[:room].decode("utf-8", "ignore")
   return f".{kept}.unfinished"
