@@ -86,7 +86,7 @@ def _comparison(flags, bindings):
 
   pretraining = _experiment(flags, _PRETRAIN, flags.pretrain_steps)
   specialization = _experiment(
-    flags, _SPECIALIZE, flags.train_steps, "INITIAL_CHECKPOINT_PATH = ''"
+    flags, _SPECIALIZE, flags.train_steps, "INITIAL_CHECKPOINT_PATH = None"
   )
   with gin_files.loaded(flags, bindings):
     whole = gin_files.configured(demo.Demo)(
@@ -109,7 +109,7 @@ def _experiment(flags, gin_file, num_steps, *bindings):
 
   run_flags = argparse.Namespace(**{**vars(flags), "gin_file": [gin_file]})
   placed = [
-    "MODEL_DIR = ''",
+    "MODEL_DIR = 'of the student'",
     f"TRAIN_STEPS = {num_steps}",
     f"CHECKPOINT_EVERY = {num_steps}",
     *bindings,
