@@ -88,7 +88,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--optimizer",
     default="adafactor",
-    choices=("adafactor", "adamw"),
+    choices=("adafactor", "adamw", "muon"),
     help="(default: adafactor)",
   )
   parser.add_argument(

@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from specialize_jax import errors
 
@@ -36,16 +37,16 @@ class OptimizerConfig:
     no_decay: parameters whose name ends in one of these are not decayed.
     max_gradient_norm: gradients with a larger global norm are scaled down to
       it; None for no clipping.
-    beta1: AdamW's decay rate of the first moment.
+    beta1: AdamW's decay rate of the first moment; Muon's momentum is 0.95.
     beta2: AdamW's decay rate of the second moment.
     epsilon: added to AdamW's denominator.
     first_moment_dtype: "float32", or "bfloat16", which saves 2 bytes per
-      parameter. AdamW's second moment and Adafactor's state are float32
-      whatever the dtype of the parameters: with `beta2` 0.999 a step changes a
-      second moment by less than bfloat16 resolves.
+      parameter; Muon's momentum too. AdamW's second moment and Adafactor's
+      state are float32 whatever the dtype of the parameters: with `beta2` 0.999
+      a step changes a second moment by less than bfloat16 resolves.
   """
 
-  name: Literal["adamw", "adafactor"] = "adamw"
+  name: Literal["adamw", "adafactor", "muon"] = "adamw"
   learning_rate: float
   schedule: Literal["constant", "cosine", "rsqrt"] = "constant"
   warmup_steps: int = 0
@@ -170,6 +171,8 @@ def build(config: OptimizerConfig) -> Optimizer:
     )
   if config.name == "adamw":
     links.append(_adam(config))
+  elif config.name == "muon":
+    links.append(_muon(config))
   elif config.name == "adafactor":
     # optax's chain ends with a negation; ours negates in the train step.
     links += [
@@ -178,8 +181,8 @@ def build(config: OptimizerConfig) -> Optimizer:
     ]
   else:
     raise errors.UserError(
-      f"OptimizerConfig.name={config.name!r} is unknown: expected adamw or "
-      "adafactor."
+      f"OptimizerConfig.name={config.name!r} is unknown: expected adamw, "
+      "adafactor or muon."
     )
   if config.weight_decay:
     links.append(
@@ -252,6 +255,48 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
     return direction, new
 
   return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+# The root mean square of an orthogonalized update of a kernel, that of AdamW.
+_MUON_RMS = 0.2
+
+
+def _muon(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+  """Muon on the kernels of the layers, Adam on all other parameters."""
+  dtype = config.first_moment_dtype
+  muon = optax.chain(
+    optax.contrib.scale_by_muon(
+      mu_dtype=dtype, weight_dimension_numbers=_matrix_axes
+    ),
+    optax.stateless_with_tree_map(
+      lambda update, _: _MUON_RMS * math.sqrt(max(update.shape[-2:])) * update
+    ),
+  )
+  adam = optax.scale_by_adam(
+    b1=config.beta1, b2=config.beta2, eps=config.epsilon, mu_dtype=dtype
+  )
+  return _unchanged_if_not_finite(
+    optax.partition({"muon": muon, "adam": adam}, _muon_or_adam)
+  )
+
+
+def _muon_or_adam(params: optax.Params) -> object:
+  """Returns a tree of "muon" for the layers' kernels and "adam" elsewhere."""
+
+  def label(path: tuple, _: jax.Array) -> str:
+    *parents, name = jax.tree_util.keystr(
+      path, simple=True, separator="/"
+    ).split("/")
+    of_layer = name == "kernel" and "logits_dense" not in parents
+    return "muon" if of_layer else "adam"
+
+  return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _matrix_axes(params: optax.Params) -> object:
+  """Kernels are [..., in, out]: a scan's layers are matrices of their own."""
+  axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+  return jax.tree.map(lambda _: axes, params)
 
 
 def at_least_float32(tree: optax.Params) -> optax.Params:

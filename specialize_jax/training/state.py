@@ -212,11 +212,14 @@ def _is_box(node: object) -> bool:
 
 
 def _name_axes(opt_state: optax.OptState, boxed: optax.Params) -> object:
-  """Boxes the subtrees of an optimizer state that mirror the parameters."""
+  """Boxes the subtrees of an optimizer state that mirror the parameters.
+
+  A state of some of the parameters has an `optax.MaskedNode` for each other.
+  """
   structure = jax.tree.structure(_unbox(boxed))
 
   def mirrors(node: object) -> bool:
-    return jax.tree.structure(node) == structure
+    return structure == jax.tree.structure(node, is_leaf=_is_masked)
 
   def box(node: object) -> object:
     if not mirrors(node):
@@ -226,6 +229,10 @@ def _name_axes(opt_state: optax.OptState, boxed: optax.Params) -> object:
   return jax.tree.map(box, opt_state, is_leaf=mirrors)
 
 
+def _is_masked(node: object) -> bool:
+  return isinstance(node, optax.MaskedNode)
+
+
 def _like(box: object, leaf: jax.ShapeDtypeStruct) -> object:
   """Names the axes of an optimizer leaf that belongs to a boxed parameter.
 
@@ -233,7 +240,7 @@ def _like(box: object, leaf: jax.ShapeDtypeStruct) -> object:
   (if two axes are equally long, either name is a valid sharding). All other
   leaves are placeholders of one element and are not boxed.
   """
-  if not _is_box(box):
+  if not _is_box(box) or _is_masked(leaf):
     return leaf
   shape, names = box.value.shape, box.names
   if leaf.shape == shape:

@@ -66,7 +66,7 @@ def test_weight_decay_spares_the_norms():
   np.testing.assert_allclose(direction["kernel"], 1.0)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_a_step_against_the_direction_decreases_the_loss(name):
   built = optimizer.build(
     optimizer.OptimizerConfig(name=name, learning_rate=1.0)
@@ -128,6 +128,76 @@ def test_adamw_equals_optax_and_keeps_its_state_if_not_finite(dtype):
       np.testing.assert_allclose(got, of_optax, rtol=1e-5)
 
 
+def _directions(name, gradients, *, steps=2):
+  """Returns the last of some steps' directions, on parameters of zeros."""
+  built = optimizer.build(
+    optimizer.OptimizerConfig(name=name, learning_rate=1.0)
+  )
+  params = jax.tree.map(jnp.zeros_like, gradients)
+  state = built.init(params)
+  for step in range(1, 1 + steps):
+    direction, state = built.direction(
+      jax.tree.map(lambda g, k=step: g * k, gradients),
+      state,
+      params,
+      finite=jnp.bool_(True),
+    )
+  return direction, state
+
+
+def _random(seed, *shape):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), "float32")
+
+
+def test_muon_moves_a_kernel_equally_far_along_all_its_directions():
+  # A gradient whose singular values spread over two decades.
+  gradient = _random(0, 12, 24) * jnp.logspace(-2, 0, 12)[:, None]
+  direction, _ = _directions("muon", {"mlp": {"wi_0": {"kernel": gradient}}})
+  kernel = direction["mlp"]["wi_0"]["kernel"]
+  scale = 0.2 * np.sqrt(24)
+  spread = np.linalg.svd(kernel, compute_uv=False) / scale
+  assert spread.min() > 0.3
+  assert spread.max() < 1.3
+  # It still points where the gradient does.
+  assert float(jnp.vdot(kernel, gradient)) > 0
+
+
+def test_muon_takes_each_layer_of_a_scan_for_itself():
+  layers = jnp.stack([_random(1, 6, 8), 100.0 * _random(2, 6, 8)])
+  stacked, _ = _directions("muon", {"layers": {"kernel": layers}})
+  for i, layer in enumerate(layers):
+    alone, _ = _directions("muon", {"layers": {"kernel": layer}})
+    np.testing.assert_allclose(
+      stacked["layers"]["kernel"][i], alone["layers"]["kernel"], atol=1e-6
+    )
+
+
+def test_muon_leaves_embedding_head_and_norms_to_adam():
+  gradients = {
+    "token_embedder": {"embedding": _random(3, 9, 4)},
+    "decoder": {
+      "logits_dense": {"kernel": _random(4, 4, 9)},
+      "decoder_norm": {"scale": _random(5, 4)},
+    },
+  }
+  by_muon, _ = _directions("muon", gradients)
+  by_adam, _ = _directions("adamw", gradients)
+  jax.tree.map(
+    lambda m, a: np.testing.assert_allclose(m, a, rtol=1e-5), by_muon, by_adam
+  )
+
+
+def test_muon_keeps_its_state_if_a_gradient_is_not_finite():
+  gradients = {"kernel": _random(6, 4, 4), "scale": _random(7, 4)}
+  built = optimizer.build(
+    optimizer.OptimizerConfig(name="muon", learning_rate=1.0)
+  )
+  _, state = _directions("muon", gradients)
+  nowhere = jax.tree.map(lambda g: g * jnp.nan, gradients)
+  _, same = built.direction(nowhere, state, gradients, finite=jnp.bool_(False))
+  jax.tree.map(np.testing.assert_array_equal, same, state)
+
+
 def _dtypes(tree):
   return {leaf.dtype.name for leaf in jax.tree.leaves(tree) if leaf.ndim}
 
@@ -153,7 +223,7 @@ def test_narrow_moments_are_the_first_alone(dtype):
 @pytest.mark.parametrize(
   ("config", "message"),
   [
-    ({"name": "adam"}, "name='adam' is unknown: expected adamw or adafactor"),
+    ({"name": "adam"}, "name='adam' is unknown: expected adamw, adafactor"),
     ({"first_moment_dtype": "int8"}, "first_moment_dtype='int8' is not"),
     ({"schedule": "linear"}, "schedule='linear' is unknown"),
     ({"schedule": "cosine"}, "num_steps=None cannot end a cosine"),

@@ -67,6 +67,22 @@ def test_factored_moments_are_sharded_along_their_remaining_axes(cube):
   assert kernel(factored.v_col).sharding.spec == PartitionSpec(None, "model")
 
 
+def test_muon_s_momentum_is_sharded_like_the_kernels(cube):
+  muon = optimizer.build(
+    optimizer.OptimizerConfig(name="muon", learning_rate=1e-3)
+  )
+  planned = state.abstract(tiny_run.model(), muon, cube)
+  shardings = {
+    jax.tree_util.keystr(path[-2:], simple=True, separator="/"): leaf.sharding
+    for path, leaf in jax.tree_util.tree_leaves_with_path(planned.opt_state)
+    if "mu" in jax.tree_util.keystr(path)
+  }
+  assert shardings["wi_0/kernel"].spec == PartitionSpec(None, "fsdp", "model")
+  assert shardings["token_embedder/embedding"].spec == (
+    PartitionSpec("model", "fsdp")
+  )
+
+
 def test_a_state_starts_from_given_parameters(cube):
   params = jax.tree.map(np.asarray, tiny_run.new_state().params)
   started = state.start_from(params, tiny_run.model(), tiny_run.adamw(), cube)
