@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from specialize_jax import errors
-from specialize_jax.cot import spelling, turns, written_numbers
+from specialize_jax.cot import formulas, spelling, turns, written_numbers
 
 Kind = Literal[
   "number", "numeral", "exact", "option", "choice", "words", "brackets"
@@ -136,7 +136,9 @@ def extract_number(text: str) -> str | None:
 
   Returns:
     The number without groups, currency, unit or plus sign; a fraction as
-    "3/4", a mixed number as "7/4". None where the text has no number.
+    "3/4", a mixed number as "7/4". None where the text has no number, or
+    answers with what is no plain number: a formula ("3\pi", "2x + 3"), or
+    several numbers ("(2, 3)", "5 or 7").
 
   Example:
     >>> extract_number("She pays $5. The answer is $1,234.50 a year.")
@@ -153,7 +155,9 @@ def extract_number(text: str) -> str | None:
     '-12'
     >>> extract_number("The answer is 18 eggs (16 - 3 = 13 are left).")
     '18'
-    >>> extract_number("none") is None
+    >>> extract_number(r"It is \boxed{10^{3}}.")
+    '1000'
+    >>> extract_number(r"It is \boxed{2\sqrt{3}}.") is None
     True
   """
   number = _read_number(text)
@@ -161,13 +165,24 @@ def extract_number(text: str) -> str | None:
 
 
 def _read_number(text: str) -> written_numbers.Number | None:
+  """Reads the number of a text; None for a formula, which is none."""
+  number = _find_number(text)
+  return number if number and number.is_alone else None
+
+
+def _find_number(text: str) -> written_numbers.Number | None:
   text = turns.own_turn(spelling.plain_characters(text), _end_of_number)
   for said in turns.marked(text):
-    sentence = _SENTENCE_END.split(spelling.plain_latex(said).strip(), 1)[0]
+    plain = spelling.plain_latex(said.text).strip()
+    sentence = _SENTENCE_END.split(plain, 1)[0]
+    if said.is_boxed and formulas.is_several(sentence):
+      return None
     for part in (_REMARK.sub("", sentence), sentence):
-      number = _number_said(part)
+      number = _number_said(part, is_boxed=said.is_boxed)
       if number is not None:
         return number
+    if said.is_boxed and formulas.is_symbolic(sentence):
+      return None
   return None if _loops(text) else _last_number(text)
 
 
@@ -197,7 +212,7 @@ def _signed(text: str) -> str:
   return _AND_A_FRACTION.sub(lambda m: " 1/2" if m[1] else " ", text)
 
 
-def _number_said(said: str) -> written_numbers.Number | None:
+def _number_said(said: str, *, is_boxed: bool) -> written_numbers.Number | None:
   """Reads the number of a sentence that is known to answer."""
   said = _GROUPS.sub(
     lambda m: m[0].replace(" ", spelling.THIN_SPACE),
@@ -213,7 +228,10 @@ def _number_said(said: str) -> written_numbers.Number | None:
   for part in (f"= {sides[-1].strip()}", said):
     number = _first_number(part)
     if number is not None:
-      return number
+      is_part = formulas.is_part(
+        part, number.start, number.end, is_boxed=is_boxed
+      )
+      return dataclasses.replace(number, is_alone=not is_part)
   return None
 
 
@@ -235,7 +253,8 @@ def _first_number(text: str) -> written_numbers.Number | None:
   """Reads the first number, in digits or, with nothing before, in words."""
   alone = _ALONE_FRACTION.fullmatch(text.removeprefix("= ").rstrip(" ."))
   if alone:
-    return written_numbers.opening(f"{alone[1]}/{alone[2]}")
+    number = written_numbers.opening(f"{alone[1]}/{alone[2]}")
+    return number and dataclasses.replace(number, end=len(text))
   digits = written_numbers.in_digits(text)
   words = written_numbers.in_words(text)
   if (
@@ -278,8 +297,10 @@ def _last_number(text: str) -> written_numbers.Number | None:
     meant = [word for word in words if word.value != "1"]
     if meant:
       return meant[-1]
-  sentence = _last_sentence(tail[: numbers[-1].end])
-  return _left_of(sentence.split("=")) or numbers[-1]
+  last = numbers[-1]
+  left = _left_of(_last_sentence(tail[: last.end]).split("="))
+  is_part = formulas.touches_symbol(tail, last.start, last.end)
+  return left or dataclasses.replace(last, is_alone=not is_part)
 
 
 def _last_sentence(text: str) -> str:
@@ -319,7 +340,7 @@ def extract_words(text: str) -> str:
   """
   text = _words_turn(text)
   for said in turns.marked(text):
-    return _words(said)
+    return _words(said.text)
   return _words(next(turns.lines(text)))
 
 
@@ -351,7 +372,7 @@ def extract_option(text: str) -> str:
   text = _words_turn(text)
   first = None
   for said in turns.marked(text, options=True):
-    words = _words(said)
+    words = _words(said.text)
     option = _option(words)
     if option:
       return option
@@ -408,7 +429,7 @@ def extract_choice(text: str) -> str:
     'yes or no'
   """
   text = _words_turn(text)
-  marked = [_words(said) for said in turns.marked(text)]
+  marked = [_words(said.text) for said in turns.marked(text)]
   read = marked or [_words(line) for line in turns.lines(text)]
   for words in read:
     choice = _choice(words)
@@ -441,7 +462,7 @@ def extract_word_list(text: str) -> str:
   """
   text = _words_turn(text)
   said = next(turns.marked(text), None)
-  listed = _listed(text if said is None else said)
+  listed = _listed(text if said is None else said.text)
   words = _words(" ".join(listed)) if listed else extract_words(text)
   words = re.sub(r",\s?(?:and|&)\s", ", ", words)
   words = re.sub(
@@ -469,7 +490,7 @@ def extract_brackets(text: str) -> str:
     '])>'
   """
   text = _words_turn(text)
-  marked = [_words(said) for said in turns.marked(text, of_brackets=True)]
+  marked = [_words(said.text) for said in turns.marked(text, of_brackets=True)]
   read = marked or [_words(line) for line in turns.lines(text)]
   for words in read:
     joined = re.sub(r"[\s,\"'`$]+", "", words)
@@ -566,7 +587,8 @@ def _gold_number(target: str) -> written_numbers.Number | None:
       plain = plain.replace(" ", "")
     opening = written_numbers.opening(plain)
     if opening is not None:
-      return opening
+      is_part = formulas.touches_symbol(plain, opening.start, opening.end)
+      return None if is_part else opening
   return _read_number(target)
 
 

@@ -6,6 +6,7 @@ and `plain_latex` reduce these to what a keyboard has, so that a reader of
 answers knows one spelling of each.
 """
 
+import fractions
 import re
 import unicodedata
 
@@ -87,6 +88,8 @@ def _plain_character(character: str) -> str:
 
 _LATEX_SYMBOLS = {
   r"\!": "",  # a negative space: 1,\!200
+  r"^\circ": " degrees",
+  r"^{\circ}": " degrees",
   r"\,": THIN_SPACE,
   r"\:": THIN_SPACE,
   r"\;": THIN_SPACE,
@@ -98,6 +101,7 @@ _LATEX_SYMBOLS = {
   "{,}": ",",
   r"{\,}": THIN_SPACE,
   "{.}": ".",
+  "{-}": "-",
   r"\$": "$",
   r"\%": "%",
   r"\{": "{",
@@ -114,7 +118,9 @@ _LATEX_SYMBOLS = {
   r"\cdot": "\u00b7",
   r"\div": "\u00f7",
   r"\approx": "=",
+  r"\textdollar": "$",
   r"\pounds": "$",
+  r"\yen": "$",
   r"\euro": "$",
 }
 _LATEX_SYMBOL = re.compile(
@@ -125,13 +131,20 @@ _LATEX_SYMBOL = re.compile(
   )
 )
 _LATEX_GROUP = re.compile(
-  r"\\(?:text[a-z]*|math[a-z]*|mbox|boxed|fbox|operatorname)\s*"
+  r"\\(?:text[a-z]*|math[a-z]*|mbox|boxed|hbox|fbox|underline|emph|operatorname|num|SI"
+  r"|qty)\s*"
   r"\{([^{}]*)\}"
 )
 _MAX_NESTED_GROUPS = 8
 _LATEX_INTEGER = r"\s*(-?)\s*(\d+(?:,\d{3})*)\s*"
+_LATEX_OVER = re.compile(
+  rf"(-?)\{{{_LATEX_INTEGER}\\over(?![A-Za-z]){_LATEX_INTEGER}\}}"
+)
+_LATEX_REPEATING = re.compile(
+  r"(\d{0,12})\.(\d{0,12})\\(?:overline|bar)\s?(?:\{(\d{1,12})\}|(\d))"
+)
 _LATEX_FRACTION = re.compile(
-  rf"(-?)\\[dtc]?frac\s*"
+  rf"(-?)\\(?:[dtcs]?|nice)frac\s*"
   rf"(?:\{{{_LATEX_INTEGER}\}}|()(\d))\s*(?:\{{{_LATEX_INTEGER}\}}|()(\d))"
 )
 
@@ -142,6 +155,8 @@ def plain_latex(text: str) -> str:
   Example:
     >>> plain_latex(r"1{,}200 \text{ or } \dfrac{-3}{4} \$5 2\frac12")
     '1,200  or  -3/4 $5 2 1/2'
+    >>> plain_latex(r"{-3 \over 4}, 1.\overline{3}")
+    '-3/4, 4/3'
   """
   if "\\" not in text and "{" not in text and "~" not in text:
     return text
@@ -150,15 +165,36 @@ def plain_latex(text: str) -> str:
     text, replaced = _LATEX_GROUP.subn(r"\1", text)
     if not replaced:
       break
-  return _LATEX_FRACTION.sub(_plain_fraction, text)
+  if "\\" not in text:
+    return text
+  text = _LATEX_FRACTION.sub(_plain_fraction, text)
+  text = _LATEX_OVER.sub(_plain_over, text)
+  return _LATEX_REPEATING.sub(_plain_repeating, text)
+
+
+def _plain_repeating(found: re.Match[str]) -> str:
+  r"""Returns 0.\overline{3} as a fraction, 3/9."""
+  whole, first, *repeated = found.groups(default="")
+  repeats = repeated[0] or repeated[1]
+  first = whole + first
+  nines = int("9" * len(repeats) + "0" * len(found[2]))
+  value = fractions.Fraction(int(first + repeats) - int(first or 0), nines)
+  return f"{value.numerator}/{value.denominator}"
+
+
+def _plain_over(found: re.Match[str]) -> str:
+  outer, *parts = found.groups(default="")
+  return _fraction(found, outer + parts[0] + parts[2], parts[1], parts[3])
 
 
 def _plain_fraction(found: re.Match[str]) -> str:
   outer, *parts = found.groups(default="")
-  signs = outer + parts[0] + parts[4]
-  above, below = (
-    (parts[at] or parts[at + 2]).replace(",", "") for at in (1, 5)
-  )
+  above, below = (parts[at] or parts[at + 2] for at in (1, 5))
+  return _fraction(found, outer + parts[0] + parts[4], above, below)
+
+
+def _fraction(found: re.Match[str], signs: str, above: str, below: str) -> str:
+  above, below = above.replace(",", ""), below.replace(",", "")
   sign = "-" if signs.count("-") % 2 else ""
   before = found.string[max(found.start() - 1, 0) : found.start()]
   blank = " " if before.isdigit() and not sign else ""  # 2\frac12 is 2 1/2

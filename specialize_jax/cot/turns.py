@@ -7,6 +7,7 @@ answer. Within its turn it marks the answer by "the answer is", "####",
 """
 
 import collections
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,7 @@ _MAX_SAID = 1000  # characters that can belong to a marked answer
 
 _TOKEN = r"<\|[^\s<>|]{1,40}\|>|</?s>|<(?:bos|eos|pad|end_of_turn)>"
 _LABEL = (
+  r"(?:(?:next|new|another|second|follow-?up|bonus)[ ])?"
   r"(?:q|question|problem|exercise|task|human|user|system|instructions?"
   r"|input|prompt|query)"
 )
@@ -26,15 +28,34 @@ _LABEL = (
 # T5 writes none.
 _ASKS = re.compile(
   rf"{_TOKEN}|\[INST\]|<<SYS>>|<start_of_turn>"
-  rf"|\n[ \t>#*_-]{{0,12}}(?i:{_LABEL})"
+  rf"|\n[ \t>#*_-]{{0,12}}+(?i:{_LABEL})"
   r"(?:[ \t]?\#?\d{1,4}[*_]{0,3}[:.)]|[*_]{0,3}:)"
-  r"|\n[ \t>#*_-]{0,12}Example[ \t]\#?\d{1,4}[*_]{0,3}:"
-  rf"|\n[ \t]{{0,3}}\#{{2,6}}[ \t]{{0,3}}(?i:{_LABEL})\b"
+  r"|\n[ \t>#*_-]{0,12}+Example[ \t]\#?\d{1,4}[*_]{0,3}:"
+  rf"|\n[ \t]{{0,3}}+\#{{2,6}}+[ \t]{{0,3}}+(?i:{_LABEL})\b"
   r"|\n[ \t*]{0,5}(?:Question|Problem|Exercise)[ \t]\#?\d{1,4}[ \t*]{0,5}$",
   re.MULTILINE,
 )
 _ASKS_IN_LINE = re.compile(
   r"[.?!][ ](?:Q|Question|Problem|Human|User)(?:[ ]\d{1,4})?:"
+)
+# Speakers whose names stand in problems too ("Student: $4"): they end a turn
+# after an empty line, or once an answer was marked.
+_SPEAKER = (
+  r"(?:student|teacher|tutor|instructor|professor|pupil|learner|child|kid"
+  r"|parent|customer|client|agent|interviewer|interviewee|moderator|host|guest"
+  r"|narrator|reader|speaker|person|participant|player|assistant|ai|bot"
+  r"|chat ?bot|chat ?gpt|gpt|claude|gemini|llama|model|expert)"
+  r"(?:[ ](?:[A-Z]|\d{1,4}))?"
+)
+_SPEAKS = re.compile(
+  rf"\n\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:", re.MULTILINE
+)
+_SPEAKS_ON = re.compile(
+  rf"\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:"
+  # Anyone who asks.
+  r"|\n[ \t>*_-]{0,12}+[A-Z][\w.'-]{0,20}(?:[ ][A-Z][\w.'-]{0,20})?[*_]{0,3}:"
+  r"[^\n]{1,400}\?[ \t*_\"]{0,5}(?:\n|\Z)"
+  rf"|[.?!][ ](?i:{_SPEAKER}):"
 )
 # A text can repeat its prompt: then the reply to that is what answers.
 _BEGINS_WITH_PROMPT = re.compile(
@@ -67,6 +88,7 @@ _MARKERS = (
   ),
   re.compile(rf"\#\#\#\#(?!\#|\s{{0,5}}(?i:{_HEADING})\b)"),
   re.compile(r"\\(?:boxed|fbox)(?=\s{0,5}\{)"),
+  re.compile(r"<answer>"),
   re.compile(r"A:(?:(?<=\nA:)|(?<=[.?!]\ A:)|(?<=\AA:))"),
 )
 _OPTION_MARKERS = (
@@ -76,6 +98,19 @@ _OPTION_MARKERS = (
 # Between a marker and the answer: blanks, and the beginning of a formula.
 _OPENING = re.compile(r"(?:[\s:*_=]|\\\[|\\\(|\$\$)*")
 _BRACE = re.compile(r"\\[{}]|[{}]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+  """What follows a marker of an answer.
+
+  Attributes:
+    text: At most a thousand characters.
+    is_boxed: Whether it is what a box holds.
+  """
+
+  text: str
+  is_boxed: bool
 
 
 def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
@@ -96,6 +131,8 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
     '\nThe answer is 72.\n'
     >>> own_turn("So it is 72.<|im_end|>\n<|im_start|>user", at_once)
     '\nSo it is 72.'
+    >>> own_turn("The answer is 72.\nStudent: And 5 + 6?", at_once)
+    '\nThe answer is 72.'
     >>> own_turn("Question: 3 + 4?\nAssistant: 7", at_once)
     '\n7'
   """
@@ -115,7 +152,12 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
     return text
   # What opens the text asks what it answers, as "Q: 3 + 4? A: 7" does.
   first = max(first, 2)
-  asks = (pattern.search(text, first) for pattern in (_ASKS, _ASKS_IN_LINE))
+  patterns = (_ASKS, _ASKS_IN_LINE, _SPEAKS)
+  asks = [pattern.search(text, first) for pattern in patterns]
+  if _SPEAKS_ON.search(text, first):
+    markers = (marker.search(text) for marker in _MARKERS)
+    marked = min((one.end() for one in markers if one), default=len(text))
+    asks.append(_SPEAKS_ON.search(text, max(marked, first)))
   return text[: min((ask.start() for ask in asks if ask), default=len(text))]
 
 
@@ -126,7 +168,7 @@ def has_marker(text: str) -> bool:
 
 def marked(
   text: str, *, options: bool = False, of_brackets: bool = False
-) -> Iterator[str]:
+) -> Iterator[Said]:
   r"""Yields what follows each marker of an answer, the last first.
 
   Args:
@@ -140,7 +182,8 @@ def marked(
     and opening signs of a formula between; of a box, what it holds.
 
   Example:
-    >>> list(marked(r"The answer is: 5. So \boxed{\text{(B)}} is it."))
+    >>> said = marked(r"The answer is: 5. So \boxed{\text{(B)}} is it.")
+    >>> [one.text for one in said]
     ['\\text{(B)}', '5. So \\boxed{\\text{(B)}} is it.']
   """
   found = [
@@ -153,11 +196,12 @@ def marked(
     said = text[marker.end() : marker.end() + _MAX_SAID]
     if marker[0].startswith("\\") and of_brackets:
       inside = said.partition("{")[2].partition("\n")[0]
-      yield inside.rpartition("}")[0] or inside
+      yield Said(inside.rpartition("}")[0] or inside, is_boxed=True)
     elif marker[0].startswith("\\"):
-      yield box_content(said)
+      yield Said(box_content(said), is_boxed=True)
     else:
-      yield said[_OPENING.match(said).end() :]
+      said = said.partition("</answer>")[0]
+      yield Said(said[_OPENING.match(said).end() :], is_boxed=False)
 
 
 def box_content(text: str) -> str:

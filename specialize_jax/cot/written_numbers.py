@@ -42,8 +42,12 @@ _NUMBER = re.compile(
         \u207b? [\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{{1,2}} )
     )?
   )
+  (?P<power> (?: \s? (?: \^ | \*\* (?= [\d({{] ) ) \s?
+      (?: \{{ \s? [+-]? \d{{1,4}} \s? \}} | \( [+-]? \d{{1,4}} \)
+        | [+-]? \d{{1,4}} (?! [\w^] ) )
+    | \u207b? [\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{{1,4}} ) )?
   (?: [^\S\n]? (?P<scale> (?: hundred|thousand|million|billion|trillion|dozens?
-    |percent )\b | % ) )?
+    |percent )\b | % ) | (?P<letter> k|m|b|bn|mn ) \b )?
   """,
   re.VERBOSE | re.IGNORECASE,
 )
@@ -51,40 +55,51 @@ _SUPERSCRIPTS = str.maketrans(
   "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b",
   "0123456789-",
 )
+_MAX_POWER_BITS = 200
+_EXPONENT_BEFORE = re.compile(r"(?:\^|[A-Za-z]_|\d_)\s?[{(]?\Z")
 _POWER_OF_TEN = re.compile(r"\s?[x*\u00d7\u00b7]\s?10\s?\^?\s?\{?(.*?)\}?\Z")
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-  """A number of a text.
+  r"""A number of a text.
 
   Attributes:
     value: As `fractions.Fraction` reads it.
     start: Where it begins in the text.
     end: Where it ends.
-    scaled: The value of digits times the word after them ("4 million", "2
-      dozen", "50%"), which may as well be a unit; None where there is none.
+    scaled: The value of digits times the word after them ("4 million", "$4k",
+      "2 dozen", "50%"), which may as well be a unit; None where there is none.
+    is_alone: Whether the number is the whole answer. Where it is a part of a
+      formula ("2\sqrt{3}") the text says no number that can be read.
   """
 
   value: str
   start: int
   end: int
   scaled: str | None = None
+  is_alone: bool = True
 
 
 def in_digits(text: str) -> list[Number]:
-  """Returns the numbers that are written in digits, in their order.
+  r"""Returns the numbers that are written in digits, in their order.
 
-  Numbers of more than a hundred digits are left out. Takes time linear in the
-  text.
+  Powers are computed; numbers of more than a hundred digits, exponents of
+  what is no number, and subscripts are left out. Takes time linear in the text.
 
   Example:
     >>> [n.value for n in in_digits("-$1,200.50 of 2 1/2 or 1.5 x 10^3")]
     ['-1200.50', '5/2', '1.5e3']
+    >>> [n.value for n in in_digits("10^{3}, 2**10, 5\u00b2; 24 cm^2")]
+    ['1000', '1024', '25', '24']
     >>> [n.value for n in in_digits("1.200,50 or 12,5 or 3 million; 10-5")]
     ['1200.50', '12.5', '3', '10', '5']
   """
-  found = (_number(match) for match in _NUMBER.finditer(text))
+  found = (
+    _number(match)
+    for match in _NUMBER.finditer(text)
+    if not _EXPONENT_BEFORE.search(text, match.start() - 4, match.start())
+  )
   return [number for number in found if number is not None]
 
 
@@ -95,7 +110,7 @@ def opening(text: str) -> Number | None:
 
 
 def _number(match: re.Match[str]) -> Number | None:
-  written = match["value"]
+  written, end = match["value"], match.end()
   if len(written) > _MAX_DIGITS:
     return None
   if match["digits"] is None:
@@ -104,13 +119,16 @@ def _number(match: re.Match[str]) -> Number | None:
     digits, rest = match["digits"], written[len(match["digits"]) :]
     value = _plain_digits(digits, european=match["european"] is not None)
     value += _exponent(rest)
+  if match["power"]:
+    power = _power(value, match["power"]) if match["digits"] else None
+    value, end = (power, end) if power else (value, match.start("power"))
   if "-" in (match["sign"] or "") + (match["inner"] or ""):
     value = f"-{value}"
-  scaled = None
-  if match["scale"] and not _ZERO_BELOW.search(value):
-    scale = _SCALES_OF_DIGITS[match["scale"].lower()]
+  scaled, unit = None, match["scale"] or match["letter"]
+  if unit and end == match.end() and not _ZERO_BELOW.search(value):
+    scale = _SCALES_OF_DIGITS[unit.lower()]
     scaled = _decimal(fractions.Fraction(value) * scale)
-  return Number(value, match.start(), match.end(), scaled)
+  return Number(value, match.start(), end, scaled)
 
 
 def _fraction(written: str) -> str:
@@ -133,6 +151,18 @@ def _exponent(rest: str) -> str:
     return rest
   power = _POWER_OF_TEN.match(rest)[1].translate(_SUPERSCRIPTS)
   return f"e{int(power)}"
+
+
+def _power(base: str, written: str) -> str | None:
+  """Returns a power of digits: None where it is long, or is no number."""
+  exponent = int(re.sub(r"[^\d-]", "", written.translate(_SUPERSCRIPTS)))
+  value = fractions.Fraction(base)
+  size = max(value.numerator, value.denominator)
+  if (not value and exponent <= 0) or (
+    size.bit_length() * abs(exponent) > _MAX_POWER_BITS
+  ):
+    return None
+  return _decimal(value**exponent)
 
 
 def _decimal(value: fractions.Fraction) -> str:
@@ -191,6 +221,11 @@ _SCALES_OF_DIGITS = _SCALES | {
   "dozens": 12,
   "%": fractions.Fraction(1, 100),
   "percent": fractions.Fraction(1, 100),
+  "k": 10**3,
+  "m": 10**6,
+  "mn": 10**6,
+  "b": 10**9,
+  "bn": 10**9,
 }
 _ZERO_BELOW = re.compile(r"/0+\Z")
 _PARTS = {

@@ -12,13 +12,16 @@ from specialize_jax import errors
 from specialize_jax.cot import (
   answers,
   calculator,
+  formulas,
   spelling,
   turns,
   written_numbers,
 )
 
 
-@pytest.mark.parametrize("module", [answers, spelling, turns, written_numbers])
+@pytest.mark.parametrize(
+  "module", [answers, formulas, spelling, turns, written_numbers]
+)
 def test_the_docstrings_numbers_are_true(module):
   outcome = doctest.testmod(module)
   assert outcome.attempted > 0
@@ -66,11 +69,12 @@ def test_the_docstrings_numbers_are_true(module):
     ("The correct answer is 18, not 81.", "18"),
     ("The answer is:\n18", "18"),
     ("The answer is \u20ac20", "20"),
-    ("The answer is 5:30", "5"),
+    ("The answer is 5:30", None),
+    ("The answer is 5:00 PM.", "5"),
     ("The answer isn't 5, it must be 6", "6"),
     ("The answer is 6.\n\nQ: Why?\nA: Well. The answer is 7.", "6"),
     ("The answer is 6.\nQuestion: 1+1?\nAnswer: 2", "6"),
-    ("The answer is 3/4/5", "3"),
+    ("The answer is 3/4/5", None),
     ("Plan A: $50 a month. Plan B: $60. He saves $10.", "10"),
     ("So she has 26. A: 26", "26"),
     ("Tickets: 4\nA: 26 dollars in 2 weeks", "26"),
@@ -239,6 +243,44 @@ def test_a_number_is_read_as_people_write_it(text, number):
     ("The answer is \\frac{1}{2}", "0.5"),
     ("\\sqrt{4} ... the answer is 2", "2"),
     ("The answer is \\( \\frac{-3}{4} \\)", "-0.75"),
+    ("\\boxed{10^{3}}", "1000"),
+    ("\\boxed{10^3}", "1000"),
+    ("The answer is 10\u00b3.", "1000"),
+    ("The answer is 2**10", "1024"),
+    ("\\boxed{-2^{2}}", "-4"),
+    ("The answer is 10^{-3}", "0.001"),
+    ("\\boxed{{-3 \\over 4}}", "-0.75"),
+    ("\\boxed{2{3 \\over 4}}", "2.75"),
+    ("\\boxed{\\nicefrac{3}{4}}", "0.75"),
+    ("\\boxed{0.\\overline{3}}", "1/3"),
+    ("\\boxed{1.1\\bar{6}}", "7/6"),
+    ("\\boxed{90^\\circ}", "90"),
+    ("\\boxed{90^{\\circ}\\text{C}}", "90"),
+    ("\\boxed{24\\text{ cm}^2}", "24"),
+    ("The area is 24 cm^2", "24"),
+    ("The answer is 24 m\u00b2", "24"),
+    ("\\boxed{3^{\\text{rd}}}", "3"),
+    ("\\boxed{\\num{1200}}", "1200"),
+    ("\\boxed{\\displaystyle 18}", "18"),
+    ("\\begin{aligned} x &= 18 \\end{aligned}", "18"),
+    ("\\boxed{\\textdollar 18}", "18"),
+    ("\\boxed{{-}5}", "-5"),
+    ("The answer is $18k a year", "18000"),
+    ("The answer is $18k a year", "18"),
+    ("\\boxed{5m}", "5"),
+    ("The answer is 5!", "5"),
+    ("The answer is _18_.", "18"),
+    ("The answer is 12x", "12"),
+    ("<answer>72</answer> of 80", "72"),
+    ("The answer is 72.\n\nStudent: And 5 + 6?\nTeacher: 11", "72"),
+    ("It is 72.\n\nTutor: Now 5 + 6?", "72"),
+    ("The answer is 72. Student: The answer is 11.", "72"),
+    ("The answer is 72.\n**Customer:** and 5?", "72"),
+    ("The answer is 72.\nSpeaker 2: The answer is 11", "72"),
+    ("The answer is 72.\nTom Jones: What is 5 + 6?\nAnna: 11", "72"),
+    ("The answer is 72.\n\nNext question: 5 + 6?", "72"),
+    ("Student: $4\nTeacher: $5\nThe answer is 9", "9"),
+    ("The answer is 71?\nCheck: it is not.\nThe answer is 72.", "72"),
   ],
 )
 def test_a_right_number_counts_however_it_is_spelt(prediction, target):
@@ -264,6 +306,49 @@ def test_a_right_number_counts_however_it_is_spelt(prediction, target):
 def test_a_part_of_a_number_is_not_the_number(prediction, target):
   verdict = answers.grade(prediction, target)
   assert not verdict.correct, verdict
+
+
+# Formulas, and several numbers: whatever is read of them is a wrong number.
+@pytest.mark.parametrize(
+  "answer",
+  [
+    *("2\\sqrt{3}", "3\\pi", "\\frac{\\pi}{4}", "\\frac{2\\sqrt{3}}{3}"),
+    *("5!", "x^2 + 3", "3x", "2x + 3", "(2, 3)", "2, 3", "2:3", "5 \\pm 2"),
+    *("101_2", "\\sqrt{16}", "\\log_2 8", "[1,3]", "x \\in (2, 5)", "\\infty"),
+    *("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\frac{3}{4}x", "3+4i", "x<5"),
+    *("12 \\text{ and } 15", "3\\times 5", "x = 5, y = 3", "10^{5000}", "2^x"),
+    *("\\left(\\frac{3}{4}\\right)^2", "|-5|", "\\{1, 2\\}", "\\binom{5}{2}"),
+    *("\\frac{1}{\\sqrt{2}}", "\\frac{3+4}{2}", "e^{2}", "2e", "\\pi", "x"),
+    *("48 + 24", "10-12", "3/4/5", "5:30", "\\sin 30^\\circ", "2(3+4)"),
+  ],
+)
+def test_a_box_that_holds_no_plain_number_is_no_answer(answer):
+  said = f"As 3 + 4 = 7, the answer is $\\boxed{{{answer}}}$."
+  assert answers.extract_number(said) is None
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    *("The answer is 2\u03c0.", "The answer is 3\u221a2", "The answer is 3 pi"),
+    *("The answer is 5 or 7.", "The answer is 48 + 24.", "It is $2\\sqrt{3}$."),
+    *("The answer is 2 sqrt(3)", "The answer is 2x + 3.", "so 3\\pi"),
+    *("The answer is 3 to 5 days.", "The answer is 2, 3, and 5.", "$x^{3y}$"),
+    *("The answer is the square root of 2", "The answer is 5 squared."),
+    *(
+      "The answer is 2024-05-01.",
+      "The answer is 1.2.3",
+      "The answer is 5'10\"",
+    ),
+  ],
+)
+def test_a_sentence_that_says_no_plain_number_is_no_answer(text):
+  assert answers.extract_number(text) is None
+
+
+def test_a_gold_answer_that_is_a_formula_is_met_by_no_part_of_it():
+  assert not answers.grade("The answer is 2", "2\\sqrt{3}").correct
+  assert answers.grade("The answer is 1000", "10^{3}").correct
 
 
 @pytest.mark.parametrize(
@@ -562,6 +647,7 @@ _ENDLESS = (
     "1 = ",
     "* 2",
   ),
+  *("2^", "\\sqrt{", "1, 2 and ", "\nTom: a?", "\n\nStudent", "x = 1, ", "_1"),
   *("A: ", "answer", "{", "[", "<", "\u0663", "- a\n", "not a but ", "1x10^"),
 )
 
