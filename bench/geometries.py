@@ -18,6 +18,7 @@ class Geometry:
 
 
 GEOMETRIES: Mapping[str, Geometry] = {
+  "tiny": Geometry(64, 64, 1, 1),  # so small that it only shows that all runs
   "small": Geometry(512, 1024, 6, 8),
   "base": Geometry(768, 2048, 12, 12),
   "large": Geometry(1024, 2816, 16, 24),

@@ -8,6 +8,7 @@ files that share one, and writes the `Hours:` line anew; names, such as
 flan_t5_xl, choose files. Minutes a command; needs libtpu, no TPU.
 """
 
+import argparse
 import json
 import pathlib
 import re
@@ -21,8 +22,17 @@ _PLAN = re.compile(r"# Plan: (specialize plan(?:.*\n#   )*.*)\n")
 _HOURS = re.compile(r"# Hours: .*\n")
 
 
-def main(names):
+def main(argv):
   """Plans and rewrites the named files, or all."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  stems = sorted(path.stem for path in PAPER.glob("*.gin"))
+  parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(stems))
+  names = parser.parse_args(argv).names
+  unknown = sorted({*names} - {*stems})
+  if unknown:
+    parser.error(f"{', '.join(unknown)}: expected among {', '.join(stems)}")
   told = {}
   for path in sorted(PAPER.glob("*.gin")):
     if names and path.stem not in names:

@@ -11,10 +11,16 @@ from testdata import tiny_demo
 from specialize_jax import align
 from specialize_jax.align import student
 from specialize_jax.mini import student_tokens, world
-from specialize_jax.study import teacher_distance
 from specialize_jax.t5 import network
 
 SEED = 3
+
+
+@pytest.fixture(scope="module")
+def teacher_distance():
+  import teacher_distance  # a script's module, in bench/
+
+  return teacher_distance
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def teacher(tokenizer):
 
 
 def test_a_batchs_divergence_is_the_dense_formula_one_by_one(
-  asked, tokenizer, teacher
+  teacher_distance, asked, tokenizer, teacher
 ):
   held_out = teacher_distance.draw_held_out(
     asked["test"][:2],
@@ -57,14 +63,18 @@ def test_a_batchs_divergence_is_the_dense_formula_one_by_one(
   found = teacher_distance.divergence(
     model, params, held_out, solutions_per_problem=2
   )
+
+  @jax.jit
+  def forward(inputs_BS, decoder_inputs_BT):
+    return model.apply(
+      {"params": params}, inputs_BS, decoder_inputs_BT, deterministic=True
+    )
+
   expected = []
   for inputs, told in zip(held_out.inputs, held_out.solutions, strict=True):
-    logits_TV = model.apply(
-      {"params": params},
-      jnp.array([inputs]),
-      jnp.array([[0, *told.ids[:-1]]]),
-      deterministic=True,
-    )[0]
+    logits_TV = forward(jnp.array([inputs]), jnp.array([[0, *told.ids[:-1]]]))[
+      0
+    ]
     log_q_TV = np.asarray(jax.nn.log_softmax(logits_TV), np.float64)
     for candidates, probs, log_q_V in zip(
       told.candidates, told.probs, log_q_TV, strict=True
@@ -85,7 +95,7 @@ def test_a_batchs_divergence_is_the_dense_formula_one_by_one(
 
 
 def test_the_papers_targets_are_the_farthest_from_the_teacher(
-  built, asked, tokenizer, teacher
+  teacher_distance, built, asked, tokenizer, teacher
 ):
   by_id = {problem.question_id: problem for problem in asked["train"]}
   errors = {
@@ -99,7 +109,9 @@ def test_the_papers_targets_are_the_farthest_from_the_teacher(
   assert errors["whitespace"] < 0.02 < errors["paper"] < 0.1
 
 
-def test_drawn_solutions_follow_their_prompts(asked, tokenizer, teacher):
+def test_drawn_solutions_follow_their_prompts(
+  teacher_distance, asked, tokenizer, teacher
+):
   held_out = teacher_distance.draw_held_out(
     asked["validation"][:2], tokenizer, teacher, solutions_per_problem=3, seed=0
   )
