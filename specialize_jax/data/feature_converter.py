@@ -15,13 +15,12 @@ from specialize_jax import errors
 from specialize_jax.data import features
 
 _SPEC = seqio.FeatureConverter.FeatureSpec
-_ENCODER = ("encoder_input_tokens", "encoder_segment_ids", "encoder_positions")
+_ENCODER = ("encoder_input_tokens", "encoder_segment_ids")
 _DECODER = (
   "decoder_target_tokens",
   "decoder_input_tokens",
   "decoder_loss_weights",
   "decoder_segment_ids",
-  "decoder_positions",
 )
 _FLOATS = ("decoder_loss_weights",)
 
@@ -39,21 +38,20 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
 
     encoder_input_tokens       7 8 1 0
     encoder_segment_ids        1 1 1 0
-    encoder_positions          0 1 2 0
     decoder_target_tokens      3 1 0 0
     decoder_input_tokens       0 3 0 0
     decoder_loss_weights       1 1 0 0
     decoder_segment_ids        1 1 0 0
-    decoder_positions          0 1 0 0
     decoder_teacher_top_ids    [3 9] [1 0] [0 0] [0 0]
     decoder_teacher_top_probs  [0.7 0.2] [1.0 0.0] [0 0] [0 0]
     decoder_teacher_top_mask   1 0 0 0
 
-  Unlike seqio's encoder-decoder converter, it adds segment ids and positions to
-  unpacked rows too, so that the model's keys are the same either way, and its
-  `decoder_input_tokens` are 0 after the end of the target. A position without
-  any target (mask 0 and no candidate), such as an unknown piece, has loss
-  weight 0.
+  Unlike seqio's encoder-decoder converter, it adds segment ids to unpacked rows
+  too, so that the model's keys are the same either way, and its
+  `decoder_input_tokens` are 0 after the end of the target. Positions are left
+  out: T5's attention biases are relative, and no layer reads them. A target
+  token that has no target distribution (mask 0 and no candidate), such as an
+  unknown piece, has loss weight 0.
 
   Attributes:
     TASK_FEATURES: the features that an example must have; with `teacher=False`,
@@ -134,17 +132,14 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
 
     def convert(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
       ids, targets = example[features.INPUTS], example[features.TARGETS]
-      source = tf.shape(ids)[0]
       target = tf.shape(targets)[0]
       row = {
         "encoder_input_tokens": ids,
         "encoder_segment_ids": tf.ones_like(ids),
-        "encoder_positions": tf.range(source),
         "decoder_target_tokens": targets,
         "decoder_input_tokens": tf.pad(targets, [[1, 0]])[:target],
         "decoder_loss_weights": tf.ones([target], tf.float32),
         "decoder_segment_ids": tf.ones_like(targets),
-        "decoder_positions": tf.range(target),
       }
       for name in self._teacher_features():
         row[f"decoder_{name}"] = example[name]

@@ -2,8 +2,8 @@
 
 seqio's packer casts to int32, takes rank 1 only and finds an example's end by
 counting non-zeros, so it cannot carry a teacher's `[length, 5]`
-probabilities. This one packs by the lengths of `inputs` and `targets` and
-carries whatever runs along the target at the same offsets.
+probabilities. This one packs by the lengths of `inputs` and `targets`, and
+places every other target feature at the offsets of the targets.
 
 Example. With lengths `{"inputs": 6, "targets": 5}` the examples
 
@@ -14,12 +14,10 @@ fill one row:
 
   encoder_input_tokens      7 8 1 9 1 0
   encoder_segment_ids       1 1 1 2 2 0
-  encoder_positions         0 1 2 0 1 0
   decoder_target_tokens     3 1 4 5 1
   decoder_input_tokens      0 3 0 4 5    shifted right within a segment
   decoder_loss_weights      1 1 1 1 1
   decoder_segment_ids       1 1 2 2 2
-  decoder_positions         0 1 0 1 2
   decoder_teacher_top_mask  1 0 1 1 0
   decoder_data_formats      0 0 0 0 0    each example's, along its target
 """
@@ -42,7 +40,7 @@ Row = Sequence[Example]
 class Packer:
   """Best-fit packing over a bounded number of open rows.
 
-  An example goes to the open row in which it fits most tightly, on the side
+  An example goes to the open row in which it leaves the least room, on the side
   (inputs or targets) that is scarcer among the open rows; else to a new row.
   When that would open more than `max_open_rows`, the row that has the least
   room left on either side is closed first. So a row's content depends on the
@@ -86,14 +84,14 @@ class Packer:
     self._free = np.zeros((0, 2), np.int64)
 
   def fits(self, example: Example) -> bool:
-    """Tells whether an example is short enough for an empty row."""
+    """Returns whether an example fits an empty row."""
     return bool((_sizes(example) <= self._lengths).all())
 
   def add(self, example: Example) -> list[Row]:
     """Places one example and returns the rows that this closed, if any.
 
     Raises:
-      ValueError: the example is longer than a row; ask `fits` first.
+      ValueError: the example is longer than a row; check with `fits` first.
     """
     if not self.fits(example):
       raise ValueError(
@@ -124,7 +122,7 @@ class Packer:
     return rows
 
   def state(self) -> bytes:
-    """Gives the open rows as bytes that `restore` reads."""
+    """Serializes the open rows, for `restore`."""
     return rows_to_bytes(self._open)
 
   def restore(self, state: bytes) -> None:
@@ -134,7 +132,7 @@ class Packer:
     self._free = self._lengths - np.array(used, np.int64).reshape(-1, 2)
 
   def _best_fit(self, sizes: np.ndarray) -> int | None:
-    """Gives the open row to put an example in; the oldest of equals."""
+    """Returns the open row for an example, the oldest of equals, or None."""
     fitting = np.flatnonzero((self._free >= sizes).all(axis=1))
     if not fitting.size:
       return None
@@ -168,7 +166,7 @@ def to_batch(
   *,
   decoder_start_id: int = 0,
 ) -> dict[str, np.ndarray]:
-  """Lays rows out as the model's arrays, zero where nothing is.
+  """Builds the arrays that the model reads from rows; padding is 0.
 
   Args:
     rows: the examples of each row, which must fit it.
@@ -190,14 +188,12 @@ def to_batch(
       t = slice(start_t, start_t + len(targets))
       batch["encoder_input_tokens"][r, s] = ids
       batch["encoder_segment_ids"][r, s] = segment
-      batch["encoder_positions"][r, s] = np.arange(len(ids))
       batch["decoder_target_tokens"][r, t] = targets
       if len(targets):
         batch["decoder_input_tokens"][r, start_t] = decoder_start_id
       batch["decoder_input_tokens"][r, start_t + 1 : t.stop] = targets[:-1]
       batch["decoder_loss_weights"][r, t] = features.is_taught(example)
       batch["decoder_segment_ids"][r, t] = segment
-      batch["decoder_positions"][r, t] = np.arange(len(targets))
       data_format = example.get(features.DATA_FORMAT, 0)
       batch["decoder_data_formats"][r, t] = data_format
       for name in features.TARGET_FEATURES:
@@ -208,7 +204,7 @@ def to_batch(
 
 
 def padding_shares(batch: Mapping[str, np.ndarray]) -> Mapping[str, float]:
-  """Gives the share of padding positions, 0 to 1, on each side."""
+  """Computes the share of padding positions, 0 to 1, on each side."""
   return {
     "encoder": float((batch["encoder_segment_ids"] == 0).mean()),
     "decoder": float((batch["decoder_segment_ids"] == 0).mean()),
@@ -237,7 +233,7 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
 
 
 def rows_from_bytes(state: bytes) -> list[Row]:
-  """Reads back what `rows_to_bytes` wrote."""
+  """Deserializes what `rows_to_bytes` returned."""
   with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
     columns = {}
     for name in features.TRAINING_FEATURES:
@@ -260,20 +256,15 @@ def _sizes(example: Example) -> np.ndarray:
 
 
 def empty_batch(rows: int, source: int, target: int) -> dict[str, np.ndarray]:
-  """Gives a batch of padding, each array as the model reads it."""
+  """Returns a batch of padding, with every array of the model."""
   batch = {
     name: np.zeros((rows, source), np.int32)
-    for name in (
-      "encoder_input_tokens",
-      "encoder_segment_ids",
-      "encoder_positions",
-    )
+    for name in ("encoder_input_tokens", "encoder_segment_ids")
   }
   for name in (
     "decoder_target_tokens",
     "decoder_input_tokens",
     "decoder_segment_ids",
-    "decoder_positions",
     "decoder_data_formats",
   ):
     batch[name] = np.zeros((rows, target), np.int32)

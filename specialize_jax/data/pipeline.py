@@ -1,23 +1,26 @@
 """The training iterator: packed global batches, resumable to the bit.
 
+Three parts: `_Batches` reads, packs and knows its place in the data;
+`prefetching.Prefetcher` runs it ahead in a thread; `TrainIterator` hands the
+batches out and writes the state.
+
 Global batch n is a pure function of (seed, mixture, n): every host reads the
-same examples, packs the same global batch and lays out its own rows, so a run
-may stop and go on with another number of hosts and see the same batches.
+same examples and packs the same global batch, and builds the arrays of its own
+rows, so a run may resume on another number of hosts and see the same batches.
 """
 
 import collections
 import dataclasses
 import io
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from specialize_jax import errors
-from specialize_jax.data import example_stream, features, packing
+from specialize_jax.data import example_stream, features, packing, prefetching
 
-# Batches made ahead of the one that is asked for.
+# Number of batches made before they are asked for.
 PREFETCHED_BATCHES = 2
 # After so many examples in a row that are too long the lengths are wrong.
 _MAX_DROPPED_IN_A_ROW = 10_000
@@ -44,13 +47,10 @@ class Counters:
 class TrainIterator:
   """Iterates over this process's rows of the global batches of a mixture.
 
-  A thread makes batches ahead; `state` and `restore` may be called at any
-  time between two batches and mean the batches handed out, not those made.
-  An example whose inputs or targets exceed a row is dropped and counted in
-  `counters`, never cut.
-
-  Attributes:
-    counters: how many examples were packed and dropped, so far as made.
+  A thread makes batches ahead; `state` and `restore` may be called between any
+  two batches, and concern the batches handed out, not those made ahead. An
+  example whose inputs or targets exceed a row is dropped and counted in
+  `counters`, never truncated.
   """
 
   def __init__(
@@ -66,7 +66,7 @@ class TrainIterator:
     rows: Sequence[int] | None = None,
     decoder_start_id: int = 0,
   ) -> None:
-    """Builds the pipeline; the first batch is made when asked for.
+    """Builds the pipeline; the first batch is made when it is asked for.
 
     Args:
       mixture_or_task_name: a name registered with seqio.
@@ -77,113 +77,83 @@ class TrainIterator:
       split: which split of the tasks to read.
       num_epochs: passes over the data; None for no end. The last batch of a
         finite stream is filled up with empty rows.
-      rows: which rows of every global batch are given, those that this
+      rows: which rows of every global batch to return, those that this
         process's devices hold; None for all.
       decoder_start_id: the first decoder input of every example.
 
     Raises:
-      UserError: an unknown name, a mixture without examples, lengths or a
-        batch size that cannot be.
+      UserError: an unknown name, a mixture without examples, or impossible
+        lengths or batch size.
     """
     if batch_size < 1:
       raise errors.UserError(
         f"BATCH_SIZE={batch_size}: expected at least one row a batch"
       )
-    self._local_rows = range(batch_size) if rows is None else rows
     packing.check_lengths(task_feature_lengths)
-    self._name = mixture_or_task_name
-    self._lengths = dict(task_feature_lengths)
-    self._batch_size = batch_size
-    self._decoder_start_id = decoder_start_id
     self._options = {
       "mixture": mixture_or_task_name,
-      "task_feature_lengths": self._lengths,
+      "task_feature_lengths": dict(task_feature_lengths),
       "batch_size": batch_size,
       "seed": seed,
       "pack": pack,
       "split": split,
       "num_epochs": num_epochs,
     }
-    self._stream = example_stream.ExampleStream(
-      example_stream.training_dataset(
-        mixture_or_task_name,
-        task_feature_lengths=task_feature_lengths,
-        seed=seed,
-        split=split,
-        num_epochs=num_epochs,
-      )
+    dataset = example_stream.training_dataset(
+      mixture_or_task_name,
+      task_feature_lengths=task_feature_lengths,
+      seed=seed,
+      split=split,
+      num_epochs=num_epochs,
     )
-    self._packer = packing.Packer(task_feature_lengths, pack=pack)
-    # Rows that wait for a batch, and the batches that wait to be handed out,
-    # as rows too: so a state holds examples, whatever was made ahead.
-    self._rows: collections.deque[packing.Row] = collections.deque()
-    self._ready: collections.deque[_Batch] = collections.deque()
-    self.counters = Counters()
-    self._dropped_in_a_row = 0
-    self._exhausted = False
-    self._ending: _Ending | None = None
-    # The first lock is held while a batch is made, and guards all that its
-    # making changes; the second, taken inside the first, guards the queue.
-    self._making = threading.Lock()
-    self._queue = threading.Condition()
-    self._thread: threading.Thread | None = None
-    self._given: Sequence[packing.Row] = ()
+    self._batches = _Batches(
+      example_stream.ExampleStream(dataset),
+      packing.Packer(task_feature_lengths, pack=pack),
+      self._options,
+      local_rows=range(batch_size) if rows is None else rows,
+      decoder_start_id=decoder_start_id,
+    )
+    self._prefetcher = prefetching.Prefetcher(
+      self._batches.next, num_ahead=PREFETCHED_BATCHES, name="batches"
+    )
+    self._last_rows: Sequence[packing.Row] = ()
+
+  @property
+  def counters(self) -> Counters:
+    """How many examples were packed and dropped, in the batches made so far."""
+    return self._batches.counters
 
   def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-    """Gives itself."""
+    """Returns itself."""
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    """Gives this process's rows of the next global batch.
+    """Returns this process's rows of the next global batch.
 
     Raises:
       StopIteration: a finite stream has ended.
       UserError: the stream has no example that fits a row.
     """
-    with self._queue:
-      self._start()
-      self._queue.wait_for(lambda: self._ready or self._ending)
-      if not self._ready:
-        raise self._ending.error or StopIteration
-      batch = self._ready.popleft()
-      self.counters.batches += 1
-      self._given = batch.rows
-      self._queue.notify_all()
+    batch = self._prefetcher.take()
+    self.counters.batches += 1
+    self._last_rows = batch.rows
     return batch.arrays
 
   def example_ids(self) -> list[list[str]]:
-    """Names the examples of each row of the global batch given last."""
+    """Returns the ids of the examples of each row of the last global batch."""
     return [
       [example[features.EXAMPLE_ID].decode() for example in row]
-      for row in self._given
+      for row in self._last_rows
     ]
 
   def state(self) -> bytes:
-    """Gives what `restore` needs to go on after the last batch given."""
-    with self._making, self._queue:
-      rows = [row for batch in self._ready for row in batch.rows]
-      rows += self._rows
-      arrays = {
-        "header": _to_array(
-          json.dumps(
-            {
-              "version": _STATE_VERSION,
-              "options": self._options,
-              "counters": dataclasses.asdict(self.counters),
-              "exhausted": self._exhausted,
-            }
-          ).encode()
-        ),
-        "elements": _to_array(self._stream.state()),
-        "rows": _to_array(packing.rows_to_bytes(rows)),
-        "open_rows": _to_array(self._packer.state()),
-      }
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
+    """Returns what `restore` needs to go on after the last batch."""
+    with self._prefetcher.paused() as ready:
+      header = {"version": _STATE_VERSION, "options": self._options}
+      return self._batches.state(header, [b.rows for b in ready])
 
   def restore(self, state: bytes) -> None:
-    """Goes on after the batch that `state` was taken at.
+    """Goes on after the batch at which `state` was taken.
 
     The number of hosts may differ; everything else must be as it was.
 
@@ -194,23 +164,12 @@ class TrainIterator:
       parts = {name: arrays[name].tobytes() for name in arrays.files}
     header = json.loads(parts["header"])
     self._check_options(header)
-    with self._making, self._queue:
-      self._stream.restore(parts["elements"])
-      self._packer.restore(parts["open_rows"])
-      self._ready.clear()
-      self._rows = collections.deque(packing.rows_from_bytes(parts["rows"]))
-      self.counters = Counters(**header["counters"])
-      self._exhausted = header["exhausted"]
-      self._ending = None
-      self._queue.notify_all()
+    with self._prefetcher.restarted():
+      self._batches.restore(header, parts)
 
   def close(self) -> None:
     """Ends the thread, and with it the stream."""
-    with self._queue:
-      self._ending = _Ending(closed=True)
-      self._queue.notify_all()
-    if self._thread is not None:
-      self._thread.join()
+    self._prefetcher.close()
 
   def _check_options(self, header: Mapping) -> None:
     if header["version"] != _STATE_VERSION:
@@ -227,54 +186,88 @@ class TrainIterator:
           " MODEL_DIR"
         )
 
-  def _start(self) -> None:
-    if self._thread is None:
-      self._thread = threading.Thread(
-        target=self._produce, name="batches", daemon=True
-      )
-      self._thread.start()
 
-  def _produce(self) -> None:
-    """Makes batches ahead until the iterator is closed."""
-    while True:
-      with self._queue:
-        self._queue.wait_for(self._may_produce)
-        if self._ending is not None:
-          return
-      with self._making:
-        try:
-          batch, error = self._make_batch(), None
-        except Exception as raised:  # noqa: BLE001 (raised where it is awaited)
-          batch, error = None, raised
-        with self._queue:
-          if batch is not None:
-            self._ready.append(batch)
-          elif self._ending is None:
-            self._ending = _Ending(error=error)
-          self._queue.notify_all()
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  """A global batch's rows, and this process's share as arrays."""
 
-  def _may_produce(self) -> bool:
-    if self._ending is not None:
-      return self._ending.closed
-    return len(self._ready) < PREFETCHED_BATCHES
+  rows: Sequence[packing.Row]
+  arrays: dict[str, np.ndarray]
 
-  def _make_batch(self) -> "_Batch | None":
-    """Gives the next global batch, or None at the end of the data."""
-    while len(self._rows) < self._batch_size and not self._exhausted:
+
+class _Batches:
+  """Reads examples, packs them into rows, and makes batches of the rows."""
+
+  def __init__(
+    self,
+    stream: example_stream.ExampleStream,
+    packer: packing.Packer,
+    options: Mapping,
+    *,
+    local_rows: Sequence[int],
+    decoder_start_id: int,
+  ) -> None:
+    self._stream = stream
+    self._packer = packer
+    self._options = options
+    self._lengths = options["task_feature_lengths"]
+    self._local_rows = local_rows
+    self._decoder_start_id = decoder_start_id
+    self.counters = Counters()
+    self._rows: collections.deque[packing.Row] = collections.deque()
+    self._dropped_in_a_row = 0
+    self._exhausted = False
+
+  def next(self) -> _Batch | None:
+    """Returns the next global batch, or None at the end of the data."""
+    batch_size = self._options["batch_size"]
+    while len(self._rows) < batch_size and not self._exhausted:
       self._read_chunk()
-    size = min(self._batch_size, len(self._rows))
+    size = min(batch_size, len(self._rows))
     if not size:
       if not self.counters.examples:
         raise self._nothing_fits()
       return None
     rows = [self._rows.popleft() for _ in range(size)]
-    padded = [*rows, *[[]] * (self._batch_size - size)]
+    padded = [*rows, *[[]] * (batch_size - size)]
     arrays = packing.to_batch(
       [padded[row] for row in self._local_rows],
       self._lengths,
       decoder_start_id=self._decoder_start_id,
     )
     return _Batch(rows=rows, arrays=arrays)
+
+  def state(
+    self, header: Mapping, ahead: Sequence[Sequence[packing.Row]]
+  ) -> bytes:
+    """Serializes the place in the data, before the batches made `ahead`.
+
+    They are stored as rows, so a state has the same examples however many
+    batches were ahead.
+    """
+    rows = [row for batch in ahead for row in batch] + list(self._rows)
+    header = {
+      **header,
+      "counters": dataclasses.asdict(self.counters),
+      "exhausted": self._exhausted,
+    }
+    arrays = {
+      "header": _to_array(json.dumps(header).encode()),
+      "elements": _to_array(self._stream.state()),
+      "rows": _to_array(packing.rows_to_bytes(rows)),
+      "open_rows": _to_array(self._packer.state()),
+    }
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+  def restore(self, header: Mapping, parts: Mapping[str, bytes]) -> None:
+    """Moves to the place of a `state`."""
+    self._stream.restore(parts["elements"])
+    self._packer.restore(parts["open_rows"])
+    self._rows = collections.deque(packing.rows_from_bytes(parts["rows"]))
+    self.counters = Counters(**header["counters"])
+    self._exhausted = header["exhausted"]
 
   def _read_chunk(self) -> None:
     """Packs the next examples, or closes the open rows at the end."""
@@ -300,34 +293,19 @@ class TrainIterator:
       raise self._nothing_fits()
 
   def _nothing_fits(self) -> errors.UserError:
+    name = self._options["mixture"]
     dropped = self.counters.inputs_too_long + self.counters.targets_too_long
     if not dropped:
       return errors.UserError(
-        f"{self._name!r} is empty: expected at least one example in split"
+        f"{name!r} is empty: expected at least one example in split"
         f" {self._options['split']!r}"
       )
     return errors.UserError(
-      f"TASK_FEATURE_LENGTHS={self._lengths}: no example of {self._name!r}"
+      f"TASK_FEATURE_LENGTHS={self._lengths}: no example of {name!r}"
       f" fits ({self.counters.inputs_too_long} dropped for their inputs,"
       f" {self.counters.targets_too_long} for their targets): raise the"
       " lengths"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Batch:
-  """A global batch's rows, and this process's share as arrays."""
-
-  rows: Sequence[packing.Row]
-  arrays: dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ending:
-  """Why no batch follows: the data's end, an error, or `close`."""
-
-  error: Exception | None = None
-  closed: bool = False
 
 
 def _to_array(content: bytes) -> np.ndarray:

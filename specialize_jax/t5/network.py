@@ -68,8 +68,6 @@ class EncoderDecoder(nn.Module):
     *,
     encoder_segment_ids_BS: jax.Array | None = None,
     decoder_segment_ids_BT: jax.Array | None = None,
-    encoder_positions_BS: jax.Array | None = None,
-    decoder_positions_BT: jax.Array | None = None,
     deterministic: bool,
   ) -> jax.Array:
     """Gives float32 logits `[B, T, V]`."""
@@ -79,8 +77,6 @@ class EncoderDecoder(nn.Module):
         decoder_input_tokens_BT,
         encoder_segment_ids_BS=encoder_segment_ids_BS,
         decoder_segment_ids_BT=decoder_segment_ids_BT,
-        encoder_positions_BS=encoder_positions_BS,
-        decoder_positions_BT=decoder_positions_BT,
         deterministic=deterministic,
       )
     )
@@ -92,15 +88,12 @@ class EncoderDecoder(nn.Module):
     *,
     encoder_segment_ids_BS: jax.Array | None = None,
     decoder_segment_ids_BT: jax.Array | None = None,
-    encoder_positions_BS: jax.Array | None = None,
-    decoder_positions_BT: jax.Array | None = None,
     deterministic: bool,
   ) -> jax.Array:
     """Gives what the head reads, `[B, T, D]`: `encode`, then `decode`."""
     encoded_BSD = self.encode(
       encoder_input_tokens_BS,
       encoder_segment_ids_BS=encoder_segment_ids_BS,
-      encoder_positions_BS=encoder_positions_BS,
       deterministic=deterministic,
     )
     return self.decode(
@@ -109,7 +102,6 @@ class EncoderDecoder(nn.Module):
       decoder_input_tokens_BT,
       encoder_segment_ids_BS=encoder_segment_ids_BS,
       decoder_segment_ids_BT=decoder_segment_ids_BT,
-      decoder_positions_BT=decoder_positions_BT,
       deterministic=deterministic,
     )
 
@@ -118,11 +110,9 @@ class EncoderDecoder(nn.Module):
     encoder_input_tokens_BS: jax.Array,
     *,
     encoder_segment_ids_BS: jax.Array | None = None,
-    encoder_positions_BS: jax.Array | None = None,
     deterministic: bool,
   ) -> jax.Array:
     """Gives the encoded input `[B, S, D]`, finite noise at padding."""
-    del encoder_positions_BS
     segment_ids_BS = self._segments(
       encoder_input_tokens_BS, encoder_segment_ids_BS
     )
@@ -140,7 +130,6 @@ class EncoderDecoder(nn.Module):
     *,
     encoder_segment_ids_BS: jax.Array | None = None,
     decoder_segment_ids_BT: jax.Array | None = None,
-    decoder_positions_BT: jax.Array | None = None,
     deterministic: bool,
   ) -> jax.Array:
     """Gives hidden states `[B, T, D]`, after the final norm.
@@ -148,7 +137,6 @@ class EncoderDecoder(nn.Module):
     `decoder_input_tokens_BT` are the targets one step to the right,
     `T5Config.decoder_start_id` first.
     """
-    del decoder_positions_BT
     segment_ids_BS = self._segments(
       encoder_input_tokens_BS, encoder_segment_ids_BS
     )

@@ -113,8 +113,6 @@ def _loss_sum(
     batch["decoder_input_tokens"],
     encoder_segment_ids_BS=batch.get("encoder_segment_ids"),
     decoder_segment_ids_BT=batch.get("decoder_segment_ids"),
-    encoder_positions_BS=batch.get("encoder_positions"),
-    decoder_positions_BT=batch.get("decoder_positions"),
     deterministic=dropout_rng is None,
     rngs=None if dropout_rng is None else {"dropout": dropout_rng},
     method="hidden",

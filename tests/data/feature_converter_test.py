@@ -37,12 +37,10 @@ def test_one_example_becomes_the_row_of_the_docstring():
   expected = {
     "encoder_input_tokens": [7, 8, 1, 0],
     "encoder_segment_ids": [1, 1, 1, 0],
-    "encoder_positions": [0, 1, 2, 0],
     "decoder_target_tokens": [3, 1, 0, 0],
     "decoder_input_tokens": [0, 3, 0, 0],
     "decoder_loss_weights": [1, 1, 0, 0],
     "decoder_segment_ids": [1, 1, 0, 0],
-    "decoder_positions": [0, 1, 0, 0],
     "decoder_teacher_top_mask": [1, 0, 0, 0],
   }
   for name, values in expected.items():

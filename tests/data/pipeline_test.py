@@ -59,12 +59,10 @@ def test_a_batch_has_every_key_with_its_shape_and_dtype(make):
   assert shapes == {
     "encoder_input_tokens": ((4, 192), "int32"),
     "encoder_segment_ids": ((4, 192), "int32"),
-    "encoder_positions": ((4, 192), "int32"),
     "decoder_input_tokens": ((4, 48), "int32"),
     "decoder_target_tokens": ((4, 48), "int32"),
     "decoder_loss_weights": ((4, 48), "float32"),
     "decoder_segment_ids": ((4, 48), "int32"),
-    "decoder_positions": ((4, 48), "int32"),
     "decoder_data_formats": ((4, 48), "int32"),
     "decoder_teacher_top_ids": ((4, 48, 5), "int32"),
     "decoder_teacher_top_probs": ((4, 48, 5), "float32"),
