@@ -7,7 +7,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import torch
 from testdata import tiny_checkpoints
 
 from specialize_jax import errors
@@ -20,6 +19,8 @@ from specialize_jax.checkpoints import (
 from specialize_jax.decoding import generator, requests, rows
 from specialize_jax.parallel import mesh, placement
 from specialize_jax.t5 import network
+
+torch = pytest.importorskip("torch", reason="the parity oracle")
 
 PAD, START, LENGTH = 3, 5, 12
 INPUTS = [[7, 8, 9, 6], [11, 0, 12, 13, 14, 15, 6], [30, 31]]

@@ -9,10 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import tensor_files
+
+torch = pytest.importorskip("torch", reason="the parity oracle")
 
 TENSORS = {
   "a": np.arange(6, dtype=np.float32).reshape(2, 3),

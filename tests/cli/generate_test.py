@@ -12,12 +12,13 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
 import transformers
 from testdata import tiny_vocabulary
 
 from specialize_jax.cli import main
 from specialize_jax.cot import answers
+
+torch = pytest.importorskip("torch", reason="the parity oracle")
 
 NUM_ROWS = 40
 VOCAB_SIZE = 64

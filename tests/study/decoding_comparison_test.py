@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from decoding import with_calculator_test
 from testdata import chain_model, tiny_demo, tiny_vocabulary, tiny_world
@@ -15,6 +14,8 @@ from specialize_jax.decoding import requests
 from specialize_jax.evaluation import metrics
 from specialize_jax.study import decoding_comparison
 from tasks import mixtures  # noqa: F401  (registers every task)
+
+torch = pytest.importorskip("torch", reason="the parity oracle")
 
 TASK = "mini_gsm_zero_shot_chain_of_thought_v1"
 

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 import transformers
 
 from specialize_jax.decoding import beam, loop, scoring, strategies
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
+
+torch = pytest.importorskip("torch", reason="the parity oracle")
 
 TINY = {
   "vocab_size": 96,

@@ -9,13 +9,15 @@ import flax.serialization
 import flax.traverse_util
 import jax
 import numpy as np
+import pytest
 import tensorstore
-import torch
 import transformers
 
 from specialize_jax.checkpoints import name_table, sources
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
+
+torch = pytest.importorskip("torch", reason="the parity oracle")
 
 FAMILIES = {
   "t5_1_0": {"mlp_activations": ("relu",), "tied_head": True},
