@@ -135,7 +135,7 @@ def _solutions(count):
 
 
 def _p50k_base():
-  """Gives code-davinci-002's tokenizer from the file of its ranks."""
+  """Loads code-davinci-002's tokenizer from the file of its ranks."""
   import tiktoken
   from tiktoken import load
 
@@ -304,7 +304,7 @@ def _transfer_ways(corpus):
 
 
 def _flat(batch):
-  """Gives a batch as `Aligner.align_strings` takes it."""
+  """Returns a batch in the form that `Aligner.align_strings` takes."""
   tokens = [token for some, _ in batch for token in some]
   pairs = [pair for token in tokens for pair in token.top]
   return {

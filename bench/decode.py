@@ -12,8 +12,8 @@ in ours. Rounds are interleaved, since a machine's speed drifts; a system's
 figure is its median, and a ratio the median of the rounds' ratios.
 
 What bounds the arithmetic is measured too: `bound` is the time of the least
-work (the products' floating-point operations at the speed of this machine's
-best product, and the bytes that every step must read at the speed of its
+work (the FLOPs of the matmuls at the speed of this machine's fastest
+matmul, and the bytes that every step must read at the speed of its
 memory, one after the other), `of_bound` the share of our time that it is.
 """
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  """Gives the flags; the defaults are those of the figures in README.md."""
+  """Parses the flags; the defaults are those of the figures in README.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   parser.add_argument(
     "--geometry",
@@ -87,7 +87,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def started(
   folder: pathlib.Path, args: argparse.Namespace
 ) -> dict[str, Decoder]:
-  """Gives the systems of a platform, ours first."""
+  """Loads the systems of a platform, ours first."""
   systems = {OURS: ours(folder, args), "transformers": pytorch(folder, args)}
   if args.platform == "cpu":
     for name in ("ctranslate2", INT8):
@@ -227,7 +227,7 @@ def ctranslate2(
 def measure(
   systems: Mapping[str, Decoder], args: argparse.Namespace
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-  """Gives each system's seconds a round, and how far its tokens agree.
+  """Measures each system's seconds a round, and how many of its tokens agree.
 
   The first round compiles and warms up and is not kept. Agreement is the
   share of rows whose every token is ours: random weights leave near ties.
@@ -259,7 +259,7 @@ def summarize(
   geometry: str,
   args: argparse.Namespace,
 ) -> dict[str, object]:
-  """Gives what is written for one geometry."""
+  """Returns the results of one geometry."""
   num_tokens = args.batch_size * args.new_tokens
   ratios = {
     name: statistics.median(
@@ -284,7 +284,7 @@ def summarize(
 
 
 def bound_seconds(geometry: str, args: argparse.Namespace) -> dict[str, float]:
-  """Gives the least time that one batch can take on this machine."""
+  """Computes the least time that one batch can take on this machine."""
   sizes = geometries.GEOMETRIES[geometry]
   embed_dim, mlp_dim = sizes.embed_dim, sizes.mlp_dim
   num_layers, joined = sizes.num_layers, sizes.num_heads * HEAD_DIM
@@ -348,7 +348,7 @@ def _best(run: Callable[[], jax.Array], times: int = 20) -> float:
 
 
 def table(geometry: str, result: Mapping[str, Mapping[str, float]]) -> str:
-  """Gives the figures of one geometry as lines of text."""
+  """Formats the results of one geometry as lines of text."""
   bound = result["bound"]
   lines = [f"{geometry:20}{'tokens/s':>10}{'ours x':>8}{'equal rows':>12}"]
   lines += [

@@ -9,7 +9,7 @@ VOCAB_SIZE = 32128
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-  """A T5 1.1 with as many layers in each stack."""
+  """The sizes of a T5 1.1 with `num_layers` layers in each stack."""
 
   embed_dim: int
   mlp_dim: int
@@ -27,10 +27,10 @@ GEOMETRIES: Mapping[str, Geometry] = {
 
 
 def huggingface(geometry: Geometry, vocab_size: int = VOCAB_SIZE) -> object:
-  """Gives the geometry as `transformers`' configuration.
+  """Returns the geometry as a configuration of `transformers`.
 
-  Its head is a matrix of its own, as in T5 1.1, which a fresh model of
-  version 5 ties all the same: its weights must be set.
+  Its head is untied, as in T5 1.1; `transformers` 5 ties that of a new model
+  all the same, so its weights must be set.
   """
   import transformers
 

@@ -1,4 +1,4 @@
-"""How far the `fixed` grader is from verdicts that others gave.
+"""Compares the `fixed` grader with the verdicts of others.
 
   git clone https://github.com/openai/grade-school-math
   git clone https://github.com/suzgunmirac/BIG-Bench-Hard
@@ -74,7 +74,7 @@ def grade_gsm8k(path: pathlib.Path) -> Mapping[str, int]:
 
 
 def grade_bbh(outputs: pathlib.Path) -> Mapping[str, object]:
-  """Gives each task's accuracy in both prompts beside the known one."""
+  """Returns each task's accuracies beside the published ones."""
   tasks = {
     f"{task}/{prompt}": {"n": n, "accuracy": accuracy, "known": known}
     for task, prompt, n, accuracy, known in _bbh_accuracies(outputs)

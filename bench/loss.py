@@ -2,22 +2,22 @@
 
   python bench/loss.py --output=loss.json
 
-All take hidden states and the head's kernel, and give the loss and the
+All take hidden states and the head's kernel, and compute the loss and the
 gradients of both, on the CPU, or on a GPU with `--platform=gpu`: 16 x 256
 positions and V = 32,128, with hidden states in float32 and in bfloat16
 (`--dtype` takes one). The dense version is the paper's
-(FranxYao/FlanT5-CoT-Specialization: src/utils.py, `kl_divergence`): it lays
-the teacher's five candidates out as `[B, T, V]` and compares it with the
-student's softmax, both in float32. Ours takes them as they are, in pieces of
+(FranxYao/FlanT5-CoT-Specialization: src/utils.py, `kl_divergence`): it scatters
+the teacher's five candidates into `[B, T, V]` and compares that with the
+student's softmax, both in float32. Ours takes them as they are, in chunks of
 the target positions or of the vocabulary (`LossConfig.chunk_axis`).
 
-Peak memory is what a process of its own gains over the arrays that it is
-given, gradients included, on a GPU by its allocator; XLA's own count of
+Peak memory is measured in a process of its own, beyond its arguments and with
+the gradients, on a GPU by its allocator; XLA's own count of
 temporary memory is printed beside it.
 Rounds are interleaved, and a ratio is the median of the rounds' ratios. What
-bounds the time is measured too: three products (logits, both gradients) at
-the speed of this machine's best product in that dtype. In pieces of the
-vocabulary ours takes a fourth, since it computes the logits again.
+bounds the time is measured too: three matmuls (logits, both gradients) at
+the speed of this machine's fastest matmul in that dtype. With chunks of the
+vocabulary ours needs a fourth, since it recomputes the logits.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """Gives the flags; the defaults are those of the figures in README.md."""
+  """Parses the flags; the defaults are those of the figures in README.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   measured.add_platform(parser)
   parser.add_argument("--batch_size", type=int, default=16)
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, object]:
-  """Gives the figures of one dtype, the last that `argv` names."""
+  """Measures one dtype, the last that `argv` names."""
   seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
   with measured.started(__file__, argv, SYSTEMS, args.platform) as servers:
     memory = {name: server.ask("memory") for name, server in servers.items()}
@@ -175,7 +175,7 @@ def summarize(
   memory: Mapping[str, Mapping[str, float]],
   best_flops: float,
 ) -> dict[str, object]:
-  """Gives all figures, ratios first."""
+  """Summarizes all measurements, ratios first."""
   positions = args.batch_size * args.length
   product = 2 * positions * args.embed_dim * args.vocab_size
   medians = {name: statistics.median(seconds[name]) for name in SYSTEMS}
@@ -200,7 +200,7 @@ def summarize(
 
 
 def table(dtype: str, result: Mapping) -> str:
-  """Gives the figures of one dtype as lines of text."""
+  """Formats the results of one dtype as lines of text."""
   lines = [
     f"{dtype:12}{'peak MiB':>10}{'XLA temp':>10}{'ms':>9}"
     f"{'of peak':>9}{'of time':>9}{'of bound':>10}"

@@ -1,9 +1,9 @@
-"""Systems that are measured in processes of their own, asked over a pipe.
+"""Runs each measured system in a process of its own, driven over a pipe.
 
-A script starts itself once a system (`started`, which adds `--system=NAME`),
-and asks each process in turn, so that rounds are interleaved; the process
-answers every line with one of JSON (`answer`). So no system's memory or
-threads are another's.
+A script starts itself once for each system (`started`, which adds
+`--system=NAME`) and sends a line to each process in turn, so that rounds are
+interleaved; the process answers every line with one of JSON (`answer`). So
+systems share neither memory nor threads.
 """
 
 import argparse
@@ -22,12 +22,12 @@ PLATFORMS = ("cpu", "gpu")
 
 
 def add_platform(parser: argparse.ArgumentParser) -> None:
-  """Adds where all systems compute: on the CPU, or on one GPU."""
+  """Adds `--platform`: all systems run on the CPU, or on one GPU."""
   parser.add_argument("--platform", choices=PLATFORMS, default="cpu")
 
 
 def environment(platform: str) -> dict[str, str]:
-  """Gives what JAX reads when it starts; a GPU's memory is shared."""
+  """Returns JAX's environment variables; processes share a GPU's memory."""
   return {
     "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[platform],
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -36,12 +36,12 @@ def environment(platform: str) -> dict[str, str]:
 
 
 def torch_device(platform: str) -> str:
-  """Gives what PyTorch calls the platform."""
+  """Returns PyTorch's name of the platform."""
   return {"cpu": "cpu", "gpu": "cuda"}[platform]
 
 
 class Server:
-  """A process that answers questions, a line each."""
+  """A process that answers each line with a line."""
 
   def __init__(
     self, script: str, argv: Sequence[str], name: str, platform: str
@@ -79,7 +79,7 @@ class Server:
 def started(
   script: str, argv: Sequence[str], names: Sequence[str], platform: str = "cpu"
 ) -> Iterator[Mapping[str, Server]]:
-  """Gives a process a name, for as long as the block lasts."""
+  """Starts a process for each name, and ends them after the block."""
   servers = {name: Server(script, argv, name, platform) for name in names}
   try:
     yield servers
@@ -89,24 +89,24 @@ def started(
 
 
 def answer(reply: Callable[[str], Mapping[str, float]]) -> int:
-  """Replies to each line that is asked, until the pipe is closed."""
+  """Answers each line of standard input, until the pipe is closed."""
   for line in sys.stdin:
     print(json.dumps(reply(line.strip())), flush=True)
   return 0
 
 
 def timed(run: Callable[[], object]) -> float:
-  """Gives the seconds that a call takes."""
+  """Returns the seconds that a call takes."""
   begin = time.perf_counter()
   run()
   return time.perf_counter() - begin
 
 
 def best_product(dtype: str = "float32") -> float:
-  """Gives floating-point operations a second of a square product, in JAX.
+  """Measures the FLOPs per second of a square matmul in JAX.
 
   Args:
-    dtype: of what is multiplied; sums are float32.
+    dtype: the dtype of the operands; sums are float32.
   """
   import jax
   import jax.numpy as jnp
@@ -125,7 +125,7 @@ def best_product(dtype: str = "float32") -> float:
 
 
 def resident_bytes(platform: str = "cpu") -> int:
-  """What the process holds now: in memory, or of JAX's arrays on the GPU."""
+  """Returns the memory of the process, or of JAX's arrays on the GPU."""
   if platform == "gpu":
     return _gpu_statistics()["bytes_in_use"]
   pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
@@ -133,7 +133,7 @@ def resident_bytes(platform: str = "cpu") -> int:
 
 
 def peak_bytes(platform: str = "cpu") -> int:
-  """The most that the process has held, as `resident_bytes` counts."""
+  """Returns the peak of `resident_bytes`."""
   if platform == "gpu":
     return _gpu_statistics()["peak_bytes_in_use"]
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,10 +2,10 @@
 
     python bench/paper_hours.py [NAME ...]
 
-Each file of gin_configs/experiments/paper/ says in its header by which
-`specialize plan` command its hours are told. This runs the command, once for
-files that share one, and writes the `Hours:` line anew; names, such as
-flan_t5_xl, choose files. Minutes a command; needs libtpu, no TPU.
+The header of each file of gin_configs/experiments/paper/ has the `specialize
+plan` command that computes its hours. This runs the command, once for files
+that share one, and rewrites the `Hours:` line; names, such as flan_t5_xl,
+select files. Takes minutes a command; needs libtpu, but no TPU.
 """
 
 import argparse
@@ -33,24 +33,24 @@ def main(argv):
   unknown = sorted({*names} - {*stems})
   if unknown:
     parser.error(f"{', '.join(unknown)}: expected among {', '.join(stems)}")
-  told = {}
+  hours = {}
   for path in sorted(PAPER.glob("*.gin")):
     if names and path.stem not in names:
       continue
     text = path.read_text()
     command = shlex.split(_PLAN.search(text).group(1).replace("\n#", " "))[1:]
     key = tuple(command)
-    if key not in told:
+    if key not in hours:
       print(shlex.join(command), flush=True)
-      told[key] = plan(command)
+      hours[key] = plan(command)
     # Read again: minutes have passed.
     text = path.read_text()
-    path.write_text(_HOURS.sub(f"# Hours: {told[key]}\n", text))
-    print(f"{path.stem}: {told[key]}", flush=True)
+    path.write_text(_HOURS.sub(f"# Hours: {hours[key]}\n", text))
+    print(f"{path.stem}: {hours[key]}", flush=True)
 
 
 def plan(command):
-  """Runs `specialize plan` and says the hours of its mesh in words."""
+  """Runs `specialize plan` and returns the hours of its mesh as text."""
   with tempfile.TemporaryDirectory() as directory:
     output = pathlib.Path(directory) / "rows.json"
     subprocess.run(

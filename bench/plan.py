@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  """Gives the flags."""
+  """Parses the flags."""
   parser = argparse.ArgumentParser(
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -212,7 +212,7 @@ def flatness() -> dict[str, object]:
 
 
 def compiled(case: Case) -> dict[str, object]:
-  """Gives the row of `specialize plan`, and the processor's seconds."""
+  """Returns the row of `specialize plan`, and its CPU seconds."""
   from specialize_jax.cli import plan as command
   from specialize_jax.tpu import plan, topology
 

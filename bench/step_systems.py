@@ -24,7 +24,7 @@ Example = Mapping[str, np.ndarray]
 
 
 def serve(args: argparse.Namespace) -> int:
-  """Answers each line that is asked with a line of JSON."""
+  """Answers each line of standard input with a line of JSON."""
   system = (Ours if args.system == "ours" else PyTorch)(args)
   fixed = fixed_examples(args)
   batches = system.batches(mixture_examples(args))
@@ -109,7 +109,7 @@ class Ours:
     )
 
   def peak_bytes(self) -> int:
-    """The most that the process has held."""
+    """Peak memory of the process."""
     return measured.peak_bytes(self._args.platform)
 
   def padded(self, examples: list[Example]) -> Mapping[str, np.ndarray]:
@@ -183,7 +183,7 @@ class PyTorch:
     )
 
   def peak_bytes(self) -> int:
-    """The most that the process, or its allocator on the GPU, has held."""
+    """Peak memory of the process, or of its allocator on the GPU."""
     if self._args.platform == "gpu":
       return self._torch.cuda.max_memory_allocated()
     return measured.peak_bytes()
@@ -253,7 +253,7 @@ class PyTorch:
 
 
 def geometry(args: argparse.Namespace) -> geometries.Geometry:
-  """Gives the sizes that both systems have."""
+  """Returns the sizes of the model, the same for both systems."""
   return geometries.GEOMETRIES[args.geometry]
 
 
@@ -307,7 +307,7 @@ def mixture_examples(args: argparse.Namespace) -> Iterator[Example]:
 
 
 def solved(row: Mapping[str, str]) -> object:
-  """A line of GSM8K as a demonstration, its calculator marks left out."""
+  """Returns a line of GSM8K as a demonstration, without calculator marks."""
   import re
 
   from specialize_jax.cot import formats
@@ -336,12 +336,12 @@ def example(
 
 
 def num_tokens(one: Example) -> int:
-  """Inputs and targets of an example."""
+  """Returns the number of input and target tokens of an example."""
   return len(one["inputs"]) + len(one["targets"])
 
 
 def step_flops(args: argparse.Namespace) -> float:
-  """Operations of the step's products: forward, and twice that backward."""
+  """Returns the matmul FLOPs of a step: forward, and twice that backward."""
   sizes = geometry(args)
   embed_dim, joined = sizes.embed_dim, sizes.num_heads * geometries.HEAD_DIM
   sources = args.batch_size * args.input_length

@@ -1,4 +1,4 @@
-"""A record store of any size that looks like the paper's: made up, fast.
+"""Writes a synthetic record store of any size that resembles the paper's, fast.
 
 Questions are GSM8K's own training questions; a rationale is a run of words of
 its solutions that ends in the right answer and is exactly as many T5 tokens
@@ -28,13 +28,13 @@ _WRITTEN_TOGETHER = 500
 
 
 def write(directory, *, num_samples, target_tokens, seed=0):
-  """Writes a store of right samples, unless the very same is there.
+  """Writes a store of correct samples, unless the same one exists.
 
   Args:
-    directory: where to; made where missing.
-    num_samples: how many records, over all training questions evenly.
+    directory: output directory, created if missing.
+    num_samples: number of records, evenly over all training questions.
     target_tokens: T5 tokens of each rationale, EOS not among them.
-    seed: fixes all that is made up.
+    seed: determines the store.
 
   Returns:
     The directory.
@@ -92,14 +92,14 @@ class _Words:
     self.tokens = [token.decode() for some in tokens for token in some]
 
   def _size(self, word):
-    """T5 tokens of a word; they never cross a space."""
+    """Returns the number of T5 tokens of a word; none crosses a space."""
     word = word.strip()
     if word not in self._sizes:
       self._sizes[word] = len(self._student.encode(word)[0])
     return self._sizes[word]
 
   def draw(self, answer, target_tokens, rng):
-    """Gives the tokens of a rationale: numbers in the corpus, and its end."""
+    """Draws the tokens of a rationale: a run of the corpus, and its end."""
     end = f" The answer is {answer}."
     room = target_tokens - sum(self._size(word) for word in end.split())
     last = int(
@@ -148,7 +148,7 @@ class _Steps:
   def _write(self, token):
     """Writes a token's variants, their probabilities made up."""
     count = self._share.get(token, 4)
-    # Logits of five candidates and the unseen rest; sure steps and unsure.
+    # Logits of five candidates and the tail, some steps peaked and some flat.
     scale = self._rng.uniform(1.0, 9.0, (count, 1))
     logits = self._rng.gumbel(size=(count, 6)) + scale * np.array(
       [1.0, 0.0, -0.2, -0.4, -0.6, -0.5]

@@ -20,8 +20,8 @@ Two comparisons, rounds interleaved, medians of rounds:
                padded to the longest. Speed is in tokens that are not padding.
 
 Memory is the peak of each process less what it held after its imports. What
-bounds the arithmetic is measured too: the step's products at the speed of
-this machine's best one.
+bounds the arithmetic is measured too: the step's matmuls at the speed of
+this machine's fastest one.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def report(args: argparse.Namespace, result: Mapping, text: str) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """Gives the flags; the defaults are those of the figures in README.md."""
+  """Parses the flags; the defaults are those of the figures in README.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   parser.add_argument("--data_dir", default="../shared/data")
   measured.add_platform(parser)
@@ -162,7 +162,7 @@ def summarize(result: dict) -> None:
 
 
 def same_batch_table(result: Mapping) -> str:
-  """Gives time, memory and bound of the same batch as lines of text."""
+  """Formats time, memory and bound of the same batch as lines of text."""
   lines = [f"{'same batch':24}{'ms/step':>8}{'ours x':>8}"]
   for name, values in result["same_batch"]["seconds"].items():
     lines.append(
@@ -183,7 +183,7 @@ def same_batch_table(result: Mapping) -> str:
 
 
 def mixture_table(result: Mapping) -> str:
-  """Gives the mixture's figures as lines of text."""
+  """Formats the results of the mixture as lines of text."""
   lines = [f"\n{'mixture':24}{'tokens/s':>9}{'padding':>9}"]
   for name, values in result["mixture"].items():
     lines.append(

@@ -23,7 +23,7 @@ def align_record(
   mode: str,
   keep_truncated: bool = False,
 ) -> targets.AlignedTargets | targets.Rejected:
-  """Aligns one record by itself, all candidates kept.
+  """Aligns one record, keeping all candidates.
 
   A sample that is not a finished answer is rejected unless `keep_truncated`.
   In `paper` mode a sample that did not end by itself, or whose steps do not
@@ -50,10 +50,10 @@ def align_record(
 class RowAligner:
   """Aligns the rows of a store, many at a time.
 
-  What it gives is what `align_record` gives, sample by sample.
+  The result of each row is that of `align_record`.
 
   Attributes:
-    aligner: what aligns.
+    aligner: the aligner.
   """
 
   def __init__(
@@ -63,10 +63,10 @@ class RowAligner:
     mode: str,
     keep_truncated: bool = False,
   ) -> None:
-    """Prepares for a student.
+    """Builds the aligner of a student.
 
     Args:
-      tokenizer: the student's.
+      tokenizer: the student's tokenizer.
       mode: one of `align.MODES`.
       keep_truncated: whether samples that are not finished answers are
         aligned, too.
@@ -83,10 +83,10 @@ class RowAligner:
     """Aligns rows.
 
     Args:
-      rows: best given one at a time, since their steps are let go at once.
+      rows: the rows; best a generator, since their steps are dropped at once.
 
     Returns:
-      The rows without their steps and lines, and what became of each.
+      The rows without their steps and lines, and the targets of each.
 
     Raises:
       UserError: a record is not whole, or its tokens do not spell its text.
@@ -118,7 +118,7 @@ class RowAligner:
     return kept, aligned.placed(np.array(places, np.int64), len(kept), rejected)
 
   def _rejects(self, row: columnar.Row) -> str | None:
-    """Returns why a row is not even aligned; None where it is."""
+    """Returns why a row cannot be aligned, or None."""
     reason = _rejects(
       row.head,
       len(row.steps),
@@ -135,7 +135,7 @@ class RowAligner:
 
 
 def batches(rows: Iterable[columnar.Line]) -> Iterator[list[columnar.Line]]:
-  """Cuts lines into batches that are worth a call of the aligner."""
+  """Groups lines into batches of `align.BATCH_SIZE`."""
   remaining = iter(rows)
   while batch := list(itertools.islice(remaining, align.BATCH_SIZE)):
     yield batch
@@ -148,7 +148,7 @@ def _rejects(
   mode: str,
   keep_truncated: bool,
 ) -> str | None:
-  """Returns why there is no use for a sample; None where there may be one."""
+  """Returns why a sample cannot be used, or None."""
   if mode == "paper":
     if record.finish_reason != "stop":
       return (
@@ -180,7 +180,7 @@ def _teacher_token(step: schema.TeacherStep) -> targets.TeacherToken:
 
 
 def to_positions(batch: targets.TargetBatch) -> packed_rows.Positions:
-  """Gives a batch's targets as they are stored.
+  """Converts a batch's targets to the form in which they are stored.
 
   A position keeps its target's own candidate and the most probable others,
   five in all; a masked position, of characters that the student cannot spell,
@@ -205,7 +205,7 @@ def to_positions(batch: targets.TargetBatch) -> packed_rows.Positions:
 def _largest_candidates(
   ids_P: np.ndarray, top_ids_PC: np.ndarray, top_log_probs_PC: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Picks five candidates a position: the target's own, then by size.
+  """Selects five candidates a position: the target's own, then by probability.
 
   Returns:
     int32[P, 5] ids and float64[P, 5] log-probabilities; an unused slot, or

@@ -44,7 +44,7 @@ class File:
 
 @functools.cache
 def files() -> Mapping[str, File]:
-  """Gives every file by its path below a data directory."""
+  """Returns every file by its path below a data directory."""
   table = pathlib.Path(__file__).with_name("benchmark_files.tsv")
   rows = [line.split("\t") for line in table.read_text().splitlines()]
   return {
@@ -54,7 +54,7 @@ def files() -> Mapping[str, File]:
 
 
 class _Benchmark(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """What the five have in common."""
+  """What the five builders share."""
 
   VERSION = tfds.core.Version(benchmarks.BUILT_VERSION)
   MANUAL_DOWNLOAD_INSTRUCTIONS = None  # a network does as well
@@ -62,7 +62,7 @@ class _Benchmark(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   @tfds.core.utils.classproperty
   @classmethod
   def url_infos(cls) -> Mapping[str, tfds.download.checksums.UrlInfo]:
-    """Gives TFDS the checksums that downloads must have."""
+    """Returns the checksums that downloads must have, for TFDS."""
     return {
       ADDRESS + file.address: tfds.download.checksums.UrlInfo(
         size=tfds.core.utils.Size(file.num_bytes),
@@ -155,7 +155,7 @@ def locate(
   Raises:
     UserError: a file is not the one that its authors published.
   """
-  # TFDS gives no manual folder where none was named and none is there.
+  # TFDS has no manual folder where none was named and none exists.
   folder = pathlib.Path(dl_manager._manual_dir or "")  # noqa: SLF001
   found = {
     path: str(folder / path)

@@ -12,10 +12,10 @@ def read(
   data_format: formats.DataFormat,
   read_demonstrations: Callable[[], Sequence[formats.Demonstration]] | None,
 ) -> Sequence[formats.Demonstration]:
-  """Reads what an in-context format draws from.
+  """Reads the demonstrations that an in-context format draws from.
 
   Raises:
-    UserError: the format has nothing to draw from.
+    UserError: there are none.
   """
   if read_demonstrations is None:
     raise errors.UserError(
@@ -28,10 +28,10 @@ def read(
 def different(
   demonstrations: Sequence[formats.Demonstration], num_demonstrations: int
 ) -> dict[str, formats.Demonstration]:
-  """Gives demonstrations by their question; repeated questions count once.
+  """Returns demonstrations by question; repeated questions count once.
 
   Raises:
-    UserError: there are not more demonstrations than shall be drawn.
+    UserError: there are no more demonstrations than are to be drawn.
   """
   by_question = {one.question.strip(): one for one in demonstrations}
   if len(by_question) <= num_demonstrations:
@@ -44,10 +44,10 @@ def different(
 
 
 class Drawer:
-  """Draws demonstrations for questions by their places.
+  """Draws demonstrations for questions, which are named by number.
 
   Attributes:
-    demonstrations: what is drawn from; a drawn number counts these.
+    demonstrations: those drawn from; `draw` returns indices into them.
   """
 
   def __init__(
@@ -57,15 +57,15 @@ class Drawer:
     *,
     asked: Sequence[str],
   ) -> None:
-    """Finds which demonstration is a question itself.
+    """Finds the demonstrations that are themselves among the questions.
 
     Args:
       demonstrations: what to draw from; repeated questions count once.
       num_demonstrations: how many to draw.
-      asked: the questions; `draw` counts them.
+      asked: the questions; `draw` takes indices into them.
 
     Raises:
-      UserError: there are not more demonstrations than shall be drawn.
+      UserError: there are no more demonstrations than are to be drawn.
     """
     by_question = different(demonstrations, num_demonstrations)
     self.demonstrations = list(by_question.values())
@@ -79,12 +79,12 @@ class Drawer:
     """Draws for a batch.
 
     Args:
-      places: int [B], of the questions among `asked`.
+      places: int [B], indices into `asked`.
       seed: int64 [2].
 
     Returns:
-      int64 [B, num_demonstrations]: different numbers in any order, in no row
-      the question's own.
+      int64 [B, num_demonstrations]: distinct indices in random order, never
+      that of the question itself.
     """
     # One more than needed: at most one of them is the question itself.
     drawn = distinct_rows(
@@ -98,16 +98,16 @@ class Drawer:
 def distinct_rows(
   num_rows: tf.Tensor, total: int, count: int, seed: tf.Tensor
 ) -> tf.Tensor:
-  """Draws `count` different numbers below `total` a row, in any order.
+  """Draws `count` distinct numbers below `total` for each row, in random order.
 
   Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", 1987) draws
   the set with `count` random numbers, however large `total` is; ordering the
   set by random keys then makes its order uniform too.
 
   Args:
-    num_rows: how many rows.
-    total: how many numbers there are, at least `count`.
-    count: how many to draw a row.
+    num_rows: number of rows.
+    total: exclusive upper bound, at least `count`.
+    count: how many to draw in each row.
     seed: int64 [2].
 
   Returns:

@@ -9,9 +9,9 @@ the teacher's candidates:
   teacher_top_probs  float32 [target, 5]  unused slots hold 0.0
   teacher_top_mask   int32 [target]       1 where the teacher was aligned
 
-  example_id         string []            such as "gsm8k/train/7#3:FORMAT"
-  data_format        int32 []             1 + its place in `formats.FORMATS`,
-                                          0 for what is of no format
+  example_id         string []            for example "gsm8k/train/7#3:FORMAT"
+  data_format        int32 []             1 + its index in `formats.FORMATS`,
+                                          0 for an example without a format
 
 Where the mask is 0 (EOS, or a token that no teacher token matches) the
 candidates are the one-hot target: its id and probability 1.0 in slot 0. A
@@ -20,7 +20,7 @@ piece, for characters that the vocabulary cannot spell, and the model reads a
 loss weight of 0 there.
 
 The model reads seqio's batch keys and `decoder_teacher_top_{ids,probs,mask}`;
-`decoder_data_formats` is there for the metrics alone.
+only metrics read `decoder_data_formats`.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ TRAINING_FEATURES: Mapping[str, tuple[type, tuple[int, ...]]] = {
   INPUTS: (np.int32, ()),
   **TARGET_FEATURES,
 }
-# What there is one of an example; one that lacks them has no name and format 0.
+# Features of a whole example; one that lacks them has no id and format 0.
 EXAMPLE_FEATURES: Mapping[str, type] = {
   EXAMPLE_ID: np.bytes_,
   DATA_FORMAT: np.int32,

@@ -21,13 +21,13 @@ def span_corruption(
   noise_density: float = 0.15,
   mean_span_tokens: float = 3.0,
 ) -> tf.data.Dataset:
-  """Turns rows of `text` into corrupted `inputs` and the hidden `targets`.
+  """Replaces `text` by corrupted `inputs` and the hidden spans as `targets`.
 
-  A text longer than a row, or than the sentinels can cover, gives a window
-  drawn uniformly; a text of a single token gives nothing.
+  Of a text longer than a row, or than the sentinels can cover, a window is
+  drawn uniformly; a text of a single token is dropped.
 
   Example. With sentinels 99, 98, ... the tokens 11 12 13 14 15 16 and the
-  spans (12) and (15 16) hidden give
+  spans (12) and (15 16) hidden become
 
     inputs   11 99 13 14 98 EOS
     targets  99 12 98 15 16 EOS
@@ -37,7 +37,7 @@ def span_corruption(
     output_features: the task's; sentinels are the vocabulary's highest ids.
     sequence_length: the task feature lengths, or None for no limit.
     noise_density: share of the tokens to hide, above 0 and below 1.
-    mean_span_tokens: how many tokens a hidden span has on average.
+    mean_span_tokens: mean length of a hidden span, in tokens.
   """
   vocabulary = output_features[features.INPUTS].vocabulary
   limit = int(vocabulary.extra_ids * mean_span_tokens / noise_density)
@@ -79,7 +79,7 @@ def span_corruption(
 
 
 def window(tokens: tf.Tensor, limit: int, key: tf.Tensor) -> tf.Tensor:
-  """Gives at most `limit` neighbouring tokens, from a uniform start."""
+  """Returns at most `limit` adjacent tokens, from a uniform start."""
   latest = tf.maximum(tf.size(tokens) - limit, 0)
   start = tf.random.stateless_uniform(
     [], key, maxval=latest + 1, dtype=tf.int32

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from specialize_jax.data import questions
 
 VALIDATION_SIZE = 500
-# Datasets of fewer different questions hold out a share instead.
+# Datasets with fewer distinct questions hold out a share instead.
 _LARGE_ENOUGH = 1000
 _SMALL_SHARE = 0.25
 # Fixes the choice. 3 is the first number for which each question that
@@ -21,7 +21,7 @@ _SEED = "specialize-jax validation 3"
 
 
 def words_of(question: str) -> str:
-  """Gives what makes two questions the same: their words, in order.
+  """Returns a question's words in order: equal for questions that are the same.
 
   Example:
     >>> words_of(" Tom has  3 cats. How many? ")
@@ -35,13 +35,13 @@ def split_validation(
   *,
   words_fn: Callable[[str], str] = words_of,
 ) -> tuple[list[questions.Question], list[questions.Question]]:
-  """Parts rows into those held out for validation and the rest.
+  """Splits rows into those held out for validation and the rest.
 
-  500 different questions are held out of 1,000 or more, a quarter of fewer.
+  500 distinct questions are held out of 1,000 or more, a quarter of fewer.
 
   Args:
     rows: a dataset, in any order.
-    words_fn: what makes two questions the same, where their words do not.
+    words_fn: maps a question to a key that is equal for equal questions.
 
   Returns:
     Validation and rest, each in the order of `rows`.

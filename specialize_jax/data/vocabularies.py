@@ -25,7 +25,7 @@ class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
   """
 
   def __init__(self, relative_path: str, *, extra_ids: int = 0) -> None:
-    """Names the file; reads nothing.
+    """Stores the path; reads nothing.
 
     Args:
       relative_path: for example `tokenizers/t5_spiece.model`.
@@ -46,7 +46,7 @@ class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
 
   @property
   def fingerprint(self) -> str:
-    """Identifies the file's content, to tell one student from another."""
+    """A hash of the file, which identifies the student."""
     path = self.sentencepiece_model_file
     return _fingerprint(path, os.stat(path).st_mtime_ns)
 
@@ -68,17 +68,17 @@ class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
 
 @functools.lru_cache(maxsize=8)
 def _fingerprint(path: str, written_ns: int) -> str:
-  del written_ns  # tells a file that was replaced
+  del written_ns  # differs for a file that was replaced
   return student.SentencePieceStudent.from_file(path).fingerprint
 
 
 def t5() -> LocatedSentencePieceVocabulary:
-  """Gives T5's and FlanT5's vocabulary: 32,000 pieces and 100 sentinels."""
+  """Returns the vocabulary of T5 and FlanT5: 32,000 pieces, 100 sentinels."""
   return LocatedSentencePieceVocabulary(
     "tokenizers/t5_spiece.model", extra_ids=100
   )
 
 
 def mini() -> LocatedSentencePieceVocabulary:
-  """Gives the mini world's student vocabulary and its 16 sentinels."""
+  """Returns the mini world's student vocabulary, with 16 sentinels."""
   return LocatedSentencePieceVocabulary("mini/student.model", extra_ids=16)
