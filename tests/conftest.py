@@ -5,8 +5,11 @@ into an error, and eight CPU devices make every sharding test a real one.
 """
 
 import contextlib
+import hashlib
+import importlib.metadata as metadata
 import os
 import pathlib
+import platform
 import sys
 import tempfile
 
@@ -17,12 +20,32 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 _FLAGS = {
   "--xla_force_host_platform_device_count": "8",
   "--xla_backend_optimization_level": "0",
-  "--xla_cpu_use_fusion_emitters": "false",
 }
+_JAXLIB = tuple(map(int, metadata.version("jaxlib").split(".")[:2]))
+if _JAXLIB < (0, 11):
+  _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"  # no longer a flag there
 _GIVEN = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join(
   [_GIVEN, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN)]
 ).strip()
+
+# Tests, their processes, both workers and the next run compile many programs
+# that are the same. XLA's code is for the processor that it was compiled on.
+_PROCESSOR = hashlib.sha256(
+  "".join(
+    line
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    if line.startswith(("model name", "flags"))
+  ).encode()
+  if os.path.exists("/proc/cpuinfo")
+  else platform.processor().encode()
+).hexdigest()[:16]
+_CACHE_HOME = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR",
+  os.fspath(pathlib.Path(_CACHE_HOME, "specialize_jax_tests", _PROCESSOR)),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402  (after the environment it reads)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -35,6 +36,26 @@ def world(tmp_path_factory):
   sources.set_data_dir(None)
 
 
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+  """A run of six steps that died after its fourth: it has steps 2 and 4."""
+  sources.set_data_dir(world)
+  run_dir = tmp_path_factory.mktemp("trained") / "run"
+  every_second = loop.LoopConfig(
+    num_steps=6, log_every=1, eval_every=2, checkpoint_every=2
+  )
+  experiment.train(tiny_demo.run(run_dir, loop=every_second))
+  shutil.rmtree(run_dir / "checkpoints/6")
+  return run_dir
+
+
+@pytest.fixture
+def run_dir(trained, world, tmp_path):
+  """A copy of that run, for one test."""
+  sources.set_data_dir(world)
+  return shutil.copytree(trained, tmp_path / "run")
+
+
 def flags(world, model_dir, *more):
   return [
     f"--model_dir={model_dir}",
@@ -49,11 +70,8 @@ def last_line(text):
 
 
 def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
-  world, tmp_path, capsys
+  world, run_dir, tmp_path, capsys
 ):
-  sources.set_data_dir(world)
-  run_dir = tmp_path / "run"
-  experiment.train(tiny_demo.run(run_dir))
   assert main.run("select", flags(world, run_dir, "--evaluate")) == 0
   out, err = capsys.readouterr()
   assert err.count("on 4 validation sets") == 2
@@ -84,7 +102,7 @@ def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
   assert _times(run_dir / "selection") == times
   # Other commands take the choice, and it outlives the run's own steps.
   for step in (2, 4):
-    _remove(run_dir / "checkpoints" / str(step))
+    shutil.rmtree(run_dir / "checkpoints" / str(step))
   folder = tmp_path / "folder"
   assert not main.run(
     "convert",
@@ -111,27 +129,16 @@ def _times(directory):
   return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
 
 
-def _remove(directory):
-  for path in sorted(directory.rglob("*"), reverse=True):
-    path.rmdir() if path.is_dir() else path.unlink()
-  directory.rmdir()
-
-
-def test_a_step_of_a_later_run_replaces_one_of_its_number(world, tmp_path):
-  sources.set_data_dir(world)
-  for seed in (0, 1):
-    run_dir = tmp_path / f"run{seed}"
-    experiment.train(tiny_demo.run(run_dir, seed=seed))
+def test_a_step_of_a_later_run_replaces_one_of_its_number(run_dir, tmp_path):
+  # The later run: its step 4 has the parameters of the first one's step 2.
+  later = tmp_path / "later"
+  shutil.copytree(run_dir / "checkpoints/2", later / "checkpoints/4")
   first, second = (
-    opening.open_checkpoint(tmp_path / f"run{seed}/checkpoints/4")
-    for seed in (0, 1)
+    opening.open_checkpoint(place / "checkpoints/4")
+    for place in (run_dir, later)
   )
-  run_dir = tmp_path / "run0"
-  for source_dir, expected in (
-    (None, first),
-    (None, first),
-    (tmp_path / "run1", second),
-  ):
+  assert first.fingerprint() != second.fingerprint()
+  for source_dir, expected in ((None, first), (None, first), (later, second)):
     best.place(run_dir, 4, source_dir=source_dir)
     placed = opening.open_checkpoint(run_dir / "best")
     assert placed.fingerprint() == expected.fingerprint()
@@ -165,18 +172,7 @@ def test_it_follows_a_run_that_clears_its_steps_away(world, tmp_path):
   assert not (run.model_dir / "selection/candidate").exists()
 
 
-def test_following_a_run_that_died_ends(world, tmp_path, capsys):
-  sources.set_data_dir(world)
-  run_dir = tmp_path / "run"
-  experiment.train(
-    tiny_demo.run(
-      run_dir,
-      loop=loop.LoopConfig(
-        num_steps=6, log_every=1, eval_every=2, checkpoint_every=2
-      ),
-    )
-  )
-  _remove(run_dir / "checkpoints/6")  # as if it had died after step 4
+def test_following_a_run_that_died_ends(world, run_dir, capsys):
   waiting = ("--follow", "--poll_seconds=0.1", "--patience_minutes=0.01")
   assert main.run("select", flags(world, run_dir, *waiting)) == 0
   out, err = capsys.readouterr()

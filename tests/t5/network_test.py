@@ -9,22 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from testdata import tiny_t5
 
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
 
-T5_1_1 = t5_config.T5Config(
-  vocab_size=40,
-  embed_dim=16,
-  mlp_dim=24,
-  num_heads=3,
-  head_dim=4,
-  num_encoder_layers=3,
-  num_decoder_layers=2,
-  mlp_activations=("gelu", "linear"),
-  tied_head=False,
-  dropout_rate=0.0,
-  dtype="float32",
+T5_1_1 = dataclasses.replace(
+  tiny_t5.T5_1_1, vocab_size=40, num_encoder_layers=3
 )
 T5_1_0 = dataclasses.replace(
   T5_1_1,
@@ -41,21 +32,7 @@ def tokens(shape, seed=0):
   return jnp.asarray(rng.integers(2, 40, shape), jnp.int32)
 
 
-@functools.cache
-def init(config):
-  """Random parameters, drawn in NumPy: nothing to compile, and lively."""
-  model = network.EncoderDecoder(config)
-  tokens = jnp.ones((1, 4), jnp.int32)
-  shapes = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), tokens, tokens, deterministic=True)
-  )
-  rng = np.random.default_rng(0)
-
-  def draw(leaf):
-    scale = leaf.shape[-2] ** -0.5 if leaf.ndim > 1 else 1.0
-    return jnp.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
-
-  return model, jax.tree.map(draw, nn.meta.unbox(shapes["params"]))
+init = functools.partial(tiny_t5.init, std=1.0)
 
 
 @functools.cache

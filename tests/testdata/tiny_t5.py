@@ -31,8 +31,12 @@ PER_LAYER = dataclasses.replace(T5_1_1, relative_bias="per_layer")
 
 
 @functools.cache
-def init(config):
-  """Random parameters, drawn in NumPy: nothing to compile, and lively."""
+def init(config, std=2.0):
+  """Returns the network and random parameters, drawn in NumPy.
+
+  So nothing is compiled. `std` is that of a layer's outputs, roughly: at 2
+  the logits are far from uniform.
+  """
   model = network.EncoderDecoder(config)
   tokens = jnp.ones((1, 4), jnp.int32)
   shapes = jax.eval_shape(
@@ -42,7 +46,7 @@ def init(config):
 
   def draw(leaf):
     scale = leaf.shape[-2] ** -0.5 if leaf.ndim > 1 else 1.0
-    return jnp.asarray(rng.normal(0, 2 * scale, leaf.shape), leaf.dtype)
+    return jnp.asarray(rng.normal(0, std * scale, leaf.shape), leaf.dtype)
 
   return model, jax.tree.map(draw, nn.meta.unbox(shapes["params"]))
 
