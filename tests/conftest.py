@@ -12,6 +12,7 @@ import pathlib
 import platform
 import sys
 import tempfile
+import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -57,6 +58,17 @@ hypothesis.settings.load_profile("any_machine")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_sessionstart(session):
+  """Removes the programs that no run has read for two weeks."""
+  if hasattr(session.config, "workerinput"):
+    return  # of several workers, the process that started them does it
+  cached = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+  for path in cached.glob("*-cache"):
+    with contextlib.suppress(FileNotFoundError):
+      if path.stat().st_atime < time.time() - 14 * 24 * 3600:
+        path.unlink()
 
 
 @pytest.fixture
