@@ -7,6 +7,7 @@ dataset of their own beside it, for the held-out divergence.
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
@@ -131,14 +132,11 @@ class Stage:
     fingerprint: of the student's vocabulary.
   """
 
-  def __init__(
-    self, preparation: Preparation, *, validation: bool = True
-  ) -> None:
+  def __init__(self, preparation: Preparation) -> None:
     """Reads the vocabulary and the questions.
 
     Args:
-      preparation: what is prepared from what.
-      validation: whether records of validation questions become rows too.
+      preparation: the records, the vocabulary and how they are aligned.
 
     Raises:
       UserError: either cannot be read, or there is no such mode.
@@ -148,11 +146,7 @@ class Stage:
       mode=preparation.mode,
       keep_truncated=True,  # the filter has judged them
     )
-    self._index = _index(
-      preparation.dataset_name,
-      questions_path(preparation),
-      validation=validation,
-    )
+    self._index = _index(preparation.dataset_name, questions_path(preparation))
     self._filter = record_filter.RightTrainingRows(
       self._index, keep_truncated=preparation.keep_truncated
     )
@@ -203,12 +197,14 @@ class Stage:
         picked.append((number, unfinished is not None))
         yield row
 
-  def is_validation(self, row: packed_rows.PackedRow) -> bool:
-    """Returns whether a row belongs to a validation question."""
-    return self._index.is_validation(row.question)
+  @functools.cached_property
+  def validation_questions(self) -> frozenset[int]:
+    """The numbers of the validation questions."""
+    numbers = range(len(self.questions))
+    return frozenset(filter(self._index.is_validation, numbers))
 
   def question_row(self, number: int) -> tfds_builder.QuestionRow:
-    """Gives a question as the dataset stores it."""
+    """Returns a question as the dataset stores it."""
     question = self.questions[number]
     return tfds_builder.QuestionRow(
       question=number,
@@ -252,34 +248,24 @@ def prepare(
       for row in batch_rows:
         if row.question not in asked:
           asked[row.question] = stage.question_row(row.question)
-        if stage.is_validation(row):
+        if row.question in stage.validation_questions:
           validation.append(row)
         else:
           yield row
 
-  def write(rows: Iterable[packed_rows.PackedRow], name: str) -> str:
-    return tfds_builder.write(
-      rows,
+  try:
+    path = tfds_builder.write(
+      rows(),
       asked,
       data_dir=preparation.data_dir,
-      name=name,
+      name=preparation.dataset_name,
       metadata=tfds_builder.new_metadata(
         stage.fingerprint, mode=preparation.mode
       ),
     )
-
-  name = preparation.dataset_name
-  try:
-    path = write(rows(), name)
   except tfds_builder.EmptyDatasetError as error:
     raise nothing_kept(preparation, tally.num_records, tally.dropped) from error
-  validation_path = None
-  if validation:
-    validation_path = write(validation, tfds_builder.validation_name(name))
-  else:
-    tfds_builder.remove(
-      preparation.data_dir, tfds_builder.validation_name(name)
-    )
+  validation_path = write_validation(validation, stage, preparation)
   tally.kept -= len(validation)
   report = tally.report(
     questions=len(asked) - len({row.question for row in validation}),
@@ -290,8 +276,36 @@ def prepare(
   return Prepared(path=path, validation_path=validation_path, report=report)
 
 
+def write_validation(
+  rows: Sequence[packed_rows.PackedRow], stage: Stage, preparation: Preparation
+) -> str | None:
+  """Writes the dataset of the validation questions' rows.
+
+  Args:
+    rows: its rows; if there are none, one that was prepared earlier is removed.
+    stage: the stage that made them.
+    preparation: its preparation.
+
+  Returns:
+    The dataset's folder, or None if there are no rows.
+  """
+  name = tfds_builder.validation_name(preparation.dataset_name)
+  if not rows:
+    tfds_builder.remove(preparation.data_dir, name)
+    return None
+  return tfds_builder.write(
+    rows,
+    {row.question: stage.question_row(row.question) for row in rows},
+    data_dir=preparation.data_dir,
+    name=name,
+    metadata=tfds_builder.new_metadata(
+      stage.fingerprint, mode=preparation.mode
+    ),
+  )
+
+
 def questions_path(preparation: Preparation) -> str:
-  """Gives the file of the training questions."""
+  """Returns the file of the training questions."""
   return preparation.questions or _default_questions(preparation.dataset_name)
 
 
@@ -306,9 +320,7 @@ def _default_questions(dataset_name: str) -> str:
     ) from error
 
 
-def _index(
-  dataset_name: str, path: str, *, validation: bool
-) -> record_filter.QuestionIndex:
+def _index(dataset_name: str, path: str) -> record_filter.QuestionIndex:
   """Reads what may be trained on and what may not."""
   if not epath.Path(path).is_file():
     raise errors.UserError(
@@ -317,7 +329,7 @@ def _index(
     )
   if dataset_name == "gsm8k_teacher":
     return record_filter.gsm8k_index(
-      benchmarks.read_gsm8k(path, "train"), validation=validation
+      benchmarks.read_gsm8k(path, "train"), validation=True
     )
   held_out: dict[str, list[questions.Question]] = {}
   for split in ("validation", "test"):
@@ -327,7 +339,7 @@ def _index(
   return record_filter.QuestionIndex(
     questions.read_questions(path),
     [question for of_split in held_out.values() for question in of_split],
-    held_out.get("validation", ()) if validation else (),
+    held_out.get("validation", ()),
   )
 
 

@@ -1,7 +1,7 @@
-"""The teacher's dataset as a TFDS builder that aligns in Apache Beam.
+"""A TFDS builder of the teacher's dataset that aligns in Apache Beam.
 
-For teachers too large for one machine: the same stage that `preparation`
-runs in its own process, here on the workers of any Beam runner.
+For teachers too large for one machine: the stage that `preparation` runs in
+its own process runs here on the workers of any Beam runner.
 
 Beam is imported by nothing else, and is no extra of this package: its
 releases up to 2.77 ask for protobuf below 7, sentencepiece's generated code
@@ -18,6 +18,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
@@ -43,17 +44,22 @@ class Runner:
 
 @dataclasses.dataclass(kw_only=True)
 class TeacherConfig(tfds.core.BuilderConfig):
-  """What is prepared from what.
+  """The configuration of one preparation.
 
   Attributes:
-    preparation: what from what.
-    metadata: what is kept with the dataset.
-    report_path: where the tally goes, as JSON.
+    preparation: the records, the vocabulary and how they are aligned.
+    metadata: metadata of the dataset.
+    report_path: path that the tally is written to, as JSON.
+    validation: numbers of the validation questions.
+    validation_path: prefix of the TFRecord files that the rows of these
+      questions are written to.
   """
 
   preparation: preparation.Preparation
   metadata: Mapping[str, str]
   report_path: str
+  validation: frozenset[int]
+  validation_path: str
 
 
 class TeacherBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -76,7 +82,10 @@ class TeacherBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return {tfds_builder.SPLIT: self._generate_examples(pipeline)}
 
   def _generate_examples(self, pipeline: object) -> object:
-    """Gives a Beam collection of (key, example)."""
+    """Returns a Beam collection of (key, example) to train on.
+
+    The tally and the rows of validation questions go to files of their own.
+    """
     import apache_beam as beam
 
     config = self.builder_config
@@ -101,9 +110,26 @@ class TeacherBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       | "Sum" >> beam.CombineGlobally(_total)
       | "Report" >> beam.Map(_write_report, config.report_path)
     )
-    return kept | "One" >> beam.Map(
-      lambda group: (group[0], min(group[1], key=lambda row: row["ids"]))
+    held_out = config.validation
+    trained, validation = (
+      kept
+      | "One"
+      >> beam.Map(
+        lambda group: (group[0], min(group[1], key=lambda row: row["ids"]))
+      )
+      | "Parts"
+      >> beam.Partition(lambda one, _: int(one[1]["question"] in held_out), 2)
     )
+    serializer = tfds.core.example_serializer.ExampleSerializer(
+      tfds_builder.row_features().get_serialized_info()
+    )
+    _ = (
+      validation
+      | "Serialize"
+      >> beam.Map(lambda one: serializer.serialize_example(one[1]))
+      | "Validation" >> beam.io.WriteToTFRecord(config.validation_path)
+    )
+    return trained
 
 
 class Gsm8kTeacher(TeacherBuilder):
@@ -122,9 +148,8 @@ def prepare(
 ) -> preparation.Prepared:
   """Filters, aligns and writes on a Beam runner.
 
-  As `preparation.prepare`, except that rows come in any order, and that of
-  samples which occur twice any one is kept, not the first, and that records
-  of validation questions are left out.
+  As `preparation.prepare`, except that rows are in any order, and that of
+  samples which occur twice any one is kept, not the first.
 
   Raises:
     UserError: as `preparation.prepare`; or Beam is not installed.
@@ -133,11 +158,12 @@ def prepare(
   from apache_beam.options import pipeline_options
 
   # Fails here, not on a worker.
-  stage = preparation.Stage(wanted, validation=False)
+  stage = preparation.Stage(wanted)
   data_dir, name = epath.Path(wanted.data_dir), wanted.dataset_name
   metadata = tfds_builder.new_metadata(stage.fingerprint, mode=wanted.mode)
   with tfds_builder.replaced_when_done(data_dir, name) as folder:
     report_path = folder.parent / "report.json"
+    validation_path = folder.parent / "validation"
     builder = _BUILDERS[name](
       data_dir=folder.parent / "beam",
       config=TeacherConfig(
@@ -145,6 +171,8 @@ def prepare(
         preparation=wanted,
         metadata=metadata,
         report_path=os.fspath(report_path),
+        validation=stage.validation_questions,
+        validation_path=os.fspath(validation_path),
       ),
     )
     builder.download_and_prepare(
@@ -156,7 +184,12 @@ def prepare(
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
       )
     )
+    validation = _read_rows(validation_path)
     report = json.loads(report_path.read_text())
+    report |= {
+      "kept": report["kept"] - len(validation),
+      "validation": len(validation),
+    }
     if not report["kept"]:
       raise preparation.nothing_kept(
         wanted, report["records"], report["dropped"]
@@ -175,8 +208,26 @@ def prepare(
   settings = {"mode": wanted.mode, "vocabulary": stage.fingerprint}
   return preparation.Prepared(
     path=os.fspath(data_dir / name),
+    validation_path=preparation.write_validation(validation, stage, wanted),
     report={**settings, **report, "questions": len(asked)},
   )
+
+
+def _read_rows(prefix: epath.Path) -> list[packed_rows.PackedRow]:
+  """Reads the rows that the workers wrote to TFRecord files."""
+  files = [os.fspath(file) for file in prefix.parent.glob(f"{prefix.name}-*")]
+  serialized = list(tf.data.TFRecordDataset(files))
+  if not serialized:
+    return []
+  columns = tfds_builder.parse(
+    tf.stack(serialized), tfds_builder.row_features()
+  )
+  names = list(columns)
+  values = zip(*(columns[name].numpy().tolist() for name in names), strict=True)
+  return [
+    packed_rows.PackedRow(**dict(zip(names, row, strict=True)))
+    for row in values
+  ]
 
 
 def check_installed(runner: Runner) -> None:
@@ -190,7 +241,7 @@ def check_installed(runner: Runner) -> None:
 
 
 def _lines(beam: object, pipeline: object, records: str) -> object:
-  """Gives a collection of the lines of a store."""
+  """Returns a collection of the lines of a store."""
   file = store.records_file(epath.Path(records))
   if store.is_released(file):
     return (
@@ -206,11 +257,11 @@ def _lines(beam: object, pipeline: object, records: str) -> object:
 
 
 def _align_fn(beam: object, wanted: preparation.Preparation) -> object:
-  """Gives a Beam function of batches of lines; its stage stays loaded."""
+  """Returns a Beam function of batches of lines that keeps its stage."""
 
   class Align(beam.DoFn):
     def setup(self) -> None:
-      self._stage = preparation.Stage(wanted, validation=False)
+      self._stage = preparation.Stage(wanted)
 
     def process(
       self, lines: list[columnar.Line]
@@ -225,7 +276,7 @@ def _key(row: packed_rows.PackedRow) -> str:
 
 
 def _repeats(count: int) -> preparation.Tally:
-  """What a sample that several workers kept takes from the tally."""
+  """Returns the correction of the tally for a sample kept several times."""
   repeats = preparation.Tally(kept=1 - count)
   if count > 1:
     repeats.dropped[record_filter.REPEATED] = count - 1
