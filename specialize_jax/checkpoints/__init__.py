@@ -1,8 +1,8 @@
-"""Parameters in and out: Orbax for our own runs, converters for the world.
+"""Checkpoints: Orbax for our own runs, Hugging Face and T5X in and out.
 
 `export_params` writes a Hugging Face folder from parameters in memory.
-`open_checkpoint` takes a run of ours, a Hugging Face folder or name, or a T5X
-checkpoint, and finds out which it is; `Checkpoint.params` restores the
+`open_checkpoint` opens one of our runs, a Hugging Face folder or hub name, or a
+T5X checkpoint, and detects which it is; `Checkpoint.params` restores the
 parameters onto a mesh. `CheckpointManager` saves and restores whole runs.
 """
 

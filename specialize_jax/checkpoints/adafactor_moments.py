@@ -1,14 +1,13 @@
-"""Adafactor's second moments, between optax's state and T5X's.
+"""Converts Adafactor's second moments between optax's state and T5X's.
 
-Both keep, of a kernel `[A, B]`, an average of the squared gradient g², or two
-factors of it: its means over B and over A. They differ in when they factor,
-and in which of the two is called `v_row`: optax (and T5X where a parameter has
-two axes) factors if both axes have 128 entries, and `v_row` is the longer
-axis's mean; by T5X's rules for logical axes, which hold for scanned layers and
-for kernels with heads apart, every kernel is factored and `v_row` belongs to
-`embed`. Here a moment is either, and becomes what the other side wants: means
-are exact, and a moment that was factored is the product that Adafactor takes
-it for.
+Both store, of a kernel `[A, B]`, a moving average of the squared gradient g²,
+or its two factors, the means over B and over A. They differ in when they factor
+and in which factor is called `v_row`. optax (and T5X for parameters with two
+axes) factors if both axes have at least 128 entries, and `v_row` is the mean
+over the longer one. By T5X's rules for logical axes, which apply to scanned
+layers and to kernels with separate axes for heads, every kernel is factored and
+`v_row` is the mean over `embed`. Converting a whole moment to factors is exact;
+a factored one is converted to the product by which Adafactor approximates it.
 """
 
 import dataclasses
@@ -28,22 +27,22 @@ _LAYER = re.compile(r"^(encoder|decoder)/layers_(\d+)/(.+)$")
 _ROW_AXES = {"embed"}
 _COLUMN_AXES = {"vocab", "mlp", "heads", "kv", "joined_kv"}
 
-# The axes that `v_col` and `v_row` are means over.
+# The axes over which `v_col` and `v_row` are means.
 Rule = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class NoMomentsError(errors.UserError):
-  """A checkpoint has no state of Adafactor."""
+  """The checkpoint has no state of Adafactor."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SecondMoment:
-  """The average of a parameter's squared gradient, whole or in two factors.
+  """The average of a parameter's squared gradient, whole or factored.
 
   Attributes:
-    whole: `[A, B]`, or `[A]`; None where it is factored.
-    over_b: `[A]`, the mean over B; None where it is whole.
-    over_a: `[B]`, the mean over A; None where it is whole.
+    whole: `[A, B]` or `[A]`; None if it is factored.
+    over_b: `[A]`, the mean over B; None if it is whole.
+    over_a: `[B]`, the mean over A; None if it is whole.
   """
 
   whole: np.ndarray | None = None
@@ -51,13 +50,13 @@ class SecondMoment:
   over_a: np.ndarray | None = None
 
   def factors(self) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the means over B and over A."""
+    """Computes the means over B and over A."""
     if self.whole is None:
       return self.over_b, self.over_a
     return self.whole.mean(axis=1), self.whole.mean(axis=0)
 
   def product(self) -> np.ndarray:
-    """Returns it whole, as Adafactor estimates it from the factors."""
+    """Computes it whole, as Adafactor approximates it from the factors."""
     if self.whole is not None:
       return self.whole
     mean = max(float(self.over_b.mean()), np.finfo(np.float32).tiny)
@@ -65,18 +64,18 @@ class SecondMoment:
 
 
 class Moments(Protocol):
-  """The second moments of a model, by our names with listed layers."""
+  """The second moments of a model, under our names with listed layers."""
 
   @property
   def count(self) -> int:
-    """How many updates they are averages of."""
+    """The number of updates that they average."""
 
   def second_moment(self, name: str) -> SecondMoment:
-    """Returns that of one tensor."""
+    """Reads the second moment of one tensor."""
 
 
 def heuristic_rule(shape: Sequence[int]) -> Rule | None:
-  """Returns what optax averages over: its two longest axes; None for none."""
+  """Returns optax's rule, its two longest axes; None if it does not factor."""
   if len(shape) < 2:
     return None
   order = np.argsort(shape)
@@ -86,7 +85,7 @@ def heuristic_rule(shape: Sequence[int]) -> Rule | None:
 
 
 def t5x_rule(shape: Sequence[int], axes: Sequence[str]) -> Rule | None:
-  """Returns what T5X averages over, by its standard logical factor rules."""
+  """Returns T5X's rule, by its standard logical factor rules."""
   if len(shape) <= 2 and "layers" not in axes:
     return heuristic_rule(shape)
   rows = tuple(i for i, axis in enumerate(axes) if axis in _ROW_AXES)
@@ -100,16 +99,16 @@ def stored(
   rule: Rule | None,
   parts: Sequence[SecondMoment] | None,
 ) -> dict[str, np.ndarray]:
-  """Returns the arrays that an optimizer keeps of one parameter.
+  """Computes the arrays that an optimizer stores for one parameter.
 
   Args:
-    shape: of the parameter.
-    axes: logical names of its axes; "layers" where layers are stacked.
-    rule: which of them are averaged over.
+    shape: the parameter's shape.
+    axes: its logical axis names; "layers" if layers are stacked.
+    rule: the axes that are averaged over; None for no factors.
     parts: the moments of the layers, or of the one parameter; None for zeros.
 
   Returns:
-    `v_row`, `v_col` and `v`, one zero where it is not used.
+    `v_row`, `v_col` and `v`; a single zero if it is not used.
   """
   unused = np.zeros((1,), np.float32)
   layers = list(axes).index("layers") if "layers" in axes else None
@@ -146,18 +145,18 @@ def loaded(
   layer: int | None,
   joined_shape: Sequence[int],
 ) -> SecondMoment:
-  """Returns the moment of one layer, from what `stored` gives.
+  """Returns the moment of one layer; the inverse of `stored`.
 
   Args:
     arrays: `v_row`, `v_col` and `v`.
-    shape: of the stored parameter.
-    axes: logical names of its axes.
-    rule: which of them are averaged over.
-    layer: which layer, where layers are stacked; else None.
-    joined_shape: of the layer's parameter, `[A, B]` or `[A]`.
+    shape: the stored parameter's shape.
+    axes: its logical axis names.
+    rule: the axes that are averaged over; None for no factors.
+    layer: the layer, if layers are stacked; otherwise None.
+    joined_shape: the shape of the layer's parameter, `[A, B]` or `[A]`.
 
   Raises:
-    ValueError: the arrays are not what the rule gives.
+    ValueError: the arrays do not have the shapes of the rule.
   """
   layers = list(axes).index("layers") if "layers" in axes else None
 
@@ -183,7 +182,7 @@ def loaded(
 def _is_first(
   shape: Sequence[int], layers: int | None, averaged: Sequence[int]
 ) -> bool:
-  """Whether what is left after averaging is the kernel's first axis, A."""
+  """Returns whether the kernel's first axis, A, is left after averaging."""
   own = [axis for axis in range(len(shape)) if axis != layers]
   return own[0] not in averaged
 
@@ -200,14 +199,14 @@ def _stacked(parts: Sequence[np.ndarray], axis: int | None) -> np.ndarray:
 
 
 def place_of(name: str, leaves: Container[str]) -> tuple[str, int | None]:
-  """Returns the leaf that holds a tensor, and its layer where it is stacked.
+  """Returns the leaf with a tensor, and its layer if layers are stacked.
 
-  A relative position table that is a stack's here and a layer's there, or the
-  other way, is found all the same: as a stack's, it is its first layer's.
+  A relative position table is found too if one side has it per stack and the
+  other per layer: the stack's is that of the first layer.
 
   Args:
-    name: ours, layers listed.
-    leaves: names of leaves, `encoder/layers/...` where layers are stacked.
+    name: our name, layers listed.
+    leaves: names of leaves, `encoder/layers/...` for stacked layers.
 
   Raises:
     KeyError: no leaf holds it.
@@ -228,7 +227,7 @@ def place_of(name: str, leaves: Container[str]) -> tuple[str, int | None]:
 
 
 class OptaxMoments:
-  """Those of a checkpoint of ours, whose optimizer was Adafactor."""
+  """The second moments in one of our checkpoints of a run with Adafactor."""
 
   def __init__(
     self,
@@ -237,13 +236,13 @@ class OptaxMoments:
     arrays: Mapping[str, Mapping[str, Any]],
     shapes: Mapping[str, tuple[int, ...]],
   ) -> None:
-    """Reads nothing yet.
+    """Initializes without reading.
 
     Args:
-      where: for errors.
-      count: updates made.
-      arrays: by kind, then by the name of a leaf of our parameters.
-      shapes: of the leaves of our parameters.
+      where: the checkpoint's name in errors.
+      count: the number of updates.
+      arrays: arrays by kind, then by the name of a leaf of our parameters.
+      shapes: shapes of the leaves of our parameters.
     """
     self._where = where
     self.count = count
@@ -251,7 +250,7 @@ class OptaxMoments:
     self._shapes = shapes
 
   def second_moment(self, name: str) -> SecondMoment:
-    """Returns that of one tensor, layers listed."""
+    """Reads the second moment of one tensor, layers listed."""
     leaf, layer = place_of(name, self._shapes)
     shape = self._shapes[leaf]
     axes = ("layers",) * (layer is not None) + ("",) * len(
@@ -278,11 +277,11 @@ def optax_state(
   shapes: Mapping[str, tuple[int, ...]],
   moments: Moments,
 ) -> dict[str, dict[str, np.ndarray]]:
-  """Returns optax's `v_row`, `v_col` and `v` of our parameters, by kind.
+  """Computes optax's `v_row`, `v_col` and `v` of our parameters, by kind.
 
   Args:
-    shapes: of the leaves of our parameters.
-    moments: what they are filled with.
+    shapes: shapes of the leaves of our parameters.
+    moments: the second moments.
   """
   state: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
   for leaf, shape in shapes.items():

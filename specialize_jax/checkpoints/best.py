@@ -1,10 +1,10 @@
-"""A chosen step of a run, in a place of its own: MODEL_DIR/best.
+"""Keeps a selected step of a run in MODEL_DIR/best.
 
-`MODEL_DIR/best/checkpoints/STEP` is the chosen step as the run saved it, with
-the run's vocabulary beside it where there is one. It is laid out as a run, so
-whatever takes a run's directory takes it, and it stays when the run clears
-its older steps away. On one file system its files are hard links, which take
-no space; elsewhere they are copies.
+`MODEL_DIR/best/checkpoints/STEP` is the selected step as the run saved it, with
+the run's vocabulary, if any. It has the layout of a run, so that it can be used
+wherever a run's directory can, and it stays when the run deletes its older
+steps. Its files are hard links if they are on the same file system, which need
+no space, and copies otherwise.
 """
 
 import os
@@ -27,19 +27,20 @@ def place(
   name: str = NAME,
   source_dir: str | os.PathLike | None = None,
 ) -> epath.Path:
-  """Makes a step of a run what `MODEL_DIR/NAME` holds, instead of another.
+  """Replaces the step in `MODEL_DIR/NAME`.
 
   Args:
-    model_dir: the run's.
-    step: whose checkpoint.
-    name: of the place.
-    source_dir: laid out as a run, where the step lies; the run by default.
+    model_dir: the run's directory.
+    step: the selected step.
+    name: the directory's name.
+    source_dir: a directory with the layout of a run that has the step; the run
+      itself by default.
 
   Returns:
-    The place, which `opening.open_checkpoint` takes.
+    The directory, which `opening.open_checkpoint` opens.
 
   Raises:
-    UserError: the step's checkpoint is not there any more.
+    UserError: the step's checkpoint no longer exists.
   """
   model_dir = epath.Path(model_dir)
   source_dir = epath.Path(source_dir or model_dir)
@@ -61,8 +62,8 @@ def place(
   if paths.is_in_bucket(model_dir):
     _copy(source_dir, step, place_dir)
     return place_dir
-  # Made beside, and put in place at once: a kill leaves the old or the new
-  # one, or for a moment none, which the next call mends.
+  # Renamed into place when complete: a kill leaves the old or the new one, or
+  # for a moment none, which the next call repairs.
   beside = place_dir.parent / f".{place_dir.name}.new"
   old = place_dir.parent / f".{place_dir.name}.old"
   for left in (beside, old):
@@ -81,7 +82,7 @@ def place(
 
 
 def step_in(model_dir: str | os.PathLike, name: str = NAME) -> int | None:
-  """Gives the step that `MODEL_DIR/NAME` holds; None where there is none."""
+  """Returns the step in `MODEL_DIR/NAME`; None if there is none."""
   steps = epath.Path(model_dir) / name / _STEPS
   if not steps.is_dir():
     return None
@@ -90,7 +91,7 @@ def step_in(model_dir: str | os.PathLike, name: str = NAME) -> int | None:
 
 
 def _same(place_dir: epath.Path, source_dir: epath.Path, step: int) -> bool:
-  """Whether the place holds this very checkpoint, not one of that number."""
+  """Returns whether it is the same checkpoint, not only the same number."""
   return (
     opening.open_checkpoint(place_dir).fingerprint()
     == opening.open_checkpoint(source_dir / _STEPS / str(step)).fingerprint()
@@ -98,10 +99,10 @@ def _same(place_dir: epath.Path, source_dir: epath.Path, step: int) -> bool:
 
 
 def _copy(source_dir: epath.Path, step: int, place_dir: epath.Path) -> None:
-  """Copies a step within a bucket, which renames no directory at once.
+  """Copies a step within a bucket, where directories cannot be renamed.
 
-  The file that identifies a checkpoint comes last: after a kill
-  the next call finds another one there, and copies again.
+  The file that identifies a checkpoint is copied last: after a kill the next
+  call finds another one and copies again.
   """
   if place_dir.exists():
     place_dir.rmtree()
@@ -112,7 +113,7 @@ def _copy(source_dir: epath.Path, step: int, place_dir: epath.Path) -> None:
 
 
 def _link(source: epath.Path, target: epath.Path) -> None:
-  """Makes a tree of the same files."""
+  """Links or copies a directory tree."""
   for file in _files(source):
     linked = target / file.relative_to(source)
     linked.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which arrays a checkpoint has, and whether they are the wanted ones."""
+"""Restores the arrays of a step, and compares them with the expected ones."""
 
 from typing import Any
 
@@ -15,12 +15,15 @@ _MAX_NAMES = 5  # of each kind that an error lists
 def restore(
   directory: epath.Path, abstract: Any, *, partial_restore: bool = False
 ) -> Any:
-  """Reads the arrays of a step; waits for no other process.
+  """Restores the arrays of a step without waiting for other processes.
 
   Args:
-    directory: of the item, such as checkpoints/30/state.
+    directory: the item's directory, such as checkpoints/30/state.
     abstract: pytree of `jax.ShapeDtypeStruct` with shardings.
-    partial_restore: whether there may be more than is wanted.
+    partial_restore: whether the checkpoint may have more arrays.
+
+  Returns:
+    A pytree of arrays with the structure of `abstract`.
   """
   handler = ocp.PyTreeCheckpointHandler(
     type_handler_registry=streaming.registry()
@@ -34,10 +37,10 @@ def restore(
 
 
 def saved_tree(directory: epath.Path) -> Any:
-  """What Orbax tells of a step's arrays, in the tree that they are in.
+  """Returns Orbax's metadata of a step's arrays, as a tree.
 
   Raises:
-    FileNotFoundError: it tells nothing, for the file is missing.
+    FileNotFoundError: the metadata is missing.
   """
   handler = ocp.PyTreeCheckpointHandler(
     type_handler_registry=streaming.registry()
@@ -51,10 +54,10 @@ def check_names(
   """Compares names and shapes.
 
   Args:
-    saved_tree: what Orbax tells of the saved arrays.
-    abstract: the wanted ones.
-    where: the beginning of the error's sentence.
-    only: the first part of the saved names that are looked at.
+    saved_tree: Orbax's metadata of the saved arrays.
+    abstract: the expected ones.
+    where: the beginning of the error message.
+    only: the first part of the saved names that are compared; None for all.
 
   Raises:
     UserError: they differ.
@@ -85,7 +88,7 @@ def check_names(
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """The shape of every array by its name, such as `params/encoder/scale`.
+  """Returns the shape of every array by name, such as `params/encoder/scale`.
 
   Orbax saves tuples and dataclasses as dictionaries, so names are compared
   and not structures. A leaf without a shape counts as a scalar.

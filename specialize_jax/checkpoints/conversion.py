@@ -1,7 +1,7 @@
-"""From a checkpoint of any kind to ours or to a Hugging Face folder.
+"""Converts a checkpoint of any kind to ours, Hugging Face or T5X.
 
-Tensors pass one at a time, so that host memory stays below twice the largest
-tensor and a GiB; what is written looks complete only when it is.
+Tensors are converted one at a time, so that host memory stays below twice the
+largest tensor plus a GiB; an output looks complete only when it is.
 """
 
 import dataclasses
@@ -35,14 +35,14 @@ _T5_TOKENS, _T5_ROWS = 32_100, 32_128
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """A conversion, before anything is written.
+  """A conversion before anything is written.
 
   Attributes:
-    checkpoint: what is read.
-    config: the model that is written; its `param_dtype` is that of the files.
-    source: the tensors, without the vocabulary rows that are left out.
-    tokenizer_files: contents by file name, to be written beside it.
-    num_rows_read: rows of the vocabulary in the checkpoint.
+    checkpoint: the input.
+    config: the output's model; tensors are written as its `param_dtype`.
+    source: the tensors, without dropped rows of the vocabulary.
+    tokenizer_files: contents of the tokenizer's files by name.
+    num_rows_read: rows of the vocabulary in the input.
   """
 
   checkpoint: opening.Checkpoint
@@ -53,12 +53,12 @@ class Plan:
 
   @property
   def num_tensors(self) -> int:
-    """How many tensors are read, layers counted one by one."""
+    """The number of tensors, layers counted one by one."""
     return len(name_table.tensors(self.config))
 
   @property
   def num_bytes(self) -> int:
-    """The size of what is written, uncompressed."""
+    """The uncompressed size of the output."""
     itemsize = np.dtype(self.config.param_dtype).itemsize
     return itemsize * sum(
       int(np.prod(tensor.shape)) for tensor in name_table.tensors(self.config)
@@ -74,18 +74,21 @@ def plan(
   vocabulary: tokenizers.Vocabulary | None = None,
   on_tensor: Callable[[int], None] = lambda num_bytes: None,
 ) -> Plan:
-  """Says what will be written, and refuses what cannot be.
+  """Plans a conversion and checks that it is possible.
 
   Args:
-    checkpoint: what is read.
+    checkpoint: the input.
     to: "ours", "huggingface" or "t5x".
-    dtype: of the tensors written; None for that of those read, float32 if
-      they differ.
-    vocab_size: rows of the vocabulary written. None for those read, but that
-      32,100 become T5's 32,128 in ours, and go back to 32,100 in a Hugging
-      Face folder if that is what ours were converted from.
-    vocabulary: the tokenizer; None for what lies beside the checkpoint.
-    on_tensor: is told of every tensor that was read, by its size in bytes.
+    dtype: dtype of the output; None for that of the input, or float32 if its
+      tensors differ.
+    vocab_size: rows of the vocabulary in the output. None for those of the
+      input, except that 32,100 become T5's 32,128 in ours, and 32,100 again in
+      a Hugging Face folder if ours was converted from such.
+    vocabulary: the tokenizer; None for the one next to the checkpoint.
+    on_tensor: called with the size in bytes of each tensor that was read.
+
+  Returns:
+    The plan.
 
   Raises:
     UserError: tensors are missing, unexpected or of another shape, or the
@@ -123,10 +126,10 @@ def plan(
 
 
 def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
-  """Writes a model_dir with one step, and gives the step's path.
+  """Writes a model_dir with one step and returns the step's path.
 
   Raises:
-    UserError: `output` holds a checkpoint, or anything else, already.
+    UserError: `output` is not empty.
   """
   output = epath.Path(output)
   directory = output / "checkpoints"
@@ -171,7 +174,7 @@ def write_folder(
   *,
   max_shard_bytes: int = 2**30,
 ) -> epath.Path:
-  """Writes a Hugging Face folder, and gives its path.
+  """Writes a Hugging Face folder and returns its path.
 
   Raises:
     UserError: `output` exists already.
@@ -201,7 +204,7 @@ def export_params(
     output: a folder that does not exist yet.
     config: the model.
     params: its parameters, with or without Flax's axis metadata.
-    vocabulary_path: its SentencePiece model, written beside them.
+    vocabulary_path: its SentencePiece model, which is written too.
 
   Returns:
     The folder.
@@ -232,17 +235,17 @@ def write_t5x(
   *,
   layers: t5x_export.Layers = "listed",
 ) -> epath.Path:
-  """Writes `checkpoint_<step>` as T5X does, and returns its path.
+  """Writes `checkpoint_<step>` as T5X does and returns its path.
 
-  Adafactor's moments go with the parameters where a run of ours has them.
+  Adafactor's moments are written too, if the input has them.
 
   Args:
-    planned: what is written.
+    planned: the conversion.
     output: T5X's model_dir.
     layers: "listed" or "scanned", see `t5x_export`.
 
   Raises:
-    UserError: `output` holds something already.
+    UserError: `output` is not empty.
   """
   output = epath.Path(output)
   if output.exists() and any(output.iterdir()):
@@ -260,7 +263,7 @@ def write_t5x(
 
 
 def _moments(planned: Plan) -> adafactor_moments.Moments | None:
-  """Returns Adafactor's moments; None where they are no longer of the rows."""
+  """Returns Adafactor's moments; None if there are none for these rows."""
   checkpoint = planned.checkpoint
   if planned.config.vocab_size != planned.num_rows_read:
     return None
@@ -271,7 +274,7 @@ def _moments(planned: Plan) -> adafactor_moments.Moments | None:
 
 
 class _Watched:
-  """A source that tells of every tensor that is read."""
+  """A source that reports every tensor that is read."""
 
   def __init__(
     self, source: sources.Source, on_tensor: Callable[[int], None]
@@ -299,7 +302,7 @@ def _common_dtype(source: sources.Source) -> str:
 
 
 def _foreign(output: epath.Path) -> list[str]:
-  """Gives the names in a folder that a conversion cut short does not leave."""
+  """Returns the names in a folder that no interrupted conversion left."""
   if not output.exists():
     return []
   known = {"checkpoints", opening.VOCABULARY_DIR}

@@ -1,9 +1,9 @@
-"""Telling a damaged checkpoint, and a disk without room, from other failures.
+"""Distinguishes damaged checkpoints and full disks from other failures.
 
-Orbax renames a checkpoint into place when it is whole, so a kill leaves none
-half-written. What else happens to files afterwards (a copy that was broken
-off, a disk that lost a block, a hand) shows when they are read: as a missing
-or unreadable file, or as numbers that are not those that were saved.
+Orbax renames a checkpoint into place when it is complete, so a kill leaves no
+incomplete one. Later damage to its files (an interrupted copy, a lost block of
+the disk, a person) is noticed when they are read: a file is missing or cannot
+be read, or its numbers are not those that were saved.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class DamagedError(ValueError):
 
 
 def is_damage(error: Exception) -> bool:
-  """Whether an error that reading gave speaks of the files themselves."""
+  """Returns whether an error of reading means that files are damaged."""
   if isinstance(error, OSError):
     return isinstance(error, FileNotFoundError | NotADirectoryError)
   # Readers of formats fail in many ways over what does not have the format.
@@ -51,7 +51,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def is_no_space(error: BaseException) -> bool:
-  """Whether an error, or what caused it, is that there was no room."""
+  """Returns whether an error or its cause is a full disk."""
   seen: BaseException | None = error
   while seen is not None:
     if isinstance(seen, OSError) and seen.errno in _NO_SPACE:
@@ -65,13 +65,13 @@ def is_no_space(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def named(where: str) -> Iterator[None]:
-  """Names what is damaged where a failure to read is damage.
+  """Turns errors that mean damage into a UserError with the damaged path.
 
   Args:
-    where: the file or the step that is read.
+    where: the file or step that is read.
 
   Raises:
-    UserError: what was read is damaged.
+    UserError: it is damaged.
   """
   try:
     yield
@@ -89,11 +89,11 @@ def named(where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(directory: epath.Path) -> Iterator[None]:
-  """Says of a save that failed where it was, and whether there was room.
+  """Adds the directory to the error of a failed save.
 
   Raises:
-    UserError: there was none.
-    OSError: anything else.
+    UserError: the disk is full.
+    OSError: the save failed for another reason.
   """
   try:
     yield
@@ -114,17 +114,18 @@ def explained(directory: epath.Path) -> Iterator[None]:
 def fingerprint(state: Any) -> dict[str, str]:
   """Returns a digest of every array, the same however it is sharded.
 
-  Two sums over the array's words, modulo 2**32: of the words themselves, and
-  of the words times a weight that depends on their place, so that blocks that
-  changed places are noticed too. Computed where the arrays are, in one pass
-  over them (in host memory by NumPy, which is five times as fast there as
-  XLA). A single wrong bit, or bits that are all lost, always change it.
+  The digest is two sums over the array's words, modulo 2**32: one of the words
+  themselves, and one of the words times a weight that depends on their
+  position, so that exchanged blocks are noticed too. It is computed where the
+  arrays are,
+  in one pass (in host memory by NumPy, which is five times as fast there as
+  XLA). Any single wrong bit changes it, and so do zeros in place of all bits.
 
   Args:
-    state: pytree of arrays; leaves of other kinds are left out.
+    state: pytree of arrays; other leaves are ignored.
 
   Returns:
-    By the name of each array its dtype and the sums, such as
+    The dtype and the sums by the name of each array, such as
     "float32:109051904:3735928559".
   """
   arrays = {
@@ -167,10 +168,10 @@ class Digest:
     self._sum = self._placed_sum = self.num_entries = 0
 
   def add(self, first: int, chunk: np.ndarray) -> None:
-    """Adds neighbouring entries.
+    """Adds consecutive entries.
 
     Args:
-      first: the place of the first of them in the flattened array.
+      first: the index of the first one in the flattened array.
       chunk: the entries, in C order.
     """
     words = np.ascontiguousarray(chunk).reshape(-1).view(self._word_type)
@@ -197,12 +198,12 @@ class Digest:
 
 
 def agree(digest: str, saved: str) -> bool:
-  """Whether a digest is the saved one, which may lack the second sum."""
+  """Returns whether a digest equals the saved one, which may lack a sum."""
   return digest.split(":")[: max(2, saved.count(":") + 1)] == saved.split(":")
 
 
 def checksum(content: bytes | Mapping[str, Any]) -> int:
-  """CRC-32 of bytes, or of a JSON-able mapping whatever its order."""
+  """Computes the CRC-32 of bytes, or of a JSON-able mapping in any order."""
   if not isinstance(content, bytes):
     content = json.dumps(content, sort_keys=True).encode()
   return zlib.crc32(content)
@@ -280,7 +281,7 @@ def _sums_of_words(array: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _free(directory: epath.Path) -> str:
-  """How much room there is, where the file system tells."""
+  """Returns a phrase with the free space of the file system, if known."""
   try:
     free = shutil.disk_usage(os.fspath(directory)).free
   except OSError:

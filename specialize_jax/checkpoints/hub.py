@@ -1,4 +1,4 @@
-"""Models by their name on the Hugging Face hub, through its own cache."""
+"""Downloads models from the Hugging Face hub to its own cache."""
 
 import re
 
@@ -15,15 +15,15 @@ _OTHERS = ["*.json", "spiece.model"]
 
 
 def is_name(path: str) -> bool:
-  """Whether a path has the form OWNER/MODEL or MODEL (t5-base)."""
+  """Returns whether a path has the form OWNER/MODEL or MODEL (t5-base)."""
   return _NAME.match(path) is not None
 
 
 def download(name: str) -> epath.Path:
-  """Gives the folder of a model in the hub's cache, downloaded if need be.
+  """Returns a model's folder in the hub's cache, downloading it if needed.
 
   Raises:
-    UserError: the hub has no such model for us, or cannot be reached.
+    UserError: the hub has no such public model, or cannot be reached.
   """
   try:
     folder = huggingface_hub.snapshot_download(

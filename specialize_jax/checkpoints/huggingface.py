@@ -1,10 +1,10 @@
-"""Hugging Face folders in and out: `config.json` and safetensors.
+"""Reads and writes Hugging Face folders: `config.json` and safetensors.
 
-Whether the head is tied is decided by what the files hold, since the two keys
-mean different things in different releases of `transformers`: up to v4
-`tie_word_embeddings` ties the head and scales the logits; v5 always writes it
-true, says by `scale_decoder_outputs` whether logits are scaled, and unties a
-model whose file holds a head that differs from the embedding.
+The tensors in the files decide whether the head is tied, since the two keys
+have different meanings in different releases of `transformers`: up to v4
+`tie_word_embeddings` ties the head and scales the logits; v5 always writes
+true, has `scale_decoder_outputs` for scaled logits, and unties a model whose
+file has a head that differs from the embedding.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ _CONFIG_KEYS = {
   "relative_attention_max_distance": "relative_attention_max_distance",
   "layer_norm_epsilon": "layer_norm_epsilon",
 }
-"""Our fields, and theirs that say the same."""
+"""Our fields and the equivalent ones of Hugging Face."""
 
 _DEFAULTS = {
   "vocab_size": 32128,
@@ -54,7 +54,7 @@ _DEFAULTS = {
   "d_kv": 64,
   "num_layers": 6,
 }
-"""What a T5 of transformers has where its config.json does not say it."""
+"""Defaults of the T5 of transformers."""
 
 _FEED_FORWARD = {
   "relu": ("relu",),
@@ -63,7 +63,7 @@ _FEED_FORWARD = {
   "gated-gelu_new": ("gelu", "linear"),
   "gated-relu": ("relu", "linear"),
 }
-"""Theirs, and ours; our "gelu" is the tanh approximation, as "gelu_new"."""
+"""Their activations and ours; our "gelu" is the tanh approximation."""
 
 _UNUSED = frozenset(
   {
@@ -82,7 +82,7 @@ _EMBEDDINGS = (
   "encoder.embed_tokens.weight",
   "decoder.embed_tokens.weight",
 )
-"""The names of the one embedding, of which a file may have any."""
+"""Names of the shared embedding; a file may have any of them."""
 
 _NOT_DECODING = frozenset(
   {
@@ -99,17 +99,17 @@ _NOT_DECODING = frozenset(
     "use_cache",
   }
 )
-"""Keys of generation_config.json that leave decoding as our flags say it."""
+"""Keys of generation_config.json that do not change our decoding."""
 
 
 class Folder:
   """A folder that `transformers` wrote, as a `sources.Source`."""
 
   def __init__(self, path: str | os.PathLike) -> None:
-    """Opens no tensor yet.
+    """Reads the configuration, but no tensor.
 
     Raises:
-      UserError: there is no such folder, or it holds no T5 in safetensors.
+      UserError: there is no such folder, or no T5 in safetensors in it.
     """
     self.where = os.fspath(path)
     self._path = pathlib.Path(path)
@@ -119,11 +119,11 @@ class Folder:
 
   @functools.cached_property
   def config(self) -> t5_config.T5Config:
-    """The model in the folder, with T5's defaults for what it does not say.
+    """The model, with T5's defaults for missing keys.
 
     Raises:
-      UserError: config.json says what is no T5 of ours, or contradicts itself
-        or generation_config.json.
+      UserError: config.json is not of a T5 that we support, or contradicts
+        itself or generation_config.json.
     """
     given = {
       ours: self._number(ours, theirs)
@@ -196,7 +196,7 @@ class Folder:
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
     """The shapes of all tensors, in our names and orientation.
 
-    A name that the table does not know stays what it is.
+    Names that are not in the table are unchanged.
     """
     theirs = {tensor.hugging_face: tensor for tensor in self._tensors.values()}
     shapes = {}
@@ -218,11 +218,11 @@ class Folder:
 
   @property
   def dtypes(self) -> Iterable[np.dtype]:
-    """The types of the tensors in the files."""
+    """The dtypes of the tensors in the files."""
     return set(self._files.dtypes.values())
 
   def read(self, name: str) -> np.ndarray:
-    """Returns one tensor, in our orientation and its own dtype."""
+    """Reads one tensor, in our orientation and its own dtype."""
     tensor = self._tensors[name]
     theirs = tensor.hugging_face
     if name == sources.EMBEDDING or (
@@ -246,10 +246,9 @@ class Folder:
 
   @functools.cached_property
   def _embedding(self) -> str | None:
-    """The embedding's name in the files; None if it is in none of them.
+    """The embedding's name in the files; None if it is not in any.
 
-    A tied head is the embedding under one more name; any other head never
-    takes its place.
+    A tied head is another name of the embedding; an untied head is not.
     """
     there = [name for name in _EMBEDDINGS if name in self._files.shapes]
     if not there:
@@ -272,16 +271,16 @@ class Folder:
 
   @functools.cached_property
   def _has_own_head(self) -> bool:
-    """Whether a head is there that is not the embedding."""
+    """Whether the files have a head that differs from the embedding."""
     if _HEAD not in self._files.shapes or self._embedding == _HEAD:
       return False
     return self._embedding is None or not self._equal(_HEAD, self._embedding)
 
   @property
   def _head_is_embedding(self) -> bool:
-    """Whether an untied head equals the embedding, as v5 leaves a fresh one.
+    """Whether an untied head equals the embedding, as in a new model of v5.
 
-    The key tells it from a v4 file that lacks its head.
+    The key distinguishes it from a v4 file without its head.
     """
     known = "scale_decoder_outputs" in self._json or _HEAD in self._files.shapes
     return known and not self._scaled and not self._has_own_head
@@ -299,18 +298,18 @@ def write(
 ) -> None:
   """Writes a folder that `T5ForConditionalGeneration` loads.
 
-  One tensor at a time. Everything is written beside the folder and moved into
-  place at the end, so that what a kill leaves behind never looks complete.
+  Tensors are written one at a time, to a temporary folder that is renamed when
+  it is complete, so that an interrupted export never looks complete.
 
   Args:
     directory: a folder that does not exist yet.
     config: the model.
     source: its parameters.
-    dtype: of the tensors in the files.
-    other_files: contents by name, such as a tokenizer's, put beside them.
-    generation_config: what generation_config.json holds beside the special
+    dtype: dtype of the tensors in the files.
+    other_files: contents of other files by name, such as a tokenizer's.
+    generation_config: keys of generation_config.json besides the special
       tokens.
-    max_shard_bytes: size of a file; a larger tensor has a file of its own.
+    max_shard_bytes: maximum size of a file, unless a single tensor is larger.
 
   Raises:
     UserError: the folder exists already, or the source is not of the model.
@@ -342,7 +341,7 @@ def _write_tensors(
   dtype: np.dtype,
   max_shard_bytes: int,
 ) -> None:
-  """Writes shard after shard, and the index that names them."""
+  """Writes the shards and their index."""
   shards = _shards(config, dtype, max_shard_bytes)
   files = [
     tensor_files.SINGLE
@@ -387,7 +386,7 @@ def _write_tensors(
 def _shards(
   config: t5_config.T5Config, dtype: np.dtype, max_shard_bytes: int
 ) -> list[list[name_table.Tensor]]:
-  """Gives the tensors of each file, filling one after another."""
+  """Assigns tensors to files in order, filling one after another."""
   shards, filled = [[]], 0
   for tensor in name_table.tensors(config):
     size = _num_bytes(tensor, dtype)
@@ -448,9 +447,9 @@ def _special_ids(
 ) -> dict[str, Any]:
   """Returns the special tokens as fields of `T5Config`.
 
-  generation_config.json goes before config.json where tokens end a decoding,
-  as in transformers; it may add to config.json's, which end what is encoded,
-  and not contradict it. What neither says is T5's.
+  As in transformers, generation_config.json overrides config.json for the
+  tokens that end a decoded sequence: it may add to those of config.json, which
+  end an encoded sequence, but not contradict them. T5's are the default.
 
   Raises:
     UserError: an id cannot be one, or the two files disagree.
@@ -546,7 +545,7 @@ def _read_object(path: pathlib.Path, name: str) -> dict[str, Any]:
 
 
 def decoding_settings(generation_config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a generation_config.json says beyond special tokens."""
+  """Returns the keys of generation_config.json that change decoding."""
   return {
     key: value
     for key, value in generation_config.items()
@@ -556,7 +555,7 @@ def decoding_settings(generation_config: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _moved_into_place(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a folder beside `directory` that becomes it if all goes well."""
+  """Yields a temporary folder that is renamed to `directory` on success."""
   unfinished = directory.with_name(f".{directory.name}.unfinished")
   # What a run that was killed has left.
   shutil.rmtree(unfinished, ignore_errors=True)

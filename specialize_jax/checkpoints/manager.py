@@ -1,12 +1,12 @@
 """A run's checkpoints: train state, data iterator and metadata, as one step.
 
 MODEL_DIR/checkpoints/<step>/ has four items, written and restored together:
-`state` (any pytree of arrays), `fingerprint` (its sums of bits, see `damage`),
-`iterator` (where the data stands) and `metadata` (model config, package
+`state` (any pytree of arrays), `fingerprint` (its digests, see `damage`),
+`iterator` (the data iterator's state) and `metadata` (model config, package
 version, gin text: what a later reader needs to know). Saves are asynchronous,
 by all processes together. Orbax writes a step under a temporary name and
-renames it when it is whole, so that what a kill leaves half-written is never
-taken for a checkpoint; a damaged one is passed over for the one before.
+renames it when it is complete, so that an interrupted save is never mistaken
+for a checkpoint; a damaged step is skipped and the one before is restored.
 """
 
 import base64
@@ -44,13 +44,13 @@ _MOMENT = re.compile(r"^(opt_state/.+?)/(v_row|v_col|v)/(.+)$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restored:
-  """A checkpoint that was read.
+  """A restored checkpoint.
 
   Attributes:
-    step: number of completed steps.
-    state: the pytree of arrays, where the abstract one says.
-    iterator_state: the data iterator's account of where it stands.
-    metadata: what was saved as such.
+    step: the number of completed steps.
+    state: the pytree of arrays, with the shardings of the abstract one.
+    iterator_state: the state of the data iterator.
+    metadata: the metadata that was saved.
   """
 
   step: int
@@ -62,8 +62,8 @@ class Restored:
 class CheckpointManager:
   """Saves and restores the steps of one directory.
 
-  Use it as a context manager, or call `close`: only then is the last
-  asynchronous save sure to be whole.
+  Use it as a context manager, or call `close`, which waits until the last
+  asynchronous save is complete.
   """
 
   def __init__(
@@ -74,13 +74,13 @@ class CheckpointManager:
     keep_period: int | None = None,
     keep_best: int = 0,
   ) -> None:
-    """Names a directory; only the first save creates it.
+    """Initializes without creating the directory, which the first save does.
 
     Args:
-      directory: where the steps lie; a local path or a `gs://` one.
-      keep: how many of the newest steps stay; all of them if None.
-      keep_period: steps that are a multiple of it stay forever.
-      keep_best: how many of those with the highest score stay too.
+      directory: the directory of the steps, local or on `gs://`.
+      keep: number of newest steps to keep; None for all.
+      keep_period: steps that are a multiple of it are kept forever.
+      keep_best: number of steps with the highest scores to keep as well.
     """
     self._directory = epath.Path(directory)
     if "://" not in os.fspath(directory):
@@ -92,10 +92,10 @@ class CheckpointManager:
     self._writes = False
 
   def _manager(self, *, to_write: bool = False) -> ocp.CheckpointManager:
-    """Opens Orbax's own manager when it is first needed.
+    """Opens Orbax's manager when it is first needed.
 
-    Only a writer may clear away what a kill has left half-written: to a
-    reader it may be another process's save under way.
+    Only a writer may delete incomplete steps: for a reader they may be the save
+    in progress of another process.
     """
     if self._opened is None or (to_write and not self._writes):
       self.close()
@@ -132,11 +132,11 @@ class CheckpointManager:
     return checkpoint_managers.AnyPreservationPolicy(policies)
 
   def __enter__(self) -> "CheckpointManager":
-    """Gives itself."""
+    """Returns itself."""
     return self
 
   def __exit__(self, *exception: object) -> None:
-    """Waits for the saves under way."""
+    """Waits for saves in progress."""
     self.close()
 
   def save(
@@ -149,16 +149,16 @@ class CheckpointManager:
     score: float | None = None,
     force: bool = False,
   ) -> None:
-    """Starts to save a step; the arrays may be donated as soon as it returns.
+    """Starts to save a step; the arrays may be donated when it returns.
 
     Args:
-      step: number of completed steps.
+      step: the number of completed steps.
       state: pytree of arrays, sharded or not, or of
-        `streaming.StreamedArray`s, which are read as they are written.
-      iterator_state: the data iterator's own account of where it stands.
-      metadata: JSON-able.
-      score: what `keep_best` goes by; None, or nan, for a step without one.
-      force: saves even where the step exists, which otherwise stays.
+        `streaming.StreamedArray`s, which are read while they are written.
+      iterator_state: the state of the data iterator.
+      metadata: JSON-able metadata.
+      score: the score for `keep_best`; None, or nan, for none.
+      force: whether to overwrite the step if it exists; otherwise it is kept.
 
     Raises:
       UserError: there is no space left, for this save or the last one.
@@ -190,20 +190,20 @@ class CheckpointManager:
       )
 
   def restore_newest(self, abstract_state: Any) -> Restored | None:
-    """Reads the newest step that is whole; passes damaged ones over.
+    """Restores the newest undamaged step.
 
-    To be called by all processes of a run: they pass over the same ones. Those
-    are then renamed (30 to damaged_30), so that they neither count nor stand
-    in the way when the run comes to their step again.
+    All processes of a run must call it, and skip the same steps. Damaged steps
+    are renamed (30 to damaged_30), so that they are not restored and do not
+    prevent the run from saving their step again.
 
     Args:
       abstract_state: as in `restore`.
 
     Returns:
-      None where there are no steps at all.
+      The checkpoint; None if there are no steps.
 
     Raises:
-      UserError: they are another model's, or none of them can be read.
+      UserError: the steps are of another model, or none can be read.
     """
     passed_over: dict[int, Exception] = {}
     for step in reversed(self.all_steps()):
@@ -252,12 +252,15 @@ class CheckpointManager:
     processes.anywhere(False)  # nobody looks before it is done
 
   def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
-    """Reads a step: its state, the iterator's state and the metadata.
+    """Restores a step: its state, the iterator's state and the metadata.
 
     Args:
-      abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings, on which
-        the arrays arrive, whatever mesh they were saved from.
-      step: the newest one by default.
+      abstract_state: pytree of `jax.ShapeDtypeStruct` with the shardings of the
+        restored arrays, which may differ from those that were saved.
+      step: the step; the newest one by default.
+
+    Returns:
+      The checkpoint.
 
     Raises:
       UserError: there is no such step, or it holds another model's arrays.
@@ -293,15 +296,18 @@ class CheckpointManager:
     *,
     verify: bool = True,
   ) -> Any:
-    """Returns the state's `params` alone, without its optimizer.
+    """Restores the `params` of a step without its optimizer state.
 
     Args:
-      abstract_params: as in `restore`, of the parameters.
-      step: the newest one by default.
-      verify: whether they are compared with the digests saved with them.
+      abstract_params: as in `restore`, but of the parameters alone.
+      step: the step; the newest one by default.
+      verify: whether to compare them with the digests saved with them.
+
+    Returns:
+      The parameters.
 
     Raises:
-      UserError: there is no such step, it holds another model's arrays, or
+      UserError: there is no such step, it has the arrays of another model, or
         they are not those that were saved.
     """
     step = self._existing(step)
@@ -318,10 +324,10 @@ class CheckpointManager:
   def digests(self, step: int | None = None) -> dict[str, str]:
     """Returns the digests of a step's arrays by name.
 
-    There are none in a step of a release that did not save them.
+    It is empty for steps of a release that did not save digests.
 
     Raises:
-      UserError: the file that holds them is missing or damaged.
+      UserError: the file of the digests is missing or damaged.
     """
     step = self._existing(step)
     place = self._directory / str(step)
@@ -339,13 +345,13 @@ class CheckpointManager:
     return os.fspath(self._directory / str(step))
 
   def stored_params(self, step: int | None = None) -> sources.Source:
-    """Gives the state's `params` where they lie, to be read one by one.
+    """Opens the `params` of a step, to be read one by one.
 
     Args:
-      step: the newest one by default.
+      step: the step; the newest one by default.
 
     Raises:
-      UserError: there is no such step, or it holds no params.
+      UserError: there is no such step, or it has no `params`.
     """
     step = self._existing(step)
     state = self._directory / str(step) / "state"
@@ -368,13 +374,13 @@ class CheckpointManager:
   def stored_moments(
     self, step: int | None = None
   ) -> adafactor_moments.Moments:
-    """Returns the second moments of a step's Adafactor; reads none yet.
+    """Opens the second moments of Adafactor of a step, without reading them.
 
     Args:
-      step: the newest one by default.
+      step: the step; the newest one by default.
 
     Raises:
-      UserError: there is no such step, or its optimizer was another.
+      UserError: there is no such step, or its optimizer was not Adafactor.
     """
     step = self._existing(step)
     directory = self._directory / str(step) / "state"
@@ -408,10 +414,10 @@ class CheckpointManager:
     )
 
   def metadata(self, step: int | None = None) -> dict[str, Any]:
-    """Returns what `save` was given as metadata.
+    """Reads the metadata of a step.
 
     Raises:
-      UserError: there is no such step, or it is not what was saved.
+      UserError: there is no such step, or its metadata are damaged.
     """
     step = self._existing(step)
     with damage.named(self._where(step)):
@@ -421,17 +427,17 @@ class CheckpointManager:
     return metadata
 
   def latest_step(self) -> int | None:
-    """The newest whole step, None where there is none."""
+    """Returns the newest complete step; None if there is none."""
     return max(self.all_steps(), default=None)
 
   def all_steps(self) -> list[int]:
-    """All whole steps, oldest first."""
+    """Returns all complete steps, oldest first."""
     if not self._directory.exists():
       return []
     return sorted(self._manager().all_steps())
 
   def check(self) -> None:
-    """Raises what an asynchronous save has raised by now; waits for none.
+    """Raises the error of a failed asynchronous save, without waiting for any.
 
     Raises:
       UserError, OSError: as `save`.
@@ -441,7 +447,7 @@ class CheckpointManager:
         self._opened.check_for_errors()
 
   def wait(self) -> None:
-    """Waits until the save under way is whole.
+    """Waits until the save in progress is complete.
 
     Raises:
       UserError, OSError: as `save`.
@@ -451,7 +457,7 @@ class CheckpointManager:
         self._opened.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, and frees the threads."""
+    """Waits for the save in progress and stops the threads."""
     opened, self._opened = self._opened, None
     if opened is not None:
       with damage.explained(self._directory):
@@ -473,7 +479,7 @@ class CheckpointManager:
   def _check_names(
     self, step: int, abstract: Any, only: str | None = None
   ) -> None:
-    """Raises UserError where the step's arrays are not the wanted ones."""
+    """Raises UserError if the step's arrays are not the expected ones."""
     contents.check_names(
       contents.saved_tree(self._directory / str(step) / "state"),
       abstract,
@@ -483,12 +489,12 @@ class CheckpointManager:
 
 
 class _FingerprintHandler(ocp.JsonCheckpointHandler):
-  """Writes digests once they are known: of what streams, at its end."""
+  """Writes digests when they are known; those of streamed arrays, last."""
 
   async def async_save(
     self, directory: epath.Path, args: "_FingerprintSave"
   ) -> list[ocp.future.Future]:
-    """Starts to wait and to write."""
+    """Starts to wait for the digests and to write them."""
     return [
       ocp.future.CommitFutureAwaitingContractedSignals(
         self._write(args.item, directory), name="fingerprint"
@@ -511,7 +517,7 @@ class _FingerprintHandler(ocp.JsonCheckpointHandler):
 @ocp.args.register_with_handler(_FingerprintHandler, for_save=True)
 @dataclasses.dataclass
 class _FingerprintSave(ocp.args.CheckpointArgs):
-  """What `_FingerprintHandler` saves, digests or futures of them."""
+  """The arguments of `_FingerprintHandler`: digests or futures of them."""
 
   item: Mapping[str, Any] = dataclasses.field(repr=False)
 
@@ -519,7 +525,7 @@ class _FingerprintSave(ocp.args.CheckpointArgs):
 @ocp.args.register_with_handler(_FingerprintHandler, for_restore=True)
 @dataclasses.dataclass
 class _FingerprintRestore(ocp.args.JsonRestore):
-  """Orbax asks for one; digests are read as any JSON."""
+  """Required by Orbax; digests are read like any other JSON."""
 
 
 def _streamed_digests(state: Any) -> dict[str, Any]:
@@ -538,7 +544,7 @@ def _check_sum(
 
 
 def _lists(step_metadata: epath.Path, item: str) -> bool:
-  """Whether Orbax's own account of a step has an item."""
+  """Returns whether a step has an item, according to Orbax's metadata."""
   if not step_metadata.is_file():
     return False
   handlers = json.loads(step_metadata.read_text()).get("item_handlers")

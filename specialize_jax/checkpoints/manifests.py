@@ -1,8 +1,8 @@
 """The manifest of an exported folder: the size and CRC-32 of every file.
 
-`specialize_manifest.json` lies beside the files and names all of them, so that
-one that was altered, truncated, lost, exchanged or added is noticed before it
-is read. A folder without a manifest, as others write them, has none to check.
+`specialize_manifest.json` in the folder lists all files, so that one that was
+altered, truncated, lost, exchanged or added is noticed before it is read.
+Folders that others wrote have no manifest and are not checked.
 """
 
 import json

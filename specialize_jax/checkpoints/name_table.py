@@ -1,12 +1,12 @@
-"""One table of names, read in both directions.
+"""The table of tensor names, used in both directions.
 
-A tensor is called by its path in our tree with listed layers, such as
-`encoder/layers_3/attention/query/kernel`, which is also its name in T5X. A
-row of the table says what Hugging Face calls it, and whether it lies there
-transposed (a PyTorch weight is `[out, in]`, a kernel `[in, out]`).
+A tensor's name is its path in our tree with listed layers, such as
+`encoder/layers_3/attention/query/kernel`, which is also its name in T5X. A row
+of the table has its name in Hugging Face, and whether it is transposed there (a
+PyTorch weight is `[out, in]`, a kernel `[in, out]`).
 
-Other formats are a `Source`: names, shapes, and one tensor at a time, so that
-no more of a model need be on the host than one tensor.
+Other formats are a `Source` of names, shapes and tensors, which are read one at
+a time, so that host memory need hold only one.
 """
 
 import dataclasses
@@ -150,7 +150,7 @@ class Tensor:
 
 
 def tensors(config: t5_config.T5Config) -> tuple[Tensor, ...]:
-  """Gives every tensor of a model, in the order of the table."""
+  """Returns every tensor of a model, in the order of the table."""
   shapes = {
     name: leaf.shape
     for name, leaf in _flat(
@@ -190,11 +190,14 @@ def tensors(config: t5_config.T5Config) -> tuple[Tensor, ...]:
 def abstract_params(
   config: t5_config.T5Config, placed: placement.Placement | None = None
 ) -> Any:
-  """Gives the parameters' tree as shapes and dtypes, without axis metadata.
+  """Returns the tree of a model's parameters as shapes and dtypes.
 
   Args:
     config: the model.
-    placed: the mesh whose shardings the leaves have; none if None.
+    placed: the mesh over which they are sharded; None for no shardings.
+
+  Returns:
+    A tree of `jax.ShapeDtypeStruct`, without axis metadata.
   """
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   model = network.EncoderDecoder(config)
@@ -217,17 +220,20 @@ def abstract_params(
 def assemble(
   config: t5_config.T5Config, source: sources.Source, *, shardings: Any = None
 ) -> Any:
-  """Gives our parameters, read leaf by leaf from a source.
+  """Builds our parameters leaf by leaf from a source.
 
-  A vocabulary shorter than the model's is filled up with the row of the
-  padding token, which a trained model never emits; zeros would not do, since
-  logits trained with a z-loss lie below 0.
+  A vocabulary shorter than the model's is padded with copies of the padding
+  token's row, which a trained model never emits. Zeros would be wrong, since
+  the logits of a model trained with a z-loss are negative.
 
   Args:
-    config: the model; its `param_dtype` and `scan_layers` shape the tree.
-    source: where tensors come from.
+    config: the model, which determines the structure and dtypes of the tree.
+    source: the tensors.
     shardings: tree of `jax.sharding.Sharding`, one for each parameter; None
-      puts all of them on the default device.
+      to put all of them on the default device.
+
+  Returns:
+    The tree of parameters.
 
   Raises:
     UserError: tensors are missing, unexpected or of another shape.
@@ -246,11 +252,11 @@ def assemble(
 
 
 def streamed(config: t5_config.T5Config, source: sources.Source) -> Any:
-  """Gives our parameters as `streaming.StreamedArray`s; reads none yet.
+  """Returns our parameters as `streaming.StreamedArray`s, without reading.
 
   Args:
-    config: as in `assemble`.
-    source: where tensors come from.
+    config: the model, as in `assemble`.
+    source: the tensors.
 
   Raises:
     UserError: tensors are missing, unexpected or of another shape.
@@ -273,7 +279,7 @@ def streamed(config: t5_config.T5Config, source: sources.Source) -> Any:
 def read(
   config: t5_config.T5Config, source: sources.Source, name: str
 ) -> np.ndarray:
-  """Gives one tensor, its vocabulary filled up as in `assemble`."""
+  """Reads one tensor, with its vocabulary padded as in `assemble`."""
   value = source.read(name)
   axis = sources.VOCABULARY_AXIS.get(name)
   if axis is not None and value.shape[axis] < config.vocab_size:
@@ -290,9 +296,9 @@ def cast(
 
   Args:
     value: the tensor.
-    dtype: of the result.
-    name: of the tensor, for the error.
-    where: the checkpoint that it is of, for the error.
+    dtype: dtype of the result.
+    name: the tensor's name, for the error.
+    where: the checkpoint's name, for the error.
 
   Raises:
     UserError: a finite value is too large for the dtype.
@@ -358,7 +364,7 @@ def _pieces(
   name: str,
   leaf: jax.ShapeDtypeStruct,
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Gives a leaf whole, or layer by layer where layers are stacked."""
+  """Yields a leaf whole, or layer by layer if layers are stacked."""
   if sources.STACKED not in name:
     whole = read(config, source, name)
     yield 0, cast(whole, leaf.dtype, name=name, where=source.where)

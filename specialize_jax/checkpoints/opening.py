@@ -1,9 +1,9 @@
-"""Opens a checkpoint of any of the three kinds, by looking at what is there.
+"""Opens a checkpoint of any of the three kinds and detects which it is.
 
-Everything that takes a checkpoint takes all kinds: ours (a run's model_dir,
-its checkpoints directory or one of its steps), a Hugging Face folder or hub
-name, and a T5X checkpoint directory. `open_checkpoint` reads only what says
-which model it is; `Checkpoint.params` then restores onto a mesh.
+Whatever reads a checkpoint reads all kinds: ours (a run's model_dir, its
+checkpoints directory or one of its steps), a Hugging Face folder or hub name,
+and a T5X checkpoint directory. `open_checkpoint` reads only the metadata;
+`Checkpoint.params` then restores the parameters onto a mesh.
 """
 
 import dataclasses
@@ -38,8 +38,7 @@ from specialize_jax.t5 import config as t5_config
 Kind = Literal["ours", "huggingface", "t5x"]
 
 VOCABULARY_DIR = "vocabulary"
-"""Beside a run's checkpoints: the tokenizer's files, as their source has them.
-"""
+"""The directory of the tokenizer's files, next to a run's checkpoints."""
 
 _OF_THE_FUNCTION = (
   "mlp_activations",
@@ -49,33 +48,33 @@ _OF_THE_FUNCTION = (
   "decoder_start_id",
   "eos_ids",
 )
-"""What makes another function of parameters of the same shapes."""
+"""Fields of the config that change the function but not the shapes."""
 
 ORIGIN = "converted_from"
-"""In the metadata of a step: what it was converted from."""
+"""Key in the metadata of a step: the checkpoint it was converted from."""
 
 _T5X_STEP = re.compile(r"^checkpoint_(\d+)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-  """What `open_checkpoint` found.
+  """An opened checkpoint.
 
   Attributes:
-    kind: whose layout it has.
-    path: as the user gave it, for messages.
-    directory: what is read: our checkpoints directory, the Hugging Face
-      folder or T5X's `checkpoint_<step>`.
-    config: the model. T5X stores none: its shapes tell all but dropout,
-      epsilon and the largest relative distance, which are T5's own.
-    step: the number of completed steps; None where the kind knows none.
-    metadata: what our run saved with it; empty for the other kinds.
-    tokenizer_files: those that lie beside it.
-    generation_config: of a Hugging Face folder, or of the one that ours was
-      converted from.
+    kind: its kind.
+    path: the path as the user gave it, for messages.
+    directory: the directory that is read: our checkpoints directory, the
+      Hugging Face folder or T5X's `checkpoint_<step>`.
+    config: the model. T5X saves no configuration: it is inferred from the
+      shapes, with T5's own dropout, epsilon and maximum relative distance.
+    step: the number of completed steps; None if it is not known.
+    metadata: metadata that our run saved with it; empty for other kinds.
+    tokenizer_files: files of the tokenizer next to it.
+    generation_config: that of a Hugging Face folder, or of the folder that our
+      checkpoint was converted from.
     source: its tensors, one by one.
-    verifies: whether what is read is compared with the digests that lie beside
-      it, of ours and of what we exported.
+    verifies: whether tensors are compared with the digests that were saved with
+      them, in our checkpoints and in our exports.
   """
 
   kind: Kind
@@ -91,16 +90,16 @@ class Checkpoint:
 
   @property
   def vocabulary_path(self) -> epath.Path | None:
-    """The SentencePiece model beside it; None if there is none."""
+    """The SentencePiece model next to it; None if there is none."""
     found = {file.name: file for file in self.tokenizer_files}
     return found.get(tokenizers.SENTENCEPIECE)
 
   def fingerprint(self) -> str:
-    """Tells this checkpoint from any other, a later one at its path included.
+    """Returns a string that no other checkpoint has, also a later one here.
 
-    A copy of a checkpoint of ours has the same one: Orbax writes into it when
-    it was begun and finished, to the nanosecond. Of the other kinds the names,
-    sizes and times of the files tell.
+    A copy of one of our checkpoints has the same fingerprint, since Orbax saves
+    in it the nanoseconds at which it was begun and finished. For other kinds it
+    is computed from the names, sizes and times of the files.
     """
     directory = self.directory
     if self.kind == "ours":
@@ -116,10 +115,10 @@ class Checkpoint:
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
   def moments(self) -> adafactor_moments.Moments:
-    """Returns the second moments of its Adafactor; reads none yet.
+    """Opens the second moments of Adafactor, without reading them.
 
     Raises:
-      UserError: it has no optimizer's state, or that of another optimizer.
+      UserError: it has no optimizer state, or that of another optimizer.
     """
     match self.kind:
       case "ours":
@@ -136,12 +135,12 @@ class Checkpoint:
     placed: placement.Placement | None = None,
     config: t5_config.T5Config | None = None,
   ) -> optax.Params:
-    """Restores the parameters, leaf by leaf, straight onto a mesh.
+    """Restores the parameters onto a mesh, leaf by leaf.
 
     Args:
-      placed: the mesh they go to; by default all devices, each with a replica.
-      config: what they must fit, which also says their `param_dtype` and
-        whether layers are scanned; the checkpoint's own by default.
+      placed: the mesh; by default all devices, with replicated parameters.
+      config: the model that they must fit, with its `param_dtype` and
+        `scan_layers`; the checkpoint's own by default.
 
     Raises:
       UserError: the checkpoint is of another model, or is not what was saved.
@@ -178,7 +177,7 @@ class Checkpoint:
       The number of tensors read.
 
     Raises:
-      UserError: something is not what was saved.
+      UserError: there are no digests, or a tensor is not what was saved.
     """
     if not self.has_digests:
       raise errors.UserError(
@@ -203,7 +202,7 @@ class Checkpoint:
     return (self.directory / manifests.NAME).exists()
 
   def _check_function(self, config: t5_config.T5Config) -> None:
-    if self.kind == "t5x":  # which says none of it
+    if self.kind == "t5x":  # which saves none of these
       return
     for name in _OF_THE_FUNCTION:
       said, wanted = getattr(self.config, name), getattr(config, name)
@@ -216,7 +215,7 @@ class Checkpoint:
 
 
 def _layout(config: t5_config.T5Config) -> tuple[bool, int, str, str]:
-  """What may differ between ours and the model that is wanted."""
+  """Returns the fields that only change how parameters are stored."""
   return (
     config.scan_layers,
     config.vocab_size,
@@ -228,18 +227,18 @@ def _layout(config: t5_config.T5Config) -> tuple[bool, int, str, str]:
 def open_checkpoint(
   path: str | os.PathLike, *, verify: bool = True
 ) -> Checkpoint:
-  """Opens a checkpoint of any kind; reads no parameter yet.
+  """Opens a checkpoint of any kind, without reading parameters.
 
   Args:
     path: ours (model_dir, checkpoints directory or step; the newest step
-      unless one is named), a T5X `checkpoint_<step>` directory, either of them
-      local or on `gs://`, a Hugging Face folder, or where nothing lies at
-      `path` a name on the Hugging Face hub, such as google/flan-t5-xl.
-    verify: whether what is read of it is compared with the digests saved with
-      it; said where it is not, or cannot be.
+      unless one is named) or T5X's (model_dir or `checkpoint_<step>`), local or
+      on `gs://`; a Hugging Face folder; or, if `path` does not exist, a name
+      on the Hugging Face hub, such as google/flan-t5-xl.
+    verify: whether tensors are compared with the digests that were saved with
+      them; a warning is logged if they are not.
 
   Raises:
-    UserError: there is no checkpoint of any kind, or not of a T5.
+    UserError: there is no checkpoint, or it is not of a T5.
   """
   given = os.fspath(path)
   directory = epath.Path(given)
@@ -254,7 +253,7 @@ def open_checkpoint(
 
 
 def kind_of(path: str | os.PathLike) -> Kind:
-  """Tells the kind of a checkpoint by the names of its files.
+  """Detects the kind of a checkpoint by the names of its files.
 
   Raises:
     UserError: there is nothing at `path`, or no checkpoint.
@@ -269,7 +268,7 @@ def kind_of(path: str | os.PathLike) -> Kind:
 def _kind_in(directory: epath.Path) -> Kind:
   if not directory.is_dir():
     if directory.name.isdecimal() and directory.parent.is_dir():
-      return "ours"  # A step that is not there, as its opener will say.
+      return "ours"  # A missing step, which opening it will name.
     raise errors.UserError(
       f"there is no checkpoint directory {os.fspath(directory)}: expected a "
       "run's model_dir, its checkpoints directory or one of the steps in it, a "
@@ -281,10 +280,11 @@ def _kind_in(directory: epath.Path) -> Kind:
     return "huggingface"
   if _is_t5x(directory):
     return "t5x"
+  # T5X's model_dir may be called "checkpoints" or 2024, as ours are.
+  if _t5x_steps(directory) and not (directory / "checkpoints").is_dir():
+    return "t5x"
   if _our_directory(directory) is not None:
     return "ours"
-  if _newest_t5x_step(directory) is not None:
-    return "t5x"
   raise errors.UserError(
     f"{os.fspath(directory)} holds no checkpoint: neither the steps of a run, "
     "nor a Hugging Face config.json, nor a T5X checkpoint (a file called "
@@ -353,8 +353,7 @@ def _open_folder(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
 
 def _open_t5x(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
   del verify  # T5X saves no digests
-  if not _is_t5x(directory):
-    directory = directory / f"checkpoint_{_newest_t5x_step(directory)}"
+  directory = t5x_directory(directory)
   checkpoint = t5x.Checkpoint(directory)
   named = _T5X_STEP.match(directory.name)
   return Checkpoint(
@@ -370,10 +369,10 @@ def _open_t5x(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
 
 
 def _our_directory(path: epath.Path) -> tuple[epath.Path, int | None] | None:
-  """Gives the checkpoints directory of a path, and the step it names if any.
+  """Returns the checkpoints directory of a path, and the step, if any.
 
-  Example: `runs/a`, `runs/a/checkpoints` and `runs/a/checkpoints/500` give
-  `runs/a/checkpoints`, and the last one step 500. None where no run wrote.
+  Example: for `runs/a`, `runs/a/checkpoints` and `runs/a/checkpoints/500` it is
+  `runs/a/checkpoints`, for the last one with step 500. None if it is not a run.
   """
   if (path / "checkpoints").is_dir():
     return path / "checkpoints", None
@@ -387,16 +386,37 @@ def _our_directory(path: epath.Path) -> tuple[epath.Path, int | None] | None:
 
 
 def _is_t5x(directory: epath.Path) -> bool:
-  """Whether it is one checkpoint of T5X, not one of the steps of our run."""
+  """Returns whether it is one T5X checkpoint, and not a step of our run."""
   ours = (directory / "metadata").exists() or (
     directory.parent / "metadata"
   ).exists()
   return not ours and t5x.item(directory) is not None
 
 
-def _newest_t5x_step(directory: epath.Path) -> int | None:
+def t5x_directory(directory: epath.Path) -> epath.Path:
+  """Returns the `checkpoint_<step>` directory that is read for a path.
+
+  Args:
+    directory: a T5X checkpoint, or the model_dir of a T5X run.
+
+  Returns:
+    The checkpoint itself, or the newest of the run. Unfinished ones, as a
+    killed run leaves them in a bucket, are skipped with a warning.
+  """
+  if _is_t5x(directory):
+    return directory
+  steps = [directory / f"checkpoint_{n}" for n in _t5x_steps(directory)]
+  for step in steps:
+    if t5x.item(step) is not None:
+      return step
+    logging.warning("%s was never finished and is skipped", os.fspath(step))
+  return steps[0]
+
+
+def _t5x_steps(directory: epath.Path) -> list[int]:
+  """Returns the steps of T5X's checkpoints in a directory, newest first."""
   matches = (_T5X_STEP.match(child.name) for child in directory.iterdir())
-  return max((int(match.group(1)) for match in matches if match), default=None)
+  return sorted((int(m.group(1)) for m in matches if m), reverse=True)
 
 
 def _tokenizer_files(directory: epath.Path) -> tuple[epath.Path, ...]:

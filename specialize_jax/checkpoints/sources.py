@@ -1,14 +1,14 @@
-"""What a checkpoint of any format is to the rest: names, shapes, tensors.
+"""The common interface of checkpoints: names, shapes and tensors.
 
-Tensors are called by our names with listed layers (`name_table.py`) and have
-our orientation, wherever they come from and however they are stacked there.
+Tensors have our names with listed layers (`name_table.py`) and our orientation,
+whatever the format and however layers are stacked there.
 """
 
 import functools
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
@@ -22,13 +22,16 @@ EMBEDDING = "token_embedder/embedding"
 HEAD = "decoder/logits_dense/kernel"
 
 VOCABULARY_AXIS = {EMBEDDING: 0, HEAD: 1}
-"""Where the tensors that have one row a token have it."""
+"""The vocabulary axis of the tensors that have one."""
 
 STACKED = "/layers/"
-"""In the name of a leaf that holds all layers of a stack."""
+"""Part of the name of a leaf that holds all layers of a stack."""
 
-# Bounds on what is believed of metadata: the largest tensor of T5 11B, all 24
-# layers of an MLP, has 6.4 GiB in float32.
+ZarrDriver = Literal["zarr", "zarr3"]
+"""TensorStore's drivers of the two versions of the zarr format."""
+
+# Bounds on sizes in metadata: the largest tensor of T5 11B, all 24 layers of an
+# MLP, has 6.4 GiB in float32.
 _MAX_ARRAY_BYTES = 64 << 30
 _MAX_LAYERS = 1000
 
@@ -38,7 +41,7 @@ def table_name(stack: str, *, layer: int | None = None) -> str:
 
   Args:
     stack: "encoder" or "decoder".
-    layer: whose own table it is; None for the one of the whole stack.
+    layer: the layer of a table per layer; None for a table per stack.
   """
   owner = stack if layer is None else f"{stack}/layers_{layer}"
   return f"{owner}/relpos_bias/rel_embedding"
@@ -49,33 +52,33 @@ class Source(Protocol):
 
   @property
   def where(self) -> str:
-    """The path or name that the user gave, for errors."""
+    """The path or name that the user gave, for messages."""
 
   @property
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """The shape of every tensor, layers listed; what is unknown included."""
+    """The shape of every tensor, layers listed, also of unknown ones."""
 
   @property
   def dtypes(self) -> Iterable[np.dtype]:
-    """The types that its tensors have."""
+    """The dtypes of its tensors."""
 
   def read(self, name: str) -> np.ndarray:
-    """Gives one tensor."""
+    """Reads one tensor."""
 
 
 class Leaves:
-  """Arrays by the names of leaves, in memory or stored, as a `Source`."""
+  """A `Source` of arrays in memory or in storage, by the names of leaves."""
 
   def __init__(
     self, where: str, leaves: Mapping[str, Any], *, axis: int = 0
   ) -> None:
-    """Reads nothing yet.
+    """Initializes without reading.
 
     Args:
-      where: for errors.
-      leaves: NumPy's, JAX's or tensorstore's arrays; `/layers/` in a name says
-        that the layers of a stack are in one.
-      axis: along which they are stacked.
+      where: the source's name in messages.
+      leaves: arrays of NumPy, JAX or tensorstore; one with `/layers/` in its
+        name holds all layers of a stack.
+      axis: the axis along which layers are stacked.
     """
     self.where = where
     self._leaves = leaves
@@ -103,14 +106,14 @@ class Leaves:
 
   @property
   def dtypes(self) -> Iterable[np.dtype]:
-    """The types of the leaves."""
+    """The dtypes of the leaves."""
     return {
       leaf.dtype.numpy_dtype if _is_stored(leaf) else np.dtype(leaf.dtype)
       for leaf in self._leaves.values()
     }
 
   def read(self, name: str) -> np.ndarray:
-    """Gives one tensor, of a stacked leaf its layer."""
+    """Reads one tensor; of a stacked leaf, its layer."""
     leaf, layer = self.place(name)
     if layer is None:
       return read_leaf(self._leaves[leaf])
@@ -119,7 +122,7 @@ class Leaves:
     )
 
   def place(self, name: str) -> tuple[str, int | None]:
-    """Returns the leaf that holds a tensor, and its layer of a stacked one."""
+    """Returns the leaf of a tensor, and its layer if layers are stacked."""
     if name in self._leaves:
       return name, None
     stack, layer, rest = name.split("/", maxsplit=2)
@@ -130,10 +133,10 @@ class Leaves:
     return math.prod(self._leaves[leaf].shape)
 
   def _cuttable(self, name: str) -> Any:
-    """Gives a leaf of which a layer costs no more than a layer.
+    """Returns a leaf of which single layers are cheap to read.
 
-    A stored array whose layers share a chunk is read whole, and kept until
-    another leaf is asked for, since each layer alone would cost as much.
+    If the layers of a stored array share chunks it is read whole, and kept
+    until another leaf is requested, since each layer would cost as much.
     """
     leaf = self._leaves[name]
     if not _is_stored(leaf):
@@ -149,16 +152,16 @@ class Leaves:
 class Verified:
   """Leaves stacked along the first axis, compared with their digests.
 
-  Tensors are summed as they are read, so that nothing is read twice; a leaf is
-  compared when its last layer has been read.
+  Digests are computed as tensors are read, so that nothing is read twice; a
+  leaf is compared when its last layer has been read.
   """
 
   def __init__(self, source: Leaves, digests: Mapping[str, str]) -> None:
-    """Reads nothing yet.
+    """Initializes without reading.
 
     Args:
       source: the leaves.
-      digests: by the name of a leaf, as `damage.fingerprint` has them; a leaf
+      digests: digests of `damage.fingerprint` by the name of a leaf; a leaf
         without one is not compared.
     """
     self.where, self._source, self.digests = source.where, source, digests
@@ -176,7 +179,7 @@ class Verified:
     return self._source.dtypes
 
   def read(self, name: str) -> np.ndarray:
-    """Returns one tensor.
+    """Reads one tensor.
 
     Raises:
       UserError: it, or its leaf, is not what was saved.
@@ -202,7 +205,7 @@ class Verified:
 
 
 class Trimmed:
-  """A source without the last rows of its vocabulary."""
+  """A source with fewer rows of the vocabulary."""
 
   def __init__(self, source: Source, vocab_size: int) -> None:
     """Keeps the first `vocab_size` rows of the embedding and the head."""
@@ -213,7 +216,7 @@ class Trimmed:
 
   @property
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """The shape of every tensor that is left."""
+    """The shape of every tensor, without the other rows."""
     shapes = dict(self._source.shapes)
     for name, axis in VOCABULARY_AXIS.items():
       if name in shapes:
@@ -222,7 +225,7 @@ class Trimmed:
     return shapes
 
   def read(self, name: str) -> np.ndarray:
-    """Gives one tensor, without the rows."""
+    """Reads one tensor, without the other rows."""
     value = self._source.read(name)
     axis = VOCABULARY_AXIS.get(name)
     if axis is None:
@@ -231,13 +234,13 @@ class Trimmed:
 
 
 class TablesInLayers:
-  """A source whose layers each have a copy of their stack's position table.
+  """A source with a copy of the stack's relative position table in each layer.
 
-  Where they have tables of their own already it changes nothing.
+  Tables that a source already has per layer are unchanged.
   """
 
   def __init__(self, source: Source) -> None:
-    """Reads nothing."""
+    """Initializes without reading."""
     self.where = source.where
     self.dtypes = source.dtypes
     self._source = source
@@ -261,7 +264,7 @@ class TablesInLayers:
     return shapes | copies
 
   def read(self, name: str) -> np.ndarray:
-    """Returns one tensor."""
+    """Reads one tensor."""
     return self._source.read(self._copied.get(name, name))
 
 
@@ -270,26 +273,31 @@ def _is_stored(leaf: Any) -> bool:
 
 
 def read_leaf(leaf: Any) -> np.ndarray:
-  """Returns an array of NumPy's, JAX's or tensorstore's, on the host."""
+  """Returns an array of NumPy, JAX or tensorstore as a NumPy array."""
   if _is_stored(leaf):
     return leaf.read().result()
   return np.asarray(jax.device_get(leaf))
 
 
 def open_zarr(
-  directory: epath.Path, *, key: str | None = None, whole: bool = False
+  directory: epath.Path,
+  *,
+  key: str | None = None,
+  whole: bool = False,
+  driver: ZarrDriver = "zarr",
 ) -> tensorstore.TensorStore:
-  """Opens a stored array, local or on `gs://`; reads none of it.
+  """Opens a stored array, local or on `gs://`, without reading it.
 
   Args:
-    directory: where it lies.
+    directory: the directory of the array or of its database.
     key: its name in the OCDBT database at `directory`; None if the directory
       is the array itself.
-    whole: whether reading fails where a part of it is missing, which else
-      counts as zeros. Right for writers that store parts of zeros too.
+    whole: whether reading fails if a chunk is missing, which is otherwise read
+      as zeros. Set it for writers that also store chunks of zeros.
+    driver: the version of the format.
 
   Raises:
-    ValueError: it is not there, no zarr array, or one of an absurd size.
+    ValueError: it is missing, not a zarr array, or absurdly large.
   """
   address = os.fspath(directory)
   if address.startswith("gs://"):
@@ -301,9 +309,9 @@ def open_zarr(
     place = {"driver": "ocdbt", "base": place, "path": f"{key}/"}
   options = {"fill_missing_data_reads": False} if whole else {}
   opened = tensorstore.open(
-    {"driver": "zarr", "kvstore": place, **options}, open=True
+    {"driver": driver, "kvstore": place, **options}, open=True
   ).result()
-  # What a stranger's metadata ask for is allocated before a part is read.
+  # Memory of the size in the metadata is allocated before anything is read.
   chunk = opened.chunk_layout.read_chunk.shape or ()
   for what, shape in (("array", opened.shape), ("chunk", chunk)):
     num_bytes = math.prod(shape) * opened.dtype.numpy_dtype.itemsize

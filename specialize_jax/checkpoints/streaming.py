@@ -1,8 +1,8 @@
-"""Arrays that are written to Orbax piece by piece and are never whole.
+"""Arrays that are written to Orbax in parts and are never whole in memory.
 
-A `StreamedArray` is a leaf of a state like any array, but holds only how its
-pieces are read. One piece at a time is read, written and forgotten, so that
-the largest piece bounds the host's memory, whatever the size of the model.
+A `StreamedArray` is a leaf of a state like any array, but holds only a function
+that reads its parts. They are read, written and released one at a time, so that
+host memory is bounded by the largest part, whatever the size of the model.
 """
 
 import concurrent.futures
@@ -23,18 +23,18 @@ _MAX_PIECE_BYTES = 2**26
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamedArray:
-  """An array by its pieces along one axis.
+  """An array as its parts along one axis.
 
   Attributes:
-    shape: of the whole.
-    dtype: of every piece.
-    read: gives where a piece begins along the axis, and the piece; together
-      they cover the array, in their order.
-    rows_of_piece: that of every piece, the last excepted, or a divisor of it:
-      one where layers are stacked.
-    axis: along which the array is read.
-    digest: of the whole, as `damage.fingerprint` has it, once it is written;
-      None of an array along another axis than the first.
+    shape: shape of the array.
+    dtype: dtype of the array.
+    read: yields the start of each part along the axis, and the part; together
+      they cover the array in order.
+    rows_of_piece: number of rows of every part except the last, or a divisor of
+      it: 1 if layers are stacked.
+    axis: the axis along which the parts are read.
+    digest: the digest of the array (`damage.fingerprint`), once it is written;
+      None if `axis` is not 0.
   """
 
   shape: tuple[int, ...]
@@ -53,11 +53,11 @@ class StreamedArray:
 
   @property
   def nbytes(self) -> int:
-    """The size in memory of the whole."""
+    """The size of the whole array in bytes."""
     return self.size * self.dtype.itemsize
 
   def whole(self) -> np.ndarray:
-    """Reads all of it."""
+    """Reads the whole array."""
     whole = None
     for begin, piece in self.read():
       if piece.shape == self.shape:
@@ -69,17 +69,17 @@ class StreamedArray:
 
   @property
   def rows_of_chunk(self) -> int:
-    """Rows that are stored together: few enough to compress in memory."""
+    """The rows of a stored chunk, few enough to be compressed in memory."""
     row_bytes = max(1, self.nbytes // self.shape[self.axis])
     return min(self.rows_of_piece, max(1, _MAX_PIECE_BYTES // row_bytes))
 
   def at(self, begin: int, size: int) -> tuple[slice, ...]:
-    """Returns the index of some rows along the axis."""
+    """Returns the index of `size` rows along the axis."""
     return (slice(None),) * self.axis + (slice(begin, begin + size),)
 
 
 class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
-  """Writes `StreamedArray`s; they are read back as any other array."""
+  """Writes `StreamedArray`s, which can be read like any other array."""
 
   async def serialize(
     self,
@@ -87,7 +87,7 @@ class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
     infos: Sequence[ocp.type_handlers.ParamInfo],
     args: Sequence[ocp.SaveArgs] | None = None,
   ) -> Sequence[ocp.future.Future]:
-    """Starts to write, one array after the other."""
+    """Starts to write the arrays, one after the other."""
     del args
     return [
       ocp.future.CommitFutureAwaitingContractedSignals(
@@ -97,7 +97,7 @@ class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
 
 
 def registry() -> ocp.type_handlers.TypeHandlerRegistry:
-  """Gives Orbax's own handlers, and ours for `StreamedArray`."""
+  """Returns Orbax's own type handlers and ours for `StreamedArray`."""
   usual = (int, float, bytes, np.number, str, np.ndarray, jax.Array)
   return ocp.type_handlers.create_type_handler_registry(
     (StreamedArray, StreamedArrayHandler()),
@@ -115,7 +115,7 @@ async def _write_all(
     for value, info in zip(values, infos, strict=True):
       value.digest.set_result(await _write(value, info))
   except BaseException as error:
-    # Whoever waits for a digest that will not come fails with the save.
+    # A caller that waits for a digest fails like the save itself.
     for value in values:
       if not value.digest.done():
         value.digest.set_exception(error)
@@ -125,7 +125,7 @@ async def _write_all(
 async def _write(
   value: StreamedArray, info: ocp.type_handlers.ParamInfo
 ) -> str | None:
-  """Writes one array; returns its digest, if it is along the first axis."""
+  """Writes one array; returns its digest if it is read along axis 0."""
   digest = damage.Digest(value.dtype)
   row_size = value.size // max(1, value.shape[0]) if value.shape else 1
   await info.await_path_creation()
@@ -149,7 +149,7 @@ async def _write(
 def _spec(
   value: StreamedArray, info: ocp.type_handlers.ParamInfo
 ) -> dict[str, Any]:
-  """Gives Orbax's place and codec for an array, with our chunks."""
+  """Returns Orbax's tensorstore spec of an array, with our chunks."""
   chunk = list(value.shape)
   chunk[value.axis] = value.rows_of_chunk
   return ocp.type_handlers.get_json_tspec_write(

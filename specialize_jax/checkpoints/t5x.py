@@ -1,23 +1,24 @@
-"""T5X's checkpoints in: legacy (msgpack and zarr), or through Orbax.
+"""Reads T5X's checkpoints: legacy (msgpack and zarr) and Orbax.
 
-A legacy checkpoint has an index, a file called `checkpoint`, that holds the
-tree of the train state. A leaf is a small array itself, or says where a zarr
-array lies, named by its path in the tree (`target.encoder.encoder_norm.scale`):
-a tensorstore spec, or the `PLACEHOLDER://NAME` of those written through the
-first Orbax. Today T5X writes `checkpoint_<step>/state`, whose tree is in
-Orbax's own metadata and whose arrays are in one OCDBT database. Parameters are
-`target`, or `params` where something else than T5X's trainer wrote them.
+A legacy checkpoint has an index, a file called `checkpoint`, with the tree of
+the train state. A leaf is a small array itself, or refers to a zarr array that
+is named by its path in the tree (`target.encoder.encoder_norm.scale`): by a
+tensorstore spec, or by `PLACEHOLDER://NAME`, which T5X wrote through its first
+version of Orbax. Today T5X writes `checkpoint_<step>/state`, whose tree is in
+Orbax's metadata and whose arrays are in one OCDBT database. The parameters are
+called `target`, or `params` if not T5X's trainer wrote them.
 
-Two networks of T5X are read. That of t5x/examples/t5 has our names. That of
+Two of T5X's networks are read. t5x/examples/t5 has our names.
 t5x/examples/scalable_t5 has a relative position table in each layer, attention
-kernels with heads and head width apart (`[embed, heads, kv]`), and, where its
-layers are scanned, one array for all of them (`encoder/encoder/...`) along
-`param_scan_axis`, 0 or 1. Where all layers of a stack have the same table, as
-in a T5 that was converted, it is a model with one table a stack.
+kernels with separate axes for heads and head width (`[embed, heads, kv]`) and,
+if its layers are scanned, one array for all of them (`encoder/encoder/...`),
+stacked along `param_scan_axis`, 0 or 1. If all layers of a stack have equal
+tables, as in a converted T5, the model has one table per stack.
 """
 
 import collections
 import functools
+import json
 import os
 import pathlib
 import re
@@ -37,7 +38,7 @@ from specialize_jax.files import paths
 from specialize_jax.t5 import config as t5_config
 
 INDEX = "checkpoint"
-"""The file that a legacy checkpoint has and no other."""
+"""The index of a legacy checkpoint, which no other kind has."""
 
 _LAYER = re.compile(r"^(encoder|decoder)/layers_(\d+)/")
 _LAYER_TABLE = re.compile(
@@ -45,10 +46,10 @@ _LAYER_TABLE = re.compile(
 )
 _SCANNED = re.compile(r"^(encoder|decoder)/\1/")
 INTO_HEADS = re.compile(r"/(query|key|value)/kernel$")
-"""Attention kernels `[embed, heads, kv]`, or with the last two joined."""
+"""Names of attention kernels `[embed, heads, kv]` or `[embed, joined_kv]`."""
 
 OUT_OF_HEADS = re.compile(r"/out/kernel$")
-"""Attention kernels `[heads, kv, embed]`, or with the first two joined."""
+"""Names of attention kernels `[heads, kv, embed]` or `[joined_kv, embed]`."""
 
 _PLACEHOLDER = "PLACEHOLDER://"
 _ITEMS = ("state", "default")
@@ -59,13 +60,14 @@ _OTHER_VOCABULARIES = {250_112: "mT5", 256_384: "UMT5"}
 
 
 def item(directory: epath.Path) -> epath.Path | None:
-  """Returns what to read of `checkpoint_<step>`: itself, or an item in it.
+  """Returns the directory with the train state of `checkpoint_<step>`.
 
   Args:
-    directory: a checkpoint of either layout.
+    directory: a checkpoint of either format.
 
   Returns:
-    Where the index or Orbax's metadata lie; None where neither is found.
+    The directory with the index or Orbax's metadata: `directory` itself or an
+    item in it; None if neither is found.
   """
   for place in (directory, *(directory / name for name in _ITEMS)):
     if (place / INDEX).is_file() or any(
@@ -79,13 +81,13 @@ class Checkpoint:
   """A `checkpoint_<step>` directory, as a `sources.Source`."""
 
   def __init__(self, path: str | os.PathLike) -> None:
-    """Reads the tree; tensors stay where they are.
+    """Reads the tree, but no tensor.
 
     Args:
       path: the directory, local or on `gs://`.
 
     Raises:
-      UserError: it is not a T5X checkpoint, or not whole.
+      UserError: it is not a T5X checkpoint, or is torn.
     """
     self.where = os.fspath(path)
     place = item(epath.Path(path))
@@ -103,10 +105,10 @@ class Checkpoint:
 
   @functools.cached_property
   def config(self) -> t5_config.T5Config:
-    """The model that the shapes tell, with our defaults for the rest.
+    """The model, inferred from the shapes, with our defaults for the rest.
 
-    T5X keeps the configuration elsewhere, but only dropout, epsilon and the
-    largest relative distance cannot be seen in the shapes.
+    T5X does not save its configuration here; only dropout, epsilon and the
+    maximum relative distance cannot be inferred.
     """
     shapes = self.shapes
     stacks = {"encoder": 0, "decoder": 0} | collections.Counter(
@@ -157,7 +159,7 @@ class Checkpoint:
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
     """The shapes of all tensors, layers listed, heads and head width joined.
 
-    The tables of layers are one of the stack where they are equal.
+    If all layers of a stack have equal tables, there is one for the stack.
     """
     shapes = {}
     for name, shape in self._leaves.shapes.items():
@@ -170,14 +172,14 @@ class Checkpoint:
 
   @property
   def dtypes(self) -> Iterable[np.dtype]:
-    """The types of the tensors."""
+    """The dtypes of the tensors."""
     return self._leaves.dtypes
 
   def moments(self) -> adafactor_moments.Moments:
-    """Returns the second moments of its Adafactor; reads none yet.
+    """Opens the second moments of Adafactor, without reading them.
 
     Raises:
-      UserError: it has no optimizer's state, or that of another optimizer.
+      UserError: it has no optimizer state, or that of another optimizer.
     """
     states = self._tree(self._place, _optimizer_state)
     step = states.pop("step", None)
@@ -201,10 +203,10 @@ class Checkpoint:
     )
 
   def read(self, name: str) -> np.ndarray:
-    """Returns one tensor; of a scanned one only its layer.
+    """Reads one tensor; of a scanned one only its layer.
 
     Raises:
-      UserError: a file of it is lost, cut or altered.
+      UserError: one of its files is missing, truncated or altered.
     """
     stored = name
     if name not in self._leaves.shapes:
@@ -225,7 +227,7 @@ class Checkpoint:
 
   @functools.cached_property
   def _one_table_a_stack(self) -> bool:
-    """Whether the layers of each stack have equal tables."""
+    """Whether all layers of each stack have equal tables."""
     first: dict[str, np.ndarray] = {}
     for name in self._leaves.shapes:
       if match := _LAYER_TABLE.match(name):
@@ -236,11 +238,11 @@ class Checkpoint:
 
 
 def logical_axes(name: str, rank: int) -> tuple[str, ...]:
-  """Returns what T5X calls the axes of a parameter, without its layers.
+  """Returns T5X's logical axis names of a parameter of one layer.
 
   Args:
     name: its path.
-    rank: how many axes it has, which tells whether heads are apart.
+    rank: its number of axes: 3 if heads have an axis of their own.
   """
   if INTO_HEADS.search(name):
     return ("embed", "heads", "kv") if rank == 3 else ("embed", "joined_kv")
@@ -261,7 +263,7 @@ def logical_axes(name: str, rank: int) -> tuple[str, ...]:
 
 
 class _Moments:
-  """The second moments of T5X's Adafactor, by our names."""
+  """The second moments of T5X's Adafactor, under our names."""
 
   def __init__(
     self,
@@ -279,7 +281,7 @@ class _Moments:
     self.count = count
 
   def second_moment(self, name: str) -> adafactor_moments.SecondMoment:
-    """Returns that of one tensor, layers listed."""
+    """Reads the second moment of one tensor, layers listed."""
     leaf, layer = adafactor_moments.place_of(name, self._params)
     shape = tuple(self._params[leaf].shape)
     own = shape
@@ -311,7 +313,7 @@ class _Moments:
 
 
 def _joined_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns an attention kernel's shape with heads and head width as one."""
+  """Returns a shape with the axes of heads and head width joined, if any."""
   if len(shape) != 3:
     return shape
   if INTO_HEADS.search(name):
@@ -322,10 +324,10 @@ def _joined_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _scan_axis(where: str, leaves: Mapping[str, Any]) -> int:
-  """Returns the axis along which layers are stacked, 1 if none are.
+  """Infers the axis along which layers are stacked; 1 if they are not.
 
-  A norm is `[layers, embed]` or `[embed, layers]`. Where both are equally
-  long, other tensors tell, whose axes at the same places differ.
+  A norm has the shape `[layers, embed]` or `[embed, layers]`. If both are equal
+  the shape of another tensor decides.
   """
   embedding = leaves.get(sources.EMBEDDING)
   stacked = {
@@ -346,8 +348,8 @@ def _scan_axis(where: str, leaves: Mapping[str, Any]) -> int:
       )
     if shape[0] != shape[1]:
       return 1 if shape[0] == embed_dim else 0
-  # wo is [layers, mlp, embed] or [mlp, layers, embed]; layers and embed are
-  # equally many, so that the one that differs is mlp.
+  # wo is [layers, mlp, embed] or [mlp, layers, embed], and layers == embed:
+  # the axis that differs is mlp.
   wo = leaves.get(f"encoder{sources.STACKED}mlp/wo/kernel")
   return 0 if wo is not None and wo.shape[0] == embed_dim else 1
 
@@ -358,13 +360,15 @@ def _leaves(
   *,
   floats: bool = True,
 ) -> dict[str, Any]:
-  """Returns leaves by our names: arrays, or open zarr arrays.
+  """Opens leaves, as arrays or zarr arrays under our names.
 
   Scanned layers are called `encoder/layers/...`, as in our own tree.
   """
-  leaves = {}
+  leaves, driver = {}, _driver(place)
   for name, leaf in stored.items():
-    opened = _open(place, leaf, name) if isinstance(leaf, str) else leaf
+    opened = leaf
+    if isinstance(leaf, str):
+      opened = _open(place, leaf, name, driver)
     if floats:
       _check_dtype(place, name, opened)
     leaves[_SCANNED.sub(r"\1/layers/", name)] = opened
@@ -374,7 +378,7 @@ def _leaves(
 def _in_index(
   place: epath.Path, select: Callable[[Any], Mapping[str, Any]]
 ) -> dict[str, str | np.ndarray]:
-  """Returns the leaves that a legacy index names, as `_in_orbax` does."""
+  """Returns the selected leaves of a legacy index: names or small arrays."""
   content = (place / INDEX).read_bytes()
   if content.startswith(b"model_checkpoint_path"):
     raise errors.UserError(
@@ -405,9 +409,9 @@ def _in_index(
 def _in_orbax(
   place: epath.Path, select: Callable[[Any], Mapping[str, Any]]
 ) -> dict[str, str | np.ndarray]:
-  """Returns by name where Orbax keeps the leaves of a part of the tree."""
+  """Returns the names under which Orbax stores the selected leaves."""
   try:
-    # Orbax takes no relative path.
+    # Orbax rejects relative paths.
     absolute = place if paths.is_in_bucket(place) else place.resolve()
     tree = select(ocp.PyTreeCheckpointHandler().metadata(absolute).tree)
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
@@ -423,10 +427,10 @@ def _in_orbax(
 
 
 def _parameters(tree: Any) -> Mapping[str, Any]:
-  """Returns the parameters of a train state, whoever's it is.
+  """Returns the subtree of the parameters of a train state.
 
   Raises:
-    KeyError: it has none.
+    KeyError: there is none.
   """
   found = False
   for key in ("optimizer", "target", "params"):
@@ -438,7 +442,7 @@ def _parameters(tree: Any) -> Mapping[str, Any]:
 
 
 def _optimizer_state(tree: Any) -> Mapping[str, Any]:
-  """Returns `step` and `param_states`; nothing where there are none."""
+  """Returns the subtrees `step` and `param_states`, as far as they exist."""
   state = tree.get("optimizer", tree).get("state", {})
   return {
     name: state[name] for name in ("step", "param_states") if name in state
@@ -455,21 +459,23 @@ def _stored_name(leaf: Any) -> str | None:
     return leaf.removeprefix(_PLACEHOLDER)
   if not isinstance(leaf, Mapping) or leaf.get("driver") != "zarr":
     return None
-  # Where tensorstore keeps the path; before its 0.1.14, beside the place.
+  # Before its version 0.1.14 tensorstore had the path outside of "kvstore".
   path = leaf["kvstore"].get("path") or leaf["path"]
-  # The index may name the place it was written to: only the last part counts.
+  # The path may be that of the original place: only its last part counts.
   return path.rstrip("/").split("/")[-1]
 
 
-def _open(place: epath.Path, key: str, name: str) -> tensorstore.TensorStore:
-  """Opens a stored array, which has a directory or is in OCDBT.
+def _open(
+  place: epath.Path, key: str, name: str, driver: sources.ZarrDriver
+) -> tensorstore.TensorStore:
+  """Opens a stored array, in a directory of its own or in OCDBT.
 
   Raises:
-    UserError: it is not there, not in the checkpoint, or absurdly large.
+    UserError: it is missing, outside the checkpoint, or absurdly large.
   """
   if pathlib.PurePath(key).name != key or key in ("", ".."):
     raise errors.UserError(
-      f"{place} is not a T5X checkpoint: {name} is said to lie in {key!r}, "
+      f"{place} is not a T5X checkpoint: its index refers {name} to {key!r}, "
       "which is no name of an array in the checkpoint's own directory."
     )
   in_database = (place / _DATABASE).is_file() and not (place / key).is_dir()
@@ -478,6 +484,7 @@ def _open(place: epath.Path, key: str, name: str) -> tensorstore.TensorStore:
       place if in_database else place / key,
       key=key if in_database else None,
       whole=True,
+      driver=driver,
     )
   except ValueError as error:
     if not damage.is_damage(error):
@@ -486,6 +493,16 @@ def _open(place: epath.Path, key: str, name: str) -> tensorstore.TensorStore:
       f"{place} is torn: {name} cannot be opened, though the checkpoint names "
       f"it ({_first_line(error)}): copy the checkpoint again."
     ) from error
+
+
+def _driver(place: epath.Path) -> sources.ZarrDriver:
+  """Returns the array format, according to Orbax's metadata."""
+  try:
+    metadata = json.loads((place / "_METADATA").read_text())
+  except (FileNotFoundError, ValueError):
+    # Legacy, or an early Orbax; reading the tree has refused what is torn.
+    return "zarr"
+  return "zarr3" if metadata.get("use_zarr3") else "zarr"
 
 
 def _check_dtype(place: epath.Path, name: str, leaf: Any) -> None:
@@ -499,6 +516,6 @@ def _check_dtype(place: epath.Path, name: str, leaf: Any) -> None:
 
 
 def _first_line(error: Exception) -> str:
-  """What an error says, without tensorstore's account of its settings."""
+  """Returns an error's first line, without tensorstore's dump of its spec."""
   text = str(error).split(" [tensorstore_spec=")[0] or "no reason given"
   return text.splitlines()[0][:300]

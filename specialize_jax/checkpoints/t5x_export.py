@@ -1,14 +1,14 @@
-"""Our checkpoints out to T5X, as T5X itself writes them today.
+"""Writes checkpoints as T5X itself writes them today.
 
 `checkpoint_<step>/state` is an Orbax item of a T5X train state: `target` (the
 parameters), `state/step`, and `state/param_states`, the moments of T5X's
-Adafactor under its standard factor rules. Those are ours where the run used
-Adafactor, else zeros, as at the start of a T5X run.
+Adafactor under its standard factor rules. They are converted from our run's if
+it used Adafactor, and otherwise zero, as at the start of a T5X run.
 
-Layers are listed, or scanned along axis 1 as `scalable_t5` has them by
-default. Listed layers under one position table a stack are T5X's `t5`; every
-other model is `scalable_t5`, whose layers have a table each and whose attention
-kernels have heads and head width apart.
+Layers are listed, or scanned along axis 1, the default of `scalable_t5`. Listed
+layers with one position table per stack are T5X's `t5`; every other model is
+`scalable_t5`, which has a table in each layer and separate axes for heads and
+head width in its attention kernels.
 """
 
 import dataclasses
@@ -46,10 +46,10 @@ class _Leaf:
   """A parameter in T5X's tree.
 
   Attributes:
-    name: its path there.
-    parts: our names of what it is made of, one, or one a layer.
-    shape: of one part, as T5X has it.
-    axes: logical names of a part's axes.
+    name: its path in that tree.
+    parts: our names of its parts: one, or one for each layer.
+    shape: T5X's shape of one part.
+    axes: logical axis names of one part.
     stacked: whether the parts are stacked along `SCAN_AXIS`.
   """
 
@@ -73,7 +73,7 @@ class _Leaf:
 
 
 def network_name(config: t5_config.T5Config, layers: Layers) -> str:
-  """Returns which network of t5x/examples/ reads it."""
+  """Returns the network of t5x/examples/ that reads the checkpoint."""
   per_stack = config.relative_bias == "per_stack"
   return "t5" if layers == "listed" and per_stack else "scalable_t5"
 
@@ -87,24 +87,24 @@ def write(
   layers: Layers,
   moments: adafactor_moments.Moments | None = None,
 ) -> epath.Path:
-  """Writes `checkpoint_<step>` under a directory, as a T5X run would.
+  """Writes `checkpoint_<step>` to a directory, as a T5X run would.
 
   Args:
     output: T5X's model_dir.
-    config: the model; its `param_dtype` is that of the files.
+    config: the model; the tensors are written as its `param_dtype`.
     source: its tensors.
     step: the number of completed steps.
     layers: "listed" or "scanned".
-    moments: Adafactor's; None for none, zeros in the file.
+    moments: Adafactor's second moments; None to write zeros.
 
   Returns:
     The path of `checkpoint_<step>`.
 
   Raises:
-    UserError: there is such a checkpoint already.
+    UserError: the checkpoint exists already.
   """
   if "://" not in os.fspath(output):
-    output = output.resolve()  # as Orbax wants it
+    output = output.resolve()  # Orbax rejects relative paths
   path = output / f"checkpoint_{step}"
   if path.exists():
     raise errors.UserError(
@@ -130,7 +130,7 @@ def write(
     )
     for kind, array in arrays.items():
       state[f"state/param_states/{leaf.name}/{kind}"] = array
-    # The first moment, which T5X's Adafactor keeps by default for none.
+    # The first moment, which T5X's Adafactor does not use by default.
     state[f"state/param_states/{leaf.name}/m"] = np.zeros((1,), np.float32)
   tree = flax.traverse_util.unflatten_dict(state, sep="/")
   with ocp.CheckpointManager(
@@ -169,7 +169,7 @@ def _leaves(config: t5_config.T5Config, layers: Layers) -> Iterator[_Leaf]:
 def _shape(
   config: t5_config.T5Config, tensor: name_table.Tensor, *, split_heads: bool
 ) -> tuple[int, ...]:
-  """Returns the shape that T5X gives a tensor of one layer."""
+  """Returns T5X's shape of a tensor of one layer."""
   heads = (config.num_heads, config.head_dim)
   if split_heads and t5x.INTO_HEADS.search(tensor.name):
     return (tensor.shape[0], *heads)
@@ -181,7 +181,7 @@ def _shape(
 def _streamed(
   leaf: _Leaf, dtype: np.dtype, read: Callable[[str], np.ndarray]
 ) -> streaming.StreamedArray:
-  """Returns a parameter whose layers are read as they are written."""
+  """Returns a parameter whose layers are read while it is written."""
 
   def pieces() -> Iterator[tuple[int, np.ndarray]]:
     for place, part in enumerate(leaf.parts):

@@ -57,7 +57,7 @@ class TensorFiles:
     return {name: dtype for name, (_, dtype) in self._headers.items()}
 
   def read(self, name: str) -> np.ndarray:
-    """Gives one tensor, as it is in its file."""
+    """Reads one tensor as it is in its file."""
     with _opened(self._files[name]) as file:
       return file.read(name)
 

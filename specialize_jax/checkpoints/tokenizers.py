@@ -1,7 +1,7 @@
-"""The tokenizer that goes with a checkpoint, as the files that make it.
+"""The files of a checkpoint's tokenizer.
 
-`transformers` builds T5's tokenizer of `spiece.model` and the number of extra
-ids in `tokenizer_config.json`, or of a `tokenizer.json` that has all.
+`transformers` builds T5's tokenizer from `spiece.model` and the number of extra
+ids in `tokenizer_config.json`, or from a `tokenizer.json`, which has both.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ FILES = (
   "special_tokens_map.json",
   "added_tokens.json",
 )
-"""All that a Hugging Face folder may hold of a tokenizer."""
+"""The tokenizer's files that a Hugging Face folder may have."""
 
 _T5_EXTRA_IDS = 100
-# Models fill their vocabulary up to a multiple of this (t5x's gin files).
+# Vocabularies are padded to a multiple of this (T5X's gin files).
 _ROWS_MULTIPLE = 128
 
 
@@ -36,8 +36,8 @@ class Vocabulary:
   """A tokenizer.
 
   Attributes:
-    where: it comes from, for errors.
-    num_tokens: ids that it has, extra ids included.
+    where: its path, for messages.
+    num_tokens: its number of ids, extra ids included.
     files: contents by file name.
   """
 
@@ -49,15 +49,15 @@ class Vocabulary:
 def from_sentencepiece(
   path: str | os.PathLike, *, extra_ids: int = _T5_EXTRA_IDS
 ) -> Vocabulary:
-  """Gives the tokenizer of a SentencePiece model.
+  """Returns the tokenizer of a SentencePiece model.
 
   Args:
     path: the model.
-    extra_ids: sentinels `<extra_id_0>`, ... above its pieces, of which the
+    extra_ids: number of sentinels `<extra_id_0>`, ... after its pieces; the
       first has the highest id.
 
   Raises:
-    UserError: there is no such file, or it is no SentencePiece model.
+    UserError: the file does not exist or is not a SentencePiece model.
   """
   file = epath.Path(path)
   if not file.is_file():
@@ -84,7 +84,7 @@ def from_sentencepiece(
 
 
 def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
-  """Gives the tokenizer of files that lie beside a checkpoint, if any.
+  """Returns the tokenizer of the files next to a checkpoint, if any.
 
   Raises:
     UserError: they cannot be read.
@@ -105,12 +105,11 @@ def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
 
 
 def check(vocabulary: Vocabulary, vocab_size: int) -> None:
-  """Raises UserError where a model cannot have a vocabulary.
+  """Raises UserError if a vocabulary does not fit a model.
 
   Args:
     vocabulary: the tokenizer.
-    vocab_size: rows of the model, padding included: fewer than 128 of them
-      have no token.
+    vocab_size: rows of the model's vocabulary, with padding of at most 127.
   """
   num_padding = vocab_size - vocabulary.num_tokens
   if not 0 <= num_padding < _ROWS_MULTIPLE:

@@ -1,5 +1,7 @@
-"""Our objective and features where T5X trains: for teams that run `t5x.train`.
+"""The project's objective and features for T5X's own trainer, `t5x.train`.
 
-T5X is no dependency, since it installs from git alone: it is imported when a
-model is made, and an error says how to install it where it is not.
+T5X is not a dependency, since it can only be installed from git: it is imported
+when a model is built, and where it is missing an error says how to install it.
+The gin files of `gin_configs/t5x/` bind what is here; `docs/t5x.md` shows the
+whole way.
 """

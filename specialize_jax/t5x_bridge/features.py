@@ -1,7 +1,7 @@
-"""The feature converter, as T5X's trainer and evaluator build and call it.
+"""The feature converter that T5X's trainer and evaluator build and call.
 
-seqio cannot pack a teacher's candidates, so packed rows are made by the
-project's own packer, in the order in which T5X's dataset gives the examples.
+seqio cannot pack a teacher's candidates, so the project's own packer builds
+packed rows, from the examples in the order of T5X's dataset.
 """
 
 import functools
@@ -17,24 +17,24 @@ from specialize_jax.t5 import config as t5_config
 
 
 class FeatureConverter(feature_converter.DistillationFeatureConverter):
-  """The project's converter, taking `inputs` and `targets` lengths alone.
+  """The project's converter, with the lengths of `inputs` and `targets` alone.
 
-  Examples longer than the lengths are left out, as `specialize train` leaves
-  them out: a rationale that is cut teaches to stop in its middle. A dataset
-  without a teacher is converted without: packed by seqio, and cut by it.
+  Examples longer than the lengths are dropped, as in `specialize train`: a
+  truncated rationale teaches the student to stop in its middle. A dataset
+  without a teacher is packed and truncated by seqio.
   """
 
   def __init__(
     self, pack: bool = False, use_custom_packing_ops: bool = False
   ) -> None:
-    """Takes what `t5x.utils.get_dataset` gives.
+    """Has the signature with which `t5x.utils.get_dataset` builds converters.
 
     Args:
       pack: whether several examples share a row.
       use_custom_packing_ops: must be False.
 
     Raises:
-      UserError: tensor2tensor's packing was asked for.
+      UserError: `use_custom_packing_ops` is True.
     """
     if use_custom_packing_ops:
       raise errors.UserError(
@@ -48,7 +48,16 @@ class FeatureConverter(feature_converter.DistillationFeatureConverter):
   def __call__(
     self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
   ) -> tf.data.Dataset:
-    """Converts examples to rows, one example a row or packed."""
+    """Converts examples to rows, packed or with one example per row.
+
+    Args:
+      ds: the examples of a task or mixture.
+      task_feature_lengths: row lengths of "inputs" and "targets", in tokens;
+        others are ignored.
+
+    Returns:
+      Rows of the features that `DistillationFeatureConverter` documents.
+    """
     lengths = {
       name: task_feature_lengths[name]
       for name in (features.INPUTS, features.TARGETS)
@@ -67,7 +76,7 @@ class FeatureConverter(feature_converter.DistillationFeatureConverter):
   def _packed(
     self, ds: tf.data.Dataset, lengths: Mapping[str, int]
   ) -> tf.data.Dataset:
-    """Packs as `packing.Packer` does."""
+    """Packs the examples by `packing.Packer`."""
     read = (*features.TRAINING_FEATURES, features.DATA_FORMAT)
     examples = ds.map(lambda one: {k: one[k] for k in read if k in one})
     row_lengths = self.get_model_feature_lengths(lengths)
@@ -82,15 +91,15 @@ class FeatureConverter(feature_converter.DistillationFeatureConverter):
       packer, num_examples = packing.Packer(lengths), 0
       for example in examples.as_numpy_iterator():
         num_examples += 1
-        yield from map(laid_out, packer.add(example))
+        yield from map(to_arrays, packer.add(example))
       if not num_examples:
         raise errors.UserError(
           f"TASK_FEATURE_LENGTHS={dict(lengths)}: no example of a task fits, "
           "or its split is empty: raise the lengths."
         )
-      yield from map(laid_out, packer.flush())
+      yield from map(to_arrays, packer.flush())
 
-    def laid_out(row: packing.Row) -> Mapping[str, np.ndarray]:
+    def to_arrays(row: packing.Row) -> Mapping[str, np.ndarray]:
       batch = packing.to_batch([row], lengths)
       return {name: batch[name][0] for name in signature}
 
@@ -106,10 +115,10 @@ def _trailing_shape(name: str) -> tuple[int, ...]:
 def _is_whole(
   example: Mapping[str, tf.Tensor], *, lengths: Mapping[str, int]
 ) -> tf.Tensor:
-  """Whether an example fits, and was not cut before it came here.
+  """Returns whether an example fits and has not been truncated already.
 
-  `utils.DatasetConfig.trim_output_features` cuts `inputs` and `targets`, but
-  knows no length of the teacher's features.
+  `utils.DatasetConfig.trim_output_features` truncates `inputs` and `targets`,
+  but not the teacher's features, for which it has no length.
   """
   inputs, targets = example[features.INPUTS], example[features.TARGETS]
   fits = (tf.size(inputs) <= lengths[features.INPUTS]) & (

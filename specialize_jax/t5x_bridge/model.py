@@ -1,8 +1,9 @@
 """The project's objective as a T5X model, for `t5x.train`.
 
-T5X keeps its own network, optimizer, partitioner and checkpoints. Of its own
-networks the loss takes the hidden states, so that no `[B, T, V]` logits are
-kept, as in `specialize train`; of any other it takes whole logits.
+T5X keeps its own network, optimizer, partitioner and checkpoints. With T5X's
+own networks the loss is computed from the hidden states in chunks, so that no
+`[B, T, V]` logits exist, as in `specialize train`; with any other network it is
+computed from whole logits.
 """
 
 import dataclasses
@@ -15,9 +16,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import seqio
 from absl import logging
 
 from specialize_jax import errors
+from specialize_jax.data import feature_converter
 from specialize_jax.losses import distillation, head, normalization
 from specialize_jax.t5 import network
 from specialize_jax.t5x_bridge import features
@@ -29,8 +32,8 @@ INSTALL = (
   "git+https://github.com/google-research/jestimator"
 )
 
-# Whose last step is `logits_dense(hidden)`, or `token_embedder.attend(hidden)`
-# and a division by sqrt(D): what `network.output_kernel` is of our own tree.
+# Their last step is `logits_dense(hidden)`, or `token_embedder.attend(hidden)`
+# divided by sqrt(D), as `network.output_kernel` has it for our own parameters.
 _KNOWN_NETWORKS = (
   "t5x.examples.t5.network",
   "t5x.examples.scalable_t5.network",
@@ -46,26 +49,27 @@ def distillation_model(
 ) -> object:
   """Returns the model for `t5x.train`'s `MODEL`.
 
-  Its loss is the sum of the weighted losses, divided by T5X's
-  `loss_normalizing_factor`, as T5X's own is: "NUM_REAL_TARGET_TOKENS" gives
-  the mean that `specialize train` minimises. A batch without a teacher takes
-  the cross-entropy.
+  Its loss is the sum of the weighted losses divided by T5X's
+  `loss_normalizing_factor`, like T5X's own; with "NUM_REAL_TARGET_TOKENS" it is
+  the mean that `specialize train` minimizes. A batch of a task that has no
+  teacher is trained on with the cross-entropy.
 
   Args:
-    loss: what is minimised; its `num_chunks` and `chunk_axis` count where the
-      network is one of T5X's own.
+    loss: the objective; its `num_chunks` and `chunk_axis` have an effect only
+      if the network is one of T5X's own.
     base: a `t5x.models.EncoderDecoderModel`, as the gin files of T5X's models
-      define it, whose module, vocabularies, optimizer and z-loss are taken.
-    **arguments: of `t5x.models.EncoderDecoderModel` in place of `base`:
-      `module`, `input_vocabulary`, `output_vocabulary`, `optimizer_def`, ...;
-      beside `base` they replace what it has.
+      define it; its module, vocabularies, optimizer and z-loss are used.
+    **arguments: arguments of `t5x.models.EncoderDecoderModel` (`module`,
+      `input_vocabulary`, `output_vocabulary`, `optimizer_def`, ...); they
+      override those of `base`.
 
   Returns:
     An instance of a subclass of `t5x.models.EncoderDecoderModel`.
 
   Raises:
-    UserError: T5X is not installed or fails to import, or `label_smoothing`
-      or a `z_loss` beside `LossConfig.z_loss` is given.
+    UserError: T5X is not installed or fails to import; `label_smoothing` is not
+      0; `z_loss` and `LossConfig.z_loss` differ; or `feature_converter_cls`
+      drops the teacher.
   """
   arguments = _arguments_of(base) | arguments
   z_loss = float(arguments.pop("z_loss", 0.0))
@@ -77,16 +81,37 @@ def distillation_model(
   if smoothing := arguments.pop("label_smoothing", 0.0):
     raise errors.UserError(
       f"distillation_model.label_smoothing={smoothing} is not possible: a "
-      "teacher's distribution is smooth already, leave it out."
+      "teacher's distribution is smooth already; leave it out."
     )
-  arguments.setdefault("feature_converter_cls", features.FeatureConverter)
+  _check_converter(
+    arguments.setdefault("feature_converter_cls", features.FeatureConverter)
+  )
   model = _model_class()(**arguments)
   model.loss_config = dataclasses.replace(loss, z_loss=loss.z_loss or z_loss)
   return model
 
 
+def _check_converter(converter: Any) -> None:
+  """Refuses converters of seqio, which would drop the teacher in silence.
+
+  Raises:
+    UserError: it is a feature converter without the teacher's features.
+  """
+  kept = feature_converter.DistillationFeatureConverter
+  if (
+    isinstance(converter, type)
+    and issubclass(converter, seqio.FeatureConverter)
+    and not issubclass(converter, kept)
+  ):
+    raise errors.UserError(
+      f"distillation_model.feature_converter_cls={converter.__name__} drops "
+      "the teacher's candidates, with pack=True or without: leave it out, and "
+      "t5x_bridge.features.FeatureConverter keeps and packs them."
+    )
+
+
 def _arguments_of(base: Any) -> dict[str, Any]:
-  """Returns the arguments that a model of T5X was made with."""
+  """Returns the arguments that a model of T5X was built with."""
   if base is None:
     return {}
   return {
@@ -104,12 +129,12 @@ def _arguments_of(base: Any) -> dict[str, Any]:
 
 @functools.cache
 def _model_class() -> type:
-  """The class, which can only be made where its base is installed."""
+  """Returns the class, which needs T5X for its base."""
   models, t5x_losses = t5x_module("models"), t5x_module("losses")
   clu_metrics = importlib.import_module("clu.metrics")
 
   class DistillationModel(models.EncoderDecoderModel):
-    """An encoder-decoder whose loss is the project's."""
+    """An encoder-decoder of T5X with the project's loss."""
 
     loss_config: distillation.LossConfig
 
@@ -119,7 +144,7 @@ def _model_class() -> type:
       batch: Mapping[str, jax.Array],
       dropout_rng: jax.Array | None,
     ) -> tuple[jax.Array, Mapping]:
-      """Returns the loss and T5X's metrics, and ours beside them."""
+      """Computes the loss, T5X's metrics and the project's."""
       check_mesh()
       config = _config_for(self.loss_config, batch)
       weighted = {**batch, "decoder_loss_weights": _weights(config, batch)}
@@ -162,7 +187,7 @@ def _model_class() -> type:
       dropout_rng: jax.Array | None,
       config: distillation.LossConfig,
     ) -> tuple[jax.Array, distillation.LossOutput]:
-      """Returns the summed loss, and what it is made of."""
+      """Computes the sum of the weighted losses, and its terms by position."""
       if _is_known(self.module):
         hidden_BTD = _hidden(
           functools.partial(self._compute_logits, params, batch, dropout_rng)
@@ -174,7 +199,7 @@ def _model_class() -> type:
           config=config,
         )
       logging.info(
-        "%s is none of %s: the loss takes whole logits.",
+        "%s is none of %s: the loss is computed from whole logits.",
         type(self.module),
         ", ".join(_KNOWN_NETWORKS),
       )
@@ -190,14 +215,14 @@ def _model_class() -> type:
 
 
 def check_mesh() -> None:
-  """Refuses to trace where sharding constraints would be dropped in silence.
+  """Refuses to be traced where Flax would drop sharding constraints silently.
 
-  Flax applies logical constraints only where JAX knows the mesh. It does under
-  `jax.set_mesh`, and inside `pjit`, as T5X's partitioners use it, under `with
-  mesh:` too; but not inside a plain `jax.jit` under `with mesh:`.
+  Flax applies logical constraints only if JAX knows the mesh: under
+  `jax.set_mesh`, or inside `pjit`, as T5X's partitioners call it, under `with
+  mesh:`; but not inside a plain `jax.jit` under `with mesh:`.
 
   Raises:
-    UserError: there are rules for logical axes, and no mesh.
+    UserError: there are rules for logical axes but no mesh.
   """
   no_mesh = jax.sharding.get_abstract_mesh().empty
   if nn.get_logical_axis_rules() and no_mesh and jax.device_count() > 1:
@@ -215,9 +240,9 @@ def _is_known(module: nn.Module) -> bool:
 
 
 def _hidden(compute_logits: Callable[[], jax.Array]) -> jax.Array:
-  """Returns what the head of T5X's network reads, `[B, T, D]`.
+  """Computes the input of the output head of T5X's network, `[B, T, D]`.
 
-  The head itself is left out, and no logits are computed.
+  The head itself is skipped, so that no logits are computed.
   """
   found: list[jax.Array] = []
 
@@ -241,7 +266,7 @@ def _hidden(compute_logits: Callable[[], jax.Array]) -> jax.Array:
 def _weights(
   config: distillation.LossConfig, batch: Mapping[str, jax.Array]
 ) -> jax.Array:
-  """The weights that T5X's normalizing factor counts."""
+  """Computes the weights that T5X's normalizing factor counts."""
   weights_BT = batch["decoder_loss_weights"].astype(jnp.float32)
   ignored = (
     config.objective == "distribution_matching"
@@ -253,9 +278,9 @@ def _weights(
 
 
 def _as_logits(correct_BT: jax.Array) -> Mapping[str, jax.Array]:
-  """Logits and targets of two classes, of which the right one is 1.
+  """Returns logits and targets of two classes; the target is always class 1.
 
-  T5X's metrics read of the logits only whether the largest is the target's.
+  T5X's metrics use logits only to see whether the target's is the largest.
   """
   correct_BT = correct_BT.astype(jnp.float32)
   return {
@@ -265,7 +290,7 @@ def _as_logits(correct_BT: jax.Array) -> Mapping[str, jax.Array]:
 
 
 def _segment_ids(batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-  """Which positions are whose, of both sides."""
+  """Returns the segment ids of both sides, 0 where there is padding."""
   tokens = {
     "encoder": "encoder_input_tokens",
     "decoder": "decoder_target_tokens",
@@ -279,7 +304,7 @@ def _segment_ids(batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
 def _config_for(
   config: distillation.LossConfig, batch: Mapping[str, jax.Array]
 ) -> distillation.LossConfig:
-  """The configured loss, or cross-entropy where there is no teacher."""
+  """Returns the configured loss, or cross-entropy if there is no teacher."""
   if "decoder_teacher_top_ids" in batch:
     return config
   return dataclasses.replace(config, objective="sample_matching")
@@ -298,7 +323,8 @@ def t5x_module(name: str) -> types.ModuleType:
       raise _broken(name, error) from error
     raise errors.UserError(
       f"t5x.{name} cannot be imported, since T5X is not installed: install it "
-      f"with `{INSTALL}`, or train with `specialize train`, which needs none."
+      f"with `{INSTALL}`, or train with `specialize train`, which does not "
+      "need it."
     ) from error
   except Exception as error:
     raise _broken(name, error) from error
@@ -308,5 +334,5 @@ def _broken(name: str, error: Exception) -> errors.UserError:
   return errors.UserError(
     f"t5x.{name} is installed but cannot be imported "
     f"({type(error).__name__}: {error}): install T5X as docs/t5x.md says, or "
-    "train with `specialize train`, which needs none."
+    "train with `specialize train`, which does not need it."
   )

@@ -1,4 +1,4 @@
-"""What the gin files of `gin_configs/t5x/` bind beside the model."""
+"""Functions that the gin files of `gin_configs/t5x/` bind."""
 
 import json
 import os
@@ -18,8 +18,8 @@ def vocabulary(mixture_or_task_name: str) -> seqio.Vocabulary:
   """Returns the vocabulary of a mixture, for T5X's `VOCABULARY`.
 
   Args:
-    mixture_or_task_name: registered with seqio; its tasks' module is imported
-      by the gin file.
+    mixture_or_task_name: a name registered with seqio, by a module that the
+      gin file imports.
 
   Raises:
     UserError: there is no such mixture or task.
@@ -28,14 +28,14 @@ def vocabulary(mixture_or_task_name: str) -> seqio.Vocabulary:
 
 
 def verify_vocabulary(dataset_config: Any, model: Any) -> None:
-  """Checks that a dataset's tokens are the model's, before anything runs.
+  """Checks that a dataset and a model have the same vocabulary.
 
   Args:
     dataset_config: a `t5x.utils.DatasetConfig`.
     model: a `t5x.models.EncoderDecoderModel`.
 
   Raises:
-    UserError: they are not.
+    UserError: they differ, or the model's embedding has too few rows.
   """
   name = dataset_config.mixture_or_task_name
   theirs = vocabulary(name)
@@ -50,22 +50,22 @@ def verify_vocabulary(dataset_config: Any, model: Any) -> None:
     raise errors.UserError(
       f"network.T5Config.vocab_size is {rows}, and the vocabulary of "
       f"MIXTURE_OR_TASK_NAME={name!r} has {theirs.vocab_size} tokens: give a "
-      "model of at least as many rows."
+      "model with at least as many."
     )
 
 
 def initial_checkpoint(path: str | None) -> Any:
-  """Returns what T5X restores before the first step.
+  """Returns the configuration by which T5X restores a checkpoint.
 
   Args:
-    path: `INITIAL_CHECKPOINT_PATH`, T5X's `checkpoint_<step>` directory; None
-      to start from random parameters.
+    path: `INITIAL_CHECKPOINT_PATH`: T5X's `checkpoint_<step>` directory, or
+      the directory of these, for the newest; None for random parameters.
 
   Returns:
     A `t5x.utils.RestoreCheckpointConfig`, or None.
 
   Raises:
-    UserError: there is none, or it is of another kind.
+    UserError: there is no checkpoint, or one of another kind.
   """
   if path is None:
     return None
@@ -78,9 +78,9 @@ def initial_checkpoint(path: str | None) -> Any:
       "DIR/checkpoint_<step>."
     )
   utils = bridge_model.t5x_module("utils")
-  absolute = os.fspath(path)
+  absolute = os.fspath(opening.t5x_directory(epath.Path(path)))
   if "://" not in absolute:
-    absolute = os.path.abspath(absolute)  # as Orbax wants it
+    absolute = os.path.abspath(absolute)  # Orbax rejects relative paths
   return utils.RestoreCheckpointConfig(
     path=absolute, mode="specific", dtype="float32"
   )
@@ -93,19 +93,20 @@ def write_predictions(
   mode: str,
   vocabulary: seqio.Vocabulary | None = None,
 ) -> None:
-  """Writes what `t5x.infer` decoded, for its `write_fn`.
+  """Writes the predictions of `t5x.infer`, as its `write_fn`.
 
-  A row is T5X's own, with the fields that `specialize score` reads beside:
+  A row is T5X's own with the fields that `specialize score` reads added:
 
     {"inputs": {"inputs_pretokenized": "Q: ...", "targets_pretokenized": "..."},
      "question_id": "gsm8k/test/0", "target": "18", "prediction": "She has ..."}
 
   Args:
-    path: of the JSONL file.
-    inferences: the predicted token ids, and what goes with them.
+    path: path of the JSONL file.
+    inferences: the predicted token ids, and auxiliary outputs.
     task_ds: the examples, in the same order.
-    mode: T5X's; but for "predict" its own writer writes.
-    vocabulary: of the predictions.
+    mode: the mode of `t5x.infer`; rows of any mode but "predict" are written by
+      T5X's own writer.
+    vocabulary: the vocabulary of the predictions.
   """
   if mode != "predict":
     infer = bridge_model.t5x_module("infer")
@@ -135,7 +136,7 @@ def write_predictions(
 
 
 def _named(vocabulary: seqio.Vocabulary) -> str:
-  """Describes a vocabulary, whose own words would read its file."""
+  """Names a vocabulary without reading its file, as its own repr would."""
   return getattr(vocabulary, "relative_path", None) or str(vocabulary)
 
 

@@ -215,6 +215,33 @@ def test_parameters_are_target_or_params(tmp_path, path, wrapped, monkeypatch):
   check_tensors(t5x.Checkpoint(epath.Path("checkpoint_9")), CONFIG, tensors)
 
 
+@pytest.mark.parametrize("options", [{"use_zarr3": True}, {"use_ocdbt": False}])
+def test_orbax_may_store_arrays_in_any_of_its_ways(tmp_path, options):
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  tree = flax.traverse_util.unflatten_dict(tensors, sep="/")
+  handler = ocp.PyTreeCheckpointHandler(**options)
+  with ocp.Checkpointer(handler) as writer:
+    writer.save(
+      tmp_path / "checkpoint_7" / "state",
+      args=ocp.args.PyTreeSave({"target": tree}),
+    )
+  check_tensors(t5x.Checkpoint(tmp_path / "checkpoint_7"), CONFIG, tensors)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "2024", "run"])
+def test_the_newest_finished_checkpoint_stands_for_the_run(tmp_path, name):
+  run = tmp_path / name
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  for step in (7, 10):
+    tiny_checkpoints.write_t5x(run / f"checkpoint_{step}", tensors)
+  (run / "checkpoint_11.tmp-1700000000").mkdir()
+  (run / "checkpoint_12" / "state").mkdir(parents=True)  # never finished
+  opened = opening.open_checkpoint(run)
+  assert (opened.kind, opened.step) == ("t5x", 10)
+  with pytest.raises(errors.UserError, match="checkpoint_12 holds no checkp"):
+    opening.open_checkpoint(run / "checkpoint_12")
+
+
 @pytest.mark.parametrize("through", ["legacy", "orbax"])
 def test_any_lost_or_cut_file_is_told(tmp_path, through):
   tensors = tiny_checkpoints.random_tensors(CONFIG)

@@ -7,6 +7,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
 import tensorflow as tf
 
 from specialize_jax import errors
@@ -121,9 +122,16 @@ def test_tensor2tensor_s_packing_is_refused():
     features.FeatureConverter(pack=True, use_custom_packing_ops=True)
 
 
-def test_a_stock_converter_that_packs_is_explained():
+def test_a_stock_converter_is_refused_since_it_would_drop_the_teacher():
   with pytest.raises(errors.UserError, match="pack=True"):
     feature_converter.DistillationFeatureConverter(pack=True)
+  with pytest.raises(
+    errors.UserError, match="feature_converter_cls=EncDecFeatureConverter drops"
+  ):
+    model.distillation_model(
+      loss=distillation.LossConfig(),
+      feature_converter_cls=seqio.EncDecFeatureConverter,
+    )
 
 
 @pytest.mark.skipif(HAS_T5X, reason="T5X is installed")

@@ -3,6 +3,7 @@
 import types
 
 import pytest
+import seqio
 
 import tasks.mixtures  # noqa: F401  (registers the tasks)
 from specialize_jax import errors
@@ -47,3 +48,19 @@ def test_random_parameters_and_other_kinds_are_told_apart(tmp_path):
   (tmp_path / "config.json").write_text("{}")
   with pytest.raises(errors.UserError, match="specialize convert --to=t5x"):
     runs.initial_checkpoint(str(tmp_path))
+
+
+def test_tasks_cannot_be_cached_and_say_so_to_seqio():
+  # So seqio_cache_tasks skips them, and use_cached=True reads them as they are.
+  for task in seqio.get_subtasks(seqio.get_mixture_or_task(MIXTURE)):
+    assert not task.supports_caching
+
+
+def test_the_directory_of_a_run_stands_for_its_newest_checkpoint(tmp_path):
+  pytest.importorskip("t5x", reason="T5X is not installed")
+  for step in (7, 30):
+    place = tmp_path / f"checkpoint_{step}"
+    place.mkdir()
+    (place / "checkpoint").write_bytes(b"")
+  restored = runs.initial_checkpoint(str(tmp_path))
+  assert restored.path == str(tmp_path / "checkpoint_30")
