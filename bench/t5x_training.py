@@ -137,6 +137,7 @@ def t5x_train(
   """Runs t5x.train from a checkpoint of T5X."""
   first = int(start.name.removeprefix("checkpoint_"))
   model_dir = args.output_dir / name
+  resumes = any(model_dir.glob("checkpoint_*"))
   bindings = {
     "MIXTURE_OR_TASK_NAME": repr(TEACHER),
     "TASK_FEATURE_LENGTHS": f'{{"inputs": 256, "targets": {TARGET_LENGTH}}}',
@@ -149,11 +150,11 @@ def t5x_train(
     "TRAIN_STEPS": first + steps,
     "EVAL_PERIOD": steps,
     "EVAL_STEPS": 20,  # the held-out records once, nearly
-    "CHECKPOINT_PERIOD": min(steps, 100),
+    "CHECKPOINT_PERIOD": min(steps, 50),
     "INITIAL_CHECKPOINT_PATH": repr(os.fspath(start)),
     "MODEL_DIR": repr(os.fspath(model_dir)),
     "train.stats_period": AVERAGED,
-    "train.run_eval_before_training": True,
+    "train.run_eval_before_training": not resumes,
   }
   environment = {"SPECIALIZE_DATA": os.fspath(args.demo / "world")}
   execute(
