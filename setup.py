@@ -52,6 +52,7 @@ _TRAIN = [
 
 _TEST = [
   *_TRAIN,
+  "argcomplete>=3.5",
   "gcp-storage-emulator>=2026.7",  # a bucket on this machine
   "hypothesis>=6.130",
   "jsonschema>=4.23",
@@ -84,6 +85,7 @@ setuptools.setup(
   extras_require={
     "train": _TRAIN,
     "tpu": [*_TRAIN, "jax[tpu]>=0.10.0"],
+    "completion": ["argcomplete>=3.5"],
     # The TPU compiler alone, for `specialize plan` on a machine without TPU.
     "plan": ["libtpu>=0.0.40"],
     "test": _TEST,

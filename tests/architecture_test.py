@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = {
   "files": 0,
+  "terminal": 0,
   "cot": 1,
   "align": 1,
   "records": 1,
@@ -33,6 +34,7 @@ FLOORS = {
   "t5x_bridge": 5,
   "study": 6,
   "cli": 7,
+  "__main__": 8,
 }
 # The ground below floor 0: what every room may import.
 GROUND = {

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import teacher_records
+from specialize_jax.cli import parsers, teacher_records
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -26,15 +26,13 @@ _EXAMPLE = """example (records and vocabulary as `specialize demo` leaves them):
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize align",
     description="Lays a teacher's tokens on a student's, and the teacher's"
     " most probable tokens on the student's pieces. Writes one JSON object a"
     " sample, and a coverage report.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   teacher_records.add_flags(parser)
   parser.add_argument(

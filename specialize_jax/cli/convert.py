@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import flag_types
+from specialize_jax.cli import flag_types, parsers
 
 if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import conversion, opening
@@ -34,16 +34,14 @@ _FOLDER = paths.OUTPUT_DIRECTORY.local(
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize convert",
     description="Converts a checkpoint of any kind (ours, a Hugging Face folder"
     " or hub name, T5X's) to ours, to T5X's or to a Hugging Face folder that"
     " AutoModelForSeq2SeqLM.from_pretrained loads. One tensor at a time: a"
     " model much larger than the memory is converted.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument(
     "--checkpoint",

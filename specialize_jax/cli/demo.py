@@ -11,6 +11,7 @@ from specialize_jax.cli import (
   devices,
   flag_types,
   gin_files,
+  parsers,
   registered_tasks,
 )
 from specialize_jax.files import paths
@@ -27,15 +28,13 @@ _OUTPUT = paths.OUTPUT_DIRECTORY.local(
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize demo",
     description="Builds a small world of word problems with an exact teacher,"
     " pre-trains a tiny T5, specializes it on the teacher's chains of thought,"
     " and tests what was won and lost. Needs no download, key or accelerator.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument(
     "--output_dir",

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import devices, gin_files, registered_tasks
+from specialize_jax.cli import devices, gin_files, parsers, registered_tasks
 
 _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
   specialize eval --data_dir=demo_output/world \\
@@ -17,15 +17,13 @@ _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize eval",
     description="Decodes and grades every example of a seqio task or mixture. "
     "Writes EVAL_OUTPUT_DIR/STEP/TASK.jsonl, the predictions, and "
     "EVAL_OUTPUT_DIR/metrics.jsonl. The last line printed is JSON.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   gin_files.add_flags(parser, default_file="runs/eval.gin")
   registered_tasks.add_flags(parser)

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import devices, flag_types
+from specialize_jax.cli import devices, flag_types, parsers
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -39,16 +39,14 @@ _WINDOW_BATCHES = 16
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize generate",
     description='Decodes JSONL rows with "text" or "input_ids". Output rows '
     'keep the other fields and add "output_ids" and, where a vocabulary is '
     'known, "output". A row that also has "target" or "target_ids" is scored '
     'instead: "target_log_probs", one a token of the target.',
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   _add_files(parser)
   _add_strategy(parser.add_argument_group("what is decoded"))

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterable, Iterator, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cli import parsers
 from specialize_jax.files import locks, paths, writing
 
 if typing.TYPE_CHECKING:
@@ -35,15 +36,13 @@ _KINDS = ("auto", "text_dump", "pickles", "released_json", "responses")
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize import",
     description="Reads what the paper's authors released, or responses of an"
     " OpenAI-compatible endpoint, into a record store, and grades it. The"
     " store appears whole or not at all.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument(
     "--input",

@@ -15,7 +15,12 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import flag_types, registered_tasks, teacher_records
+from specialize_jax.cli import (
+  flag_types,
+  parsers,
+  registered_tasks,
+  teacher_records,
+)
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -32,14 +37,12 @@ _EXAMPLE = """example (records and vocabulary as `specialize demo` leaves them):
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize inspect",
     description="Shows how one of a teacher's samples is laid on the student's"
     " tokens, and the examples of a task as the model sees them.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   teacher_records.add_flags(parser, required=False)
   parser.add_argument(

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import flag_types
+from specialize_jax.cli import flag_types, parsers
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -42,15 +42,13 @@ _MULTI_HOST_COMMANDS = ("train", "eval")
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize launch",
     usage="specialize launch FLAG ... [ACTION ...] -- COMMAND [ARGUMENT ...]",
     description="Starts `specialize COMMAND ARGUMENT ...` on every host of a "
     "TPU slice. Prints the commands that do it; runs them with --execute.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument(
     "actions",

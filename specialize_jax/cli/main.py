@@ -1,7 +1,9 @@
+# PYTHON_ARGCOMPLETE_OK
 """The console script `specialize`: finds a command, runs it, ends honestly.
 
 Exit statuses: 0 done; 2 the user can mend it (one sentence on standard
-error); 1 anything else that fails (with its traceback); 130 interrupted.
+error); 1 anything else that fails (with its traceback); 130 interrupted; 141
+whoever read the output has stopped reading, as `head` does.
 
 A command is a module of this package with two functions: `build_parser()`,
 which imports nothing heavy, so that `--help` answers at once, and
@@ -11,15 +13,17 @@ which imports nothing heavy, so that `--help` answers at once, and
 import argparse
 import importlib
 import os
+import select
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 import specialize_jax
 from specialize_jax import errors
-from specialize_jax.cli import devices
+from specialize_jax.cli import devices, parsers
 from specialize_jax.files import paths, writing
 
 # In the order of the whole way, from a teacher to a report.
@@ -47,6 +51,8 @@ _OF_TRAIN = ("clu", "seqio", "tensorboard", "tensorflow", "tensorflow_datasets")
 
 # After a failure, for what threads may still have to do.
 _PATIENCE_SECONDS = 10
+
+_KILLED_BY_SIGPIPE = 141  # as shells report a program that `head` ended
 
 
 def run(command: str, argv: Sequence[str]) -> int:
@@ -105,22 +111,63 @@ def main(argv: Sequence[str]) -> int:
     print(f"specialize {specialize_jax.__version__}")
     return 0
   if argv[0] not in COMMANDS:
+    near = parsers.did_you_mean(argv[0], [*COMMANDS, "--help", "--version"])
     parser.error(
-      f"unknown command {argv[0]!r}: expected one of {', '.join(COMMANDS)}"
+      f"{argv[0]!r} is not a command"
+      + (near or f": expected one of {', '.join(COMMANDS)}")
     )
   return run(argv[0], argv[1:])
 
 
 def console() -> None:
   """The entry point that `setup.py` installs: ends with the exit status."""
+  if "_ARGCOMPLETE" in os.environ:
+    from specialize_jax.cli import completion
+
+    completion.answer(COMMANDS)
   try:
-    status = main(sys.argv[1:])
-  except Exception:
-    traceback.print_exc()
-    status = 1
+    status = _flushed_main()
+  except Exception as error:
+    if isinstance(error, BrokenPipeError) and _reader_has_left():
+      status = _KILLED_BY_SIGPIPE
+      _write_no_more()
+    else:
+      traceback.print_exc()
+      status = 1
   if status:
     threading.Thread(target=_end, args=[status], daemon=True).start()
   sys.exit(status)
+
+
+def _flushed_main() -> int:
+  """Runs `main`; flushes its output while a broken pipe can be answered."""
+  try:
+    status = main(sys.argv[1:])
+  except SystemExit as end:  # argparse's, after --help or an error
+    status = end.code or 0
+  for stream in _output_streams():
+    stream.flush()
+  return status
+
+
+def _reader_has_left() -> bool:
+  """Whether standard output or error is a pipe that nobody reads any more."""
+  poll = select.poll()
+  for stream in _output_streams():
+    poll.register(stream.fileno(), 0)  # errors alone
+  return bool(poll.poll(0))
+
+
+def _write_no_more() -> None:
+  """Lets Python's own flush at exit succeed, into nothing."""
+  nothing = os.open(os.devnull, os.O_WRONLY)
+  for stream in _output_streams():
+    os.dup2(nothing, stream.fileno())
+
+
+def _output_streams() -> list[TextIO]:
+  """Returns standard output and error, where they were not closed (`>&-`)."""
+  return [s for s in (sys.stdout, sys.stderr) if s is not None]
 
 
 def _end(status: int) -> None:
@@ -147,13 +194,12 @@ def _build_parser() -> argparse.ArgumentParser:
   listing = "\n".join(
     f"  {name.ljust(width)}  {what}" for name, what in COMMANDS.items()
   )
-  return argparse.ArgumentParser(
+  return parsers.Parser(
     prog="specialize",
     usage="specialize COMMAND [ARGUMENT ...]",
     description="Specializes T5 and FlanT5 to multi-step reasoning.",
     epilog=f"commands:\n{listing}\n\n"
     "`specialize COMMAND --help` shows an example that runs.",
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
 
 

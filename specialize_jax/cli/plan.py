@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import gin_files, registered_tasks
+from specialize_jax.cli import gin_files, parsers, registered_tasks
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -27,15 +27,13 @@ _FIGURES = (".png", ".svg")
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize plan",
     description="Compiles the real step for a TPU slice that need not be "
     "there, and tells for each mesh the memory a chip, its arithmetic and its "
     "traffic, and the least time that each of them takes.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   _add_job(parser)
   _add_slice(parser.add_argument_group("where it runs"))

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import registered_tasks, teacher_records
+from specialize_jax.cli import parsers, registered_tasks, teacher_records
 from specialize_jax.files import paths
 
 DATASETS = ("gsm8k_teacher", "mini_gsm_teacher")
@@ -28,8 +28,8 @@ _MANUAL = paths.INPUT_DIRECTORY.local("TFDS reads these files from a disk")
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize prepare",
     description="Keeps the records whose answer is right and whose question"
     " may be trained on, aligns them to the student's tokens, and writes the"
@@ -37,8 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     " it builds that one's dataset from its authors' files, which are"
     " downloaded where --manual_dir has them not.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   teacher_records.add_flags(parser, required=False)
   parser.add_argument(

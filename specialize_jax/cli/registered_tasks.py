@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default=None,
     metavar="DIR",
     help="where the datasets and vocabularies of the tasks lie "
-    "(default: $SPECIALIZEDATA_DIRECTORY)",
+    "(default: $SPECIALIZE_DATA)",
   )
   parser.add_argument(
     "--tfds_data_dir",

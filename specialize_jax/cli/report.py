@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from specialize_jax.cli import parsers
 from specialize_jax.files import paths
 
 _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
@@ -11,15 +12,13 @@ _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize report",
     description="Builds one self-contained HTML page from a results directory:"
     " it opens without network, prints well, and leaves out, with a sentence,"
     " what the directory does not hold.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument(
     "--results_dir",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cli import parsers
 from specialize_jax.files import paths
 
 _EXAMPLE = """example:
@@ -17,8 +18,8 @@ _EXAMPLE = """example:
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize score",
     description='Grades a JSONL file of {"prediction", "target"} rows, or what '
     "`specialize generate`, `specialize eval` or `lm_eval --log_samples` "
@@ -27,8 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
     'graders; the last line printed is JSON with "accuracy", "n", its 95 % '
     'Wilson interval "low", "high", and the accuracy by each grader.',
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument(
     "--task",

@@ -6,7 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import devices, flag_types, gin_files, registered_tasks
+from specialize_jax.cli import (
+  devices,
+  flag_types,
+  gin_files,
+  parsers,
+  registered_tasks,
+)
 from specialize_jax.files import paths
 
 _EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
@@ -19,8 +25,8 @@ convert --checkpoint` and `specialize generate --checkpoint` take.
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize select",
     description="Chooses a run's checkpoint by its mean accuracy over held-out"
     " out-of-distribution validation sets, from what the run wrote or from its"
@@ -29,8 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
     " MODEL_DIR/selection.json and MODEL_DIR/best. The last line printed is"
     " JSON.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument(
     "--model_dir",

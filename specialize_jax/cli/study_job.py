@@ -5,14 +5,12 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import devices, gin_files, registered_tasks
+from specialize_jax.cli import devices, gin_files, parsers, registered_tasks
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the process's flags; a study sets them all."""
-  parser = argparse.ArgumentParser(
-    prog="specialize demo --study", allow_abbrev=False
-  )
+  """Builds the parser of the process's flags; a study sets them all."""
+  parser = parsers.Parser(prog="specialize demo --study")
   parser.add_argument("--arm", required=True, metavar="NAME")
   parser.add_argument("--seed", required=True, type=int, metavar="N")
   parser.add_argument(

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterator, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import registered_tasks
+from specialize_jax.cli import parsers, registered_tasks
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -48,15 +48,13 @@ _DEFAULT_STOP = {"completions": ("\n\n",), "chat": ()}
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize teach",
     description="Samples solutions with the top log-probabilities of every"
     " token from an OpenAI-compatible endpoint into a record store, graded on"
     " arrival.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   _add_question_flags(parser.add_argument_group("what is asked"))
   _add_sampling_flags(parser.add_argument_group("how it is sampled"))

@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from specialize_jax.cli import devices, gin_files, registered_tasks
+from specialize_jax.cli import devices, gin_files, parsers, registered_tasks
 
 _EXAMPLE = """example (general pre-training on the world that `specialize demo`
 leaves):
@@ -17,14 +17,12 @@ A second start with the same MODEL_DIR goes on where the first one stopped.
 
 
 def build_parser() -> argparse.ArgumentParser:
-  """Gives the command's flags."""
-  parser = argparse.ArgumentParser(
+  """Builds the parser of the command's flags."""
+  parser = parsers.Parser(
     prog="specialize train",
     description="Trains a T5 on a seqio mixture; writes checkpoints, "
     "metrics.jsonl, TensorBoard events and held-out predictions to MODEL_DIR.",
     epilog=_EXAMPLE,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   gin_files.add_flags(parser, default_file="runs/train.gin")
   registered_tasks.add_flags(parser)

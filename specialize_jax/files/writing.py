@@ -10,6 +10,7 @@ model that stops within an emoji makes one. JSON has an escape for it, and
 reading returns the same string; a text for people shows U+FFFD in its place.
 """
 
+import codecs
 import contextlib
 import io
 import json
@@ -33,6 +34,26 @@ Path = str | os.PathLike[str]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # What readers other than ours take for the end of a line.
 _LINE_END = re.compile("[\x85\u2028\u2029]")
+
+# The error handler of standard output, and how it spells signs that our own
+# tables and messages have, where a terminal cannot show them.
+_SPELLED = "specialize_jax.spelled"
+_TYPEWRITTEN = {
+  "\N{MINUS SIGN}": "-",
+  "\N{EN DASH}": "-",
+  "\N{EM DASH}": "-",
+  "\N{RIGHTWARDS ARROW}": "->",
+  "\N{HORIZONTAL ELLIPSIS}": "...",
+  "\N{MULTIPLICATION SIGN}": "x",
+  "\N{MIDDLE DOT}": "*",
+  "\N{LESS-THAN OR EQUAL TO}": "<=",
+  "\N{GREATER-THAN OR EQUAL TO}": ">=",
+  "\N{LOWER ONE EIGHTH BLOCK}": "_",
+  "\N{LEFT SINGLE QUOTATION MARK}": "'",
+  "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+  "\N{LEFT DOUBLE QUOTATION MARK}": '"',
+  "\N{RIGHT DOUBLE QUOTATION MARK}": '"',
+}
 
 
 @contextlib.contextmanager
@@ -168,13 +189,28 @@ def printable_json(value: object) -> object:
 
 
 def survive_any_text() -> None:
-  """Makes standard output and error show what they cannot encode, escaped.
+  """Makes standard output and error show every text in their own encoding.
 
-  A terminal or pipe may take ASCII or Latin-1 alone.
+  A terminal or pipe may take ASCII or Latin-1 alone: signs of our own tables
+  are then spelled as on a typewriter, and everything else is escaped.
   """
+  codecs.register_error(_SPELLED, _spelled)
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors="backslashreplace")
+      stream.reconfigure(errors=_SPELLED)
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+  """Replaces what cannot be encoded; a handler of `codecs.register_error`."""
+  if not isinstance(error, UnicodeEncodeError):
+    raise error
+  text = error.object[error.start : error.end]
+  signs = (
+    _TYPEWRITTEN.get(sign)
+    or sign.encode("ascii", "backslashreplace").decode("ascii")
+    for sign in text
+  )
+  return "".join(signs), error.end
 
 
 class _Printable(io.TextIOWrapper):

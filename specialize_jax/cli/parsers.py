@@ -1,0 +1,85 @@
+"""The parser of every command: exact flags, errors in one sentence, hints.
+
+argparse prints a page of usage above each error. Here an error is one sentence
+that names what is wrong and, for a misspelt flag, the flag that was meant.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+  """An `argparse.ArgumentParser` with the conventions of all commands.
+
+  Flags are not abbreviated, an epilog keeps its line breaks, and an error ends
+  the process with one sentence and status 2.
+  """
+
+  def __init__(self, **settings: Any) -> None:
+    """Takes the arguments of `argparse.ArgumentParser`."""
+    settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+    super().__init__(allow_abbrev=False, **settings)
+
+  def parse_args(
+    self,
+    args: Sequence[str] | None = None,
+    namespace: argparse.Namespace | None = None,
+  ) -> argparse.Namespace:
+    """Parses all arguments; one that is not known ends the process."""
+    args = list(sys.argv[1:] if args is None else args)
+    # Before argparse finds that a required flag, the one misspelt, is missing.
+    for argument in args[: args.index("--")] if "--" in args else args:
+      name, _, _ = argument.partition("=")
+      if name.startswith("--") and name not in self._option_string_actions:
+        self.error(self._unknown(argument))
+    flags, unknown = self.parse_known_args(args, namespace)
+    if unknown:
+      self.error(self._unknown(unknown[0]))
+    return flags
+
+  def error(self, message: str) -> NoReturn:
+    """Prints one sentence on standard error and exits with status 2."""
+    self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+  def flags(self) -> list[str]:
+    """Returns the names of all flags, as they are written."""
+    return [
+      name
+      for name in self._option_string_actions
+      if name.startswith("--") and "=" not in name
+    ]
+
+  def _unknown(self, argument: str) -> str:
+    name, _, _ = argument.partition("=")
+    see = f"`{self.prog} --help` lists what it takes"
+    if name.startswith("--gin."):
+      return f"{argument} is not a binding: write {name}=VALUE, without a space"
+    if not name.startswith("-"):
+      return f"{argument!r} is not expected here; {see}"
+    near = did_you_mean(
+      name.replace("-", "_").replace("__", "--", 1), self.flags()
+    )
+    return f"{name} is not a flag of {self.prog}{near or f'; {see}'}"
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+  """Returns "; did you mean A or B?" for the names most like `given`.
+
+  Args:
+    given: a name that is not known.
+    known: the names that are.
+
+  Returns:
+    The hint, empty if no name is like it.
+
+  Example:
+    >>> did_you_mean("trian", ["train", "eval"])
+    '; did you mean train?'
+  """
+  known = sorted(known)
+  near = [given] if given in known else []
+  near = near or difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+  return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,113 @@
+"""`specialize` in a terminal: pipes, ASCII, misspellings, completion."""
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from specialize_jax.cli import completion, main, parsers
+from specialize_jax.files import writing
+
+
+def _refusal(argv, capsys):
+  with pytest.raises(SystemExit) as end:
+    main.main(argv)
+  assert end.value.code == 2
+  output = capsys.readouterr()
+  assert output.out == ""
+  assert output.err.count("\n") == 1
+  return output.err
+
+
+@pytest.mark.parametrize(
+  ("argv", "hint"),
+  [
+    (["trian"], "'trian' is not a command; did you mean train?"),
+    (["--verison"], "did you mean --version?"),
+    (["train", "--gin-file=x"], "did you mean --gin_file?"),
+    (["train", "--data-dir", "x"], "did you mean --data_dir?"),
+    (["train", "-gin_file=x"], "did you mean --gin_file?"),
+    (["plan", "--topolgy=v5e:4x4"], "did you mean --topology?"),
+    (["report", "--xyzzy"], "`specialize report --help` lists"),
+    (["score", "x"], "--task, --inputs, --output"),
+    (["train", "--gin.TRAIN_STEPS", "9"], "write --gin.TRAIN_STEPS=VALUE"),
+  ],
+)
+def test_what_is_misspelt_is_one_sentence_with_what_was_meant(
+  argv, hint, capsys
+):
+  assert hint in _refusal(argv, capsys)
+
+
+def test_a_flag_is_never_abbreviated():
+  parser = parsers.Parser(prog="specialize x")
+  parser.add_argument("--data_dir")
+  with pytest.raises(SystemExit):
+    parser.parse_args(["--data=x"])
+
+
+def test_a_terminal_of_ascii_shows_our_signs_and_escapes_the_rest(monkeypatch):
+  shown = io.BytesIO()
+  stream = io.TextIOWrapper(shown, encoding="ascii")
+  monkeypatch.setattr(sys, "stdout", stream)
+  writing.survive_any_text()
+  print("10 \N{RIGHTWARDS ARROW} 70, \N{MINUS SIGN}4.2 \u0430 \ud83d")
+  stream.flush()
+  assert shown.getvalue() == b"10 -> 70, -4.2 \\u0430 \\ud83d\n"
+
+
+def test_a_terminal_of_utf8_shows_every_sign_as_it_is(monkeypatch):
+  shown = io.BytesIO()
+  stream = io.TextIOWrapper(shown, encoding="utf-8")
+  monkeypatch.setattr(sys, "stdout", stream)
+  writing.survive_any_text()
+  print("\N{MINUS SIGN}4.2")
+  stream.flush()
+  assert shown.getvalue().decode() == "\N{MINUS SIGN}4.2\n"
+
+
+def test_a_reader_that_has_left_ends_it_quietly():
+  reader, writer = os.pipe()
+  os.close(reader)
+  done = subprocess.run(
+    [sys.executable, "-m", "specialize_jax", "--version"],
+    stdout=writer,
+    stderr=subprocess.PIPE,
+    check=False,
+  )
+  os.close(writer)
+  assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_the_shell_completes_flags(tmp_path):
+  """By the shell's protocol: the line in the environment, the answer on 8."""
+  line = "specialize train --gin_f"
+  told = {
+    "_ARGCOMPLETE": "1",
+    "_ARGCOMPLETE_IFS": "\n",
+    "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"),
+    "COMP_LINE": line,
+    "COMP_POINT": str(len(line)),
+  }
+  done = subprocess.run(
+    [sys.executable, "-m", "specialize_jax"],
+    env=os.environ | told,
+    capture_output=True,
+    check=False,
+  )
+  assert (done.stdout, done.stderr) == (b"", b"")
+  assert (tmp_path / "answer").read_text().split() == ["--gin_file"]
+
+
+def test_every_command_can_be_completed():
+  for command in main.COMMANDS:
+    parser = completion.parser_for(f"specialize {command} ", main.COMMANDS)
+    (choices,) = (
+      action
+      for action in parser._actions
+      if isinstance(action, argparse._SubParsersAction)
+    )
+    assert "--help" in choices.choices[command].flags(), command
