@@ -3,11 +3,16 @@
 import argparse
 from collections.abc import Sequence
 
+from specialize_jax import errors
 from specialize_jax.cli import parsers
 from specialize_jax.files import paths
 
-_EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
+_EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
   specialize report --results_dir=demo_output --output=report.html
+of any run, with what `specialize eval` wrote before and after it:
+  specialize report --run=demo_output/specialize \\
+    --before=demo_output/predictions/before \\
+    --after=demo_output/predictions/after
 """
 
 
@@ -15,14 +20,29 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize report",
-    description="Builds one self-contained HTML page from a results directory:"
-    " it opens without network, prints well, and leaves out, with a sentence,"
-    " what the directory does not hold.",
+    description="Builds one self-contained HTML page from what a demo or a "
+    "training run has written. It opens without a network, prints well, and "
+    "names what is missing, with the command that makes it.",
     epilog=_EXAMPLE,
   )
   parser.add_argument(
+    "--run",
+    metavar="DIR",
+    help="the MODEL_DIR of a training run, finished or not",
+  )
+  parser.add_argument(
+    "--before",
+    metavar="EVAL_DIR",
+    help="with --run: EVAL_OUTPUT_DIR of `specialize eval` on the general "
+    "model",
+  )
+  parser.add_argument(
+    "--after",
+    metavar="EVAL_DIR",
+    help="with --run: the same on the specialized model",
+  )
+  parser.add_argument(
     "--results_dir",
-    required=True,
     metavar="DIR",
     help="what `specialize demo` wrote: results.json, the runs' metrics.jsonl,"
     " predictions, selection.json, alignment.json",
@@ -54,11 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags,
     {
       "results_dir": paths.INPUT_DIRECTORY,
+      "run": paths.INPUT_DIRECTORY,
+      "before": paths.INPUT_DIRECTORY,
+      "after": paths.INPUT_DIRECTORY,
       "output": paths.OUTPUT_FILE,
       "figures_dir": paths.OUTPUT_DIRECTORY,
       "markdown": paths.OUTPUT_FILE,
     },
   )
+
+  if (flags.run is None) == (flags.results_dir is None):
+    raise errors.UserError(
+      "give either --run=DIR, the MODEL_DIR of a run, or --results_dir=DIR, "
+      "what `specialize demo` wrote."
+    )
+  if flags.run is None and (flags.before or flags.after):
+    raise errors.UserError(
+      "--before and --after go with --run=DIR, the MODEL_DIR of a run."
+    )
 
   from etils import epath
 
@@ -67,7 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   from specialize_jax.reports import results as results_lib
   from specialize_jax.study import findings_page
 
-  results = results_lib.load(flags.results_dir)
+  if flags.run is not None:
+    results = results_lib.load_run(
+      flags.run, before=flags.before, after=flags.after
+    )
+  else:
+    results = results_lib.load(flags.results_dir)
   output = flags.output or results.directory / "report.html"
   more = (
     findings_page.sections(results.study, title_prefix="Study: ")

@@ -87,17 +87,25 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Absent:
-  """Reports that a file is missing, and what therefore cannot be shown."""
+  """Reports that a file is missing, and what therefore cannot be shown.
+
+  Attributes:
+    files: what is missing.
+    what: what cannot be shown, after "there are".
+    commands: the commands that make it, in order.
+  """
 
   files: str
   what: str
+  commands: Sequence[str] = ()
 
   @property
   def text(self) -> str:
     """The sentence."""
-    return (
+    text = (
       f"This directory has no {self.files}, so there are {self.what} to show."
     )
+    return f"{text} To make it, run:" if self.commands else text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +176,9 @@ def to_html(block: Block) -> str:
     case Table():
       return _html_table(block)
     case Absent():
-      return f'<p class="absent">{html.escape(block.text)}</p>'
+      commands = html.escape("\n".join(block.commands))
+      shown = f'<pre class="commands">{commands}</pre>' if commands else ""
+      return f'<p class="absent">{html.escape(block.text)}</p>{shown}'
     case Markup():
       return block.html
 
@@ -192,7 +202,11 @@ def to_markdown(block: Block, figure_path: str = "{name}") -> str:
     case Table():
       return _markdown_table(block)
     case Absent():
-      return f"*{_plain(block.text)}*"
+      text = f"*{_plain(block.text)}*"
+      if not block.commands:
+        return text
+      commands = "\n".join(block.commands)
+      return f"{text}\n\n{code(commands)}"
     case Markup():
       return block.markdown
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import axes as mpl_axes
 
 from specialize_jax.evaluation import history as history_lib
+from specialize_jax.evaluation import selection as selection_lib
 from specialize_jax.reports import drawing, tables
 from specialize_jax.reports import results as results_lib
 
@@ -60,7 +61,7 @@ def loss_curves(results: results_lib.Results) -> drawing.Drawing | None:
     for title, history, color in (
       ("Pre-training: the general model", results.pretraining, drawing.GREEN),
       (
-        "Specialization: teacher to student",
+        "Training" if results.run else "Specialization: teacher to student",
         results.specialization,
         drawing.BLUE,
       ),
@@ -136,6 +137,40 @@ def selection_curves(results: results_lib.Results) -> drawing.Drawing | None:
     axes = figure.add_subplot()
     accuracy_lines(axes, lines, thin)
     mark_selection(axes, results.selection)
+    drawing.legend_below(figure, axes)
+  return svg()
+
+
+def task_curves(results: results_lib.Results) -> drawing.Drawing | None:
+  """Draws each task's validation accuracy over steps, whatever its role.
+
+  Returns:
+    The figure, or None if no task was evaluated at any step. Of more tasks
+    than there are colors the rest are thin lines.
+  """
+  styles = (
+    (drawing.BLUE, "o", "-"),
+    (drawing.ORANGE, "s", "--"),
+    (drawing.GREEN, "^", "-."),
+    (drawing.PURPLE, "D", ":"),
+    (drawing.SKY, "v", "-"),
+  )
+  tasks = selection_lib.evaluated_tasks(results.validation)
+  lines = [
+    mean_line(results, [task], " ".join(tables.label(task)).strip(), *style)
+    for task, style in zip(tasks, styles, strict=False)
+  ]
+  if not lines:
+    return None
+  thin = [
+    mean_line(results, [task], "", drawing.GREY, "", "-")
+    for task in tasks[len(styles) :]
+  ]
+  description = "Curves of validation accuracy over steps, by task."
+  with drawing.figure(3.9, description) as (figure, svg):
+    axes = figure.add_subplot()
+    accuracy_lines(axes, lines, thin)
+    mark_selection(axes, results.selection, only_selected=True)
     drawing.legend_below(figure, axes)
   return svg()
 

@@ -30,6 +30,7 @@ def examples(results: results_lib.Results) -> list[blocks.Block]:
   """
   after = results.predictions["after"]
   targets = [results.in_distribution, *results.out_of_distribution]
+  targets += results.other if not results.general else ()
   targets = [task for task in targets if task in after]
   general = [task for task in results.general if task in after]
   groups = (
@@ -38,6 +39,11 @@ def examples(results: results_lib.Results) -> list[blocks.Block]:
     ("Lost", "Right before, wrong after.", general, (True, False), 2),
     ("Kept", "Right before and after.", general, (True, True), 1),
   )
+  if not results.predictions["before"]:
+    groups = (
+      ("Right", "Right answers.", [*targets, *general], (False, True), 3),
+      ("Wrong", "Wrong answers.", [*targets, *general], (False, False), 3),
+    )
   made: list[blocks.Block] = []
   for title, what, tasks, kind, limit in groups:
     cards = [

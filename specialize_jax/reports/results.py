@@ -1,4 +1,8 @@
-"""Reads a results directory, from which a report is built.
+"""Reads the results that a report is built from: a directory, or a run.
+
+`load` reads the directory that `specialize demo` leaves, `load_run` the
+MODEL_DIR of any training run, with the output of `specialize eval` before and
+after it. Of a directory:
 
 Every file is optional, and missing ones are None or empty. A file that exists
 and cannot be read is an error, because a partial report would mislead.
@@ -20,12 +24,14 @@ and cannot be read is an error, because a partial report would mislead.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.evaluation import history as history_lib
+from specialize_jax.evaluation import selection as selection_lib
 from specialize_jax.files import reading, writing
 
 Json = Mapping[str, object]
@@ -53,6 +59,10 @@ class Results:
     decoding: `decoding.json`, or None.
     study: `study.json`, or None.
     predictions: `{"before" | "after": {task: rows}}`.
+    other: tasks of no known role.
+    run: facts of the run by name, if a single run is reported.
+    hints: for sections that lack something, by name, the commands that make
+      it. Sections of a run that lack something and have none are left out.
   """
 
   directory: epath.Path
@@ -72,6 +82,9 @@ class Results:
   decoding: Json | None
   study: Json | None
   predictions: Mapping[str, Mapping[str, Sequence[Json]]]
+  other: Sequence[str] = ()
+  run: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  hints: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 def load(directory: str | os.PathLike[str]) -> Results:
@@ -92,6 +105,11 @@ def load(directory: str | os.PathLike[str]) -> Results:
     raise errors.UserError(
       f"results_dir {str(directory)!r} is not a directory: expected one that "
       "`specialize demo` or a training run has written."
+    )
+  if (directory / "metrics.jsonl").is_file():
+    raise errors.UserError(
+      f"results_dir {str(directory)!r} is the directory of one run: give it as "
+      f"--run={directory}."
     )
   numbers = _read_json(directory / "results.json") or {}
   tasks = {*numbers.get("before", {}), *numbers.get("after", {})}
@@ -121,6 +139,207 @@ def load(directory: str | os.PathLike[str]) -> Results:
   )
   _check_some_file(results, numbers)
   return results
+
+
+def load_run(
+  run: str | os.PathLike[str],
+  *,
+  before: str | os.PathLike[str] | None = None,
+  after: str | os.PathLike[str] | None = None,
+) -> Results:
+  """Reads a training run, and evaluations before and after it.
+
+  Args:
+    run: MODEL_DIR, with metrics.jsonl; selection.json and alignment.json are
+      read if they are there.
+    before: EVAL_OUTPUT_DIR of `specialize eval` on the general model.
+    after: the same on the specialized model.
+
+  Returns:
+    The content. Without `after`, predictions are those that the run made of
+    its validation sets, at the selected or the last step.
+
+  Raises:
+    UserError: a directory does not exist or is not of that kind, or a file
+      cannot be read.
+  """
+  run = epath.Path(run)
+  path = run / "metrics.jsonl"
+  if not path.is_file():
+    raise errors.UserError(
+      f"--run={run} has no metrics.jsonl: expected the MODEL_DIR of a run that "
+      "`specialize train` has started."
+    )
+  training = history_lib.read(path, "train")
+  validation = history_lib.read(path, "evaluation")
+  selection = _read_json(run / "selection.json")
+  sides = {
+    "before": _evaluation("--before", before),
+    "after": _evaluation("--after", after),
+  }
+  accuracies = {when: _accuracies(values) for when, values in sides.items()}
+  tasks = {*accuracies["before"], *accuracies["after"]}
+  seen = tasks | set(selection_lib.evaluated_tasks(validation))
+  out_of_distribution, in_distribution = selection_lib.default_tasks(seen)
+  if selection:
+    out_of_distribution = selection.get("out_of_distribution") or []
+    in_distribution = selection.get("in_distribution")
+  target = [
+    *out_of_distribution,
+    *([in_distribution] if in_distribution else []),
+  ]
+  general, other = _general_and_other(seen - {*target}, target)
+  places = {"before": before, "after": after}
+  if after is None:
+    places["after"] = _own_predictions(run, selection)
+  predicted = {
+    when: {} if place is None else _read_predictions(epath.Path(place), seen)
+    for when, place in places.items()
+  }
+  return Results(
+    directory=run,
+    before=accuracies["before"],
+    after=accuracies["after"],
+    in_distribution=in_distribution,
+    out_of_distribution=tuple(out_of_distribution),
+    general=tuple(general),
+    other=tuple(other),
+    seconds=None,
+    peak_rss_gib=None,
+    pretraining={},
+    specialization=training,
+    validation=validation,
+    selection=selection,
+    alignment=_read_alignment(run / "alignment.json"),
+    alignment_example=_read_json(run / "alignment_example.json"),
+    decoding=_read_json(run / "decoding.json"),
+    study=None,
+    predictions=predicted,
+    run=_run_facts(run, training, validation, selection),
+    hints=_hints(run, before, after),
+  )
+
+
+def _evaluation(
+  flag: str, directory: str | os.PathLike[str] | None
+) -> Mapping[str, float]:
+  """Reads the values that `specialize eval` wrote, those of the last step."""
+  if directory is None:
+    return {}
+  path = epath.Path(directory) / "metrics.jsonl"
+  if not path.is_file():
+    raise errors.UserError(
+      f"{flag}={directory} has no metrics.jsonl: expected the EVAL_OUTPUT_DIR "
+      "that `specialize eval` wrote."
+    )
+  values = history_lib.read(path)
+  if not values:
+    raise errors.UserError(
+      f"{flag}={directory} has no evaluation in its metrics.jsonl: expected "
+      "the EVAL_OUTPUT_DIR that `specialize eval` wrote."
+    )
+  return values[max(values)]
+
+
+def _accuracies(
+  values: Mapping[str, float],
+) -> dict[str, dict[str, float]]:
+  """Returns `{task: {"accuracy", "n"}}` of the tasks that have both."""
+  return {
+    task: {"accuracy": value, "n": values[f"{task}/n"]}
+    for name, value in values.items()
+    if name.endswith("/accuracy")
+    and f"{(task := name.removesuffix('/accuracy'))}/n" in values
+  }
+
+
+def _general_and_other(
+  rest: Iterable[str], target: Sequence[str]
+) -> tuple[list[str], list[str]]:
+  """Splits tasks that are not of the target ability, by their datasets.
+
+  Other formats of the target's datasets are neither general ability nor what
+  is compared, and without a target nothing is known to be general.
+  """
+  datasets = {_dataset(task) for task in target}
+  general = [t for t in sorted(rest) if target and _dataset(t) not in datasets]
+  return general, sorted({*rest} - {*general})
+
+
+def _dataset(task: str) -> str:
+  name = re.sub(r"_v\d+$", "", task)
+  return re.sub(
+    r"_(zero_shot|in_context)_(answer_only|chain_of_thought)$", "", name
+  )
+
+
+def _own_predictions(
+  run: epath.Path, selection: Json | None
+) -> epath.Path | None:
+  """Returns a run's predictions of the selected step, else the last one."""
+  place = run / "predictions"
+  if not place.is_dir():
+    return None
+  steps = [int(p.name) for p in place.iterdir() if p.name.isdecimal()]
+  if selection and selection.get("step") in steps:
+    return place / str(selection["step"])
+  return place / str(max(steps)) if steps else None
+
+
+def _run_facts(
+  run: epath.Path,
+  training: history_lib.History,
+  validation: history_lib.History,
+  selection: Json | None,
+) -> dict[str, str]:
+  facts = {"MODEL_DIR": str(run)}
+  if training:
+    last = max(training)
+    facts["steps"] = f"{last:,}"
+    names = ("loss", "nll", "token_accuracy", "tokens_per_second", "mfu")
+    for name in names:
+      if name in training[last]:
+        facts[f"{name} at step {last:,}"] = f"{training[last][name]:,.4g}"
+  if validation:
+    steps = ", ".join(f"{step:,}" for step in validation)
+    facts["evaluated at steps"] = steps
+  if selection:
+    facts["selected step"] = f"{selection['step']:,}"
+  return facts
+
+
+def _hints(
+  run: epath.Path,
+  before: str | os.PathLike[str] | None,
+  after: str | os.PathLike[str] | None,
+) -> dict[str, Sequence[str]]:
+  """Returns the commands that make what a report of a run may lack."""
+  best = run / "best"
+  commands = []
+  for path, place, checkpoint in (
+    (before, run / "before", "GENERAL_MODEL"),
+    (after, run / "after", best if best.exists() else run),
+  ):
+    if path is None:
+      commands.append(
+        f"specialize eval --gin.CHECKPOINT_PATH={checkpoint} "
+        f"--gin.MIXTURE_OR_TASK_NAME=TEST_SETS --gin.EVAL_OUTPUT_DIR={place}"
+      )
+  report = (
+    f"specialize report --run={run} --before={before or run / 'before'} "
+    f"--after={after or run / 'after'}"
+  )
+  select = f"specialize select --model_dir={run} --evaluate"
+  return {
+    "accuracy": [*commands, report] if commands else [],
+    "checkpoint": [select],
+    "selection": [select],
+    "training": [f"specialize train --gin.MODEL_DIR={run}  # goes on"],
+    "alignment": [
+      "specialize align --records=RECORDS --vocabulary=SPIECE "
+      f"--output=aligned.jsonl --report={run / 'alignment.json'}"
+    ],
+  }
 
 
 def validation_curve(

@@ -25,7 +25,8 @@ def build(results: results_lib.Results) -> list[blocks.Section]:
   """Returns the sections, in order."""
   table = tables.rows(results)
   made = (
-    ("accuracy", "Accuracy before and after", _accuracy(table)),
+    ("run", "The run", _run(results)),
+    ("accuracy", "Accuracy before and after", _accuracy(results, table)),
     ("price", "The price in general ability", _price(results, table)),
     ("training", "Training", _training(results)),
     ("checkpoint", "Which checkpoint", _checkpoint(results)),
@@ -37,6 +38,7 @@ def build(results: results_lib.Results) -> list[blocks.Section]:
   return [
     blocks.Section(name=name, title=title, blocks=content)
     for name, title, content in made
+    if content
   ]
 
 
@@ -46,6 +48,8 @@ def lead(results: results_lib.Results) -> str:
   target = tables.mean_or_only(table, tables.OUT_OF_DISTRIBUTION)
   home = tables.mean_or_only(table, tables.IN_DISTRIBUTION)
   price = tables.mean_or_only(table, tables.GENERAL)
+  if results.run and not table:
+    return _run_lead(results)
   gains = [
     f"{change(row)} {where}"
     for row, where in (
@@ -69,6 +73,25 @@ def lead(results: results_lib.Results) -> str:
   return " ".join(sentences)
 
 
+def _run_lead(results: results_lib.Results) -> str:
+  """Summarizes a run whose model was not compared with the general one."""
+  sentences = []
+  if results.specialization:
+    first, last = min(results.specialization), max(results.specialization)
+    losses = [
+      results.specialization[step].get("loss") for step in (first, last)
+    ]
+    sentence = f"The run has done {last:,} steps"
+    if None not in losses:
+      sentence += f"; its loss went from {losses[0]:.3g} to {losses[1]:.3g}"
+    sentences.append(f"{sentence}.")
+  if results.selection:
+    sentences.append(
+      f"The checkpoint of step {results.selection['step']:,} was selected."
+    )
+  return " ".join(sentences)
+
+
 def footer(results: results_lib.Results) -> str:
   """Returns the provenance of the report, and time and memory of the run."""
   facts = ["Made by `specialize report` from written results only"]
@@ -84,11 +107,40 @@ def change(row: tables.Row) -> str:
   return f"{tables.points(row.difference.estimate)} points"
 
 
-def _accuracy(table: Sequence[tables.Row]) -> list[Block]:
+def _absent(
+  results: results_lib.Results, section: str, files: str, what: str
+) -> list[Block]:
+  """Returns what is missing and the commands that make it, if any do."""
+  commands = results.hints.get(section, ())
+  if results.run and not commands:
+    return []
+  return [blocks.Absent(files, what, commands)]
+
+
+def _run(results: results_lib.Results) -> list[Block]:
+  rows = [blocks.Row([name, text]) for name, text in results.run.items()]
+  if not rows:
+    return []
+  return [blocks.Table(head=("", ""), rows=rows, num_text_columns=2)]
+
+
+def _accuracy(
+  results: results_lib.Results, table: Sequence[tables.Row]
+) -> list[Block]:
   if not table:
-    return [
-      blocks.Absent("results.json", "no accuracies before and after"),
-    ]
+    files, what = "results.json", "no accuracies before and after"
+    if results.run:
+      files, what = "evaluation on test sets", "no accuracies before and after"
+    alone = tables.one_sided(results)
+    if alone is not None:
+      files = (
+        "evaluation of the specialized model"
+        if results.before
+        else "evaluation of the general model"
+      )
+      what = "no differences"
+    absent = _absent(results, "accuracy", files, what)
+    return absent if alone is None else [alone, *absent]
   how = (
     "Intervals of a difference come from a paired bootstrap over the questions"
     if all(row.paired for row in table)
@@ -143,41 +195,50 @@ def _price(
         "the single tasks.",
       )
     )
-  return made or [
-    blocks.Absent("specialize/metrics.jsonl", "no general ability over steps")
-  ]
+  return made or _absent(
+    results,
+    "price",
+    "evaluation of general tasks on both sides"
+    if results.run
+    else "specialize/metrics.jsonl",
+    "no changes of general ability"
+    if results.run
+    else "no general ability over steps",
+  )
 
 
 def _training(results: results_lib.Results) -> list[Block]:
   drawn = plots.loss_curves(results)
   if not drawn:
-    return [
-      blocks.Absent(
-        "pretrain/metrics.jsonl and specialize/metrics.jsonl",
-        "no training curves",
-      )
-    ]
-  return [
-    blocks.Figure(
-      name="training",
-      drawn=drawn,
-      caption="The training losses. Those of the two phases are not "
-      "comparable: pre-training predicts text, specialization matches the "
-      "teacher's distribution.",
+    files = "pretrain/metrics.jsonl and specialize/metrics.jsonl"
+    if results.run:
+      files = "training step in its metrics.jsonl"
+    return _absent(results, "training", files, "no training curves")
+  caption = "The training loss, in nats per target token."
+  if results.pretraining:
+    caption = (
+      "The training losses. Those of the two phases are not comparable: "
+      "pre-training predicts text, specialization matches the teacher's "
+      "distribution."
     )
-  ]
+  return [blocks.Figure(name="training", drawn=drawn, caption=caption)]
 
 
 def _checkpoint(results: results_lib.Results) -> list[Block]:
   drawn = plots.selection_curves(results)
   if not drawn:
-    return [
-      blocks.Absent(
-        "specialize/metrics.jsonl", "no validation accuracies over steps"
+    curves = plots.task_curves(results)
+    files = "specialize/metrics.jsonl"
+    if results.run:
+      files = "evaluation in its metrics.jsonl"
+    if curves is None:
+      return _absent(
+        results, "checkpoint", files, "no validation accuracies over steps"
       )
-    ]
+    caption = "Validation accuracy on each task, over the steps of the run."
+    return [blocks.Figure(name="selection", drawn=curves, caption=caption)]
   return [
-    blocks.Text(_choice(results.selection)),
+    blocks.Text(_choice(results)),
     blocks.Figure(
       name="selection",
       drawn=drawn,
@@ -187,14 +248,17 @@ def _checkpoint(results: results_lib.Results) -> list[Block]:
   ]
 
 
-def _choice(chosen: results_lib.Json | None) -> str:
+def _choice(results: results_lib.Results) -> str:
   """Describes the selection, and the cost of in-distribution selection."""
+  chosen = results.selection
   text = (
     "The checkpoint is chosen by the mean accuracy over held-out validation "
     "sets of the other datasets."
   )
   if not chosen:
-    return text + " There is no selection.json, so no step is marked."
+    text += " There is no selection.json, so no step is marked."
+    commands = results.hints.get("selection", ())
+    return " ".join([text, *(f"`{command}` makes it." for command in commands)])
   if chosen.get("in_distribution_step") is None:
     return text
   text += (
@@ -217,12 +281,12 @@ def _choice(chosen: results_lib.Json | None) -> str:
 def _formats(results: results_lib.Results) -> list[Block]:
   drawn = format_curves.figure(results)
   if not drawn:
-    return [
-      blocks.Absent(
-        "validation in two formats in specialize/metrics.jsonl",
-        "no curves of in-context beside zero-shot prompts",
-      )
-    ]
+    return _absent(
+      results,
+      "formats",
+      "validation in two formats in specialize/metrics.jsonl",
+      "no curves of in-context beside zero-shot prompts",
+    )
   return [
     blocks.Figure(
       name="formats",
@@ -235,7 +299,9 @@ def _formats(results: results_lib.Results) -> list[Block]:
 
 def _decoding(results: results_lib.Results) -> list[Block]:
   if not results.decoding:
-    return [blocks.Absent("decoding.json", "no other ways of decoding")]
+    return _absent(
+      results, "decoding", "decoding.json", "no other ways of decoding"
+    )
   return decoding_view.blocks_of(results.decoding)
 
 
@@ -255,11 +321,17 @@ def _alignment(results: results_lib.Results) -> list[Block]:
       ),
     ]
   else:
-    made.append(blocks.Absent("alignment.json", "no alignment coverage"))
+    made += _absent(
+      results, "alignment", "alignment.json", "no figures of alignment"
+    )
   example = results.alignment_example
   if not example:
-    made.append(blocks.Absent("alignment_example.json", "no aligned example"))
-    return made
+    return made + _absent(
+      results,
+      "alignment example",
+      "alignment_example.json",
+      "no aligned example",
+    )
   return [
     *made,
     blocks.Heading("One sample, aligned"),
@@ -294,6 +366,14 @@ def _coverage(results: results_lib.Results) -> str:
 
 
 def _predictions(results: results_lib.Results) -> list[Block]:
-  return prediction_view.examples(results) or [
-    blocks.Absent("predictions/after/TASK.jsonl", "no examples of predictions")
-  ]
+  made = prediction_view.examples(results)
+  if not made:
+    return _absent(
+      results,
+      "predictions",
+      "predictions/after/TASK.jsonl",
+      "no examples of predictions",
+    )
+  if results.run and not results.after:
+    made.insert(0, blocks.Text("From the validation sets of the run itself."))
+  return made

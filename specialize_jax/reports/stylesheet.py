@@ -14,6 +14,8 @@ h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; padding-top: 1.2rem;
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 p { margin: .4rem 0 .8rem; max-width: 46rem; }
 p.lead { font-size: 1.1rem; color: var(--grey); }
+pre.commands { background: #f5f6f8; padding: .7rem .9rem; border-radius: 4px;
+  font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 p.absent { color: var(--grey); font-style: italic; }
 nav { font-size: .9rem; margin: 1rem 0 0; display: flex; flex-wrap: wrap;
   gap: .2rem 1.1rem; }

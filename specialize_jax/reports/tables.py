@@ -16,6 +16,7 @@ from specialize_jax.reports import results as results_lib
 IN_DISTRIBUTION = "In distribution"
 OUT_OF_DISTRIBUTION = "Out of distribution"
 GENERAL = "General ability"
+OTHER = "Other tasks"
 
 _DATASETS = {
   "gsm8k": "GSM8K",
@@ -71,6 +72,7 @@ def rows(results: results_lib.Results) -> list[Row]:
     (IN_DISTRIBUTION, in_distribution),
     (OUT_OF_DISTRIBUTION, results.out_of_distribution),
     (GENERAL, results.general),
+    (OTHER, results.other),
   ):
     known = [t for t in tasks if t in results.before and t in results.after]
     role_rows = [_task_row(results, task, role) for task in known]
@@ -146,6 +148,37 @@ def table_of(table: Sequence[Row]) -> blocks.Table:
       "95 % interval",
       "n",
     ),
+    rows=lines,
+    num_text_columns=2,
+  )
+
+
+def one_sided(results: results_lib.Results) -> blocks.Table | None:
+  """Renders the accuracies of a model that nothing is compared with.
+
+  Returns:
+    The table; None if both sides, or neither, were evaluated.
+  """
+  if bool(results.before) == bool(results.after):
+    return None
+  when = "before" if results.before else "after"
+  accuracies = results.before or results.after
+  in_distribution = [results.in_distribution] if results.in_distribution else []
+  lines = []
+  for role, tasks in (
+    (IN_DISTRIBUTION, in_distribution),
+    (OUT_OF_DISTRIBUTION, results.out_of_distribution),
+    (GENERAL, results.general),
+    (OTHER, results.other),
+  ):
+    known = [task for task in tasks if task in accuracies]
+    lines += [blocks.Row([role], "role")] if known else []
+    for task in known:
+      entry = accuracies[task]
+      shown = with_bounds(_accuracy(entry))
+      lines.append(blocks.Row([*label(task), shown, f"{entry['n']:,.0f}"]))
+  return blocks.Table(
+    head=("Accuracy, %", "format", f"{when} specialization", "n"),
     rows=lines,
     num_text_columns=2,
   )

@@ -122,9 +122,12 @@ _COMMANDS = {
     },
   ),
   "report": (
-    "--results_dir={}/results --output={}/new.html --figures_dir={}/new"
-    " --markdown={}/new.md",
+    "--results_dir={}/results --run={}/run --before={}/run --after={}/run"
+    " --output={}/new.html --figures_dir={}/new --markdown={}/new.md",
     {
+      "--run": "read directory",
+      "--before": "read directory",
+      "--after": "read directory",
       "--results_dir": "read directory",
       "--output": "written file",
       "--figures_dir": "written directory",
