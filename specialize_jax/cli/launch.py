@@ -13,7 +13,7 @@ from specialize_jax.cli import flag_types, parsers
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
-  from specialize_jax.tpu import job_set, launch, tpu_vm
+  from specialize_jax.tpu import job_set, launch, slices, tpu_vm
 
 _EXAMPLE = """examples:
   specialize launch --name=xl --topology=v5e:4x4 --spot \\
@@ -26,16 +26,20 @@ start again after each preemption. On GKE, from a container image:
   specialize launch --on=gke --name=xl --topology=v5e:4x4 \\
     --image=gcr.io/my-project/specialize \\
     -- train --gin_file=runs/train.gin --gin.MODEL_DIR=gs://bucket/run
+With `--on=xpk --cluster=NAME` in place of `--on=gke`, through xpk. The image is
+built by the repository's Dockerfile.
 Checkpoints must outlive the machines: MODEL_DIR is a bucket or a mounted disk.
 """
 
 _ACTIONS = {
   "tpu_vm": ("create", "install", "start", "logs", "delete"),
   "gke": ("create", "logs", "delete"),
+  "xpk": ("create", "logs", "delete"),
 }
 _MORE_ACTIONS = {
   "tpu_vm": ("describe", "resume_until_done"),
   "gke": ("describe",),
+  "xpk": ("describe",),
 }
 # Those that take part in a run of several processes.
 _MULTI_HOST_COMMANDS = ("train", "eval")
@@ -62,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     "--on",
     choices=tuple(_ACTIONS),
     default="tpu_vm",
-    help="TPU VMs through gcloud, or a cluster through kubectl "
+    help="TPU VMs through gcloud, or a GKE cluster through kubectl or xpk "
     "(default: tpu_vm)",
   )
   parser.add_argument("--execute", action="store_true", help="run the commands")
@@ -118,9 +122,18 @@ def _add_tpu_vm_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_gke_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("GKE")
+  group = parser.add_argument_group("GKE, and xpk")
   group.add_argument(
-    "--image", default="", help="the container image with specialize-jax"
+    "--image",
+    default="",
+    help="the container image with specialize-jax, built by the repository's "
+    "Dockerfile",
+  )
+  group.add_argument(
+    "--cluster",
+    default="",
+    metavar="NAME",
+    help="with --on=xpk: the cluster that `xpk cluster create` made",
   )
   group.add_argument("--namespace", default="default")
   group.add_argument("--service_account", metavar="NAME")
@@ -154,7 +167,7 @@ def _add_patience_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prints the commands, or runs them; gives the status of the last one."""
+  """Prints the commands, or runs them; returns the status of the last one."""
   argv = list(sys.argv[1:] if argv is None else argv)
   flags_argv, arguments = _split(argv)
   flags = build_parser().parse_args(flags_argv)
@@ -167,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = _with_multi_host(arguments, rented.num_hosts)
   if flags.on == "gke":
     commands = _on_gke(flags, actions, rented, arguments)
+  elif flags.on == "xpk":
+    commands = _on_xpk(flags, actions, rented, arguments)
   else:
     vm = _vm(flags, rented)
     if flags.execute and "resume_until_done" in actions:
@@ -221,7 +236,7 @@ def _check_numbers(flags: argparse.Namespace) -> None:
 
 
 def _with_multi_host(arguments: list[str], num_hosts: int) -> list[str]:
-  """Tells a command that it is one of several processes."""
+  """Adds `--multi_host` to a command that runs on several hosts."""
   if (
     num_hosts > 1
     and arguments
@@ -327,6 +342,40 @@ def _on_gke(
   if flags.manifest is not None:
     paths.check("--manifest", flags.manifest, paths.OUTPUT_FILE)
     _write_manifest(flags.manifest, run, _required(arguments))
+  makers = {
+    "create": lambda: run.create(_required(arguments)),
+    "describe": run.describe,
+    "logs": run.logs,
+    "delete": run.delete,
+  }
+  return [makers[action]() for action in actions]
+
+
+def _on_xpk(
+  flags: argparse.Namespace,
+  actions: list[str],
+  rented: slices.Slice,
+  arguments: list[str],
+) -> list[launch.Command]:
+  from specialize_jax.tpu import xpk
+
+  for name, default in (
+    ("manifest", None),
+    ("service_account", None),
+    ("namespace", "default"),
+  ):
+    if getattr(flags, name) != default:
+      raise errors.UserError(f"--{name} goes with --on=gke alone.")
+  run = xpk.Workload(
+    name=flags.name,
+    slice=rented,
+    image=flags.image,
+    cluster=flags.cluster,
+    project=flags.project,
+    zone=flags.zone,
+    spot=flags.spot,
+    max_restarts=flags.max_failures,
+  )
   makers = {
     "create": lambda: run.create(_required(arguments)),
     "describe": run.describe,

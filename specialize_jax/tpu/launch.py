@@ -17,6 +17,7 @@ _HERE_DOCUMENT = "END_OF_MANIFEST"
 _WHERE_FROM = {
   "gcloud": "cloud.google.com/sdk/docs/install",
   "kubectl": "kubernetes.io/docs/tasks/tools",
+  "xpk": "pip install xpk",
 }
 
 
@@ -58,7 +59,7 @@ def as_text(command: Command) -> str:
 
 
 def run(command: Command) -> int:
-  """Runs a command to its end and gives its exit status.
+  """Runs a command to its end and returns its exit status.
 
   Its output goes where ours goes. A signal's status is 128 and its number, as
   a shell has it.
@@ -96,7 +97,7 @@ def run_all(commands: Sequence[Command]) -> int:
 
 
 def ask(command: Command) -> tuple[int, str, str]:
-  """Runs a command; gives its exit status, its output and its errors.
+  """Runs a command; returns its exit status, its output and its errors.
 
   Raises:
     UserError: the program is not installed.

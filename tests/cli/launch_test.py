@@ -20,6 +20,10 @@ VM = (
   "--zone=us-west4-a",
   "--package=p @ git+https://host/r",
 )
+XPK = (
+  *("--on=xpk", "--name=xl", "--topology=v5e:4x4", "--image=gcr.io/p/i"),
+  *("--cluster=pod", "--project=my-project", "--zone=us-west4-a"),
+)
 GKE = ("--on=gke", "--name=xl", "--topology=v5e:4x4", "--image=gcr.io/p/i")
 PLACE = ["--project=my-project", "--zone=us-west4-a"]
 
@@ -46,7 +50,7 @@ def cloud(tmp_path, monkeypatch, capfd):
   """Runs the command with stand-ins on PATH; gives status, output, errors."""
   # python3 and HOME: where quoting failed, a script for a machine of the slice
   # would run here.
-  for name in ("gcloud", "kubectl", "python3"):
+  for name in ("gcloud", "kubectl", "xpk", "python3"):
     stand_ins.install(tmp_path / "bin", name, CLOUD)
   monkeypatch.setenv("HOME", str(tmp_path))
   monkeypatch.setenv("PATH", stand_ins.path_with(tmp_path / "bin"))
@@ -215,9 +219,60 @@ def test_the_manifest_reaches_kubectl_and_a_file_as_it_is_printed(
   assert not list(tmp_path.rglob("injected"))
 
 
+def test_xpk_is_called_as_those_who_run_it_type(cloud, tmp_path):
+  flags = (*XPK, "--spot", "--max_failures=9")
+  actions = ("create", "describe", "logs", "delete")
+  _, script, _ = cloud(*flags, *actions, "--", *RUN)
+  subprocess.run(["bash", "-ec", script], check=True, cwd=tmp_path)
+  assert script.startswith(
+    "# start the run on 4 hosts\nxpk workload create \\\n  --cluster=pod \\\n"
+  )
+  place = ["--cluster=pod", "--project=my-project", "--zone=us-west4-a"]
+  create, describe, logs, delete = cloud.arguments()
+  assert create == [
+    *("workload", "create", *place, "--workload=xl"),
+    *("--tpu-type=v5litepod-16", "--num-slices=1"),
+    *("--docker-image=gcr.io/p/i", "--docker-name=specialize"),
+    *("--max-restarts=9", "--restart-on-exit-codes=75"),
+    *("--termination-grace-period-seconds=300", "--spot"),
+    "--command=exec specialize train --multi_host --gin_file=runs/train.gin "
+    "--gin.MODEL_DIR=gs://b/run",
+  ]
+  assert describe == ["workload", "list", *place, "--filter-by-job=xl"]
+  assert logs[:2] == [
+    "logs",
+    "--selector=xpk.google.com/workload=xl,"
+    "batch.kubernetes.io/job-completion-index=0",
+  ]
+  assert delete == ["workload", "delete", *place, "--workload=xl", "--force"]
+
+
+def test_xpk_s_script_brings_hostile_values_through_kubernetes_and_bash(
+  cloud, tmp_path
+):
+  hostile = HOSTILE.replace("\n", " ")
+  assert cloud(*XPK, "--execute", "create", "--", *RUN, hostile)[0] == 0
+  command = cloud.arguments()[0][-1].removeprefix("--command=")
+  stand_ins.install(tmp_path / "container", "specialize")
+  # As xpk's JobSet runs it; Kubernetes has read `$$` as `$` by then.
+  script = f"({command.replace('$$', '$')}) & PID=$!; wait $PID"
+  environment = {"PATH": stand_ins.path_with(tmp_path / "container")}
+  subprocess.run(
+    ["bash", "-c", script], check=True, cwd=tmp_path, env=environment
+  )
+  (call,) = stand_ins.calls(tmp_path / "container")
+  assert call["arguments"] == [RUN[0], "--multi_host", *RUN[1:], hostile]
+  assert not list(tmp_path.rglob("injected"))
+
+
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
+    ((*XPK[:4], "create", "--", *RUN), "--cluster is missing"),
+    ((*XPK, "--image=", "create", "--", *RUN), "--image is missing"),
+    ((*XPK, "--manifest=m.yaml", "create", "--", *RUN), "goes with --on=gke"),
+    ((*XPK, "create", "--", *RUN, "a\nb"), "has a line break"),
+    ((*XPK, "install", "--", *RUN), "not an action of --on=xpk"),
     ((*VM[:2], *VM[3:], "create"), "--project is missing"),
     ((*VM[:3], "create"), "--zone is missing"),
     ((*VM, "--topology=v5e:5x5", "create"), "not a slice of v5e"),
@@ -232,6 +287,7 @@ def test_the_manifest_reaches_kubectl_and_a_file_as_it_is_printed(
     ((*VM, "--execute", "create", "resume_until_done"), "give it alone"),
     ((*GKE[:-1], "create", "--", *RUN), "--image is missing"),
     ((*GKE, "resume_until_done"), "a JobSet starts again by itself"),
+    ((*XPK, "resume_until_done"), "a JobSet starts again by itself"),
   ],
 )
 def test_what_cannot_be_is_one_sentence_and_calls_nothing(cloud, argv, message):
