@@ -86,7 +86,7 @@ def _align_store(flags: argparse.Namespace) -> int:
   align.check_mode(flags.mode)
   tokenizer = student.SentencePieceStudent.from_file(flags.vocabulary)
   records = teacher_records.with_progress(
-    store.read_lines(flags.records), "aligned {:,} samples"
+    store.read_lines(flags.records), "aligning"
   )
   with (
     writing.opened(flags.output) as output,
@@ -141,7 +141,7 @@ def _align(
 def _named_targets(
   aligned: targets.AlignedTargets, tokenizer: student.SentencePieceStudent
 ) -> list[list[list[object]]]:
-  """Gives each position's candidates as [piece, probability].
+  """Returns each position's candidates as [piece, probability].
 
   Twelve digits give back a probability that the source rounded to fewer.
   """

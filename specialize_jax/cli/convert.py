@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-import time
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cli import flag_types, parsers
@@ -16,6 +14,7 @@ if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import conversion, opening
 
 from specialize_jax.files import paths
+from specialize_jax.terminal import progress
 
 _EXAMPLE = """examples (the first after `specialize demo`):
   specialize convert --checkpoint=demo_output/specialize \\
@@ -26,7 +25,6 @@ _EXAMPLE = """examples (the first after `specialize demo`):
     --checkpoint=gs://t5-data/pretrained_models/t5x/t5_small/checkpoint_1000000
 """
 
-_SECONDS_BETWEEN_LINES = 10.0
 _FOLDER = paths.OUTPUT_DIRECTORY.local(
   "a Hugging Face folder of several files cannot appear in one at once; write"
   " it to a disk and copy it with `gcloud storage cp -r`"
@@ -157,16 +155,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     vocabulary = tokenizers.from_sentencepiece(
       flags.vocabulary, extra_ids=flags.extra_ids
     )
-  progress = _Progress()
+  bar = progress.Progress(None, "tensors", title="converting")
   planned = conversion.plan(
     checkpoint,
     to=to,
     dtype=flags.dtype,
     vocab_size=flags.vocab_size,
     vocabulary=vocabulary,
-    on_tensor=progress.tensor_done,
+    on_tensor=_counting(bar),
   )
-  with locks.file(flags.output, "--output"), progress.shown(planned):
+  bar.total = planned.num_tensors
+  with locks.file(flags.output, "--output"), bar:
     if to == "ours":
       path = conversion.write_ours(planned, flags.output)
     elif to == "t5x":
@@ -207,60 +206,16 @@ def _summary(planned: conversion.Plan, path: object) -> str:
   )
 
 
-class _Progress:
-  """Tensors done, bytes and time left, on standard error.
+def _counting(bar: progress.Progress) -> Callable[[int], None]:
+  """Returns what counts a tensor that was read, given its number of bytes."""
+  total = 0
 
-  A bar on a terminal, else a line every 10 seconds.
-  """
+  def count(num_bytes: int) -> None:
+    nonlocal total
+    total += num_bytes
+    bar.advance(detail=f"{total / 2**20:,.1f} MiB")
 
-  def __init__(self) -> None:
-    self._bar = None
-    self._num_tensors = self._total_tensors = 0
-    self._num_bytes = 0
-    self._began = self._last_line = time.monotonic()
-
-  @contextlib.contextmanager
-  def shown(self, planned: conversion.Plan) -> Iterator[None]:
-    """Shows it for as long as a plan is carried out."""
-    from rich import console, progress
-
-    self._total_tensors = planned.num_tensors
-    self._began = self._last_line = time.monotonic()
-    if not sys.stderr.isatty():
-      yield
-      return
-    columns = (
-      progress.TextColumn("{task.completed:,} of {task.total:,} tensors"),
-      progress.BarColumn(),
-      progress.TextColumn("{task.fields[size]}"),
-      progress.TimeRemainingColumn(),
-    )
-    screen = console.Console(stderr=True)
-    with progress.Progress(*columns, console=screen, transient=True) as bar:
-      task = bar.add_task("", total=self._total_tensors, size="")
-      self._bar = (bar, task)
-      yield
-
-  def tensor_done(self, num_bytes: int) -> None:
-    """Counts a tensor that was read."""
-    self._num_tensors += 1
-    self._num_bytes += num_bytes
-    size = f"{self._num_bytes / 2**20:,.1f} MiB"
-    if self._bar is not None:
-      bar, task = self._bar
-      bar.update(task, completed=self._num_tensors, size=size)
-    now = time.monotonic()
-    if self._bar or now - self._last_line < _SECONDS_BETWEEN_LINES:
-      return
-    self._last_line = now
-    left = self._total_tensors - self._num_tensors
-    seconds = (now - self._began) * left / self._num_tensors
-    print(
-      f"{self._num_tensors:,} of {self._total_tensors:,} tensors, {size}, "
-      f"{seconds:,.0f} s left",
-      file=sys.stderr,
-      flush=True,
-    )
+  return count
 
 
 def _positive(text: str) -> int:

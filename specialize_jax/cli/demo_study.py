@@ -39,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
-  """Runs what is missing of the study, then tells what came out.
+  """Runs what is missing of the study, then prints what came out.
 
   Raises:
     UserError: a flag or a gin file is not possible.

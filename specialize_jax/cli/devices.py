@@ -1,4 +1,4 @@
-"""Starts the devices that a command computes on, and says no more than that."""
+"""Starts the devices that a command computes on, quietly."""
 
 import argparse
 import traceback

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -123,7 +124,7 @@ def _add_strategy(group: argparse._ArgumentGroup) -> None:
   for name, what in (
     ("self_consistency", 'the samples vote: "voted_answer" and "vote_shares" '
      "are added, and the output is the winner's likeliest sample"),
-    ("calculator", "what a sum such as `48/2 =` gives is computed and forced"),
+    ("calculator", "the result of a sum such as `48/2 =` is forced"),
     ("log_probs", 'add "output_log_probs", one a token'),
   ):  # fmt: skip
     group.add_argument(f"--{name}", action="store_true", help=what)
@@ -264,20 +265,23 @@ def _write(
   given: Sequence[tuple[int, Mapping[str, object]]],
   log_probs: bool,
 ) -> None:
-  """Writes each batch as it comes, and tells how it goes."""
+  """Writes each batch as it comes, and shows the progress."""
   from specialize_jax.decoding import rows
-  from specialize_jax.training import progress
+  from specialize_jax.terminal import progress
 
-  line = progress.RowsLine(len(given), done=len(outputs.done()))
-  for batch in results:
-    outputs.add(
-      {
-        number: rows.output_row(given[number][1], result, log_probs=log_probs)
-        for number, result in batch.items()
-      }
-    )
-    num_tokens = sum(result.num_tokens for result in batch.values())
-    line.add(len(batch), num_tokens=num_tokens)
+  num_tokens, began = 0, time.monotonic()
+  done = len(outputs.done())
+  with progress.Progress(len(given), "rows", done=done) as bar:
+    for batch in results:
+      outputs.add(
+        {
+          number: rows.output_row(given[number][1], result, log_probs=log_probs)
+          for number, result in batch.items()
+        }
+      )
+      num_tokens += sum(result.num_tokens for result in batch.values())
+      rate = num_tokens / (time.monotonic() - began)
+      bar.advance(len(batch), f"{rate:,.0f} tokens/s")
 
 
 def _decoded(
@@ -287,7 +291,7 @@ def _decoded(
   done: Collection[int],
   batch_size: int,
 ) -> Iterator[Mapping[int, requests.Result]]:
-  """Gives results by number, window by window of the file."""
+  """Yields results by row number, one window of the file after another."""
   size = _WINDOW_BATCHES * batch_size
   for start in range(0, len(asked), size):
     window = asked[start : start + size]

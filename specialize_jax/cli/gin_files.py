@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import specialize_jax
 from specialize_jax import errors
-from specialize_jax.cli import gin_values
+from specialize_jax.cli import gin_values, parsers
 from specialize_jax.files import paths, reading
 
 Configured = TypeVar("Configured")
@@ -82,7 +82,7 @@ def parse(
     The parsed flags, and the overrides as gin bindings, "NAME = value".
 
   Example:
-    `--gin.MODEL_DIR=/tmp/m` gives `MODEL_DIR = '/tmp/m'`, and so does
+    `--gin.MODEL_DIR=/tmp/m` is `MODEL_DIR = '/tmp/m'`, and so does
     `--gin.MODEL_DIR='"/tmp/m"'`, which is how T5X wants it quoted.
   """
   plain, bindings = [], []
@@ -97,7 +97,28 @@ def parse(
       bindings.append(f"{name} = {_as_literal(value)}")
     else:
       plain.append(argument)
+  if {"-h", "--help"} & {*plain}:
+    parser.epilog = f"{parser.epilog or ''}\n{_macro_help(parser, plain)}"
   return parser.parse_args(plain), bindings
+
+
+def _macro_help(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
+  """Lists the macros of the files that a command line names, or would read."""
+  from specialize_jax.cli import gin_macros
+
+  given = argparse.ArgumentParser(add_help=False)
+  given.add_argument("--gin_file", action="append")
+  given.add_argument("--gin_search_paths", default="")
+  flags, _ = given.parse_known_args(argv)
+  places = _search_paths(flags.gin_search_paths)
+
+  def text_of(file: str) -> str | None:
+    paths_of = (os.path.join(place, file) for place in places)
+    found = next((path for path in paths_of if _is_in(places, path)), None)
+    return reading.read_text(found) if found else None
+
+  files = flags.gin_file or [parser.get_default("default_gin_file")]
+  return gin_macros.listing(gin_macros.read(files, text_of))
 
 
 _PATH_MACROS = {
@@ -127,8 +148,8 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
   """Loads the files and overrides into gin, and clears gin at the end.
 
   Args:
-    flags: what `parse` gave.
-    bindings: what `parse` gave beside it.
+    flags: from `parse`.
+    bindings: from `parse`.
 
   Yields:
     The configuration as gin text, to be kept beside a run's checkpoints.
@@ -165,11 +186,25 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
     what = " ".join(str(e).split())
     raise errors.UserError(
       f"the gin configuration ({', '.join(files)}) does not load: {what}"
+      f"{_near_files(files, places)}"
     ) from e
   try:
     yield gin.config_str()
   finally:
     gin.clear_config()
+
+
+def _near_files(files: Sequence[str], places: Sequence[str]) -> str:
+  """Returns a hint at installed files with names like one that is not there."""
+  installed = [
+    os.fspath(path.relative_to(_INSTALLED))
+    for path in pathlib.Path(_INSTALLED).rglob("*.gin")
+  ]
+  for file in files:
+    found = (os.path.join(place, file) for place in places)
+    if not any(_is_in(places, path) for path in found):
+      return parsers.did_you_mean(file, installed)
+  return ""
 
 
 def _opened(path: str) -> io.StringIO:

@@ -160,18 +160,12 @@ def _with_progress(
   records: Iterable[schema.TeacherRecord],
 ) -> Iterator[schema.TeacherRecord]:
   """Shows on standard error how many records have passed, and how fast."""
-  from rich import console, progress
+  from specialize_jax.terminal import progress
 
-  columns = (
-    progress.TextColumn("imported {task.completed:,} samples"),
-    progress.TimeElapsedColumn(),
-    progress.SpinnerColumn(),
-  )
-  screen = console.Console(stderr=True)
-  with progress.Progress(
-    *columns, console=screen, transient=True, disable=not screen.is_terminal
-  ) as bar:
-    yield from bar.track(records, total=None)
+  with progress.Progress(None, "samples", title="importing") as bar:
+    for record in records:
+      yield record
+      bar.advance()
 
 
 if __name__ == "__main__":

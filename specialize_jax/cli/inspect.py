@@ -137,7 +137,7 @@ def _example(
   aligned: typing.Any,
   tokenizer: student.SentencePieceStudent,
 ) -> dict[str, typing.Any]:
-  """Gives a sample as `reports.alignment_view` takes it."""
+  """Returns a sample as `reports.alignment_view` takes it."""
   return {
     "teacher_tokens": [
       step.spelling.decode("utf-8", "replace") for step in record.steps

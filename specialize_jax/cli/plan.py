@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
   parser = parsers.Parser(
     prog="specialize plan",
     description="Compiles the real step for a TPU slice that need not be "
-    "there, and tells for each mesh the memory a chip, its arithmetic and its "
+    "there, and shows for each mesh the memory a chip, its arithmetic and its "
     "traffic, and the least time that each of them takes.",
     epilog=_EXAMPLE,
   )
@@ -71,9 +71,9 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     ("batch_size", 128, "rows of a global batch"),
     ("input_length", 768, "tokens of the encoder's rows"),
     ("target_length", 256, "tokens of the decoder's rows"),
-    ("microbatches", 1, "pieces of a batch, one after the other"),
+    ("microbatches", 1, "microbatches of a batch, one after the other"),
     ("loss_chunks", None, "chunks of the loss along --loss_chunk_axis"),
-    ("train_steps", None, "length of a run, whose hours are told"),
+    ("train_steps", None, "length of a run, to compute its hours"),
   ):
     shown = "" if default is None else f" (default: {default})"
     parser.add_argument(
@@ -93,7 +93,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     "--loss_chunk_axis",
     default="vocabulary",
     choices=("vocabulary", "targets"),
-    help="what the loss goes over in pieces: the vocabulary, or the target "
+    help="what the loss splits into chunks: the vocabulary, or the target "
     "positions in one pass that holds the whole head (default: vocabulary)",
   )
   parser.add_argument(
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def request(argv: Sequence[str]) -> plan.Request:
-  """Gives what a command line asks for, the meshes left out."""
+  """Returns the request of a command line, without its meshes."""
   return _request(*gin_files.parse(build_parser(), argv))
 
 

@@ -132,9 +132,7 @@ def _prepare_teacher(flags: argparse.Namespace) -> int:
   else:
     prepared = preparation.prepare(
       wanted,
-      progress=lambda lines: teacher_records.with_progress(
-        lines, "read {:,} records"
-      ),
+      progress=lambda lines: teacher_records.with_progress(lines, "preparing"),
     )
   if flags.report:
     writing.write_json(flags.report, prepared.report)

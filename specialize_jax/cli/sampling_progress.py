@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import typing
 from types import TracebackType
 from typing import Self
 
+from specialize_jax.terminal import progress
+
 if typing.TYPE_CHECKING:
   from specialize_jax.teacher import limits, standing
 
+# An endpoint is sampled for hours, and a log of it is read by the hour.
 _LINE_EVERY_SECONDS = 30.0
 
 
@@ -19,26 +21,19 @@ class Progress:
 
   def __init__(self, now: standing.Standing, price: limits.Limits) -> None:
     """Starts from what the store holds."""
-    from rich import console, progress
-
     self._price = price
     self._start = time.monotonic()
     self._done_before = now.done
-    self._line_at = self._start
-    screen = console.Console(stderr=True)
-    self._bar = None
-    if screen.is_terminal:
-      self._bar = progress.Progress(
-        progress.BarColumn(),
-        progress.TextColumn("{task.description}"),
-        console=screen,
-        transient=True,
-      )
-      self._task = self._bar.add_task("", total=now.total, completed=now.done)
+    self._bar = progress.Progress(
+      now.total,
+      "samples",
+      done=now.done,
+      line_every_seconds=_LINE_EVERY_SECONDS,
+    )
 
   def __enter__(self) -> Self:
-    if self._bar is not None:
-      self._bar.start()
+    """Shows the bar."""
+    self._bar.__enter__()
     return self
 
   def __exit__(
@@ -47,32 +42,21 @@ class Progress:
     value: BaseException | None,
     traceback: TracebackType | None,
   ) -> None:
-    if self._bar is not None:
-      self._bar.stop()
+    """Removes the bar."""
+    self._bar.__exit__(kind, value, traceback)
 
   def update(self, now: standing.Standing) -> None:
     """Shows how far the store is."""
-    if self._bar is not None:
-      self._bar.update(
-        self._task, completed=now.done, description=self.words(now)
-      )
-    elif time.monotonic() - self._line_at >= _LINE_EVERY_SECONDS:
-      self._line_at = time.monotonic()
-      print(self.words(now), file=sys.stderr, flush=True)
+    self._bar.update(now.done, self.words(now))
 
   def words(self, now: standing.Standing) -> str:
-    """Gives the state in words: samples, rate, accuracy, cost, time left."""
+    """Returns the rate, the share that is right and the cost, in words."""
     seconds = max(time.monotonic() - self._start, 1e-9)
     rate = (now.done - self._done_before) / seconds
-    left = (now.total - now.done) / rate if rate else None
     words = [
-      f"{now.done:,} of {now.total:,} samples",
       f"{rate:,.1f} a second",
       f"{now.right / max(1, now.done):.1%} right",
     ]
     if self._price.prompt_price or self._price.completion_price:
       words.append(f"cost {self._price.cost_of(now.spent):,.2f}")
-    if left is not None:
-      hours, rest = divmod(round(left), 3600)
-      words.append(f"{hours}:{rest // 60:02}:{rest % 60:02} left")
     return ", ".join(words)

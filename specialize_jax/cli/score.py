@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     required=True,
     metavar="TASK",
     help="gsm8k, multiarith, asdiv, svamp, or bbh/TASK with the name of one "
-    "of the 27 BIG-Bench-Hard tasks: tells what an answer is",
+    "of the 27 BIG-Bench-Hard tasks: decides what an answer is",
   )
   parser.add_argument(
     "--grader",
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     default="unknown",
     choices=("chain_of_thought", "answer_only", "unknown"),
     help="what the model was asked for, on which paper_code for bbh/TASK "
-    "depends (default: unknown, each text tells)",
+    "depends (default: unknown, taken from each text)",
   )
   parser.add_argument(
     "--inputs",

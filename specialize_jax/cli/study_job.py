@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def configure(flags: argparse.Namespace, bindings: Sequence[str]) -> object:
-  """Gives the study of the gin files."""
+  """Returns the study of the gin files."""
   from specialize_jax.study import arms
 
   with gin_files.loaded(flags, bindings):
@@ -62,7 +62,7 @@ def configure(flags: argparse.Namespace, bindings: Sequence[str]) -> object:
 
 
 def configure_arm(flags: argparse.Namespace, files: Sequence[str]) -> object:
-  """Gives one arm's experiment; where it runs is the study's to say."""
+  """Returns one arm's experiment; the study sets its directories."""
   from specialize_jax.runs import experiment
 
   run_flags = argparse.Namespace(**{**vars(flags), "gin_file": list(files)})

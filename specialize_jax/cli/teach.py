@@ -206,7 +206,7 @@ def _add_limit_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _positive(kind: type) -> typing.Callable[[str], float]:
-  """Gives a flag's type: a number of a kind, above 0."""
+  """Returns a flag's type: a number of a kind, above 0."""
 
   def number(text: str) -> float:
     value = kind(text)

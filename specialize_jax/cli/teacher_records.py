@@ -49,33 +49,27 @@ def add_flags(
 
 
 def with_progress(
-  records: Iterable[columnar.Line], text: str
+  records: Iterable[columnar.Line], title: str
 ) -> Iterator[columnar.Line]:
-  """Shows on a terminal how many records have passed; nowhere else.
+  """Shows how many records have passed.
 
   Args:
-    records: Are passed on.
-    text: What is shown, with a place for the number: "read {:,} records".
+    records: passed on one by one.
+    title: what is done with them: "aligning".
   """
-  from rich import console, progress
+  from specialize_jax.terminal import progress
 
-  columns = (
-    progress.TextColumn(text.replace("{", "{task.completed")),
-    progress.TimeElapsedColumn(),
-    progress.SpinnerColumn(),
-  )
-  screen = console.Console(stderr=True)
-  with progress.Progress(
-    *columns, console=screen, transient=True, disable=not screen.is_terminal
-  ) as bar:
-    yield from bar.track(records, total=None)
+  with progress.Progress(None, "records", title=title) as bar:
+    for record in records:
+      yield record
+      bar.advance()
 
 
 def print_coverage(report: Mapping[str, typing.Any]) -> None:
   """Prints the share of positions of each kind by the class of token.
 
   Args:
-    report: what `Coverage.report` gives.
+    report: from `Coverage.report`.
   """
   from rich import box, console, table
 

@@ -17,7 +17,6 @@ import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
-import tqdm
 from absl import logging
 from etils import epath
 
@@ -27,6 +26,7 @@ from specialize_jax.decoding import generator, requests
 from specialize_jax.evaluation import kept_outputs, metrics
 from specialize_jax.files import paths, writing
 from specialize_jax.t5 import network
+from specialize_jax.terminal import progress
 
 # Number of batches dispatched while the host reads earlier ones. A kill loses
 # them, and one is enough to keep the device busy.
@@ -128,20 +128,19 @@ class Evaluator:
       math.ceil(len(examples) / self._batch_size)
       for examples in self._examples.values()
     )
-    with tqdm.tqdm(
-      total=num_batches,
-      desc=f"evaluating step {step}",
-      unit="batch",
-      leave=False,
-      disable=None,  # shown on a terminal only
-    ) as progress:
+    with progress.Progress(
+      num_batches,
+      "batches",
+      title=f"evaluating step {step}",
+      speaks=jax.process_index() == 0,
+    ) as bar:
 
       def predict(
         dataset: tf.data.Dataset,
       ) -> Sequence[tuple[int, np.ndarray]]:
         name = self._name_of(dataset)
         with self._kept(name, step, checkpoint) as kept:
-          self._decode(params, self._examples[name], kept, progress)
+          self._decode(params, self._examples[name], kept, bar)
           return list(enumerate(kept.tokens_NT))
 
       future, _ = self._seqio.evaluate(
@@ -202,7 +201,7 @@ class Evaluator:
     params: network.Params,
     examples: Sequence[np.ndarray],
     kept: kept_outputs.KeptOutputs,
-    progress: tqdm.tqdm,
+    bar: progress.Progress,
   ) -> None:
     """Decodes the examples of a task that have no output yet."""
     asked = [
@@ -214,7 +213,7 @@ class Evaluator:
     )
     for batch in batches:
       kept.add({n: result.output.ids for n, result in batch.items()})
-      progress.update()
+      bar.advance()
 
 
 class _PredictionLogger(seqio.Logger):

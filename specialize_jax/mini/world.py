@@ -29,8 +29,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-import tqdm
-
 from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.mini import (
@@ -44,6 +42,7 @@ from specialize_jax.mini import (
   vocabulary,
 )
 from specialize_jax.records import schema, store
+from specialize_jax.terminal import progress
 
 DIRECTORY = "mini"
 
@@ -231,43 +230,35 @@ def _is_built(place: pathlib.Path, manifest: Mapping[str, object]) -> bool:
 
 def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
   """Writes all files of a world to an empty directory."""
-  progress = tqdm.tqdm(
-    total=3
-    + (config.train_size + config.validation_size)
-    * config.samples_per_question,
-    desc="mini world: problems",
-    bar_format="{desc} {percentage:3.0f}% {elapsed}",
-    leave=False,
-    disable=None,
-  )
-  with progress:
+  num_records = (
+    config.train_size + config.validation_size
+  ) * config.samples_per_question
+  with progress.Progress(3 + num_records, "parts", title="mini world") as bar:
     world = draw_world(seed, config)
     train_rows = _write_items(place, world)
     early_rows = _write_early_lessons(place, world)
     questions = [{"text": row["question"]} for row in train_rows]
     _write_rows(place / "text" / "train.jsonl", questions)
-    progress.update()
+    bar.advance(detail="problems")
 
-    progress.set_description("mini world: tokenizers")
     solutions = _random_solutions(world, seed)
     student = vocabulary.train_student(
       _student_texts([*train_rows, *early_rows], solutions),
       vocab_size=config.student_vocab_size,
     )
     (place / "student.model").write_bytes(student)
-    progress.update()
+    bar.advance(detail="tokenizers")
     tokenizer = vocabulary.train_teacher(
       _teacher_texts(world, solutions), vocab_size=config.teacher_vocab_size
     )
     _write_text(place / "teacher_tokenizer.json", tokenizer)
-    progress.update()
+    bar.advance(detail="tokenizers")
 
-    progress.set_description("mini world: teacher records")
     if config.samples_per_question:
       with store.RecordWriter(place / "records") as writer:
         for record in _sample_records(world, tokenizer, seed, config):
           writer.append(record)
-          progress.update()
+          bar.advance(detail="teacher records")
 
 
 def _write_items(place: pathlib.Path, world: World) -> list[lessons.Row]:

@@ -63,6 +63,45 @@ def choose(
   )
 
 
+def best_in_words(
+  model_dir: str | os.PathLike[str], best_metrics: Sequence[str] = ()
+) -> str:
+  """Describes the best checkpoint of a run, or how to choose one.
+
+  Args:
+    model_dir: the run's directory.
+    best_metrics: names of evaluation metrics whose mean counts; empty for the
+      rule of `choose`.
+  """
+  unknown = (
+    "no checkpoint has held-out accuracies: `specialize select "
+    f"--model_dir={model_dir} --evaluate` measures them and chooses"
+  )
+  values = evaluated(model_dir)
+  if best_metrics:
+    steps = set(steps_of(model_dir))
+    means = {
+      step: sum(row[name] for name in best_metrics) / len(best_metrics)
+      for step, row in values.items()
+      if step in steps and all(name in row for name in best_metrics)
+    }
+    if not means:
+      return unknown
+    step = max(means, key=means.get)
+    score = f"the mean of best_metrics is {means[step]:.4g}"
+  else:
+    try:
+      chosen = choose(values, model_dir)
+    except errors.UserError:  # evaluated on nothing to compare by
+      return unknown
+    step = chosen.step
+    score = (
+      f"mean out-of-distribution validation accuracy {100 * chosen.mean:.1f} %"
+    )
+  place = epath.Path(model_dir) / "checkpoints" / str(step)
+  return f"best checkpoint: step {step:,}, {place} ({score})"
+
+
 def evaluated(model_dir: str | os.PathLike[str]) -> history.History:
   """Returns all evaluations of a run's steps, its own and later ones.
 

@@ -22,11 +22,13 @@ from specialize_jax.files import locks, writing
 from specialize_jax.losses import distillation
 from specialize_jax.parallel import axis_rules, chips, placement
 from specialize_jax.parallel import mesh as meshes
-from specialize_jax.runs import held_out
+from specialize_jax.runs import choosing, held_out
 from specialize_jax.t5 import arithmetic, network
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.training import (
   loop,
+  metric_writers,
+  narrator,
   optimizer,
   progress,
   run_log,
@@ -53,9 +55,14 @@ class MeshShape:
     default_factory=axis_rules.AxisRules
   )
 
-  def placement(self) -> placement.Placement:
-    """Builds the mesh of all devices, with its rules."""
-    mesh = meshes.make_mesh(data=self.data, fsdp=self.fsdp, model=self.model)
+  def placement(self, num_devices: int | None = None) -> placement.Placement:
+    """Builds the mesh of all devices, or of the first ones, with its rules."""
+    mesh = meshes.make_mesh(
+      data=self.data,
+      fsdp=self.fsdp,
+      model=self.model,
+      devices=jax.devices()[:num_devices],
+    )
     return placement.Placement(mesh=mesh, rules=self.rules)
 
 
@@ -139,6 +146,8 @@ class Experiment:
     keep_period: checkpoints at multiples of this step are kept forever.
     keep_best: number of checkpoints with the best mean of `loop.best_metrics`
       to keep beside the newest.
+    metric_writers: where metrics go beside metrics.jsonl: "tensorboard",
+      "wandb", "mlflow".
   """
 
   model_dir: str
@@ -161,6 +170,7 @@ class Experiment:
   keep: int | None = 3
   keep_period: int | None = None
   keep_best: int = 0
+  metric_writers: Sequence[str] = ("tensorboard",)
 
   def __post_init__(self) -> None:
     """Raises UserError for numbers that count nothing, or contradict."""
@@ -176,6 +186,7 @@ class Experiment:
       ("keep_best", {"at_least": 0}),
     ):
       errors.require_range(f"Experiment.{name}", getattr(self, name), **limits)
+    metric_writers.check(self.metric_writers)
     if self.keep_best and not self.loop.best_metrics:
       raise errors.UserError(
         f"keep_best={self.keep_best} needs metrics to compare by: set "
@@ -226,7 +237,7 @@ def _train(experiment: Experiment, config_text: str) -> state.TrainState:
   optimizer_ = optimizer.build(experiment.optimizer)
   # One seed for everything random except the data, which use it separately.
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
-  iterator = _iterator(experiment, placed)
+  iterator = batches(experiment, placed)
   # Before the first device computation, so that wrong names and splits fail
   # early.
   predictions_dir = os.path.join(experiment.model_dir, "predictions")
@@ -256,8 +267,15 @@ def _train(experiment: Experiment, config_text: str) -> state.TrainState:
 
   with (
     _checkpoints(experiment) as manager,
-    contextlib.closing(run_log.RunLog(experiment.model_dir)) as log,
+    contextlib.closing(
+      run_log.RunLog(experiment.model_dir, experiment.metric_writers)
+    ) as log,
   ):
+    told = narrator.Narrator(
+      experiment.loop.num_steps, speaks=jax.process_index() == 0
+    )
+    abstract_state = state.abstract(model, optimizer_, placed)
+    told.facts(facts(experiment, placed, abstract_state))
     run = loop.Run(
       train_step=train_step,
       placement=placed,
@@ -267,14 +285,84 @@ def _train(experiment: Experiment, config_text: str) -> state.TrainState:
       evaluators=evaluators,
       metadata=_metadata(experiment, config_text),
       efficiency=_efficiency(experiment),
+      narrator=told,
     )
     train_state = loop.resume_or_start(
       run,
       iterator,
-      abstract_state=state.abstract(model, optimizer_, placed),
+      abstract_state=abstract_state,
       initial_state_fn=initial_state,
     )
-    return loop.train(run, train_state, iterator)
+    told.facts({"start": start_in_words(experiment, int(train_state.step))})
+    train_state = loop.train(run, train_state, iterator)
+    told.finished(
+      int(train_state.step),
+      choosing.best_in_words(
+        experiment.model_dir, experiment.loop.best_metrics
+      ),
+    )
+    return train_state
+
+
+def facts(
+  experiment: Experiment,
+  placed: placement.Placement,
+  abstract_state: state.TrainState,
+) -> dict[str, str]:
+  """Describes a run before its first step, a line for each name."""
+  devices = placed.mesh.devices
+  first = devices.flat[0]
+  mesh = ", ".join(f"{name}={n}" for name, n in placed.mesh.shape.items())
+  num_processes = jax.process_count()
+  several = f" of {num_processes} processes" if num_processes > 1 else ""
+  lengths = experiment.task_feature_lengths
+  config = experiment.model
+  evaluations = ", ".join(
+    one.mixture_or_task_name for one in experiment.evaluations
+  )
+  return {
+    "devices": f"{devices.size} x {first.device_kind} ({first.platform})"
+    f"{several}, mesh {mesh}",
+    "model": f"{num_parameters(abstract_state):,} parameters in "
+    f"{config.param_dtype}, computing in {config.dtype}",
+    "data": f"{experiment.mixture_or_task_name}, batches of "
+    f"{experiment.batch_size} rows, {lengths['inputs']} + "
+    f"{lengths['targets']} tokens each"
+    + (", packed" if experiment.pack else ""),
+    "evaluations": evaluations or "none",
+    "MODEL_DIR": str(experiment.model_dir),
+  }
+
+
+def num_parameters(abstract_state: state.TrainState) -> int:
+  """Returns the number of parameters of a network."""
+  return sum(leaf.size for leaf in jax.tree.leaves(abstract_state.params))
+
+
+def start_in_words(experiment: Experiment, step_number: int) -> str:
+  """Describes where a run starts from, and which steps it will do."""
+  config = experiment.loop
+  if step_number >= config.num_steps:
+    return (
+      f"already finished at step {step_number:,} (TRAIN_STEPS is "
+      f"{config.num_steps:,})"
+    )
+  every = [
+    f"{what} every {number:,} steps"
+    for what, number in (
+      ("an evaluation", config.eval_every),
+      ("a checkpoint", config.checkpoint_every),
+    )
+    if number is not None
+  ]
+  steps = ", ".join(
+    [f"steps {step_number + 1:,} to {config.num_steps:,}", *every]
+  )
+  if step_number:
+    return f"resumed at step {step_number:,}; {steps}"
+  if experiment.initial_checkpoint_path is not None:
+    return f"the parameters of {experiment.initial_checkpoint_path}; {steps}"
+  return f"random parameters of seed {experiment.seed}; {steps}"
 
 
 def evaluate_checkpoint(
@@ -346,9 +434,10 @@ def _evaluate_checkpoint(
   return values
 
 
-def _iterator(
+def batches(
   experiment: Experiment, placed: placement.Placement
 ) -> pipeline.TrainIterator:
+  """Opens this process's rows of the batches of a run's data."""
   task_parts.check_eos(
     experiment.mixture_or_task_name, experiment.model.eos_ids
   )

@@ -82,7 +82,7 @@ class HeldOutLoss:
       values = jax.device_get(metrics.shares(totals))
       return {f"held_out/{name}": float(values[name]) for name in _REPORTED}
 
-    batches().close()  # A name or a split that is wrong is told now.
+    batches().close()  # A wrong name or split is an error now.
     return evaluate
 
 

@@ -5,6 +5,7 @@ optimizer), the iterator (data) and the evaluators. The loop only calls them.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from specialize_jax.checkpoints import manager as managers
 from specialize_jax.parallel import placement as placements
 from specialize_jax.parallel import processes
 from specialize_jax.training import metrics as metrics_
+from specialize_jax.training import narrator as narrators
 from specialize_jax.training import (
   non_finite,
   profiling,
@@ -56,6 +58,17 @@ class Preempted(SystemExit):
 
   def __init__(self, at_step: int) -> None:
     super().__init__(75)
+    self.at_step = at_step
+
+
+class Interrupted(SystemExit):
+  """The user pressed Ctrl-C, and the step was saved; status 130, as in shells.
+
+  A launcher that starts preempted runs again leaves this one ended.
+  """
+
+  def __init__(self, at_step: int) -> None:
+    super().__init__(130)
     self.at_step = at_step
 
 
@@ -125,6 +138,7 @@ class Run:
       evaluators form one row, so their names must differ.
     metadata: JSON-serializable, saved with every checkpoint.
     efficiency: the flops of a step and of the hardware, for the metrics.
+    narrator: says what the run does; None for a silent run.
   """
 
   train_step: step.TrainStep
@@ -135,6 +149,7 @@ class Run:
   evaluators: Sequence[Evaluator] = ()
   metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
   efficiency: progress.Efficiency = progress.Efficiency()
+  narrator: narrators.Narrator | None = None
 
 
 def resume_or_start(
@@ -193,26 +208,33 @@ def train(
   Raises:
     Preempted: any process received SIGTERM; all have saved the same step. A
       second SIGTERM ends the process at once.
+    Interrupted: the same, of Ctrl-C.
     FloatingPointError: too many consecutive steps were not finite; the ids of
       their examples are in MODEL_DIR/non_finite.json.
     OSError: a checkpoint could not be written.
     UserError: the disk is full.
   """
   config = run.config
-  reporter = _Reporter(run)
-  with run.placement.entered(), termination.TerminationSignal() as sigterm:
-    stops = termination.Agreement(run.placement.mesh)
-    step_number = int(train_state.step)
-    preempted = False
+  step_number = int(train_state.step)
+  told = run.narrator or narrators.Narrator(config.num_steps, speaks=False)
+  reporter = _Reporter(run, told)
+  with (
+    run.placement.entered(),
+    termination.TerminationSignal() as signals,
+    told.starts_after(step_number),
+  ):
+    agreement = termination.Agreement(run.placement.mesh)
+    stops = termination.Reason.NONE
     compiled = False
     if config.evaluate_first and step_number == 0:
-      _evaluate(run, train_state, 0)
+      _evaluate(run, train_state, 0, told)
 
     while step_number < config.num_steps:
       # --- Dispatch the step; the device may still run the previous one.
       with reporter.throughput.data_wait():
         batch = run.placement.put_batch(next(iterator))
       if not compiled:
+        told.compiles()
         step.compile_ahead(run.train_step, train_state, batch)
         # Compile times differ by more than the timeout of a collective.
         processes.meet("first step")
@@ -228,12 +250,12 @@ def train(
 
       # --- Decide what is due after this step. The signal is read only once;
       # one that arrives later takes effect after the next step.
-      preempted = stops.any(sigterm.received)
+      stops = agreement.reason(signals.received)
       last = step_number == config.num_steps
-      evaluates = not preempted and (
+      evaluates = not stops and (
         _is_due(step_number, config.eval_every) or (last and config.eval_every)
       )
-      saves = preempted or last or _is_due(step_number, config.checkpoint_every)
+      saves = stops or last or _is_due(step_number, config.checkpoint_every)
       if evaluates or saves:
         # The log row first, then the evaluation, then the checkpoint: however
         # the process is killed, all rows up to a saved step are complete.
@@ -241,8 +263,9 @@ def train(
         with reporter.throughput.pause():
           values = {}
           if evaluates:
-            values = _evaluate(run, train_state, step_number)
+            values = _evaluate(run, train_state, step_number, told)
           if saves:
+            told.saves(step_number, run.log.directory / "checkpoints")
             run.log.flush()
             run.manager.save(
               step_number,
@@ -251,13 +274,17 @@ def train(
               run.metadata,
               score=_score(config, values),
             )
-      if preempted:
+      if stops:
         break
 
     reporter.profiler.close()
     run.manager.wait()
     run.log.flush()
-  if preempted:
+  if stops == termination.Reason.INTERRUPTED:
+    told.stopped(step_number, "interrupted")
+    raise Interrupted(step_number)
+  if stops == termination.Reason.PREEMPTED:
+    told.stopped(step_number, "preempted")
     raise Preempted(step_number)
   return train_state
 
@@ -266,14 +293,32 @@ def _is_due(step_number: int, every: int | None) -> bool:
   return every is not None and step_number % every == 0
 
 
+def _next_due(step_number: int, config: LoopConfig) -> int | None:
+  """Returns the step of the next evaluation, None after the last one."""
+  if config.eval_every is None or step_number >= config.num_steps:
+    return None
+  following = (step_number // config.eval_every + 1) * config.eval_every
+  return min(following, config.num_steps)
+
+
 def _evaluate(
-  run: Run, train_state: state.TrainState, step_number: int
+  run: Run,
+  train_state: state.TrainState,
+  step_number: int,
+  told: narrators.Narrator,
 ) -> dict[str, float]:
+  began = time.monotonic()
   values: dict[str, float] = {}
   for evaluator in run.evaluators:
     values.update(evaluator(train_state.params, step_number))
   if values:
     run.log.write(step_number, "evaluation", values)
+    told.evaluated(
+      step_number,
+      values,
+      seconds=time.monotonic() - began,
+      next_step=_next_due(step_number, run.config),
+    )
   missing = [name for name in run.config.best_metrics if name not in values]
   if missing:
     known = ", ".join(sorted(values)) or "those of EVALUATIONS"
@@ -294,13 +339,14 @@ def _score(config: LoopConfig, values: Mapping[str, float]) -> float | None:
 class _Reporter:
   """Reads the metrics of steps, one step late, then checks and logs them."""
 
-  def __init__(self, run: Run) -> None:
+  def __init__(self, run: Run, told: narrators.Narrator) -> None:
     self.throughput = progress.Throughput(run.efficiency)
     self.profiler = profiling.Profiler(
       run.config.profile_steps, run.log.directory / "profile"
     )
     self._run = run
-    self._line = progress.ProgressLine(run.config.num_steps)
+    self._told = told
+    self._rates: dict[str, float] = {}
     self._skipped = non_finite.Skipped(run.config.max_skipped_in_a_row)
     self._pending: tuple[int, step.Metrics, list[list[str]]] | None = None
 
@@ -325,14 +371,13 @@ class _Reporter:
     self.throughput.step_done(
       num_tokens=values["num_tokens"], num_examples=values["num_rows"]
     )
-    self._line.show(
-      step_number, loss=values["loss"], num_tokens=values["num_tokens"]
-    )
     if step_number in (1, config.num_steps) or _is_due(
       step_number, config.log_every
     ):
+      self._rates = self.throughput.rates()
       log.write(
         step_number,
         "train",
-        metrics_.without_absent_formats(values) | self.throughput.rates(),
+        metrics_.without_absent_formats(values) | self._rates,
       )
+    self._told.step(step_number, loss=values["loss"], rates=self._rates)

@@ -1,25 +1,22 @@
-"""The log of a run: metrics.jsonl and TensorBoard events."""
+"""The log of a run: its metrics, and the examples of its batches."""
 
 import json
 import os
-import typing
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import jax
 from etils import epath
 
-from specialize_jax.files import reading, writing
-
-Group = Literal["train", "evaluation"]
+from specialize_jax.files import writing
+from specialize_jax.training import metric_writers
 
 
 class RunLog:
-  """Writes metrics to MODEL_DIR; only the first process writes.
+  """Writes to MODEL_DIR what a run does; only the first process writes.
 
   `MODEL_DIR/metrics.jsonl` has rows `{"step": n, "group": "train" |
   "evaluation", "values": {name: float}}`, one for each step and group, in
-  order. `MODEL_DIR/tensorboard` has the same values as `group/name`.
+  order; other places get the same values as `group/name`.
   `MODEL_DIR/examples.jsonl`, if enabled, has the example ids of each step, one
   list for each row of the global batch.
 
@@ -28,16 +25,26 @@ class RunLog:
     path: the path of metrics.jsonl.
   """
 
-  def __init__(self, model_dir: str | os.PathLike) -> None:
-    """Sets the directory, without creating or reading it."""
+  def __init__(
+    self,
+    model_dir: str | os.PathLike,
+    writers: Sequence[str] = ("tensorboard",),
+  ) -> None:
+    """Sets the directory, without creating or reading it.
+
+    Args:
+      model_dir: MODEL_DIR.
+      writers: names of the places beside metrics.jsonl that take metrics; see
+        `metric_writers.check`.
+    """
     self.directory = epath.Path(model_dir)
     self.path = self.directory / "metrics.jsonl"
     self._writes = jax.process_index() == 0
-    self._rows = None
+    self._names = writers
+    self._writers: list[metric_writers.MetricWriter] = []
     self._examples_path = self.directory / "examples.jsonl"
     self._examples = None
     self._start: int | None = None
-    self._summaries = None
 
   def start_after(self, step: int | None) -> None:
     """Opens the log, removing the rows of steps that will be repeated.
@@ -50,32 +57,26 @@ class RunLog:
       return
     self._start = step
     self.directory.mkdir(parents=True, exist_ok=True)
-    self._rows = _open_after(self.path, step)
-    # Imported here, because it takes seconds to import TensorFlow.
-    from clu import metric_writers
-
-    self._summaries = metric_writers.SummaryWriter(
-      os.fspath(self.directory / "tensorboard")
+    self._writers = metric_writers.create(
+      self._names, self.directory, after=step
     )
 
-  def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
-    """Appends a row and flushes it."""
-    if not self._writes:
-      return
+  def write(
+    self, step: int, group: metric_writers.Group, values: Mapping[str, float]
+  ) -> None:
+    """Writes the values of a step."""
     values = {name: float(value) for name, value in values.items()}
-    row = {"step": step, "group": group, "values": values}
-    self._rows.write(json.dumps(row) + "\n")
-    self._rows.flush()
-    self._summaries.write_scalars(
-      step, {f"{group}/{name}": value for name, value in values.items()}
-    )
+    for writer in self._writers:
+      writer.write(step, group, values)
 
   def write_examples(self, step: int, example_ids: list[list[str]]) -> None:
     """Appends the example ids of a step's batch, one list for each row."""
     if not self._writes:
       return
     if self._examples is None:
-      self._examples = _open_after(self._examples_path, self._start)
+      self._examples = metric_writers.open_after(
+        self._examples_path, self._start
+      )
     row = {"step": step, "example_ids": example_ids}
     self._examples.write(json.dumps(row) + "\n")
     self._examples.flush()
@@ -86,34 +87,15 @@ class RunLog:
       writing.write_json(self.directory / name, content)
 
   def flush(self) -> None:
-    """Flushes TensorBoard's events."""
-    if self._summaries is not None:
-      self._summaries.flush()
+    """Makes what was written durable."""
+    for writer in self._writers:
+      writer.flush()
 
   def close(self) -> None:
-    """Closes all files."""
-    if self._rows is not None:
-      self._rows.close()
-      self._summaries.close()
-      self._rows = self._summaries = None
+    """Closes all files, and ends what other places call a run."""
+    for writer in self._writers:
+      writer.close()
+    self._writers = []
     if self._examples is not None:
       self._examples.close()
       self._examples = None
-
-
-def _open_after(path: epath.Path, step: int | None) -> typing.TextIO:
-  """Removes the rows after a step, and opens the file for appending."""
-  kept = [] if step is None else _rows_up_to(path, step)
-  # Replaced atomically: a kill leaves either the old rows or the new ones.
-  writing.write_text(path, "".join(kept))
-  return writing.appended(path)
-
-
-def _rows_up_to(path: epath.Path, step: int) -> list[str]:
-  if not path.exists():
-    return []
-  return [
-    line
-    for line in reading.read_text(path).splitlines(keepends=True)
-    if line.endswith("\n") and json.loads(line)["step"] <= step
-  ]

@@ -44,6 +44,11 @@ def load(*argv):
     return gin_files.configured(t5_config.T5Config)(), text
 
 
+def test_a_file_that_is_misspelt_is_one_sentence_with_what_was_meant():
+  with pytest.raises(errors.UserError, match="did you mean models/flan_t5_xl"):
+    load("--gin_file=models/flan_t5_xl_.gin")
+
+
 def test_an_override_wins_over_the_file(model_file):
   config, text = load(
     f"--gin_file={model_file}", "--gin.WIDTH=16", "--gin.DEPTH=3"

@@ -106,7 +106,10 @@ def test_the_requested_steps_are_traced(tmp_path):
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_a_second_sigterm_ends_even_a_process_that_is_stuck():
+@pytest.mark.parametrize(
+  ("name", "shown"), [("SIGTERM", "SIGTERM"), ("SIGINT", "Ctrl-C")]
+)
+def test_a_second_signal_ends_even_a_process_that_is_stuck(name, shown):
   """Stuck where Python cannot run a handler, as in a device's wait."""
   script = """
 import ctypes, os, signal, threading, time
@@ -115,8 +118,9 @@ from specialize_jax.training import termination
 def send():
   for _ in range(2):
     time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGNAL)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with termination.TerminationSignal():
   threading.Thread(target=send, daemon=True).start()
   libc = ctypes.CDLL(None)
@@ -124,7 +128,7 @@ with termination.TerminationSignal():
   print("stuck", flush=True)
   libc.pthread_mutex_lock(mutex)
   libc.pthread_mutex_lock(mutex)  # for ever, whatever signal comes
-"""
+""".replace("SIGNAL", name)
   began = time.monotonic()
   finished = subprocess.run(
     [sys.executable, "-c", script],
@@ -135,6 +139,6 @@ with termination.TerminationSignal():
     timeout=120,
   )
   assert finished.stdout == "stuck\n", finished.stderr
-  assert finished.returncode == 128 + signal.SIGTERM
-  assert "SIGTERM: saving after this step" in finished.stderr
+  assert finished.returncode == 128 + signal.Signals[name]
+  assert f"{shown}: saving after this step" in finished.stderr
   assert time.monotonic() - began < 60

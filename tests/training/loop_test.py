@@ -1,5 +1,6 @@
 """What the loop writes, and that it survives kills, signals and nan."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import pytest
 from specialize_jax import errors
 from specialize_jax.checkpoints import manager
 from specialize_jax.parallel import mesh, placement
-from specialize_jax.training import loop, run_log, state
+from specialize_jax.training import loop, narrator, run_log, state
 from training import crash_run, tiny_run
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -109,21 +110,40 @@ def test_a_run_killed_at_random_moments_still_finishes(unbroken, tmp_path):
   _assert_is_the_unbroken_run(tmp_path, last_state, unbroken)
 
 
-def test_sigterm_saves_and_exits_with_a_status_of_its_own(unbroken, tmp_path):
+@pytest.fixture
+def handled():
+  """Ctrl-C as in a terminal, where tests in the background ignore it."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+  ("number", "ending", "status"),
+  [
+    (signal.SIGTERM, loop.Preempted, 75),
+    (signal.SIGINT, loop.Interrupted, 130),
+  ],
+)
+def test_a_signal_saves_and_exits_with_a_status_of_its_own(
+  unbroken, tmp_path, number, ending, status, handled
+):
+  handler = signal.getsignal(number)
+
   class Terminated(tiny_run.Batches):
     def __next__(self):
       if self.number == 4:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
       return super().__next__()
 
   original, tiny_run.Batches = tiny_run.Batches, Terminated
   try:
-    with pytest.raises(loop.Preempted) as caught:
+    with pytest.raises(ending) as caught:
       crash_run.main(tmp_path)
   finally:
     tiny_run.Batches = original
-  assert (caught.value.code, caught.value.at_step) == (75, 5)
-  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+  assert (caught.value.code, caught.value.at_step) == (status, 5)
+  assert signal.getsignal(number) is handler
   with manager.CheckpointManager(tmp_path / "checkpoints") as saver:
     assert saver.latest_step() == 5
   last_state, _, _ = crash_run.main(tmp_path)
@@ -144,7 +164,7 @@ def test_a_checkpoint_resumes_on_another_mesh(unbroken, tmp_path):
   assert head.sharding.shard_shape(head.shape) == (8, 32)
 
 
-def test_evaluations_rows_and_checkpoints_follow_the_schedule(tmp_path, capfd):
+def test_evaluations_rows_and_checkpoints_follow_the_schedule(tmp_path):
   seen = []
 
   def evaluator(params, step):
@@ -180,9 +200,6 @@ def test_evaluations_rows_and_checkpoints_follow_the_schedule(tmp_path, capfd):
   with manager.CheckpointManager(tmp_path / "checkpoints") as saver:
     assert saver.all_steps() == [4, 7]
   assert list((tmp_path / "tensorboard").glob("events.*"))
-  progress = capfd.readouterr().err
-  assert "step 7/7  loss " in progress
-  assert "tokens/s" in progress
   # A finished run that is started again has nothing to do.
   again = tiny_run.finish(
     tiny_run.loop_run(tmp_path, config=config, evaluators=[evaluator])
@@ -202,22 +219,16 @@ def test_a_step_is_started_before_the_last_ones_metrics_are_read(tmp_path):
 
   train_step.lower = plain.lower  # it is compiled before it is called
 
-  class Line:
-    def __init__(self, num_steps):
-      pass
-
-    def show(self, step, **_):
+  class Told(narrator.Narrator):
+    def step(self, step, **_):
       order.append(f"read {step}")
 
-  original, loop.progress.ProgressLine = loop.progress.ProgressLine, Line
-  try:
-    tiny_run.finish(
-      tiny_run.loop_run(
-        tmp_path, config={"num_steps": 3}, train_step=train_step
-      )
-    )
-  finally:
-    loop.progress.ProgressLine = original
+  run = tiny_run.loop_run(
+    tmp_path, config={"num_steps": 3}, train_step=train_step
+  )
+  tiny_run.finish(
+    dataclasses.replace(run, narrator=Told(num_steps=3, speaks=False))
+  )
   assert order == [
     "start 1",
     "start 2",

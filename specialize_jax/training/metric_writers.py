@@ -1,0 +1,223 @@
+"""Where the metrics of a run go: one protocol, and a writer for each place.
+
+`metrics.jsonl` is always written, since `select` and `report` read it; the
+others are named by `METRIC_WRITERS`. Each is created in the first process
+alone, once the step that the run goes on from is known.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol, TextIO
+
+from etils import epath
+
+from specialize_jax import errors
+from specialize_jax.files import reading, writing
+
+Group = Literal["train", "evaluation"]
+
+
+class MetricWriter(Protocol):
+  """Takes the metrics of a run, step by step."""
+
+  def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
+    """Writes the values of a step."""
+
+  def flush(self) -> None:
+    """Makes what was written durable; called before every checkpoint."""
+
+  def close(self) -> None:
+    """Ends the writing."""
+
+
+class JsonLines:
+  """Rows of `{"step", "group", "values"}`, flushed one by one."""
+
+  def __init__(self, directory: epath.Path, *, after: int | None) -> None:
+    """Opens `directory/metrics.jsonl`.
+
+    Args:
+      directory: MODEL_DIR.
+      after: the step that the run goes on from. Later rows, and an incomplete
+        last line, are removed; None removes all rows.
+    """
+    self._rows = open_after(directory / "metrics.jsonl", after)
+
+  def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
+    """Appends a row."""
+    row = {"step": step, "group": group, "values": dict(values)}
+    self._rows.write(json.dumps(row) + "\n")
+    self._rows.flush()
+
+  def flush(self) -> None:
+    """Does nothing: every row is flushed."""
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._rows.close()
+
+
+class TensorBoard:
+  """Event files in `directory/tensorboard`, with scalars `GROUP/NAME`."""
+
+  def __init__(self, directory: epath.Path, *, after: int | None) -> None:
+    """Opens a new event file; TensorBoard merges those of earlier starts."""
+    # Imported here, because it takes seconds to import TensorFlow.
+    from clu import metric_writers
+
+    self._summaries = metric_writers.SummaryWriter(
+      os.fspath(directory / "tensorboard")
+    )
+
+  def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
+    """Writes scalars."""
+    self._summaries.write_scalars(step, _named(group, values))
+
+  def flush(self) -> None:
+    """Flushes the event file."""
+    self._summaries.flush()
+
+  def close(self) -> None:
+    """Closes the event file."""
+    self._summaries.close()
+
+
+class WeightsAndBiases:
+  """A run of Weights & Biases, named after the directory and resumed with it.
+
+  Project, entity and key are W&B's own: `wandb login`, `WANDB_PROJECT`,
+  `WANDB_ENTITY`, `WANDB_MODE=offline`.
+  """
+
+  def __init__(self, directory: epath.Path, *, after: int | None) -> None:
+    """Starts the run, or goes on with that of `directory`."""
+    import wandb
+
+    self._run = wandb.init(
+      id=_identity(directory / "wandb_run.txt", wandb.util.generate_id),
+      name=directory.name,
+      resume="allow",
+    )
+
+  def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
+    """Logs scalars."""
+    self._run.log(_named(group, values), step=step)
+
+  def flush(self) -> None:
+    """Does nothing: W&B sends as it goes."""
+
+  def close(self) -> None:
+    """Waits until everything is sent."""
+    self._run.finish()
+
+
+class MLflow:
+  """A run of MLflow, named after the directory and resumed with it.
+
+  Server and experiment are MLflow's own: `MLFLOW_TRACKING_URI`,
+  `MLFLOW_EXPERIMENT_NAME`.
+  """
+
+  def __init__(self, directory: epath.Path, *, after: int | None) -> None:
+    """Starts the run, or goes on with that of `directory`."""
+    import mlflow
+
+    self._mlflow = mlflow
+    place = directory / "mlflow_run.txt"
+    known = reading.read_text(place).strip() if place.is_file() else None
+    run = mlflow.start_run(
+      run_id=known, run_name=None if known else directory.name
+    )
+    if known is None:
+      writing.write_text(place, run.info.run_id + "\n")
+
+  def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
+    """Logs scalars."""
+    self._mlflow.log_metrics(_named(group, values), step=step)
+
+  def flush(self) -> None:
+    """Does nothing: MLflow sends as it goes."""
+
+  def close(self) -> None:
+    """Ends the run."""
+    self._mlflow.end_run()
+
+
+# The writer of a name in METRIC_WRITERS, the module that it needs, and what
+# pip installs it by.
+_WRITERS = {
+  "tensorboard": (TensorBoard, "clu", "specialize-jax[train]"),
+  "wandb": (WeightsAndBiases, "wandb", "wandb"),
+  "mlflow": (MLflow, "mlflow", "mlflow"),
+}
+
+
+def check(names: Sequence[str]) -> None:
+  """Checks that every writer can be created, without creating any.
+
+  Args:
+    names: of "tensorboard", "wandb" and "mlflow".
+
+  Raises:
+    UserError: a name is not one of these, or its package is not installed.
+  """
+  for name in names:
+    if name not in _WRITERS:
+      raise errors.UserError(
+        f"METRIC_WRITERS names {name!r}: expected some of "
+        f"{', '.join(_WRITERS)}; metrics.jsonl is always written."
+      )
+    _, module, package = _WRITERS[name]
+    if importlib.util.find_spec(module) is None:
+      raise errors.UserError(
+        f"METRIC_WRITERS names {name!r}, and {module} is not installed: run "
+        f"`pip install '{package}'`, or leave it out."
+      )
+
+
+def create(
+  names: Sequence[str], directory: epath.Path, *, after: int | None
+) -> list[MetricWriter]:
+  """Creates the writers of a run, that of metrics.jsonl first.
+
+  Args:
+    names: as in `check`.
+    directory: MODEL_DIR.
+    after: the step that the run goes on from, None for a new run.
+  """
+  made: list[MetricWriter] = [JsonLines(directory, after=after)]
+  made += [_WRITERS[name][0](directory, after=after) for name in names]
+  return made
+
+
+def open_after(path: epath.Path, step: int | None) -> TextIO:
+  """Removes the rows after a step, and opens a file of rows for appending."""
+  kept = [] if step is None else _rows_up_to(path, step)
+  # Replaced atomically: a kill leaves either the old rows or the new ones.
+  writing.write_text(path, "".join(kept))
+  return writing.appended(path)
+
+
+def _rows_up_to(path: epath.Path, step: int) -> list[str]:
+  if not path.exists():
+    return []
+  return [
+    line
+    for line in reading.read_text(path).splitlines(keepends=True)
+    if line.endswith("\n") and json.loads(line)["step"] <= step
+  ]
+
+
+def _named(group: Group, values: Mapping[str, float]) -> dict[str, float]:
+  return {f"{group}/{name}": value for name, value in values.items()}
+
+
+def _identity(place: epath.Path, generate: Callable[[], str]) -> str:
+  """Returns the id that a directory's run has, or a new one, kept there."""
+  if place.is_file():
+    return reading.read_text(place).strip()
+  identity = generate()
+  writing.write_text(place, identity + "\n")
+  return identity
