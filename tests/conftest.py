@@ -5,14 +5,11 @@ into an error, and eight CPU devices make every sharding test a real one.
 """
 
 import contextlib
-import hashlib
 import importlib.metadata as metadata
 import os
 import pathlib
-import platform
 import sys
 import tempfile
-import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -30,24 +27,6 @@ os.environ["XLA_FLAGS"] = " ".join(
   [_GIVEN, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN)]
 ).strip()
 
-# Tests, their processes, both workers and the next run compile many programs
-# that are the same. XLA's code is for the processor that it was compiled on.
-_PROCESSOR = hashlib.sha256(
-  "".join(
-    line
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    if line.startswith(("model name", "flags"))
-  ).encode()
-  if os.path.exists("/proc/cpuinfo")
-  else platform.processor().encode()
-).hexdigest()[:16]
-_CACHE_HOME = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-os.environ.setdefault(
-  "JAX_COMPILATION_CACHE_DIR",
-  os.fspath(pathlib.Path(_CACHE_HOME, "specialize_jax_tests", _PROCESSOR)),
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-
 import hypothesis  # noqa: E402
 import jax  # noqa: E402  (after the environment it reads)
 import pytest  # noqa: E402
@@ -58,17 +37,6 @@ hypothesis.settings.load_profile("any_machine")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-def pytest_sessionstart(session):
-  """Removes the programs that no run has read for two weeks."""
-  if hasattr(session.config, "workerinput"):
-    return  # of several workers, the process that started them does it
-  cached = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-  for path in cached.glob("*-cache"):
-    with contextlib.suppress(FileNotFoundError):
-      if path.stat().st_atime < time.time() - 14 * 24 * 3600:
-        path.unlink()
 
 
 @pytest.fixture
