@@ -161,6 +161,19 @@ class Checkpoint:
       shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
 
+  def check_fits(self, config: t5_config.T5Config) -> None:
+    """Checks, without reading an array, that `params` can restore a model.
+
+    Args:
+      config: the model.
+
+    Raises:
+      UserError: the checkpoint is of another model, or lacks files.
+    """
+    self._check_function(config)
+    self.check_files()
+    name_table.check(config, self.source)
+
   def check_files(self) -> None:
     """Compares the files of an export with its manifest, before any is read.
 

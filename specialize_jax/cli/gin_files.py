@@ -118,7 +118,14 @@ def _macro_help(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
     return reading.read_text(found) if found else None
 
   files = flags.gin_file or [parser.get_default("default_gin_file")]
-  return gin_macros.listing(gin_macros.read(files, text_of))
+  try:
+    macros = gin_macros.read(files, text_of)
+  except SyntaxError as error:
+    raise errors.UserError(
+      f"the macros of {', '.join(files)} cannot be listed: "
+      f"{' '.join(str(error).split())}"
+    ) from error
+  return gin_macros.listing(macros) if macros else ""
 
 
 _PATH_MACROS = {

@@ -54,8 +54,17 @@ def read(
   """
   macros: dict[str, Macro] = {}
   parameters: dict[str, list[str]] = {}
+  seen: set[str] = set()
+
+  def text_once(file: str) -> str | None:
+    """Returns a file's text the first time: files may include each other."""
+    if file in seen:
+      return None
+    seen.add(file)
+    return text_of(file)
+
   for file in files:
-    _read(file, text_of, macros, parameters)
+    _read(file, text_once, macros, parameters)
   for name, macro in macros.items():
     macro.what = macro.what or ", ".join(parameters.get(name, []))
   return sorted(macros.values(), key=lambda macro: macro.default is not None)

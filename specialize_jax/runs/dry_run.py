@@ -72,7 +72,7 @@ def _start(run: experiment.Experiment) -> str:
     opened = opening.open_checkpoint(
       run.initial_checkpoint_path, verify=run.verify_checkpoint
     )
-    opened.check_files()
+    opened.check_fits(run.model)
   return experiment.start_in_words(run, max(steps, default=0))
 
 

@@ -49,6 +49,13 @@ def test_a_file_that_is_misspelt_is_one_sentence_with_what_was_meant():
     load("--gin_file=models/flan_t5_xl_.gin")
 
 
+def test_help_names_the_file_that_does_not_parse(tmp_path):
+  path = tmp_path / "broken.gin"
+  path.write_text("A = [1,\n")
+  with pytest.raises(errors.UserError, match="broken.gin cannot be listed"):
+    load(f"--gin_file={path}", "--help")
+
+
 def test_an_override_wins_over_the_file(model_file):
   config, text = load(
     f"--gin_file={model_file}", "--gin.WIDTH=16", "--gin.DEPTH=3"

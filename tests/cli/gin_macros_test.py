@@ -33,5 +33,11 @@ def test_macros_have_defaults_and_what_the_files_say_or_what_they_set():
   assert "  NEEDED = required  " in gin_macros.listing(macros)
 
 
+def test_files_that_include_each_other_are_read_once():
+  files = {"a": 'include "b"\nA = 1\n', "b": 'include "a"\nB = 2\n'}
+  macros = gin_macros.read(["a"], files.get)
+  assert [m.name for m in macros] == ["B", "A"]
+
+
 def test_a_file_that_is_not_there_has_none():
   assert gin_macros.read(["no.gin"], _FILES.get) == []

@@ -106,6 +106,14 @@ def test_a_run_says_what_it_is_what_it_finds_and_what_is_best(train):
   for noise in ("TensorFlow", "tensorflow", "WARNING", "XLA"):
     assert noise not in said
 
+  status, _, error = train(
+    "--dry_run",
+    f"--gin.MODEL_DIR={train.model_dir}/other",
+    f"--gin.INITIAL_CHECKPOINT_PATH={train.model_dir}",
+    "--gin.T5Config.mlp_dim=24",
+  )
+  assert status == 2
+  assert "mlp" in error
   _, _, again = train()
   assert "start  already finished at step 4 (TRAIN_STEPS is 4)\n" in again
   assert "compiling" not in again
@@ -180,6 +188,7 @@ def test_help_lists_the_macros_of_the_files_that_are_given(arguments, capsys):
   assert "  OptimizerConfig.learning_rate\n" in shown
 
 
+@pytest.mark.slow  # the loop's own test is quick; this one is the command's
 def test_ctrl_c_saves_the_step_and_ends_with_130(arguments, tmp_path):
   """As a process: a signal and its status are one."""
   process = subprocess.Popen(
