@@ -22,6 +22,7 @@ import os
 import pathlib
 import re
 import sys
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -120,7 +121,7 @@ def _macro_help(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
   files = flags.gin_file or [parser.get_default("default_gin_file")]
   try:
     macros = gin_macros.read(files, text_of)
-  except SyntaxError as error:
+  except (SyntaxError, tokenize.TokenError) as error:
     raise errors.UserError(
       f"the macros of {', '.join(files)} cannot be listed: "
       f"{' '.join(str(error).split())}"
@@ -189,7 +190,14 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
     gin.finalize()
   except errors.UserError:
     raise
-  except (OSError, SyntaxError, ImportError, ValueError, AttributeError) as e:
+  except (
+    OSError,
+    SyntaxError,
+    tokenize.TokenError,  # a bracket that is not closed
+    ImportError,
+    ValueError,
+    AttributeError,
+  ) as e:
     what = " ".join(str(e).split())
     raise errors.UserError(
       f"the gin configuration ({', '.join(files)}) does not load: {what}"

@@ -54,6 +54,8 @@ def test_help_names_the_file_that_does_not_parse(tmp_path):
   path.write_text("A = [1,\n")
   with pytest.raises(errors.UserError, match="broken.gin cannot be listed"):
     load(f"--gin_file={path}", "--help")
+  with pytest.raises(errors.UserError, match="broken.gin. does not load"):
+    load(f"--gin_file={path}")
 
 
 def test_an_override_wins_over_the_file(model_file):
