@@ -20,7 +20,7 @@ T5X_SOURCES := git+https://github.com/google-research/t5x \
   git+https://github.com/google/airio \
   git+https://github.com/google-research/jestimator
 
-.PHONY: demo test test-all test-latest test-t5x lint lock install clean
+.PHONY: demo example test test-all test-latest test-t5x lint lock install clean
 
 install: $(VENV)/installed-test
 
@@ -43,6 +43,11 @@ $(VENV)/installed-t5x: $(VENV)/installed-test
 
 demo: $(VENV)/installed
 	$(BIN)/specialize demo --output_dir=$(OUTPUT) --seed=$(SEED)
+
+# A domain of one's own: docs/own_domain.md.
+example: $(VENV)/installed
+	SPECIALIZE=$(abspath $(BIN)/specialize) PYTHON=$(abspath $(BIN)/python) \
+	  examples/own_domain/run.sh example_output
 
 test: $(VENV)/installed-test
 	$(PYTEST)
@@ -68,4 +73,4 @@ lock: $(VENV)/installed-test
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > $(LOCK)
 
 clean:
-	rm -rf $(VENV) .venv-latest build dist *.egg-info demo_output
+	rm -rf $(VENV) .venv-latest build dist *.egg-info demo_output example_output

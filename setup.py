@@ -79,8 +79,10 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=setuptools.find_packages(include=["specialize_jax*", "tasks*"])
-  + setuptools.find_namespace_packages(include=["gin_configs*"]),
+  # `tasks` and `gin_configs` are links in it to the repository's top level: an
+  # installation leaves those names to its users.
+  packages=setuptools.find_packages(include=["specialize_jax*"])
+  + setuptools.find_namespace_packages(include=["specialize_jax.gin_configs*"]),
   package_data={"": ["*.gin", "*.tsv"]},
   install_requires=_REQUIRES,
   extras_require={

@@ -13,6 +13,7 @@ repository's root:
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -149,6 +150,10 @@ def _train_and_test(
       mode=mode,
       data_dir=str(place / "tfds"),
       dataset_name="mini_gsm_teacher",
+      read_questions=functools.partial(
+        preparation.questions_of_files,
+        str(mini_dir / "mini_gsm" / "train.jsonl"),
+      ),
     )
   )
   run = dataclasses.replace(

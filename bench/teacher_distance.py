@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialize_jax.align import student
-from specialize_jax.cot import formats
+from specialize_jax.cot import answer_rules, formats
 from specialize_jax.data import aligned_records
 from specialize_jax.decoding import bucketing
 from specialize_jax.mini import problems, student_tokens
@@ -93,7 +93,11 @@ def target_error(
     is one-hot where there is no distribution.
   """
   rows = map(columnar.parse, store.read_lines(records))
-  right = (row for row in rows if row.head.verdicts["fixed"])
+  right = (
+    row
+    for row in rows
+    if answer_rules.NUMBER.finds(row.text, row.head.gold_answer)
+  )
   kept, aligned = aligned_records.RowAligner(tokenizer, mode=mode).align(
     itertools.islice(right, num_records)
   )

@@ -1,5 +1,8 @@
 """The one exception that means: the person at the keyboard can mend this."""
 
+import difflib
+from collections.abc import Iterable, Sequence
+
 
 class UserError(ValueError):
   """An error in what the user gave: a flag, a gin binding, a file, a name.
@@ -9,6 +12,20 @@ class UserError(ValueError):
   alone, without a traceback, and exits with status 2; every other exception
   is a defect or a failing machine, keeps its traceback, and exits with 1.
   """
+
+
+class ReportError(UserError):
+  """Several mistakes in one file that a user wrote, told at once.
+
+  Attributes:
+    lines: one for each mistake, which begins with its file and line.
+  """
+
+  def __init__(self, summary: str, lines: Sequence[str]) -> None:
+    """Takes what is wrong as a whole, and each mistake."""
+    super().__init__(f"{summary}: {'; '.join(lines)}")
+    self.summary = summary
+    self.lines = tuple(lines)
 
 
 MAX_STEPS = 2**31 - 1
@@ -58,3 +75,15 @@ expected at least 1.
   if not all(fits(limit) for _, limit, fits in given):
     expected = " and ".join(f"{words} {limit}" for words, limit, _ in given)
     raise UserError(f"{name}={value} is not possible: expected {expected}.")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+  """Returns the known name that is most like one; None where none is near.
+
+  Example:
+    >>> nearest("valdation", ["train", "validation", "test"])
+    'validation'
+  """
+  return next(
+    iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None
+  )

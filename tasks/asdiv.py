@@ -11,19 +11,13 @@ trained on. Source: Miao, Liang, Su, "A Diverse Corpus for Evaluating and
 Developing English Math Word Problem Solvers" (2020).
 """
 
-from specialize_jax.cot import formats
-from specialize_jax.data import benchmarks, task_parts, vocabularies
-from specialize_jax.evaluation import metrics
+import functools
 
-for _format in formats.FORMATS:
-  task_parts.add_once(
-    f"asdiv_{_format.name}_v1",
-    **task_parts.evaluation(
-      benchmarks.evaluation_source("asdiv"),
-      vocabularies.t5(),
-      data_format=_format,
-      read_demonstrations=benchmarks.demonstrations,
-    ),
-    postprocess_fn=metrics.keep_answer,
-    metric_fns=[metrics.number_accuracy],
-  )
+from specialize_jax.data import benchmarks
+from specialize_jax.datasets import description
+
+BENCHMARK = description.Benchmark(
+  name="asdiv",
+  read=functools.partial(benchmarks.read, "asdiv"),
+  read_demonstrations=benchmarks.demonstrations,
+)

@@ -20,8 +20,12 @@ nothing to choose by. Nothing is trained on. Source: Suzgun et al.,
 (2022).
 """
 
-from specialize_jax.data import big_bench_hard, task_parts, vocabularies
-from specialize_jax.evaluation import benchmarks, metrics
+import functools
+
+from specialize_jax.cot import answer_rules
+from specialize_jax.data import big_bench_hard
+from specialize_jax.datasets import description
+from specialize_jax.evaluation import benchmarks
 
 # Each prompt's name, its rule, and whether it shows demonstrations.
 PROMPTS = (
@@ -32,20 +36,25 @@ PROMPTS = (
   ("zero_shot_answer_only", "answer_only", False),
 )
 
-for _task, _kind in benchmarks.BIG_BENCH_HARD.items():
-  for _prompt, _rule, _in_context in PROMPTS:
-    task_parts.add_once(
-      f"bbh_{_task}_{_prompt}_v1",
-      **task_parts.written_prompt(
-        big_bench_hard.source(_task, _rule, in_context=_in_context),
-        vocabularies.t5(),
-      ),
-      postprocess_fn=metrics.keep_answer,
-      metric_fns=[
-        metrics.Accuracy(
-          kind=_kind,
-          grader="paper_code" if _rule.endswith("paper_code") else "fixed",
-          chain_of_thought=_rule == "chain_of_thought",
-        )
-      ],
+
+def _prompts(task: str) -> tuple[description.WrittenPrompt, ...]:
+  return tuple(
+    description.WrittenPrompt(
+      name=name,
+      source=big_bench_hard.source(task, rule, in_context=in_context),
+      chain_of_thought=rule == "chain_of_thought",
+      grader="paper_code" if rule.endswith("paper_code") else "fixed",
     )
+    for name, rule, in_context in PROMPTS
+  )
+
+
+BENCHMARKS = tuple(
+  description.Benchmark(
+    name=f"bbh_{task}",
+    read=functools.partial(big_bench_hard.read, task),
+    answer=answer_rules.AnswerRule(kind=kind),
+    prompts=_prompts(task),
+  )
+  for task, kind in benchmarks.BIG_BENCH_HARD.items()
+)

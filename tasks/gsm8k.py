@@ -16,38 +16,26 @@ are test. Tasks, with FORMAT one of the four formats:
 Source: Cobbe et al., "Training Verifiers to Solve Math Word Problems" (2021).
 """
 
-from specialize_jax.cot import formats
-from specialize_jax.data import (
-  benchmarks,
-  task_parts,
-  teacher_source,
-  vocabularies,
-)
-from specialize_jax.evaluation import metrics
+import functools
 
-for _format in formats.FORMATS:
-  task_parts.add_once(
-    f"gsm8k_{_format.name}_v1",
-    **task_parts.evaluation(
-      benchmarks.evaluation_source("gsm8k"),
-      vocabularies.t5(),
-      data_format=_format,
-      read_demonstrations=benchmarks.demonstrations,
-    ),
-    postprocess_fn=metrics.keep_answer,
-    metric_fns=[metrics.number_accuracy],
-  )
-  task_parts.add_once(
-    f"gsm8k_teacher_{_format.name}_v1",
-    **task_parts.distillation(
-      teacher_source.TeacherSource(
-        "gsm8k_teacher",
-        vocabularies.t5(),
-        one_per_question=not _format.chain_of_thought,
-        salt=_format.name,
-      ),
-      vocabularies.t5(),
-      data_format=_format,
-      read_demonstrations=benchmarks.demonstrations,
-    ),
-  )
+from specialize_jax.data import benchmarks
+from specialize_jax.datasets import description, registration
+from specialize_jax.tasks import asdiv, bbh, multiarith, svamp
+
+DATASET = description.Dataset(
+  name="gsm8k",
+  vocabulary=description.Vocabulary(path="tokenizers/t5_spiece.model"),
+  in_distribution=description.Benchmark(
+    name="gsm8k",
+    read=functools.partial(benchmarks.read, "gsm8k"),
+    read_demonstrations=benchmarks.demonstrations,
+  ),
+  out_of_distribution=(
+    multiarith.BENCHMARK,
+    asdiv.BENCHMARK,
+    svamp.BENCHMARK,
+  ),
+  general=bbh.BENCHMARKS,
+  read_training=benchmarks.gsm8k_training,
+)
+registration.add(DATASET)

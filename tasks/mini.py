@@ -17,22 +17,19 @@ Tasks, with FORMAT one of the four formats:
 `specialize_jax.mini.world` writes the files.
 """
 
-import dataclasses
 import functools
 
-from specialize_jax.cot import formats
+from specialize_jax.cot import answer_rules, formats
 from specialize_jax.data import (
+  preparation,
   preprocessors,
   questions,
+  record_filter,
   sources,
   span_corruption,
   task_parts,
-  teacher_source,
-  vocabularies,
 )
-from specialize_jax.evaluation import metrics
-
-VOCABULARY = vocabularies.mini()
+from specialize_jax.datasets import description, registration
 
 IN_DISTRIBUTION = "mini_gsm"
 OUT_OF_DISTRIBUTION = ("mini_multiarith", "mini_asdiv", "mini_svamp")
@@ -45,75 +42,67 @@ GENERAL = (
 )
 
 
+def _read(dataset: str, split: str) -> list[questions.Question]:
+  return questions.read_questions(sources.find(f"mini/{dataset}/{split}.jsonl"))
+
+
+def _demonstrations(dataset: str) -> list[formats.Demonstration]:
+  """Returns training problems to show; of maths, those of one step.
+
+  Four of them and a question then fit 256 tokens, which two cores attend to
+  in two thirds of the time that stories of any length would take.
+  """
+  shown = questions.to_demonstrations(_read(dataset, "train"))
+  if dataset not in MATHS:
+    return shown
+  return [one for one in shown if one.rationale.count("=") == 1]
+
+
+def _benchmark(dataset: str, shown: str, kind: str) -> description.Benchmark:
+  """Describes a dataset whose prompts show problems of another or its own."""
+  return description.Benchmark(
+    name=dataset,
+    read=functools.partial(_read, dataset),
+    answer=answer_rules.AnswerRule(kind=kind),
+    read_demonstrations=functools.partial(_demonstrations, shown),
+  )
+
+
+def _training(path: str | None = None) -> record_filter.TrainingQuestions:
+  return preparation.questions_of_files(
+    path or sources.find(f"mini/{IN_DISTRIBUTION}/train.jsonl")
+  )
+
+
+DATASET = description.Dataset(
+  name="mini",
+  vocabulary=description.Vocabulary(path="mini/student.model", extra_ids=16),
+  in_distribution=_benchmark(IN_DISTRIBUTION, IN_DISTRIBUTION, "number"),
+  out_of_distribution=tuple(
+    _benchmark(name, IN_DISTRIBUTION, "number") for name in OUT_OF_DISTRIBUTION
+  ),
+  general=tuple(_benchmark(name, name, "exact") for name in GENERAL),
+  read_training=_training,
+)
+registration.add(DATASET)
+
+VOCABULARY = registration.vocabulary_of(DATASET)
+
+
 def _source(dataset: str, salt: str, *splits: str) -> sources.TableSource:
   return sources.TableSource(
-    lambda split: questions.to_columns(
-      questions.read_questions(sources.find(f"mini/{dataset}/{split}.jsonl"))
-    ),
+    lambda split: questions.to_columns(_read(dataset, split)),
     splits=splits,
     description=dataset,
     salt=salt,
   )
 
 
-def _demonstrations(dataset: str) -> list[formats.Demonstration]:
-  """Gives training problems to show; of maths, those of one step.
-
-  Four of them and a question then fit 256 tokens, which two cores attend to
-  in two thirds of the time that stories of any length would take.
-  """
-  path = sources.find(f"mini/{dataset}/train.jsonl")
-  shown = questions.to_demonstrations(questions.read_questions(path))
-  if dataset not in MATHS:
-    return shown
-  return [one for one in shown if one.rationale.count("=") == 1]
-
-
 def _read_lesson(lesson: str, split: str) -> sources.Columns:
   return questions.read_formatted(sources.find(f"mini/{lesson}/{split}.jsonl"))
 
 
-def _add_evaluation(dataset: str, shown: str, metric: metrics.Accuracy) -> None:
-  """Registers a dataset in all formats; `shown` gives demonstrations."""
-  for data_format in formats.FORMATS:
-    task_parts.add_once(
-      f"{dataset}_{data_format.name}_v1",
-      **task_parts.evaluation(
-        _source(dataset, data_format.name, "validation", "test"),
-        VOCABULARY,
-        data_format=data_format,
-        read_demonstrations=functools.partial(_demonstrations, shown),
-      ),
-      postprocess_fn=metrics.keep_answer,
-      metric_fns=[
-        dataclasses.replace(
-          metric, chain_of_thought=data_format.chain_of_thought
-        )
-      ],
-    )
-
-
-for _family in MATHS:
-  _add_evaluation(_family, IN_DISTRIBUTION, metrics.number_accuracy)
-
-for _format in formats.FORMATS:
-  task_parts.add_once(
-    f"{IN_DISTRIBUTION}_teacher_{_format.name}_v1",
-    **task_parts.distillation(
-      teacher_source.TeacherSource(
-        f"{IN_DISTRIBUTION}_teacher",
-        VOCABULARY,
-        one_per_question=not _format.chain_of_thought,
-        salt=_format.name,
-      ),
-      VOCABULARY,
-      data_format=_format,
-      read_demonstrations=functools.partial(_demonstrations, IN_DISTRIBUTION),
-    ),
-  )
-
 for _task in GENERAL:
-  _add_evaluation(_task, _task, metrics.exact_accuracy)
   for _format in formats.FORMATS:
     task_parts.add_once(
       f"{_task}_pretrain_{_format.name}_v1",

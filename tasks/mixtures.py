@@ -11,6 +11,10 @@
   mini_math_all_validation_v1, mini_math_all_test_v1, mini_math_test_v1,
   mini_general_v1                  the mini world's twins
 
+and those that every dataset has, NAME_specialize, NAME_validation, NAME_test,
+NAME_out_of_distribution_validation and NAME_general (see
+`specialize_jax.datasets.registration`), of `gsm8k` and `mini`.
+
 Mathematics is zero-shot with chain of thought and BIG-Bench-Hard in-context,
 as in the paper; a name with a format before its version, such as
 math_all_test_in_context_answer_only_v1 or bbh_zero_shot_answer_only_v1, is
@@ -30,62 +34,19 @@ call in place of a name:
   mixtures.specialize.in_context_chain_of_thought = 0.0
 """
 
-from collections.abc import Callable, Mapping, Sequence
-
-import seqio
-
-from specialize_jax import errors
 from specialize_jax.cot import formats
+from specialize_jax.datasets import description, registration
 from specialize_jax.evaluation import benchmarks
-from tasks import asdiv, bbh, gsm8k, mini, multiarith, svamp
+from specialize_jax.tasks import bbh, gsm8k, mini
 
-# Importing a dataset's file registers its tasks.
-DATASETS = (asdiv, bbh, gsm8k, mini, multiarith, svamp)
+DATASETS = {one.DATASET.name: one.DATASET for one in (gsm8k, mini)}
+"""Every dataset that we ship, by name; importing a task's file registers it."""
 
 _ZERO_SHOT = (formats.ZERO_SHOT_CHAIN_OF_THOUGHT, formats.ZERO_SHOT_ANSWER_ONLY)
 
-
-Rate = float | Callable[[seqio.Task], float]
-
-
-def add_mixture(name: str, rates: Sequence[tuple[str, Rate]]) -> str:
-  """Registers a mixture, unless the very same is; gives its name.
-
-  Args:
-    name: the new name.
-    rates: each task with its rate: its share of the examples, up to a
-      common factor. A rate of 0 leaves the task out.
-
-  Raises:
-    UserError: the name is taken by another mixture, or no rate is above 0.
-  """
-  rates = [(task, rate) for task, rate in rates if rate != 0]
-  if not rates:
-    raise errors.UserError(
-      f"mixture {name!r} is empty: expected at least one rate above 0"
-    )
-  if name not in seqio.MixtureRegistry.names():
-    seqio.MixtureRegistry.add(name, rates)
-  elif _comparable(dict(rates)) != _comparable(
-    seqio.MixtureRegistry.get(name).rate_per_task_name
-  ):
-    raise errors.UserError(
-      f"mixture {name!r} is registered with other rates: a registered mixture"
-      " never changes, so give this one its own name"
-    )
-  return name
-
-
-def _comparable(rates: Mapping[str, Rate]) -> Mapping[str, float | str]:
-  """Names functions, which differ when a module is imported anew."""
-  return {
-    task: getattr(rate, "__qualname__", rate) for task, rate in rates.items()
-  }
-
-
-def num_examples(task: seqio.Task) -> float:
-  """The rate that shows every example of a mixture equally often."""
-  return float(task.num_input_examples("train"))
+Rate = registration.Rate
+add_mixture = registration.add_mixture
+num_examples = registration.num_examples
 
 
 def specialize(
@@ -105,7 +66,7 @@ def specialize(
 
   Args:
     name: of the mixture.
-    dataset: whose teacher data, `gsm8k` or `mini_gsm`.
+    dataset: whose teacher data: `gsm8k`, `mini_gsm`, or the name of your own.
     in_context_answer_only: rate of this format: a number, or a function of
       the task. 0 leaves the format out.
     in_context_chain_of_thought: the same.
@@ -115,18 +76,15 @@ def specialize(
   Returns:
     The name.
   """
-  rates = {
-    formats.IN_CONTEXT_ANSWER_ONLY: in_context_answer_only,
-    formats.IN_CONTEXT_CHAIN_OF_THOUGHT: in_context_chain_of_thought,
-    formats.ZERO_SHOT_ANSWER_ONLY: zero_shot_answer_only,
-    formats.ZERO_SHOT_CHAIN_OF_THOUGHT: zero_shot_chain_of_thought,
-  }
-  return add_mixture(
-    name,
-    [
-      (f"{dataset}_teacher_{data_format.name}_v1", rate)
-      for data_format, rate in rates.items()
-    ],
+  return registration.specialize(
+    name=name,
+    teacher=f"{dataset}_teacher",
+    rates={
+      formats.IN_CONTEXT_ANSWER_ONLY: in_context_answer_only,
+      formats.IN_CONTEXT_CHAIN_OF_THOUGHT: in_context_chain_of_thought,
+      formats.ZERO_SHOT_ANSWER_ONLY: zero_shot_answer_only,
+      formats.ZERO_SHOT_CHAIN_OF_THOUGHT: zero_shot_chain_of_thought,
+    },
   )
 
 
@@ -179,53 +137,28 @@ def mini_pretrain(
   )
 
 
-def _evaluated(
-  datasets: Sequence[str], *data_formats: formats.DataFormat
-) -> list[tuple[str, float]]:
-  return [
-    (f"{dataset}_{data_format.name}_v1", 1.0)
-    for dataset in datasets
-    for data_format in data_formats
-  ]
+def _maths(
+  dataset: description.Dataset,
+) -> tuple[description.Benchmark, ...]:
+  return (dataset.in_distribution, *dataset.out_of_distribution)
 
 
-def _add_evaluation(name: str, rates: Sequence[tuple[str, Rate]]) -> None:
-  """Registers a mixture for evaluation under `NAME_v1` and as `NAME`."""
-  add_mixture(f"{name}_v1", rates)
-  add_mixture(name, rates)
-
-
-def _add_formats(name: str, datasets: Sequence[str]) -> None:
-  """Registers some datasets in each format, and in the paper's."""
-  for data_format in formats.FORMATS:
-    _add_evaluation(
-      f"{name}_{data_format.name}", _evaluated(datasets, data_format)
-    )
-  _add_evaluation(name, _evaluated(datasets, _COT))
-
-
-_COT = formats.ZERO_SHOT_CHAIN_OF_THOUGHT
-_OUT_OF_DISTRIBUTION = ("multiarith", "asdiv", "svamp")
-
-specialize(name="gsm8k_specialize_v1", dataset="gsm8k")
-_add_formats("math_ood_validation", _OUT_OF_DISTRIBUTION)
-_add_formats("math_all_validation", benchmarks.MATHS)
-_add_formats("math_all_test", benchmarks.MATHS)
-_add_evaluation("math_test", _evaluated(benchmarks.MATHS, _COT))
+for _prefix, _dataset in (("", gsm8k.DATASET), ("mini_", mini.DATASET)):
+  registration.add_in_formats(
+    f"{_prefix}math_ood_validation", _dataset.out_of_distribution
+  )
+  for _name in ("math_all_validation", "math_all_test"):
+    registration.add_in_formats(f"{_prefix}{_name}", _maths(_dataset))
+  registration.add_evaluation(
+    f"{_prefix}math_test",
+    [
+      (one.task(formats.ZERO_SHOT_CHAIN_OF_THOUGHT), 1.0)
+      for one in _maths(_dataset)
+    ],
+  )
 for _prompt, _, _ in bbh.PROMPTS:
-  _add_evaluation(
+  registration.add_evaluation(
     f"bbh_{_prompt.removeprefix('in_context_')}",
     [(f"bbh_{task}_{_prompt}_v1", 1.0) for task in benchmarks.BIG_BENCH_HARD],
   )
-
 mini_pretrain()
-specialize(name="mini_specialize_v1", dataset="mini_gsm")
-_add_formats("mini_math_ood_validation", mini.OUT_OF_DISTRIBUTION)
-_add_formats("mini_math_all_validation", mini.MATHS)
-_add_formats("mini_math_all_test", mini.MATHS)
-_add_evaluation("mini_math_test", _evaluated(mini.MATHS, _COT))
-for _format in formats.FORMATS:
-  _add_evaluation(
-    f"mini_general_{_format.name}", _evaluated(mini.GENERAL, _format)
-  )
-_add_evaluation("mini_general", _evaluated(mini.GENERAL, *_ZERO_SHOT))

@@ -11,19 +11,13 @@ trained on. Source: Roy and Roth, "Solving General Arithmetic Word Problems"
 (2015).
 """
 
-from specialize_jax.cot import formats
-from specialize_jax.data import benchmarks, task_parts, vocabularies
-from specialize_jax.evaluation import metrics
+import functools
 
-for _format in formats.FORMATS:
-  task_parts.add_once(
-    f"multiarith_{_format.name}_v1",
-    **task_parts.evaluation(
-      benchmarks.evaluation_source("multiarith"),
-      vocabularies.t5(),
-      data_format=_format,
-      read_demonstrations=benchmarks.demonstrations,
-    ),
-    postprocess_fn=metrics.keep_answer,
-    metric_fns=[metrics.number_accuracy],
-  )
+from specialize_jax.data import benchmarks
+from specialize_jax.datasets import description
+
+BENCHMARK = description.Benchmark(
+  name="multiarith",
+  read=functools.partial(benchmarks.read, "multiarith"),
+  read_demonstrations=benchmarks.demonstrations,
+)

@@ -10,19 +10,13 @@ Bhattamishra, Goyal, "Are NLP Models really able to Solve Simple Math Word
 Problems?" (2021).
 """
 
-from specialize_jax.cot import formats
-from specialize_jax.data import benchmarks, task_parts, vocabularies
-from specialize_jax.evaluation import metrics
+import functools
 
-for _format in formats.FORMATS:
-  task_parts.add_once(
-    f"svamp_{_format.name}_v1",
-    **task_parts.evaluation(
-      benchmarks.evaluation_source("svamp"),
-      vocabularies.t5(),
-      data_format=_format,
-      read_demonstrations=benchmarks.demonstrations,
-    ),
-    postprocess_fn=metrics.keep_answer,
-    metric_fns=[metrics.number_accuracy],
-  )
+from specialize_jax.data import benchmarks
+from specialize_jax.datasets import description
+
+BENCHMARK = description.Benchmark(
+  name="svamp",
+  read=functools.partial(benchmarks.read, "svamp"),
+  read_demonstrations=benchmarks.demonstrations,
+)

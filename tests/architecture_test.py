@@ -28,6 +28,7 @@ FLOORS = {
   "decoding": 3,
   "training": 4,
   "evaluation": 4,
+  "datasets": 5,
   "tpu": 5,
   "reports": 5,
   "runs": 5,
@@ -96,6 +97,9 @@ def test_a_room_imports_only_rooms_on_lower_floors(path):
   assert room in FLOORS, f"{room} has no floor: give it one"
   for name in _imports(path):
     top = name.split(".")[0]
+    # In an installation `tasks/` lies in the package, where it is a link.
+    if name.startswith("specialize_jax.tasks"):
+      top = "tasks"
     if top == "gin":
       assert room == "cli", f"{path}: only cli/ imports gin"
       continue

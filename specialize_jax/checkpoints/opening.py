@@ -40,6 +40,9 @@ Kind = Literal["ours", "huggingface", "t5x"]
 VOCABULARY_DIR = "vocabulary"
 """The directory of the tokenizer's files, next to a run's checkpoints."""
 
+DATASET = "dataset.yaml"
+"""In a run's directory: the dataset file that it was trained with."""
+
 _OF_THE_FUNCTION = (
   "mlp_activations",
   "relative_attention_max_distance",
@@ -263,6 +266,18 @@ def open_checkpoint(
     logging.warning("%s is not compared with its digests, as asked", given)
   opened = opener[kind](given, directory, verify)
   return dataclasses.replace(opened, verifies=verify)
+
+
+def dataset_file(checkpoint: Checkpoint) -> epath.Path | None:
+  """Returns the dataset file that a checkpoint's run kept; None if none."""
+  if checkpoint.kind != "ours":
+    return None
+  run = checkpoint.directory.parent
+  # MODEL_DIR/best/checkpoints lies a level deeper than MODEL_DIR/checkpoints.
+  for place in (run, run.parent):
+    if (place / DATASET).is_file():
+      return place / DATASET
+  return None
 
 
 def kind_of(path: str | os.PathLike) -> Kind:

@@ -1,11 +1,17 @@
-"""The questions that a teacher is asked, from a file or a benchmark."""
+"""The questions that a teacher is asked: of a file, benchmark or dataset."""
 
+from __future__ import annotations
+
+import typing
 from collections.abc import Sequence
 
 from specialize_jax import errors
 from specialize_jax.cot import answers
 from specialize_jax.data import questions
 from specialize_jax.teacher import standing
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.datasets import files
 
 
 def read_file(path: str) -> list[standing.Problem]:
@@ -36,6 +42,21 @@ def read_file(path: str) -> list[standing.Problem]:
     )
   _check(problems, path)
   return problems
+
+
+def of_dataset(own: files.DatasetFile) -> list[standing.Problem]:
+  """Returns the training questions of a dataset file.
+
+  Each is known by the id of its row, or by the row's number, from 0.
+  """
+  return [
+    standing.Problem(
+      question_id=row.given_id,
+      question=row.question.question,
+      answer=row.question.answer,
+    )
+    for row in own.train
+  ]
 
 
 def read_benchmark(name: str, split: str) -> list[standing.Problem]:
@@ -73,5 +94,6 @@ def _check(problems: Sequence[standing.Problem], path: str) -> None:
     if answers.extract_number(problem.answer) is None:
       raise errors.UserError(
         f"{path}: the answer {problem.answer[:40]!r} of question"
-        f" {problem.question_id!r} has no number; only such can be graded"
+        f" {problem.question_id!r} has no number: give --dataset=FILE.yaml,"
+        " which says what an answer is (docs/own_domain.md)"
       )

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from specialize_jax.cli import devices, gin_files, parsers, registered_tasks
 
@@ -37,22 +37,42 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
 
-  registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
+  own = registered_tasks.register_for(flags)
   devices.start(flags)
 
   from specialize_jax.runs import experiment
 
-  with gin_files.loaded(flags, bindings):
+  defaults = {"MIXTURE_OR_TASK_NAME": f"{own.dataset.name}_test"} if own else {}
+  with gin_files.loaded(flags, bindings, defaults):
     gin_files.check_paths()
     values = gin_files.configured(experiment.evaluate_checkpoint)()
-  tasks = sorted({name.rpartition("/")[0] for name in values})
-  for task in tasks:
-    accuracy, low, high = (
-      values[f"{task}/{kind}"] for kind in ("accuracy", "low", "high")
-    )
-    print(f"{task}  {accuracy:.3f}  [{low:.3f}, {high:.3f}]")
-  print(json.dumps({task: values[f"{task}/accuracy"] for task in tasks}))
+  print(json.dumps(_shown(values)))
   return 0
+
+
+def _shown(
+  values: Mapping[str, float],
+) -> dict[str, float | dict[str, float]]:
+  """Prints a line for each task, and returns the summary.
+
+  Returns:
+    The accuracy by task; of a task without one, its metrics by name.
+  """
+  by_task: dict[str, dict[str, float]] = {}
+  for name, value in values.items():
+    task, _, kind = name.rpartition("/")
+    by_task.setdefault(task, {})[kind] = value
+  summary: dict[str, float | dict[str, float]] = {}
+  for task, metrics in sorted(by_task.items()):
+    if {"accuracy", "low", "high"} <= metrics.keys():
+      low, high = metrics["low"], metrics["high"]
+      print(f"{task}  {metrics['accuracy']:.3f}  [{low:.3f}, {high:.3f}]")
+      summary[task] = metrics["accuracy"]
+    else:
+      named = "  ".join(f"{kind} {v:.3f}" for kind, v in metrics.items())
+      print(f"{task}  {named}")
+      summary[task] = metrics.get("accuracy", metrics)
+  return summary
 
 
 if __name__ == "__main__":

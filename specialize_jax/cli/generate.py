@@ -7,17 +7,25 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import sys
 import time
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import devices, flag_types, parsers
+from specialize_jax.cli import (
+  devices,
+  flag_types,
+  parsers,
+  registered_tasks,
+)
+from specialize_jax.cot import formats
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import opening
+  from specialize_jax.datasets import files
   from specialize_jax.decoding import (
     generator,
     requests,
@@ -26,11 +34,13 @@ if typing.TYPE_CHECKING:
   )
 
 _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
-  echo '{"text": "Q: Tom has 3 pens. He buys 4 pens. How many pens does Tom \\
-have? Let'"'"'s think step by step"}' > inputs.jsonl
+  echo '{"question": "Tom has 3 pens. He buys 4 pens. How many pens does Tom \\
+have?"}' > inputs.jsonl
   specialize generate --checkpoint=demo_output/specialize \\
     --vocabulary=demo_output/world/mini/student.model \\
     --inputs=inputs.jsonl --outputs=outputs.jsonl --max_new_tokens=64
+A question is written as the student was trained to read it: in the words of
+the dataset file that the run keeps, or of --dataset, or else the paper's.
 A second start goes on where the first one stopped.
 """
 
@@ -43,7 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize generate",
-    description='Decodes JSONL rows with "text" or "input_ids". Output rows '
+    description='Decodes JSONL rows with "question", or with a whole prompt '
+    'as "text" or "input_ids". Output rows '
     'keep the other fields and add "output_ids" and, where a vocabulary is '
     'known, "output". A row that also has "target" or "target_ids" is scored '
     'instead: "target_log_probs", one a token of the target.',
@@ -75,6 +86,13 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     metavar="FILE.jsonl",
     help="what to decode; all rows are checked before the first is decoded",
   )
+  parser.add_argument(
+    "--format",
+    choices=[one.name for one in formats.FORMATS],
+    help='how a "question" is written (default: zero_shot_chain_of_thought);'
+    " in-context formats show solved questions of --dataset",
+  )
+  registered_tasks.add_dataset_flag(parser)
   parser.add_argument(
     "--outputs",
     required=True,
@@ -173,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     {
       "checkpoint": paths.CHECKPOINT,
       "inputs": paths.INPUT_FILE,
+      "dataset": registered_tasks.DATASET_FILE,
       "vocabulary": paths.INPUT_FILE,
       "outputs": paths.RESUMED_FILE,
     },
@@ -182,15 +201,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--inputs and --outputs are both {flags.inputs}: give two files."
     )
 
+  own = registered_tasks.load_dataset(flags.dataset, flags.imports)
   devices.start(flags)
 
   from specialize_jax.files import locks
 
   with locks.file(flags.outputs, "--outputs"):
-    return _generate(flags)
+    return _generate(flags, own)
 
 
-def _generate(flags: argparse.Namespace) -> int:
+def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
   from specialize_jax.checkpoints import opening
   from specialize_jax.decoding import bucketing, generator, requests, resumable
   from specialize_jax.decoding import rows as file_rows
@@ -220,7 +240,8 @@ def _generate(flags: argparse.Namespace) -> int:
     input_limit=flags.max_input_length,
     truncate=flags.truncate,
   )
-  asked, num_cut = reader.read(rows)
+  written = _written(rows, flags, checkpoint, own)
+  asked, num_cut = reader.read(written)
   config = dataclasses.replace(
     checkpoint.config, dtype=flags.dtype, scan_layers=False
   )  # decoding wants each layer's parameters apart
@@ -239,7 +260,8 @@ def _generate(flags: argparse.Namespace) -> int:
   )
   outputs = resumable.ResumableRows(
     flags.outputs,
-    made_of=_made_of(rows, flags, settings, checkpoint, vocabulary_),
+    made_of=_made_of(rows, flags, settings, checkpoint, vocabulary_)
+    | ({} if written == rows else {"the prompts": _fingerprint(written)}),
     num_rows=len(rows),
     belongs=lambda number, row: file_rows.is_output_of(row, rows[number][1]),
     overwrite=flags.overwrite,
@@ -257,6 +279,89 @@ def _generate(flags: argparse.Namespace) -> int:
     _write(results, outputs, rows, flags.log_probs)
   print(f"{len(rows):,} rows: {flags.outputs}")
   return 0
+
+
+def _written(
+  rows: Sequence[tuple[int, Mapping[str, object]]],
+  flags: argparse.Namespace,
+  checkpoint: opening.Checkpoint,
+  own: files.DatasetFile | None,
+) -> Sequence[tuple[int, Mapping[str, object]]]:
+  """Returns rows whose "question" is written as a prompt, as "text".
+
+  Raises:
+    UserError: a question is no text, or there is nothing to show before it.
+  """
+  asked = [
+    (line, row)
+    for line, row in rows
+    if "question" in row and not {"text", "input_ids"} & row.keys()
+  ]
+  if not asked:
+    if flags.format:
+      raise errors.UserError(
+        f"--format={flags.format} says how a question is written, and no row of"
+        f' --inputs={flags.inputs} has "question" without "text"'
+      )
+    return rows
+  for line, row in asked:
+    if not isinstance(row["question"], str):
+      raise errors.UserError(
+        f'--inputs={flags.inputs}, line {line}: "question" is'
+        f" {str(row['question'])[:40]!r}, and must be a string."
+      )
+  wording = _wording(checkpoint, own)
+  data_format = formats.by_name(
+    flags.format or formats.ZERO_SHOT_CHAIN_OF_THOUGHT.name, wording
+  )
+  shown: Sequence[formats.Demonstration] = ()
+  if data_format.in_context:
+    if own is None:
+      raise errors.UserError(
+        f"--format={flags.format} shows solved questions: give the"
+        " --dataset=FILE.yaml that has them, or rows with the whole prompt as"
+        ' "text"'
+      )
+    shown = own.dataset.in_distribution.read_demonstrations()
+  prompts = {
+    line: formats.render_prompt(
+      row["question"].strip(),
+      data_format,
+      _drawn(shown, row["question"], own.dataset.num_demonstrations)
+      if shown
+      else (),
+    )
+    for line, row in asked
+  }
+  return [
+    (line, {**row, "text": prompts[line]} if line in prompts else row)
+    for line, row in rows
+  ]
+
+
+def _wording(
+  checkpoint: opening.Checkpoint, own: files.DatasetFile | None
+) -> formats.Wording:
+  """Returns the words that the student was trained to read."""
+  from specialize_jax.checkpoints import opening
+  from specialize_jax.datasets import files
+  from specialize_jax.files import reading
+
+  if own is not None:
+    return own.dataset.wording
+  kept = opening.dataset_file(checkpoint)
+  if kept is None:
+    return formats.PAPER
+  return files.wording_of(reading.read_bytes(kept), os.fspath(kept))
+
+
+def _drawn(
+  shown: Sequence[formats.Demonstration], question: str, number: int
+) -> list[formats.Demonstration]:
+  """Draws what a prompt shows: the same for a question every time."""
+  others = [one for one in shown if one.question.strip() != question.strip()]
+  draw = random.Random(question)  # noqa: S311  (not for secrets)
+  return draw.sample(others, min(number, len(others)))
 
 
 def _write(
@@ -352,7 +457,7 @@ def _made_of(
   The batch size and the mesh change no output, and are not among it.
   """
   return {
-    "--inputs": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+    "--inputs": _fingerprint(rows),
     "--checkpoint": _absolute(flags.checkpoint),
     "the checkpoint's step": checkpoint.step,
     "--vocabulary": vocabulary_.fingerprint if vocabulary_ else None,
@@ -362,6 +467,10 @@ def _made_of(
     "--truncate": flags.truncate,
     "--dtype": flags.dtype,
   }
+
+
+def _fingerprint(rows: Sequence[tuple[int, Mapping[str, object]]]) -> str:
+  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _absolute(path: str) -> str:

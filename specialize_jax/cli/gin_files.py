@@ -23,7 +23,7 @@ import pathlib
 import re
 import sys
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import specialize_jax
@@ -33,9 +33,9 @@ from specialize_jax.files import paths, reading
 
 Configured = TypeVar("Configured")
 
-# Beside the package, whatever else Python would find under that name.
+# In the package, whatever else Python would find under that name.
 _INSTALLED = os.fspath(
-  pathlib.Path(specialize_jax.__file__).resolve().parents[1] / "gin_configs"
+  pathlib.Path(specialize_jax.__file__).resolve().parent / "gin_configs"
 )
 
 _OVERRIDE = re.compile(r"^--gin\.([^=\s]+)=(.*)$", re.DOTALL)
@@ -152,12 +152,17 @@ def check_paths() -> None:
 
 
 @contextlib.contextmanager
-def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
+def loaded(
+  flags: argparse.Namespace,
+  bindings: Sequence[str],
+  defaults: Mapping[str, str] | None = None,
+) -> Iterator[str]:
   """Loads the files and overrides into gin, and clears gin at the end.
 
   Args:
     flags: from `parse`.
     bindings: from `parse`.
+    defaults: values of macros that the files require and nobody binds.
 
   Yields:
     The configuration as gin text, to be kept beside a run's checkpoints.
@@ -182,6 +187,10 @@ def loaded(flags: argparse.Namespace, bindings: Sequence[str]) -> Iterator[str]:
     _refuse_unknown_macros(gin, bindings)
     with gin.unlock_config():
       gin.parse_config(list(bindings))
+      unbound = _unbound_macros(gin)
+      for name, value in (defaults or {}).items():
+        if name in unbound:
+          gin.parse_config(f"{name} = {value!r}")
     _refuse_unbound_macros(gin)
     given = dict(binding.split(" = ", 1) for binding in bindings)
     with gin.unlock_config():
@@ -329,13 +338,17 @@ def _refuse_unknown_macros(gin, bindings: Sequence[str]) -> None:  # noqa: ANN00
 
 
 def _refuse_unbound_macros(gin) -> None:  # noqa: ANN001
-  unbound = sorted(
-    name
-    for name, value in _macros(gin).items()
-    if str(value) == "%gin.REQUIRED"  # a reference: the macro of a constant
-  )
+  unbound = _unbound_macros(gin)
   if unbound:
     raise errors.UserError(
       f"the run needs {', '.join(unbound)}: bind each as --gin.NAME=value or "
       "in a gin file"
     )
+
+
+def _unbound_macros(gin) -> list[str]:  # noqa: ANN001  (the module itself)
+  return sorted(
+    name
+    for name, value in _macros(gin).items()
+    if str(value) == "%gin.REQUIRED"  # a reference: the macro of a constant
+  )

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Iterator, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import parsers
+from specialize_jax.cli import parsers, registered_tasks
 from specialize_jax.files import locks, paths, writing
 
 if typing.TYPE_CHECKING:
@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     help='rows of {"question", "answer"} for inputs that name questions only'
     " by id, or by number from 0",
   )
+  registered_tasks.add_dataset_flag(parser)
   parser.add_argument(
     "--output",
     required=True,
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     {
       "input": _INPUT,
       "questions": paths.INPUT_FILE,
+      "dataset": registered_tasks.DATASET_FILE,
       "output": paths.LOCAL_STORE,
     },
   )
@@ -93,10 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   kind = importing.kind_of(path)
   if flags.format not in ("auto", kind):
     kind = flags.format
-  problems = (
-    asked_questions.read_file(flags.questions) if flags.questions else []
-  )
-  source = importing.Importer(path, kind, problems)
+  own = registered_tasks.load_dataset(flags.dataset, flags.imports)
+  problems, rule = [], None
+  if own is not None:
+    rule = own.dataset.in_distribution.answer
+    problems = asked_questions.of_dataset(own)
+  if flags.questions and own is not None:
+    raise errors.UserError(
+      f"--questions={flags.questions} and --dataset={flags.dataset} both name"
+      " the questions: give one"
+    )
+  if flags.questions:
+    problems = asked_questions.read_file(flags.questions)
+  source = importing.Importer(path, kind, problems, rule)
   count = right = graded = unfinished = 0
   with (
     _new_store(flags.output) as directory,
@@ -113,6 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise errors.UserError(f"--input={path} gave no record{_reasons(source)}")
   words = [f"{flags.output}: {count:,} samples"]
   words.append(f"{right:,} of {graded:,} graded are right")
+  if graded < count:
+    words.append(
+      f"{count - graded:,} not graded, as their gold answer is no number (give"
+      " --dataset=FILE.yaml, which says what an answer is) or is not known"
+    )
   if unfinished:
     words.append(f"{unfinished:,} not finished, which prepare drops")
   print(f"{', '.join(words)}{_reasons(source)}")

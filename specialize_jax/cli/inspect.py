@@ -33,6 +33,8 @@ _EXAMPLE = """example (records and vocabulary as `specialize demo` leaves them):
     --html=sample.html
   specialize inspect --data_dir=demo_output/world \\
     --task=mini_gsm_teacher_in_context_chain_of_thought_v1
+Of your own domain: its sets, its prompts and its names
+  specialize inspect --dataset=tickets.yaml
 """
 
 
@@ -57,7 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="NAME",
     help="a registered seqio task whose example is shown",
   )
-  parser.add_argument("--split", default="train", help="of the task")
+  parser.add_argument(
+    "--split",
+    help="of the task (default: train, or the first that it has)",
+  )
   parser.add_argument(
     "--html", metavar="FILE.html", help="write a page, too: no network needed"
   )
@@ -68,11 +73,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Shows what was asked for."""
   flags = build_parser().parse_args(argv)
-  if not flags.records and not flags.task:
+  if not flags.records and not flags.task and not flags.dataset:
     raise errors.UserError(
-      "nothing to show: give --records and --vocabulary, or --task"
+      "nothing to show: give --records and --vocabulary, --task, or --dataset"
     )
-  if flags.records and not flags.vocabulary:
+  if flags.records and not flags.vocabulary and not flags.dataset:
     raise errors.UserError("--records needs --vocabulary, the student's own")
   if flags.sample < 0:
     raise errors.UserError(f"--sample={flags.sample}: expected 0 or more")
@@ -86,10 +91,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     },
   )
 
+  from specialize_jax.datasets import overview
   from specialize_jax.files import writing
   from specialize_jax.reports import sample_view
 
   sections = []
+  own = None
+  if flags.task:
+    own = registered_tasks.register_for(flags)
+  elif flags.dataset:
+    own = registered_tasks.load_dataset(flags.dataset, flags.imports)
+  if own is not None and flags.vocabulary is None:
+    flags.vocabulary = own.dataset.vocabulary.path
+  if own is not None and not flags.records and not flags.task:
+    title, text = f"Dataset {own.dataset.name}", overview.text(own)
+    print(f"{title}\n\n{text}")
+    sections.append(sample_view.text_section(title, text))
   if flags.records:
     title, example = _aligned(flags)
     print(sample_view.alignment_text(title, example, _width()))
@@ -166,10 +183,12 @@ def _task_example(
   flags: argparse.Namespace,
 ) -> tuple[str, list[tuple[str, list[str], list[int] | None]]]:
   """Reads an example of a task: its parts as pieces, and their masks."""
-  registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
   from specialize_jax.data import example_stream
 
-  task = example_stream.find_provider(flags.task)
+  task = example_stream.find_provider(flags.task, "--task")
+  splits = sorted(task.splits)
+  if flags.split is None:
+    flags.split = "train" if "train" in splits else next(iter(splits), "train")
   if flags.split not in task.splits:
     raise errors.UserError(
       f"--split={flags.split}: {flags.task} has {', '.join(task.splits)}"
@@ -186,11 +205,21 @@ def _task_example(
     )
   parts = []
   for name in ("inputs", "targets"):
+    if name not in task.output_features:
+      continue
     vocabulary = task.output_features[name].vocabulary
-    pieces = [vocabulary.tokenizer.id_to_piece(int(i)) for i in row[name]]
+    pieces = [_piece(vocabulary, int(i)) for i in row[name]]
     mask = row.get("teacher_top_mask") if name == "targets" else None
     parts.append((name, pieces, None if mask is None else mask.tolist()))
   return f"{flags.task}, {flags.split} {flags.sample}", parts
+
+
+def _piece(vocabulary: object, index: int) -> str:
+  """Returns a token's spelling, or what it decodes to by itself."""
+  tokenizer = getattr(vocabulary, "tokenizer", None)
+  if hasattr(tokenizer, "id_to_piece") and index < tokenizer.get_piece_size():
+    return tokenizer.id_to_piece(index)
+  return vocabulary.decode([index])
 
 
 if __name__ == "__main__":

@@ -70,6 +70,12 @@ def run(command: str, argv: Sequence[str]) -> int:
   module = importlib.import_module(f"specialize_jax.cli.{command}")
   try:
     return module.main(list(argv))
+  except errors.ReportError as error:
+    print(f"specialize {command}: error: {error.summary}:", file=sys.stderr)
+    for line in error.lines:
+      print(f"  {' '.join(line.split())}", file=sys.stderr)
+    devices.leave_others(2, error)
+    return 2
   except errors.UserError as error:
     message = " ".join(str(error).split())
   except OSError as error:

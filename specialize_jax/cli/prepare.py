@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,13 @@ from specialize_jax import errors
 from specialize_jax.cli import parsers, registered_tasks, teacher_records
 from specialize_jax.files import paths
 
-DATASETS = ("gsm8k_teacher", "mini_gsm_teacher")
+DATASETS = {"gsm8k_teacher": "gsm8k", "mini_gsm_teacher": "mini"}
+"""The teachers' data that our tasks read: of which dataset each is."""
+
 BENCHMARKS = ("gsm8k", "multiarith", "asdiv", "svamp", "bbh")
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.datasets import description
 
 _EXAMPLE = """example (records and questions as `specialize demo` leaves them):
   specialize prepare --records=demo_output/world/mini/records \\
@@ -22,6 +27,8 @@ _EXAMPLE = """example (records and questions as `specialize demo` leaves them):
     --data_dir=demo_output/world/tfds --dataset_name=mini_gsm_teacher \\
     --report=prepare.json
   specialize prepare --dataset_name=svamp --data_dir=tfds
+Of your own domain (docs/own_domain.md) the file says all but the records:
+  specialize prepare --dataset=tickets.yaml --records=records
 """
 
 _MANUAL = paths.INPUT_DIRECTORY.local("TFDS reads these files from a disk")
@@ -39,18 +46,19 @@ def build_parser() -> argparse.ArgumentParser:
     epilog=_EXAMPLE,
   )
   teacher_records.add_flags(parser, required=False)
+  registered_tasks.add_dataset_flag(parser)
   parser.add_argument(
     "--data_dir",
-    required=True,
     metavar="DIR",
     help="the folder of TFDS datasets to write to (what training finds by"
-    " --tfds_data_dir)",
+    " --tfds_data_dir; default with --dataset: tfds/ beside that file, where"
+    " training finds it by itself)",
   )
   parser.add_argument(
     "--dataset_name",
-    default=DATASETS[0],
     choices=(*DATASETS, *BENCHMARKS),
-    help=f"whose tasks will read it (default: {DATASETS[0]})",
+    help="whose tasks will read it (default: the tasks of --dataset, or"
+    f" {next(iter(DATASETS))})",
   )
   parser.add_argument(
     "--manual_dir",
@@ -93,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   paths.check_flags(
     flags,
     {
+      "dataset": registered_tasks.DATASET_FILE,
       "records": paths.INPUT_PATH,
       "vocabulary": paths.INPUT_FILE,
       "questions": paths.INPUT_FILE,
@@ -101,6 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
       "report": paths.OUTPUT_FILE,
     },
   )
+  own = registered_tasks.load_dataset(flags.dataset, flags.imports)
+  if own is not None:
+    _fill_in(flags, own.dataset)
+  elif flags.dataset_name is None:
+    flags.dataset_name = next(iter(DATASETS))
+  if flags.data_dir is None:
+    raise errors.UserError(
+      "--data_dir is missing: it says where the dataset is written"
+    )
   if flags.dataset_name not in BENCHMARKS:
     _check_teacher_flags(flags)
 
@@ -109,18 +127,51 @@ def main(argv: Sequence[str] | None = None) -> int:
   with locks.directory(flags.data_dir, "--data_dir", part=flags.dataset_name):
     if flags.dataset_name in BENCHMARKS:
       return _prepare_benchmark(flags)
-    return _prepare_teacher(flags)
+    return _prepare_teacher(flags, own.dataset if own else None)
 
 
-def _prepare_teacher(flags: argparse.Namespace) -> int:
+def _fill_in(flags: argparse.Namespace, own: description.Dataset) -> None:
+  """Takes from a dataset file what the flags leave open."""
+  if flags.dataset_name is not None:
+    raise errors.UserError(
+      f"--dataset_name={flags.dataset_name} and --dataset={flags.dataset} both"
+      " name what is prepared: give one"
+    )
+  flags.dataset_name = own.teacher_name
+  flags.vocabulary = flags.vocabulary or own.vocabulary.path
+  flags.data_dir = flags.data_dir or own.tfds_dir
 
+
+def _prepare_teacher(
+  flags: argparse.Namespace, own: description.Dataset | None
+) -> int:
   with registered_tasks.quiet_import():
-    from specialize_jax.data import preparation
+    from specialize_jax.data import preparation, sources
     from specialize_jax.files import writing
+    from specialize_jax.tasks import mixtures
 
-  fields = dataclasses.fields(preparation.Preparation)
+  dataset = own or mixtures.DATASETS[DATASETS[flags.dataset_name]]
+  if flags.questions and own is None:
+    preparation.check_questions_file(flags.questions)
+  if own is None and not flags.questions:
+    try:
+      dataset.read_training(None)
+    except errors.UserError as error:
+      raise errors.UserError(
+        f"no training questions for {flags.dataset_name}: pass"
+        f" --questions=FILE.jsonl, or set {sources.ENVIRONMENT_VARIABLE} to the"
+        f" folder that has them ({error})"
+      ) from error
   wanted = preparation.Preparation(
-    **{f.name: getattr(flags, f.name) for f in fields}
+    records=flags.records,
+    vocabulary=flags.vocabulary,
+    mode=flags.mode,
+    data_dir=flags.data_dir,
+    dataset_name=flags.dataset_name,
+    read_questions=functools.partial(dataset.read_training, flags.questions),
+    questions_from=_questions_from(flags),
+    answer=dataset.in_distribution.answer,
+    keep_truncated=flags.keep_truncated,
   )
   if flags.runner:
     with registered_tasks.quiet_import():
@@ -144,6 +195,14 @@ def _prepare_teacher(flags: argparse.Namespace) -> int:
     )
   teacher_records.print_coverage(prepared.report)
   return 0
+
+
+def _questions_from(flags: argparse.Namespace) -> str:
+  if flags.dataset:
+    return f"--dataset={flags.dataset}"
+  if flags.questions:
+    return f"--questions={flags.questions}"
+  return "the data directory's own training file (or --questions=FILE.jsonl)"
 
 
 def _summary(report: Mapping[str, typing.Any], path: str) -> str:

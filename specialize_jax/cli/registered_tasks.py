@@ -1,5 +1,7 @@
 """Registers the tasks that gin files name, without TensorFlow's chatter."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import gc
@@ -7,14 +9,26 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Sequence
 
+from specialize_jax.cli import own_modules
 from specialize_jax.files import paths
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.datasets import files
 
 DATA_DIRECTORY = paths.INPUT_DIRECTORY.local(
   "the tasks read their files from a local disk; copy them to every host"
 )
-PATHS = {"data_dir": DATA_DIRECTORY, "tfds_data_dir": paths.INPUT_DIRECTORY}
+DATASET_FILE = paths.INPUT_FILE.local(
+  "its sets lie beside it; copy the folder to every host"
+)
+PATHS = {
+  "data_dir": DATA_DIRECTORY,
+  "tfds_data_dir": paths.INPUT_DIRECTORY,
+  "dataset": DATASET_FILE,
+}
 """What the flags of `add_flags` have to be, for `paths.check_flags`."""
 
 
@@ -32,22 +46,69 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default=None,
     metavar="DIR",
     help="where the datasets of `specialize prepare` lie (default: tfds/ "
-    "below the data directory)",
+    "beside --dataset, or below the data directory)",
   )
+  add_dataset_flag(parser)
 
 
-def register(data_dir: str | None, tfds_data_dir: str | None) -> None:
+def add_dataset_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds `--dataset` and `--import`."""
+  parser.add_argument(
+    "--dataset",
+    metavar="FILE.yaml",
+    help="your own domain, described in one file (docs/own_domain.md); its"
+    " tasks and mixtures are registered",
+  )
+  own_modules.add_flag(parser)
+
+
+def load_dataset(
+  path: str | None, imports: Sequence[str] = ()
+) -> files.DatasetFile | None:
+  """Imports a user's modules, then reads and checks the dataset file.
+
+  Args:
+    path: as `--dataset` was given.
+    imports: as `--import` was given.
+
+  Raises:
+    UserError: a module or the file cannot be read, or has mistakes.
+  """
+  own_modules.import_named(imports)
+  if path is None:
+    return None
+  from specialize_jax.datasets import files
+
+  return files.load(path)
+
+
+def register(
+  data_dir: str | None,
+  tfds_data_dir: str | None,
+  dataset: str | None = None,
+  imports: Sequence[str] = (),
+) -> files.DatasetFile | None:
   """Registers every task with seqio, and says where their files lie.
 
   Args:
     data_dir: as `--data_dir` was given.
     tfds_data_dir: as `--tfds_data_dir` was given.
+    dataset: as `--dataset` was given.
+    imports: as `--import` was given.
+
+  Returns:
+    The dataset file, if one was given.
 
   Raises:
-    UserError: one of them cannot be read.
+    UserError: one of them cannot be read, or has mistakes.
   """
-  given = {"data_dir": data_dir, "tfds_data_dir": tfds_data_dir}
+  given = {
+    "data_dir": data_dir,
+    "tfds_data_dir": tfds_data_dir,
+    "dataset": dataset,
+  }
   paths.check_flags(argparse.Namespace(**given), PATHS)
+  own_modules.check_named(imports)
   # tfds warns of its own deprecated property, once for each feature.
   logging.getLogger("absl").addFilter(
     lambda record: "FeatureConnector.dtype" not in record.getMessage()
@@ -56,11 +117,24 @@ def register(data_dir: str | None, tfds_data_dir: str | None) -> None:
     import seqio
 
     from specialize_jax.data import sources
-    from tasks import mixtures  # noqa: F401  (registers every task)
+    from specialize_jax.tasks import mixtures  # noqa: F401  (registers all)
   if data_dir is not None:
     sources.set_data_dir(data_dir)
   if tfds_data_dir is not None:
     seqio.set_tfds_data_dir_override(tfds_data_dir)
+  own = load_dataset(dataset, imports)
+  if own is not None:
+    from specialize_jax.datasets import registration
+
+    registration.add(own.dataset)
+  return own
+
+
+def register_for(flags: argparse.Namespace) -> files.DatasetFile | None:
+  """Registers every task by the flags of `add_flags`; see `register`."""
+  return register(
+    flags.data_dir, flags.tfds_data_dir, flags.dataset, flags.imports
+  )
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import parsers
+from specialize_jax.cli import parsers, registered_tasks
+from specialize_jax.cot import formats
 from specialize_jax.files import paths
 
 _EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="EVAL_DIR",
     help="with --run: the same on the specialized model",
   )
+  registered_tasks.add_dataset_flag(parser)
   parser.add_argument(
     "--results_dir",
     metavar="DIR",
@@ -67,6 +69,21 @@ def build_parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _roles(flags: argparse.Namespace) -> dict[str, object]:
+  """Returns which tasks of a dataset file are in and out of distribution."""
+  own = registered_tasks.load_dataset(flags.dataset, flags.imports)
+  if own is None:
+    return {}
+  shown = formats.ZERO_SHOT_CHAIN_OF_THOUGHT
+  dataset = own.dataset
+  return {
+    "in_distribution": dataset.in_distribution.task(shown),
+    "out_of_distribution": [
+      one.task(shown) for one in dataset.out_of_distribution
+    ],
+  }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Builds the page, prints the main table and where the page is."""
   flags = build_parser().parse_args(argv)
@@ -77,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       "run": paths.INPUT_DIRECTORY,
       "before": paths.INPUT_DIRECTORY,
       "after": paths.INPUT_DIRECTORY,
+      "dataset": registered_tasks.DATASET_FILE,
       "output": paths.OUTPUT_FILE,
       "figures_dir": paths.OUTPUT_DIRECTORY,
       "markdown": paths.OUTPUT_FILE,
@@ -102,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   if flags.run is not None:
     results = results_lib.load_run(
-      flags.run, before=flags.before, after=flags.after
+      flags.run, before=flags.before, after=flags.after, **_roles(flags)
     )
   else:
     results = results_lib.load(flags.results_dir)

@@ -1,13 +1,19 @@
 """`specialize score`: grades the predictions of any system."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
+import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import parsers
+from specialize_jax.cli import parsers, registered_tasks
 from specialize_jax.files import paths
+
+if typing.TYPE_CHECKING:
+  from specialize_jax.cot import answer_rules
 
 _EXAMPLE = """example:
   echo '{"prediction": "So the answer is 1,200.", "target": "1200"}' \\
@@ -31,11 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--task",
-    required=True,
     metavar="TASK",
     help="gsm8k, multiarith, asdiv, svamp, or bbh/TASK with the name of one "
-    "of the 27 BIG-Bench-Hard tasks: decides what an answer is",
+    "of the 27 BIG-Bench-Hard tasks: decides what an answer is; with --dataset "
+    "the name of a set of it that has a rule of its own (default: the "
+    "dataset's rule)",
   )
+  registered_tasks.add_dataset_flag(parser)
   parser.add_argument(
     "--grader",
     default="fixed",
@@ -72,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   paths.check_flags(
     flags,
     {
+      "dataset": registered_tasks.DATASET_FILE,
       "inputs": paths.INPUT_FILE,
       "output": paths.OUTPUT_FILE,
     },
@@ -84,11 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(flags: argparse.Namespace) -> int:
-  from specialize_jax.evaluation import benchmarks, metrics, row_fields
+  from specialize_jax.evaluation import metrics, row_fields
   from specialize_jax.files import reading, writing
 
   metric = metrics.Accuracy(
-    kind=benchmarks.kind(flags.task),
+    rule=_rule(flags),
     grader=flags.grader,
     chain_of_thought={"chain_of_thought": True, "answer_only": False}.get(
       flags.prompt
@@ -128,6 +137,37 @@ def _score(flags: argparse.Namespace) -> int:
   }
   print(json.dumps(summary))
   return 0
+
+
+def _rule(flags: argparse.Namespace) -> answer_rules.AnswerRule:
+  """Returns what an answer is.
+
+  Raises:
+    UserError: neither a task nor a dataset says it, or there is no such task.
+  """
+  from specialize_jax.cot import answer_rules
+  from specialize_jax.evaluation import benchmarks
+
+  own = registered_tasks.load_dataset(flags.dataset, flags.imports)
+  if own is None:
+    if flags.task is None:
+      raise errors.UserError(
+        "--task=TASK or --dataset=FILE.yaml is missing: it says what an answer"
+        " is"
+      )
+    return answer_rules.AnswerRule(kind=benchmarks.kind(flags.task))
+  dataset = own.dataset
+  rules = {dataset.name: dataset.in_distribution.answer}
+  for one in dataset.benchmarks[1:]:
+    rules[one.name] = one.answer
+    rules[one.name.removeprefix(f"{dataset.name}_")] = one.answer
+  name = dataset.name if flags.task is None else flags.task
+  if name not in rules:
+    raise errors.UserError(
+      f"--task={name}: --dataset={flags.dataset} has no such set: expected one"
+      f" of {', '.join(rules)}, or no --task for the dataset's own rule"
+    )
+  return rules[name]
 
 
 def _each_output_once(

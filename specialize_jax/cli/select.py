@@ -1,11 +1,16 @@
 """`specialize select`: the checkpoint with the best held-out mean."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Mapping, Sequence
 
+from specialize_jax import errors
 from specialize_jax.cli import (
   devices,
   flag_types,
@@ -15,12 +20,19 @@ from specialize_jax.cli import (
 )
 from specialize_jax.files import paths
 
+if typing.TYPE_CHECKING:
+  from specialize_jax.datasets import description
+  from specialize_jax.evaluation import selection
+
 _EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
   specialize select --model_dir=demo_output/specialize
   specialize select --model_dir=demo_output/specialize --evaluate \\
     --gin_file=experiments/mini/select.gin --data_dir=demo_output/world
+Of your own domain: --dataset=tickets.yaml names the tasks.
 The choice is MODEL_DIR/best, which INITIAL_CHECKPOINT_PATH, `specialize
-convert --checkpoint` and `specialize generate --checkpoint` take.
+convert --checkpoint` and `specialize generate --checkpoint` take. A second call
+that compares something else shows its choice and leaves that place alone,
+unless --move_best is given.
 """
 
 
@@ -46,7 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     "--out_of_distribution",
     default="",
     metavar="TASK,TASK",
-    help="the tasks whose mean decides (default: MultiArith, ASDiv and SVAMP, "
+    help="the tasks whose mean decides (default: those of --dataset, else"
+    " MultiArith, ASDiv and SVAMP, "
     "real or of the mini world, zero-shot with chain of thought)",
   )
   parser.add_argument(
@@ -54,6 +67,19 @@ def build_parser() -> argparse.ArgumentParser:
     default="",
     metavar="TASK",
     help="the task of the other rule (default: GSM8K, likewise)",
+  )
+  parser.add_argument(
+    "--metric",
+    default="accuracy",
+    metavar="NAME",
+    help="what is compared, of tasks with metrics of their own; more of it is"
+    " better (default: accuracy)",
+  )
+  parser.add_argument(
+    "--move_best",
+    action="store_true",
+    help="make this choice MODEL_DIR/best, though that was selected by other"
+    " tasks or another metric",
   )
   parser.add_argument(
     "--output",
@@ -113,8 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   tested = flags.evaluate or flags.follow
   if tested:
-    registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
+    own = registered_tasks.register_for(flags)
     devices.start(flags)
+  else:
+    own = registered_tasks.load_dataset(flags.dataset, flags.imports)
 
   import jax
 
@@ -124,42 +152,113 @@ def main(argv: Sequence[str] | None = None) -> int:
   if jax.process_index() == 0:
     held = locks.directory(flags.model_dir, "--model_dir", part="selection")
   with held:
-    return _select(flags, bindings, tested)
+    return _select(flags, bindings, tested, own.dataset if own else None)
 
 
 def _select(
-  flags: argparse.Namespace, bindings: Sequence[str], tested: bool
+  flags: argparse.Namespace,
+  bindings: Sequence[str],
+  tested: bool,
+  own: description.Dataset | None,
 ) -> int:
   import jax
 
+  from specialize_jax.cot import formats
   from specialize_jax.runs import choosing
 
   out_of_distribution = [
     task.strip() for task in flags.out_of_distribution.split(",") if task
   ]
   in_distribution = flags.in_distribution or None
+  defaults = {
+    "MIXTURE_OR_TASK_NAME": "math_all_validation_v1",
+    "TEST_MIXTURE_OR_TASK_NAME": "math_all_test_v1",
+  }
+  if own is not None:
+    shown = formats.ZERO_SHOT_CHAIN_OF_THOUGHT
+    if not out_of_distribution:
+      out_of_distribution = [
+        one.task(shown)
+        for one in own.out_of_distribution
+        if "validation" in one.splits
+      ]
+      in_distribution = in_distribution or own.in_distribution.task(shown)
+      # Without any set out of distribution the one in distribution decides.
+      out_of_distribution = out_of_distribution or [in_distribution]
+    defaults = {
+      "MIXTURE_OR_TASK_NAME": f"{own.name}_validation",
+      "TEST_MIXTURE_OR_TASK_NAME": f"{own.name}_test",
+    }
   what = None
   if tested:
     from specialize_jax.runs import selecting
 
-    with gin_files.loaded(flags, bindings):
+    with gin_files.loaded(flags, bindings, defaults):
       what = gin_files.configured(selecting.Selecting)(
         model_dir=flags.model_dir,
         out_of_distribution=out_of_distribution,
         in_distribution=in_distribution,
+        metric=flags.metric,
       )
+    _refuse_to_move(out_of_distribution, flags)
     _evaluate(what, flags)
   chosen = choosing.choose(
     choosing.evaluated(flags.model_dir),
     flags.model_dir,
     out_of_distribution,
     in_distribution,
+    metric=flags.metric,
   )
+  earlier = choosing.earlier_criterion(flags.model_dir)
+  is_another = earlier not in (None, chosen.criterion)
+  if is_another and not flags.move_best:
+    if jax.process_index() == 0:
+      _tell_another(chosen, earlier, flags)
+    return 0
   best = choosing.place(flags.model_dir, chosen)
   test = selecting.test(what, chosen) if what else None
   if jax.process_index() == 0:
     _tell(chosen, test, best, flags)
   return 0
+
+
+def _tell_another(
+  chosen: selection.Selection,
+  earlier: tuple[str, tuple[str, ...]],
+  flags: argparse.Namespace,
+) -> None:
+  """Shows a choice by another criterion than that of MODEL_DIR/best."""
+  from specialize_jax.checkpoints import best
+  from specialize_jax.files import writing
+  from specialize_jax.reports import tables
+
+  if flags.output:
+    writing.write_json(flags.output, {**chosen.as_json(), "test": None})
+  print(tables.selection(chosen))
+  metric, tasks = earlier
+  step = best.step_in(flags.model_dir)
+  print(
+    f"specialize select: {flags.model_dir}/{best.NAME} stays at step {step},"
+    f" selected by {metric} of {', '.join(tasks)}: give --move_best to replace"
+    " it by this choice",
+    file=sys.stderr,
+  )
+  print(json.dumps(_summary(chosen, None, None, flags)))
+
+
+def _refuse_to_move(tasks: Sequence[str], flags: argparse.Namespace) -> None:
+  """Raises UserError where --follow would replace another choice as it goes."""
+  from specialize_jax.runs import choosing
+
+  earlier = choosing.earlier_criterion(flags.model_dir)
+  now = flags.metric, tuple(sorted(tasks))
+  is_another = tasks and earlier not in (None, now)
+  if flags.follow and is_another and not flags.move_best:
+    raise errors.UserError(
+      f"--follow keeps the best step so far in {flags.model_dir}/best, which"
+      f" was selected by {earlier[0]} of {', '.join(earlier[1])}: give"
+      " --move_best to replace it, or leave --follow out"
+    )
 
 
 def _evaluate(what: object, flags: argparse.Namespace) -> None:
@@ -198,16 +297,26 @@ def _tell(
   print(tables.selection(chosen))
   if test:
     print(tables.selection_cost(chosen, test))
-  summary = {
+  print(json.dumps(_summary(chosen, test, best, flags)))
+
+
+def _summary(
+  chosen: selection.Selection,
+  test: Mapping[str, object] | None,
+  best: object,
+  flags: argparse.Namespace,
+) -> dict[str, object]:
+  """Returns the last line that is printed."""
+  steps = os.path.join(flags.model_dir, "checkpoints")
+  return {
     "step": chosen.step,
     "mean": chosen.mean,
     "in_distribution_step": chosen.in_distribution_step,
     "in_distribution_mean": chosen.in_distribution_mean,
     "test_cost": test and test["cost"],
-    "checkpoint": str(model_dir / "checkpoints" / str(chosen.step)),
+    "checkpoint": os.path.join(steps, str(chosen.step)),
     "best": best and str(best),
   }
-  print(json.dumps(summary))
 
 
 if __name__ == "__main__":

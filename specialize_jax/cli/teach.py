@@ -19,6 +19,7 @@ from specialize_jax.cli import parsers, registered_tasks
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
+  from specialize_jax.datasets import files
   from specialize_jax.records import store
   from specialize_jax.teacher import client, limits, prompts, standing
 
@@ -27,8 +28,10 @@ _EXAMPLE = """example (GSM8K's training questions, as the paper asks them):
     --base_url=http://localhost:8000/v1 --model=MODEL --output=records
 
 The key, where the endpoint wants one, is read from the environment variable
-OPENAI_API_KEY. Stop the command whenever you like, in whatever way: the same
-command goes on where it was, and asks for nothing that the store has.
+OPENAI_API_KEY. A domain of your own, whose answers need not be numbers, is
+described in a file (docs/own_domain.md): --dataset=tickets.yaml instead of
+--benchmark and --prompt. Stop the command whenever you like, in whatever way:
+the same command goes on where it was, and asks for nothing that the store has.
 """
 
 _FORBIDDEN = {
@@ -70,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_question_flags(group: argparse._ArgumentGroup) -> None:
-  source = group.add_mutually_exclusive_group(required=True)
+  source = group.add_mutually_exclusive_group()
   source.add_argument(
     "--questions",
     metavar="FILE.jsonl",
@@ -81,6 +84,7 @@ def _add_question_flags(group: argparse._ArgumentGroup) -> None:
     metavar="NAME",
     help="gsm8k, multiarith, asdiv or svamp, as its authors publish it",
   )
+  registered_tasks.add_dataset_flag(group)
   group.add_argument(
     "--split", default="train", help="the benchmark's split (default: train)"
   )
@@ -111,10 +115,10 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
   )
   group.add_argument(
     "--prompt",
-    default="few_shot_chain_of_thought",
     metavar="NAME|FILE",
-    help="few_shot_chain_of_thought (default), zero_shot_chain_of_thought, or"
-    " a text file with {question} in it once",
+    help="few_shot_chain_of_thought, zero_shot_chain_of_thought, or"
+    " a text file with {question} in it once (default: teacher.prompt of"
+    " --dataset, else few_shot_chain_of_thought, which is GSM8K's)",
   )
   group.add_argument("--temperature", type=_not_negative, default=0.5)
   group.add_argument(
@@ -232,6 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags,
     {
       "questions": paths.INPUT_FILE,
+      "dataset": registered_tasks.DATASET_FILE,
       "data_dir": registered_tasks.DATA_DIRECTORY,
       "prompt": _PROMPT,
       "output": paths.LOCAL_STORE,
@@ -240,11 +245,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   limits_of_store = _limits(flags)
 
   from specialize_jax.cli import sampling_progress
+  from specialize_jax.cot import answer_rules
   from specialize_jax.records import store
-  from specialize_jax.teacher import client, prompts, sampling, standing
+  from specialize_jax.teacher import client, sampling, standing
 
-  problems = _problems(flags)
-  prompt = prompts.load(flags.prompt)
+  own = registered_tasks.load_dataset(flags.dataset, flags.imports)
+  problems = _problems(flags, own)
+  prompt = _prompt(flags, own)
+  rule = own.dataset.in_distribution.answer if own else answer_rules.NUMBER
   connection = _connection(flags)
   asked = _sampling(flags)
   teacher = client.Client(connection, asked)
@@ -265,6 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sampling.Committer(writer),
             limits_of_store=limits_of_store,
             samples_per_request=flags.samples_per_request,
+            rule=rule,
             progress=progress.update,
           )
           return await sampler.run(now, flags.concurrency)
@@ -283,10 +292,38 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _problems(flags: argparse.Namespace) -> list[standing.Problem]:
+def _prompt(
+  flags: argparse.Namespace, own: files.DatasetFile | None
+) -> prompts.Prompt:
+  """Returns how a question is put, as the flags or the dataset say."""
+  from specialize_jax.teacher import prompts
+
+  if flags.prompt is not None:
+    return prompts.load(flags.prompt)
+  if own is None:
+    return prompts.load("few_shot_chain_of_thought")
+  if own.dataset.teacher_prompt is None:
+    raise errors.UserError(
+      f"--dataset={flags.dataset} does not say how the teacher is asked: add"
+      " `teacher: {prompt: ...}` with {question} in it, or give --prompt"
+    )
+  return prompts.Prompt(template=own.dataset.teacher_prompt)
+
+
+def _problems(
+  flags: argparse.Namespace, own: files.DatasetFile | None
+) -> list[standing.Problem]:
   from specialize_jax.cli import asked_questions
 
-  if flags.questions is not None:
+  given = [flags.questions, flags.benchmark, own]
+  if sum(one is not None for one in given) != 1:
+    raise errors.UserError(
+      "one of --dataset=FILE.yaml, --questions=FILE.jsonl and --benchmark=NAME"
+      " says what is asked: give exactly one"
+    )
+  if own is not None:
+    problems = asked_questions.of_dataset(own)
+  elif flags.questions is not None:
     problems = asked_questions.read_file(flags.questions)
   else:
     from specialize_jax.data import sources

@@ -94,13 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   logs.start(flags)
 
-  registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
+  own = registered_tasks.register_for(flags)
   if not flags.print_config:
     devices.start(flags)
 
-  from specialize_jax.runs import experiment
+  from specialize_jax.runs import experiment, keeping
 
-  with gin_files.loaded(flags, bindings) as config_text:
+  defaults = {}
+  if own is not None:
+    defaults["MIXTURE_OR_TASK_NAME"] = f"{own.dataset.name}_specialize"
+  with gin_files.loaded(flags, bindings, defaults) as config_text:
     gin_files.check_paths()
     if flags.print_config:
       print(config_text)
@@ -114,7 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   if flags.dry_run:
     _dry_run(configured, flags.topology)
   else:
-    experiment.train(configured, config_text=config_text)
+    experiment.train(
+      configured,
+      config_text=config_text,
+      files={keeping.DATASET: own.content} if own else {},
+    )
   return 0
 
 

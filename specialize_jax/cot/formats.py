@@ -1,10 +1,10 @@
 """The four data formats: how a problem becomes a prompt and a target.
 
-A format is {in-context, zero-shot} x {answer-only, chain-of-thought}. The
-wording is the paper's, down to each newline (FranxYao/
+A format is {in-context, zero-shot} x {answer-only, chain-of-thought}, in a
+wording. The default wording is the paper's, down to each newline (FranxYao/
 FlanT5-CoT-Specialization: src/data_utils.py, `process_data_format` and
 `sample_in_context_example`), since a checkpoint answers the wording that it
-was trained on.
+was trained on; a dataset file can have its own.
 """
 
 import dataclasses
@@ -29,6 +29,33 @@ class Demonstration:
   answer: str
 
 
+QUESTION, ANSWER = "{question}", "{answer}"
+"""Where a question and an answer stand in a template, once each."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wording:
+  """The words around a question and around an answer.
+
+  A demonstration is its prompt, a line break and its rationale, or its prompt,
+  a space and its answer; a blank line ends it.
+
+  Attributes:
+    chain_of_thought: The prompt that asks for a chain of thought.
+    answer_only: The zero-shot prompt that asks for the answer alone.
+    in_context_answer_only: The same after demonstrations.
+    answer: What an answer-only target says, and a rationale ends with.
+  """
+
+  chain_of_thought: str = f"Q: {QUESTION}\nLet's think step by step"
+  answer_only: str = f"Q: {QUESTION} A:"
+  in_context_answer_only: str = f"Q: {QUESTION}\nA:"
+  answer: str = f"The answer is {ANSWER}"
+
+
+PAPER = Wording()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFormat:
   """One of the four ways to write an example.
@@ -39,11 +66,13 @@ class DataFormat:
     in_context: Whether demonstrations stand before the question.
     chain_of_thought: Whether the target is the rationale; else the answer
       alone.
+    wording: The words around question and answer.
   """
 
   name: str
   in_context: bool
   chain_of_thought: bool
+  wording: Wording = PAPER
 
 
 IN_CONTEXT_ANSWER_ONLY = DataFormat(
@@ -67,13 +96,25 @@ FORMATS = (
 )
 
 
-def by_name(name: str) -> DataFormat:
-  """Gives the format called `name`.
+def worded(wording: Wording) -> tuple[DataFormat, ...]:
+  """Returns the four formats in a wording."""
+  if wording == PAPER:
+    return FORMATS
+  return tuple(dataclasses.replace(one, wording=wording) for one in FORMATS)
+
+
+def number_of(data_format: DataFormat) -> int:
+  """Returns the place of a format, in any wording, among the four, from 0."""
+  return [one.name for one in FORMATS].index(data_format.name)
+
+
+def by_name(name: str, wording: Wording = PAPER) -> DataFormat:
+  """Returns the format called `name`.
 
   Raises:
     UserError: no format has that name.
   """
-  for data_format in FORMATS:
+  for data_format in worded(wording):
     if data_format.name == name:
       return data_format
   known = ", ".join(data_format.name for data_format in FORMATS)
@@ -93,11 +134,27 @@ def render_question(question: str, data_format: DataFormat) -> str:
     >>> render_question("1 + 1?", ZERO_SHOT_CHAIN_OF_THOUGHT)
     "Q: 1 + 1?\nLet's think step by step"
   """
+  wording = data_format.wording
   if data_format.chain_of_thought:
-    return f"Q: {question}\nLet's think step by step"
+    return _filled(wording.chain_of_thought, QUESTION, question)
   if data_format.in_context:
-    return f"Q: {question}\nA:"
-  return f"Q: {question} A:"
+    return _filled(wording.in_context_answer_only, QUESTION, question)
+  return _filled(wording.answer_only, QUESTION, question)
+
+
+def render_answer(answer: str, wording: Wording = PAPER) -> str:
+  """Writes the sentence that states an answer.
+
+  Example:
+    >>> render_answer("72")
+    'The answer is 72'
+  """
+  return _filled(wording.answer, ANSWER, answer)
+
+
+def _filled(template: str, place: str, text: str) -> str:
+  before, _, after = template.partition(place)
+  return f"{before}{text}{after}"
 
 
 def render_demonstration(
@@ -114,11 +171,12 @@ def render_demonstration(
     >>> render_demonstration(one, IN_CONTEXT_CHAIN_OF_THOUGHT)
     "Q: 1 + 1?\nLet's think step by step\n1 + 1 = 2. The answer is 2\n\n"
   """
-  question = demonstration.question
+  shown = dataclasses.replace(data_format, in_context=True)
+  prompt = render_question(demonstration.question, shown)
   if data_format.chain_of_thought:
-    rationale = demonstration.rationale
-    return f"Q: {question}\nLet's think step by step\n{rationale}\n\n"
-  return f"Q: {question}\nA: The answer is {demonstration.answer}\n\n"
+    return f"{prompt}\n{demonstration.rationale}\n\n"
+  answer = render_answer(demonstration.answer, data_format.wording)
+  return f"{prompt} {answer}\n\n"
 
 
 def render_prompt(
@@ -160,4 +218,4 @@ def render_target(data_format: DataFormat, rationale: str, answer: str) -> str:
   """
   if data_format.chain_of_thought:
     return rationale
-  return f"The answer is {answer}"
+  return render_answer(answer, data_format.wording)

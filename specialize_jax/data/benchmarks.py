@@ -16,7 +16,7 @@ from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import questions, sources, splits
+from specialize_jax.data import questions, record_filter, sources, splits
 from specialize_jax.files import reading
 
 Question = questions.Question
@@ -134,12 +134,18 @@ def demonstrations() -> list[formats.Demonstration]:
   return questions.to_demonstrations(read("gsm8k", "train"))
 
 
-def evaluation_source(dataset: str) -> sources.TableSource:
-  """Gives a benchmark's seqio source, `validation` and `test`."""
-  return sources.TableSource(
-    lambda split: questions.to_columns(read(dataset, split)),
-    splits=["validation", "test"],
-    description=dataset,
+def gsm8k_training(path: str | None = None) -> record_filter.TrainingQuestions:
+  """Reads what a teacher of GSM8K was asked: its training file.
+
+  Its validation questions are in that file, and are held out.
+
+  Args:
+    path: the authors' file; None for that of the data directory.
+  """
+  asked = read_gsm8k(path or sources.find(FILES["gsm8k"][0]), "train")
+  held_out, _ = splits.split_validation(asked)
+  return record_filter.TrainingQuestions(
+    asked=asked, held_out=held_out, validation=held_out
   )
 
 

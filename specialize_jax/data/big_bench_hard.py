@@ -140,11 +140,9 @@ def source(
       its instruction. The paper's code always shows what it keeps of them.
   """
 
-  def read(split: str) -> Mapping[str, Sequence[str]]:
+  def read_columns(split: str) -> Mapping[str, Sequence[str]]:
     rows, prompt_text, path = _read_task(task)
-    if split == "validation":
-      # Whole texts: the words of a row of brackets are none.
-      rows, _ = splits.split_validation(rows, words_fn=str)
+    rows = _of_split(rows, split)
     write = _writer(prompt_text, path, rule, in_context=in_context)
     return {
       **questions.to_columns(rows),
@@ -153,10 +151,24 @@ def source(
     }
 
   return sources.TableSource(
-    read,
+    read_columns,
     splits=["validation", "test"],
     description=f"BIG-Bench-Hard {task}",
   )
+
+
+def read(task: str, split: str) -> list[questions.Question]:
+  """Reads a task's questions; for the splits see `source`."""
+  return _of_split(_read_task(task)[0], split)
+
+
+def _of_split(
+  rows: list[questions.Question], split: str
+) -> list[questions.Question]:
+  if split != "validation":
+    return rows
+  # Whole texts: the words of a row of brackets are none.
+  return splits.split_validation(rows, words_fn=str)[0]
 
 
 def paths(task: str) -> tuple[str, str]:

@@ -123,9 +123,13 @@ def training_dataset(
 
 
 def find_provider(
-  mixture_or_task_name: str,
+  mixture_or_task_name: str, flag: str = "MIXTURE_OR_TASK_NAME"
 ) -> seqio.Task | seqio.Mixture:
-  """Gives a registered mixture or task.
+  """Returns a registered mixture or task.
+
+  Args:
+    mixture_or_task_name: its name.
+    flag: how the user gave it, for errors.
 
   Raises:
     UserError: nothing of that name is registered; names what is near.
@@ -139,10 +143,11 @@ def find_provider(
   hint = (
     f"did you mean {' or '.join(map(repr, near))}?"
     if near
-    else ("import the module that registers it, as in `import tasks.mixtures`.")
+    else "give --dataset=FILE.yaml, or --import=MODULE with the module that"
+    " registers it."
   )
   raise errors.UserError(
-    f"MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is not registered: {hint}"
+    f"{flag}={mixture_or_task_name!r} is not registered: {hint}"
   )
 
 

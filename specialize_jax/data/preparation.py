@@ -14,13 +14,9 @@ from etils import epath
 
 from specialize_jax import align, errors
 from specialize_jax.align import coverage, student
-from specialize_jax.data import (
-  aligned_records,
-  benchmarks,
-  questions,
-  record_filter,
-  sources,
-)
+from specialize_jax.cot import answer_rules
+from specialize_jax.data import aligned_records, questions, record_filter
+from specialize_jax.files import writing
 from specialize_jax.records import (
   columnar,
   packed_rows,
@@ -29,11 +25,7 @@ from specialize_jax.records import (
   tfds_builder,
 )
 
-DEFAULT_QUESTIONS = {
-  "gsm8k_teacher": "gsm8k/train.jsonl",
-  "mini_gsm_teacher": "mini/mini_gsm/train.jsonl",
-}
-"""Of each dataset that tasks read, where its questions lie."""
+_MAX_SHOWN = 500  # solved problems, many more than a prompt shows
 
 Lines = Iterable[columnar.Line]
 
@@ -47,9 +39,12 @@ class Preparation:
     vocabulary: the student's SentencePiece model.
     mode: one of `align.MODES`.
     data_dir: the folder of TFDS datasets that is written to.
-    dataset_name: a key of `DEFAULT_QUESTIONS`.
-    questions: the training questions that the teacher was asked; None for the
-      data directory's own.
+    dataset_name: the name of the dataset that is written, which tasks read.
+    read_questions: reads the questions that the teacher was asked; a function
+      of a module, or a `functools.partial` of one, which Beam can send to its
+      workers.
+    questions_from: how a user names them, for errors.
+    answer: what an answer is.
     keep_truncated: whether to keep samples that are not finished answers; they
       are targets without an end-of-sequence token.
   """
@@ -59,7 +54,9 @@ class Preparation:
   mode: str
   data_dir: str
   dataset_name: str
-  questions: str | None = None
+  read_questions: Callable[[], record_filter.TrainingQuestions]
+  questions_from: str = "the training file"
+  answer: answer_rules.AnswerRule = answer_rules.NUMBER
   keep_truncated: bool = False
 
 
@@ -129,6 +126,8 @@ class Stage:
 
   Attributes:
     questions: the training file's questions.
+    shown: the first right sample of the first few training questions, by the
+      question's number: solved problems to show.
     fingerprint: of the student's vocabulary.
   """
 
@@ -146,11 +145,14 @@ class Stage:
       mode=preparation.mode,
       keep_truncated=True,  # the filter has judged them
     )
-    self._index = _index(preparation.dataset_name, questions_path(preparation))
+    self._index = record_filter.QuestionIndex(preparation.read_questions())
     self._filter = record_filter.RightTrainingRows(
-      self._index, keep_truncated=preparation.keep_truncated
+      self._index,
+      rule=preparation.answer,
+      keep_truncated=preparation.keep_truncated,
     )
     self.questions = self._index.file_order
+    self.shown: dict[int, str] = {}
     self.fingerprint = self._aligner.aligner.student.fingerprint
 
   def process(
@@ -165,6 +167,11 @@ class Stage:
     kept, aligned = self._aligner.align(self._picked(lines, picked))
     places = aligned.samples_A.tolist()
     truncated = [picked[place][1] for place in places]
+    for place, is_cut in zip(places, truncated, strict=True):
+      number = picked[place][0]
+      is_new = number not in self.shown and len(self.shown) < _MAX_SHOWN
+      if is_new and not is_cut and not self._index.is_validation(number):
+        self.shown[number] = kept[place].text.strip()
     rows = packed_rows.pack(
       aligned_records.to_positions(aligned),
       questions=[picked[place][0] for place in places],
@@ -265,6 +272,11 @@ def prepare(
     )
   except tfds_builder.EmptyDatasetError as error:
     raise nothing_kept(preparation, tally.num_records, tally.dropped) from error
+  rows_shown = [
+    vars(dataclasses.replace(stage.questions[number], rationale=text))
+    for number, text in stage.shown.items()
+  ]
+  writing.write_rows(epath.Path(path) / questions.DEMONSTRATIONS, rows_shown)
   validation_path = write_validation(validation, stage, preparation)
   tally.kept -= len(validation)
   report = tally.report(
@@ -304,49 +316,41 @@ def write_validation(
   )
 
 
-def questions_path(preparation: Preparation) -> str:
-  """Returns the file of the training questions."""
-  return preparation.questions or _default_questions(preparation.dataset_name)
+def questions_of_files(path: str) -> record_filter.TrainingQuestions:
+  """Reads training questions; `validation` and `test` lie beside them.
 
+  Args:
+    path: a file of question rows, such as `mini/mini_gsm/train.jsonl`.
 
-def _default_questions(dataset_name: str) -> str:
-  relative = DEFAULT_QUESTIONS[dataset_name]
-  try:
-    return sources.find(relative)
-  except errors.UserError as error:
-    raise errors.UserError(
-      f"no training questions for {dataset_name}: pass --questions=FILE.jsonl,"
-      f" or set {sources.ENVIRONMENT_VARIABLE} to a folder with {relative}"
-    ) from error
-
-
-def _index(dataset_name: str, path: str) -> record_filter.QuestionIndex:
-  """Reads what may be trained on and what may not."""
-  if not epath.Path(path).is_file():
-    raise errors.UserError(
-      f"--questions={path} does not exist: expected a file of questions, one"
-      " JSON object a line"
-    )
-  if dataset_name == "gsm8k_teacher":
-    return record_filter.gsm8k_index(
-      benchmarks.read_gsm8k(path, "train"), validation=True
-    )
+  Raises:
+    UserError: there is no such file, or a row is no question.
+  """
+  check_questions_file(path)
   held_out: dict[str, list[questions.Question]] = {}
   for split in ("validation", "test"):
     beside = epath.Path(path).with_name(f"{split}.jsonl")
     if beside.is_file():
       held_out[split] = questions.read_questions(str(beside))
-  return record_filter.QuestionIndex(
-    questions.read_questions(path),
-    [question for of_split in held_out.values() for question in of_split],
-    held_out.get("validation", ()),
+  return record_filter.TrainingQuestions(
+    asked=questions.read_questions(path),
+    held_out=[one for of_split in held_out.values() for one in of_split],
+    validation=held_out.get("validation", ()),
   )
+
+
+def check_questions_file(path: str) -> None:
+  """Raises UserError where there is no file of questions."""
+  if not epath.Path(path).is_file():
+    raise errors.UserError(
+      f"--questions={path} does not exist: expected a file of questions, one"
+      " JSON object a line"
+    )
 
 
 def nothing_kept(
   preparation: Preparation, num_records: int, dropped: Mapping[str, int]
 ) -> errors.UserError:
-  """Gives the error that says why there is no row."""
+  """Returns the error that says why there is no row."""
   if not num_records:
     return errors.UserError(
       f"--records={preparation.records} holds no record; nothing to prepare"
@@ -355,7 +359,6 @@ def nothing_kept(
   why = ", ".join(f"{count} {reason}" for reason, count in reasons)
   return errors.UserError(
     f"--records={preparation.records}: none of the {num_records} records can"
-    f" be trained on ({why}); check that"
-    f" --questions={questions_path(preparation)} is the file that the teacher"
-    " was asked from"
+    f" be trained on ({why}); check that {preparation.questions_from} is what"
+    " the teacher was asked from"
   )

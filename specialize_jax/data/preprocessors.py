@@ -281,5 +281,5 @@ def _rendered(
     **row,
     features.INPUTS: inputs,
     features.TARGETS: targets,
-    features.DATA_FORMAT: tf.constant(1 + formats.FORMATS.index(data_format)),
+    features.DATA_FORMAT: tf.constant(1 + formats.number_of(data_format)),
   }

@@ -14,6 +14,9 @@ from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.files import reading, writing
 
+DEMONSTRATIONS = "demonstrations.jsonl"
+"""In the folder of a teacher's dataset: some of its right samples, to show."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:

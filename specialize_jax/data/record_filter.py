@@ -1,15 +1,19 @@
 """Which teacher records a student may learn from.
 
+A verdict is derived here from the record's text, by the dataset's own rule, and
+never taken from the record, whose writer may have known another rule.
+
 Right and finished ones, of training questions: wrong answers teach wrong
 steps, one that was cut off teaches to stop anywhere, and a validation or test
 question that is trained on measures nothing.
 """
 
 import collections
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from specialize_jax.cot import answers
+from specialize_jax.cot import answer_rules
 from specialize_jax.data import questions, splits
 from specialize_jax.records import columnar, schema
 
@@ -20,6 +24,23 @@ UNKNOWN = "question not in the training file"
 REPEATED = "sample occurs twice"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingQuestions:
+  """The questions that a teacher was asked, and those to keep out.
+
+  Attributes:
+    asked: every question of the training file, in its order.
+    held_out: what must not be trained on, whether in that file or not.
+    validation: those of `held_out` whose records a student is validated by.
+    words_fn: what makes two questions the same.
+  """
+
+  asked: Sequence[questions.Question]
+  held_out: Sequence[questions.Question] = ()
+  validation: Sequence[questions.Question] = ()
+  words_fn: Callable[[str], str] = splits.words_of
+
+
 class QuestionIndex:
   """Finds a record's question, and whether it is held out.
 
@@ -28,38 +49,34 @@ class QuestionIndex:
   """
 
   def __init__(
-    self,
-    file_order: Sequence[questions.Question],
-    held_out: Sequence[questions.Question],
-    validation: Sequence[questions.Question] = (),
+    self, training: TrainingQuestions, *, validation: bool = True
   ) -> None:
     """Indexes questions.
 
     Args:
-      file_order: every question of the training file, in its order.
-      held_out: what must not be trained on, whether in that file or not.
-      validation: those of `held_out` whose records a student is validated by;
-        where they are not in the training file, their numbers follow its.
+      training: the questions; the numbers of validation questions that are not
+        in the training file follow its own.
+      validation: whether records of validation questions are picked too.
     """
-    self._num_in_file = len(file_order)
-    known = {splits.words_of(one.question) for one in file_order}
-    self._validation = {splits.words_of(one.question) for one in validation}
+    # Teachers are asked the same question many times over.
+    words_of = functools.lru_cache(maxsize=1 << 15)(training.words_fn)
+    self._words_of = words_of
+    self._num_in_file = len(training.asked)
+    validated = training.validation if validation else ()
+    known = {words_of(one.question) for one in training.asked}
+    self._validation = {words_of(one.question) for one in validated}
     self.file_order = [
-      *file_order,
-      *(q for q in validation if splits.words_of(q.question) not in known),
+      *training.asked,
+      *(q for q in validated if words_of(q.question) not in known),
     ]
     numbers = range(len(self.file_order))
     # The last of repeated questions, as a dictionary has it.
     self._by_id = {self.file_order[n].question_id: n for n in numbers}
-    self._by_words = {
-      splits.words_of(self.file_order[n].question): n for n in numbers
-    }
-    self._held_out = {splits.words_of(one.question) for one in held_out}
-    # Teachers are asked the same question many times over.
-    self._words_of = functools.lru_cache(maxsize=1 << 15)(splits.words_of)
+    self._by_words = {words_of(self.file_order[n].question): n for n in numbers}
+    self._held_out = {words_of(one.question) for one in training.held_out}
 
   def find(self, head: schema.RecordHead) -> int | None:
-    """Gives the number of a question in the training file, None for none."""
+    """Returns the number of a question in the training file, None for none."""
     if head.question:
       return self._by_words.get(self._words_of(head.question))
     if isinstance(head.question_id, int):
@@ -68,7 +85,7 @@ class QuestionIndex:
     return self._by_id.get(head.question_id)
 
   def is_held_out(self, question: str) -> bool:
-    """Tells whether a question must not be trained on."""
+    """Returns whether a question must not be trained on."""
     return self._words_of(question) in self._held_out
 
   def is_validation(self, number: int) -> bool:
@@ -87,22 +104,28 @@ class RightTrainingRows:
   """
 
   def __init__(
-    self, index: QuestionIndex, *, keep_truncated: bool = False
+    self,
+    index: QuestionIndex,
+    *,
+    rule: answer_rules.AnswerRule = answer_rules.NUMBER,
+    keep_truncated: bool = False,
   ) -> None:
     """Starts with no row seen.
 
     Args:
       index: the training file's questions.
+      rule: what an answer is.
       keep_truncated: whether samples that are not finished answers are kept.
     """
     self._index = index
+    self._rule = rule
     self._keep_truncated = keep_truncated
     self._seen: set[tuple[int, int]] = set()
     self.dropped: collections.Counter[str] = collections.Counter()
 
   def pick(self, row: columnar.Row) -> int | None:
     """Returns the number of a row's question, or None for a row to drop."""
-    reason, number = _judge(row, self._index)
+    reason, number = _judge(row, self._index, self._rule)
     if number is not None and not self._keep_truncated:
       reason = schema.why_unfinished(row.head, len(row.steps)) or reason
     if reason is None and (number, row.head.sample) in self._seen:
@@ -115,7 +138,7 @@ class RightTrainingRows:
 
 
 def _judge(
-  row: columnar.Row, index: QuestionIndex
+  row: columnar.Row, index: QuestionIndex, rule: answer_rules.AnswerRule
 ) -> tuple[str | None, int | None]:
   """Returns why a row is dropped, or None, and its question's number."""
   number = index.find(row.head)
@@ -126,28 +149,6 @@ def _judge(
   question = index.file_order[number]
   if index.is_held_out(question.question) and not index.is_validation(number):
     return HELD_OUT, None
-  if not is_right(row, question.answer):
+  if not rule.finds(row.text, question.answer):
     return WRONG, number
   return None, number
-
-
-def is_right(row: columnar.Row, gold_answer: str) -> bool:
-  """Gives the `fixed` grader's verdict, grading where none is stored."""
-  if "fixed" in row.head.verdicts:
-    return row.head.verdicts["fixed"]
-  return answers.grade(
-    row.text, gold_answer, kind="number", grader="fixed"
-  ).correct
-
-
-def gsm8k_index(
-  rows: Sequence[questions.Question], *, validation: bool = False
-) -> QuestionIndex:
-  """Indexes GSM8K's training file; its validation questions are held out.
-
-  Args:
-    rows: the file.
-    validation: whether records of the validation questions are picked too.
-  """
-  held_out, _ = splits.split_validation(rows)
-  return QuestionIndex(rows, held_out, held_out if validation else ())

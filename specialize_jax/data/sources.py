@@ -64,11 +64,13 @@ def data_dir() -> str:
 
 
 def find(relative_path: str) -> str:
-  """Gives the path of a file of the data directory.
+  """Returns the path of a file of the data directory; an absolute one as it is.
 
   Raises:
     UserError: there is no such file.
   """
+  if os.path.isabs(relative_path) and os.path.exists(relative_path):
+    return relative_path
   path = os.path.join(data_dir(), relative_path)
   if not os.path.exists(path):
     raise errors.UserError(
@@ -86,15 +88,18 @@ def exists(relative_path: str) -> bool:
     return False
 
 
-def tfds_dir() -> str:
-  """Gives the folder of TFDS datasets.
+def tfds_dir(default: str | None = None) -> str:
+  """Returns the folder of TFDS datasets.
+
+  Args:
+    default: where none is set; None for `tfds/` in the data directory.
 
   Raises:
     UserError: neither it nor a data directory is set.
   """
   # The override itself is private to seqio; a loader resolves it.
   chosen = seqio.utils.LazyTfdsLoader("teacher:1.0.0").data_dir
-  return chosen or os.path.join(data_dir(), "tfds")
+  return chosen or default or os.path.join(data_dir(), "tfds")
 
 
 class TableSource(seqio.DataSource):

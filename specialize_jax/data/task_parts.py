@@ -185,6 +185,28 @@ def rendering(
   )
 
 
+def check_size(mixture_or_task_name: str, vocab_size: int) -> None:
+  """Raises UserError where a task's vocabulary has more tokens than the model.
+
+  Args:
+    mixture_or_task_name: a name registered with seqio; one that is not is left
+      to what reads it.
+    vocab_size: rows of the model's embedding.
+  """
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if mixture_or_task_name not in known:
+    return
+  named = seqio.get_mixture_or_task(mixture_or_task_name)
+  vocabulary = named.output_features[features.TARGETS].vocabulary
+  if vocabulary.vocab_size > vocab_size:
+    raise errors.UserError(
+      f"T5Config.vocab_size={vocab_size:,}: the vocabulary of"
+      f" {mixture_or_task_name!r} has {vocabulary.vocab_size:,} tokens, its"
+      " extra ids included; give the model as many rows or, padded, up to 127"
+      " more."
+    )
+
+
 def check_eos(mixture_or_task_name: str, eos_ids: Collection[int]) -> None:
   """Raises UserError where a task's texts do not end as the model's do.
 

@@ -132,17 +132,6 @@ class TeacherBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return trained
 
 
-class Gsm8kTeacher(TeacherBuilder):
-  """The teacher's samples of GSM8K's training questions."""
-
-
-class MiniGsmTeacher(TeacherBuilder):
-  """The exact teacher's samples of the mini world's training questions."""
-
-
-_BUILDERS = {one.name: one for one in (Gsm8kTeacher, MiniGsmTeacher)}
-
-
 def prepare(
   wanted: preparation.Preparation, runner: Runner
 ) -> preparation.Prepared:
@@ -164,7 +153,7 @@ def prepare(
   with tfds_builder.replaced_when_done(data_dir, name) as folder:
     report_path = folder.parent / "report.json"
     validation_path = folder.parent / "validation"
-    builder = _BUILDERS[name](
+    builder = _named(name)(
       data_dir=folder.parent / "beam",
       config=TeacherConfig(
         name=tfds_builder.ROWS,
@@ -228,6 +217,11 @@ def _read_rows(prefix: epath.Path) -> list[packed_rows.PackedRow]:
     packed_rows.PackedRow(**dict(zip(names, row, strict=True)))
     for row in values
   ]
+
+
+def _named(name: str) -> type[TeacherBuilder]:
+  """Returns the builder of a dataset, whose name TFDS takes from its class."""
+  return type(name, (TeacherBuilder,), {"name": name}, skip_registration=True)
 
 
 def check_installed(runner: Runner) -> None:

@@ -175,7 +175,7 @@ def render(
     named = prompts.named(places)
     names = preprocessors.names_of(
       named["question_id"],
-      tf.fill(tf.shape(rows), 1 + formats.FORMATS.index(data_format)),
+      tf.fill(tf.shape(rows), 1 + formats.number_of(data_format)),
       targets.samples_of(rows),
     )
     return _one_by_one(

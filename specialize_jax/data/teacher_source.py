@@ -77,6 +77,7 @@ class TeacherSource(sources.TableSource):
     *,
     one_per_question: bool = False,
     salt: str = "",
+    directory: str | None = None,
   ) -> None:
     """Names the dataset; reads nothing.
 
@@ -86,6 +87,8 @@ class TeacherSource(sources.TableSource):
         refused when it is read.
       one_per_question: whether to give each question once.
       salt: see `sources.TableSource`.
+      directory: the folder of TFDS datasets where none is set for all; None
+        for `tfds/` in the data directory.
     """
     super().__init__(
       lambda split: {"row": range(self.num_input_examples(split))},
@@ -95,6 +98,7 @@ class TeacherSource(sources.TableSource):
     )
     self._dataset_name = dataset_name
     self._vocabulary = vocabulary
+    self._directory = directory
     self.one_per_question = one_per_question
 
   def num_input_examples(self, split: str) -> int:
@@ -140,14 +144,19 @@ class TeacherSource(sources.TableSource):
     edition = builder.info.metadata[tfds_builder.EDITION]
     return str(builder.data_dir), edition
 
+  @property
+  def tfds_dir(self) -> str:
+    """The folder that the dataset lies in."""
+    return sources.tfds_dir(self._directory)
+
   def _open(self, config: str, split: str) -> tfds.core.DatasetBuilder:
     """Opens the dataset and checks whose tokens it holds."""
     name = self._dataset_name
     if split == VALIDATION:
       name = tfds_builder.validation_name(name)
-      if not (epath.Path(sources.tfds_dir()) / name).exists():
+      if not (epath.Path(self.tfds_dir) / name).exists():
         raise errors.UserError(
-          f"{sources.tfds_dir()} has no dataset {name}: `specialize prepare"
+          f"{self.tfds_dir} has no dataset {name}: `specialize prepare"
           f" --dataset_name={self._dataset_name}` writes it where the records"
           " have right answers to validation questions"
         )
@@ -155,7 +164,7 @@ class TeacherSource(sources.TableSource):
       raise errors.UserError(
         f"split={split!r}: TFDS dataset {name!r} has 'train' and 'validation'"
       )
-    builder = tfds_builder.open_dataset(sources.tfds_dir(), name, config)
+    builder = tfds_builder.open_dataset(self.tfds_dir, name, config)
     aligned_to = (builder.info.metadata or {}).get(tfds_builder.FINGERPRINT)
     if aligned_to != self._vocabulary.fingerprint:
       raise errors.UserError(

@@ -119,7 +119,8 @@ class Evaluator:
 
     Returns:
       "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task (the
-      last two are the 95 % Wilson interval), and "TASK/accuracy_GRADER".
+      last two are the 95 % Wilson interval), and "TASK/accuracy_GRADER"; of a
+      task with metrics of its own, each of them that is a number.
 
     Raises:
       UserError: the mesh of `params` does not divide the batch size.
@@ -147,14 +148,13 @@ class Evaluator:
         compute_metrics=True, step=step, predict_fn=predict
       )
     values = {
-      f"{task}/{name}": float(value)
+      f"{task}/{name}": number
       for task, task_values in future.result().items()
       for name, value in task_values.items()
+      if (number := metrics.as_number(value)) is not None
     }
-    for task in self.task_names:
-      logging.info(
-        "step %d: %s %.3f", step, task, values.get(f"{task}/accuracy", math.nan)
-      )
+    for name, value in values.items():
+      logging.info("step %d: %s %.3f", step, name, value)
     return values
 
   def _name_of(self, dataset: tf.data.Dataset) -> str:
@@ -250,7 +250,7 @@ def prediction_rows(
   The rows suffice to inspect grades and to grade again, without a model.
 
   Args:
-    task: the task; its first `metrics.Accuracy` grades.
+    task: the task; its first `metrics.Accuracy` grades, if it has one.
     examples: the task's examples, in order.
     predictions: the decoded predictions, in the same order.
     targets: the answers to grade against.
@@ -258,11 +258,11 @@ def prediction_rows(
   Yields:
     One row per example: prompt, prediction and target; the extracted answer and
     `correct` by the task's own grader; `verdicts` by every grader; and the
-    dataset's own target as `reference`.
+    dataset's own target as `reference`. A task whose metrics judge no single
+    prediction has no verdicts.
   """
   metric = next(
-    (fn for fn in task.metric_fns if isinstance(fn, metrics.Accuracy)),
-    metrics.number_accuracy,
+    (fn for fn in task.metric_fns if isinstance(fn, metrics.Accuracy)), None
   )
   vocabulary = task.output_features["inputs"].vocabulary
   for index, (example, prediction, target) in enumerate(
@@ -272,17 +272,21 @@ def prediction_rows(
       prompt = metrics.as_text(example["inputs_pretokenized"])
     else:
       prompt = vocabulary.decode([int(i) for i in example["inputs"]])
-    verdict = metric.grade(prediction, target)
-    yield {
+    row = {
       "question_id": metrics.as_text(example.get("question_id", str(index))),
       "prompt": prompt,
       "reference": metrics.as_text(example.get("targets_pretokenized", "")),
       "prediction": prediction,
       "target": target,
-      "extracted": verdict.extracted,
-      "correct": verdict.correct,
-      "verdicts": metric.verdicts(prediction, target),
     }
+    if metric is not None:
+      verdict = metric.grade(prediction, target)
+      row |= {
+        "extracted": verdict.extracted,
+        "correct": verdict.correct,
+        "verdicts": metric.verdicts(prediction, target),
+      }
+    yield row
 
 
 def num_questions(

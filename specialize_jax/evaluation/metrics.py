@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from specialize_jax.cot import answers
+from specialize_jax.cot import answer_rules, answers
 from specialize_jax.evaluation import intervals
 
 GRADERS: tuple[answers.Grader, ...] = ("fixed", "paper_code")
@@ -33,13 +33,13 @@ class Accuracy:
   takes `targets` and `predictions`, both texts.
 
   Attributes:
-    kind: the kind of answer; see `specialize_jax.cot.answers.grade`.
+    rule: what an answer is.
     grader: the grader that decides.
     chain_of_thought: whether the prompt asks for a chain of thought, which only
       `paper_code` uses, for words; None if unknown.
   """
 
-  kind: answers.Kind = "number"
+  rule: answer_rules.AnswerRule = answer_rules.NUMBER
   grader: answers.Grader = "fixed"
   chain_of_thought: bool | None = None
 
@@ -54,7 +54,7 @@ class Accuracy:
 
     Returns:
       `accuracy`, `low` and `high` in [0, 1]; `n`, the number of predictions;
-      and `accuracy_GRADER` for every grader.
+      and `accuracy_GRADER` for every grader that knows the rule.
     """
     pairs = list(zip(predictions, targets, strict=True))
     verdicts = [self.verdicts(*pair) for pair in pairs]
@@ -65,10 +65,9 @@ class Accuracy:
 
   def grade(self, prediction: str, target: str) -> answers.Verdict:
     """Grades a prediction with this metric's grader."""
-    return answers.grade(
+    return self.rule.grade(
       prediction,
       target,
-      kind=self.kind,
       grader=self.grader,
       chain_of_thought=self.chain_of_thought,
     )
@@ -79,12 +78,12 @@ class Accuracy:
       grader: dataclasses.replace(self, grader=grader)
       .grade(prediction, target)
       .correct
-      for grader in GRADERS
+      for grader in self.rule.graders
     }
 
 
-number_accuracy = Accuracy(kind="number")
-exact_accuracy = Accuracy(kind="exact")
+number_accuracy = Accuracy()
+exact_accuracy = Accuracy(rule=answer_rules.AnswerRule(kind="exact"))
 
 
 def summarize(verdicts: Sequence[bool]) -> Mapping[str, float]:
@@ -113,6 +112,7 @@ def by_grader(verdicts: Sequence[Mapping[str, bool]]) -> Mapping[str, float]:
       "accuracy"
     ]
     for grader in GRADERS
+    if verdicts and grader in verdicts[0]
   }
 
 
@@ -137,6 +137,20 @@ def keep_answer(
   if not is_target or example is None or "answer" not in example:
     return decoded
   return as_text(example["answer"])
+
+
+def as_number(value: object) -> float | None:
+  """Returns a metric's value as a number; None for text, images and the like.
+
+  Args:
+    value: what a seqio metric returns: a number, an array of one, or one of
+      `seqio.metrics.Scalar`.
+  """
+  value = getattr(value, "value", value)
+  try:
+    return float(np.asarray(value).item())
+  except (TypeError, ValueError):
+    return None
 
 
 def as_text(value: np.ndarray | str | bytes) -> str:

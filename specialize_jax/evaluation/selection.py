@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from specialize_jax import errors
 from specialize_jax.evaluation import history as history_lib
 
-_SUFFIX = "/accuracy"
+ACCURACY = "accuracy"
 _OUT_OF_DISTRIBUTION = ("multiarith", "asdiv", "svamp")
 _IN_DISTRIBUTION = ("gsm8k", "gsm")
 
@@ -35,6 +35,7 @@ class Selection:
       selecting by in-distribution accuracy.
     means: the out-of-distribution mean by step.
     in_distribution_accuracies: the in-distribution accuracy by step.
+    metric: what was compared, "accuracy" or a metric of the tasks' own.
   """
 
   step: int
@@ -48,6 +49,12 @@ class Selection:
   in_distribution_accuracies: Mapping[int, float] = dataclasses.field(
     default_factory=dict
   )
+  metric: str = ACCURACY
+
+  @property
+  def criterion(self) -> tuple[str, tuple[str, ...]]:
+    """What the step was selected by: the metric and the tasks."""
+    return self.metric, tuple(sorted(self.out_of_distribution))
 
   def as_json(self) -> dict[str, object]:
     """Returns the content of `selection.json`."""
@@ -58,6 +65,7 @@ def select(
   history: history_lib.History,
   ood_tasks: Sequence[str],
   in_distribution_task: str | None = None,
+  metric: str = ACCURACY,
 ) -> Selection:
   """Selects the step with the best mean over the out-of-distribution tasks.
 
@@ -70,6 +78,7 @@ def select(
     history: validation values by step, with accuracies as "TASK/accuracy".
     ood_tasks: the tasks to average.
     in_distribution_task: the task of the alternative selection, or None.
+    metric: the metric to compare, more of which is better.
 
   Returns:
     The selection.
@@ -84,21 +93,22 @@ def select(
       "select by."
     )
   for task in (*ood_tasks, *filter(None, [in_distribution_task])):
-    _check_evaluated(history, task)
+    _check_evaluated(history, task, metric)
   means, in_distribution = {}, {}
   for step in sorted(history):
     row = history[step]
-    if any(task + _SUFFIX in row for task in ood_tasks):
-      accuracies = [_accuracy(row, task, step) for task in ood_tasks]
+    if any(f"{task}/{metric}" in row for task in ood_tasks):
+      accuracies = [_value(row, task, step, metric) for task in ood_tasks]
       means[step] = sum(accuracies) / len(accuracies)
       if in_distribution_task is not None:
-        in_distribution[step] = _accuracy(row, in_distribution_task, step)
+        in_distribution[step] = _value(row, in_distribution_task, step, metric)
   best = _first_best(means)
   chosen = Selection(
     step=best,
     mean=means[best],
     out_of_distribution=tuple(ood_tasks),
     means=means,
+    metric=metric,
   )
   if in_distribution_task is None:
     return chosen
@@ -136,12 +146,15 @@ def alike(
   return {step: row for step, row in history.items() if sizes[step] == most}
 
 
-def evaluated_tasks(history: history_lib.History) -> list[str]:
-  """Returns the sorted tasks that have an accuracy at some step."""
+def evaluated_tasks(
+  history: history_lib.History, metric: str = ACCURACY
+) -> list[str]:
+  """Returns the sorted tasks that have a metric at some step."""
+  suffix = f"/{metric}"
   return [
-    name.removesuffix(_SUFFIX)
+    name.removesuffix(suffix)
     for name in history_lib.names(history)
-    if name.endswith(_SUFFIX)
+    if name.endswith(suffix)
   ]
 
 
@@ -175,21 +188,35 @@ def _first_best(values: Mapping[int, float]) -> int:
   return max(values, key=lambda step: (values[step], -step))
 
 
-def _accuracy(row: Mapping[str, float], task: str, step: int) -> float:
-  value = row.get(task + _SUFFIX)
+def _value(
+  row: Mapping[str, float], task: str, step: int, metric: str
+) -> float:
+  value = row.get(f"{task}/{metric}")
   if value is None or not math.isfinite(value):
     raise errors.UserError(
-      f"step {step} has no accuracy of {task} (got {value}), though others "
+      f"step {step} has no {metric} of {task} (got {value}), though others "
       "were evaluated there: evaluate that checkpoint on it, or leave the "
       "task out."
     )
   return value
 
 
-def _check_evaluated(history: history_lib.History, task: str) -> None:
-  known = evaluated_tasks(history)
+def _check_evaluated(
+  history: history_lib.History, task: str, metric: str
+) -> None:
+  known = evaluated_tasks(history, metric)
   if task in known:
     return
+  others = sorted(
+    name.removeprefix(f"{task}/")
+    for name in history_lib.names(history)
+    if name.startswith(f"{task}/")
+  )
+  if others:
+    raise errors.UserError(
+      f"task {task!r} has no metric {metric!r} in this run: expected --metric"
+      f" to be one of {', '.join(others)}."
+    )
   near = difflib.get_close_matches(task, known, n=3, cutoff=0.5) or known
   expected = f"one of {', '.join(near)}" if near else "an evaluated run"
   raise errors.UserError(

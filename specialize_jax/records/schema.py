@@ -79,7 +79,8 @@ class TeacherRecord:
     finish_reason: The API's reason for the end of sampling ("stop", "length").
     request: The request's parameters (model, temperature, ...),
       JSON-serializable.
-    verdicts: Whether the answer is correct, by grader.
+    verdicts: Whether the answer was found correct on arrival, by grader: a
+      note, which nothing is decided by.
   """
 
   question_id: str | int

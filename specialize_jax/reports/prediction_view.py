@@ -77,6 +77,8 @@ def _pick(
     for row in results.predictions["before"].get(task, ())
   }
   for row in results.predictions["after"][task]:
+    if "correct" not in row:
+      return None  # the task's metrics judge no single prediction
     earlier = before.get(row["question_id"])
     was_right = bool(earlier["correct"]) if earlier else wanted[0]
     if (was_right, bool(row["correct"])) == wanted:

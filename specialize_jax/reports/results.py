@@ -146,6 +146,8 @@ def load_run(
   *,
   before: str | os.PathLike[str] | None = None,
   after: str | os.PathLike[str] | None = None,
+  in_distribution: str | None = None,
+  out_of_distribution: Sequence[str] = (),
 ) -> Results:
   """Reads a training run, and evaluations before and after it.
 
@@ -154,6 +156,9 @@ def load_run(
       read if they are there.
     before: EVAL_OUTPUT_DIR of `specialize eval` on the general model.
     after: the same on the specialized model.
+    in_distribution: the task in distribution, if no checkpoint was selected;
+      None for GSM8K, real or of the mini world.
+    out_of_distribution: likewise the tasks out of distribution.
 
   Returns:
     The content. Without `after`, predictions are those that the run made of
@@ -180,7 +185,8 @@ def load_run(
   accuracies = {when: _accuracies(values) for when, values in sides.items()}
   tasks = {*accuracies["before"], *accuracies["after"]}
   seen = tasks | set(selection_lib.evaluated_tasks(validation))
-  out_of_distribution, in_distribution = selection_lib.default_tasks(seen)
+  if in_distribution is None:
+    out_of_distribution, in_distribution = selection_lib.default_tasks(seen)
   if selection:
     out_of_distribution = selection.get("out_of_distribution") or []
     in_distribution = selection.get("in_distribution")

@@ -7,6 +7,8 @@ feature of a task's example with its mask, if any.
 import html
 from collections.abc import Sequence
 
+from rich import cells
+
 from specialize_jax.reports import alignment_view, stylesheet
 
 _ALTERNATIVES = 3
@@ -33,7 +35,7 @@ def alignment_text(
   lines, row, used = [title, ""], [], 0
   for tokens, pieces in example["groups"]:
     column = _column(example, tokens, pieces)
-    size = max(map(len, column)) + 2
+    size = max(map(cells.cell_len, column)) + 2
     if row and used + size > width:
       lines += _side_by_side(row)
       row, used = [], 0
@@ -75,10 +77,14 @@ def _cell(example: alignment_view.Example, piece: int, rank: int) -> str:
 
 
 def _side_by_side(columns: Sequence[Sequence[str]]) -> list[str]:
-  sizes = [max(map(len, column)) for column in columns]
+  # Characters of some scripts are two cells wide on a terminal.
+  sizes = [max(map(cells.cell_len, column)) for column in columns]
   rows = zip(*columns, strict=True)
   lines = [
-    "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True))
+    "  ".join(
+      cells.set_cell_size(cell, size)
+      for cell, size in zip(row, sizes, strict=True)
+    )
     for row in rows
   ]
   return [*(line.rstrip() for line in lines), ""]
@@ -107,6 +113,14 @@ def alignment_section(title: str, example: alignment_view.Example) -> str:
     " target probabilities and alternatives.</p>"
     f"{alignment_view.links(example).html}"
     f"<figure>{alignment_view.heat_map(example)}</figure></section>"
+  )
+
+
+def text_section(title: str, text: str) -> str:
+  """Renders lines of text as HTML."""
+  return (
+    f"<section><h2>{html.escape(title)}</h2><pre>{html.escape(text)}</pre>"
+    "</section>"
   )
 
 

@@ -271,8 +271,11 @@ def selection(
   Returns:
     Lines of text, the best step first.
   """
+  is_share = chosen.metric == selection_lib.ACCURACY
+  shown = percent if is_share else "{:.3f}".format
   drawn = rich_table.Table(
-    title="Steps by mean out-of-distribution validation accuracy, %",
+    title="Steps by mean out-of-distribution validation "
+    f"{chosen.metric}{', %' if is_share else ''}",
     title_style="bold",
   )
   for name in ("step", "mean", "in distribution"):
@@ -285,8 +288,8 @@ def selection(
     inside = chosen.in_distribution_accuracies.get(step)
     drawn.add_row(
       f"{step:,}",
-      percent(chosen.means[step]),
-      "" if inside is None else percent(inside),
+      shown(chosen.means[step]),
+      "" if inside is None else shown(inside),
       ", ".join(notes),
       style="bold" if step == chosen.step else None,
     )
@@ -404,7 +407,9 @@ def _verdicts(
     ("after", results.after),
   ):
     kept = results.predictions[when].get(task, ())
-    verdicts = {r["question_id"]: bool(r["correct"]) for r in kept}
+    verdicts = {
+      r["question_id"]: bool(r["correct"]) for r in kept if "correct" in r
+    }
     num_examples = int(accuracies[task]["n"])
     num_correct = round(accuracies[task]["accuracy"] * num_examples)
     # Predictions of another step or split do not match the table.

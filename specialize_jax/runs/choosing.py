@@ -14,9 +14,11 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import best
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.evaluation import history, selection
+from specialize_jax.files import reading
 
 IN_DISTRIBUTION_BEST = "best_in_distribution"
 DIRECTORY = "selection"
+SELECTION = "selection.json"
 # The step that is being evaluated, kept apart from the run's checkpoints.
 CANDIDATE = f"{DIRECTORY}/candidate"
 
@@ -26,6 +28,8 @@ def choose(
   model_dir: str | os.PathLike[str],
   out_of_distribution: Sequence[str] = (),
   in_distribution: str | None = None,
+  *,
+  metric: str = selection.ACCURACY,
 ) -> selection.Selection:
   """Selects among steps that were evaluated on equally many questions.
 
@@ -36,6 +40,7 @@ def choose(
     out_of_distribution: the tasks to average; empty for the paper's.
     in_distribution: the task of in-distribution selection; None for the
       paper's.
+    metric: the metric to compare.
 
   Returns:
     The selection.
@@ -43,14 +48,15 @@ def choose(
   Raises:
     UserError: no step was evaluated on such tasks.
   """
-  names = selection.evaluated_tasks(values)
+  names = selection.evaluated_tasks(values, metric)
   tasks, inside = selection.default_tasks(names)
   tasks = list(out_of_distribution) or tasks
   if not tasks:
     raise errors.UserError(
-      f"{model_dir} has no validation accuracy of MultiArith, ASDiv or SVAMP: "
-      "evaluate with --evaluate, or name tasks with --out_of_distribution "
-      f"(evaluated: {', '.join(names) or '-'})."
+      f"{model_dir} has no validation {metric} of MultiArith, ASDiv, SVAMP: "
+      "evaluate with --evaluate, name tasks with --out_of_distribution, or "
+      "give the --dataset that names them (evaluated: "
+      f"{', '.join(names) or '-'})."
     )
   steps = {
     *steps_of(model_dir),
@@ -59,7 +65,7 @@ def choose(
   } - {None}
   there = {s: row for s, row in values.items() if s in steps} or values
   return selection.select(
-    selection.alike(there, tasks), tasks, in_distribution or inside
+    selection.alike(there, tasks), tasks, in_distribution or inside, metric
   )
 
 
@@ -100,6 +106,24 @@ def best_in_words(
     )
   place = epath.Path(model_dir) / "checkpoints" / str(step)
   return f"best checkpoint: step {step:,}, {place} ({score})"
+
+
+def earlier_criterion(
+  model_dir: str | os.PathLike[str],
+) -> tuple[str, tuple[str, ...]] | None:
+  """Returns what MODEL_DIR/best was selected by; None where nothing is known.
+
+  Selections are written to MODEL_DIR/selection.json.
+  """
+  model_dir = epath.Path(model_dir)
+  path = model_dir / SELECTION
+  if best.step_in(model_dir) is None or not path.is_file():
+    return None
+  written = reading.read_json(path)
+  if not isinstance(written, dict):
+    return None
+  tasks = written.get("out_of_distribution") or ()
+  return written.get("metric", selection.ACCURACY), tuple(sorted(tasks))
 
 
 def evaluated(model_dir: str | os.PathLike[str]) -> history.History:

@@ -22,7 +22,7 @@ from specialize_jax.files import locks, writing
 from specialize_jax.losses import distillation
 from specialize_jax.parallel import axis_rules, chips, placement
 from specialize_jax.parallel import mesh as meshes
-from specialize_jax.runs import choosing, held_out
+from specialize_jax.runs import choosing, held_out, keeping
 from specialize_jax.t5 import arithmetic, network
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.training import (
@@ -212,12 +212,19 @@ def _require_lengths(
     )
 
 
-def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
+def train(
+  experiment: Experiment,
+  *,
+  config_text: str = "",
+  files: Mapping[str, bytes] | None = None,
+) -> state.TrainState:
   """Trains until the experiment's last step, resuming if it was interrupted.
 
   Args:
     experiment: the run.
     config_text: the configuration's text, saved with every checkpoint.
+    files: contents by name of files to keep in `model_dir`, such as the dataset
+      file; see `keeping`.
 
   Returns:
     The last state, which has been saved.
@@ -228,10 +235,12 @@ def train(experiment: Experiment, *, config_text: str = "") -> state.TrainState:
     Preempted, FloatingPointError, OSError: see `loop.train`.
   """
   with _held(experiment.model_dir, "MODEL_DIR"):
-    return _train(experiment, config_text)
+    return _train(experiment, config_text, files or {})
 
 
-def _train(experiment: Experiment, config_text: str) -> state.TrainState:
+def _train(
+  experiment: Experiment, config_text: str, files: Mapping[str, bytes]
+) -> state.TrainState:
   model = network.EncoderDecoder(experiment.model)
   placed = experiment.mesh.placement()
   optimizer_ = optimizer.build(experiment.optimizer)
@@ -265,6 +274,13 @@ def _train(experiment: Experiment, config_text: str) -> state.TrainState:
       return start
     return state.with_moments(start, checkpoint.moments())
 
+  if jax.process_index() == 0:
+    keeping.keep(
+      experiment.model_dir,
+      mixture_or_task_name=experiment.mixture_or_task_name,
+      config_text=config_text,
+      files=files,
+    )
   with (
     _checkpoints(experiment) as manager,
     contextlib.closing(
@@ -440,6 +456,9 @@ def batches(
   """Opens this process's rows of the batches of a run's data."""
   task_parts.check_eos(
     experiment.mixture_or_task_name, experiment.model.eos_ids
+  )
+  task_parts.check_size(
+    experiment.mixture_or_task_name, experiment.model.vocab_size
   )
   return pipeline.TrainIterator(
     experiment.mixture_or_task_name,

@@ -49,6 +49,7 @@ class Selecting:
     out_of_distribution: the tasks to average; empty for the paper's.
     in_distribution: the task of in-distribution selection; None for the
       paper's.
+    metric: the metric to compare.
   """
 
   model_dir: str
@@ -59,6 +60,7 @@ class Selecting:
   )
   out_of_distribution: Sequence[str] = ()
   in_distribution: str | None = None
+  metric: str = selection.ACCURACY
 
 
 def evaluate(selecting: Selecting) -> None:
@@ -125,6 +127,7 @@ def test(
     task
     for task in chosen.out_of_distribution
     if f"{task}/accuracy" in values[chosen.step]
+    and _verdicts(model_dir, chosen.step, task)
   ]
   if not tasks:
     return None
@@ -254,11 +257,13 @@ def _evaluate_step(
   values = _evaluation_of(
     selecting, selecting.validation, "validation", step, run_dir
   )
-  accuracies = [v for name, v in values.items() if name.endswith("/accuracy")]
+  suffix = f"/{selecting.metric}"
+  compared = [v for name, v in values.items() if name.endswith(suffix)]
   if jax.process_index() == 0:
+    mean = sum(compared) / len(compared) if compared else float("nan")
     print(
-      f"step {step:,}: mean accuracy {sum(accuracies) / len(accuracies):.3f} "
-      f"on {len(accuracies)} validation sets, "
+      f"step {step:,}: mean {selecting.metric} {mean:.3f} "
+      f"on {len(compared)} validation sets, "
       f"{time.monotonic() - start:.0f} s",
       file=sys.stderr,
       flush=True,
@@ -275,6 +280,7 @@ def _put_aside(
     model_dir,
     selecting.out_of_distribution,
     selecting.in_distribution,
+    metric=selecting.metric,
   )
   for name, best_step in (
     (best.NAME, chosen.step),
@@ -344,6 +350,7 @@ def _made_of(
 
 
 def _verdicts(model_dir: epath.Path, step: int, task: str) -> list[bool]:
+  """Returns whether each answer is correct; [] where none is judged alone."""
   directory = model_dir / choosing.DIRECTORY / "test" / str(step) / str(step)
   rows = reading.read_rows(directory / f"{task}.jsonl")
-  return [bool(row["correct"]) for row in rows]
+  return [bool(row["correct"]) for row in rows if "correct" in row]

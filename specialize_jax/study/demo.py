@@ -8,6 +8,7 @@ resumes where it stopped.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import pathlib
 import resource
@@ -19,6 +20,7 @@ import numpy as np
 
 from specialize_jax.align import student
 from specialize_jax.align import targets as alignment
+from specialize_jax.cot import answer_rules
 from specialize_jax.data import aligned_records, preparation, sources
 from specialize_jax.files import writing
 from specialize_jax.mini import world
@@ -157,7 +159,10 @@ def prepare_teacher(directory: pathlib.Path, mode: str) -> dict[str, object]:
       mode=mode,
       data_dir=str(directory / "tfds"),
       dataset_name="mini_gsm_teacher",
-      questions=str(mini_dir / "mini_gsm" / "train.jsonl"),
+      read_questions=functools.partial(
+        preparation.questions_of_files,
+        str(mini_dir / "mini_gsm" / "train.jsonl"),
+      ),
     )
   )
   return prepared.report
@@ -207,7 +212,7 @@ def _alignment_example(
   candidates = [
     (record, aligned)
     for record in itertools.islice(records, 100)
-    if record.verdicts.get("fixed")
+    if answer_rules.NUMBER.finds(record.text, record.gold_answer)
     and isinstance(
       aligned := aligned_records.align_record(record, tokenizer, mode=mode),
       alignment.AlignedTargets,

@@ -3,11 +3,13 @@
 import codecs
 import collections
 import dataclasses
+import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cot import answer_rules
 from specialize_jax.files import reading
 from specialize_jax.records import released, schema, store
 from specialize_jax.teacher import (
@@ -63,7 +65,11 @@ class Importer:
   """
 
   def __init__(
-    self, path: pathlib.Path, kind: str, problems: Sequence[standing.Problem]
+    self,
+    path: pathlib.Path,
+    kind: str,
+    problems: Sequence[standing.Problem],
+    rule: answer_rules.AnswerRule | None = None,
   ) -> None:
     """Reads `path`, which is of a kind of `KINDS`.
 
@@ -71,9 +77,11 @@ class Importer:
       path: The file or folder.
       kind: What it is.
       problems: Questions for sources that do not hold them, by id.
+      rule: What an answer is; None for a number, where the gold answer is one.
     """
     self._path = path
     self._kind = kind
+    self._rule = rule
     self._problems = {one.question_id: one for one in problems}
     self._problems_by_name = {str(one.question_id): one for one in problems}
     self.rejected: collections.Counter[str] = collections.Counter()
@@ -91,10 +99,18 @@ class Importer:
         self.rejected[one] += 1
         continue
       record = self._with_question(one)
-      if record.gold_answer and not record.verdicts:
-        verdicts = standing.grade(record.text, record.gold_answer)
-        record = dataclasses.replace(record, verdicts=verdicts)
-      yield record
+      yield self._graded(record)
+
+  def _graded(self, record: schema.TeacherRecord) -> schema.TeacherRecord:
+    """Notes verdicts, where it is known what an answer is."""
+    if not record.gold_answer or record.verdicts:
+      return record
+    rule = self._rule or answer_rules.NUMBER
+    gold = rule.bare(record.gold_answer)
+    if self._rule is None and rule.read(gold) is None:
+      return record  # a word, which another rule may read
+    verdicts = standing.grade(record.text, gold, rule)
+    return dataclasses.replace(record, gold_answer=gold, verdicts=verdicts)
 
   def _read(self) -> Iterator[schema.TeacherRecord | str]:
     if self._kind == "text_dump":
@@ -170,6 +186,8 @@ def _row_head(line: int, row: Mapping) -> dict[str, str | int]:
   found = {}
   for name in ("question", "answer"):
     value = row.get(name)
+    if name == "answer" and isinstance(value, dict | list):
+      value = json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool) or not isinstance(
       value, (str, int, float, type(None))
     ):

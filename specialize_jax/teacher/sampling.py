@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cot import answer_rules
 from specialize_jax.records import schema, store
 from specialize_jax.teacher import (
   client,
@@ -93,6 +94,7 @@ class Sampler:
     *,
     limits_of_store: limits.Limits,
     samples_per_request: int,
+    rule: answer_rules.AnswerRule = answer_rules.NUMBER,
     progress: Callable[[standing.Standing], None],
   ) -> None:
     """Asks `teacher`; nothing is sent before `run`.
@@ -103,6 +105,7 @@ class Sampler:
       committer: Takes the records.
       limits_of_store: How much the store may cost, in all runs together.
       samples_per_request: The most choices that one request asks for.
+      rule: What an answer is.
       progress: Is called after each group of samples that became durable.
     """
     self._teacher = teacher
@@ -111,6 +114,7 @@ class Sampler:
     self._limits = limits_of_store
     self._samples_per_request = samples_per_request
     self._progress = progress
+    self._rule = rule
     self._settings = settings(teacher.sampling, prompt)
     self._bytes_a_token = _BYTES_A_TOKEN
     self._given_up: list[str] = []
@@ -252,7 +256,7 @@ class Sampler:
         steps=choice.steps,
         finish_reason=choice.finish_reason,
         request={**self._settings, standing.USAGE: usage},
-        verdicts=standing.grade(choice.text, problem.answer),
+        verdicts=standing.grade(choice.text, problem.answer, self._rule),
       )
       for number, choice, usage in zip(
         numbers, response.choices, _shares(response, used), strict=False

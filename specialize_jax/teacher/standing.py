@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cot import answers
+from specialize_jax.cot import answer_rules
 from specialize_jax.records import schema
 from specialize_jax.teacher import limits
 
@@ -133,11 +133,17 @@ def _check(
     )
 
 
-def grade(text: str, gold_answer: str) -> dict[str, bool]:
-  """Gives both graders' verdicts on an answer that is a number."""
+def grade(
+  text: str,
+  gold_answer: str,
+  rule: answer_rules.AnswerRule = answer_rules.NUMBER,
+) -> dict[str, bool]:
+  """Returns the verdict of each grader that knows a rule.
+
+  A record notes it for whoever looks at a store; `specialize prepare` derives
+  its own from the text.
+  """
   return {
-    grader: answers.grade(
-      text, gold_answer, kind="number", grader=grader
-    ).correct
-    for grader in ("fixed", "paper_code")
+    grader: rule.grade(text, gold_answer, grader=grader).correct
+    for grader in rule.graders
   }

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import pytest
@@ -36,7 +37,9 @@ def test_a_task_s_example_is_shown_as_the_model_sees_it(tmp_path, capsys):
       mode="whitespace",
       data_dir=f"{world}/tfds",
       dataset_name="mini_gsm_teacher",
-      questions=f"{world}/mini/mini_gsm/train.jsonl",
+      read_questions=functools.partial(
+        preparation.questions_of_files, f"{world}/mini/mini_gsm/train.jsonl"
+      ),
     )
   )
   task = "mini_gsm_teacher_in_context_chain_of_thought_v1"

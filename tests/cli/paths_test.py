@@ -12,7 +12,7 @@ import re
 import tempfile
 
 import pytest
-from testdata import tiny_vocabulary
+from testdata import own_domain, tiny_vocabulary
 
 from specialize_jax.cli import main
 
@@ -172,6 +172,15 @@ _COMMANDS = {
     },
   ),
 }
+for _name in (
+  *("eval", "generate", "import", "inspect", "prepare", "report", "score"),
+  *("select", "teach", "train"),
+):
+  _text, _kinds = _COMMANDS[_name]
+  _COMMANDS[_name] = (
+    _text + " --dataset={}/own/queues.yaml",
+    {**_kinds, "--dataset": "read file"},
+  )
 _IS_PATH = re.compile("DIR|FILE|PATH|SPIECE")
 _LONG = "n" * 256
 
@@ -232,8 +241,9 @@ def _filled(place):
     )
     == 0
   )
-  for name in ("folder", "run", "results"):
+  for name in ("folder", "run", "results", "own"):
     (place / name).mkdir()
+  own_domain.write(place / "own")
   return place
 
 

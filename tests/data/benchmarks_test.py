@@ -274,8 +274,8 @@ def test_a_task_file_that_is_not_one_is_an_error(tmp_path):
 
 def test_the_teacher_s_real_first_question_may_be_trained_on(real):
   del real  # skips where the data are not
-  rows = benchmarks.read_gsm8k(sources.find("gsm8k/train.jsonl"), "train")
-  index = record_filter.gsm8k_index(rows)
+  training = benchmarks.gsm8k_training()
+  rows, index = training.asked, record_filter.QuestionIndex(training)
   assert not index.is_held_out(rows[0].question)
   assert sum(index.is_held_out(row.question) for row in rows) == 500
 

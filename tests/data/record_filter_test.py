@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from specialize_jax.cot import answer_rules
 from specialize_jax.data import questions, record_filter
 from specialize_jax.records import columnar, schema
 
@@ -33,7 +34,9 @@ def record(**changes):
 
 
 INDEX = record_filter.QuestionIndex(
-  [question(0), question(1), question(2)], held_out=[question(2)]
+  record_filter.TrainingQuestions(
+    asked=[question(0), question(1), question(2)], held_out=[question(2)]
+  )
 )
 
 
@@ -58,13 +61,26 @@ def test_a_question_is_found_by_words_by_number_and_by_id():
   assert numbers == [0, 1, 1]
 
 
-def test_wrong_answers_are_dropped_by_verdict_or_by_grading():
-  _, dropped = kept(
+def test_a_verdict_is_derived_from_the_text_and_never_remembered():
+  numbers, dropped = kept(
     record(verdicts={"fixed": False}),
-    record(text="The answer is 6"),
-    record(verdicts={"fixed": True}, text="The answer is 6"),
+    record(sample=1, text="The answer is 6"),
+    record(sample=2, verdicts={"fixed": True}, text="The answer is 6"),
   )
+  assert numbers == [1]
   assert dropped == {record_filter.WRONG: 2}
+
+
+def test_a_record_is_judged_by_the_rule_of_its_dataset():
+  rule = answer_rules.AnswerRule(kind="regex", pattern="queue: (?P<answer>.+)")
+  labels = record_filter.QuestionIndex(
+    record_filter.TrainingQuestions(asked=[question(1, answer="late parcel")])
+  )
+  picker = record_filter.RightTrainingRows(labels, rule=rule)
+  for sample, text in enumerate(["queue: Late parcel", "queue: lost parcel"]):
+    said = record(sample=sample, text=text, verdicts={"fixed": sample == 1})
+    picker.pick(columnar.parse(columnar.to_line(said, "here")))
+  assert dict(picker.dropped) == {record_filter.WRONG: 1}
 
 
 def test_held_out_questions_are_dropped_however_they_are_named():
@@ -119,7 +135,7 @@ def test_without_a_reason_the_number_of_tokens_speaks():
 
   def sample(num_tokens, reason="unknown", **request):
     return record(
-      text="5" * num_tokens,
+      text="5",
       steps=(step,) * num_tokens,
       verdicts={"fixed": True},
       finish_reason=reason,

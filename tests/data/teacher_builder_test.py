@@ -1,5 +1,6 @@
 """Aligning in Beam gives what aligning in one process gives."""
 
+import functools
 import importlib.util
 
 import pytest
@@ -23,7 +24,9 @@ def wanted(world, records, data_dir):
     mode="whitespace",
     data_dir=str(data_dir),
     dataset_name="mini_gsm_teacher",
-    questions=f"{world}/mini/mini_gsm/train.jsonl",
+    read_questions=functools.partial(
+      preparation.questions_of_files, f"{world}/mini/mini_gsm/train.jsonl"
+    ),
   )
 
 

@@ -34,7 +34,7 @@ def test_the_graders_differ_where_the_papers_code_is_wrong():
 def test_malformed_and_endless_outputs_are_wrong(prediction):
   for metric in (metrics.number_accuracy, metrics.exact_accuracy):
     for grader in metrics.GRADERS:
-      graded = metrics.Accuracy(kind=metric.kind, grader=grader)
+      graded = metrics.Accuracy(rule=metric.rule, grader=grader)
       assert graded(["7"], [prediction])["accuracy"] == 0.0
 
 

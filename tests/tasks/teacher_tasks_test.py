@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import seqio
@@ -20,7 +22,10 @@ def teacher_dir(tiny_world_dir):
       mode="whitespace",
       data_dir=f"{tiny_world_dir}/tfds",
       dataset_name="mini_gsm_teacher",
-      questions=f"{tiny_world_dir}/mini/mini_gsm/train.jsonl",
+      read_questions=functools.partial(
+        preparation.questions_of_files,
+        f"{tiny_world_dir}/mini/mini_gsm/train.jsonl",
+      ),
     )
   )
   sources.set_data_dir(tiny_world_dir)

@@ -1,0 +1,287 @@
+"""What an answer is in a dataset: how it is found in a text and compared.
+
+The kinds of `answers` (a number, an option's letter, words in a row, ...) find
+and compare answers as people write them in English. Data of any other domain or
+language say where their answer stands: a regular expression with a named group,
+a field of a JSON object, or a function of their own.
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+import re
+import typing
+import unicodedata
+from collections.abc import Callable, Mapping
+
+from specialize_jax import errors
+from specialize_jax.cot import answers
+
+KINDS: tuple[str, ...] = typing.get_args(answers.Kind)
+"""The kinds that `answers` finds and compares."""
+
+FOUND_KINDS = ("regex", "json", "python")
+"""The kinds that find a text, which `compare` compares."""
+
+COMPARISONS = ("exact", "number", "option", "choice", "words")
+
+PYTHON = "python:"
+"""What a function's name begins with where another word could stand."""
+
+_REACH = 20_000  # characters at a text's end in which an answer is looked for
+_MAX_OBJECTS = 100  # of JSON, tried from the end
+_MAX_SHOWN = 60
+_DECODER = json.JSONDecoder()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerRule:
+  """How an answer is found in a text, and when it is right.
+
+  Attributes:
+    kind: One of `KINDS`; "contains", right where the gold answer occurs in the
+      text as a word or words; or one of `FOUND_KINDS`.
+    pattern: Of "regex": an expression whose last match answers, by its group
+      `answer` or its only named group.
+    field: Of "json": the name of the field, in the last object of the text that
+      has it; "result.label" for one within another.
+    function: Of "python": "module.function", called with a text, which returns
+      the answer as a string or None.
+    compare: Of `FOUND_KINDS`: one of `COMPARISONS`, or
+      "python:module.function", called with what was found and the gold answer,
+      which returns whether they are the same.
+
+  Example:
+    >>> rule = AnswerRule(kind="json", field="queue")
+    >>> rule.grade('It is late, so {"queue": "Late Parcel"}', "late parcel")
+    Verdict(extracted='Late Parcel', correct=True)
+  """
+
+  kind: str = "number"
+  pattern: str = ""
+  field: str = ""
+  function: str = ""
+  compare: str = "exact"
+
+  @property
+  def graders(self) -> tuple[answers.Grader, ...]:
+    """The graders that know the kind."""
+    return typing.get_args(answers.Grader) if self.kind in KINDS else ("fixed",)
+
+  def grade(
+    self,
+    prediction: str,
+    target: str,
+    *,
+    grader: answers.Grader = "fixed",
+    chain_of_thought: bool | None = None,
+  ) -> answers.Verdict:
+    """Judges a prediction; see `answers.grade` for the arguments.
+
+    Raises:
+      UserError: a function of the dataset's own failed.
+    """
+    if self.kind in KINDS:
+      return answers.grade(
+        prediction,
+        target,
+        kind=self.kind,
+        grader=grader,
+        chain_of_thought=chain_of_thought,
+      )
+    if self.kind == "contains":
+      found = _contains(prediction, target)
+      return answers.Verdict(
+        extracted=target.strip() if found else None, correct=found
+      )
+    said, gold = self.read(prediction), self.bare(target)
+    if said is None:
+      return answers.Verdict(extracted=None, correct=False)
+    return answers.Verdict(extracted=said, correct=self._same(said, gold))
+
+  def read(self, text: str) -> str | None:
+    """Returns the answer that a text gives; None for none.
+
+    Of "contains", which needs the gold answer to find it, the whole text.
+    """
+    if self.kind in KINDS:
+      return answers.grade(text, "", kind=self.kind).extracted
+    if self.kind == "contains":
+      return text.strip() or None
+    text = text[-_REACH:]
+    if self.kind == "regex":
+      return _matched(self.pattern, text)
+    if self.kind == "json":
+      return _field(text, self.field)
+    said = _called(self.function, text)
+    if said is not None and not isinstance(said, str):
+      raise errors.UserError(
+        f"{PYTHON}{self.function} returned {_short(said)} for"
+        f" {_short(text)}: expected a string, or None for no answer"
+      )
+    return said
+
+  def bare(self, target: str) -> str:
+    """Returns a gold answer alone, where it is written as an answer is.
+
+    Example:
+      >>> AnswerRule(kind="json", field="answer").bare('{"answer": "B"}')
+      'B'
+    """
+    if self.kind in ("regex", "json"):
+      return self.read(target) or target.strip()
+    return target.strip()
+
+  def finds(self, text: str, target: str) -> bool:
+    """Whether a text gives the answer `target` by this rule."""
+    return self.grade(text, target).correct
+
+  def _same(self, said: str, gold: str) -> bool:
+    if self.compare.startswith(PYTHON):
+      return bool(_called(self.compare.removeprefix(PYTHON), said, gold))
+    if self.compare == "exact":
+      return _folded(said) == _folded(gold) != ""
+    return answers.grade(said, gold, kind=self.compare).correct
+
+
+NUMBER = AnswerRule()
+
+
+def why_not(rule: AnswerRule) -> str | None:
+  """Returns why a rule cannot be used, as half a sentence; None if it can."""
+  known = (*KINDS, "contains", *FOUND_KINDS)
+  if rule.kind not in known:
+    return f"{rule.kind!r} is unknown: expected one of {', '.join(known)}"
+  if rule.kind == "regex":
+    why = _why_no_pattern(rule.pattern)
+    if why:
+      return why
+  names = [rule.function] if rule.kind == "python" else []
+  if rule.compare.startswith(PYTHON):
+    names.append(rule.compare.removeprefix(PYTHON))
+  elif rule.compare not in COMPARISONS:
+    return (
+      f"compare: {rule.compare!r} is unknown: expected one of"
+      f" {', '.join(COMPARISONS)} or {PYTHON}module.function"
+    )
+  for name in names:
+    try:
+      _function(name)
+    except errors.UserError as error:
+      return str(error)
+  return None
+
+
+def _why_no_pattern(pattern: str) -> str | None:
+  try:
+    groups = re.compile(pattern).groupindex
+  except (re.error, RecursionError, OverflowError) as error:
+    return f"regex: {pattern!r} is no regular expression ({error})"
+  if "answer" not in groups and len(groups) != 1:
+    return (
+      f"regex: {pattern!r} has {len(groups)} named groups: name the one that"
+      " holds the answer, as in (?P<answer>...)"
+    )
+  return None
+
+
+@functools.lru_cache(maxsize=64)
+def _pattern(pattern: str) -> tuple[re.Pattern[str], str]:
+  compiled = re.compile(pattern)
+  names = list(compiled.groupindex)
+  return compiled, "answer" if "answer" in names else names[0]
+
+
+def _matched(pattern: str, text: str) -> str | None:
+  compiled, group = _pattern(pattern)
+  said = None
+  for match in compiled.finditer(text):
+    if match[group] is not None:
+      said = match[group].strip()
+  return said or None
+
+
+def _field(text: str, name: str) -> str | None:
+  """Reads a field of the last JSON object that has it."""
+  end = len(text)
+  for _ in range(_MAX_OBJECTS):
+    end = text.rfind("{", 0, end)
+    if end < 0:
+      return None
+    try:
+      value, _ = _DECODER.raw_decode(text, end)
+    except (ValueError, RecursionError):
+      continue
+    for part in name.split("."):
+      value = value.get(part) if isinstance(value, Mapping) else None
+    if value is not None:
+      return _as_text(value)
+  return None
+
+
+def _as_text(value: object) -> str | None:
+  if isinstance(value, str):
+    return value.strip() or None
+  if isinstance(value, list) and all(isinstance(one, str) for one in value):
+    return ", ".join(value) or None
+  return json.dumps(value, ensure_ascii=False)
+
+
+def _contains(text: str, target: str) -> bool:
+  text, target = _folded(text), _folded(target)
+  if not target:
+    return False
+  # "no" does not stand in "not"; other scripts write words without a gap.
+  before = r"(?<![0-9a-z])" if re.match("[0-9a-z]", target) else ""
+  after = r"(?![0-9a-z])" if re.search("[0-9a-z]$", target) else ""
+  return re.search(f"{before}{re.escape(target)}{after}", text) is not None
+
+
+def _folded(text: str) -> str:
+  """Returns a text in a form to compare: without case, quotes and blanks."""
+  text = unicodedata.normalize("NFKC", text).casefold()
+  return " ".join(text.split()).strip("\"'`*$ ").rstrip(".\u3002 ")
+
+
+@functools.lru_cache(maxsize=64)
+def _function(name: str) -> Callable[..., object]:
+  """Returns a function by its name, "module.function".
+
+  Raises:
+    UserError: there is none.
+  """
+  module_name, _, attribute = name.rpartition(".")
+  if not module_name or not all(
+    part.isidentifier() for part in name.split(".")
+  ):
+    raise errors.UserError(
+      f"{PYTHON}{name} names no function: expected {PYTHON}module.function"
+    )
+  try:
+    function = getattr(importlib.import_module(module_name), attribute)
+  except Exception as error:  # whatever a stranger's module raises
+    raise errors.UserError(
+      f"{PYTHON}{name} cannot be imported ({type(error).__name__}: {error}):"
+      " the module has to lie in the working directory or be installed"
+    ) from error
+  if not callable(function):
+    raise errors.UserError(f"{PYTHON}{name} is no function")
+  return function
+
+
+def _called(name: str, *arguments: str) -> object:
+  try:
+    return _function(name)(*arguments)
+  except errors.UserError:
+    raise
+  except Exception as error:  # whatever a stranger's function raises
+    shown = ", ".join(map(_short, arguments))
+    raise errors.UserError(
+      f"{PYTHON}{name} failed on {shown} ({type(error).__name__}: {error})"
+    ) from error
+
+
+def _short(value: object) -> str:
+  shown = repr(value)
+  return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

@@ -1,0 +1,708 @@
+"""A user's own domain, in one YAML file.
+
+YAML, and not gin: the file holds data that a stranger may have written, and a
+gin file is a program. Every key and every row is checked when it is read, and
+all that is wrong is told at once, with line numbers, before anything is paid
+for or trained. `docs/own_domain.md` describes the keys.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import sentencepiece
+import yaml
+
+from specialize_jax import errors
+from specialize_jax.cot import answer_rules, formats
+from specialize_jax.data import questions, record_filter, splits
+from specialize_jax.datasets import description
+from specialize_jax.datasets import mistakes as mistakes_lib
+from specialize_jax.datasets import rows as rows_lib
+from specialize_jax.files import reading
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_MAX_BYTES = 1 << 20
+_TFDS_DIR = "tfds"
+_CHECKED_ROWS = 1000  # of each set, written and read by the vocabulary
+_DEMONSTRATIONS = 4
+
+_STUDENT = ("chain_of_thought", "answer_only", "answer", "demonstrations")
+_KEYS = ("name", "vocabulary", "sets", "answer", "out_of_distribution",
+         "general", "teacher", "student", "tfds_dir")  # fmt: skip
+_SETS = ("train", "validation", "test", "demonstrations")
+_FOUND = {"regex": "pattern", "json": "field", "python": "function"}
+
+_STR, _INT, _MAP, _SEQ = (
+  f"tag:yaml.org,2002:{name}" for name in ("str", "int", "map", "seq")
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetFile:
+  """A dataset file that was read and is right.
+
+  Attributes:
+    path: the file.
+    content: its bytes, which a run keeps.
+    dataset: what it describes.
+    train: the questions for the teacher, those held out for validation left
+      out, each with the id that its row has.
+    sizes: the number of questions by set.
+  """
+
+  path: str
+  content: bytes
+  dataset: description.Dataset
+  train: Sequence[rows_lib.Row]
+  sizes: Mapping[str, int]
+
+
+def load(path: str, flag: str = "--dataset") -> DatasetFile:
+  """Reads a dataset file and all its sets.
+
+  Args:
+    path: the YAML file; paths in it are relative to its folder.
+    flag: how the user gave it, for errors.
+
+  Raises:
+    ReportError: the file or its sets have mistakes; all are named.
+    UserError: the file cannot be read, or is no YAML.
+  """
+  content = reading.read_bytes(path)
+  mistakes = mistakes_lib.Mistakes()
+  root = _composed(path, content, flag)
+  reader = _Reader(path, mistakes)
+  parts = reader.dataset(root)
+  if not reader.is_answer_known:  # no row can be judged
+    mistakes.raise_any(f"{flag}={path}")
+  sets = _Sets(parts, mistakes)
+  mistakes.raise_any(f"{flag}={path}")
+  return sets.file(path, content)
+
+
+def wording_of(content: bytes, path: str) -> formats.Wording:
+  """Reads only how the student is asked, whether the sets are there or not.
+
+  Args:
+    content: of a dataset file, such as a run keeps.
+    path: where it lies, for errors.
+
+  Raises:
+    UserError: it is no dataset file.
+  """
+  mistakes = mistakes_lib.Mistakes()
+  reader = _Reader(path, mistakes)
+  top = reader.mapping(_composed(path, content, path), "the file", _KEYS)
+  rule = reader.rule(top.get("answer"))
+  wording, _ = reader.student(top.get("student"), rule)
+  mistakes.raise_any(path)
+  return wording
+
+
+def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
+  """Parses YAML into nodes, which know their lines."""
+  text = reading.decode(content, path)
+  if len(content) > _MAX_BYTES:
+    raise errors.UserError(
+      f"{flag}={path} has {len(content):,} bytes: expected a dataset file of at"
+      f" most {_MAX_BYTES:,}, whose sets lie in files of their own"
+    )
+  try:
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+  except (yaml.YAMLError, RecursionError) as error:
+    mark = getattr(error, "problem_mark", None)
+    place = f", line {mark.line + 1}" if mark else ""
+    problem = getattr(error, "problem", None) or type(error).__name__
+    raise errors.UserError(
+      f"{flag}={path}{place} is not YAML: {problem}"
+    ) from error
+  if root is None:
+    raise errors.UserError(f"{flag}={path} is empty: expected a dataset file")
+  return root
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Set:
+  """A file of rows.
+
+  Attributes:
+    path: the file.
+    line: of the dataset file, where it is named.
+  """
+
+  path: str
+  line: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Member:
+  """A benchmark in or out of distribution, or a general one.
+
+  Attributes:
+    name: its own, "" for that in distribution.
+    kind: the key that it stands under, "" for that in distribution.
+    sets: its files by split; under "" one file for both.
+    rule: what an answer is.
+  """
+
+  name: str
+  kind: str
+  sets: Mapping[str, _Set]
+  rule: answer_rules.AnswerRule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Parts:
+  """What the file says, before any set is read."""
+
+  name: str
+  folder: str
+  file: str
+  vocabulary: description.Vocabulary
+  vocabulary_line: int
+  answer_line: int
+  members: Sequence[_Member]
+  rule: answer_rules.AnswerRule
+  wording: formats.Wording
+  num_demonstrations: int
+  teacher_prompt: str | None
+  tfds_dir: str
+
+
+class _Reader:
+  """Reads nodes, noting what is wrong with them."""
+
+  def __init__(self, path: str, mistakes: mistakes_lib.Mistakes) -> None:
+    self._path = path
+    self._folder = os.path.dirname(os.path.abspath(path))
+    self._mistakes = mistakes
+    self.is_answer_known = True
+
+  def dataset(self, root: yaml.Node) -> _Parts:
+    top = self.mapping(root, "the file", _KEYS, required=("name", "vocabulary",
+                       "sets", "answer"))  # fmt: skip
+    before = len(self._mistakes)
+    rule = self.rule(top.get("answer"))
+    wording, num_demonstrations = self.student(top.get("student"), rule)
+    known = "answer" in top and len(self._mistakes) == before
+    self.is_answer_known = known
+    name = self._name(top.get("name"))
+    members = [self._inside(top.get("sets"), rule)]
+    for kind in ("out_of_distribution", "general"):
+      members += self._members(kind, top.get(kind), rule)
+    vocabulary = self._vocabulary(top.get("vocabulary"))
+    tfds_dir = self._text(top.get("tfds_dir"), "tfds_dir") or _TFDS_DIR
+    return _Parts(
+      name=name,
+      folder=self._folder,
+      file=self._path,
+      vocabulary=vocabulary,
+      vocabulary_line=_line(top.get("vocabulary")),
+      answer_line=_line(top.get("answer")),
+      members=members,
+      rule=rule,
+      wording=wording,
+      num_demonstrations=num_demonstrations,
+      teacher_prompt=self._teacher(top.get("teacher")),
+      tfds_dir=os.path.join(self._folder, tfds_dir),
+    )
+
+  def mapping(
+    self,
+    node: yaml.Node | None,
+    what: str,
+    keys: Sequence[str] | None = None,
+    *,
+    required: Sequence[str] = (),
+  ) -> dict[str, yaml.Node]:
+    """Returns a mapping's nodes by key; notes unknown and missing ones."""
+    if node is None:
+      return {}
+    if not isinstance(node, yaml.MappingNode):
+      self._add(node, f"{what} is {_shown(node)}: expected keys with values")
+      return {}
+    found: dict[str, yaml.Node] = {}
+    for key_node, value in node.value:
+      key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+      if key in found:
+        self._add(key_node, f"{key!r} stands twice in {what}")
+      elif keys is not None and key not in keys:
+        near = errors.nearest(key, keys)
+        hint = (
+          f"did you mean {near!r}?" if near else f"known: {', '.join(keys)}"
+        )
+        self._add(key_node, f"{key!r} is no key of {what}; {hint}")
+      found[key] = value
+    for key in required:
+      if key not in found:
+        self._add(node, f"{what} lacks {key!r}")
+    return found
+
+  def rule(self, node: yaml.Node | None) -> answer_rules.AnswerRule:
+    """Reads what an answer is; a number where it is wrong."""
+    if node is None:
+      return answer_rules.NUMBER
+    fields: dict[str, str] = {}
+    if isinstance(node, yaml.MappingNode):
+      parts = self.mapping(node, "answer", (*_FOUND, "compare"))
+      kinds = [key for key in parts if key in _FOUND]
+      if len(kinds) != 1:
+        self._add(
+          node,
+          f"answer has {len(kinds)} of {', '.join(_FOUND)}: expected one, or a"
+          f" word: {', '.join((*answer_rules.KINDS, 'contains'))}",
+        )
+        return answer_rules.NUMBER
+      (kind,) = kinds
+      fields["kind"] = kind
+      fields[_FOUND[kind]] = self._text(parts[kind], f"answer.{kind}") or ""
+      if "compare" in parts:
+        compare = self._text(parts["compare"], "answer.compare")
+        fields["compare"] = compare or "exact"
+    else:
+      word = self._text(node, "answer") or "number"
+      if word.startswith(answer_rules.PYTHON):
+        fields = {
+          "kind": "python",
+          "function": word.removeprefix(answer_rules.PYTHON),
+        }
+      else:
+        fields["kind"] = word
+        if word in _FOUND:
+          self._add(node, f"answer: {word} needs a value, as in `{word}: ...`")
+          return answer_rules.NUMBER
+    made = answer_rules.AnswerRule(**fields)
+    why = answer_rules.why_not(made)
+    if why:
+      self._add(node, f"answer: {why}")
+      return answer_rules.NUMBER
+    return made
+
+  def student(
+    self, node: yaml.Node | None, rule: answer_rules.AnswerRule
+  ) -> tuple[formats.Wording, int]:
+    """Reads how the student is asked, and how many demonstrations it sees."""
+    parts = self.mapping(node, "student", _STUDENT)
+    words: dict[str, str] = {}
+    if rule.kind == "json" and "answer" not in parts:
+      words["answer"] = _json_answer(rule.field)
+    for key in ("chain_of_thought", "answer_only", "answer"):
+      place = formats.ANSWER if key == "answer" else formats.QUESTION
+      template = self._template(parts.get(key), f"student.{key}", place)
+      if template is not None:
+        words[key] = template
+    if "answer_only" in words:
+      words["in_context_answer_only"] = words["answer_only"]
+    number = _DEMONSTRATIONS
+    if "demonstrations" in parts:
+      value = parts["demonstrations"]
+      if value.tag == _INT and value.value.isdecimal() and int(value.value) > 0:
+        number = int(value.value)
+      else:
+        self._add(
+          value,
+          f"student.demonstrations is {_shown(value)}: expected a whole number"
+          " of at least 1",
+        )
+    return formats.Wording(**words), number
+
+  def _add(self, node: yaml.Node, text: str) -> None:
+    self._mistakes.add(self._path, _line(node), text)
+
+  def _text(self, node: yaml.Node | None, what: str) -> str | None:
+    if node is None:
+      return None
+    if not isinstance(node, yaml.ScalarNode) or node.tag != _STR:
+      self._add(node, f"{what} is {_shown(node)}: expected text")
+      return None
+    if not node.value.strip():
+      self._add(node, f"{what} is empty")
+      return None
+    return node.value
+
+  def _name(self, node: yaml.Node | None) -> str:
+    name = self._text(node, "name")
+    if name is not None and not _NAME.fullmatch(name):
+      self._add(
+        node,
+        f"name is {name!r}: expected small letters, digits and underscores,"
+        " since tasks and folders are called after it",
+      )
+    return name or ""
+
+  def _vocabulary(self, node: yaml.Node | None) -> description.Vocabulary:
+    extra_ids = 100
+    file = node
+    if isinstance(node, yaml.MappingNode):
+      parts = self.mapping(
+        node, "vocabulary", ("file", "extra_ids"), required=("file",)
+      )
+      file = parts.get("file")
+      if "extra_ids" in parts:
+        value = parts["extra_ids"]
+        if value.tag == _INT and value.value.isdecimal():
+          extra_ids = int(value.value)
+        else:
+          self._add(
+            value,
+            f"vocabulary.extra_ids is {_shown(value)}: expected a whole number",
+          )
+    path = self._file(file, "vocabulary") or ""
+    return description.Vocabulary(
+      path=os.path.abspath(path), extra_ids=extra_ids
+    )
+
+  def _file(self, node: yaml.Node | None, what: str) -> str | None:
+    """Reads the name of a file that has to be there."""
+    given = self._text(node, what)
+    if given is None:
+      return None
+    path = os.path.normpath(os.path.join(self._folder, given))
+    here = os.path.relpath(path)
+    if not here.startswith(os.pardir):
+      path = here  # as a user in the working directory would write it
+    if not os.path.isfile(path):
+      self._add(node, f"{what} is {given!r}, and {path} is no file")
+      return None
+    return path
+
+  def _inside(
+    self, node: yaml.Node | None, rule: answer_rules.AnswerRule
+  ) -> _Member:
+    parts = self.mapping(node, "sets", _SETS, required=("train", "test"))
+    return _Member(name="", kind="", sets=self._files(parts, "sets"), rule=rule)
+
+  def _members(
+    self, kind: str, node: yaml.Node | None, rule: answer_rules.AnswerRule
+  ) -> list[_Member]:
+    members = []
+    for name, value in self.mapping(node, kind).items():
+      what = f"{kind}.{name}"
+      if not _NAME.fullmatch(name):
+        self._add(
+          value,
+          f"{what}: expected a name of small letters, digits and underscores",
+        )
+      own_rule = rule
+      if isinstance(value, yaml.MappingNode):
+        known = ("validation", "test", "answer", "demonstrations")
+        parts = self.mapping(value, what, known)
+        if "answer" in parts:
+          own_rule = self.rule(parts["answer"])
+        if not {"validation", "test"} & parts.keys():
+          self._add(value, f"{what} lacks 'validation' and 'test'")
+        sets = self._files(parts, what)
+      else:
+        path = self._file(value, what)
+        sets = {"": _Set(path=path, line=_line(value))} if path else {}
+      members.append(_Member(name=name, kind=kind, sets=sets, rule=own_rule))
+    return members
+
+  def _files(
+    self, parts: Mapping[str, yaml.Node], what: str
+  ) -> dict[str, _Set]:
+    sets = {}
+    for key in _SETS:
+      path = self._file(parts.get(key), f"{what}.{key}")
+      if path is not None:
+        sets[key] = _Set(path=path, line=_line(parts[key]))
+    return sets
+
+  def _teacher(self, node: yaml.Node | None) -> str | None:
+    parts = self.mapping(node, "teacher", ("prompt", "prompt_file"))
+    if "prompt" in parts and "prompt_file" in parts:
+      self._add(node, "teacher has both 'prompt' and 'prompt_file': give one")
+    if "prompt_file" in parts:
+      path = self._file(parts["prompt_file"], "teacher.prompt_file")
+      if path is None:
+        return None
+      try:
+        text = reading.read_text(path)
+      except errors.UserError as error:
+        self._add(parts["prompt_file"], str(error))
+        return None
+      self._check_place(
+        parts["prompt_file"], text, "teacher.prompt_file", formats.QUESTION
+      )
+      return text
+    return self._template(
+      parts.get("prompt"), "teacher.prompt", formats.QUESTION
+    )
+
+  def _template(
+    self, node: yaml.Node | None, what: str, place: str
+  ) -> str | None:
+    text = self._text(node, what)
+    if text is not None and self._check_place(node, text, what, place):
+      return text
+    return None
+
+  def _check_place(
+    self, node: yaml.Node, text: str, what: str, place: str
+  ) -> bool:
+    count = text.count(place)
+    if count != 1:
+      self._add(
+        node, f"{what} has {place} {count} times: expected it exactly once"
+      )
+    return count == 1
+
+
+def _json_answer(field: str) -> str:
+  """Returns the object that states an answer: {"result": {"label": "B"}}."""
+  before = "".join(f'{{"{part}": ' for part in field.split("."))
+  return f'{before}"{formats.ANSWER}"{"}" * len(field.split("."))}'
+
+
+def _line(node: yaml.Node | None) -> int:
+  return 0 if node is None else node.start_mark.line + 1
+
+
+def _shown(node: yaml.Node) -> str:
+  if isinstance(node, yaml.ScalarNode):
+    return repr(node.value[:40])
+  return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+
+
+class _Sets:
+  """The rows of all sets, checked."""
+
+  def __init__(self, parts: _Parts, mistakes: mistakes_lib.Mistakes) -> None:
+    self._parts = parts
+    self._mistakes = mistakes
+    self._rows = {
+      (member.kind, member.name, split): self._read(member, split, one)
+      for member in parts.members
+      for split, one in member.sets.items()
+    }
+    if self._rows.get(("", "", "train")):
+      self._note_rule()
+      if os.path.isfile(parts.vocabulary.path):
+        self._note_spelling()
+    rows_lib.note_leaks(self._roles(), mistakes)
+
+  def _read(self, member: _Member, split: str, one: _Set) -> list[rows_lib.Row]:
+    named = ".".join(filter(None, (member.kind, member.name, split)))
+    return rows_lib.read(
+      one.path,
+      prefix=f"{self._parts.name}/{named.replace('.', '/')}",
+      rule=member.rule,
+      wording=self._wording(member),
+      mistakes=self._mistakes,
+    )
+
+  def _wording(self, member: _Member) -> formats.Wording:
+    """A benchmark with a rule of its own states answers in its default words.
+
+    Its prompts are the dataset's; only what rows are checked by differs.
+    """
+    if member.rule == self._parts.rule:
+      return self._parts.wording
+    words = {}
+    if member.rule.kind == "json":
+      words["answer"] = _json_answer(member.rule.field)
+    return formats.Wording(**words)
+
+  def _note_rule(self) -> None:
+    """Notes a rule that finds the same in every training answer."""
+    rows = self._rows["", "", "train"]
+    said = {row.question.answer for row in rows}
+    if len(rows) > 1 and len(said) == 1:
+      self._mistakes.add(
+        self._parts.file,
+        self._parts.answer_line,
+        f"every training row has the answer {next(iter(said))[:40]!r}: there is"
+        " nothing to learn",
+      )
+
+  def _note_spelling(self) -> None:
+    """Notes a vocabulary that cannot write the answers or the questions."""
+    path = self._parts.vocabulary.path
+    try:
+      processor = sentencepiece.SentencePieceProcessor(model_file=path)
+    except (OSError, RuntimeError):
+      self._mistakes.add(
+        self._parts.file,
+        self._parts.vocabulary_line,
+        f"vocabulary {path} is no SentencePiece model: give the student's own,"
+        " such as T5's spiece.model",
+      )
+      return
+    rows = self._rows["", "", "train"][:_CHECKED_ROWS]
+    rule, lost = self._parts.rule, []
+    for row in rows:
+      answer = row.question.answer
+      stated = formats.render_answer(answer, self._parts.wording)
+      written = processor.decode(processor.encode(stated))
+      if not rule.finds(written, answer):
+        lost.append((stated, written))
+    if lost:
+      stated, written = lost[0]
+      self._mistakes.add(
+        self._parts.file,
+        self._parts.vocabulary_line,
+        f"the vocabulary cannot write the answers of {len(lost):,} of"
+        f" {len(rows):,} training rows: {stated[:60]!r} becomes"
+        f" {written[:60]!r}; give a vocabulary with these characters (or byte"
+        " fallback), or state answers without them (student.answer)",
+      )
+
+  def _roles(self) -> dict[str, tuple[str, str, Sequence[rows_lib.Row]]]:
+    roles = {}
+    for member in self._parts.members:
+      for split, one in member.sets.items():
+        if split == "demonstrations":
+          continue
+        rows = self._rows[member.kind, member.name, split]
+        name = ".".join(filter(None, (member.kind, member.name, split)))
+        # One file is divided by its questions, and leaks into no other part.
+        roles[name] = (split or "test", one.path, rows)
+    return roles
+
+  def file(self, path: str, content: bytes) -> DatasetFile:
+    """Returns the dataset, its rows in memory."""
+    parts = self._parts
+    benchmarks = {
+      (member.kind, member.name): self._benchmark(member)
+      for member in parts.members
+    }
+
+    def of_kind(kind: str) -> tuple[description.Benchmark, ...]:
+      return tuple(
+        benchmark for key, benchmark in benchmarks.items() if key[0] == kind
+      )
+
+    held_out = [
+      row.question
+      for key, rows in self._rows.items()
+      if key[2] not in ("train", "demonstrations")
+      for row in rows
+    ]
+    validation = self._split("", "", "validation")
+    held_out += validation
+    asked = [row.question for row in self._rows["", "", "train"]]
+    dataset = description.Dataset(
+      name=parts.name,
+      vocabulary=parts.vocabulary,
+      in_distribution=of_kind("")[0],
+      out_of_distribution=of_kind("out_of_distribution"),
+      general=of_kind("general"),
+      read_training=functools.partial(
+        _training, asked, held_out, validation, path
+      ),
+      wording=parts.wording,
+      num_demonstrations=parts.num_demonstrations,
+      teacher_prompt=parts.teacher_prompt,
+      tfds_dir=parts.tfds_dir,
+    )
+    kept = {rows_lib.same_words(one.question) for one in validation}
+    train = [
+      row
+      for row in self._rows["", "", "train"]
+      if rows_lib.same_words(row.question.question) not in kept
+    ]
+    sizes = {"train": len(train)}
+    for member in parts.members:
+      for split in benchmarks[member.kind, member.name].splits:
+        named = ".".join(filter(None, (member.kind, member.name, split)))
+        sizes[named] = len(self._split(member.kind, member.name, split))
+    return DatasetFile(
+      path=path, content=content, dataset=dataset, train=train, sizes=sizes
+    )
+
+  def _benchmark(self, member: _Member) -> description.Benchmark:
+    parts = self._parts
+    known = member.sets
+    is_both = "" in known or (not member.kind and "validation" not in known)
+    present = tuple(s for s in ("validation", "test") if s in known)
+    rows = {
+      split: self._split(member.kind, member.name, split)
+      for split in (("validation", "test") if is_both else present)
+    }
+    name = f"{parts.name}_{member.name}" if member.name else parts.name
+    return description.Benchmark(
+      name=name,
+      read=rows.__getitem__,
+      splits=tuple(rows),
+      answer=member.rule,
+      read_demonstrations=functools.partial(
+        _demonstrations, self._shown(member), parts
+      ),
+    )
+
+  def _shown(self, member: _Member) -> list[questions.Question]:
+    """Returns what a benchmark's in-context prompts may show."""
+    own = self._rows.get((member.kind, member.name, "demonstrations"))
+    if own is not None:
+      return [row.question for row in own]
+    inside = self._rows.get(("", "", "demonstrations"))
+    if inside is not None:
+      return [row.question for row in inside]
+    return self._split("", "", "train")
+
+  def _split(
+    self, kind: str, name: str, split: str
+  ) -> list[questions.Question]:
+    """Returns a split; of one file, a part of it."""
+    given = self._rows.get((kind, name, split))
+    if (kind, name) == ("", "") and split in ("train", "validation"):
+      if ("", "", "validation") in self._rows:
+        return [row.question for row in given or ()]
+      asked = [row.question for row in self._rows["", "", "train"]]
+      parted = splits.split_validation(asked, words_fn=rows_lib.same_words)
+      return parted[0 if split == "validation" else 1]
+    if given is not None:
+      return [row.question for row in given]
+    whole = [row.question for row in self._rows[kind, name, ""]]
+    validation, rest = splits.split_validation(
+      whole, words_fn=rows_lib.same_words
+    )
+    if kind == "general" and split == "test":
+      return whole  # nothing is chosen by it, as with BIG-Bench-Hard
+    return validation if split == "validation" else rest
+
+
+def _training(
+  asked: Sequence[questions.Question],
+  held_out: Sequence[questions.Question],
+  validation: Sequence[questions.Question],
+  path: str,
+  given: str | None,
+) -> record_filter.TrainingQuestions:
+  if given is not None:
+    raise errors.UserError(
+      f"--questions={given} and --dataset={path} both name the training"
+      " questions: leave --questions out"
+    )
+  return record_filter.TrainingQuestions(
+    asked=asked,
+    held_out=held_out,
+    validation=validation,
+    words_fn=rows_lib.same_words,
+  )
+
+
+def _demonstrations(
+  shown: Sequence[questions.Question], parts: _Parts
+) -> list[formats.Demonstration]:
+  """Returns what has a rationale; else what `prepare` kept of the teacher.
+
+  Raises:
+    UserError: there is neither.
+  """
+  found = questions.to_demonstrations(shown)
+  if found:
+    return found
+  kept = pathlib.Path(parts.tfds_dir) / f"{parts.name}_teacher"
+  kept = kept / questions.DEMONSTRATIONS
+  if kept.is_file():
+    return questions.to_demonstrations(questions.read_questions(str(kept)))
+  raise errors.UserError(
+    f"{parts.file}: in-context prompts show solved questions, and no training"
+    " row has a 'rationale': run `specialize prepare`, which keeps some of the"
+    " teacher's right samples to show, or name a file under sets.demonstrations"
+  )

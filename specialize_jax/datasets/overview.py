@@ -1,0 +1,57 @@
+"""What a dataset file says, as text: its sets, its prompts and its names."""
+
+from specialize_jax.cot import answer_rules, formats
+from specialize_jax.datasets import files
+
+
+def text(own: files.DatasetFile) -> str:
+  """Returns lines on the sets, the rule, the prompts and the mixtures.
+
+  Args:
+    own: a dataset file that was read.
+  """
+  dataset = own.dataset
+  shown = own.train[0].question
+  lines = ["Sets, and how many questions they have:"]
+  lines += [f"  {name:<40} {size:>8,}" for name, size in own.sizes.items()]
+  lines += ["", f"An answer is {_said(dataset.in_distribution.answer)}."]
+  if dataset.teacher_prompt is not None:
+    asked = dataset.teacher_prompt.replace(formats.QUESTION, shown.question)
+    lines += ["", "The teacher is asked:", *_indented(asked)]
+  for data_format in dataset.formats:
+    prompt = formats.render_question(shown.question, data_format)
+    target = formats.render_target(data_format, shown.rationale, shown.answer)
+    lines += ["", f"{data_format.name}:", *_indented(prompt)]
+    if data_format.in_context:
+      lines.append(f"  (after {dataset.num_demonstrations} solved questions)")
+    lines += ["  ->", *_indented(target or "(the teacher's sample)")]
+  name = dataset.name
+  lines += ["", "Mixtures:"]
+  for mixture, what in (
+    (f"{name}_specialize", "training: the four formats"),
+    (f"{name}_validation", "in and out of distribution"),
+    (f"{name}_out_of_distribution_validation", "what is selected by"),
+    (f"{name}_test", "in and out of distribution"),
+    (f"{name}_general", "the price"),
+  ):
+    if mixture.endswith("general") and not dataset.general:
+      continue
+    if "out_of" in mixture and not dataset.out_of_distribution:
+      continue
+    lines.append(f"  {mixture:<40} {what}")
+  return "\n".join(lines)
+
+
+def _said(rule: answer_rules.AnswerRule) -> str:
+  if rule.kind not in answer_rules.FOUND_KINDS:
+    return f"found and compared as {rule.kind!r}"
+  what = {
+    "regex": f"what {rule.pattern!r} finds",
+    "json": f"the field {rule.field!r} of a JSON object",
+    "python": f"what {rule.function} returns",
+  }[rule.kind]
+  return f"{what}, compared as {rule.compare!r}"
+
+
+def _indented(block: str) -> list[str]:
+  return [f"  {line}" for line in block.rstrip("\n").split("\n")]

@@ -1,0 +1,243 @@
+"""The rows of a dataset file's sets: read, made bare, and checked.
+
+A row is `{"question", "answer"}`, with `question_id` (or `id`) and `rationale`
+where it has them. An answer may be written as an answer is found: a JSON object
+where the rule reads a field of one, or GSM8K's solution that ends in "#### 72".
+"""
+
+import dataclasses
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from specialize_jax import errors
+from specialize_jax.cot import answer_rules, formats
+from specialize_jax.data import questions
+from specialize_jax.datasets import mistakes as mistakes_lib
+from specialize_jax.files import reading, writing
+
+_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+_PUNCTUATION = re.compile(r"[.,;:!?\"'`\u3001\u3002\u2018-\u201d]")
+_MAX_SHOWN = 40
+_RULE_FINDS = "the answer rule finds"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """A question, and where it stands.
+
+  Attributes:
+    question: the question, its answer bare.
+    given_id: `question_id` as the row has it; its number in the file, from 0,
+      where it has none.
+    line: of the file, from 1.
+  """
+
+  question: questions.Question
+  given_id: str | int
+  line: int
+
+
+def same_words(question: str) -> str:
+  """Returns what makes two questions of a user's data the same.
+
+  Case, width, white space and punctuation do not; the signs of formulas do.
+
+  Example:
+    >>> same_words(" What is 3 + 4? ") == same_words("what is 3 + 4")
+    True
+    >>> same_words("What is 3 + 4?") == same_words("What is 3 - 4?")
+    False
+  """
+  text = unicodedata.normalize("NFKC", question).casefold()
+  return " ".join(_PUNCTUATION.sub(" ", text).split())
+
+
+def read(
+  path: str,
+  *,
+  prefix: str,
+  rule: answer_rules.AnswerRule,
+  wording: formats.Wording,
+  mistakes: mistakes_lib.Mistakes,
+) -> list[Row]:
+  """Reads a set, noting what is wrong with its rows.
+
+  Args:
+    path: the JSONL file.
+    prefix: what ids begin with where rows have none: "tickets/train".
+    rule: what an answer is.
+    wording: how an answer is stated, to end rationales that lack theirs.
+    mistakes: takes what is wrong.
+
+  Returns:
+    The rows that are right.
+  """
+  try:
+    numbered = reading.read_numbered_rows(path)
+  except errors.UserError as error:
+    mistakes.add(path, 0, str(error).removeprefix(f"{path}: "))
+    return []
+  except OSError as error:
+    mistakes.add(path, 0, f"cannot be read: {error.strerror}")
+    return []
+  found: list[Row] = []
+  unfound: list[tuple[int, str]] = []  # lines whose answer the rule misses
+  if not numbered:
+    mistakes.add(path, 0, "holds no row: expected at least one question")
+  seen: dict[str, int] = {}
+  for number, (line, row) in enumerate(numbered):
+    parsed = _parsed(
+      row,
+      number=number,
+      line=line,
+      prefix=prefix,
+      rule=rule,
+      wording=wording,
+    )
+    if isinstance(parsed, str) and parsed.startswith(_RULE_FINDS):
+      unfound.append((line, parsed))
+      continue
+    if isinstance(parsed, str):
+      mistakes.add(path, line, parsed, kind=_kind(parsed))
+      continue
+    name = str(parsed.given_id)
+    if name in seen:
+      mistakes.add(
+        path,
+        line,
+        f"question_id {name!r} is that of line {seen[name]}, too",
+        kind="repeated id",
+      )
+    seen[name] = line
+    found.append(parsed)
+  if unfound and len(unfound) == len(numbered):
+    line, text = unfound[0]
+    mistakes.add(
+      path,
+      line,
+      f"the answer is found in none of {len(numbered):,} rows: {text}",
+    )
+  else:
+    for line, text in unfound:
+      mistakes.add(path, line, text, kind="rule")
+  return found
+
+
+def _kind(text: str) -> str:
+  """Returns what mistakes that differ in what they quote have in common."""
+  return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "", text)
+
+
+def _parsed(
+  row: Mapping[str, object],
+  *,
+  number: int,
+  line: int,
+  prefix: str,
+  rule: answer_rules.AnswerRule,
+  wording: formats.Wording,
+) -> Row | str:
+  """Returns a row, or what is wrong with it."""
+  missing = [name for name in ("question", "answer") if row.get(name) is None]
+  if missing:
+    has = ", ".join(map(repr, list(row)[:6])) or "nothing"
+    return (
+      f"lacks {' and '.join(map(repr, missing))} (it has {has}): expected"
+      ' {"question": ..., "answer": ...}'
+    )
+  given_id = row.get("question_id", row.get("id", number))
+  if isinstance(given_id, bool) or not isinstance(given_id, str | int):
+    return f"question_id is {_short(given_id)}: expected a string or a number"
+  texts = {}
+  for name in ("question", "answer", "rationale"):
+    value = row.get(name)
+    if name == "answer" and not isinstance(value, str | int | float):
+      value = json.dumps(value, ensure_ascii=False) if value else ""
+    if isinstance(value, bool):
+      value = json.dumps(value) if name == "answer" else None
+    if value is None and name == "rationale":
+      value = ""
+    if not isinstance(value, str | int | float):
+      return f"{name!r} is {_short(row[name])}: expected a string"
+    text = str(value).strip()
+    if writing.printable(text) != text:
+      return f"{name!r} holds half of a surrogate pair, which is not text"
+    texts[name] = text
+  if not texts["question"]:
+    return "'question' is empty"
+  if "\0" in texts["question"]:
+    return "'question' holds a zero byte, which is no text"
+  answer, rationale = texts["answer"], texts["rationale"]
+  if "####" in answer:
+    solution, _, answer = answer.rpartition("####")
+    rationale = rationale or _CALCULATOR_MARK.sub("", solution).strip()
+  answer = rule.bare(answer)
+  if not answer:
+    return "'answer' is empty"
+  stated = formats.render_answer(answer, wording)
+  if not rule.finds(stated, answer):
+    return (
+      f"{_RULE_FINDS} {_short(rule.read(stated))} in {_short(stated)},"
+      f" not the answer {_short(answer)}: correct `answer`, or let"
+      " student.answer state an answer as the rule finds it"
+    )
+  if rationale:
+    if rule.kind in answer_rules.FOUND_KINDS:
+      is_stated = rule.read(rationale) is not None
+    else:
+      is_stated = stated.casefold() in rationale.casefold()
+    if not is_stated:
+      rationale = f"{rationale}\n{stated}"
+    if not rule.finds(rationale, answer):
+      return (
+        f"{_RULE_FINDS} {_short(rule.read(rationale))} in the rationale, not"
+        f" the answer {_short(answer)}"
+      )
+  has_id = "question_id" in row or "id" in row
+  return Row(
+    question=questions.Question(
+      question_id=str(given_id) if has_id else f"{prefix}/{number}",
+      question=texts["question"],
+      rationale=rationale,
+      answer=answer,
+    ),
+    given_id=given_id,
+    line=line,
+  )
+
+
+def note_leaks(
+  sets: Mapping[str, tuple[str, str, Sequence[Row]]],
+  mistakes: mistakes_lib.Mistakes,
+) -> None:
+  """Notes questions that are in two sets of different roles.
+
+  Args:
+    sets: by name, such as "validation" or "out_of_distribution.phone.test":
+      its role ("train", "validation", "test"), its file and its rows.
+    mistakes: takes what is wrong.
+  """
+  seen: dict[str, tuple[str, str, str, int]] = {}
+  for name, (role, file, rows) in sets.items():
+    for row in rows:
+      words = same_words(row.question.question)
+      first = seen.setdefault(words, (role, name, file, row.line))
+      if first[0] != role:
+        mistakes.add(
+          file,
+          row.line,
+          f"{name} asks {_short(row.question.question)}, which {first[1]} asks,"
+          f" too ({os.path.basename(first[2])}:{first[3]}): take it out of one",
+          kind=f"leak {name} {first[1]}",
+        )
+
+
+def _short(value: object) -> str:
+  if isinstance(value, str):
+    shown = value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}..."
+    return repr(shown)
+  shown = repr(value) if value is not None else "nothing"
+  return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

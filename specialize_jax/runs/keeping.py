@@ -1,0 +1,89 @@
+"""What a run keeps beside its checkpoints, so that it can be used by itself.
+
+MODEL_DIR/vocabulary/     the tokenizer, which `convert` and `generate` take
+MODEL_DIR/config.gin      the configuration of the newest start
+MODEL_DIR/dataset.yaml    the dataset file, if one was given: how it is asked
+MODEL_DIR/versions.json   the versions of Python and of the packages
+"""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+
+import seqio
+from etils import epath
+
+import specialize_jax
+from specialize_jax import revision
+from specialize_jax.checkpoints import opening, tokenizers
+from specialize_jax.files import reading, writing
+
+CONFIG = "config.gin"
+DATASET = opening.DATASET
+VERSIONS = "versions.json"
+
+_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint",
+             "numpy", "seqio", "tensorflow", "tensorflow-datasets",
+             "sentencepiece", "transformers", "gin-config")  # fmt: skip
+
+
+def keep(
+  model_dir: str | os.PathLike[str],
+  *,
+  mixture_or_task_name: str,
+  config_text: str,
+  files: Mapping[str, bytes],
+) -> None:
+  """Writes what a run keeps; a run that goes on writes its own over it.
+
+  Args:
+    model_dir: the run's directory.
+    mixture_or_task_name: the training data, whose vocabulary is kept.
+    config_text: the configuration; "" to keep none.
+    files: contents of further files by name.
+  """
+  model_dir = epath.Path(model_dir)
+  vocabulary = _vocabulary_of(mixture_or_task_name)
+  if vocabulary is not None:
+    for name, content in vocabulary.files.items():
+      _write(model_dir / opening.VOCABULARY_DIR / name, content)
+  if config_text:
+    _write(model_dir / CONFIG, config_text.encode())
+  for name, content in files.items():
+    _write(model_dir / name, content)
+  writing.write_json(model_dir / VERSIONS, versions())
+
+
+def versions() -> dict[str, str | None]:
+  """Returns the versions of Python, of this package and of those it uses."""
+  found: dict[str, str | None] = {
+    "python": platform.python_version(),
+    "specialize-jax": specialize_jax.__version__,
+    "revision": revision.find(),
+  }
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = None
+  return found
+
+
+def _vocabulary_of(name: str) -> tokenizers.Vocabulary | None:
+  """Returns the tokenizer of a mixture; None where it is no SentencePiece."""
+  features = seqio.get_mixture_or_task(name).output_features
+  vocabulary = features["targets"].vocabulary
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return None
+  return tokenizers.from_sentencepiece(
+    vocabulary.sentencepiece_model_file, extra_ids=vocabulary.extra_ids or 0
+  )
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+  """Writes a file, unless it is there as it should be."""
+  if path.is_file() and reading.read_bytes(path) == content:
+    return
+  with writing.opened(path, binary=True) as stream:
+    stream.write(content)

@@ -1,0 +1,107 @@
+import sys
+
+import pytest
+
+from specialize_jax import errors
+from specialize_jax.cot import answer_rules, answers
+
+REGEX = answer_rules.AnswerRule(
+  kind="regex", pattern=r"[Qq]ueue: (?P<answer>[a-z ]+)"
+)
+KOREAN = answer_rules.AnswerRule(kind="json", field="정답")
+
+
+@pytest.mark.parametrize(
+  ("rule", "text", "gold", "correct"),
+  [
+    (REGEX, "queue: a b. No, Queue: late parcel", "Late  parcel", True),
+    (REGEX, "Queue: late parcels", "late parcel", False),
+    (REGEX, "It is a late parcel.", "late parcel", False),
+    (KOREAN, '배송 문제이므로 {"정답": "나"}', "나", True),
+    (KOREAN, '{"정답": "가"} 다시 {"정답": "나"}', '{"정답": "나"}', True),
+    (KOREAN, '{"정답": "나", "이유": {', "나", False),
+    (KOREAN, '{"정답": null}', "나", False),
+    (KOREAN, "{" * 20_000, "나", False),
+  ],
+)
+def test_an_answer_is_found_where_the_data_say_it_stands(
+  rule, text, gold, correct
+):
+  assert rule.grade(text, gold).correct == correct
+
+
+def test_a_field_may_be_within_another_and_no_string():
+  rule = answer_rules.AnswerRule(
+    kind="json", field="result.count", compare="number"
+  )
+  assert rule.grade('so {"result": {"count": 1200}}', "1,200").correct
+  assert rule.bare('{"result": {"count": 3}}') == "3"
+  assert not rule.grade('{"result": [3]}', "3").correct
+
+
+@pytest.mark.parametrize(
+  ("text", "gold", "correct"),
+  [
+    ("정답은 배송입니다", "배송", True),
+    ("It is NOT a parcel", "not", True),
+    ("It is nothing", "no", False),
+    ("a late\nparcel!", "late parcel", True),
+    ("anything", "", False),
+    ("C++ (of course)", "c++", True),
+  ],
+)
+def test_contained_means_as_whole_words(text, gold, correct):
+  rule = answer_rules.AnswerRule(kind="contains")
+  assert rule.grade(text, gold).correct == correct
+
+
+def test_width_case_and_a_final_period_do_not_matter():
+  rule = answer_rules.AnswerRule(kind="regex", pattern="=(?P<x>.*)")
+  assert rule.grade("=Ａ１。", "a1").correct
+
+
+def test_the_kinds_of_the_graders_judge_as_they_do():
+  for kind, text, gold in (
+    ("number", "The answer is 1,200.", "1200"),
+    ("option", "The answer is B.", "(B)"),
+  ):
+    rule = answer_rules.AnswerRule(kind=kind)
+    assert rule.grade(text, gold) == answers.grade(text, gold, kind=kind)
+    assert rule.graders == ("fixed", "paper_code")
+  assert REGEX.graders == ("fixed",)
+
+
+def test_a_function_of_one_s_own_reads_and_compares(tmp_path, monkeypatch):
+  (tmp_path / "own_rules.py").write_text(
+    "def read(text):\n"
+    "  return {'none': None, 'wrong': 3}.get(text, text[::-1])\n"
+    "def same(said, gold):\n"
+    "  return said == gold or 1 / len(gold) < 0\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  rule = answer_rules.AnswerRule(
+    kind="python", function="own_rules.read", compare="python:own_rules.same"
+  )
+  assert answer_rules.why_not(rule) is None
+  assert rule.grade("abc", "cba").correct
+  assert not rule.grade("none", "x").correct
+  with pytest.raises(errors.UserError, match="returned 3 for 'wrong'"):
+    rule.read("wrong")
+  with pytest.raises(errors.UserError, match="failed on 'cba', ''.*ZeroDiv"):
+    rule.grade("abc", "")
+  del sys.modules["own_rules"]
+
+
+@pytest.mark.parametrize(
+  ("rule", "words"),
+  [
+    ({"kind": "numbr"}, "'numbr' is unknown"),
+    ({"kind": "regex", "pattern": "("}, "is no regular expression"),
+    ({"kind": "regex", "pattern": "x"}, "has 0 named groups"),
+    ({"kind": "python", "function": "no.such"}, "cannot be imported"),
+    ({"kind": "python", "function": "read"}, "expected python:module.function"),
+    ({"kind": "json", "field": "a", "compare": "fuzzy"}, "'fuzzy' is unknown"),
+  ],
+)
+def test_a_rule_that_cannot_be_used_is_told(rule, words):
+  assert words in answer_rules.why_not(answer_rules.AnswerRule(**rule))

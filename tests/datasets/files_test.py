@@ -1,0 +1,271 @@
+"""A dataset file: what it says, and everything that can be wrong with it."""
+
+import pytest
+from testdata import own_domain, tiny_vocabulary
+
+from specialize_jax import errors
+from specialize_jax.cot import formats
+from specialize_jax.datasets import files, overview, rows
+
+
+@pytest.fixture
+def mistakes(tmp_path, monkeypatch):
+  """Loads a file that is wrong; returns its lines, without the folder."""
+  monkeypatch.chdir(tmp_path)
+
+  def found(yaml=own_domain.YAML, **sets):
+    own_domain.write(tmp_path, yaml, **sets)
+    with pytest.raises(errors.ReportError) as caught:
+      files.load("queues.yaml")
+    return list(caught.value.lines)
+
+  return found
+
+
+def test_a_file_describes_a_domain(tmp_path):
+  own = files.load(str(own_domain.write(tmp_path)))
+  dataset = own.dataset
+  assert own.sizes == {
+    "train": 24,
+    "validation": 4,
+    "test": 4,
+    "out_of_distribution.phone.validation": 4,
+    "out_of_distribution.phone.test": 4,
+    "general.sums.test": 1,
+  }
+  assert [one.name for one in dataset.benchmarks] == [
+    "queues",
+    "queues_phone",
+    "queues_sums",
+  ]
+  assert dataset.benchmarks[2].answer.kind == "number"
+  assert dataset.tfds_dir == str(tmp_path / "tfds")
+  prompt = formats.render_question("x", dataset.formats[3])
+  assert prompt == "ticket: x\nthink."
+  training = dataset.read_training(None)
+  assert len(training.asked) == 24
+  assert len(training.held_out) == 4 + 4 + 4 + 4 + 1 + 4
+  assert own.train[1].given_id == 1
+  assert training.asked[1].question_id == "queues/train/1"
+  text = overview.text(own)
+  assert "  Ticket: train parcel 0 is late." in text
+  assert "queues_out_of_distribution_validation" in text
+
+
+def test_without_validation_some_training_questions_are_held_out(tmp_path):
+  yaml = own_domain.YAML.replace("validation: validation.jsonl, ", "")
+  own = files.load(str(own_domain.write(tmp_path, yaml)))
+  assert own.sizes["train"], own.sizes["validation"] == (18, 6)
+  training = own.dataset.read_training(None)
+  held_out = {one.question for one in training.validation}
+  assert len(held_out) == 6
+  assert not held_out & {row.question.question for row in own.train}
+
+
+def test_one_file_out_of_distribution_is_parted_by_its_questions(tmp_path):
+  yaml = own_domain.YAML.replace(
+    "{validation: phone.jsonl, test: phone_test.jsonl}", "phone.jsonl"
+  )
+  phone = own_domain.rows("phone", 20)
+  own = files.load(str(own_domain.write(tmp_path, yaml, phone=phone)))
+  (member,) = own.dataset.out_of_distribution
+  parts = [{q.question for q in member.read(s)} for s in member.splits]
+  assert [len(part) for part in parts] == [5, 15]
+  assert not parts[0] & parts[1]
+
+
+def test_twelve_mistakes_are_told_at_once_with_their_lines(mistakes):
+  lines = mistakes("""\
+name: My Queues
+vocabulary: {file: nothing.model, extra_ids: many}
+name: again
+sets:
+  trian: train.jsonl
+  validation: gone.jsonl
+  test: [a, b]
+answer: {regex: '(oops', compare: fuzzy}
+out_of_distribution: {Phone 1: phone.jsonl}
+studnet: {}
+student: {chain_of_thought: "no place", demonstrations: 0}
+teacher: {prompt: "Ticket: {question} {question}"}
+""")
+  wanted = [
+    ":2: vocabulary is 'nothing.model', and nothing.model is no file",
+    ":2: vocabulary.extra_ids is 'many': expected a whole number",
+    ":3: 'name' stands twice in the file",
+    ":5: 'trian' is no key of sets; did you mean 'train'?",
+    ":5: sets lacks 'train'",
+    ":6: sets.validation is 'gone.jsonl', and gone.jsonl is no file",
+    ":7: sets.test is a list: expected text",
+    ":8: answer: regex: '(oops' is no regular expression",
+    ":9: out_of_distribution.Phone 1: expected a name of small letters",
+    ":10: 'studnet' is no key of the file; did you mean 'student'?",
+    ":11: student.chain_of_thought has {question} 0 times",
+    ":11: student.demonstrations is '0': expected a whole number",
+    ":12: teacher.prompt has {question} 2 times",
+  ]
+  assert len(lines) == len(wanted)
+  for words in wanted:
+    assert any(f"queues.yaml{words}" in line for line in lines), words
+  numbers = [int(line.split(":")[1]) for line in lines]
+  assert numbers == sorted(numbers)
+
+
+def test_rows_that_are_wrong_are_named_by_their_lines(mistakes):
+  train = own_domain.rows("train", 20)
+  train += [{"question": "no answer"}, {"question": ["a"], "answer": "late"}]
+  train += [{"question": " ", "answer": "late"}]
+  train += own_domain.rows("repeated", 2, id="a")
+  train += [{"question": "a?", "answer": "late", "rationale": "queue: lost"}]
+  lines = mistakes(train=train)
+  places = [line.split(":")[1] for line in lines]
+  assert places == ["21", "22", "23", "25", "26"]
+  assert "lacks 'answer' (it has 'question')" in lines[0]
+  assert "question_id 'a' is that of line 24, too" in lines[3]
+
+
+def test_mistakes_of_the_file_and_of_its_rows_are_told_together(mistakes):
+  yaml = own_domain.YAML.replace("name: queues", "name: Queues")
+  yaml = yaml.replace("spiece.model", "gone.model")
+  lines = mistakes(yaml, test=[{"question": "train parcel 0 is late."}])
+  assert [line.split(" ")[0] for line in lines] == [
+    "queues.yaml:1:",
+    "queues.yaml:2:",
+    "test.jsonl:1:",
+  ]
+
+
+def test_many_rows_of_one_mistake_are_counted(mistakes):
+  train = [*own_domain.rows("train", 2), *({"question": "x"} for _ in range(9))]
+  lines = mistakes(train=train)
+  assert len(lines) == 6
+  assert lines[-1] == "train.jsonl: the same in 4 more rows"
+
+
+def test_a_rule_that_finds_no_answer_is_told_once_for_each_set(mistakes):
+  yaml = own_domain.YAML.replace("queue: (?P", "label: (?P")
+  lines = mistakes(yaml)
+  assert lines[0].startswith(
+    "train.jsonl:1: the answer is found in none of 24 rows: the answer rule"
+    " finds nothing in 'queue: late', not the answer 'late'"
+  )
+  assert "student.answer" in lines[0]
+  assert len(lines) == 5  # the general set has a rule of its own
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "phone", "phone_test"])
+def test_a_question_in_two_sets_is_a_leak_whatever_its_spelling(
+  mistakes, split
+):
+  leaked = own_domain.rows("other", 3)
+  leaked += [{"question": "TRAIN  parcel 4 is late", "answer": "late"}]
+  (line,) = mistakes(**{split: leaked})
+  assert line.startswith(f"{split}.jsonl:4: ")
+  assert "'TRAIN  parcel 4 is late', which train asks, too" in line
+  assert "train.jsonl:5" in line
+
+
+def test_signs_make_two_questions_and_punctuation_does_not():
+  assert rows.same_words("3 + 4?") != rows.same_words("3 - 4?")
+  assert rows.same_words("Ｗｈｏ?") == rows.same_words("who")
+  assert rows.same_words("(]") != rows.same_words("[)")
+
+
+def test_a_vocabulary_that_cannot_write_the_answers_is_told(mistakes, tmp_path):
+  (tmp_path / "spiece.model").write_bytes(tiny_vocabulary.model())
+  (line,) = mistakes()
+  assert line.startswith(
+    "queues.yaml:2: the vocabulary cannot write the answers"
+  )
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("", "is empty"),
+    ("a: [1", "line 1 is not YAML"),
+    ("a: b: c", "line 1 is not YAML"),
+  ],
+)
+def test_what_is_no_yaml_is_one_sentence(tmp_path, text, words):
+  path = own_domain.write(tmp_path, text)
+  with pytest.raises(errors.UserError, match=words):
+    files.load(str(path))
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "- a",
+    "name: &a [*a, *a]",
+    "!!python/object/apply:os.system [ls]",
+    "? {a: b}\n: c",
+    "name: 2024-01-01",
+    "name: !!binary aGk=",
+    "answer: {}\nsets: 3\nteacher: x\nstudent: [a]\ngeneral: {a: {b: c}}",
+  ],
+)
+def test_any_yaml_is_told_what_is_wrong_and_nothing_runs(mistakes, text):
+  assert mistakes(text)
+
+
+def test_gsm8k_s_own_rows_are_rows(tmp_path):
+  yaml = own_domain.YAML.replace(
+    "{regex: 'queue: (?P<answer>[a-z]+)'}", "number"
+  )
+  yaml = yaml.replace('  answer: "queue: {answer}"\n', "")
+  train = [
+    {
+      "question": f"How much is {i} + 1?",
+      "answer": f"{i}+1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}",
+    }
+    for i in range(8)
+  ]
+  sets = {
+    name: [{"question": f"{name} {i}?", "answer": i} for i in range(3)]
+    for name in ("validation", "test", "phone", "phone_test")
+  }
+  (tmp_path / "spiece.model").write_bytes(
+    tiny_vocabulary.train(["The answer is 0 1 2 3 4 5 6 7 8 9"] * 30)
+  )
+  own = files.load(str(own_domain.write(tmp_path, yaml, train=train, **sets)))
+  assert own.train[2].question.answer == "3"
+  assert own.train[2].question.rationale == "2+1 = 3\nThe answer is 3"
+
+
+def test_multiple_choice_in_korean_with_json_answers(tmp_path):
+  yaml = own_domain.YAML.replace(
+    "{regex: 'queue: (?P<answer>[a-z]+)'}", "{json: 정답}"
+  ).replace('  answer: "queue: {answer}"\n', "")
+  yaml = yaml.replace("ticket: {question}\\nthink.", "문제: {question}\\n생각:")
+
+  def questions(name, size):
+    return [
+      {
+        "question": f"{name} {i}번 상자는? (가) 배송 (나) 환불",
+        "answer": {"정답": "가나"[i % 2]},
+        "rationale": '상자는 배송이다. {"정답": "X"}'.replace(
+          "X", "가나"[i % 2]
+        ),
+      }
+      for i in range(size)
+    ]
+
+  sets = {name: questions(name, n) for name, n in own_domain.SIZES.items()}
+  texts = ["문제: 배송 환불 정답 {} () 가 나"] * 30
+  (tmp_path / "spiece.model").write_bytes(
+    tiny_vocabulary.train(
+      texts,
+      vocab_size=400,
+      byte_fallback=True,
+      normalization_rule_name="nfkc",
+    )
+  )
+  own = files.load(str(own_domain.write(tmp_path, yaml, **sets)))
+  question = own.train[1].question
+  assert question.answer == "나"
+  target = formats.render_target(own.dataset.formats[2], "", question.answer)
+  assert target == '{"정답": "나"}'
+  assert (
+    formats.render_question("x", own.dataset.formats[3]) == "문제: x\n생각:"
+  )

@@ -1,0 +1,138 @@
+"""A dataset file becomes tasks and mixtures, by the path that ours take."""
+
+import json
+
+import pytest
+import seqio
+from testdata import own_domain
+
+from specialize_jax import errors
+from specialize_jax.cot import formats
+from specialize_jax.data import preparation, questions
+from specialize_jax.datasets import files, registration
+from specialize_jax.records import schema, store
+
+FORMATS = [one.name for one in formats.FORMATS]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+  """A registered domain whose training rows have no rationale."""
+  folder = tmp_path_factory.mktemp("own")
+  own = files.load(str(own_domain.write(folder)))
+  registration.add(own.dataset)
+  return own
+
+
+def first(name, split):
+  dataset = seqio.get_mixture_or_task(name).get_dataset(
+    None, split=split, shuffle=False, seed=0
+  )
+  return next(dataset.as_numpy_iterator())
+
+
+def write_records(own, folder):
+  """A teacher's samples, every third of them wrong by the domain's rule."""
+  with store.RecordWriter(folder) as writer:
+    for row in own.train:
+      said = row.question.answer if row.given_id % 3 else "nowhere"
+      words = ["the", " parcel", " is", " so.", " queue:", f" {said}"]
+      writer.append(
+        schema.TeacherRecord(
+          question_id=row.given_id,
+          sample=0,
+          question=row.question.question,
+          gold_answer=row.question.answer,
+          text="".join(words),
+          steps=tuple(
+            schema.TeacherStep(token=w, log_prob=-0.1, top=((w, -0.1),))
+            for w in words
+          ),
+          finish_reason="stop",
+          request={},
+          # As a grader of numbers would have noted it, for good.
+          verdicts={"fixed": not row.given_id % 3},
+        )
+      )
+  return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(own, tmp_path_factory):
+  dataset = own.dataset
+  return preparation.prepare(
+    preparation.Preparation(
+      records=str(write_records(own, tmp_path_factory.mktemp("records"))),
+      vocabulary=dataset.vocabulary.path,
+      mode="marginal",
+      data_dir=dataset.tfds_dir,
+      dataset_name=dataset.teacher_name,
+      read_questions=lambda: dataset.read_training(None),
+      answer=dataset.in_distribution.answer,
+    )
+  )
+
+
+def test_a_prompt_that_shows_solved_questions_needs_some(own):
+  with pytest.raises(errors.UserError, match="run `specialize prepare`"):
+    own.dataset.in_distribution.read_demonstrations()
+
+
+def test_verdicts_are_derived_by_the_domain_s_rule(prepared):
+  assert prepared.report["kept"] == 16
+  assert prepared.report["dropped"] == {"wrong answer": 8}
+
+
+def test_every_task_is_written_in_the_domain_s_words(own, prepared):
+  del prepared
+  for name in FORMATS:
+    one = first(f"queues_{name}_v1", "test")
+    prompt = one["inputs_pretokenized"].decode()
+    chain = name.endswith("chain_of_thought")
+    end = "\nthink." if chain else "\nqueue?"
+    assert prompt.endswith(f"ticket: test parcel 0 is late.{end}")
+    # The teacher's right samples are what in-context prompts show.
+    assert prompt.count("ticket:") == (3 if name.startswith("in_") else 1)
+    if name == "in_context_chain_of_thought":
+      assert prompt.count("the parcel is so. queue: ") == 2
+    assert one["answer"] == b"late"
+    trained = first(f"queues_teacher_{name}_v1", "train")
+    assert trained["inputs_pretokenized"].decode().endswith(end)
+    assert bool(trained["teacher_top_mask"].any()) == chain
+  kept = f"{own.dataset.tfds_dir}/queues_teacher/{questions.DEMONSTRATIONS}"
+  assert len(questions.read_questions(kept)) == 16
+
+
+def test_mixtures_are_named_as_those_of_our_own_datasets(own):
+  del own
+  cot = "zero_shot_chain_of_thought_v1"
+  members = {
+    "queues_specialize": {f"queues_teacher_{name}_v1" for name in FORMATS},
+    "queues_validation": {f"queues_{cot}", f"queues_phone_{cot}"},
+    "queues_test": {f"queues_{cot}", f"queues_phone_{cot}"},
+    "queues_out_of_distribution_validation": {f"queues_phone_{cot}"},
+    "queues_general": {
+      f"queues_sums_{cot}",
+      "queues_sums_zero_shot_answer_only_v1",
+    },
+  }
+  for name, tasks in members.items():
+    for version in ("", "_v1"):
+      mixture = seqio.get_mixture_or_task(f"{name}{version}")
+      assert {task.name for task in mixture.tasks} == tasks
+      mixture._check_compatible_features()
+
+
+def test_the_metric_is_the_domain_s_rule():
+  task = seqio.get_mixture_or_task(f"queues_phone_{FORMATS[3]}_v1")
+  (metric,) = task.metric_fns
+  values = metric(["late", "lost"], ["so queue: late", "lost"])
+  assert values["accuracy"] == 0.5
+  assert "accuracy_paper_code" not in values
+  sums = seqio.get_mixture_or_task(f"queues_sums_{FORMATS[3]}_v1")
+  assert sums.metric_fns[0](["2"], ["The answer is 2."])["accuracy"] == 1.0
+
+
+def test_a_general_set_of_one_split_has_no_other(own):
+  assert own.dataset.general[0].splits == ("test",)
+  assert json.dumps(own.sizes)
