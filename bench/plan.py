@@ -12,9 +12,6 @@ same remat, and at most 0.7 is wanted.
 
 `flat` compiles FlanT5-XL with 8 rows a chip: fsdp over 16 chips, 16 copies of
 that over 256, whose chips must not send a tenth more, and fsdp over all 256.
-There the compiler gathers square kernels, and sums all gradients, by
-all-reduces, twice the bytes, whatever the program asks for: explicit
-all-gathers and reduce-scatters compile to the same program.
 """
 
 import argparse

@@ -15,11 +15,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = {
   "files": 0,
   "terminal": 0,
+  "parallel": 0,
   "cot": 1,
   "align": 1,
   "records": 1,
   "losses": 1,
-  "parallel": 1,
   "teacher": 2,
   "data": 2,
   "t5": 2,

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from specialize_jax.losses import student_scores
+from specialize_jax.parallel import row_sums
 
 
 def measure_chunked(
@@ -184,20 +185,21 @@ def _measure_chunked_backward(
       scores,
       cotangents,
     ).astype(compute_dtype)
-    kernel_gradient_DV = jnp.einsum(
-      "btd,btv->dv",
-      hidden_BTD,
-      gradient_BTV,
-      preferred_element_type=sum_dtype,
+    kernel_gradient_DV = row_sums.row_sum(
+      lambda hidden_BTD, gradient_BTV: jnp.einsum(
+        "btd,btv->dv",
+        hidden_BTD,
+        gradient_BTV,
+        preferred_element_type=sum_dtype,
+      ),
+      (hidden_BTD, gradient_BTV),
+      logical_axes=[("batch", None, "embed"), ("batch", None, "vocab")],
+      result_axes=("embed", "vocab"),
     )
     hidden_gradient_BTD += jnp.einsum(
       "btv,dv->btd", gradient_BTV, kernel_DV, preferred_element_type=sum_dtype
     )
-    # The constraint makes it reduced over devices in the compute dtype, as
-    # the gradients of all other kernels are.
-    return hidden_gradient_BTD, nn.with_logical_constraint(
-      kernel_gradient_DV.astype(compute_dtype), ("embed", "vocab")
-    )
+    return hidden_gradient_BTD, kernel_gradient_DV
 
   hidden_gradient_BTD, kernel_gradients = jax.lax.scan(
     add_chunk,

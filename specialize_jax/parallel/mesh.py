@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 
 from specialize_jax import errors
@@ -62,10 +63,25 @@ def make_mesh(
     )
   shape = tuple(sizes.values())
   return jax.sharding.Mesh(
-    # On a 4 x 4 slice, model=2 is half of a physical axis.
-    mesh_utils.create_device_mesh(
-      shape, devices, allow_split_physical_axes=True
-    ),
+    _arranged(shape, devices),
     AXES,
     axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+  )
+
+
+def _arranged(
+  shape: tuple[int, ...], devices: Sequence[jax.Device]
+) -> np.ndarray:
+  """Arranges devices so that mesh axes follow the axes of a TPU slice."""
+  one_axis = max(shape) == len(devices)
+  if one_axis and all(hasattr(device, "coords") for device in devices):
+    # Row by row, which collectives along one physical axis after the other
+    # rest on (`row_sums`). JAX would lay a ring through 4 x 4 chips.
+    devices = sorted(
+      devices, key=lambda device: (*device.coords, device.core_on_chip)
+    )
+    return np.array(devices).reshape(shape)
+  # On a 4 x 4 slice, model=2 is half of a physical axis.
+  return mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
   )

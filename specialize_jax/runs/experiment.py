@@ -260,6 +260,7 @@ def _train(
     experiment.loss,
     dropout_rng=dropout_rng,
     num_microbatches=experiment.num_microbatches,
+    compiler_options=placed.compiler_options,
   )
 
   def initial_state() -> state.TrainState:

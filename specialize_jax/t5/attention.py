@@ -68,10 +68,19 @@ class Scope(flax.struct.PyTreeNode):
       bias_HTS=None if bias is None else bias.on_plane(*lengths),
     )
 
-  def with_bias(self, bias: relative_position.Bias, length: int) -> "Scope":
-    """Returns the scope of T = S = `length` positions with a bias added."""
+  def with_bias(
+    self,
+    config: t5_config.T5Config,
+    bias: relative_position.Bias,
+    length: int,
+  ) -> "Scope":
+    """Returns the scope of T = S = `length` positions with a bias added.
+
+    The kernel holds the bias in VMEM: what fitted without it may not fit with
+    it, and is then computed by the plain form.
+    """
     if self.pairs is not None:
-      return self.replace(bias=bias)
+      return Scope.of(config, self.pairs, (length, length), bias)
     return self.replace(bias_HTS=bias.on_plane(length, length))
 
 

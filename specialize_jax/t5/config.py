@@ -55,6 +55,10 @@ class T5Config:
       float32 whatever it is. Any spelling that JAX takes is accepted, and
       kept as its name.
     param_dtype: name of the type in which parameters are kept.
+    gradient_dtype: name of the type in which devices sum the gradients of
+      kernels over the batch; `bfloat16` halves the bytes communicated, and
+      rounds every partial sum to 8 bits. With a `dtype` of float64, float32
+      means that too.
     remat_policy: what the backward pass recomputes: `none`; `dots` keeps all
       matrix products; `minimal` keeps those with parameters and the
       attention output, not its scores; `full` keeps only the inputs of each
@@ -94,6 +98,7 @@ class T5Config:
   layer_norm_epsilon: float = 1e-6
   dtype: str = "bfloat16"
   param_dtype: str = "float32"
+  gradient_dtype: str = "float32"
   remat_policy: str = "none"
   scan_layers: bool = True
   pad_id: int = PAD_ID
@@ -105,7 +110,7 @@ class T5Config:
 
   def __post_init__(self) -> None:
     """Normalises spellings; raises UserError for a value that cannot be."""
-    for name in ("dtype", "param_dtype"):
+    for name in ("dtype", "param_dtype", "gradient_dtype"):
       object.__setattr__(self, name, _dtype_name(name, getattr(self, name)))
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
     for field in dataclasses.fields(self):
@@ -207,6 +212,13 @@ class T5Config:
   def eos_id(self) -> int:
     """The token that ends a text that is encoded."""
     return self.eos_ids[0]
+
+  @property
+  def gradient_sum_dtype(self) -> str:
+    """The dtype in which kernels' gradients are summed over devices."""
+    if self.dtype == "float64" and self.gradient_dtype == "float32":
+      return self.dtype
+    return self.gradient_dtype
 
   @property
   def joined_kv_dim(self) -> int:

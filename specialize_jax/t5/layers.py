@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from specialize_jax.parallel import row_sums
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import products
 
@@ -26,12 +27,12 @@ embedding_init = nn.initializers.normal(stddev=1.0)
 
 
 class Dense(nn.Module):
-  """A matrix product without bias, in the compute dtype.
+  """A matmul without bias, in the compute dtype.
 
   Attributes:
     features: size of the output's last axis.
     kernel_axes: logical names of the kernel's two axes.
-    config: gives the dtypes.
+    config: has the dtypes.
     kernel_init: the kernel's initial distribution.
   """
 
@@ -42,7 +43,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Gives `inputs @ kernel`, `[..., features]`."""
+    """Returns `inputs @ kernel`, `[..., features]`."""
     kernel = self.param(
       "kernel",
       nn.with_logical_partitioning(self.kernel_init, self.kernel_axes),
@@ -50,47 +51,91 @@ class Dense(nn.Module):
       self.config.param_dtype,
     )
     dtype = self.config.dtype
-    # As it lies in memory: so it is cast before other devices gather it, and
-    # its gradient is summed into the shard of each, in the compute dtype.
-    kernel = nn.with_logical_constraint(kernel.astype(dtype), self.kernel_axes)
-    return _multiply(inputs.astype(dtype), kernel)
+    return _multiply(
+      inputs.astype(dtype),
+      kernel,
+      self.kernel_axes,
+      self.config.gradient_sum_dtype,
+    )
 
 
-@jax.custom_vjp
-def _multiply(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Gives `inputs @ kernel`; its backward pass turns the smaller array.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _multiply(
+  inputs: jax.Array,
+  kernel: jax.Array,
+  kernel_axes: tuple[str | None, str | None],
+  sum_dtype: str,
+) -> jax.Array:
+  """Returns `inputs @ kernel` in the inputs' dtype.
 
-  A sum over positions is fast on a CPU when its left side is turned, and what
-  is turned is computed in strides, all that XLA fuses into it included: so let
-  it be the narrow norm before the feed-forward block, not GELU's derivative.
+  The kernel's gradient is a sum over positions. XLA's CPU computes it fast
+  where its left side is transposed, and computes what is transposed in strides,
+  all that is fused into it included: so the backward pass transposes the
+  smaller array, the norm before the feed-forward block and not GELU's
+  derivative.
+
+  Args:
+    inputs: `[..., features in]`; batch first, where there is a mesh.
+    kernel: `[features in, features out]`, in the parameters' dtype.
+    kernel_axes: its logical axes.
+    sum_dtype: the dtype in which devices sum the kernel's gradient.
   """
-  return jnp.dot(inputs, kernel)
+  return _multiply_forward(inputs, kernel, kernel_axes, sum_dtype)[0]
 
 
 def _multiply_forward(
-  inputs: jax.Array, kernel: jax.Array
+  inputs: jax.Array,
+  kernel: jax.Array,
+  kernel_axes: tuple[str | None, str | None],
+  sum_dtype: str,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  # The product itself, not `_multiply`: a remat policy sees it only as such.
-  return jnp.dot(inputs, kernel), (inputs, kernel)
+  del sum_dtype
+  # The matmul itself, not `_multiply`: a remat policy sees it only as such.
+  outputs = jnp.dot(inputs, _cast(kernel, inputs.dtype, kernel_axes))
+  return outputs, (inputs, kernel)
 
 
 def _multiply_backward(
-  residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+  kernel_axes: tuple[str | None, str | None],
+  sum_dtype: str,
+  residuals: tuple[jax.Array, jax.Array],
+  gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   inputs, kernel = residuals
-  positions = tuple(range(inputs.ndim - 1))
 
   def over_positions(left: jax.Array, right: jax.Array) -> jax.Array:
-    return jax.lax.dot_general(left, right, ((positions, positions), ((), ())))
+    positions = tuple(range(left.ndim - 1))
+    return jax.lax.dot_general(
+      left,
+      right,
+      ((positions, positions), ((), ())),
+      preferred_element_type=sum_dtype,
+    )
 
-  if inputs.shape[-1] <= gradient.shape[-1]:
-    kernel_gradient = over_positions(inputs, gradient)
-  else:
-    kernel_gradient = products.as_written(over_positions(gradient, inputs)).T
-  return jnp.dot(gradient, kernel.T), kernel_gradient
+  def kernel_gradient(inputs: jax.Array, gradient: jax.Array) -> jax.Array:
+    if inputs.shape[-1] <= gradient.shape[-1]:
+      return over_positions(inputs, gradient)
+    return products.as_written(over_positions(gradient, inputs)).T
+
+  batch = ("batch", *[None] * (inputs.ndim - 2))
+  summed = row_sums.row_sum(
+    kernel_gradient,
+    (inputs, gradient),
+    logical_axes=[(*batch, axis) for axis in kernel_axes],
+    result_axes=kernel_axes,
+  )
+  kernel_in_dtype = _cast(kernel, inputs.dtype, kernel_axes)
+  return jnp.dot(gradient, kernel_in_dtype.T), summed.astype(kernel.dtype)
 
 
 _multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
+def _cast(
+  kernel: jax.Array, dtype: jnp.dtype, kernel_axes: tuple[str | None, ...]
+) -> jax.Array:
+  """Casts a kernel on the shard of each device, before it is all-gathered."""
+  return nn.with_logical_constraint(kernel.astype(dtype), kernel_axes)
 
 
 class RMSNorm(nn.Module):
@@ -135,12 +180,17 @@ class TokenEmbedder(nn.Module):
     )
 
   def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-    """Gives the rows of `tokens_BT`, `[B, T, D]`.
+    """Returns the rows of `tokens_BT`, `[B, T, D]`.
 
-    A token outside the vocabulary gives NaN, which training stops at: a
+    A token outside the vocabulary yields NaN, which training stops at: a
     clipped index would train on the wrong word in silence.
     """
-    rows_BTD = _rows(self.embedding, tokens_BT, self.config.dtype)
+    rows_BTD = _rows(
+      self.embedding,
+      tokens_BT,
+      self.config.dtype,
+      self.config.gradient_sum_dtype,
+    )
     return nn.with_logical_constraint(rows_BTD, ("batch", "length", "embed"))
 
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
@@ -167,36 +217,61 @@ class LogitsHead(nn.Module):
     return _float32_product(hidden_BTD, kernel_DV, self.config)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rows(table_VD: jax.Array, tokens_BT: jax.Array, dtype: str) -> jax.Array:
-  """Gives the tokens' rows in `dtype`, `[B, T, D]`.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rows(
+  table_VD: jax.Array, tokens_BT: jax.Array, dtype: str, sum_dtype: str
+) -> jax.Array:
+  """Returns the tokens' rows in `dtype`, `[B, T, D]`.
 
-  Where the table is cut along `embed`, devices gather it in `dtype`: a gather
-  by tokens that are cut too, from a table that is, would be made by moving
-  whole rows of all devices. The gradient of a row is summed in float32, since
-  frequent tokens have thousands of terms.
+  A table that is sharded along `embed` is all-gathered in `dtype`: a gather by
+  sharded tokens from a sharded table would move whole rows of all devices. The
+  gradient of a row is summed in float32 on each device, since frequent tokens
+  have thousands of terms, and in `sum_dtype` over devices.
   """
+  del sum_dtype
   whole_VD = nn.with_logical_constraint(table_VD.astype(dtype), ("vocab", None))
   return jnp.take(whole_VD, tokens_BT, axis=0, mode="fill")
 
 
 def _rows_forward(
-  table_VD: jax.Array, tokens_BT: jax.Array, dtype: str
+  table_VD: jax.Array, tokens_BT: jax.Array, dtype: str, sum_dtype: str
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return _rows(table_VD, tokens_BT, dtype), (table_VD, tokens_BT)
+  rows_BTD = _rows(table_VD, tokens_BT, dtype, sum_dtype)
+  return rows_BTD, (table_VD, tokens_BT)
 
 
 def _rows_backward(
-  dtype: str, residuals: tuple[jax.Array, jax.Array], rows_BTD: jax.Array
+  dtype: str,
+  sum_dtype: str,
+  residuals: tuple[jax.Array, jax.Array],
+  rows_BTD: jax.Array,
 ) -> tuple[jax.Array, None]:
   table_VD, tokens_BT = residuals
-  sum_dtype = jnp.float64 if dtype == "float64" else jnp.float32
-  sums_VD = jnp.zeros(table_VD.shape, sum_dtype)
-  sums_VD = nn.with_logical_constraint(sums_VD, ("vocab", None))
-  sums_VD = sums_VD.at[tokens_BT].add(rows_BTD.astype(sum_dtype), mode="drop")
-  gradient_VD = nn.with_logical_constraint(
-    sums_VD.astype(dtype), ("vocab", "embed")
-  )
+  own_dtype = "float64" if dtype == "float64" else "float32"
+
+  def summed(
+    tokens_BT: jax.Array, rows_BTD: jax.Array, zeros_VD: jax.Array | None = None
+  ) -> jax.Array:
+    if zeros_VD is None:
+      zeros_VD = jnp.zeros((len(table_VD), rows_BTD.shape[-1]), own_dtype)
+    rows_BTD = rows_BTD.astype(own_dtype)
+    sums_VD = zeros_VD.at[tokens_BT].add(rows_BTD, mode="drop")
+    return sums_VD.astype(sum_dtype)
+
+  if row_sums.num_shards("vocab") == 1:
+    gradient_VD = row_sums.row_sum(
+      summed,
+      (tokens_BT, rows_BTD),
+      logical_axes=[("batch", None), ("batch", None, "embed")],
+      result_axes=("vocab", "embed"),
+    )
+  else:
+    zeros_VD = nn.with_logical_constraint(
+      jnp.zeros(table_VD.shape, own_dtype), ("vocab", None)
+    )
+    gradient_VD = nn.with_logical_constraint(
+      summed(tokens_BT, rows_BTD, zeros_VD), ("vocab", "embed")
+    )
   return gradient_VD.astype(table_VD.dtype), None
 
 

@@ -70,7 +70,9 @@ class EncoderLayer(nn.Module):
       deterministic: whether dropout is off.
     """
     if self.config.relative_bias == "per_layer":
-      scope = scope.with_bias(self.relpos_bias(), hidden_BSD.shape[1])
+      scope = scope.with_bias(
+        self.config, self.relpos_bias(), hidden_BSD.shape[1]
+      )
     normed_BSD = self.pre_attention_layer_norm(hidden_BSD)
     attended_BSD = self.attention(
       normed_BSD,
@@ -122,7 +124,9 @@ class DecoderLayer(nn.Module):
     """
     self_scope, cross_scope = scopes
     if self.config.relative_bias == "per_layer":
-      self_scope = self_scope.with_bias(self.relpos_bias(), hidden_BTD.shape[1])
+      self_scope = self_scope.with_bias(
+        self.config, self.relpos_bias(), hidden_BTD.shape[1]
+      )
     normed_BTD = self.pre_self_attention_layer_norm(hidden_BTD)
     return self._layer(
       hidden_BTD,

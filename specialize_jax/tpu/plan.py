@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
+
 from specialize_jax.parallel import mesh as meshes
 from specialize_jax.parallel import placement as placements
 from specialize_jax.t5 import arithmetic
@@ -162,25 +164,14 @@ def _counted(
   step_name: str,
   text: str,
 ) -> Row:
-  """What the program's text says of its time."""
+  """Returns what a program's text says of its time, fields of `row`."""
   job, slice_ = request.job, request.topology
   module = hlo_text.parse(text)
-  counted = {
-    "num_devices": slice_.num_chips,
-    # Decoding ends when all rows have: at the latest here.
-    "unknown_rounds": job.target_length,
-  }
-  cost = hlo_cost.cost(module, **counted)
-  sent = cost.sent_bytes()
-  seconds = {
-    "compute": cost.flops / slice_.chip.peak_flops,
-    "memory": cost.hbm_bytes / slice_.chip.hbm_bytes_per_second,
-    "interconnect": sum(
-      slice_.seconds(one, placement.mesh) for one in cost.exchanges
-    ),
-  }
-  bound_by = max(seconds, key=seconds.__getitem__)
-  step_seconds = seconds[bound_by]
+  # Decoding ends when all rows have: at the latest here.
+  result = bounds(
+    module, slice_, placement.mesh, unknown_rounds=job.target_length
+  )
+  step_seconds = result["step_seconds"]
   useful = _PASSES[step_name] * arithmetic.forward_flops(
     job.config,
     batch_size=job.batch_size,
@@ -192,25 +183,57 @@ def _counted(
   hours = None
   if request.train_steps is not None and step_name == "train":
     hours = request.train_steps * step_seconds / 3600
+  result |= {
+    "mfu": useful / possible,
+    "examples_per_second": job.batch_size / step_seconds,
+    "tokens_per_second": tokens / step_seconds,
+    "hours": hours,
+    "chip_hours": None if hours is None else hours * slice_.num_chips,
+  }
+  if request.breakdown:
+    result["breakdown"] = breakdown.rows(
+      module, num_devices=slice_.num_chips, unknown_rounds=job.target_length
+    )
+  return result
+
+
+def bounds(
+  module: hlo_text.Module,
+  slice_: topology.Topology,
+  mesh: jax.sharding.Mesh,
+  *,
+  unknown_rounds: int = 1,
+) -> Row:
+  """Computes what a compiled program costs a chip, and its least time.
+
+  Args:
+    module: the program.
+    slice_: the chips it was compiled for.
+    mesh: over all of them.
+    unknown_rounds: see `hlo_cost.cost`.
+
+  Returns:
+    The fields flops to bound_by, and unknown_loops, of `row`.
+  """
+  cost = hlo_cost.cost(
+    module, num_devices=slice_.num_chips, unknown_rounds=unknown_rounds
+  )
+  sent = cost.sent_bytes()
+  seconds = {
+    "compute": cost.flops / slice_.chip.peak_flops,
+    "memory": cost.hbm_bytes / slice_.chip.hbm_bytes_per_second,
+    "interconnect": slice_.seconds(cost.exchanges, mesh),
+  }
+  bound_by = max(seconds, key=seconds.__getitem__)
   return {
     "flops": cost.flops,
     "hbm_bytes": cost.hbm_bytes,
     "interconnect_bytes": sum(sent.values()),
     "interconnect_bytes_by_kind": dict(sent),
     **{f"{name}_seconds": value for name, value in seconds.items()},
-    "step_seconds": step_seconds,
+    "step_seconds": seconds[bound_by],
     "bound_by": bound_by,
-    "mfu": useful / possible,
-    "examples_per_second": job.batch_size / step_seconds,
-    "tokens_per_second": tokens / step_seconds,
-    "hours": hours,
-    "chip_hours": None if hours is None else hours * slice_.num_chips,
     "unknown_loops": cost.unknown_loops,
-    **(
-      {"breakdown": breakdown.rows(module, **counted)}
-      if request.breakdown
-      else {}
-    ),
   }
 
 

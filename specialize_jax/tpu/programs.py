@@ -148,6 +148,7 @@ def lower(
       job.loss,
       dropout_rng=dropout_rng,
       num_microbatches=job.num_microbatches,
+      compiler_options=placement.compiler_options,
     )
     return train_step.lower(
       _abstract_state(job, placement), abstract_batch(job, placement)

@@ -48,32 +48,45 @@ class Topology:
     return math.prod(self.shape)
 
   def seconds(
-    self, exchange: collectives.Collective, mesh: jax.sharding.Mesh
+    self, exchanges: Sequence[collectives.Collective], mesh: jax.sharding.Mesh
   ) -> float:
-    """The least time of an exchange, all its links at full speed.
+    """Returns the least time of collectives, their links at full speed.
 
     Of a torus only the axes along which the devices of a group differ carry
-    its bytes: two links an axis where it closes to a ring, else what reaches
-    the chip at the axis's end, one.
-    """
-    sent = exchange.count * exchange.sent_bytes
-    if not sent:
-      return 0.0
-    places = [device.coords for device in mesh.devices.flat]
-    busiest = min(
-      self._links(tuple(places[index] for index in group))
-      for group in exchange.groups
-      if len(set(group)) > 1
-    )
-    return sent / (busiest * self.chip.link_bytes_per_second)
+    its bytes: two links an axis where it closes to a ring, else one, which is
+    what reaches the chip at the axis's end. Collectives along different axes
+    may run at the same time, so the bound is the time of the busiest axis.
 
-  def _links(self, group: Sequence[tuple[int, ...]]) -> int:
-    """Links of a chip that an exchange within a group can use."""
-    links = 0
-    for axis, length in enumerate(self.shape):
-      if len({place[axis] for place in group}) > 1:
-        links += 2 if self._closes(length) else 1
-    return links
+    Args:
+      exchanges: of one step of a program.
+      mesh: of the program.
+    """
+    places = [device.coords for device in mesh.devices.flat]
+    busy = dict.fromkeys(range(len(self.shape)), 0.0)
+    for exchange in exchanges:
+      sent = exchange.count * exchange.sent_bytes
+      if not sent:
+        continue
+      links = min(
+        (
+          self._links([places[index] for index in group])
+          for group in exchange.groups
+          if len(set(group)) > 1
+        ),
+        key=lambda links: sum(links.values()),
+      )
+      speed = sum(links.values()) * self.chip.link_bytes_per_second
+      for axis in links:
+        busy[axis] += sent / speed
+    return max(busy.values())
+
+  def _links(self, group: Sequence[tuple[int, ...]]) -> dict[int, int]:
+    """Returns the links of a chip along each axis that a group spans."""
+    return {
+      axis: 2 if self._closes(length) else 1
+      for axis, length in enumerate(self.shape)
+      if len({place[axis] for place in group}) > 1
+    }
 
   def _closes(self, length: int) -> bool:
     """Whether an axis of the slice is a ring."""

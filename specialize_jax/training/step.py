@@ -28,6 +28,7 @@ def make_train_step(
   *,
   dropout_rng: jax.Array,
   num_microbatches: int = 1,
+  compiler_options: Mapping[str, bool] | None = None,
 ) -> TrainStep:
   """Builds the jitted train step `(state, batch) -> (state, metrics)`.
 
@@ -46,6 +47,7 @@ def make_train_step(
     dropout_rng: base key; step n uses it with n folded in.
     num_microbatches: number of microbatches, processed one after the other;
       must divide the batch's rows on every device.
+    compiler_options: of XLA, see `Placement.compiler_options`.
 
   Returns:
     The step. Its metrics are those of `metrics.shares`, gradient_norm (before
@@ -70,7 +72,11 @@ def make_train_step(
     )
     return new_state, metrics.shares(sums) | update_metrics
 
-  return jax.jit(train_step, donate_argnums=0)
+  return jax.jit(
+    train_step,
+    donate_argnums=0,
+    compiler_options=dict(compiler_options or {}),
+  )
 
 
 def loss_sums(

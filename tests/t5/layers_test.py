@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from specialize_jax.parallel import mesh as meshes
+from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import layers
 
@@ -91,10 +93,46 @@ def test_a_product_has_the_gradients_of_its_definition(widths):
   inputs = rng.normal(size=(2, 4, widths[0])).astype(np.float32)
   kernel = rng.normal(size=widths).astype(np.float32)
   gradient = rng.normal(size=(2, 4, widths[1])).astype(np.float32)
-  outputs, pull_back = jax.vjp(layers._multiply, inputs, kernel)
+  outputs, pull_back = jax.vjp(
+    lambda inputs, kernel: layers._multiply(
+      inputs, kernel, ("embed", "mlp"), "float32"
+    ),
+    inputs,
+    kernel,
+  )
   np.testing.assert_allclose(outputs, inputs @ kernel, atol=1e-5)
   to_inputs, to_kernel = pull_back(jnp.asarray(gradient))
   np.testing.assert_allclose(to_inputs, gradient @ kernel.T, atol=1e-5)
   np.testing.assert_allclose(
     to_kernel, np.einsum("btk,btn->kn", inputs, gradient), atol=1e-5
   )
+
+
+@pytest.mark.parametrize(
+  ("sum_dtype", "error"), [("float32", 1e-6), ("bfloat16", 1e-2)]
+)
+def test_a_kernels_gradient_is_rounded_to_the_dtype_it_is_summed_in(
+  sum_dtype, error
+):
+  """Eight devices sum 64 rows: 0 to 2 bits of bfloat16's 8 are lost."""
+  rng = np.random.default_rng(0)
+  inputs = jnp.asarray(rng.normal(size=(64, 4, 16)), jnp.bfloat16)
+  gradient = jnp.asarray(rng.normal(size=(64, 4, 256)), jnp.bfloat16)
+  kernel = jnp.zeros((16, 256), jnp.float32)
+  place = placement.Placement(mesh=meshes.make_mesh(data=1, fsdp=8))
+  rows = place.rules.batch_sharding(place.mesh)
+  with place.entered():
+    pull_back = jax.jit(
+      lambda inputs, gradient: jax.vjp(
+        lambda kernel: layers._multiply(
+          inputs, kernel, ("embed", "mlp"), sum_dtype
+        ),
+        kernel,
+      )[1](gradient)[0]
+    )
+    found = pull_back(*(jax.device_put(x, rows) for x in (inputs, gradient)))
+  assert found.dtype == jnp.float32
+  wide = (np.asarray(x, np.float64) for x in (inputs, gradient))
+  expected = np.einsum("btk,btn->kn", *wide)
+  off = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+  assert error / 20 < off < error if sum_dtype == "bfloat16" else off < error

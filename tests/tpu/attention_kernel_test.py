@@ -13,9 +13,8 @@ from specialize_jax.tpu import topology
 pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
 
 
-def _compiled(slice_name, length, **dimensions):
-  """Compiles value and gradients of one encoder attention for one chip."""
-  config = t5_config.T5Config(
+def _config(**dimensions):
+  return t5_config.T5Config(
     **{
       "vocab_size": 64,
       "embed_dim": 64,
@@ -30,6 +29,11 @@ def _compiled(slice_name, length, **dimensions):
       **dimensions,
     }
   )
+
+
+def _compiled(slice_name, length, **dimensions):
+  """Compiles value and gradients of one encoder attention for one chip."""
+  config = _config(**dimensions)
   mesh = meshes.make_mesh(data=1, devices=topology.load(slice_name).devices[:1])
 
   def loss(joined, table, ids, scale):
@@ -97,3 +101,24 @@ def test_what_the_kernel_cannot_do_is_refused_before_compilation():
 def test_by_default_what_the_kernel_cannot_do_is_plain():
   text = _compiled("v5e:2x2", 256, head_dim=20, attention="default")
   assert "tpu_custom_call" not in text
+
+
+@pytest.mark.parametrize(("length", "fits"), [(2048, True), (2304, False)])
+def test_a_bias_that_a_layer_adds_must_fit_into_vmem_too(length, fits):
+  """A v4 has room for 2,304 positions, but not for their bias beside them."""
+  devices = topology.load("v4:2x2x1").devices[:1]
+  bias = relative_position.Bias(
+    table_HN=jnp.zeros((4, 32)), bidirectional=True, max_distance=128
+  )
+  pairs = masks.encoder(jnp.ones((1, length), jnp.int32))
+  config = _config(attention="default")
+  with jax.set_mesh(meshes.make_mesh(data=1, devices=devices)):
+    scope = attention.Scope.of(config, pairs, (length, length))
+    assert scope.pairs is not None
+    with_bias = jax.eval_shape(
+      lambda bias: scope.with_bias(config, bias, length), bias
+    )
+    assert (with_bias.pairs is not None) == fits
+    if not fits:
+      with pytest.raises(errors.UserError, match="2304 keys need"):
+        scope.with_bias(_config(), bias, length)

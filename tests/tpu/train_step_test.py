@@ -6,17 +6,21 @@ sizes.
 
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from specialize_jax.cli import plan as command
 from specialize_jax.losses import distillation
 from specialize_jax.t5 import config as t5_config
+from specialize_jax.t5 import network
 from specialize_jax.tpu import hlo_cost, hlo_text, plan, programs, topology
 from specialize_jax.training import optimizer
 
 pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
 
 _VOCAB, _EMBED = 32128, 128
+_XL = {"embed_dim": 2048, "mlp_dim": 5120, "num_heads": 32}
 
 
 def _job(batch_size, **dimensions):
@@ -74,6 +78,42 @@ def test_logits_stay_where_their_shard_of_the_vocabulary_lies():
     if one.kind == "all-reduce"
     for array in one.shapes
   )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("slice_name", "chips", "dimensions"),
+  [
+    ("v5e:4x4", 16, {"embed_dim": 512, "mlp_dim": 1024}),
+    ("v5e:8x8", 64, _XL),
+    ("v5e:16x16", 256, _XL),
+  ],
+)
+def test_kernels_are_gathered_and_their_gradients_reduce_scattered(
+  slice_name, chips, dimensions
+):
+  job = _job(batch_size=chips, vocab_size=4096, **dimensions)
+  cost = _exchanges(job, slice_name, data=1, fsdp=chips, model=1)
+  params = network.EncoderDecoder(job.config)
+  params = jax.eval_shape(
+    lambda: params.init(
+      jax.random.key(0),
+      *(jnp.ones((1, 8), jnp.int32),) * 2,
+      deterministic=True,
+    )
+  )
+  sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+  kernels = [size for size in sizes if size >= job.config.embed_dim**2]
+  reduced = [
+    array.num_elements
+    for one in cost.exchanges
+    if one.kind == "all-reduce"
+    for array in one.shapes
+  ]
+  assert max(reduced) < min(kernels)
+  # Gathered twice in bfloat16, reduced once in float32.
+  least = (2 + 2 + 4) * sum(sizes) * (chips - 1) / chips
+  assert sum(cost.sent_bytes().values()) < 1.15 * least
 
 
 @pytest.mark.slow

@@ -1,0 +1,215 @@
+"""Sums over a batch whose rows are sharded, left as shards of the result.
+
+The gradient of a kernel is a sum over the rows of the batch. Under `fsdp` each
+device keeps one shard of it: a reduce-scatter. Left to the partitioner, that is
+an all-reduce of whole gradients on a TPU, twice the bytes: its compiler knows
+no reduce-scatter over all chips of a slice, only along one physical axis. So
+the sum is written out here: each device sums its own rows, and reduce-scatters
+follow one another along the physical axes. With s axes the sum is divided into
+s parts, part i of which starts along axis i, so that all links are busy.
+"""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.experimental import layout
+
+LogicalAxes = tuple[str | None, ...]
+
+_phases: contextvars.ContextVar[Mapping[str, tuple[int, ...]]] = (
+  contextvars.ContextVar("phases", default={})  # noqa: B039
+)
+
+
+@contextlib.contextmanager
+def over_links_of(mesh: jax.sharding.Mesh) -> Iterator[None]:
+  """Enters a context in which `row_sum` follows a mesh's physical axes."""
+  token = _phases.set({axis: phases(mesh, axis) for axis in mesh.axis_names})
+  try:
+    yield
+  finally:
+    _phases.reset(token)
+
+
+def phases(mesh: jax.sharding.Mesh, axis: str) -> tuple[int, ...]:
+  """Returns how a mesh axis divides into physical axes of its slice.
+
+  Args:
+    mesh: a mesh.
+    axis: the name of one of its axes.
+
+  Returns:
+    Their sizes, the slowest first, whose product is the size of the mesh axis:
+    `(8, 8)` of 64 devices that are all of a v5e 8x8 slice, row by row. The
+    size of the mesh axis alone where the devices have no coordinates, as on a
+    CPU, or are not in such an order.
+  """
+  place = mesh.axis_names.index(axis)
+  line = np.moveaxis(mesh.devices, place, -1).reshape(-1, mesh.shape[axis])[0]
+  size = len(line)
+  if size == 1 or any(getattr(one, "coords", None) is None for one in line):
+    return (size,)
+  coordinates = np.array([one.coords for one in line])
+  found = {}
+  for along in coordinates.T - coordinates[0, :, None]:
+    if along.any():
+      stride = int(np.argmax(along != 0))
+      step, length = along[stride], len(np.unique(along))
+      if (along != step * (np.arange(size) // stride % length)).any():
+        return (size,)
+      found[stride] = length
+  sizes = tuple(found[stride] for stride in sorted(found, reverse=True))
+  return sizes if math.prod(sizes) == size else (size,)
+
+
+def num_shards(logical_axis: str) -> int:
+  """Returns over how many devices of the mesh a logical axis is sharded."""
+  mesh = jax.sharding.get_abstract_mesh()
+  spec = nn.logical_to_mesh_axes((logical_axis,)) or (None,)
+  return math.prod(mesh.shape.get(axis, 1) for axis in _names(spec[0]))
+
+
+def row_sum(
+  partial_sum: Callable[..., jax.Array],
+  arrays: Sequence[jax.Array],
+  *,
+  logical_axes: Sequence[LogicalAxes],
+  result_axes: LogicalAxes,
+) -> jax.Array:
+  """Computes a sum over rows, sharded as its logical axes say.
+
+  Within a mesh that shards the batch, devices sum their own rows, and then
+  reduce over each other in the dtype that `partial_sum` returns. Where the
+  mesh does not divide an array, or no mesh is entered, the partitioner is left
+  to it.
+
+  Args:
+    partial_sum: computes the sum over the rows it is given.
+    arrays: whose first axis are the rows.
+    logical_axes: of each array, "batch" first.
+    result_axes: of the sum.
+
+  Returns:
+    `partial_sum(*arrays)`.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  result = jax.eval_shape(partial_sum, *arrays)
+  specs = [
+    _spec(axes, array) for axes, array in zip(logical_axes, arrays, strict=True)
+  ]
+  result_spec = _spec(result_axes, result)
+  batch = _names(specs[0][0]) if len(specs[0]) else ()
+  if (
+    math.prod(mesh.shape[axis] for axis in batch) == 1
+    or mesh.manual_axes
+    or not all(map(_divides, [*specs, result_spec], [*arrays, result]))
+  ):
+    return nn.with_logical_constraint(partial_sum(*arrays), result_axes)
+
+  def on_device(*rows: jax.Array) -> jax.Array:
+    total = partial_sum(*rows)
+    left = [axis for axis in batch if mesh.shape[axis] > 1]
+    for dimension, axes in enumerate(result_spec):
+      for axis in _names(axes):
+        if axis in left:
+          total = _reduce_scattered(total, axis, dimension, mesh.shape[axis])
+          left.remove(axis)
+    return jax.lax.psum(total, tuple(left)) if left else total
+
+  return jax.shard_map(
+    on_device,
+    mesh=mesh,
+    in_specs=tuple(specs),
+    out_specs=result_spec,
+    # Groups of devices within an axis are beyond what it can check.
+    check_vma=False,
+  )(*arrays)
+
+
+def _reduce_scattered(
+  array: jax.Array, axis: str, dimension: int, size: int
+) -> jax.Array:
+  """Sums over devices; device i keeps block i of a dimension.
+
+  Args:
+    array: of each device along a mesh axis.
+    axis: its name.
+    dimension: of the array, which `size` divides.
+    size: of the mesh axis.
+  """
+  sizes = _phases.get().get(axis, (size,))
+  if size == 1:
+    return array
+  # A part for each physical axis, along the longest of the other dimensions.
+  others = [place for place in range(array.ndim) if place != dimension]
+  along = max(others, key=lambda place: array.shape[place], default=None)
+  if along is None or array.shape[along] % (len(sizes) * _LEAST_PART):
+    parts = [array]
+  else:
+    parts = jnp.split(array, len(sizes), axis=along)
+  reduced = []
+  for first, part in enumerate(parts):
+    order = [(first + place) % len(sizes) for place in range(len(sizes))]
+    blocks = jnp.moveaxis(part, dimension, 0)
+    rest = blocks.shape[1:]
+    blocks = blocks.reshape(*sizes, -1, *rest)
+    tail = range(len(sizes), blocks.ndim)
+    if first:
+      blocks = _as_laid_out(blocks.transpose(*order, *tail))
+    for physical in order:
+      blocks = jax.lax.psum_scatter(
+        blocks, axis, axis_index_groups=_groups(sizes, physical)
+      )
+    reduced.append(jnp.moveaxis(blocks, 0, dimension))
+  return reduced[0] if along is None else jnp.concatenate(reduced, axis=along)
+
+
+def _as_laid_out(array: jax.Array) -> jax.Array:
+  """Keeps a TPU's compiler from transposing by the layout alone.
+
+  It makes an all-reduce of a reduce-scatter along a dimension that is not the
+  slowest in memory.
+  """
+
+  def tpu(array: jax.Array) -> jax.Array:
+    order = layout.Layout(tuple(range(array.ndim)))
+    return layout.with_layout_constraint(array, order)
+
+  return jax.lax.platform_dependent(array, tpu=tpu, default=lambda array: array)
+
+
+# Columns of a register, below which a part would be padded.
+_LEAST_PART = 128
+
+
+def _groups(sizes: tuple[int, ...], physical: int) -> list[list[int]]:
+  """Returns which places along a mesh axis differ in one physical axis."""
+  places = np.arange(math.prod(sizes)).reshape(sizes)
+  return np.moveaxis(places, physical, -1).reshape(-1, sizes[physical]).tolist()
+
+
+def _spec(
+  axes: LogicalAxes, array: jax.Array | jax.ShapeDtypeStruct
+) -> jax.sharding.PartitionSpec:
+  spec = nn.logical_to_mesh_axes(axes)
+  return jax.P() if spec is None else spec
+
+
+def _divides(
+  spec: jax.sharding.PartitionSpec, array: jax.Array | jax.ShapeDtypeStruct
+) -> bool:
+  mesh = jax.sharding.get_abstract_mesh()
+  return all(
+    size % math.prod(mesh.shape[axis] for axis in _names(axes)) == 0
+    for size, axes in zip(array.shape, spec, strict=False)
+  )
+
+
+def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  return axes if isinstance(axes, tuple) else (axes,) if axes else ()

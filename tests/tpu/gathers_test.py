@@ -1,0 +1,68 @@
+"""What a TPU's compiler makes of a kernel's gather and its gradient's sum."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from specialize_jax.parallel import mesh as meshes
+from specialize_jax.parallel import placement
+from specialize_jax.t5 import layers
+from specialize_jax.tpu import hlo_cost, hlo_text, programs, topology
+
+pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
+
+_WIDTH = 2048
+
+
+def _exchanges(slice_name, kernel_axes, sum_dtype):
+  """Every collective of one square kernel, forward and backward."""
+  slice_ = topology.load(slice_name)
+  place = placement.Placement(
+    mesh=meshes.make_mesh(data=1, fsdp=slice_.num_chips, devices=slice_.devices)
+  )
+  kernel = jax.ShapeDtypeStruct(
+    (_WIDTH, _WIDTH),
+    jnp.float32,
+    sharding=jax.NamedSharding(
+      place.mesh, place.rules.partition_spec(kernel_axes)
+    ),
+  )
+  rows = jax.ShapeDtypeStruct(
+    (slice_.num_chips, 128, _WIDTH),
+    jnp.bfloat16,
+    sharding=place.rules.batch_sharding(place.mesh),
+  )
+
+  def updated(kernel, inputs, gradient):
+    outputs, pull_back = jax.vjp(
+      lambda kernel: layers._multiply(inputs, kernel, kernel_axes, sum_dtype),
+      kernel,
+    )
+    return kernel - pull_back(gradient)[0], jax.nn.gelu(outputs)
+
+  with place.entered():
+    lowered = jax.jit(
+      updated, compiler_options=place.compiler_options, donate_argnums=0
+    ).lower(kernel, rows, rows)
+  program = hlo_text.parse(programs.compiled(lowered).text)
+  return hlo_cost.cost(program, num_devices=slice_.num_chips).sent_bytes()
+
+
+@pytest.mark.parametrize(
+  ("slice_name", "chips", "kernel_axes", "sum_dtype"),
+  [
+    ("v5e:4x4", 16, ("embed", "joined_kv"), "float32"),
+    ("v5e:8x8", 64, ("joined_kv", "embed"), "float32"),
+    ("v5e:8x8", 64, ("embed", "joined_kv"), "bfloat16"),
+    ("v5e:16x16", 256, ("embed", "joined_kv"), "float32"),
+  ],
+)
+def test_a_kernel_is_gathered_and_its_gradient_reduce_scattered(
+  slice_name, chips, kernel_axes, sum_dtype
+):
+  sent = _exchanges(slice_name, kernel_axes, sum_dtype)
+  share = _WIDTH**2 * (chips - 1) / chips
+  assert sent["all-gather"] == pytest.approx(2 * share)
+  width = jnp.dtype(sum_dtype).itemsize
+  assert sent["reduce-scatter"] == pytest.approx(width * share)
+  assert sum(sent.values()) == pytest.approx((2 + width) * share)
