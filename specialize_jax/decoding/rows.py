@@ -74,7 +74,7 @@ class Reader:
       input_ids = self._ids(row, "input_ids", "text", where)
       if input_ids is None:
         raise errors.UserError(
-          f'{where} has neither "text" nor "input_ids": give one of them.'
+          f'{where} has no "question", "text" or "input_ids": give one of them.'
         )
       if len(input_ids) > self.input_limit:
         input_ids = self._truncated(input_ids, where)

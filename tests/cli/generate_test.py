@@ -238,7 +238,9 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(
   ("line", "flags", "sentence"),
   [
     ('{"text": "ab"', (), "line 2 is not JSON"),
-    ('{"question": "ab"}', (), 'line 2 has neither "text" nor "input_ids"'),
+    ('{"prompt": "ab"}', (), 'line 2 has no "question", "text" or "input_ids"'),
+    ('{"question": 3}', (), "line 2: \"question\" is '3', and must be"),
+    ('{"text": "ab"}', ("--format=zero_shot_answer_only",), "no row of"),
     ('{"input_ids": [64]}', (), 'line 2: "input_ids" holds 64'),
     ('{"input_ids": [5, 5, 5]}', ("--max_input_length=2",), "has 3 tokens"),
     ('{"text": "ab"}', ("--num_samples=2",), "it needs strategy=sample"),

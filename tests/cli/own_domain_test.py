@@ -51,7 +51,7 @@ from specialize_jax.t5 import config
 include "runs/train.gin"
 include "losses/distribution_matching.gin"
 config.T5Config:
-  vocab_size = 256
+  vocab_size = 64
   embed_dim = 8
   mlp_dim = 16
   num_heads = 1

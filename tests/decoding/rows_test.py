@@ -65,7 +65,7 @@ def test_long_inputs_are_truncated_only_on_request_and_keep_their_eos():
 @pytest.mark.parametrize(
   ("row", "sentence"),
   [
-    ({"question": "?"}, 'line 1 has neither "text" nor "input_ids"'),
+    ({"prompt": "?"}, 'line 1 has no "question", "text" or "input_ids"'),
     ({"text": 5}, "\"text\" is '5', and must be a string"),
     ({"text": "\ud800"}, "half of a surrogate pair"),
     ({"input_ids": "5"}, "must be a list of whole numbers"),
