@@ -1,18 +1,18 @@
-"""Lays a teacher's tokens on a student's, and its alternatives on their ids.
+"""Aligns a teacher's tokens with a student's, and its top k with student ids.
 
 A teacher's log-probabilities belong to its own tokens; the student predicts
-others. Four modes choose what each student position learns from them:
+others. Four modes define the target of each student position:
 
   paper       edit-distance dynamic program, distribution where tokens match
-  whitespace  same visible characters, distribution where tokens match
+  whitespace  same non-space characters, distribution where tokens match
   chunk       as whitespace, and elsewhere the likelihood of the shared chunk
   marginal    the distribution that the teacher's tree of texts implies
 
 A student is a SentencePiece model (`SentencePieceStudent`: T5), a fast
 tokenizer of Hugging Face (`HuggingFaceStudent`: Llama, Qwen, GPT-2, BERT), or
-anything with the methods of `Student`. A teacher's tokens come as strings, or
-from ids (`from_ids`, with a `Tiktoken` file or an adapter around the teacher's
-tokenizer), or from a server's answer (`from_response`).
+anything with the methods of `Student`. Teacher tokens are given as strings, as
+ids (`from_ids`, with a `Tiktoken` file or an adapter around the teacher's
+tokenizer), or as a server's response (`from_response`).
 
 Example:
   >>> import io, sentencepiece
@@ -36,10 +36,11 @@ Example:
   >>> mask.all(), coverage.positions == len(targets.token_ids)
   (np.True_, True)
 
-What comes out is what `specialize_jax.losses` takes: ids and probabilities of a
-position's candidates. The groups partition both token sequences in order, a
-target's mass never exceeds 1, a student that is its own teacher gets the
-teacher's distribution, and what the student cannot spell is masked and counted.
+The result has the form that `specialize_jax.losses` takes: ids and
+probabilities of each position's candidates. Groups partition both token
+sequences in order, the mass of a target never exceeds 1, a student with the
+teacher's own tokenizer gets exactly the teacher's distribution, and positions
+of characters that the student cannot represent are masked and counted.
 """
 
 from specialize_jax.align.aligner import BATCH_SIZE as BATCH_SIZE

@@ -1,8 +1,7 @@
-"""Many samples in, their aligned targets out: the room's entry point.
+"""Aligns batches of samples: the entry point of this package.
 
-The four modes behind one interface. What an aligner remembers between batches
-(spellings, words, edit distances) makes it fast, and is forgotten before it
-grows large.
+The four modes share one interface. An aligner caches spellings, words and edit
+distances between batches, and clears the caches before they grow large.
 """
 
 import dataclasses
@@ -52,17 +51,17 @@ def check_mode(mode: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:
-  """What a student is taught, as `specialize_jax.losses` takes it.
+  """The targets of a text, as `specialize_jax.losses` takes them.
 
-  Of a batch the arrays have a leading axis, and 0 after a text's end.
+  For a batch the arrays have a leading axis and are padded with 0.
 
   Attributes:
     token_ids: int32[T], the student's tokens of the text.
     top_ids: int32[T, C], the candidates of each position, different from each
       other; 0 in an unused slot.
     top_probs: float32[T, C], their probabilities (not logarithms), 0 in an
-      unused slot; of sum 1 or less. All are 0 where the student cannot spell
-      the text: such a position is not taught.
+      unused slot; their sum is at most 1. All are 0 where the student cannot
+      represent the text: such a position has no target.
   """
 
   token_ids: np.ndarray
@@ -71,14 +70,14 @@ class Targets:
 
 
 class Alignment(NamedTuple):
-  """What an aligner returns: `targets, mask, coverage = aligner(...)`.
+  """The result of an aligner: `targets, mask, coverage = aligner(...)`.
 
   Attributes:
-    targets: What the student is taught.
-    mask: bool[T] (or [B, T]), where that is the teacher's distribution; else
-      it is the text's own token, with probability 1, or nothing.
-    coverage: Counts of positions by how they found their teacher, and of
-      texts that have no targets, by reason.
+    targets: The target distribution of each student position.
+    mask: bool[T] (or [B, T]), true where the target is the teacher's
+      distribution; elsewhere it is one-hot, or there is none.
+    coverage: Counts of positions by the source of their target, and of texts
+      without targets, by reason.
   """
 
   targets: Targets
@@ -87,7 +86,7 @@ class Alignment(NamedTuple):
 
 
 class Aligner:
-  """Lays a teacher's tokens on a student's in one mode.
+  """Aligns a teacher's tokens with a student's in one mode.
 
   Example: a teacher's " 1", "2" on a student that has "12" as one token.
 
@@ -117,11 +116,11 @@ class Aligner:
   def __init__(
     self, student: student_lib.Student, mode: str = "marginal"
   ) -> None:
-    """Prepares for a student.
+    """Builds an aligner for a student.
 
     Args:
-      student: A SentencePiece model, a fast tokenizer of Hugging Face, or
-        anything with their methods.
+      student: A SentencePiece model, a fast Hugging Face tokenizer, or any
+        object with the methods of `Student`.
       mode: One of `MODES`.
 
     Raises:
@@ -162,7 +161,7 @@ class Aligner:
       in `coverage.rejected`.
 
     Raises:
-      UserError: what is given is no tokens with log-probabilities.
+      UserError: the arguments are not tokens with log-probabilities.
     """
     if isinstance(tokens, (str, bytes)):
       raise errors.UserError(
@@ -196,9 +195,9 @@ class Aligner:
       samples: The teacher's tokens of each, and the text that they spell.
 
     Returns:
-      One target a student token of each sample; or why there is none: the
-      text is empty, or not Unicode, or (`marginal`) the teacher gives a
-      sampled token probability 0.
+      One target for each student token of each sample, or the reason why a
+      sample has none: its text is empty, or not Unicode, or (`marginal`) the
+      teacher assigns a sampled token probability 0.
 
     Raises:
       ValueError: a sample's tokens do not spell its text.
@@ -235,9 +234,9 @@ class Aligner:
     top_spellings: Sequence[bytes],
     top_log_probs: Sequence[float],
   ) -> targets.TargetBatch:
-    """Aligns samples that are flat already, as `columns.from_strings` has them.
+    """Aligns samples given as flat lists; see `columns.from_strings`.
 
-    The texts must be Unicode, and the tokens spell them.
+    The texts must be valid Unicode and equal their joined tokens.
     """
     self._forget_what_is_too_much()
     return self.align_numbered(
@@ -256,17 +255,17 @@ class Aligner:
   def align_numbered(
     self, teacher: columns.TeacherColumns
   ) -> targets.TargetBatch:
-    """Aligns samples of which the columns are there already.
+    """Aligns samples given as columns.
 
     Args:
-      teacher: Samples whose tokens spell their texts, by `self.table`.
+      teacher: Samples whose spellings are numbered by `self.table`.
     """
     return self._transfer(self.batch_of(teacher))
 
   def align_texts(
     self, texts: Sequence[str], spellings: Sequence[Sequence[bytes]]
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Lays tokens on each other by their characters, and does no more.
+    """Aligns tokens by their characters alone, without distributions.
 
     Args:
       texts: The texts.
@@ -284,7 +283,7 @@ class Aligner:
     )
 
   def batch_of(self, teacher: columns.TeacherColumns) -> transfer.Batch:
-    """Encodes the texts and lays both sides on each other."""
+    """Encodes the texts and computes the groups of both sides."""
     places = columns.places(teacher, self.table, self.words)
     student = columns.student_columns(teacher.texts, places.whole_B, self.words)
     layout = layout_lib.lay(
@@ -309,7 +308,8 @@ class Aligner:
 
   def _transfer(self, batch: transfer.Batch) -> targets.TargetBatch:
     """Applies the mode's rule."""
-    found = transfer.masked(batch, self._rule(batch))
+    found = transfer.spoken(batch, self._rule(batch))
+    found = transfer.masked(batch, found)
     groups = found.groups or layout_lib.group_numbers(
       batch.layout, batch.teacher, batch.student
     )
@@ -371,7 +371,7 @@ class Aligner:
 def _in_step(
   tokens: Sequence, tops: Sequence | None, log_probs: Sequence | None
 ) -> Iterator[tuple[Sequence, Sequence | None, Sequence | None]]:
-  """Pairs the texts of a batch with what is given of each."""
+  """Zips the texts of a batch with their log-probabilities."""
   for name, given in (("top_logprobs", tops), ("token_logprobs", log_probs)):
     if given is not None and len(given) != len(tokens):
       raise errors.UserError(
@@ -384,7 +384,7 @@ def _in_step(
 def _sample(
   tokens: Sequence, tops: Sequence | None, log_probs: Sequence | None
 ) -> columns.Sample:
-  """Makes a sample of what a caller gives of a text."""
+  """Builds a sample from the arguments of one text."""
   if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Sequence):
     raise errors.UserError(
       f"tokens of a text are {tokens!r}: expected a sequence of str or bytes"
@@ -403,7 +403,7 @@ def _sample(
 
 
 def _padded(batch: targets.TargetBatch) -> list[np.ndarray]:
-  """Lays a batch's positions out in rows.
+  """Pads a batch's positions to rows of equal length.
 
   Returns:
     int32[B, T] tokens, int32[B, T, C] candidates, float32[B, T, C] their

@@ -1,12 +1,13 @@
-"""What the teacher's alternatives are in the student's tokens.
+"""Tokenizes the teacher's alternatives with the student's tokenizer.
 
-An alternative at a teacher step makes another text: the text before the step,
-then the alternative. Its student tokens agree with those of the sampled text
-up to a first position, where it has a token of its own, or where it ends. All
-modes but `paper` ask for no more than that.
+An alternative at a teacher step defines another text: the sampled text before
+the step, followed by the alternative. Its student tokens agree with those of
+the sampled text up to a first position, where they differ or where it ends.
+All modes but `paper` need only that position and the token there.
 
-Where the student's tokens are those of its words, an alternative touches one
-word, and a look-up of that word answers; other texts are encoded whole.
+If a text's student tokens are the concatenation of its words' tokens, an
+alternative changes one word only, and a cached look-up of that word is enough;
+other texts are encoded whole.
 """
 
 import bisect
@@ -26,15 +27,15 @@ _MAX_TAILS = 1 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-  """N alternatives in the student's tokens.
+  """Where N alternatives differ from the sampled text, in student tokens.
 
   Attributes:
-    at_N: int64, the student token (over the batch) where an alternative's text
-      first differs from the sampled text, or the one after its last token
-      where it ends without a difference.
-    own_N: int64, its own token there; -1 where it ends.
-    remaining_N: int64, how many tokens it has from there on: 0 where it ends,
-      -1 where it leaves a character unfinished, so that it has no tokens.
+    at_N: int64, index (over the batch) of the first student token that differs
+      from the sampled text's, or of the one after the alternative's last token
+      if none differs.
+    own_N: int64, the alternative's token there; -1 if it ends before.
+    remaining_N: int64, the number of its tokens from there on: 0 if it ends
+      before, -1 if it ends within a character and so has no tokens.
   """
 
   at_N: np.ndarray
@@ -65,7 +66,7 @@ class Known:
 
 
 class Alternatives:
-  """Reads alternatives in one student's tokens, and remembers them."""
+  """Tokenizes alternatives for one student, with a cache."""
 
   def __init__(
     self, table: tables.TeacherTable, words: tables.StudentTable
@@ -75,8 +76,10 @@ class Alternatives:
     self._stem_spellings: list[bytes] = []
     self._stem_places = tables.Column(np.int64)
     self._stem_numbers = tables.Numbering()
+    self._stem_cache = tables.IntegerCache(self._number_stems)
     self._joined = tables.Column(np.int64)
     self._joined_numbers = tables.Numbering()
+    self._joined_cache = tables.IntegerCache(self._join_stems)
     self._alone = tables.Column(np.int64)
     self._tails: dict[str, list[int]] = {}
 
@@ -87,7 +90,7 @@ class Alternatives:
     places: columns.Places,
     layout: layout_lib.Layout,
   ) -> Known:
-    """Finds where each known text ends."""
+    """Computes where the text before each teacher token ends."""
     words, table = self._words, self._table
     # How many student tokens end by a place. One that covers nothing begins a
     # word, and ends with the word's first byte at the latest.
@@ -148,7 +151,7 @@ class Alternatives:
     token_N: np.ndarray,
     rows_N: np.ndarray,
   ) -> Reading:
-    """Reads alternatives.
+    """Tokenizes alternatives.
 
     Args:
       teacher: The teacher's side of the batch.
@@ -190,9 +193,9 @@ class Alternatives:
     token_N: np.ndarray,
     rows_N: np.ndarray,
   ) -> Reading:
-    """Reads alternatives of samples whose tokens are those of their words."""
+    """Tokenizes alternatives of samples that are tokenized word by word."""
     table = self._table
-    ends_N = student.offsets[teacher.sample_L[token_N] + 1]
+    ends_N = student.offsets[teacher.sample_L + 1][token_N]
     place_N = np.zeros(len(rows_N), np.int64)
     read = Reading(
       at_N=known.base_L[token_N],
@@ -201,16 +204,17 @@ class Alternatives:
     )
     whole_N = table.whole.values[rows_N]
     stems_N = known.stems_L[token_N]
+    in_word_N = stems_N >= 0
     within_N = places.mid_character_L[token_N]
     if not student.word_local_B.all():
       local_N = student.word_local_B[teacher.sample_L[token_N]]
       whole_N, within_N = whole_N & local_N, within_N & local_N
-    alone_N = whole_N & (stems_N < 0)
+    alone_N = whole_N & ~in_word_N
     place_N[alone_N] = self._alternatives_alone(rows_N[alone_N])
     # One that begins with white space leaves the known part a word of its own.
-    splits_N = table.begins_space.values[rows_N] & ~table.odd.values[rows_N]
-    splits_N &= (stems_N >= 0) & ~within_N
-    joined_N = (stems_N >= 0) & ~splits_N & (whole_N | within_N)
+    splits_N = (table.begins_space.values & ~table.odd.values)[rows_N]
+    splits_N &= in_word_N & ~within_N
+    joined_N = in_word_N & ~splits_N & (whole_N | within_N)
     place_N[joined_N] = self._stems_joined(stems_N[joined_N], rows_N[joined_N])
     compared_N = (alone_N | joined_N) & (place_N >= 0)
     # What leaves a character unfinished is as unknown as the mass outside.
@@ -239,7 +243,7 @@ class Alternatives:
     known: Known,
     token_N: np.ndarray,
   ) -> Reading:
-    """Reads what is known of a word as a word of its own.
+    """Tokenizes the known beginnings of words as words of their own.
 
     Args:
       teacher: The teacher's side.
@@ -288,12 +292,24 @@ class Alternatives:
     """
     words = self._words
     starts, counts = words.starts.values[places], words.counts.values[places]
+    ids = words.ids.values
+    if not len(ids):
+      return  # every string is empty
     ids_P = np.append(student.ids_P, -1)
     position, ends = read.at_N[numbers], ends_N[numbers]
-    active = np.flatnonzero(counts > 0)
-    step = 0
+    # The first token of all, then the next of those that agree so far.
+    mine = ids[np.minimum(starts, len(ids) - 1)]
+    parts = (ids_P[position] != mine) | (position == ends)
+    parts &= counts > 0
+    parted = np.flatnonzero(parts)
+    read.own_N[numbers[parted]] = mine[parted]
+    read.remaining_N[numbers[parted]] = counts[parted]
+    agrees = (counts > 0) & ~parts
+    position += agrees
+    active = np.flatnonzero(agrees & (counts > 1))
+    step = 1
     while len(active):
-      mine = words.ids.values[starts[active] + step]
+      mine = ids[starts[active] + step]
       here = position[active]
       parts = (here == ends[active]) | (ids_P[here] != mine)
       parted = active[parts]
@@ -316,10 +332,11 @@ class Alternatives:
     numbers: np.ndarray,
     into: Reading,
   ) -> None:
-    """Reads alternatives by encoding their texts.
+    """Tokenizes alternatives by encoding their texts.
 
-    Whole, or from the last space that no token can cross, if the student has
-    such spaces: what is before is then as in the sampled text.
+    The whole text is encoded, or, if the student has spaces that no token can
+    cross, the text from the last such space on: the tokens before it are those
+    of the sampled text.
     """
     order = numbers[
       np.argsort(teacher.sample_L[token_N[numbers]], kind="stable")
@@ -357,7 +374,7 @@ class Alternatives:
       into.own_N[number] = ids[same] if same < len(ids) else -1
 
   def _encode_tails(self, tails: Sequence[str | None]) -> None:
-    """Encodes those that are not known yet, in one call."""
+    """Encodes the texts that are not cached, in one call."""
     if len(self._tails) > _MAX_TAILS:
       self._tails.clear()
     new = [t for t in dict.fromkeys(tails) if t is not None]
@@ -368,7 +385,7 @@ class Alternatives:
   def _cuts(
     self, student: columns.StudentColumns, sample: int, encoded: bytes
   ) -> list[tuple[int, int]]:
-    """Returns where a text may be encoded from: bytes, and student tokens."""
+    """Returns the (byte, student token) pairs that encoding can start from."""
     first, end = student.offsets[sample], student.offsets[sample + 1]
     cuts = [(0, int(first))]
     if self._words.cuts_before_space:
@@ -389,11 +406,11 @@ class Alternatives:
     places: columns.Places,
     distinct_KL: np.ndarray,
   ) -> np.ndarray:
-    """Finds the white space that could stand for the sampled white space.
+    """Finds alternatives of white space that do not change the student tokens.
 
-    Where a teacher's token is white space alone, an alternative that is white
-    space alone is the same text to the student if the whole sampled text has
-    the same student tokens with the one as with the other.
+    Where a teacher's token is white space alone, an alternative of white space
+    alone is equivalent if replacing the token by it leaves the student tokens
+    of the whole text unchanged.
 
     Returns:
       bool[K, L].
@@ -444,8 +461,11 @@ class Alternatives:
     return tables.offsets(np.array(sizes, np.int64))[:-1].tolist()
 
   def _stems(self, words: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
-    """Numbers the beginnings of words, of so many bytes."""
-    keys = words << _KEY_BITS | num_bytes
+    """Returns the numbers of words' prefixes of the given lengths in bytes."""
+    return self._stem_cache.of(words << _KEY_BITS | num_bytes)
+
+  def _number_stems(self, keys: np.ndarray) -> np.ndarray:
+    """Numbers prefixes, and looks up the new ones."""
     numbers = self._stem_numbers.of(keys.tolist())
     cuts = [
       self._words.strings[key >> _KEY_BITS].encode("utf-8")[: key & _KEY_MASK]
@@ -458,13 +478,16 @@ class Alternatives:
     return numbers
 
   def _stems_joined(self, stems: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Looks up stems with alternatives after them.
+    """Looks up stems followed by alternatives.
 
     Returns:
       Places in the student's table; -1 where the two do not spell whole
       characters.
     """
-    keys, inverse = np.unique(stems << _KEY_BITS | rows, return_inverse=True)
+    return self._joined_cache.of(stems << _KEY_BITS | rows)
+
+  def _join_stems(self, keys: np.ndarray) -> np.ndarray:
+    """Looks up stems followed by alternatives, of keys that differ."""
     numbers = self._joined_numbers.of(keys.tolist())
     spellings = self._table.spellings
     texts = [
@@ -475,10 +498,10 @@ class Alternatives:
     ]
     found = iter(self._words.look_up([t for t in texts if t is not None]))
     self._joined.extend([-1 if text is None else next(found) for text in texts])
-    return self._joined.values[numbers][inverse]
+    return self._joined.values[numbers]
 
   def _alternatives_alone(self, rows: np.ndarray) -> np.ndarray:
-    """Looks up alternatives by themselves: places in the student's table."""
+    """Returns the places of alternatives alone in the student's table."""
     new = range(len(self._alone), len(self._table))
     texts = [self._table.texts[row] or "" for row in new]
     self._alone.extend(self._words.look_up(texts))
@@ -490,7 +513,7 @@ def _same_tokens(
   student: columns.StudentColumns,
   places: columns.Places,
 ) -> np.ndarray:
-  """Returns of which samples both sides have the same tokens, bool[B]."""
+  """Returns which samples have identical tokens on both sides, bool[B]."""
   same_B = np.diff(teacher.offsets) == np.diff(student.offsets)
   visible_L = places.visible_L[same_B[teacher.sample_L]]
   visible_P = student.visible_P[same_B[student.sample_P]]
@@ -504,7 +527,7 @@ def _same_place(
   student: columns.StudentColumns,
   tokens: np.ndarray,
 ) -> np.ndarray:
-  """Returns the student token of the same number as each teacher token."""
+  """Returns the index of the student token that equals each teacher token."""
   sample = teacher.sample_L[tokens]
   return student.offsets[sample] + tokens - teacher.offsets[sample]
 
@@ -518,7 +541,7 @@ def _copy(
   numbers: np.ndarray,
   into: Reading,
 ) -> None:
-  """Reads alternatives that are student tokens as they are.
+  """Fills in alternatives that are student tokens themselves.
 
   Where teacher and student have the same tokens of a text, the token that the
   teacher weighed is the student's, even if its text would be tokenized

@@ -1,4 +1,4 @@
-"""Many samples as flat arrays: what the batched rules compute on.
+"""Samples as flat arrays, on which the batched rules compute.
 
 L counts the teacher tokens of all samples of a batch, one sample after the
 other, P the student tokens likewise, K the candidates of a teacher token,
@@ -70,7 +70,7 @@ def from_strings(
   top_log_probs: Sequence[float],
   table: tables.TeacherTable,
 ) -> TeacherColumns:
-  """Numbers the spellings of samples that are flat already.
+  """Builds columns from flat lists of strings.
 
   Args:
     texts: The B texts.
@@ -116,7 +116,7 @@ def tokens_alone(
   spellings: Sequence[Sequence[bytes]],
   table: tables.TeacherTable,
 ) -> TeacherColumns:
-  """Numbers the tokens of texts; they have no probabilities."""
+  """Builds columns from tokens without probabilities."""
   counts = np.fromiter(map(len, spellings), np.int64, len(spellings))
   rows_L = table.look_up(itertools.chain.from_iterable(spellings))
   return TeacherColumns(
@@ -161,7 +161,7 @@ class StudentColumns:
 def student_columns(
   texts: Sequence[str], whole_B: np.ndarray, words: tables.StudentTable
 ) -> StudentColumns:
-  """Encodes texts, by their words where that gives the same.
+  """Encodes texts, word by word where the tokens are the same.
 
   Args:
     texts: The B texts.
@@ -229,7 +229,7 @@ def places(
   table: tables.TeacherTable,
   words: tables.StudentTable,
 ) -> Places:
-  """Finds what each teacher token covers of its text."""
+  """Computes which bytes of its text each teacher token covers."""
   rows_L = teacher.rows_L
   visible_L = table.visible.values[rows_L]
   after_space_L = np.ones(len(rows_L), bool)
@@ -257,7 +257,7 @@ def _ask_text(
   table: tables.TeacherTable,
   words: tables.StudentTable,
 ) -> None:
-  """Fills in the places of a sample of which the table does not tell."""
+  """Fills in the places of a sample whose tokens depend on their context."""
   text = teacher.texts[index]
   mine = slice(teacher.offsets[index], teacher.offsets[index + 1])
   sizes = [len(table.spellings[r]) for r in teacher.rows_L[mine].tolist()]

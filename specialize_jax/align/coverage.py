@@ -1,4 +1,4 @@
-"""What an alignment kept and what it lost, as counts that add up."""
+"""Counts of what an alignment transferred and lost; counts can be added."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ _REPORTED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coverage:
-  """Counts over samples; those of two sets of samples add.
+  """Counts over samples; the counts of two sets of samples can be added.
 
   Positions are student positions of the samples that were not rejected. One
   is one-to-one where one teacher token speaks for it, in a chunk where it
@@ -105,7 +105,7 @@ class Coverage:
 
   @property
   def one_to_one(self) -> int:
-    """Positions that one teacher token speaks for."""
+    """Positions whose target is the distribution of one teacher token."""
     return self._num(targets.Kind.ONE_TO_ONE)
 
   @property
@@ -115,7 +115,7 @@ class Coverage:
 
   @property
   def one_hot(self) -> int:
-    """Positions that the teacher says nothing of."""
+    """Positions with a one-hot target."""
     return self._num(targets.Kind.ONE_HOT)
 
   @property

@@ -1,11 +1,11 @@
 """The paper's dynamic program over many samples at once.
 
 f(i, j) = c(i, j) + min{f(i-1, j), f(i, j-1), f(i-1, j-1)} depends on the two
-anti-diagonals before only, so that one of all samples is three array passes:
-samples of like size lie beside each other in the last axis, and a slice with
-a stride is an anti-diagonal. The costs are edit distances of pairs of
-strings, and few pairs are new: they come from a table that fills as it goes.
-The path back then takes one step of every sample at a time.
+anti-diagonals before only, so that one anti-diagonal of all samples takes three
+array operations: samples of similar size are stacked along the last axis, and
+an anti-diagonal is a strided slice. The costs are edit distances of pairs of
+strings, which are cached in a table, since few pairs are new. The path back
+then takes one step of every sample at a time.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class _Axis:
 
 
 class DistanceTable:
-  """Remembers the edit distances of strings of two kinds.
+  """A cache of edit distances between two sets of strings.
 
   Entries are the distance plus 1; 0 where it is not known yet. A table that
   grows beyond 2^28 pairs is begun anew.
@@ -94,7 +94,7 @@ class DistanceTable:
     return found
 
   def _grow(self) -> None:
-    """Makes room for every row and column.
+    """Grows the arrays to hold every row and column.
 
     A side grows by a quarter at least, so that a table of n entries costs
     O(n) to fill; doubling both would take twice the memory in the mean.
@@ -114,7 +114,7 @@ class DistanceTable:
 
   @property
   def is_full(self) -> bool:
-    """Whether it should be begun anew before the next group."""
+    """Whether it should be cleared before the next group."""
     return self._table.size > _MAX_PAIRS
 
 
@@ -138,7 +138,7 @@ class Paths:
 def groups_of_like_size(
   lengths_B: np.ndarray, widths_B: np.ndarray
 ) -> list[np.ndarray]:
-  """Parts samples into groups of like size, so that little is padding.
+  """Splits samples into groups of similar size, so that padding is small.
 
   Args:
     lengths_B: The number of teacher tokens of each sample.
@@ -161,7 +161,7 @@ def groups_of_like_size(
 def padded(
   values: np.ndarray, offsets: np.ndarray, samples: np.ndarray, least: int = 1
 ) -> np.ndarray:
-  """Lays runs beside each other, each drawn out by its last value.
+  """Stacks runs, each padded with its last value.
 
   Returns:
     [longest run, samples]; at least `least` long.

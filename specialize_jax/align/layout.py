@@ -1,8 +1,8 @@
-"""Laying the tokens of many samples on each other in a few array passes.
+"""Groups the tokens of both sides of many samples in a few array operations.
 
-The same groups as `reference.lay`, which defines them. Samples lie one after
-another over their visible bytes, each with one place more than it has bytes,
-so that what covers nothing at its end has a place of its own.
+A group ends wherever both sides have a token boundary; the readable form is the
+oracle of the tests. The visible bytes of all samples are concatenated, with one
+extra place after each sample for tokens at its end that cover no byte.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def lay(
   *,
   word_start_id: int,
 ) -> Layout:
-  """Cuts both sequences wherever both have a token boundary.
+  """Splits both sequences wherever both have a token boundary.
 
   Args:
     teacher: The teacher's side.
@@ -147,7 +147,7 @@ def grouped(
   *,
   words: tables.StudentTable,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Lays both sides on each other and gives `group_numbers`."""
+  """Computes the layout of both sides and returns its `group_numbers`."""
   layout = lay(teacher, visible_L, student, word_start_id=words.word_start_id)
   return group_numbers(layout, teacher, student)
 

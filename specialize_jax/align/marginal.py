@@ -1,4 +1,4 @@
-"""Every student position's distribution, by the teacher's tree of texts.
+"""Computes each student position's distribution from a tree of teacher texts.
 
 A record is a tree. With p_i the probability of the sampled token at teacher
 step i and p_ik that of candidate a_k, its leaves are
@@ -18,7 +18,7 @@ all leaves that part at j or later, the sampled text included, position j has
 and the rest is missing mass. The product of M_{j+1} / M_j telescopes to the
 teacher's likelihood of the text, and a one-to-one position whose neighbours
 no leaf re-segments gets the paper's rule. What would follow a candidate is
-unknown: its text is taken to end a piece there, as the paper takes it too.
+unknown: its text is assumed to end a piece there, as the paper assumes too.
 
 Where the sampled token is white space alone, a candidate of white space alone
 counts as the sampled token if the whole text has the same student tokens with
@@ -27,7 +27,7 @@ candidate does: "48+" and "48 +" are two texts. So the likelihood of the
 student's tokens lies between that of all teacher tokens and that of those that
 are not white space.
 
-Weights underflow over a long text, so all is done in logs.
+Weights underflow over a long text, so all computation is in logs.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ NO_PROBABILITY = "the teacher gives a sampled token probability 0"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Steps:
-  """Teacher tokens, with the white space that could stand for them merged.
+  """Teacher steps, with equivalent white space merged into the sampled token.
 
   Attributes:
     log_probs_L: Of the sampled token, what is merged with it included.
@@ -159,11 +159,15 @@ def _leaves(batch: transfer.Batch, steps: _Steps) -> tuple[_Leaves, np.ndarray]:
     The leaves, and for each teacher token what reaches no target.
   """
   teacher, student = batch.teacher, batch.student
-  token, k = np.nonzero(steps.others_KL.T)
-  read = batch.read(token, k)
+  others_LK = steps.others_KL.T.copy()
+  others = np.flatnonzero(others_LK)  # over the flat [L, K]
+  token = np.repeat(
+    np.arange(len(others_LK)), np.count_nonzero(others_LK, axis=1)
+  )
+  read = batch.read(token, teacher.top_rows_KL.T.ravel()[others])
   position, unknown_id = read.at_N, batch.words.student.unknown_id
   own_ids = np.where(read.own_N == unknown_id, -1, read.own_N)
-  probs = steps.other_probs_KL[k, token]
+  probs = steps.other_probs_KL.T.ravel()[others]
   lost = own_ids < 0
   masked_P = student.ids_P == unknown_id
   if masked_P.any():
@@ -221,22 +225,15 @@ def _from_leaves(
   at_end = np.zeros(num_rows, bool)
   at_end[student.offsets[1:] + np.arange(len(batch.teacher.texts))] = True
   has_own = np.flatnonzero((leaves.own_ids >= 0) & ~at_end[leaves.rows])
+  rows, own_ids = leaves.rows[has_own], leaves.own_ids[has_own]
+  probs = np.exp(leaves.log_weights[has_own] - log_mass[rows])
+  order = np.argsort(rows, kind="stable")  # nearly in order already
+  rows, own_ids, probs = rows[order], own_ids[order], probs[order]
   # Those of one position and token are one candidate, of the first's rank.
-  key = leaves.rows[has_own] * batch.words.student.vocab_size
-  key += leaves.own_ids[has_own]
-  unique, first, inverse = np.unique(
-    key, return_index=True, return_inverse=True
-  )
-  rows = unique // batch.words.student.vocab_size
-  probs = np.bincount(
-    inverse,
-    np.exp(leaves.log_weights[has_own] - log_mass[leaves.rows[has_own]]),
-    minlength=len(unique),
-  )
-  order = np.lexsort((first, rows))
-  order = order[probs[order] > 0]
-  rows, probs = rows[order], probs[order]
-  own_ids = leaves.own_ids[has_own[first[order]]]
+  first = _first_of_equals(rows, own_ids)
+  probs = np.bincount(first, probs, minlength=len(rows))
+  kept = np.flatnonzero(probs > 0)
+  rows, own_ids, probs = rows[kept], own_ids[kept], probs[kept]
   sample_of_row = np.repeat(
     np.arange(len(batch.teacher.texts)), np.diff(student.offsets) + 1
   )
@@ -254,6 +251,26 @@ def _from_leaves(
   ids_PC[position, slot] = own_ids
   log_probs_PC[position, slot] = np.log(probs)
   return ids_PC, log_probs_PC
+
+
+def _first_of_equals(rows: np.ndarray, own_ids: np.ndarray) -> np.ndarray:
+  """Returns the index of the first entry with the same row and id, for each.
+
+  A row has few entries, so that all pairs of a row are compared.
+
+  Args:
+    rows: int64[N], rising.
+    own_ids: int64[N].
+  """
+  first = np.arange(len(rows))
+  active, distance = first, 1
+  while len(active):
+    active = active[: np.searchsorted(active, len(rows) - distance)]
+    active = active[rows[active + distance] == rows[active]]
+    equal = active[own_ids[active + distance] == own_ids[active]]
+    first[equal + distance] = np.minimum(first[equal + distance], equal)
+    distance += 1
+  return first
 
 
 def _log_mass(

@@ -42,7 +42,7 @@ class Encoding:
 
 
 class Student(Protocol):
-  """What alignment asks of a student's tokenizer.
+  """The methods of a student's tokenizer that alignment calls.
 
   Attributes:
     vocab_size: one more than the largest id.
@@ -78,7 +78,7 @@ class SentencePieceStudent:
   """A SentencePiece model, as T5 uses it: a `Student`."""
 
   def __init__(self, model: bytes) -> None:
-    """Loads a serialised model; `from_file` says more when it is none.
+    """Loads a serialised model; `from_file` has clearer errors.
 
     Raises:
       RuntimeError: the bytes are no SentencePiece model.

@@ -1,15 +1,15 @@
-"""Tables that an aligner fills as it meets strings.
+"""Growing tables of strings and their properties, as NumPy columns.
 
-What a string is to the student, and everything that a mode asks of a teacher
-token's spelling, is found out once; a batch then holds numbers only, and a
-look-up in a table is one NumPy index. Columns grow by doubling, so that a table
-of n entries costs O(n) to fill.
+The student's tokens of a string, and all properties of a teacher token's
+spelling that a mode needs, are computed once; a batch then holds row numbers
+only, and a look-up is one NumPy index. Columns grow by doubling, so that
+filling a table of n entries costs O(n).
 """
 
 import functools
 import re
 import unicodedata
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Column:
 
 
 class Numbering(dict):
-  """Numbers keys from 0 in the order in which they are first asked for.
+  """Numbers keys from 0 in the order of their first look-up.
 
   Example:
     >>> numbering = Numbering()
@@ -75,6 +75,54 @@ class Numbering(dict):
     """Returns the keys that were numbered since the last call."""
     new, self._new = self._new, []
     return new
+
+
+class IntegerCache:
+  """Remembers a function of whole numbers; look-ups are array operations.
+
+  A direct-mapped table: of two keys with one slot the later one stays, and the
+  other is computed again. Sorting the keys of a batch to find the different
+  ones costs more than all that is done with them.
+
+  Example:
+    >>> cache = IntegerCache(lambda keys: keys * 10, num_bits=4)
+    >>> cache.of(np.array([3, 1, 3])).tolist()
+    [30, 10, 30]
+  """
+
+  def __init__(
+    self, compute: Callable[[np.ndarray], np.ndarray], num_bits: int = 19
+  ) -> None:
+    """Builds an empty cache.
+
+    Args:
+      compute: Returns the value, int64, of each key of an array of different
+        keys.
+      num_bits: The table has 2 ** `num_bits` slots.
+    """
+    self._compute = compute
+    self._shift = np.uint64(64 - num_bits)
+    self._keys = np.full(1 << num_bits, -1, np.int64)
+    self._values = np.zeros(1 << num_bits, np.int64)
+
+  def of(self, keys: np.ndarray) -> np.ndarray:
+    """Returns the value of each key, int64; keys are 0 or more."""
+    slots = self._slots(keys)
+    values = self._values[slots]
+    missing = np.flatnonzero(self._keys[slots] != keys)
+    if len(missing):
+      new, inverse = np.unique(keys[missing], return_inverse=True)
+      computed = self._compute(new)
+      values[missing] = computed[inverse]
+      slots = self._slots(new)
+      self._keys[slots] = new
+      self._values[slots] = computed
+    return values
+
+  def _slots(self, keys: np.ndarray) -> np.ndarray:
+    """Returns the slot of each key, by Fibonacci hashing."""
+    hashed = keys.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return (hashed >> self._shift).view(np.int64)
 
 
 def ragged_index(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -269,7 +317,7 @@ class StudentTable:
     return self.ids.values[index], self.visible.values[index]
 
   def _fill(self, strings: list[str]) -> None:
-    """Encodes strings in one call where that says what each token covers."""
+    """Adds strings; those whose tokens cover all their bytes in one call."""
     if not strings:
       return
     plain = [self._is_plain_word(string) for string in strings]
@@ -441,7 +489,7 @@ class TeacherTable:
     return rows
 
   def _describe(self, spelling: bytes) -> dict[str, bool | int]:
-    """Finds out one row."""
+    """Computes one row."""
     lenient = spelling.decode("utf-8", errors="replace")
     piece = lenient.replace(" ", student_lib.WORD_START)
     row = dict.fromkeys((*_BOOLS, *_INTS), False)

@@ -1,4 +1,4 @@
-"""What alignment takes and gives: teacher tokens in, student targets out."""
+"""Input and output types of alignment: teacher tokens and student targets."""
 
 import dataclasses
 import enum
@@ -28,7 +28,7 @@ class TeacherToken:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Teacher tokens and student tokens that stand for each other.
+  """Teacher tokens and student tokens of the same characters.
 
   Attributes:
     teacher: Indices of teacher tokens, rising; empty for none.
@@ -94,7 +94,7 @@ TAUGHT_KINDS = (Kind.ONE_TO_ONE, Kind.CHUNK)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlignedTargets:
-  """A rationale in student tokens, with what the teacher says of each.
+  """A rationale in student tokens, with the target of each.
 
   C is the largest number of candidates of a position; all are here, storage
   may keep fewer.
@@ -131,7 +131,7 @@ class AlignedTargets:
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-  """A sample that gives no targets.
+  """A sample without targets.
 
   Attributes:
     reason: Why, in words that a coverage report counts by.
@@ -153,7 +153,7 @@ _SAMPLES = ("characters_lost_A", "mass_offered_A", "mass_kept_A")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetBatch:
-  """What alignment gives for a batch of samples.
+  """The targets of a batch of samples.
 
   A counts the samples that have targets, P their student positions one sample
   after another, L their teacher tokens likewise; C is the largest number of
@@ -203,7 +203,7 @@ class TargetBatch:
   def results(
     self,
   ) -> Iterator[AlignedTargets | Rejected]:
-    """Returns what became of each sample of the batch, in order."""
+    """Yields the targets of each sample, or why it has none, in order."""
     place = {at: place for place, at in enumerate(self.samples_A.tolist())}
     for sample in range(self.num_samples):
       if sample in place:
@@ -237,7 +237,7 @@ class TargetBatch:
     )
 
   def only(self, kept_A: np.ndarray, rejected: Mapping[int, str]) -> Self:
-    """Leaves out samples.
+    """Returns the batch with only some of its samples.
 
     Args:
       kept_A: bool[A], which stay.
@@ -267,7 +267,7 @@ class TargetBatch:
     )
 
   def _arranged(self, order: np.ndarray, rejected: Mapping[int, str]) -> Self:
-    """Puts samples into another order, or leaves some out."""
+    """Returns the samples at the given places, in that order."""
     counts = np.diff(self.offsets)[order]
     token_counts = np.diff(self.token_offsets)[order]
     at = tables.ragged_index(self.offsets[order], counts)

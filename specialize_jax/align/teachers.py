@@ -1,9 +1,9 @@
-"""A teacher's tokens, from where people have them.
+"""Builds teacher tokens from strings, ids or server responses.
 
 Alignment takes `TeacherToken`s: the bytes of a sampled token, its
 log-probability, and the bytes and log-probabilities of its alternatives. They
-are made of strings, of ids and whatever knows their bytes (a fast tokenizer, a
-tiktoken file), or of an OpenAI-compatible server's answer.
+are built from strings, from ids and a vocabulary that has their bytes (a fast
+tokenizer, a tiktoken file), or from an OpenAI-compatible server's response.
 """
 
 import base64
@@ -23,7 +23,7 @@ Top = Mapping[Spelling, float] | Iterable[tuple[Spelling, float]] | None
 
 
 class Vocabulary(Protocol):
-  """What knows the bytes of a teacher's ids; every `student.Student` does."""
+  """Maps a teacher's ids to bytes, as every `student.Student` does."""
 
   def token_bytes(self, index: int) -> bytes | None:
     """Returns what a token adds to a text; None for one that is no text."""
@@ -67,7 +67,7 @@ def from_strings(
   *,
   token_logprobs: Sequence[float] | None = None,
 ) -> list[targets.TeacherToken]:
-  """Makes teacher tokens of strings or bytes.
+  """Builds teacher tokens from strings or bytes.
 
   Args:
     tokens: The sampled tokens, which spell the text one after another.
@@ -123,7 +123,7 @@ def from_ids(
   *,
   text: str | None = None,
 ) -> list[targets.TeacherToken]:
-  """Makes teacher tokens of a vocabulary's ids.
+  """Builds teacher tokens from ids of a vocabulary.
 
   Args:
     vocabulary: A `Tiktoken`, or a student's adapter around the teacher's own
@@ -170,7 +170,7 @@ def from_ids(
 
 
 def from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
-  """Makes teacher tokens of an OpenAI-compatible server's answer.
+  """Builds teacher tokens from an OpenAI-compatible server's response.
 
   Args:
     response: A whole answer (its first choice is taken), a choice, or a

@@ -1,4 +1,4 @@
-"""What a student token is to a reader: a number, an operator, a word."""
+"""Classes of student tokens: numbers, operators, words, line starts."""
 
 import enum
 

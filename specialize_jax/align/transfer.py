@@ -1,17 +1,20 @@
-"""The teacher's distributions on the student's ids, for many samples at once.
+"""Transfers the teacher's distributions to student ids, for a batch of samples.
 
-A row a position: slot 0 is the sampled token, and candidates follow in the
-API's order.
+Targets have one row for each position: slot 0 is the sampled token, and the
+candidates follow in the API's order.
 """
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
 from specialize_jax.align import alternatives, dynamic_program, tables, targets
 from specialize_jax.align import columns as columns_lib
 from specialize_jax.align import layout as layout_lib
+
+_LEAST_LOG_PROB = math.log(5e-324)  # below it a probability is 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Matches:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-  """All that a rule may look at.
+  """The inputs of a transfer rule.
 
   Attributes:
     teacher: The teacher's side.
@@ -91,21 +94,23 @@ class Batch:
       apart_M=np.concatenate([layout.match_apart_M[others], no])[order],
     )
 
-  def read(self, token_N: np.ndarray, k_N: np.ndarray) -> alternatives.Reading:
-    """Reads candidates `k_N` of teacher tokens `token_N`."""
+  def read(
+    self, token_N: np.ndarray, rows_N: np.ndarray
+  ) -> alternatives.Reading:
+    """Tokenizes candidates `rows_N`, rows of `table`, of tokens `token_N`."""
     return self.alternatives.read(
       self.teacher,
       self.student,
       self.places,
       self.known,
       token_N=token_N,
-      rows_N=self.teacher.top_rows_KL[k_N, token_N],
+      rows_N=rows_N,
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transferred:
-  """What a rule gives for a batch.
+  """The targets that a rule computes for a batch.
 
   Attributes:
     ids_PC: int32[P, C], candidates; an unused slot holds 0 (padding).
@@ -199,22 +204,23 @@ def whitespace_rule(batch: Batch) -> Transferred:
 
 
 def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Finds which student tokens each candidate of a match is laid on.
+  """Maps each candidate of a match to student tokens.
 
-  A candidate is laid on a student token only if its text has that one token
+  A candidate is mapped to a student token only if its text has that one token
   there: not if it re-segments what is before, nor if it takes several tokens.
   Where the student spells the word start apart ("\u2581", then the piece), a
   candidate may be spelled so, too.
 
   Returns:
     int64[K + 1, M] the id of its first token, int64[K + 1, M] that of its
-    second, -1 for none, and float64[K + 1, M] its probability, 0 where it is
-    laid on nothing. Row 0 is the sampled token.
+    second, -1 for none, and float64[K + 1, M] its probability, 0 where it
+    maps to no token. Row 0 is the sampled token.
   """
   matches, ids_P = batch.matches, batch.student.ids_P
   match_M, apart_M = matches.teacher_M, matches.apart_M
   base_M = matches.student_M - apart_M
-  shape = len(batch.distinct_KL) + 1, len(match_M)
+  num_matches = len(match_M)
+  shape = len(batch.distinct_KL) + 1, num_matches
   first = np.full(shape, -1, np.int64)
   following = np.full(shape, -1, np.int64)
   probs = np.zeros(shape)
@@ -222,31 +228,60 @@ def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   following[0] = np.where(apart_M, ids_P[matches.student_M], -1)
   probs[0] = batch.probs_L[match_M]
 
-  k, m = np.nonzero(batch.top_probs_KL[:, match_M] > 0)
-  read = batch.read(match_M[m], k)
-  past = read.at_N - base_M[m]  # tokens that agree with the sampled text's
-  apart = apart_M[m]
-  one = (past == 0) & (read.remaining_N == 1)
-  two = apart & (past == 1) & (read.remaining_N == 1)
-  same = (past == 1 + apart) & (read.remaining_N == 0)
-  start_alone = apart & (past == 1) & (read.remaining_N == 0)
+  top_KM = batch.top_probs_KL[:, match_M]
+  named_KM = top_KM > 0
+  named = np.flatnonzero(named_KM)  # over the flat [K, M], as all below
+  k = np.repeat(np.arange(len(top_KM)), np.count_nonzero(named_KM, axis=1))
+  m = named - k * num_matches
+  rows = batch.teacher.top_rows_KL[:, match_M].ravel()[named]
+  read = batch.read(match_M[m], rows)
+  base = base_M[m]
+  past = read.at_N - base  # tokens that agree with the sampled text's
   known = read.own_N != batch.words.student.unknown_id
-  laid = (one & known) | (two & known) | same | start_alone
-  first[k + 1, m] = np.where(one, read.own_N, ids_P[base_M[m]])
-  following[k + 1, m] = np.where(
-    two, read.own_N, np.where(same, following[0, m], -1)
+  one = (past == 0) & (read.remaining_N == 1)
+  same = (past == 1) & (read.remaining_N == 0)
+  laid = (one & known) | same
+  into = named + num_matches  # row 0 is the sampled token
+  first.ravel()[into] = np.where(one, read.own_N, ids_P[base])
+  # Where the word start is apart, a candidate's second token counts too.
+  apart = np.flatnonzero(apart_M[m])
+  past, remaining, own = past[apart], read.remaining_N[apart], read.own_N[apart]
+  two = (past == 1) & (remaining == 1)
+  same = (past == 2) & (remaining == 0)
+  start_alone = (past == 1) & (remaining == 0)
+  one_known = one[apart] & known[apart]
+  laid[apart] = one_known | (two & known[apart]) | same | start_alone
+  following.ravel()[into[apart]] = np.where(
+    two, own, np.where(same, following[0, m[apart]], -1)
   )
-  probs[k + 1, m] = np.where(laid, batch.top_probs_KL[k, match_M[m]], 0.0)
+  probs.ravel()[into] = np.where(laid, top_KM.ravel()[named], 0.0)
   return first, following, probs
 
 
 def masked(batch: Batch, found: "Transferred") -> "Transferred":
-  """Takes the target from every position of the student's unknown piece."""
+  """Masks every position of the student's unknown piece."""
   at = np.flatnonzero(batch.student.ids_P == batch.words.student.unknown_id)
   if len(at):
     found.ids_PC[at] = 0
     found.log_probs_PC[at] = -np.inf
     found.kinds_P[at] = targets.Kind.MASKED
+  return found
+
+
+def spoken(batch: Batch, found: "Transferred") -> "Transferred":
+  """Returns one-hot targets where all that the teacher names underflows.
+
+  Servers write -9999 for a probability that they did not compute. A position
+  that is left with such values alone has no distribution to learn.
+  """
+  named_P = (found.log_probs_PC > _LEAST_LOG_PROB).any(axis=1)
+  at = np.flatnonzero(~named_P & np.isin(found.kinds_P, targets.TAUGHT_KINDS))
+  if len(at):
+    found.ids_PC[at] = 0
+    found.log_probs_PC[at] = -np.inf
+    found.ids_PC[at, 0] = batch.student.ids_P[at]
+    found.log_probs_PC[at, 0] = 0.0
+    found.kinds_P[at] = targets.Kind.ONE_HOT
   return found
 
 
@@ -271,20 +306,23 @@ def sum_by_id(
     ([[7, 9, 0]], [[0.625, 0.25, 0.0]])
   """
   probs_SM = probs_SM.copy()
+  used = probs_SM > 0
   for later in range(1, len(ids_SM)):
     for earlier in range(later):
       equal = ids_SM[later] == ids_SM[earlier]
-      equal &= (probs_SM[later] > 0) & (probs_SM[earlier] > 0)
+      equal &= used[later]
+      equal &= used[earlier]
       at = np.flatnonzero(equal)
       probs_SM[earlier, at] += probs_SM[later, at]
       probs_SM[later, at] = 0.0
-  used = probs_SM > 0
-  slot = np.cumsum(used, axis=0) - 1
-  _, column = np.nonzero(used)
-  ids, probs = np.zeros_like(ids_SM), np.zeros_like(probs_SM)
-  ids[slot[used], column] = ids_SM[used]
-  probs[slot[used], column] = probs_SM[used]
-  return ids, probs
+      used[later, at] = False
+  ids = np.where(used, ids_SM, 0)
+  probs_SM[~used] = 0.0
+  gaps = np.flatnonzero((used[1:] > used[:-1]).any(axis=0))
+  order = np.argsort(~used[:, gaps], axis=0, kind="stable")
+  ids[:, gaps] = np.take_along_axis(ids[:, gaps], order, axis=0)
+  probs_SM[:, gaps] = np.take_along_axis(probs_SM[:, gaps], order, axis=0)
+  return ids, probs_SM
 
 
 def one_hot_rows(
@@ -348,7 +386,7 @@ def chunk_rule(batch: Batch) -> Transferred:
 def paper_rule(
   batch: Batch, distances: dynamic_program.DistanceTable
 ) -> Transferred:
-  """Computes what `transfer.paper_rule` defines."""
+  """Assigns distributions by the paper's rule, from the dynamic program."""
   teacher, student, table = batch.teacher, batch.student, batch.table
   found = dynamic_program.paths(
     table.lenient.values[teacher.rows_L],
@@ -402,7 +440,7 @@ def paper_rule(
 
 
 def _path_groups(found: dynamic_program.Paths) -> np.ndarray:
-  """Numbers each cell's group: a step along the diagonal begins a new one."""
+  """Numbers each cell's group: each diagonal step begins a new one."""
   if not len(found.teacher):
     return np.zeros(0, np.int64)
   diagonal = np.zeros(len(found.teacher), np.int64)

@@ -287,3 +287,14 @@ def test_a_teacher_with_the_students_own_tokens_is_followed_whole(text):
       math.exp(aligned.top_log_probs_TC[j, 0]) for j in group.student
     )
     assert product == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("mode", align_lib.MODES)
+def test_probabilities_that_a_server_did_not_compute_are_no_distribution(mode):
+  unknown = align_lib.TeacherToken(
+    spelling=b" she", log_prob=-9999.0, top=((b" he", -9999.0),)
+  )
+  aligned = align([trees.token("If", 0.5), unknown], mode)
+  assert aligned.pieces == ("\u2581If", "\u2581she")
+  assert named(aligned)[-1] == {"\u2581she": 1.0}
+  assert aligned.mask_T[-1] == 0
