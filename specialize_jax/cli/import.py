@@ -32,7 +32,14 @@ _EXAMPLE = r"""example (one response of the chat endpoint):
 
 _MAX_REASONS = 8  # that are named
 _INPUT = paths.INPUT_PATH.local("what others released is read from a disk")
-_KINDS = ("auto", "text_dump", "pickles", "released_json", "responses")
+_KINDS = (
+  "auto",
+  "text_dump",
+  "pickles",
+  "released_json",
+  "responses",
+  "stream",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="PATH",
     help="the authors' text dump; the folder of their codex_*.pkl; the .pkl of"
     " a format; their JSON; or a .jsonl of responses, each with question_id,"
-    " question and answer beside it, or as batch files have it",
+    " question and answer beside it, or as batch files have it; or the events"
+    " of a stream, as they were saved",
   )
   parser.add_argument(
     "--format",

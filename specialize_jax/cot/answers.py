@@ -51,6 +51,7 @@ _MINUS = re.compile(
   re.IGNORECASE,
 )
 _NEGATIVE = re.compile(r"\bnegative\s(?=\$?\.?\d)", re.IGNORECASE)
+_NEGATED = re.compile(r"(?<![\w).\]}%])-\s?\(([$\d.,/]{1,40})\)")
 _ALONE_FRACTION = re.compile(r"\W{0,5}?(-?\d+)\s/\s(\d+)(?![^\n]*\d)")
 # An operator between two numbers, the first of which may have a unit.
 _OPERATION = re.compile(
@@ -209,6 +210,7 @@ def _loops(text: str) -> bool:
 def _signed(text: str) -> str:
   """Writes the words that are a sign as one, and joins mixed numbers."""
   text = _NEGATIVE.sub("-", _MINUS.sub(r"\1-", text))
+  text = _NEGATED.sub(r"-\1", text)
   return _AND_A_FRACTION.sub(lambda m: " 1/2" if m[1] else " ", text)
 
 

@@ -13,7 +13,12 @@ import numpy as np
 
 from specialize_jax import align
 from specialize_jax.align import student, targets
-from specialize_jax.records import columnar, packed_rows, schema
+from specialize_jax.records import (
+  columnar,
+  packed_rows,
+  schema,
+  special_tokens,
+)
 
 
 def align_record(
@@ -37,7 +42,11 @@ def align_record(
   align.check_mode(mode)
   schema.check_spelling(record)
   reason = _rejects(
-    record, len(record.steps), mode=mode, keep_truncated=keep_truncated
+    record,
+    record.text,
+    len(record.steps),
+    mode=mode,
+    keep_truncated=keep_truncated,
   )
   if reason is not None:
     return targets.Rejected(reason)
@@ -121,6 +130,7 @@ class RowAligner:
     """Returns why a row cannot be aligned, or None."""
     reason = _rejects(
       row.head,
+      row.text,
       len(row.steps),
       mode=self.aligner.mode,
       keep_truncated=self._keep_truncated,
@@ -143,6 +153,7 @@ def batches(rows: Iterable[columnar.Line]) -> Iterator[list[columnar.Line]]:
 
 def _rejects(
   record: schema.TeacherRecord | schema.RecordHead,
+  text: str,
   num_steps: int,
   *,
   mode: str,
@@ -157,9 +168,10 @@ def _rejects(
       )
     if record.request.get("prompt_tail") == []:
       return "paper: the prompt's tail is missing"
-  if keep_truncated:
-    return None
-  return schema.why_unfinished(record, num_steps)
+  unfinished = None
+  if not keep_truncated:
+    unfinished = schema.why_unfinished(record, num_steps)
+  return unfinished or special_tokens.why_not_text(text)
 
 
 def _teacher_token(step: schema.TeacherStep) -> targets.TeacherToken:

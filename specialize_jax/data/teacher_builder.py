@@ -150,7 +150,7 @@ def prepare(
   stage = preparation.Stage(wanted)
   data_dir, name = epath.Path(wanted.data_dir), wanted.dataset_name
   metadata = tfds_builder.new_metadata(stage.fingerprint, mode=wanted.mode)
-  with tfds_builder.replaced_when_done(data_dir, name) as folder:
+  with tfds_builder.replaced_when_done(data_dir, name, beside=True) as folder:
     report_path = folder.parent / "report.json"
     validation_path = folder.parent / "validation"
     builder = _named(name)(
@@ -186,7 +186,9 @@ def prepare(
     columns = tfds_builder.parse(
       tfds_builder.read_serialized(builder), builder.info.features
     )
-    epath.Path(builder.data_dir).parent.rename(folder / tfds_builder.ROWS)
+    tfds_builder.move(
+      epath.Path(builder.data_dir).parent, folder / tfds_builder.ROWS
+    )
     asked = np.unique(columns["question"].numpy()).tolist()
     tfds_builder.write_questions(
       map(stage.question_row, asked),

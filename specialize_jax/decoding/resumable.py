@@ -16,7 +16,6 @@ running the same command again then does nothing.
 import json
 import os
 import pathlib
-import re
 from collections.abc import Callable, Mapping
 from typing import BinaryIO, Self
 
@@ -27,8 +26,6 @@ Row = Mapping[str, object]
 
 _SUFFIX = ".progress"
 _MAX_WAITING_LINES = 10_000
-# Unicode line ends, at which `str.splitlines` splits, and lone surrogates.
-_AWKWARD = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 class ResumableRows:
@@ -105,8 +102,7 @@ class ResumableRows:
 
   def add(self, rows: Mapping[int, Row]) -> None:
     """Writes rows by number; they are on disk when it returns."""
-    lines = {n: json.dumps(row, ensure_ascii=False) for n, row in rows.items()}
-    lines = {n: _writable(line) for n, line in lines.items()}
+    lines = {number: writing.to_json(row) for number, row in rows.items()}
     self._waiting |= lines
     self._write_in_order()
     for number in sorted(lines.keys() & self._waiting.keys()):
@@ -236,13 +232,6 @@ def _is_json(line: str) -> bool:
 
 def _is_object(line: str) -> bool:
   return line.startswith("{") and _is_json(line)
-
-
-def _writable(line: str) -> str:
-  """Escapes Unicode line ends and characters that UTF-8 cannot encode."""
-  if _AWKWARD.search(line):
-    return json.dumps(json.loads(line))
-  return line
 
 
 def _shown(value: object) -> str:

@@ -46,7 +46,11 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
     try:
       row = json.loads(line)
       step, row_group = int(row["step"]), row["group"]
-      values = {name: float(x) for name, x in row["values"].items()}
+      values = {
+        name: float(x)
+        for name, x in row["values"].items()
+        if x is not None  # it was not finite
+      }
     except (
       ValueError,
       TypeError,

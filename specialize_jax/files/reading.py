@@ -100,7 +100,7 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
   for number, line in enumerate(lines, start=1):
     row_text = line.strip().removeprefix(_MARK)  # of files that were joined
     if row_text:
-      rows.append((number, _parsed_row(row_text, f"{path}, line {number}")))
+      rows.append((number, parsed_row(row_text, f"{path}, line {number}")))
   return rows
 
 
@@ -121,7 +121,16 @@ def check_row_size(row: str | bytes, where: str) -> None:
     )
 
 
-def _parsed_row(text: str, where: str) -> dict[str, object]:
+def parsed_row(text: str, where: str) -> dict[str, object]:
+  """Parses one row, a JSON object.
+
+  Args:
+    text: the row, of one line.
+    where: the file and the line's number, for the error.
+
+  Raises:
+    UserError: it is no JSON object, or too large.
+  """
   check_row_size(text, where)
   try:
     row = json.loads(text)

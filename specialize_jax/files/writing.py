@@ -14,6 +14,7 @@ import codecs
 import contextlib
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -159,17 +160,34 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
-  r"""Returns a value as JSON that UTF-8 can hold, on one line if not indented.
+  r"""Returns a value as JSON that any program reads, on one line or indented.
+
+  JSON has no NaN and no infinity, which Python reads and would write: null
+  stands in their place, as in JavaScript.
 
   Example:
-    >>> to_json({"text": "5 £ \ud83d"})
-    '{"text": "5 £ \\ud83d"}'
+    >>> to_json({"text": "5 £ \ud83d", "loss": float("nan")})
+    '{"text": "5 £ \\ud83d", "loss": null}'
   """
-  text = json.dumps(value, ensure_ascii=False, indent=indent)
+  try:
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+  except ValueError:
+    value = _finite(value)
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
   if text.isascii():
     return text
   text = _LINE_END.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
   return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _finite(value: object) -> object:
+  """Returns a JSON value with None for each number that is not finite."""
+  if isinstance(value, Mapping):
+    return {key: _finite(inner) for key, inner in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(inner) for inner in value]
+  is_number = not isinstance(value, float) or math.isfinite(value)
+  return value if is_number else None
 
 
 def printable(text: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -19,6 +20,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.files import paths
 from specialize_jax.records import packed_rows
 
 VERSION = "2.0.0"
@@ -29,6 +31,7 @@ FINGERPRINT = "vocabulary_fingerprint"
 EDITION = "edition"
 """Metadata key that distinguishes a dataset from one that replaces it."""
 
+_LAST_WRITTEN = "dataset_info.json"
 _SHARD_EXAMPLES = 25_000
 # The writer rewrites the dataset's metadata with every call.
 _WRITTEN_TOGETHER = 5_000
@@ -166,7 +169,7 @@ def open_dataset(
   whole = epath.Path(data_dir) / name
   folder = whole / config / VERSION
   again = f"`specialize prepare --data_dir={data_dir} --dataset_name={name}`"
-  if (folder / "dataset_info.json").is_file():
+  if (folder / _LAST_WRITTEN).is_file():
     return tfds.builder_from_directory(folder)
   others = sorted(
     other.parent.name
@@ -261,13 +264,30 @@ def _dataset_info(
 
 
 @contextlib.contextmanager
-def replaced_when_done(data_dir: epath.Path, name: str) -> Iterator[epath.Path]:
+def replaced_when_done(
+  data_dir: epath.Path, name: str, *, beside: bool = False
+) -> Iterator[epath.Path]:
   """Yields a folder to write a dataset to, and moves it into place at the end.
+
+  Args:
+    data_dir: the folder of datasets, local or in a bucket.
+    name: the dataset's name.
+    beside: whether the folder is in `data_dir` though that is in a bucket, for
+      workers that have no other disk in common; else it is on this machine.
 
   Raises:
     UserError: `data_dir` is not writable, or the disk is full; an existing
       dataset is unchanged.
   """
+  if paths.is_in_bucket(data_dir) and not beside:
+    with tempfile.TemporaryDirectory() as scratch:
+      folder = epath.Path(scratch) / "new"
+      folder.mkdir()
+      yield folder
+      if (data_dir / name).exists():
+        (data_dir / name).rmtree()
+      move(folder, data_dir / name)
+    return
   try:
     data_dir.mkdir(parents=True, exist_ok=True)
     scratch = data_dir / f".{name}.{uuid.uuid4().hex}"
@@ -281,8 +301,8 @@ def replaced_when_done(data_dir: epath.Path, name: str) -> Iterator[epath.Path]:
     folder.mkdir()
     yield folder
     if (data_dir / name).exists():
-      (data_dir / name).rename(scratch / "old")
-    folder.rename(data_dir / name)
+      move(data_dir / name, scratch / "old")
+    move(folder, data_dir / name)
   except (OSError, tf.errors.OpError) as error:
     reason = _no_room(error)
     if reason is None:
@@ -294,6 +314,25 @@ def replaced_when_done(data_dir: epath.Path, name: str) -> Iterator[epath.Path]:
   finally:
     if scratch.exists():
       scratch.rmtree()
+
+
+def move(folder: epath.Path, place: epath.Path) -> None:
+  """Moves a folder to where nothing is.
+
+  A bucket has objects alone, and no client renames many at once: each is copied
+  there, those that make a dataset one that can be opened last.
+  """
+  if not paths.is_in_bucket(place):
+    folder.rename(place)
+    return
+  found = [
+    directory / name for directory, _, names in folder.walk() for name in names
+  ]
+  for file in sorted(found, key=lambda one: one.name == _LAST_WRITTEN):
+    target = place / file.relative_to(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.copy(target, overwrite=True)
+  folder.rmtree()
 
 
 def _no_room(error: OSError | tf.errors.OpError) -> str | None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cot import answer_rules
@@ -18,13 +18,14 @@ from specialize_jax.teacher import (
   responses,
   spelling,
   standing,
+  streams,
 )
 
 _MAX_WORDS = 300
 _MAX_DEPTH = 20
 _MAX_ID = 1 << 63  # a greater number becomes a float in other readers
 
-KINDS = ("text_dump", "pickles", "released_json", "responses")
+KINDS = ("text_dump", "pickles", "released_json", "responses", "stream")
 
 
 def kind_of(path: pathlib.Path) -> str:
@@ -48,10 +49,12 @@ def kind_of(path: pathlib.Path) -> str:
   ):
     if start.startswith(mark):
       return kind
+  if start.startswith(streams.FIRST_WORDS):
+    return "stream"
   raise errors.UserError(
     f"--input={path} is nothing that can be imported: expected the authors'"
     " text dump, their pickles, their JSON, or OpenAI responses, one JSON"
-    " object a line"
+    " object a line or as saved events of a stream (data: {...})"
   )
 
 
@@ -118,7 +121,10 @@ class Importer:
     elif self._kind == "released_json":
       yield from store.read_records(self._path)
     elif self._kind == "responses":
-      yield from self._responses()
+      rows = reading.read_numbered_rows(self._path)
+      yield from self._responses(streams.joined(rows))
+    elif self._kind == "stream":
+      yield from self._responses(streams.read(self._path))
     elif self._path.is_dir():
       yield from map(_released, released_pickles.read_samples(self._path))
     else:
@@ -137,10 +143,12 @@ class Importer:
       record, question=problem.question, gold_answer=problem.answer
     )
 
-  def _responses(self) -> Iterator[schema.TeacherRecord | str]:
-    """Reads responses, one a line; a question's samples are numbered on."""
+  def _responses(
+    self, rows: Iterable[streams.Row]
+  ) -> Iterator[schema.TeacherRecord | str]:
+    """Reads responses, one a row; a question's samples are numbered on."""
     numbers: collections.Counter[str | int] = collections.Counter()
-    for line, row in reading.read_numbered_rows(self._path):
+    for line, row in rows:
       try:
         head = _row_head(line, row)
         body = _body(row)
@@ -211,10 +219,10 @@ def _body(row: Mapping) -> object:
     ResponseError: the row holds no response, but what the server said of a
       request that failed.
   """
-  body = row.get("response", row)
+  body = _parsed(row.get("response", row))
   status = None
   if isinstance(body, dict) and "body" in body:
-    status, body = body.get("status_code"), body["body"]
+    status, body = body.get("status_code"), _parsed(body["body"])
   if isinstance(body, dict) and body.get("choices"):
     return body
   said = responses.server_message(row) or responses.server_message(body)
@@ -226,6 +234,16 @@ def _body(row: Mapping) -> object:
       f"the server answered with {where}: {' '.join(said.split())[:_MAX_WORDS]}"
     )
   return body
+
+
+def _parsed(body: object) -> object:
+  """Returns a response that a file keeps as a string of JSON as its value."""
+  if not isinstance(body, str) or not body.lstrip().startswith("{"):
+    return body
+  try:
+    return reading.loads(body)
+  except (ValueError, RecursionError):
+    return body  # the server's own words
 
 
 def _request(row: Mapping, body: object) -> dict[str, object]:

@@ -24,7 +24,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from specialize_jax.records import schema
+from specialize_jax.records import schema, special_tokens
 from specialize_jax.teacher import alphabets, spelling
 
 _OPENAI_BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
@@ -52,11 +52,20 @@ NO_REASONING = (
   '\'{"chat_template_kwargs": {"enable_thinking": false}}\' (vLLM, SGLang)'
 )
 
+_TOKENS_ARE_IDS = (
+  "its tokens are spelled by their ids (return_tokens_as_token_ids), which mean"
+  " nothing without the teacher's tokenizer: ask without"
+)
+
 # Why an alternative is left out, as counted.
 NO_NUMBER = "without a log-probability"
 NO_SPELLING = "that spell nothing"
 OTHER_ALPHABET = "in another alphabet than the sampled tokens"
 NO_ALTERNATIVE = "of a shape that is none"
+NO_BYTES = "that are a part of a character, without their bytes"
+
+# What the Responses API calls the ends that the other endpoints have.
+_FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}
 
 _EQUAL_LOG_PROBS = 1e-6
 # As protocol buffers, Python and other programs write it in a string.
@@ -183,8 +192,10 @@ def parse(body: object) -> Response:
     choices=tuple(choices),
     rejected=tuple(rejected),
     left_out=left_out,
-    prompt_tokens=_count(usage.get("prompt_tokens")),
-    completion_tokens=_count(usage.get("completion_tokens")),
+    prompt_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+    completion_tokens=_count(
+      usage.get("completion_tokens", usage.get("output_tokens"))
+    ),
   )
 
 
@@ -215,8 +226,50 @@ def _in_one_line(text: str) -> str:
   return " ".join(text.split())
 
 
+def _of_responses_api(body: Mapping) -> dict[str, object]:
+  """Returns an answer of OpenAI's Responses API as a choice of the chat shape.
+
+  Raises:
+    ResponseError: an item of its output is not of that API.
+  """
+  parts, log_probs, refusals = [], [], []
+  for item in body["output"]:
+    content = item.get("content") if isinstance(item, dict) else None
+    if not isinstance(item, dict) or item.get("type") != "message":
+      continue  # reasoning, or a call of a tool
+    _check_kind(
+      content if isinstance(content, list) else [content], dict, "content"
+    )
+    for part in content:
+      if part.get("type") == "refusal":
+        refusals.append(part)
+        continue
+      parts.append(_get(part, "text", str))
+      log_probs += _get(
+        {"logprobs": part.get("logprobs") or []}, "logprobs", list
+      )
+  details = body.get("incomplete_details")
+  reason = details.get("reason") if isinstance(details, dict) else None
+  finish_reason = body.get("status") if reason is None else reason
+  return {
+    "message": {
+      "content": "".join(parts) if parts else None,
+      "refusal": bool(refusals) or None,
+    },
+    "logprobs": {"content": log_probs},
+    "finish_reason": _FINISH_REASONS.get(str(finish_reason), finish_reason),
+  }
+
+
 def _choices(body: object) -> list:
   """Returns an answer's choices, or says what came instead."""
+  if (
+    isinstance(body, dict)
+    and isinstance(body.get("output"), list)
+    and "choices" not in body
+    and not body.get("error")
+  ):
+    return [_of_responses_api(body)]
   if isinstance(body, dict) and isinstance(body.get("choices"), list):
     if body["choices"]:
       return body["choices"]
@@ -248,8 +301,8 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
     raise ResponseError(f"a choice is {shown(choice)}, not an object")
   if isinstance(choice.get("delta"), dict) and "message" not in choice:
     raise SettledError(
-      "the answer is a piece of a stream: ask without 'stream', or join the"
-      " pieces"
+      "the answer is a piece of a stream: ask without 'stream', or save the"
+      " stream whole, which specialize import reads"
     )
   said = server_message({"error": choice.get("error")})
   if said is not None:
@@ -268,14 +321,17 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
     )
   if text is None:
     text = _no_text(choice, steps)
-  given = any(step.top for step in steps)
   text, steps, reasoning_tokens = _fit(text, steps, reasoning)
-  text, steps = spelling.without_end_tokens(text, steps)
+  try:
+    text, steps = spelling.without_special_tokens(text, steps)
+  except spelling.MisspeltError as error:
+    raise ResponseError(str(error)) from error
   steps = _with_read_alternatives(text, steps, left_out)
   if text and not any(step.top for step in steps):
-    if given and left_out[OTHER_ALPHABET]:
+    if left_out[OTHER_ALPHABET]:
       raise SettledError(
-        "its alternatives are spelled in another alphabet than its tokens"
+        "its alternatives are spelled in another alphabet than its tokens, or"
+        " by their ids"
       )
     raise NoLogProbsError(
       "the server answered without the most probable tokens' log-probabilities"
@@ -391,9 +447,17 @@ def _legacy_steps(
   tops = log_probs.get("top_logprobs") or [None] * len(tokens)
   if not isinstance(tops, list) or not len(tokens) == len(values) == len(tops):
     raise ResponseError("'tokens' and their log-probabilities differ in number")
+  if tokens and set(map(type, tokens)) == {int}:
+    raise SettledError(_TOKENS_ARE_IDS)
   _check_kind(tokens, str, "tokens")
   _check_no_echo(values)
-  values = _log_probs(values)
+  try:
+    values = _log_probs(values)
+  except ResponseError:
+    pairs = zip(tokens, values, strict=True)
+    entries = [{"token": token, "logprob": value} for token, value in pairs]
+    known = _with_known_ends(entries)
+    values = _log_probs([entry["logprob"] for entry in known])
   return _to_steps(tokens, values, None, _alternatives(tops, left_out))
 
 
@@ -403,8 +467,31 @@ def _chat_steps(
   content = _get(log_probs, "content", list)
   _check_kind(content, dict, "content")
   tops = [entry.get("top_logprobs") for entry in content]
-  tokens, values, spelt = _candidates(content)
+  try:
+    tokens, values, spelt = _candidates(content)
+  except ResponseError:
+    tokens, values, spelt = _candidates(_with_known_ends(content))
   return _to_steps(tokens, values, spelt, _alternatives(tops, left_out))
+
+
+def _with_known_ends(entries: list[Mapping]) -> list[Mapping]:
+  """Returns entries, with 0 for the log-probabilities that end tokens lack.
+
+  Special tokens, and empty ones at the end, are cut off the text, so that what
+  they cost is not needed. Entries of other tokens stay as they are.
+  """
+  last = len(entries)
+  while last and entries[last - 1].get("token") == "":
+    last -= 1
+  known = []
+  for number, entry in enumerate(entries):
+    token = entry.get("token")
+    is_end = number >= last or (
+      isinstance(token, str) and special_tokens.ANY.fullmatch(token.strip())
+    )
+    lacks = is_end and _why_unusable(entry) == NO_NUMBER
+    known.append({**entry, "logprob": 0.0} if lacks else entry)
+  return known
 
 
 def _check_no_echo(values: list) -> None:
@@ -427,10 +514,7 @@ def _to_steps(
 ) -> tuple[schema.TeacherStep, ...]:
   """Builds steps from columns."""
   if tokens and all(map(_TOKEN_ID.fullmatch, tokens)):
-    raise SettledError(
-      "its tokens are spelled by their ids (return_tokens_as_token_ids), which"
-      " mean nothing without the teacher's tokenizer: ask without"
-    )
+    raise SettledError(_TOKENS_ARE_IDS)
   steps = [
     schema.TeacherStep(token=token, log_prob=value, top=top)
     for token, value, top in zip(tokens, values, others.cut(), strict=True)
@@ -715,6 +799,8 @@ def _with_read_alternatives(
     ]
     scores = [_score(reading, speaks) for reading in readings]
     steps = readings[scores.index(max(scores))]
+  if "\ufffd" in names and "\ufffd" not in text:
+    steps = tuple([_without_unknown(step, left_out) for step in steps])
   return tuple(
     [
       _without_misspelt(step, left_out, is_first=number == 0)
@@ -776,6 +862,26 @@ def _top_spellings(step: schema.TeacherStep) -> list[bytes]:
     name.encode("utf-8", "surrogatepass") if known is None else known
     for (name, _), known in zip(step.top, given, strict=False)
   ]
+
+
+def _without_unknown(
+  step: schema.TeacherStep, left_out: collections.Counter[str]
+) -> schema.TeacherStep:
+  """Drops alternatives that a decoder could not write as text."""
+  given = step.top_bytes or (None,) * len(step.top)
+  kept = [
+    (pair, known)
+    for pair, known in zip(step.top, given, strict=True)
+    if known is not None or "\ufffd" not in pair[0]
+  ]
+  if len(kept) == len(step.top):
+    return step
+  left_out[NO_BYTES] += len(step.top) - len(kept)
+  return dataclasses.replace(
+    step,
+    top=tuple(pair for pair, _ in kept),
+    top_bytes=_any_of(tuple(known for _, known in kept)),
+  )
 
 
 def _without_misspelt(

@@ -6,16 +6,11 @@ they win: the text becomes what the kept tokens spell.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
-from specialize_jax.records import schema
+from specialize_jax.records import schema, special_tokens
 
 _UNKNOWN = "\ufffd"  # what a decoder writes for bytes that are no character
-# How teachers say that a text or a turn ends (U+FF5C and U+2581: DeepSeek).
-_END_TOKEN = re.compile(
-  r"<[|\uff5c][^<>\s]{1,40}[|\uff5c]>|</s>|<eos>|<pad>|<end_of_turn>"
-)
 
 Steps = tuple[schema.TeacherStep, ...]
 
@@ -25,7 +20,7 @@ class MisspeltError(ValueError):
 
 
 def fit(text: str, steps: Steps) -> tuple[str, Steps]:
-  r"""Gives the text that the tokens spell, and those tokens.
+  r"""Returns the text that the tokens spell, and those tokens.
 
   Kept are the tokens that begin within the text and the white space before
   it; a last token that goes on past the text's end, as `".\n\n"` does where
@@ -63,32 +58,62 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
   return _whole_characters(kept)
 
 
-def without_end_tokens(text: str, steps: Steps) -> tuple[str, Steps]:
-  r"""Drops the teacher's special tokens at the end, and what is between them.
+def without_special_tokens(text: str, steps: Steps) -> tuple[str, Steps]:
+  r"""Drops the teacher's special tokens, and what follows its turn.
 
   Servers that do not skip special tokens write them into the text, where the
-  student would learn their letters.
+  student would learn their letters. Those that open it are dropped, with an
+  assistant's header; at the first that ends a turn the text ends, and what
+  the teacher would go on with goes.
 
   Args:
     text: What `steps` spell.
     steps: Its tokens, in order.
 
-  Example: the tokens "72.", "<|im_end|>", "\n" and "<|endoftext|>" become
-  "72.".
+  Raises:
+    MisspeltError: a special token stands where nobody can say what it means,
+      or is spelt by tokens that spell text too.
+
+  Example: the tokens "<s>", "72.", "<|im_end|>", "\n" and "I" become "72.".
   """
-  last = number = len(steps)
-  while number:
-    token = steps[number - 1].token
-    if _END_TOKEN.fullmatch(token.strip()):
-      last = number - 1
-    elif token.strip():
-      break
-    number -= 1
-  if last == len(steps):
+  if "<" not in text and "[" not in text:
     return text, steps
-  kept = steps[:last]
+  opening = special_tokens.OPENING.match(text)
+  start = opening.end() if opening else 0
+  found = special_tokens.ANY.search(text, start)
+  if not opening and not found:
+    return text, steps
+  if found and not special_tokens.END.match(text, found.start()):
+    raise MisspeltError(f"the text holds the special token {found[0]!r}")
+  end = found.start() if found else len(text)
+  first = _token_at(text, start, steps)
+  last = _token_at(text, end, steps)
+  if first is None or last is None:
+    raise MisspeltError(
+      f"the text holds the special token {(found or opening)[0].strip()!r},"
+      " spelt by tokens that spell text too"
+    )
+  kept = steps[first:last]
   spelt = b"".join([step.spelling for step in kept])
   return spelt.decode("utf-8", errors="surrogatepass"), kept
+
+
+def _token_at(text: str, place: int, steps: Steps) -> int | None:
+  """Returns the number of the token that begins at a place of a text.
+
+  White space before the place may belong to that token; None where other
+  characters do.
+  """
+  wanted = len(text[:place].encode("utf-8", "surrogatepass"))
+  position = number = 0
+  while number < len(steps) and position < wanted:
+    following = position + len(steps[number].spelling)
+    if following > wanted:
+      before = steps[number].spelling[: wanted - position]
+      return None if before.strip() else number
+    position = following
+    number += 1
+  return number
 
 
 def _without_silent_end(steps: Steps) -> Steps:
@@ -127,7 +152,7 @@ def _is_unknown(step: schema.TeacherStep) -> bool:
 
 
 def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
-  """Gives tokens that are parts of characters the bytes of the text there.
+  """Returns the steps, with the text's bytes for parts of characters.
 
   A run of such tokens spells what stands in the text between its neighbours.
   A token that spells nothing is no neighbour: it stands anywhere in a text.

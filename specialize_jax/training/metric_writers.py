@@ -48,7 +48,7 @@ class JsonLines:
   def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
     """Appends a row."""
     row = {"step": step, "group": group, "values": dict(values)}
-    self._rows.write(json.dumps(row) + "\n")
+    self._rows.write(writing.to_json(row) + "\n")
     self._rows.flush()
 
   def flush(self) -> None:

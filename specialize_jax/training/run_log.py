@@ -1,6 +1,5 @@
 """The log of a run: its metrics, and the examples of its batches."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -78,7 +77,7 @@ class RunLog:
         self._examples_path, self._start
       )
     row = {"step": step, "example_ids": example_ids}
-    self._examples.write(json.dumps(row) + "\n")
+    self._examples.write(writing.to_json(row) + "\n")
     self._examples.flush()
 
   def write_file(self, name: str, content: object) -> None:

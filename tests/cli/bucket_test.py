@@ -9,6 +9,7 @@ from testdata import tiny_world
 
 from specialize_jax.cli import main
 from specialize_jax.files import reading
+from specialize_jax.records import tfds_builder
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,25 @@ def test_records_in_a_bucket_are_aligned_and_inspected(bucket, data, capsys):
   argv = ["inspect", *_teacher_flags(data), f"--html={bucket}/page.html"]
   assert main.main(argv) == 0, capsys.readouterr().err
   assert "</html>" in reading.read_text(f"{bucket}/page.html")
+
+
+def test_a_dataset_is_prepared_in_a_bucket_and_replaced_there(
+  bucket, data, capsys
+):
+  questions = [f"--questions={data}/mini_gsm/train.jsonl"]
+  questions += ["--dataset_name=mini_gsm_teacher"]
+  place = f"--data_dir={bucket}/tfds"
+  argv = ["prepare", *_teacher_flags(data), *questions, place]
+  editions = set()
+  for _ in range(2):
+    assert main.main(argv) == 0, capsys.readouterr().err
+    builder = tfds_builder.open_dataset(f"{bucket}/tfds", "mini_gsm_teacher")
+    editions.add(builder.info.metadata[tfds_builder.EDITION])
+    columns = tfds_builder.read_serialized(builder)
+    assert len(columns) == builder.info.splits["train"].num_examples > 0
+  assert len(editions) == 2
+  left = [one.name for one in epath.Path(f"{bucket}/tfds").iterdir()]
+  assert not [name for name in left if name.startswith(".")]
 
 
 def test_predictions_in_a_bucket_are_graded_into_it(bucket):

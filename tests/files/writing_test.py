@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import math
 import os
 import sys
 
@@ -77,3 +79,9 @@ def test_any_string_survives_a_terminal(monkeypatch, encoding):
     print("half \ud83d, whole 😀, £")
   stream.flush()
   assert b"half \\ud83d, whole " in held.getvalue()
+
+
+def test_a_number_that_json_has_not_is_null():
+  row = {"a": [math.nan, 1.5], "b": {"c": -math.inf}, "d": (math.inf, "NaN")}
+  written = json.loads(writing.to_json(row), parse_constant=pytest.fail)
+  assert written == {"a": [None, 1.5], "b": {"c": None}, "d": [None, "NaN"]}

@@ -11,6 +11,7 @@ from specialize_jax.cli import main
 from specialize_jax.data import sources
 from specialize_jax.files import reading
 from specialize_jax.runs import experiment
+from specialize_jax.training import loop, optimizer
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 _TASK = "mini_svamp_zero_shot_chain_of_thought_v1"
@@ -47,6 +48,23 @@ def test_a_run_in_a_bucket_is_trained_selected_evaluated_decoded_and_taken_out(
   chosen = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert chosen["best"] == f"{run_dir}/best"
   assert reading.read_json(f"{run_dir}/selection.json")
+
+  begun = f"{bucket}/begun"
+  still = optimizer.OptimizerConfig(learning_rate=1e-30)
+  experiment.train(
+    tiny_demo.run(
+      begun,
+      "mini_pretrain_v1",
+      initial_checkpoint_path=chosen["best"],
+      loop=loop.LoopConfig(num_steps=1, log_every=1, checkpoint_every=1),
+      optimizer=still,
+    )
+  )
+  for checkpoint, output in ((chosen["best"], "best"), (begun, "begun")):
+    argv = ["convert", f"--checkpoint={checkpoint}", f"--output={output}"]
+    assert main.main(argv) == 0
+  weights = [pathlib.Path(p, "model.safetensors") for p in ("best", "begun")]
+  assert weights[0].read_bytes() == weights[1].read_bytes()
 
   arguments = [
     "eval",

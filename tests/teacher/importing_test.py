@@ -416,6 +416,127 @@ def test_a_choice_that_cannot_be_used_is_counted_and_its_neighbours_stored(
   assert "1 that spell nothing" in out
 
 
+def test_a_batch_files_body_may_be_a_string_of_json(tmp_path):
+  body = {"choices": [legacy_choice("7")]}
+  rows = [
+    {"custom_id": "a", "response": {"body": json.dumps(body)}},
+    {"custom_id": "b", "response": json.dumps({"body": body})},
+    {"custom_id": "c", "response": {"status_code": 500, "body": "{oops"}},
+  ]
+  path = tmp_path / "batch.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  records, rejected = read(path)
+  assert [record.question_id for record in records] == ["a", "b"]
+  assert [*rejected] == ["the server answered with HTTP 500: {oops"]
+
+
+def chat_chunks(name, *, finish_reason="stop", texts=("It", " is 7")):
+  """Returns the chunks of a streamed answer, as servers send them."""
+  chunk = {"id": name, "object": "chat.completion.chunk"}
+
+  def choice(delta, **fields):
+    one = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+    return chunk | {"choices": [one | fields]}
+
+  yield choice({"role": "assistant", "content": ""})
+  for text in texts:
+    top = [{"token": text, "logprob": -0.5}]
+    content = [{"token": text, "logprob": -0.5, "top_logprobs": top}]
+    yield choice({"content": text}, logprobs={"content": content})
+  if finish_reason is not None:
+    yield choice({}, finish_reason=finish_reason)
+  yield chunk | {"choices": [], "usage": {"completion_tokens": 2}}
+
+
+def text_chunks(name):
+  for text, reason in (("It", None), (" is 7", "stop")):
+    log_probs = legacy_choice(text)["logprobs"] | {"text_offset": [0]}
+    choice = {"text": text, "index": 0, "finish_reason": reason}
+    yield {"id": name, "choices": [choice | {"logprobs": log_probs}]}
+
+
+def events(chunks):
+  lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+  return "".join([": ping\n\n", *lines, "data: [DONE]\n\n"])
+
+
+def test_a_saved_stream_gives_the_answers_that_it_brought(tmp_path):
+  path = tmp_path / "stream.txt"
+  path.write_text(
+    events(chat_chunks("a"))
+    + events(text_chunks("b"))
+    + events(chat_chunks("c", finish_reason=None))
+  )
+  records, rejected = read(
+    path,
+    [
+      standing.Problem(question_id=n, question=f"q{n}", answer="7")
+      for n in range(3)
+    ],
+  )
+  assert not rejected
+  assert [(r.question_id, r.text, r.finish_reason) for r in records] == [
+    (0, "It is 7", "stop"),
+    (1, "It is 7", "stop"),
+    (2, "It is 7", "incomplete stream"),
+  ]
+  assert all(len(record.steps) == 2 for record in records)
+  assert schema.why_unfinished(records[2], 2)
+
+
+def test_chunks_of_a_stream_saved_as_json_lines_are_joined_by_their_id(
+  tmp_path,
+):
+  first, second = list(chat_chunks("a")), list(chat_chunks("b"))
+  rows = [
+    {"question_id": chunk["id"] * 2} | chunk
+    for pair in zip(first, second, strict=True)
+    for chunk in pair
+  ]
+  path = tmp_path / "chunks.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  records, rejected = read(path)
+  assert not rejected
+  assert [(r.question_id, r.text, r.sample) for r in records] == [
+    ("aa", "It is 7", 0),
+    ("bb", "It is 7", 0),
+  ]
+
+
+def test_a_stream_of_the_responses_api_has_its_answer_in_the_last_event(
+  tmp_path,
+):
+  token = {"token": "7", "logprob": -0.5}
+  part = {"type": "output_text", "text": "7"}
+  part["logprobs"] = [token | {"top_logprobs": [token]}]
+  answer = {"id": "r", "status": "completed"}
+  answer["output"] = [{"type": "message", "content": [part]}]
+  path = tmp_path / "stream.txt"
+  path.write_text(
+    "event: response.created\n"
+    + events(
+      [
+        {"type": "response.created", "response": answer | {"output": []}},
+        {"type": "response.output_text.delta", "delta": "7"},
+        {"type": "response.completed", "response": answer},
+      ]
+    )
+  )
+  (record,), rejected = read(path)
+  assert (record.text, record.finish_reason, rejected.total()) == (
+    "7",
+    "stop",
+    0,
+  )
+
+
+def test_a_line_that_is_no_event_is_named(tmp_path):
+  path = tmp_path / "stream.txt"
+  path.write_text('data: {"choices": []}\nHello\n')
+  with pytest.raises(errors.UserError, match="line 2 is 'Hello'"):
+    read(path)
+
+
 def test_a_number_in_a_batch_files_id_finds_its_question(tmp_path, capsys):
   questions = tmp_path / "questions.jsonl"
   questions.write_text('{"question": "3 + 4?", "answer": 7}\n')

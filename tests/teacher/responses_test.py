@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -469,6 +470,32 @@ def test_tokens_that_are_ids_are_refused_by_name():
     parse(chat(entry("token_id:17"), entry("token_id:4"), text="3"))
 
 
+def test_whole_numbers_for_tokens_are_ids():
+  choice = legacy(tokens=[3, 4], token_logprobs=[-1, -1])
+  with pytest.raises(responses.SettledError, match="by their ids"):
+    parse(choice)
+
+
+def test_alternatives_that_are_ids_are_named():
+  top = [{"token": "token_id:7", "logprob": -0.5}]
+  said = chat({"token": "3", "logprob": -0.1, "top_logprobs": top}, text="3")
+  with pytest.raises(responses.SettledError, match="by their ids"):
+    parse(said)
+
+
+def test_a_part_of_a_character_without_its_bytes_is_left_out():
+  top = [
+    {"token": "3", "logprob": -0.1, "bytes": None},
+    {"token": "\ufffd", "logprob": -2.0, "bytes": None},
+    {"token": "\ufffd", "logprob": -3.0, "bytes": [0xE2]},
+  ]
+  said = chat({"token": "3", "logprob": -0.1, "top_logprobs": top}, text="3")
+  response = responses.parse({"choices": [said]})
+  (step,) = response.choices[0].steps
+  assert [log_prob for _, log_prob in step.top] == [-0.1, -3.0]
+  assert response.left_out == {responses.NO_BYTES: 1}
+
+
 def test_an_empty_token_anchors_nothing_and_ends_nothing():
   silent = entry("", [], -9999.0, top_logprobs=[])
   choice, spelt, _ = read(chat(entry("3", [51]), silent, silent, text="3"))
@@ -567,6 +594,78 @@ def test_an_end_token_that_the_server_wrote_into_the_text_is_cut_off():
   assert (choice.text, spelt) == ("3", [b"3"])
   choice, spelt, _ = read(chat(entry("</s>"), text="</s>"))
   assert (choice.text, spelt) == ("", [])
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan, "", "NaN"])
+@pytest.mark.parametrize("text", ["3", "3</s>"])
+def test_an_end_token_needs_no_log_probability(unknown, text):
+  end = {"token": "</s>", "logprob": unknown, "top_logprobs": []}
+  choice, spelt, _ = read(chat(entry("3"), end, text=text))
+  assert (choice.text, spelt) == ("3", [b"3"])
+  choice, spelt, _ = read(chat(entry("3"), end | {"token": ""}, text="3"))
+  assert (choice.text, spelt) == ("3", [b"3"])
+  choice, spelt, _ = read(
+    {"text": text, "finish_reason": "stop"}
+    | {
+      "logprobs": {
+        "tokens": ["3", "</s>"],
+        "token_logprobs": [-0.1, unknown],
+        "top_logprobs": [{"3": -0.1}, None],
+      }
+    }
+  )
+  assert (choice.text, spelt) == ("3", [b"3"])
+  with pytest.raises(responses.ResponseError, match="log-probability"):
+    parse(chat(entry("3"), end | {"token": " a"}, text="3 a"))
+
+
+def test_a_text_goes_on_after_an_end_token_without_what_follows():
+  tokens = ["<s>", "3", "<|im_end|>", "\n", "<|im_start|>", "user", " 4?"]
+  said = chat(*map(entry, tokens), text="".join(tokens))
+  choice, spelt, _ = read(said)
+  assert (choice.text, spelt) == ("3", [b"3"])
+
+
+def responses_api(**changes):
+  return {
+    "object": "response",
+    "status": "completed",
+    "error": None,
+    "incomplete_details": None,
+    "usage": {"input_tokens": 5, "output_tokens": 2},
+    "output": [
+      {"type": "reasoning", "summary": []},
+      {
+        "type": "message",
+        "content": [
+          {
+            "type": "output_text",
+            "text": "It is",
+            "logprobs": [entry("It"), entry(" is")],
+          }
+        ],
+      },
+    ],
+  } | changes
+
+
+def test_an_answer_of_the_responses_api_is_read():
+  response = responses.parse(responses_api())
+  (choice,) = response.choices
+  assert (choice.text, choice.finish_reason) == ("It is", "stop")
+  assert [step.token for step in choice.steps] == ["It", " is"]
+  assert (response.prompt_tokens, response.completion_tokens) == (5, 2)
+  cut = responses_api(
+    status="incomplete", incomplete_details={"reason": "max_output_tokens"}
+  )
+  assert responses.parse(cut).choices[0].finish_reason == "length"
+  bare = responses_api()
+  bare["output"][1]["content"][0]["logprobs"] = []
+  with pytest.raises(responses.NoLogProbsError):
+    responses.parse(bare)
+  failed = responses_api(error={"message": "overloaded"}, output=[])
+  with pytest.raises(responses.ResponseError, match="overloaded"):
+    responses.parse(failed)
 
 
 def test_a_text_that_only_begins_as_its_tokens_is_refused():
@@ -688,6 +787,7 @@ _WHOLE = [
     ],
   },
   {"choices": [spelled(TOKENS, sampled=BYTE_LEVEL, others=BYTE_LEVEL)]},
+  responses_api(),
 ]
 # A row of a batch file, and of one that a person kept.
 _ROWS = [

@@ -1,5 +1,7 @@
 """The text becomes what the tokens spell, whatever the server cut off."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,15 +57,68 @@ def test_tokens_of_a_stop_go():
   ],
 )
 def test_the_teachers_end_tokens_are_no_part_of_a_text(end):
-  tokens = steps_of("</s>", "72", ".\n", *end)
+  tokens = steps_of("72", ".\n", *end)
   text = "".join(step.token for step in tokens)
-  kept_text, kept = spelling.without_end_tokens(text, tokens)
-  assert (kept_text, kept) == ("</s>72.\n", tokens[:3])
+  kept_text, kept = spelling.without_special_tokens(text, tokens)
+  assert (kept_text, kept) == ("72.\n", tokens[:2])
+
+
+@pytest.mark.parametrize(
+  "opening",
+  [
+    ["<s>"],
+    ["</s>"],
+    ["<|begin_of_text|>", "\n"],
+    ["<|im_start|>", "assistant", "\n"],
+    ["<|start_header_id|>", "assistant", "<|end_header_id|>", "\n\n"],
+    ["<bos>", "<start_of_turn>", "model", "\n"],
+    [" [/INST]"],
+    [],
+  ],
+)
+@pytest.mark.parametrize(
+  "rest",
+  [
+    ["<|im_end|>", "\n", "<|im_start|>", "user", "\n", "5?"],
+    ["<|eot_id|>", "5", "6"],
+    [" </s>", "<s>", "[INST]", "5"],
+    ["<end_of_turn>", "<unk>"],
+    [],
+  ],
+)
+def test_what_goes_on_after_an_end_token_or_opens_a_turn_goes(opening, rest):
+  tokens = steps_of(*opening, " 72", ".\n", *rest)
+  text = "".join(step.token for step in tokens)
+  kept_text, kept = spelling.without_special_tokens(text, tokens)
+  assert kept_text == " 72.\n"
+  assert [step.token for step in kept] == [" 72", ".\n"]
+
+
+@pytest.mark.parametrize(
+  ("tokens", "words"),
+  [
+    (["72", ".<", "|im_end|>", "5"], "spelt by tokens that spell text too"),
+    (["7", "<unk>", "2"], "special token '<unk>'"),
+    (["<|channel|>", "analysis", "<|message|>", "3"], "<|channel|>"),
+    (["<s", ">72"], "spelt by tokens that spell text too"),
+  ],
+)
+def test_a_special_token_that_cannot_be_cut_out_is_refused(tokens, words):
+  with pytest.raises(spelling.MisspeltError, match=re.escape(words)):
+    spelling.without_special_tokens("".join(tokens), steps_of(*tokens))
+
+
+def test_an_end_spelt_by_several_tokens_is_cut_between_them():
+  tokens = steps_of("72", "<", "|im", "_end|>", "5")
+  assert spelling.without_special_tokens("72<|im_end|>5", tokens)[0] == "72"
 
 
 def test_a_text_without_end_tokens_keeps_its_last_line_break():
   tokens = steps_of("1 <", " 2", "\n")
-  assert spelling.without_end_tokens("1 < 2\n", tokens) == ("1 < 2\n", tokens)
+  assert spelling.without_special_tokens("1 < 2\n", tokens) == (
+    "1 < 2\n",
+    tokens,
+  )
 
 
 def test_a_stripped_text_keeps_its_first_space():

@@ -1,0 +1,47 @@
+r"""The special tokens of teachers, where they stand in a text as letters.
+
+Servers that do not skip special tokens write them into the text. There they
+are no part of what the teacher said, and a student would learn their letters.
+"""
+
+import re
+
+_BAR = r"[|\uff5c]"  # U+FF5C is DeepSeek's
+_BEGIN = (
+  rf"<s>|<bos>|\[BOS\]|<{_BAR}(?:begin_of_text|begin\u2581of\u2581sentence"
+  rf"|startoftext|start_of_text|im_start|start){_BAR}>"
+)
+_HEADER = (
+  rf"<{_BAR}im_start{_BAR}>assistant|<{_BAR}start_header_id{_BAR}>assistant"
+  rf"<{_BAR}end_header_id{_BAR}>|<start_of_turn>model"
+  rf"|<{_BAR}(?i:assistant|im_assistant){_BAR}>|\[/INST\]"
+  rf"|<{_BAR}channel{_BAR}>final<{_BAR}message{_BAR}>"
+)
+_END = (
+  rf"</s>|<eos>|<pad>|\[EOS\]|<end_of_turn>|<start_of_turn>|\[/?INST\]|<<SYS>>"
+  rf"|<{_BAR}(?!channel{_BAR}|message{_BAR}|start{_BAR})[^<>\s]{{1,40}}{_BAR}>"
+)
+_OTHER = rf"<{_BAR}[^<>\s]{{1,40}}{_BAR}>|<unk>|<s>|<bos>|\[BOS\]"
+
+END = re.compile(_END)
+"""A token after which a text or a turn is over."""
+
+ANY = re.compile(f"{_END}|{_OTHER}")
+"""Any special token."""
+
+OPENING = re.compile(
+  rf"(?:\s{{0,5}}(?:{_HEADER}|{_BEGIN}|{_END})\n{{0,2}}){{1,8}}"
+)
+"""Special tokens, and an assistant's header, that a text opens with."""
+
+
+def why_not_text(text: str) -> str | None:
+  """Returns why a text cannot be taught; None where it has no special token.
+
+  Example:
+    >>> why_not_text("72<|im_end|>")
+    "its text holds the special token '<|im_end|>'"
+    >>> why_not_text("48/2 = <<48/2=24>>24 < 72")
+  """
+  found = ANY.search(text) if "<" in text or "[" in text else None
+  return found and f"its text holds the special token {found[0]!r}"
