@@ -20,7 +20,7 @@ T5X_SOURCES := git+https://github.com/google-research/t5x \
   git+https://github.com/google/airio \
   git+https://github.com/google-research/jestimator
 
-.PHONY: demo example test test-all test-latest test-t5x lint lock install clean
+.PHONY: demo example test test-all test-faults test-latest test-t5x lint lock install clean
 
 install: $(VENV)/installed-test
 
@@ -53,7 +53,13 @@ test: $(VENV)/installed-test
 	$(PYTEST)
 
 test-all: $(VENV)/installed-test
-	$(PYTEST) -m "not third_party"
+	$(PYTEST) -m "not third_party and not faults"
+
+# Twenty minutes of two cores, as root: it mounts disks. Writes
+# docs/reliability.md; FAULTS='-k score' for a part.
+test-faults: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m faults -q tests/faults $(FAULTS)
+	cd tests && ../$(BIN)/python -m faults.reliability
 
 # The newest releases that setup.py admits, in an environment of their own.
 test-latest:

@@ -14,4 +14,13 @@ array ends with one letter for each dimension, as in `logits_BTV`:
   V vocabulary       K kv (head size)  L layers
 """
 
+import os
+import sys
+
+# `python -m specialize_jax...` looks for every module in the working directory
+# first: a stranger's folder with a `jax.py` would run it. While Python looks
+# for the module of `-m`, `sys.argv[0]` is "-m".
+if sys.argv[:1] == ["-m"] and sys.path[:1] == [os.getcwd()]:
+  sys.path.append(sys.path.pop(0))
+
 __version__ = "0.1.0"

@@ -45,6 +45,16 @@ def place(
   model_dir = epath.Path(model_dir)
   source_dir = epath.Path(source_dir or model_dir)
   place_dir = model_dir / name
+  # Made beside, and put in place at once: a kill leaves the old or the new
+  # one, or for a moment none, which the next call mends.
+  beside = place_dir.parent / f".{place_dir.name}.new"
+  old = place_dir.parent / f".{place_dir.name}.old"
+  if not paths.is_in_bucket(model_dir):
+    if old.exists() and not place_dir.exists():
+      old.rename(place_dir)
+    for left in (beside, old):
+      if left.exists():
+        left.rmtree()
   source = source_dir / _STEPS / str(step)
   if not source.exists():
     if step_in(model_dir, name) == step:
@@ -62,13 +72,6 @@ def place(
   if paths.is_in_bucket(model_dir):
     _copy(source_dir, step, place_dir)
     return place_dir
-  # Renamed into place when complete: a kill leaves the old or the new one, or
-  # for a moment none, which the next call repairs.
-  beside = place_dir.parent / f".{place_dir.name}.new"
-  old = place_dir.parent / f".{place_dir.name}.old"
-  for left in (beside, old):
-    if left.exists():
-      left.rmtree()
   _link(source, beside / _STEPS / str(step))
   vocabulary = source_dir / opening.VOCABULARY_DIR
   if vocabulary.is_dir():

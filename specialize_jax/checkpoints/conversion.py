@@ -4,6 +4,7 @@ Tensors are converted one at a time, so that host memory stays below twice the
 largest tensor plus a GiB; an output looks complete only when it is.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from specialize_jax.checkpoints import (
   t5x_export,
   tokenizers,
 )
+from specialize_jax.files import paths, writing
 from specialize_jax.t5 import config as t5_config
 
 _T5_TOKENS, _T5_ROWS = 32_100, 32_128
@@ -252,14 +254,20 @@ def write_t5x(
     raise errors.UserError(
       f"{output} holds something already: give a folder that does not exist."
     )
-  return t5x_export.write(
-    output,
-    planned.config,
-    planned.source,
-    step=planned.checkpoint.step or 0,
-    layers=layers,
-    moments=_moments(planned),
-  )
+  with contextlib.ExitStack() as stack:
+    place = output
+    if not paths.is_in_bucket(output):
+      # A kill leaves nothing under the name, so that the next run may write it.
+      place = epath.Path(stack.enter_context(writing.new_directory(output)))
+    written = t5x_export.write(
+      place,
+      planned.config,
+      planned.source,
+      step=planned.checkpoint.step or 0,
+      layers=layers,
+      moments=_moments(planned),
+    )
+  return output / written.name
 
 
 def _moments(planned: Plan) -> adafactor_moments.Moments | None:

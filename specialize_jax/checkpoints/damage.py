@@ -7,7 +7,6 @@ be read, or its numbers are not those that were saved.
 """
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.files import paths
 
 # What storage says that cannot be reached or is not ours to read; TensorStore
 # has one exception type for all, and the status in front of its message.
@@ -33,8 +33,6 @@ _NOT_DAMAGE = (
   "UNAUTHENTICATED",
   "UNAVAILABLE",
 )
-# No space; over the user's quota; over the process's file size limit.
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DamagedError(ValueError):
@@ -46,7 +44,14 @@ def is_damage(error: Exception) -> bool:
   if isinstance(error, OSError):
     return isinstance(error, FileNotFoundError | NotADirectoryError)
   # Readers of formats fail in many ways over what does not have the format.
-  kinds = (ValueError, TypeError, LookupError, AttributeError, EOFError)
+  kinds = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    RecursionError,  # JSON that is nested for ever
+  )
   return isinstance(error, kinds) and not str(error).startswith(_NOT_DAMAGE)
 
 
@@ -54,10 +59,10 @@ def is_no_space(error: BaseException) -> bool:
   """Returns whether an error or its cause is a full disk."""
   seen: BaseException | None = error
   while seen is not None:
-    if isinstance(seen, OSError) and seen.errno in _NO_SPACE:
+    if isinstance(seen, OSError) and seen.errno in paths.NO_SPACE:
       return True
     # TensorStore and the coordination service pass errors on as text.
-    if any(os.strerror(number) in str(seen) for number in _NO_SPACE):
+    if any(os.strerror(number) in str(seen) for number in paths.NO_SPACE):
       return True
     seen = seen.__cause__ or seen.__context__
   return False

@@ -7,15 +7,13 @@ true, has `scale_decoder_outputs` for scaled logits, and unties a model whose
 file has a head that differs from the embedding.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
 import os
 import pathlib
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from specialize_jax.checkpoints import (
   sources,
   tensor_files,
 )
+from specialize_jax.files import writing
 from specialize_jax.t5 import config as t5_config
 
 _CONFIG_JSON, _GENERATION_JSON = "config.json", "generation_config.json"
@@ -322,7 +321,7 @@ def write(
   config_json = _config_json(config, dtype)
   name_table.check(config, source)
   directory.parent.mkdir(parents=True, exist_ok=True)
-  with _moved_into_place(directory) as unfinished:
+  with writing.new_directory(directory) as unfinished:
     _write_json(unfinished / _CONFIG_JSON, config_json)
     _write_json(
       unfinished / _GENERATION_JSON,
@@ -551,21 +550,6 @@ def decoding_settings(generation_config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in generation_config.items()
     if key not in _NOT_DECODING and value is not None
   }
-
-
-@contextlib.contextmanager
-def _moved_into_place(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a temporary folder that is renamed to `directory` on success."""
-  unfinished = directory.with_name(f".{directory.name}.unfinished")
-  # What a run that was killed has left.
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir()
-  try:
-    yield unfinished
-    unfinished.rename(directory)
-  except BaseException:
-    shutil.rmtree(unfinished, ignore_errors=True)
-    raise
 
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint._src.metadata import step_metadata_serialization
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import (
@@ -100,23 +101,33 @@ class CheckpointManager:
     if self._opened is None or (to_write and not self._writes):
       self.close()
       self._writes = to_write
-      self._opened = ocp.CheckpointManager(
-        self._directory,
-        item_handlers={
-          "state": ocp.PyTreeCheckpointHandler(
-            type_handler_registry=streaming.registry()
-          ),
-          "fingerprint": _FingerprintHandler(),
-          "iterator": ocp.JsonCheckpointHandler(),
-          "metadata": ocp.JsonCheckpointHandler(),
-        },
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=self._policy(),
-          best_fn=_score if self._keep_best else None,
-          cleanup_tmp_directories=to_write,
-        ),
-      )
+      try:
+        self._opened = self._new_manager(to_write)
+      except Exception as error:
+        # Orbax reads its own account of every step, and fails over any.
+        unreadable = _unreadable_steps(self._directory)
+        if not unreadable or not damage.is_damage(error):
+          raise
+        raise _UnreadableStepsError(self._directory, unreadable) from error
     return self._opened
+
+  def _new_manager(self, to_write: bool) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+      self._directory,
+      item_handlers={
+        "state": ocp.PyTreeCheckpointHandler(
+          type_handler_registry=streaming.registry()
+        ),
+        "fingerprint": _FingerprintHandler(),
+        "iterator": ocp.JsonCheckpointHandler(),
+        "metadata": ocp.JsonCheckpointHandler(),
+      },
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=self._policy(),
+        best_fn=_score if self._keep_best else None,
+        cleanup_tmp_directories=to_write,
+      ),
+    )
 
   def _policy(self) -> checkpoint_managers.PreservationPolicy:
     policies = [checkpoint_managers.LatestN(self._keep)]
@@ -206,6 +217,9 @@ class CheckpointManager:
       UserError: the steps are of another model, or none can be read.
     """
     passed_over: dict[int, Exception] = {}
+    unreadable = _unreadable_steps(self._directory)
+    processes.anywhere(False)  # all have looked before any is renamed
+    self._set_aside(unreadable)
     for step in reversed(self.all_steps()):
       problem = restored = None
       try:
@@ -486,6 +500,35 @@ class CheckpointManager:
       only=only,
       where=f"{self._directory} holds a checkpoint (step {step})",
     )
+
+
+class _UnreadableStepsError(errors.UserError):
+  """Steps of which Orbax's own account is damaged."""
+
+  def __init__(self, directory: epath.Path, steps: Sequence[int]) -> None:
+    super().__init__(
+      f"{directory / str(steps[0])} is damaged (its {_STEP_METADATA} is not"
+      " what Orbax wrote): copy it again from where it is whole, or move it"
+      " away; a run that goes on does so itself."
+    )
+
+
+def _unreadable_steps(directory: epath.Path) -> list[int]:
+  """Returns the steps whose own account cannot be read, as Orbax would."""
+  if not directory.is_dir():
+    return []
+  unreadable = []
+  for place in directory.iterdir():
+    account = place / _STEP_METADATA
+    if not place.name.isdecimal() or not account.is_file():
+      continue
+    try:
+      step_metadata_serialization.deserialize(json.loads(account.read_text()))
+    except Exception as error:
+      if not damage.is_damage(error):
+        raise
+      unreadable.append(int(place.name))
+  return sorted(unreadable)
 
 
 class _FingerprintHandler(ocp.JsonCheckpointHandler):

@@ -93,6 +93,7 @@ def _command(flags: argparse.Namespace, bindings: Sequence[str]) -> list[str]:
   ]
   return [
     sys.executable,
+    "-P",  # no module of the working directory's, whatever its name
     "-m",
     "specialize_jax.cli.study_job",
     *(f"--gin_file={file}" for file in flags.gin_file or ()),

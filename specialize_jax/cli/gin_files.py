@@ -42,6 +42,11 @@ _OVERRIDE = re.compile(r"^--gin\.([^=\s]+)=(.*)$", re.DOTALL)
 _REFERENCE = re.compile(r"\A[^\n]*[\[(,:]\s?[@%][A-Za-z][^\n]*[\])}]\Z")
 # As a shell leaves them where they were escaped twice: \\"text\\".
 _ESCAPED_QUOTES = re.compile(r"\\([\"'])(.*)\\\1", re.DOTALL)
+# How Python says that a constructor lacks arguments.
+_UNBOUND = re.compile(
+  r"(\w+)\.__init__\(\) missing \d+ required"
+  r" [\w-]+ arguments?: ([^\n]+)"
+)
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
 
 
@@ -266,6 +271,14 @@ def configured(target: Callable[..., Configured]) -> Callable[..., Configured]:
       sentence = str(error).partition("\n  In call to configurable")[0]
       sentence = gin_values.with_written_name(gin, sentence)
       raise errors.UserError(sentence) from error
+    except TypeError as error:
+      unbound = _UNBOUND.match(str(error))
+      if unbound is None:
+        raise
+      raise errors.UserError(
+        f"the gin files bind no {unbound[2]} of {unbound[1]}: bind it there, or"
+        f" as --gin.{unbound[1]}.NAME=value"
+      ) from error
 
   return call
 

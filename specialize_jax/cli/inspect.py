@@ -91,6 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     },
   )
 
+  if not flags.html:
+    return _inspect(flags)
+  from specialize_jax.files import locks
+
+  with locks.file(flags.html, "--html"):
+    return _inspect(flags)
+
+
+def _inspect(flags: argparse.Namespace) -> int:
   from specialize_jax.datasets import overview
   from specialize_jax.files import writing
   from specialize_jax.reports import sample_view
@@ -105,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.vocabulary = own.dataset.vocabulary.path
   if own is not None and not flags.records and not flags.task:
     title, text = f"Dataset {own.dataset.name}", overview.text(own)
-    print(f"{title}\n\n{text}")
+    print(writing.visible(f"{title}\n\n{text}"))
     sections.append(sample_view.text_section(title, text))
   if flags.records:
     title, example = _aligned(flags)

@@ -84,7 +84,7 @@ def run(command: str, argv: Sequence[str]) -> int:
       raise
     # Only files that the user named reach here: the rooms turn the others
     # into their own errors.
-    message = f"{error.filename}: {error.strerror}"
+    message = paths.reason(error)
   except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
     if missing not in _OF_TRAIN:
@@ -102,6 +102,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     if message is None:
       devices.leave_others(1, error)
       raise
+  message = writing.visible(message)
   print(f"specialize {command}: error: {message}", file=sys.stderr)
   devices.leave_others(2, errors.UserError(message))
   return 2

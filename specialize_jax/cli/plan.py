@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -145,6 +146,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise errors.UserError(
       f"--figure={flags.figure}: expected a name that ends in .png or .svg."
     )
+  from specialize_jax.files import locks
+
+  with contextlib.ExitStack() as held:
+    for name in ("output", "figure"):
+      if path := getattr(flags, name):
+        held.enter_context(locks.file(path, f"--{name}"))
+    return _plan(flags, bindings)
+
+
+def _plan(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   # Nothing is computed; where there is a TPU, others may be at work on it.
   os.environ["JAX_PLATFORMS"] = "cpu"
 

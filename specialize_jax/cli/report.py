@@ -1,12 +1,18 @@
 """`specialize report`: tables, figures and a page from written results."""
 
+from __future__ import annotations
+
 import argparse
+import typing
 from collections.abc import Sequence
 
 from specialize_jax import errors
 from specialize_jax.cli import parsers, registered_tasks
 from specialize_jax.cot import formats
 from specialize_jax.files import paths
+
+if typing.TYPE_CHECKING:
+  from etils import epath
 
 _EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
   specialize report --results_dir=demo_output --output=report.html
@@ -113,6 +119,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   from etils import epath
 
+  from specialize_jax.files import locks
+
+  directory = epath.Path(flags.run or flags.results_dir)
+  output = flags.output or directory / "report.html"
+  with locks.file(output, "--output"):
+    return _report(flags, epath.Path(output))
+
+
+def _report(flags: argparse.Namespace, output: epath.Path) -> int:
+  from etils import epath
+
   from specialize_jax.files import writing
   from specialize_jax.reports import blocks, markdown, page, tables
   from specialize_jax.reports import results as results_lib
@@ -124,7 +141,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   else:
     results = results_lib.load(flags.results_dir)
-  output = flags.output or results.directory / "report.html"
   more = (
     findings_page.sections(results.study, title_prefix="Study: ")
     if results.study

@@ -233,7 +233,9 @@ def _tell_another(
   from specialize_jax.reports import tables
 
   if flags.output:
-    writing.write_json(flags.output, {**chosen.as_json(), "test": None})
+    writing.write_json(
+      flags.output, {**chosen.as_json(), "test": None}, sealed=True
+    )
   print(tables.selection(chosen))
   metric, tasks = earlier
   step = best.step_in(flags.model_dir)
@@ -293,7 +295,7 @@ def _tell(
 
   model_dir = epath.Path(flags.model_dir)
   output = flags.output or model_dir / "selection.json"
-  writing.write_json(output, {**chosen.as_json(), "test": test})
+  writing.write_json(output, {**chosen.as_json(), "test": test}, sealed=True)
   print(tables.selection(chosen))
   if test:
     print(tables.selection_cost(chosen, test))

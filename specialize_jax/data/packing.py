@@ -23,6 +23,7 @@ fill one row:
 """
 
 import io
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -230,6 +231,18 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
   file = io.BytesIO()
   np.savez(file, **arrays)
   return file.getvalue()
+
+
+def checksum(rows: Iterable[Row]) -> int:
+  """Returns a CRC-32 of all that rows are trained on."""
+  value = 0
+  for row in rows:
+    value = zlib.crc32(len(row).to_bytes(4), value)
+    for example in row:
+      for name, (dtype, _) in features.TRAINING_FEATURES.items():
+        array = np.ascontiguousarray(example[name], dtype)
+        value = zlib.crc32(array.view(np.uint8).reshape(-1), value)
+  return value
 
 
 def rows_from_bytes(state: bytes) -> list[Row]:

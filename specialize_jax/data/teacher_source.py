@@ -138,6 +138,16 @@ class TeacherSource(sources.TableSource):
       *self._version(tfds_builder.QUESTIONS, split),
     )
 
+  def files(self, split: str = "train") -> list[epath.Path]:
+    """Returns the files that hold the rows and the questions of a split."""
+    return [
+      file
+      for config in (tfds_builder.ROWS, tfds_builder.QUESTIONS)
+      for file in sorted(
+        epath.Path(self._version(config, split)[0]).glob("*.tfrecord*")
+      )
+    ]
+
   def _version(self, config: str, split: str) -> tuple[str, str]:
     """Tells a dataset from one that was prepared in its place."""
     builder = self._open(config, split)

@@ -2,9 +2,10 @@
 
 `FILE` holds the rows in order, each as soon as all rows before it are present.
 `FILE.progress`, beside it, holds what the rows were made from (on its first
-line) and rows that arrived early. Each batch is written to both files and
-synced to disk before the next is decoded, so a kill loses no more than the
-current batch. The next start removes an incomplete last line.
+line), checksums of the rows so far, and rows that arrived early. Each batch is
+written to both files and synced to disk before the next is decoded, so a kill
+loses no more than the current batch. The next start removes an incomplete last
+line.
 
 The second file has two purposes. Rows of similar length are decoded together,
 so they arrive out of order, and those that wait would be lost. And a file of
@@ -16,7 +17,8 @@ running the same command again then does nothing.
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO, Self
 
 from specialize_jax import errors
@@ -63,6 +65,7 @@ class ResumableRows:
     self._num_rows = num_rows
     self._waiting: dict[int, str] = {}
     self._num_lines = 0
+    self._crc32 = 0  # of the rows that are in order
     if self._path.is_dir():
       raise errors.UserError(f"{path} is a directory: give a file's name.")
     self._belongs = belongs
@@ -106,17 +109,20 @@ class ResumableRows:
     self._waiting |= lines
     self._write_in_order()
     for number in sorted(lines.keys() & self._waiting.keys()):
-      line = json.dumps([number, lines[number]], ensure_ascii=False)
+      line = _waiting_line(number, lines[number])
       self._progress.write(line.encode() + b"\n")
       self._num_lines += 1
+    self._progress.write(json.dumps(self._checksum()).encode() + b"\n")
+    self._num_lines += 1
     _sync(self._progress)
     if self._num_lines > _MAX_WAITING_LINES and not self._waiting:
       self._begin_progress()
 
   def _write_in_order(self) -> None:
     while self._num_written in self._waiting:
-      line = self._waiting.pop(self._num_written)
-      self._rows.write(line.encode() + b"\n")
+      line = self._waiting.pop(self._num_written).encode() + b"\n"
+      self._rows.write(line)
+      self._crc32 = zlib.crc32(line, self._crc32)
       self._num_written += 1
     _sync(self._rows)
 
@@ -125,13 +131,18 @@ class ResumableRows:
     if self._progress is not None:
       self._progress.close()
     lines = [json.dumps({"made_of": self._made_of}, ensure_ascii=False)]
+    lines.append(json.dumps(self._checksum()))
     lines += [
-      json.dumps([number, line], ensure_ascii=False)
+      _waiting_line(number, line)
       for number, line in sorted(self._waiting.items())
     ]
     writing.write_text(self._progress_path, "\n".join(lines) + "\n")
     self._progress = self._progress_path.open("ab")
     self._num_lines = len(lines)
+
+  def _checksum(self) -> dict[str, int]:
+    """Returns what the rows in order are to be compared with."""
+    return {"rows": self._num_written, "crc32": self._crc32}
 
   def _resume(self) -> int:
     """Reads both files; returns the number of rows in order."""
@@ -146,12 +157,45 @@ class ResumableRows:
     first, *others = _complete_lines(self._progress_path)[0] or [""]
     self._check_made_of(first)
     num_written = self._mend_rows()
+    checksum = {"rows": 0, "crc32": 0}
     for line in others:
-      number, row = json.loads(line)
-      if number >= num_written:
-        self._waiting[number] = row
+      entry = self._progress_entry(line)
+      if isinstance(entry, dict):
+        checksum = entry
+      elif entry[0] >= num_written:
+        self._waiting[entry[0]] = entry[1]
+    self._crc32 = self._checked_sum(checksum, num_written)
     self._check_rows(num_written)
     return num_written
+
+  def _progress_entry(self, line: str) -> dict[str, int] | list:
+    """Parses a line of the progress file: a checksum, or a row that waits."""
+    try:
+      entry = json.loads(line)
+      if isinstance(entry, dict):
+        entry = {name: int(entry[name]) for name in ("rows", "crc32")}
+      else:
+        number, row, *checksum = entry  # no checksum in earlier releases
+        if not isinstance(number, int) or checksum not in ([], [_crc32([row])]):
+          raise ValueError(f"row {number}")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+      raise errors.UserError(
+        f"{self._progress_path} is damaged ({error}): give another --outputs,"
+        " or --overwrite to start over."
+      ) from error
+    return entry
+
+  def _checked_sum(self, checksum: Mapping[str, int], num_written: int) -> int:
+    """Compares the first rows with what was written; returns the sum of all."""
+    lines = _complete_lines(self._path)[0] if num_written else []
+    size = checksum["rows"]
+    if size > num_written or checksum["crc32"] != _crc32(lines[:size]):
+      raise errors.UserError(
+        f"the first {size:,} rows of {self._path} are not those that were"
+        " written: another process, an editor or the disk has changed the"
+        " file; give another --outputs, or --overwrite to start over."
+      )
+    return _crc32(lines[size:num_written], checksum["crc32"])
 
   def _check_rows(self, num_written: int) -> None:
     """Checks that every row that is present was made of its own input."""
@@ -220,6 +264,15 @@ def _complete_lines(path: pathlib.Path) -> tuple[list[str], int]:
     content = content[: content[:-1].rfind(b"\n") + 1]
     lines.pop()
   return lines, len(content)
+
+
+def _crc32(lines: Sequence[str], first: int = 0) -> int:
+  return zlib.crc32("".join(f"{line}\n" for line in lines).encode(), first)
+
+
+def _waiting_line(number: int, line: str) -> str:
+  """Returns the line of the progress file of a row that arrived early."""
+  return json.dumps([number, line, _crc32([line])], ensure_ascii=False)
 
 
 def _is_json(line: str) -> bool:

@@ -94,6 +94,8 @@ class TokenizerJson:
     self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
     added = self._tokenizer.get_added_tokens_decoder()
     self._silent = {index for index, one in added.items() if one.special}
+    # The library notices only then that an unknown token is none of its own.
+    self.encode("a \u0378")
 
   def encode(self, text: str) -> list[int]:
     """Encodes a text, without EOS."""

@@ -236,7 +236,7 @@ class _PredictionLogger(seqio.Logger):
       task, tfds.as_numpy(dataset), inferences["prediction"], targets
     )
     path = epath.Path(self.output_dir) / str(step) / f"{task_name}.jsonl"
-    writing.write_rows(path, rows)
+    writing.write_rows(path, rows, sealed=True)
 
 
 def prediction_rows(

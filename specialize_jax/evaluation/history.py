@@ -1,8 +1,8 @@
-"""Reads the metrics of a run from its `metrics.jsonl`.
+"""Reads what a run wrote of itself: `metrics.jsonl` and `changes.jsonl`.
 
-A row is `{"step": n, "group": "train" | "evaluation", "values": {name: x}}`. If
-a resumed run wrote a step twice, the later row counts. An incomplete last line,
-of a run that is still writing or was killed, is ignored.
+A row of metrics is `{"step": n, "group": "train" | "evaluation", "values":
+{name: x}}`. If a resumed run wrote a step twice, the later row counts. An
+incomplete last line, of a run that is still writing or was killed, is ignored.
 """
 
 import json
@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import reading
+from specialize_jax.files import reading, seals
+
+CHANGES = "changes.jsonl"
 
 # Values by name, by step in ascending order.
 History = Mapping[int, Mapping[str, float]]
@@ -43,6 +45,7 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
   for number, line in enumerate([*lines, rest], start=1):
     if not line.strip():
       continue
+    seals.check(line, f"{path}, line {number}")
     try:
       row = json.loads(line)
       step, row_group = int(row["step"]), row["group"]
@@ -67,6 +70,37 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
     if row_group == group:
       values_by_step.setdefault(step, {}).update(values)
   return dict(sorted(values_by_step.items()))
+
+
+def read_changes(
+  path: str | os.PathLike[str],
+) -> list[Mapping[str, object]]:
+  """Reads what was changed between two starts of a run.
+
+  Args:
+    path: a run's `changes.jsonl`, which may not exist.
+
+  Returns:
+    Rows `{"step": the step that it went on from, "date", "changes": {name:
+    [before, after]}}`, in order; none if the file does not exist.
+
+  Raises:
+    UserError: it is not such a file.
+  """
+  if not epath.Path(path).exists():
+    return []
+  rows = reading.read_rows(path)
+  for number, row in enumerate(rows, start=1):
+    changes = row.get("changes")
+    if not (
+      isinstance(row.get("step"), int)
+      and isinstance(changes, dict)
+      and all(isinstance(p, list) and len(p) == 2 for p in changes.values())
+    ):
+      raise errors.UserError(
+        f"{path}, line {number} does not record a change: remove the line"
+      )
+  return rows
 
 
 def curve(history: History, name: str) -> tuple[list[int], list[float]]:

@@ -147,22 +147,41 @@ def are_same(one: str, other: str) -> bool:
   return _identity(one) == _identity(other)
 
 
+# No space; over the user's quota; over the process's file size limit.
+NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
 def is_mendable(error: OSError) -> bool:
   """Whether a user can mend it: the path is at fault, not the machine."""
-  return error.filename is not None and error.errno in (
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.ENOTEMPTY,
-    errno.EPERM,
-    errno.EROFS,
+  return error.errno in NO_SPACE or (
+    error.filename is not None and error.errno in _MENDABLE
   )
+
+
+def reason(error: OSError) -> str:
+  """Returns a mendable error as a sentence without its end."""
+  # A write fails without the name of its file.
+  where = "" if error.filename is None else f"{error.filename}: "
+  if error.errno in NO_SPACE:
+    return (
+      f"{where}{error.strerror}: make room where the output is written, and run"
+      " the same command again"
+    )
+  return f"{where}{error.strerror}"
+
+
+_MENDABLE = (
+  errno.EACCES,
+  errno.EEXIST,
+  errno.EISDIR,
+  errno.ELOOP,
+  errno.ENAMETOOLONG,
+  errno.ENOENT,
+  errno.ENOTDIR,
+  errno.ENOTEMPTY,
+  errno.EPERM,
+  errno.EROFS,
+)
 
 
 def _identity(path: str) -> str:

@@ -14,6 +14,7 @@ import orjson
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.files import seals
 
 _MARK = "\ufeff"
 # By the mark, or by the zero byte of an ASCII character, which no text holds.
@@ -60,12 +61,12 @@ def read_json(path: Path) -> object:
   """Reads a file that holds one JSON value.
 
   Raises:
-    UserError: there is no such file, or it is not JSON; the message names the
-      line.
+    UserError: there is no such file, or it is not JSON, or not what was
+      written (see `seals`); the message names the line.
   """
   text = decode(read_bytes(path), path)
   try:
-    return json.loads(text)
+    value = json.loads(text)
   except json.JSONDecodeError as error:
     raise errors.UserError(
       f"{path}, line {error.lineno} is not JSON ({error.msg} at column"
@@ -75,6 +76,7 @@ def read_json(path: Path) -> object:
     raise errors.UserError(
       f"{path} is not JSON that can be read: {error}"
     ) from error
+  return _unsealed(value, text, str(path))
 
 
 def read_rows(path: Path) -> list[dict[str, object]]:
@@ -92,8 +94,8 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
   Only `\n` ends a line: a text may hold other line separators.
 
   Raises:
-    UserError: there is no such file, or a line is not a JSON object; the
-      message names the line.
+    UserError: there is no such file, or a line is not a JSON object, or not
+      what was written (see `seals`); the message names the line.
   """
   lines = decode(read_bytes(path), path).split("\n")
   rows = []
@@ -144,7 +146,15 @@ def parsed_row(text: str, where: str) -> dict[str, object]:
       f"{where} is not a JSON object: got {text[:60]!r}; expected a row such"
       ' as {"text": ...}.'
     )
-  return row
+  return _unsealed(row, text, where)
+
+
+def _unsealed(value: object, text: str, where: str) -> object:
+  """Returns a value without its checksum, which it is compared with."""
+  if isinstance(value, dict) and seals.FIELD in value:
+    seals.check(text, where)
+    del value[seals.FIELD]
+  return value
 
 
 def loads(text: str | bytes) -> object:

@@ -2,8 +2,9 @@
 
 A local file is written beside its place, synchronised to disk, and then takes
 the name: a reader never sees half a file, and a killed writer leaves the old
-one. A file in a bucket is written to local disk and then uploaded as one
-object, which a bucket shows whole or not at all.
+one, with a hidden `.….NAME.unfinished` beside it that the next writer of that
+name removes. A file in a bucket is written to local disk and then uploaded as
+one object, which a bucket shows whole or not at all.
 
 Python's strings can hold half of a pair of surrogates, which UTF-8 cannot: a
 model that stops within an emoji makes one. JSON has an escape for it, and
@@ -12,6 +13,7 @@ reading returns the same string; a text for people shows U+FFFD in its place.
 
 import codecs
 import contextlib
+import fcntl
 import io
 import json
 import math
@@ -28,11 +30,13 @@ from typing import IO
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import paths
+from specialize_jax.files import paths, seals
 
 Path = str | os.PathLike[str]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# All but tab and line feed; and what overrides the direction of writing.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # What readers other than ours take for the end of a line.
 _LINE_END = re.compile("[\x85\u2028\u2029]")
 
@@ -82,17 +86,21 @@ def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
   if path.is_dir():
     raise errors.UserError(f"{path} is a directory; give a file's name.")
   path.parent.mkdir(parents=True, exist_ok=True)
+  suffix = _unfinished_suffix(path.name)
+  _remove_abandoned(path.parent, suffix)
   handle, unfinished = tempfile.mkstemp(
-    prefix=".", suffix=_unfinished_suffix(path.name), dir=path.parent
+    prefix=".", suffix=suffix, dir=path.parent
   )
   try:
     with os.fdopen(handle, "wb") as file:
+      _hold(handle)
       yield from _stream(file, binary)
       os.fsync(handle)
     os.chmod(unfinished, 0o666 & ~_umask())
     os.replace(unfinished, path)
-  except BaseException:
+  except BaseException as error:
     os.unlink(unfinished)
+    _name_file(error, path)
     raise
 
 
@@ -121,18 +129,23 @@ def new_directory(path: Path) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
+  suffix = _unfinished_suffix(path.name)
+  _remove_abandoned(path.parent, suffix)
   unfinished = pathlib.Path(
-    tempfile.mkdtemp(
-      prefix=".", suffix=_unfinished_suffix(path.name), dir=path.parent
-    )
+    tempfile.mkdtemp(prefix=".", suffix=suffix, dir=path.parent)
   )
+  handle = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
   try:
+    _hold(handle)
     yield unfinished
     unfinished.chmod(0o777 & ~_umask())
     unfinished.replace(path)
-  except BaseException:
+  except BaseException as error:
     shutil.rmtree(unfinished)
+    _name_file(error, path)
     raise
+  finally:
+    os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -147,16 +160,32 @@ def write_bytes(path: Path, content: bytes) -> None:
     stream.write(content)
 
 
-def write_json(path: Path, value: object) -> None:
-  """Writes one JSON value, indented for people, whole or not at all."""
-  write_text(path, to_json(value, indent=2) + "\n")
+def write_json(path: Path, value: object, *, sealed: bool = False) -> None:
+  """Writes one JSON value, indented for people, whole or not at all.
+
+  Args:
+    path: the file.
+    value: an object, if it is sealed.
+    sealed: whether its checksum is its last field; see `seals`.
+  """
+  text = to_json(value, indent=2)
+  write_text(path, (seals.sealed(text) if sealed else text) + "\n")
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-  """Writes JSON lines, whole or not at all."""
+def write_rows(
+  path: Path, rows: Iterable[Mapping[str, object]], *, sealed: bool = False
+) -> None:
+  """Writes JSON lines, whole or not at all.
+
+  Args:
+    path: the file.
+    rows: the objects; not empty, if they are sealed.
+    sealed: whether the last field of each is its checksum; see `seals`.
+  """
   with opened(path) as stream:
     for row in rows:
-      stream.write(to_json(row) + "\n")
+      text = to_json(row)
+      stream.write((seals.sealed(text) if sealed else text) + "\n")
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
@@ -204,6 +233,19 @@ def printable_json(value: object) -> object:
   if isinstance(value, dict):
     return {printable(k): printable_json(v) for k, v in value.items()}
   return value
+
+
+def visible(text: str) -> str:
+  r"""Returns a text whose control characters are spelled out, for a terminal.
+
+  A text that others wrote could otherwise clear the screen, retitle or answer
+  the terminal, or show its characters in another order than they have.
+
+  Example:
+    >>> visible("5 pens\x1b[2J")
+    '5 pens\\x1b[2J'
+  """
+  return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def survive_any_text() -> None:
@@ -256,6 +298,39 @@ def _unfinished_suffix(name: str) -> str:
   room = paths.MAX_NAME_BYTES - len("..unfinished") - 16
   kept = os.fsencode(name)[:room].decode("utf-8", "ignore")
   return f".{kept}.unfinished"
+
+
+def _name_file(error: BaseException, path: pathlib.Path) -> None:
+  """Gives the name of the file to an error of a write, which has none."""
+  if isinstance(error, OSError) and error.errno in paths.NO_SPACE:
+    error.filename = os.fspath(path)
+
+
+def _hold(handle: int) -> None:
+  """Locks what is being written, as long as its writer lives."""
+  with contextlib.suppress(OSError):  # a file system without locks
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_abandoned(directory: pathlib.Path, suffix: str) -> None:
+  """Removes what writers of the same name began before they were killed.
+
+  What a living writer holds, or one on a file system without locks may, stays.
+  """
+  for name in os.listdir(directory):
+    if not (name.startswith(".") and name.endswith(suffix)):
+      continue
+    place = directory / name
+    with contextlib.suppress(OSError):
+      handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+      try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if place.is_dir():
+          shutil.rmtree(place)
+        else:
+          place.unlink()
+      finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -25,12 +25,11 @@ import json
 import os
 import pathlib
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
+from specialize_jax.files import writing
 from specialize_jax.mini import (
   general_tasks,
   grammar,
@@ -125,16 +124,9 @@ def build(
   manifest = _manifest(seed, config)
   if _is_built(place, manifest):
     return
-  place.parent.mkdir(parents=True, exist_ok=True)
-  scratch = pathlib.Path(tempfile.mkdtemp(prefix=".mini-", dir=place.parent))
-  try:
+  with writing.new_directory(place) as scratch:
     _write_world(scratch, seed, config)
     _write_text(scratch / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    scratch.chmod(0o755)
-    # Replaces an empty directory; a non-empty one is an error.
-    scratch.rename(place)
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def draw_world(seed: int, config: WorldConfig) -> World:

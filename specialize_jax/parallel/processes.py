@@ -8,10 +8,13 @@ on process 0 misses its heartbeats and ends the others within
 has logged the host of each number.
 """
 
+import hashlib
 import itertools
+import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
 
 import jax
 from absl import logging
@@ -34,6 +37,8 @@ _TOGETHER_SECONDS = 5
 # How long a process that cannot reach another waits to learn which one died.
 # Longer than any heartbeat: the coordination service ends the wait.
 _LONGEST_SILENCE_SECONDS = 300
+# Of a value that differs, in an error.
+_SHOWN_CHARACTERS = 120
 _HOSTS, _FAILURES = "specialize/hosts", "specialize/failures"
 _QUESTIONS = itertools.count()
 
@@ -102,11 +107,19 @@ def _log_hosts() -> None:
   """Logs the host of each process number, on process 0 as warnings."""
   state = distributed.global_state
   me = f"{socket.gethostname()} (pid {os.getpid()})"
-  state.client.key_value_set(f"{_HOSTS}/{state.process_id}", me)
+  state.client.key_value_set(
+    f"{_HOSTS}/{state.process_id}", json.dumps([state.num_processes, me])
+  )
   for number in range(state.num_processes):
-    host = state.client.blocking_key_value_get(
+    answer = state.client.blocking_key_value_get(
       f"{_HOSTS}/{number}", _START_SECONDS * 1000
     )
+    count, host = json.loads(answer)
+    if count != state.num_processes:
+      raise errors.UserError(
+        f"--num_processes={state.num_processes} on process {state.process_id},"
+        f" and {count} on process {number}, {host}: give all the same number."
+      )
     logging.log(
       logging.WARNING if state.process_id == 0 else logging.INFO,
       "Process (task) %d of this run is %s.",
@@ -124,6 +137,51 @@ def meet(name: str) -> None:
   state = distributed.global_state
   if state.num_processes > 1:
     state.client.wait_at_barrier(f"specialize/{name}", _START_SECONDS * 1000)
+
+
+def agree(here: Mapping[str, object], way_out: str) -> None:
+  """Checks that all processes have the same values; all must call it.
+
+  Processes that differ would train one model on the others' terms, or wait for
+  one another for ever.
+
+  Args:
+    here: the values of this process by name, compared by their `repr`.
+    way_out: what to do where they differ, as half a sentence.
+
+  Raises:
+    UserError: on every process, if they differ; it has the first name that
+      differs, with the values of two processes.
+  """
+  state = distributed.global_state
+  if state.num_processes == 1:
+    return
+  values = {}
+  for name, value in here.items():
+    text = repr(value)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    values[name] = [digest, text[:_SHOWN_CHARACTERS]]
+  question = f"question_{next(_QUESTIONS)}"
+  state.client.key_value_set(
+    f"specialize/{question}/{state.process_id:06}",
+    json.dumps([socket.gethostname(), values]),
+  )
+  meet(question)
+  answers = [
+    (int(key.rpartition("/")[2]), *json.loads(answer))
+    for key, answer in sorted(
+      state.client.key_value_dir_get(f"specialize/{question}")
+    )
+  ]
+  _, _, first = answers[0]
+  for number, host, other in answers[1:]:
+    for name in sorted(first.keys() | other.keys()):
+      ours, theirs = first.get(name, [None, ""]), other.get(name, [None, ""])
+      if ours[0] != theirs[0]:
+        raise errors.UserError(
+          f"the processes of this run differ: {name} is {ours[1]} on process 0"
+          f" and {theirs[1]} on process {number} ({host}): {way_out}"
+        )
 
 
 def anywhere(here: bool) -> bool:

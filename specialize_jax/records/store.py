@@ -18,12 +18,13 @@ affects the records in it only. What a database would provide is small:
   last complete group;
 - exclusion: a writer holds a lock on the store, which the kernel releases with
   the process, so that no stale lock survives `kill -9` (see `files.locks`);
-- versions: each line has the version of its schema.
+- versions: each line has the version of its schema;
+- damage: each line ends with its checksum, which readers compare (see
+  `files.seals`). Lines without one, of earlier releases, are read as they are.
 """
 
 import codecs
 import contextlib
-import errno
 import json
 import os
 import pathlib
@@ -35,7 +36,7 @@ from typing import BinaryIO, Self
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import locks, reading
+from specialize_jax.files import locks, paths, reading, seals
 from specialize_jax.records import columnar, released, schema
 
 FILE_NAME = "records.jsonl"
@@ -176,9 +177,11 @@ def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
           " command that wrote the store again to replace the sample"
         )
       try:
-        yield where, line.decode("utf-8")
+        text = line.decode("utf-8")
       except UnicodeDecodeError as error:
         raise errors.UserError(f"{where} is not UTF-8: {error}") from error
+      seals.check(text, where)
+      yield where, text
 
 
 def _is_json(line: bytes) -> bool:
@@ -228,7 +231,8 @@ class RecordWriter:
         full.
     """
     schema.check_spelling(record)
-    line = schema.to_json_line(record).encode("utf-8") + b"\n"
+    text = seals.sealed(schema.to_json_line(record))
+    line = text.encode("utf-8") + b"\n"
     self._lines.append(line)
     self._pending_bytes += len(line)
     if self._pending_bytes > _MAX_PENDING_BYTES:
@@ -278,7 +282,7 @@ class RecordWriter:
 
 def _write_error(file: pathlib.Path, error: OSError) -> Exception:
   """Returns the error to raise, a UserError if the disk is full."""
-  if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+  if error.errno not in paths.NO_SPACE:
     return error
   return errors.UserError(
     f"record store {file.parent} cannot grow ({error.strerror}): every record"

@@ -8,8 +8,8 @@ the student's vocabulary, without which the rows are meaningless.
 
 import contextlib
 import dataclasses
-import errno
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import json_format
 
 from specialize_jax import errors
 from specialize_jax.files import paths
@@ -35,7 +36,6 @@ _LAST_WRITTEN = "dataset_info.json"
 _SHARD_EXAMPLES = 25_000
 # The writer rewrites the dataset's metadata with every call.
 _WRITTEN_TOGETHER = 5_000
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class EmptyDatasetError(errors.UserError):
@@ -164,13 +164,19 @@ def open_dataset(
   """Opens a dataset that `write` wrote.
 
   Raises:
-    UserError: the dataset does not exist or has another version.
+    UserError: the dataset does not exist, has another version or is damaged.
   """
   whole = epath.Path(data_dir) / name
   folder = whole / config / VERSION
   again = f"`specialize prepare --data_dir={data_dir} --dataset_name={name}`"
   if (folder / _LAST_WRITTEN).is_file():
-    return tfds.builder_from_directory(folder)
+    try:
+      return tfds.builder_from_directory(folder)
+    except (
+      *(ValueError, LookupError, TypeError, AttributeError, OSError),
+      json_format.Error,
+    ) as error:
+      raise _damaged(folder, str(error)) from error
   others = sorted(
     other.parent.name
     for pattern in ("*/dataset_info.json", "*/*/dataset_info.json")
@@ -190,10 +196,31 @@ def read_serialized(builder: tfds.core.DatasetBuilder) -> tf.Tensor:
   """Reads serialized examples, a string tensor in the order of writing.
 
   Decode them with `parse`.
+
+  Raises:
+    UserError: a file is missing, truncated, or not what was written.
   """
-  files = [str(file) for file in builder.info.splits[SPLIT].filepaths]
-  chunks = list(tf.data.TFRecordDataset(files).batch(8192))
-  return tf.concat(chunks, axis=0) if chunks else tf.zeros([0], tf.string)
+  split = builder.info.splits[SPLIT]
+  files = [str(file) for file in split.filepaths]
+  try:
+    chunks = list(tf.data.TFRecordDataset(files).batch(8192))
+  except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+    raise _damaged(builder.data_path, error.message) from error
+  serialized = tf.concat(chunks, axis=0) if chunks else tf.zeros([0], tf.string)
+  if len(serialized) != split.num_examples:
+    raise _damaged(
+      builder.data_path,
+      f"it has {len(serialized):,} examples instead of {split.num_examples:,}",
+    )
+  return serialized
+
+
+def _damaged(folder: epath.Path, what: str) -> errors.UserError:
+  what = " ".join(what.split())[:200]
+  return errors.UserError(
+    f"dataset {folder} is damaged ({what}): copy it again from where it is"
+    " whole, or run `specialize prepare` again"
+  )
 
 
 def parse(
@@ -269,6 +296,9 @@ def replaced_when_done(
 ) -> Iterator[epath.Path]:
   """Yields a folder to write a dataset to, and moves it into place at the end.
 
+  One writer at a time, as the commands see to: what a killed one has left is
+  removed, but for a dataset that it was about to replace.
+
   Args:
     data_dir: the folder of datasets, local or in a bucket.
     name: the dataset's name.
@@ -290,6 +320,7 @@ def replaced_when_done(
     return
   try:
     data_dir.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(data_dir, name)
     scratch = data_dir / f".{name}.{uuid.uuid4().hex}"
     scratch.mkdir()
   except OSError as error:
@@ -335,12 +366,20 @@ def move(folder: epath.Path, place: epath.Path) -> None:
   folder.rmtree()
 
 
+def _clear_abandoned(data_dir: epath.Path, name: str) -> None:
+  for scratch in data_dir.iterdir():
+    if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{32}}", scratch.name):
+      if (scratch / "old").exists() and not (data_dir / name).exists():
+        (scratch / "old").rename(data_dir / name)
+      scratch.rmtree()
+
+
 def _no_room(error: OSError | tf.errors.OpError) -> str | None:
   """Returns the system's message if the disk is full, otherwise None.
 
   TensorFlow's errors have that message, but no error number.
   """
   if isinstance(error, OSError):
-    return error.strerror if error.errno in _FULL_DISK else None
-  words = (os.strerror(number) for number in _FULL_DISK)
+    return error.strerror if error.errno in paths.NO_SPACE else None
+  words = (os.strerror(number) for number in paths.NO_SPACE)
   return next((w for w in words if error.message.endswith(w)), None)

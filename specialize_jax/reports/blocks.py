@@ -192,17 +192,17 @@ def to_markdown(block: Block, figure_path: str = "{name}") -> str:
   """
   match block:
     case Text(text):
-      return _plain(text)
+      return plain(text)
     case Heading(text):
-      return f"### {_plain(text)}"
+      return f"### {plain(text)}"
     case Figure():
       path = figure_path.format(name=block.name)
-      caption = _plain(block.caption)
-      return f"![{_plain(block.drawn.description)}]({path})\n\n*{caption}*"
+      caption = plain(block.caption)
+      return f"![{plain(block.drawn.description)}]({path})\n\n*{caption}*"
     case Table():
       return _markdown_table(block)
     case Absent():
-      text = f"*{_plain(block.text)}*"
+      text = f"*{plain(block.text)}*"
       if not block.commands:
         return text
       commands = "\n".join(block.commands)
@@ -252,11 +252,10 @@ def _markdown_table(table: Table) -> str:
     cells = [_cell(cell) for cell in row.cells]
     if row.kind == "role":
       blank = [""] * (len(table.head) - 1)
-      lines.append(_markdown_line([f"**{_plain(cells[0].text)}**", *blank]))
+      lines.append(_markdown_line([f"**{plain(cells[0].text)}**", *blank]))
       continue
     texts = [
-      _plain(c.text) + (f" ({_plain(c.small)})" if c.small else "")
-      for c in cells
+      plain(c.text) + (f" ({plain(c.small)})" if c.small else "") for c in cells
     ]
     if row.kind == "mean":
       texts[0] = f"*{texts[0]}*"
@@ -272,9 +271,9 @@ def _cell(cell: Cell | str) -> Cell:
   return Cell(cell) if isinstance(cell, str) else cell
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
   """Escapes Markdown and HTML syntax in a text."""
-  for sign in "\\`*_<|#":
+  for sign in "\\`*_<|#[":
     text = text.replace(sign, f"\\{sign}")
   return " ".join(text.split())
 

@@ -83,7 +83,9 @@ def styled(height: float) -> Iterator[mpl_figure.Figure]:
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
   """The style; a character without a glyph is a box, and no warning."""
-  with mpl.rc_context(_STYLE), warnings.catch_warnings():
+  with mpl.rc_context(), warnings.catch_warnings():
+    mpl.rcdefaults()  # whatever `matplotlibrc` the working directory has
+    mpl.rcParams.update(_STYLE)
     warnings.filterwarnings("ignore", "Glyph .* missing from font")
     yield
 

@@ -35,7 +35,7 @@ def render(report: blocks.Document, figure_path: str) -> str:
   for section in report.sections:
     parts.append(f"## {section.title}")
     parts += [blocks.to_markdown(b, figure_path) for b in section.blocks]
-  parts.append(f"*{report.footer}*")
+  parts.append(f"*{blocks.to_markdown(blocks.Text(report.footer))}*")
   return "\n\n".join(parts) + "\n"
 
 

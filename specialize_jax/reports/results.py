@@ -14,6 +14,8 @@ and cannot be read is an error, because a partial report would mislead.
                                 {"predictions": {"before": DIR, "after": DIR}}
   pretrain/metrics.jsonl        the general model's training
   specialize/metrics.jsonl      specialization, with validation accuracies
+  pretrain/changes.jsonl, specialize/changes.jsonl
+                                settings that were changed as a run resumed
   selection.json                the selected step; see evaluation.selection
   alignment.json                the coverage report of `specialize align`
   alignment_example.json        one sample, aligned
@@ -63,6 +65,7 @@ class Results:
     run: facts of the run by name, if a single run is reported.
     hints: for sections that lack something, by name, the commands that make
       it. Sections of a run that lack something and have none are left out.
+    changes: what was changed between two starts of a run, by the run.
   """
 
   directory: epath.Path
@@ -85,6 +88,9 @@ class Results:
   other: Sequence[str] = ()
   run: Mapping[str, str] = dataclasses.field(default_factory=dict)
   hints: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  changes: Mapping[str, Sequence[Json]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def load(directory: str | os.PathLike[str]) -> Results:
@@ -136,9 +142,25 @@ def load(directory: str | os.PathLike[str]) -> Results:
       when: _read_predictions(directory / kept[when], tasks)
       for when in ("before", "after")
     },
+    changes=_changes(
+      {run: directory / run for run in ("pretrain", "specialize")}
+    ),
   )
   _check_some_file(results, numbers)
   return results
+
+
+def _changes(
+  runs: Mapping[str, epath.Path],
+) -> Mapping[str, Sequence[Json]]:
+  """Reads what was changed as runs resumed, of those where anything was."""
+  changed = {
+    name: writing.printable_json(
+      history_lib.read_changes(place / history_lib.CHANGES)
+    )
+    for name, place in runs.items()
+  }
+  return {name: rows for name, rows in changed.items() if rows}
 
 
 def load_run(
@@ -221,6 +243,7 @@ def load_run(
     decoding=_read_json(run / "decoding.json"),
     study=None,
     predictions=predicted,
+    changes=_changes({run.name: run}),
     run=_run_facts(run, training, validation, selection),
     hints=_hints(run, before, after),
   )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from rich import cells
 
+from specialize_jax.files import writing
 from specialize_jax.reports import alignment_view, stylesheet
 
 _ALTERNATIVES = 3
@@ -41,7 +42,7 @@ def alignment_text(
       row, used = [], 0
     row.append(column)
     used += size
-  return "\n".join([*lines, *_side_by_side(row)])
+  return writing.visible("\n".join([*lines, *_side_by_side(row)]))
 
 
 def _column(
@@ -96,7 +97,7 @@ def parts_text(title: str, parts: Sequence[Part]) -> str:
   for name, pieces, mask in parts:
     lines += ["", f"{name}, {len(pieces)} tokens{_taught(mask)}:"]
     lines.append("|".join(pieces))
-  return "\n".join([*lines, ""])
+  return writing.visible("\n".join([*lines, ""]))
 
 
 def _taught(mask: Sequence[int] | None) -> str:

@@ -221,7 +221,30 @@ def _training(results: results_lib.Results) -> list[Block]:
       "pre-training predicts text, specialization matches the teacher's "
       "distribution."
     )
-  return [blocks.Figure(name="training", drawn=drawn, caption=caption)]
+  return [
+    blocks.Figure(name="training", drawn=drawn, caption=caption),
+    *_changes(results),
+  ]
+
+
+def _changes(results: results_lib.Results) -> list[Block]:
+  """Shows the settings that were changed as a run resumed, if any were."""
+  rows = [
+    blocks.Row([run, f"{row['step']:,}", name, str(before), str(after)])
+    for run, changed in results.changes.items()
+    for row in changed
+    for name, (before, after) in row["changes"].items()
+  ]
+  if not rows:
+    return []
+  return [
+    blocks.Heading("Changed as a run resumed"),
+    blocks.Table(
+      head=["Run", "From step", "Setting", "Before", "After"],
+      rows=rows,
+      num_text_columns=5,
+    ),
+  ]
 
 
 def _checkpoint(results: results_lib.Results) -> list[Block]:

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from rich import console as rich_console
+from rich import markup
 from rich import table as rich_table
 
 from specialize_jax.evaluation import intervals
 from specialize_jax.evaluation import selection as selection_lib
+from specialize_jax.files import writing
 from specialize_jax.reports import blocks
 from specialize_jax.reports import results as results_lib
 
@@ -255,7 +257,10 @@ def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
       drawn.add_section()
       drawn.add_row(f"[bold]{role}")
     style = None if row.task else "bold"
-    drawn.add_row(f"  {row.label}", row.data_format, *_cells(row), style=style)
+    label = markup.escape(writing.visible(row.label))
+    drawn.add_row(
+      f"  {label}", writing.visible(row.data_format), *_cells(row), style=style
+    )
   return _captured(drawn, width)
 
 
@@ -326,7 +331,8 @@ def markdown(results: results_lib.Results) -> str:
     if row.role != role:
       role = row.role
       lines.append(f"| **{role}** | | | | | | |")
-    name = row.label if row.task else f"*{row.label}*"
+    label = blocks.plain(row.label)
+    name = label if row.task else f"*{label}*"
     lines.append(f"| {name} | {row.data_format} | {' | '.join(_cells(row))} |")
   return "\n".join(lines) + "\n"
 

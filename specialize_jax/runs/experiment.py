@@ -16,13 +16,13 @@ import specialize_jax
 from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import opening
-from specialize_jax.data import pipeline, task_parts
+from specialize_jax.data import identity, pipeline, task_parts
 from specialize_jax.evaluation import evaluator
 from specialize_jax.files import locks, writing
 from specialize_jax.losses import distillation
-from specialize_jax.parallel import axis_rules, chips, placement
+from specialize_jax.parallel import axis_rules, chips, placement, processes
 from specialize_jax.parallel import mesh as meshes
-from specialize_jax.runs import choosing, held_out, keeping
+from specialize_jax.runs import choosing, held_out, keeping, resuming
 from specialize_jax.t5 import arithmetic, network
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.training import (
@@ -234,6 +234,12 @@ def train(
       checkpoints, or another process writes to `model_dir`.
     Preempted, FloatingPointError, OSError: see `loop.train`.
   """
+  _agree(
+    {
+      field.name: getattr(experiment, field.name)
+      for field in dataclasses.fields(experiment)
+    }
+  )
   with _held(experiment.model_dir, "MODEL_DIR"):
     return _train(experiment, config_text, files or {})
 
@@ -247,6 +253,12 @@ def _train(
   # One seed for everything random except the data, which use it separately.
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
   iterator = batches(experiment, placed)
+  data = identity.of_mixture(experiment.mixture_or_task_name)
+  processes.agree(
+    data,
+    "give every host the same files (--data_dir, --tfds_data_dir)",
+  )
+  settings = resuming.settings(experiment, data)
   # Before the first device computation, so that wrong names and splits fail
   # early.
   predictions_dir = os.path.join(experiment.model_dir, "predictions")
@@ -300,15 +312,19 @@ def _train(
       log=log,
       config=experiment.loop,
       evaluators=evaluators,
-      metadata=_metadata(experiment, config_text),
+      metadata=_metadata(experiment, config_text, settings),
       efficiency=_efficiency(experiment),
       narrator=told,
     )
+    resuming.check(manager, settings)
     train_state = loop.resume_or_start(
       run,
       iterator,
       abstract_state=abstract_state,
       initial_state_fn=initial_state,
+      on_resume=lambda step, metadata: resuming.record(
+        experiment.model_dir, step, metadata, settings
+      ),
     )
     told.facts({"start": start_in_words(experiment, int(train_state.step))})
     train_state = loop.train(run, train_state, iterator)
@@ -411,10 +427,31 @@ def evaluate_checkpoint(
     UserError: the checkpoint does not exist, a task cannot be evaluated, or
       another process writes to `output_dir`.
   """
+  _agree(
+    {
+      "CHECKPOINT_PATH": os.fspath(checkpoint_path),
+      "evaluations": evaluations,
+      "EVAL_OUTPUT_DIR": os.fspath(output_dir),
+      "mesh": mesh,
+    }
+  )
   with _held(output_dir, "EVAL_OUTPUT_DIR"):
     return _evaluate_checkpoint(
       checkpoint_path, evaluations, output_dir, mesh, verify
     )
+
+
+def _agree(settings: Mapping[str, object]) -> None:
+  """Raises UserError if the processes of a run were started differently."""
+  versions = {
+    "the version of specialize": specialize_jax.__version__,
+    "the commit of specialize": revision.find(),
+    "the version of jax": jax.__version__,
+  }
+  processes.agree(
+    {**versions, **settings},
+    "start the same version on all, with the same gin files and flags",
+  )
 
 
 def _held(
@@ -447,7 +484,9 @@ def _evaluate_checkpoint(
       values.update(evaluate_fn(params, step_number, checkpoint=identity))
   if jax.process_index() == 0:
     row = {"step": step_number, "group": "evaluation", "values": values}
-    writing.write_rows(epath.Path(output_dir) / "metrics.jsonl", [row])
+    writing.write_rows(
+      epath.Path(output_dir) / "metrics.jsonl", [row], sealed=True
+    )
   return values
 
 
@@ -469,6 +508,7 @@ def batches(
     pack=experiment.pack,
     rows=placed.local_rows(experiment.batch_size),
     decoder_start_id=experiment.model.decoder_start_id,
+    sums_up=jax.process_count() > 1,
   )
 
 
@@ -481,9 +521,12 @@ def _checkpoints(experiment: Experiment) -> managers.CheckpointManager:
   )
 
 
-def _metadata(experiment: Experiment, config_text: str) -> dict[str, object]:
+def _metadata(
+  experiment: Experiment, config_text: str, settings: Mapping[str, object]
+) -> dict[str, object]:
   """Returns the metadata saved with a checkpoint."""
   return {
+    "settings": settings,
     "num_steps": experiment.loop.num_steps,
     "model": dataclasses.asdict(experiment.model),
     "config": config_text,

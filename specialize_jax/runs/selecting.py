@@ -313,7 +313,7 @@ def _evaluation_of(
   )
   if jax.process_index() == 0:
     made_of = _made_of(evaluation, checkpoint)
-    writing.write_json(directory / "made_of.json", made_of)
+    writing.write_json(directory / "made_of.json", made_of, sealed=True)
   return values
 
 

@@ -146,7 +146,7 @@ def compare(
     "ways": rows(outcomes),
   }
   output_dir = pathlib.Path(output_dir)
-  writing.write_json(output_dir / "decoding.json", result)
+  writing.write_json(output_dir / "decoding.json", result, sealed=True)
   writing.write_rows(
     output_dir / "predictions" / "decoding" / f"{task}.jsonl",
     _prediction_rows(questions.targets, outcomes),

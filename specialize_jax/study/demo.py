@@ -138,6 +138,7 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
       "seed": seed,
       "step": step,
     },
+    sealed=True,
   )
 
 
@@ -252,7 +253,9 @@ def _select(demo: Demo, output_dir: pathlib.Path) -> int:
     demo.tasks.out_of_distribution,
     demo.tasks.in_distribution,
   )
-  writing.write_json(output_dir / "selection.json", chosen.as_json())
+  writing.write_json(
+    output_dir / "selection.json", chosen.as_json(), sealed=True
+  )
   return chosen.step
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.evaluation import intervals
-from specialize_jax.files import reading
+from specialize_jax.files import reading, writing
 from specialize_jax.reports import tables
 
 Json = Mapping[str, object]
@@ -91,7 +91,7 @@ def terminal(study: Json) -> str:
   for number, finding in enumerate(findings(study), start=1):
     lines.append(f"{number}. {finding.name}: {finding.verdict}")
     lines += [f"   {sentence}" for sentence in finding.sentences]
-  return "\n".join(lines)
+  return writing.visible("\n".join(lines))
 
 
 def size(num_params: int) -> str:

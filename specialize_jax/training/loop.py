@@ -42,6 +42,9 @@ class BatchIterator(Protocol):
   def example_ids(self) -> list[list[str]]:
     """Returns the example ids of each row of the last returned global batch."""
 
+  def digest(self) -> str:
+    """Returns a checksum of the global batches returned so far."""
+
   def state(self) -> bytes:
     """Serializes the position after the batches returned so far."""
 
@@ -158,6 +161,7 @@ def resume_or_start(
   *,
   abstract_state: state.TrainState,
   initial_state_fn: Callable[[], state.TrainState],
+  on_resume: Callable[[int, Mapping[str, object]], None] | None = None,
 ) -> state.TrainState:
   """Restores the newest checkpoint, or creates the initial state.
 
@@ -172,6 +176,8 @@ def resume_or_start(
     abstract_state: from `state.abstract`.
     initial_state_fn: returns the state of step zero; only called if there is
       no checkpoint.
+    on_resume: called with the step and the metadata of the checkpoint that
+      was restored, before the log is opened.
 
   Returns:
     The state to continue from.
@@ -187,6 +193,8 @@ def resume_or_start(
     run.log.start_after(None)
     return initial_state
   iterator.restore(newest.iterator_state)
+  if on_resume is not None:
+    on_resume(newest.step, newest.metadata)
   run.log.start_after(newest.step)
   logging.info("Resuming after step %d.", newest.step)
   return newest.state
@@ -238,6 +246,7 @@ def train(
         step.compile_ahead(run.train_step, train_state, batch)
         # Compile times differ by more than the timeout of a collective.
         processes.meet("first step")
+        _check_same_data(iterator)
         compiled = True
       step_number += 1
       with reporter.profiler.step(step_number):
@@ -267,6 +276,7 @@ def train(
           if saves:
             told.saves(step_number, run.log.directory / "checkpoints")
             run.log.flush()
+            _check_same_data(iterator)
             run.manager.save(
               step_number,
               train_state,
@@ -287,6 +297,15 @@ def train(
     told.stopped(step_number, "preempted")
     raise Preempted(step_number)
   return train_state
+
+
+def _check_same_data(iterator: BatchIterator) -> None:
+  """Raises UserError if the batches of several processes differ."""
+  processes.agree(
+    {"the data, by the checksum of all batches so far,": iterator.digest()},
+    "give every host the same files (--data_dir, --tfds_data_dir), and resume"
+    " from a checkpoint of before they differed",
+  )
 
 
 def _is_due(step_number: int, every: int | None) -> bool:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TextIO
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import reading, writing
+from specialize_jax.files import reading, seals, writing
 
 Group = Literal["train", "evaluation"]
 
@@ -33,7 +33,7 @@ class MetricWriter(Protocol):
 
 
 class JsonLines:
-  """Rows of `{"step", "group", "values"}`, flushed one by one."""
+  """Rows of `{"step", "group", "values"}`, sealed, flushed one by one."""
 
   def __init__(self, directory: epath.Path, *, after: int | None) -> None:
     """Opens `directory/metrics.jsonl`.
@@ -48,7 +48,7 @@ class JsonLines:
   def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
     """Appends a row."""
     row = {"step": step, "group": group, "values": dict(values)}
-    self._rows.write(writing.to_json(row) + "\n")
+    self._rows.write(seals.sealed(writing.to_json(row)) + "\n")
     self._rows.flush()
 
   def flush(self) -> None:
@@ -203,11 +203,23 @@ def open_after(path: epath.Path, step: int | None) -> TextIO:
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
   if not path.exists():
     return []
-  return [
-    line
-    for line in reading.read_text(path).splitlines(keepends=True)
-    if line.endswith("\n") and json.loads(line)["step"] <= step
-  ]
+  kept = []
+  lines = reading.read_text(path).splitlines(keepends=True)
+  for number, line in enumerate(lines, start=1):
+    if line.endswith("\n") and _step_of(line, f"{path}, line {number}") <= step:
+      kept.append(line)
+  return kept
+
+
+def _step_of(line: str, where: str) -> int:
+  seals.check(line, where)
+  try:
+    return int(json.loads(line)["step"])
+  except (ValueError, LookupError, TypeError, RecursionError) as error:
+    raise errors.UserError(
+      f"{where} is not a row of this run's log (got {line[:60]!r}): remove the"
+      " line, or give another MODEL_DIR"
+    ) from error
 
 
 def _named(group: Group, values: Mapping[str, float]) -> dict[str, float]:

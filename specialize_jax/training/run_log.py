@@ -15,9 +15,9 @@ class RunLog:
 
   `MODEL_DIR/metrics.jsonl` has rows `{"step": n, "group": "train" |
   "evaluation", "values": {name: float}}`, one for each step and group, in
-  order; other places get the same values as `group/name`.
-  `MODEL_DIR/examples.jsonl`, if enabled, has the example ids of each step, one
-  list for each row of the global batch.
+  order, each with its checksum (see `files.seals`); other places get the same
+  values as `group/name`. `MODEL_DIR/examples.jsonl`, if enabled, has the
+  example ids of each step, one list for each row of the global batch.
 
   Attributes:
     directory: MODEL_DIR, a local or `gs://` path.

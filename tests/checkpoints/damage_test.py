@@ -202,3 +202,20 @@ def test_a_file_that_may_not_grow_is_said_too(tmp_path):
   done, error = _fill(tmp_path / "checkpoints", str(2**18))
   assert done == []
   assert "UserError: no space is left to save a checkpoint in" in error
+
+
+def test_a_step_whose_own_account_is_nonsense_is_passed_over(tmp_path):
+  abstract = {"a": jax.ShapeDtypeStruct((2,), np.float32)}
+  directory = tmp_path / "checkpoints"
+  with manager.CheckpointManager(directory) as saver:
+    for step in (1, 2):
+      saver.save(step, {"a": np.full(2, step, np.float32)}, b"", {})
+  (directory / "2" / "_CHECKPOINT_METADATA").write_text("[" * 10**5)
+  with (
+    manager.CheckpointManager(directory) as reader,
+    pytest.raises(errors.UserError, match="checkpoints/2 is damaged"),
+  ):
+    reader.all_steps()
+  with manager.CheckpointManager(directory) as saver:
+    assert saver.restore_newest(abstract).step == 1
+  assert (directory / "damaged_2").is_dir()

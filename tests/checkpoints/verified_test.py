@@ -272,3 +272,57 @@ def test_a_digest_is_the_same_by_chunks_and_on_devices():
     other = damage.fingerprint({"whole": swapped})["whole"]
     assert other.split(":")[1] == str(digest).split(":")[1]
     assert other != str(digest)
+
+
+def _with_huge_shapes(text):
+  """Orbax's account of the arrays, each of a million terabytes."""
+  account = json.loads(text)
+  for entry in account.get("tree_metadata", {}).values():
+    entry["value_metadata"]["write_shape"] = [2**40, 2**20]
+  for entry in account.get("array_metadatas", ()):
+    entry["array_metadata"]["write_shape"] = [2**40, 2**20]
+    entry["array_metadata"]["chunk_shape"] = [2**40, 2**20]
+  return json.dumps(account)
+
+
+_NONSENSE = {
+  "nested for ever": lambda text: "[" * 10**5,
+  "objects for ever": lambda text: '{"a":' * 10**5,
+  "null": lambda text: "null",
+  "a number": lambda text: "1e999",
+  "an empty object": lambda text: "{}",
+  "a list": lambda text: "[1, 2, 3]",
+  "another type everywhere": lambda text: json.dumps(
+    dict.fromkeys(json.loads(text), 7)
+  ),
+  "names that leave": lambda text: text.replace("params", "../../../etc"),
+  "huge shapes": _with_huge_shapes,
+}
+
+
+@pytest.mark.parametrize("nonsense", _NONSENSE)
+def test_metadata_of_nonsense_are_refused_or_change_nothing(
+  ours, tmp_path, nonsense
+):
+  """And in no more time or memory than those of a checkpoint."""
+  saved = jax.tree.map(np.asarray, _restored(ours))
+  (step,) = (ours / "checkpoints").iterdir()
+  accounts = []
+  for file in _files(step):
+    if file.stat().st_size < 10**5 and file.read_bytes()[:1] == b"{":
+      accounts.append(file.relative_to(ours))
+  assert len(accounts) >= 4
+  refused = 0
+  for number, account in enumerate(accounts):
+    copy = tmp_path / str(number)
+    shutil.copytree(ours, copy)
+    text = (copy / account).read_text()
+    (copy / account).write_text(_NONSENSE[nonsense](text))
+    try:
+      found = _restored(copy)
+    except errors.UserError as error:
+      assert str(copy) in str(error)
+      refused += 1
+    else:
+      jax.tree.map(np.testing.assert_array_equal, found, saved)
+  assert refused or nonsense == "huge shapes"  # which nobody goes by

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from specialize_jax import errors
-from specialize_jax.cli import gin_files
+from specialize_jax.cli import gin_files, main
 from specialize_jax.t5 import config as t5_config
 
 _MODEL = """
@@ -168,3 +168,19 @@ def test_a_path_is_the_working_directorys(dots, tmp_path, capsys):
 def test_a_search_path_comes_before_our_names():
   config, _ = load("--gin_file=models/mini.gin", "--gin_search_paths=.")
   assert config.num_decoder_layers == 7
+
+
+def test_a_model_that_lacks_a_field_is_one_sentence(tmp_path, capsys):
+  file = tmp_path / "model.gin"
+  file.write_text(
+    "from __gin__ import dynamic_registration\n"
+    "from specialize_jax.t5 import config\n"
+    "config.T5Config.vocab_size = 128\n"
+  )
+  status = main.run(
+    "plan", [f"--model={file}", "--topology=v5e:2x2", "--mesh=fsdp=4"]
+  )
+  assert status == 2
+  said = capsys.readouterr().err
+  assert "the gin files bind no 'embed_dim', 'mlp_dim'," in said
+  assert "--gin.T5Config.NAME=value" in said

@@ -3,6 +3,7 @@ import pathlib
 
 import pytest
 import tensorflow_datasets as tfds
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.records import packed_rows, tfds_builder
@@ -123,3 +124,44 @@ def test_a_dataset_of_another_version_must_be_prepared_again(tmp_path):
   (folder / tfds_builder.VERSION).rename(folder / "9.0.0")
   with pytest.raises(errors.UserError, match="version 9.0.0.*prepare"):
     tfds_builder.open_dataset(tmp_path, "rows")
+
+
+def _flipped(content):
+  middle = len(content) // 2
+  return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+  ("pattern", "harm"),
+  [
+    ("*.tfrecord*", _flipped),
+    ("*.tfrecord*", lambda content: content[: len(content) // 2]),
+    ("*.tfrecord*", lambda content: b""),
+    ("dataset_info.json", lambda content: content[:40]),
+    ("dataset_info.json", lambda content: content.replace(b'"4"', b'"3"')),
+  ],
+)
+def test_a_dataset_that_was_altered_is_refused(tmp_path, pattern, harm):
+  write(tmp_path, ROWS)
+  (file,) = (tmp_path / "rows" / tfds_builder.ROWS).rglob(pattern)
+  whole = file.read_bytes()
+  file.write_bytes(harm(whole))
+  assert file.read_bytes() != whole
+  with pytest.raises(errors.UserError, match="is damaged .*prepare` again"):
+    tfds_builder.read_serialized(tfds_builder.open_dataset(tmp_path, "rows"))
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_it_moved_restored(
+  tmp_path,
+):
+  write(tmp_path, ROWS[:1])
+  killed = tmp_path / f".rows.{'a' * 32}"
+  killed.mkdir()
+  (tmp_path / "rows").rename(killed / "old")
+  with (
+    pytest.raises(KeyError),
+    tfds_builder.replaced_when_done(epath.Path(tmp_path), "rows"),
+  ):
+    raise KeyError
+  assert [place.name for place in tmp_path.iterdir()] == ["rows"]
+  assert read(tmp_path)["question"] == [3]

@@ -1,0 +1,76 @@
+"""What data a run reads, in a few words that can be compared.
+
+A directory may be moved, and a file may be changed in its place: neither its
+path nor its date says whether a run still reads what it has read so far.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+import seqio
+from etils import epath
+
+from specialize_jax.data import example_stream, sources, teacher_source
+
+_DIGITS = 16  # of a hash, in hexadecimal
+_CHUNK_BYTES = 1 << 22
+
+
+def of_mixture(
+  mixture_or_task_name: str, split: str = "train"
+) -> dict[str, str]:
+  """Returns a hash of the data of each task, and of each vocabulary.
+
+  Args:
+    mixture_or_task_name: a name registered with seqio.
+    split: of each task.
+
+  Returns:
+    By "data of TASK" a hash of its rows; of a source that is no table of ours,
+    its number of examples. By "vocabulary of FEATURE" a hash of its model.
+
+  Raises:
+    UserError: the name is unknown, or a file cannot be read.
+  """
+  provider = example_stream.find_provider(mixture_or_task_name)
+  found = {
+    f"data of {task.name}": _of_source(task.source, split)
+    for task in seqio.get_subtasks(provider)
+  }
+  for name in ("inputs", "targets"):
+    vocabulary = provider.output_features[name].vocabulary
+    model = getattr(vocabulary, "sp_model", None)
+    if model is not None:
+      found[f"vocabulary of {name}"] = _hash(model)
+  return found
+
+
+def _of_source(source: seqio.DataSource, split: str) -> str:
+  if isinstance(source, teacher_source.TeacherSource):
+    return _hash_of_files(source.files(split))
+  if isinstance(source, sources.TableSource):
+    return _hash(_serialized(source.columns(split)))
+  number = source.num_input_examples(split)
+  return "unknown" if number is None else f"{number:,} examples"
+
+
+def _hash_of_files(files: Iterable[epath.Path]) -> str:
+  digest = hashlib.sha256()
+  for file in files:
+    with file.open("rb") as stream:
+      while chunk := stream.read(_CHUNK_BYTES):
+        digest.update(chunk)
+  return digest.hexdigest()[:_DIGITS]
+
+
+def _serialized(columns: Mapping[str, object]) -> bytes:
+  def plain(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+  rows = {name: list(column) for name, column in sorted(columns.items())}
+  return json.dumps(rows, default=plain).encode()
+
+
+def _hash(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()[:_DIGITS]

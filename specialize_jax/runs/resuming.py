@@ -1,0 +1,202 @@
+"""What may change between two starts of a run, and what was changed.
+
+A checkpoint holds the settings of the run that saved it. A run that goes on
+from it with others is refused where the state would mean something else, with
+both values; any other change is recorded in MODEL_DIR/changes.jsonl, which the
+report shows. docs/decisions/resume.md has the table.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Mapping
+
+import jax
+from absl import logging
+from etils import epath
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import manager as managers
+from specialize_jax.evaluation import history
+from specialize_jax.files import writing
+
+# The state is of these: arrays, moments, and the place in the data. The value
+# says what to do.
+_NEW_RUN = "start in another MODEL_DIR"
+_FROM_HERE = (
+  "start in another MODEL_DIR, with INITIAL_CHECKPOINT_PATH at this one"
+)
+_REFUSED = {
+  "mixture_or_task_name": _FROM_HERE,
+  "task_feature_lengths": _FROM_HERE,
+  "batch_size": _FROM_HERE,
+  "pack": _FROM_HERE,
+  "seed": _NEW_RUN,
+  "data": _FROM_HERE,
+  "model": _NEW_RUN,
+  "optimizer.name": _FROM_HERE,
+  "optimizer.first_moment_dtype": _FROM_HERE,
+}
+# Of the model what changes no parameter's meaning.
+_ALLOWED = frozenset(
+  f"model.{name}"
+  for name in (
+    "attention",
+    "attention_block_sizes",
+    "attention_kernel_block",
+    "dropout_rate",
+    "dtype",
+    "remat_policy",
+  )
+)
+_WRITTEN = {  # their names as the user writes them, in gin files
+  "model_dir": "MODEL_DIR",
+  "mixture_or_task_name": "MIXTURE_OR_TASK_NAME",
+  "task_feature_lengths": "TASK_FEATURE_LENGTHS",
+  "batch_size": "BATCH_SIZE",
+  "seed": "SEED",
+  "loop.num_steps": "TRAIN_STEPS",
+  "loop.checkpoint_every": "CHECKPOINT_EVERY",
+  "loop.eval_every": "EVAL_EVERY",
+  "optimizer.learning_rate": "LEARNING_RATE",
+  "optimizer.warmup_steps": "WARMUP_STEPS",
+  "initial_checkpoint_path": "INITIAL_CHECKPOINT_PATH",
+}
+_SHOWN_CHARACTERS = 200
+
+
+def settings(experiment: object, data: Mapping[str, str]) -> dict[str, object]:
+  """Returns a run's settings by dotted names, JSON-serializable.
+
+  Args:
+    experiment: the frozen dataclass of a run.
+    data: from `data.identity.of_mixture`.
+
+  Example:
+    {"batch_size": 128, "optimizer.learning_rate": 0.001, ...}
+  """
+  found = _flat("", dataclasses.asdict(experiment))
+  found.pop("model_dir")  # which may be moved
+  return {**found, **{f"data.{name}": value for name, value in data.items()}}
+
+
+def check(
+  manager: managers.CheckpointManager,
+  now: Mapping[str, object],
+) -> None:
+  """Refuses to go on from a checkpoint of settings that cannot be changed.
+
+  Args:
+    manager: of the run's checkpoints.
+    now: from `settings`.
+
+  Raises:
+    UserError: a setting differs that may not; it has both values.
+  """
+  for name, (then, here) in differences(_saved(manager), now).items():
+    way_out = _way_out(name)
+    if way_out is not None:
+      raise errors.UserError(
+        f"{written(name)}={here} cannot continue this run, whose checkpoint"
+        f" (step {manager.latest_step()}) was saved with {then}: give the same"
+        f" value, or {way_out}"
+      )
+
+
+def record(
+  model_dir: str | os.PathLike[str],
+  step: int,
+  metadata: Mapping[str, object],
+  now: Mapping[str, object],
+) -> None:
+  """Adds what was changed to MODEL_DIR/changes.jsonl.
+
+  Args:
+    model_dir: the run's directory.
+    step: the step that it goes on from.
+    metadata: of that step's checkpoint.
+    now: from `settings`.
+  """
+  changes = {
+    written(name): list(pair)
+    for name, pair in differences(metadata.get("settings"), now).items()
+  }
+  if not changes or jax.process_index() != 0:
+    return
+  for name, (then, here) in changes.items():
+    logging.warning(
+      "From step %d on, %s is %s; it was %s.", step, name, here, then
+    )
+  path = epath.Path(model_dir) / history.CHANGES
+  # A run that was killed before its next save goes on from the same step.
+  kept = [row for row in history.read_changes(path) if row["step"] < step]
+  date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+  writing.write_rows(
+    path, [*kept, {"step": step, "date": date, "changes": changes}], sealed=True
+  )
+
+
+def differences(
+  then: Mapping[str, object] | None, now: Mapping[str, object]
+) -> dict[str, tuple[str, str]]:
+  """Returns both values of each setting that differs, as they are shown.
+
+  Args:
+    then: the settings saved with a checkpoint; None of one that has none,
+      which has no difference.
+    now: those of this run.
+  """
+  if then is None:
+    return {}
+  now = json.loads(json.dumps(now))
+  return {
+    name: (_shown(then, name), _shown(now, name))
+    for name in sorted({*then, *now})
+    if then.get(name) != now.get(name)
+  }
+
+
+def written(name: str) -> str:
+  """Returns a setting's name as users write it."""
+  first, dot, rest = name.partition(".")
+  return _WRITTEN.get(name) or f"{_WRITTEN.get(first, first)}{dot}{rest}"
+
+
+def _saved(manager: managers.CheckpointManager) -> Mapping | None:
+  """Returns the newest checkpoint's settings, if they can be read."""
+  try:
+    step = manager.latest_step()
+    return None if step is None else manager.metadata(step).get("settings")
+  except errors.UserError:
+    return None  # damaged: the run passes it over, and says so
+
+
+def _way_out(name: str) -> str | None:
+  if name in _ALLOWED:
+    return None
+  parts = name.split(".")
+  prefixes = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+  return next((_REFUSED[p] for p in prefixes if p in _REFUSED), None)
+
+
+def _flat(prefix: str, value: object) -> dict[str, object]:
+  if isinstance(value, dict) and value:
+    found = {}
+    for key, item in value.items():
+      found.update(_flat(f"{prefix}.{key}" if prefix else str(key), item))
+    return found
+  if isinstance(value, list | tuple):
+    if any(isinstance(item, dict) for item in value):
+      return _flat(prefix, dict(enumerate(value)))
+    return {prefix: list(value)}
+  if value is None or isinstance(value, bool | int | float | str):
+    return {prefix: value}
+  return {prefix: repr(value)}
+
+
+def _shown(settings_: Mapping[str, object], name: str) -> str:
+  if name not in settings_:
+    return "not set"
+  text = json.dumps(settings_[name], ensure_ascii=False)
+  return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:197]}..."

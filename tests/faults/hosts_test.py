@@ -1,0 +1,190 @@
+"""Hosts that do not belong together are noticed, named, and lose nothing.
+
+Two real processes through jax.distributed, with a device each.
+"""
+
+import shutil
+import signal
+import socket
+import time
+
+import pytest
+
+from faults import commands
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+ROW = "train, two hosts"
+HEARTBEAT_SECONDS = 10
+# Heartbeats may be missed twice, and this machine may be busy.
+BOUND_SECONDS = 60
+
+
+class Hosts:
+  """Two processes of one run."""
+
+  def __init__(self, bench, model_dir):
+    self._bench, self.model_dir = bench, model_dir
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      self._port = free.getsockname()[1]
+    self.processes = {}
+
+  def start(self, index, *more, count=2, data_dir=None, **how):
+    """Starts one of them."""
+    inputs = self._bench.inputs
+    flags = inputs.train_flags(self.model_dir, *more)
+    if data_dir is not None:
+      flags[1] = f"--data_dir={data_dir}"
+    flags += [
+      f"--coordinator_address=localhost:{self._port}",
+      f"--num_processes={count}",
+      f"--process_id={index}",
+      f"--heartbeat_seconds={HEARTBEAT_SECONDS}",
+    ]
+    self.processes[index] = self._bench.server.start(
+      ["train", *flags], below=self.model_dir.parent, **how
+    )
+    return self.processes[index]
+
+  def wait(self, seconds=300):
+    """How each ended, by its number."""
+    return {i: p.wait(seconds) for i, p in self.processes.items()}
+
+
+@pytest.fixture
+def hosts(bench, tmp_path):
+  return Hosts(bench, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def together(bench, tmp_path_factory):
+  """An undisturbed run of two hosts."""
+  hosts = Hosts(bench, tmp_path_factory.mktemp("together") / "run")
+  hosts.start(0)
+  hosts.start(1)
+  ended = hosts.wait()
+  assert {e.status for e in ended.values()} == {0}, ended[0].stderr[-3000:]
+  return commands.trained(hosts.model_dir)
+
+
+def _nothing_was_written(model_dir):
+  return (
+    not (model_dir / "metrics.jsonl").exists()
+    and not (model_dir / "checkpoints").exists()
+  )
+
+
+def test_other_gin_text_on_one_host_is_refused_by_both(hosts, record):
+  hosts.start(0)
+  hosts.start(1, "--gin.BATCH_SIZE=8")
+  for ended in hosts.wait().values():
+    assert ended.status == 2, ended.stderr[-3000:]
+    assert "batch_size is 4 on process 0 and 8 on process 1" in ended.stderr
+  assert _nothing_was_written(hosts.model_dir)
+  record(
+    ROW,
+    "other gin text",
+    "both end with status 2",
+    "batch_size is 4 on process 0 and 8 on process 1",
+  )
+
+
+def test_other_data_on_one_host_is_refused_before_the_first_step(
+  hosts, bench, tmp_path, record
+):
+  other = tmp_path / "world"
+  shutil.copytree(bench.inputs.world, other)
+  facts = other / "mini/facts/train.jsonl"
+  facts.write_text(facts.read_text().replace("19 + 1", "19 + 2"))
+  hosts.start(0)
+  hosts.start(1, data_dir=other)
+  for ended in hosts.wait().values():
+    assert ended.status == 2, ended.stderr[-3000:]
+    assert "differ: data of mini_facts_v1 is" in ended.stderr
+  assert not (hosts.model_dir / "checkpoints").exists()
+  record(ROW, "other data", "both end with status 2 before the first step")
+
+
+def test_one_killed_in_a_save_ends_the_other_and_the_run_resumes(
+  hosts, bench, together, tmp_path, record
+):
+  hosts.start(0)
+  hosts.start(1)
+  checkpoints = hosts.model_dir / "checkpoints"
+  deadline = time.monotonic() + 300
+  while not (
+    checkpoints.exists() and any(checkpoints.glob("*orbax-checkpoint-tmp*"))
+  ):
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+  hosts.processes[1].send(signal.SIGKILL)
+  began = time.monotonic()
+  ended = hosts.wait(BOUND_SECONDS + 60)
+  seconds = time.monotonic() - began
+  assert ended[0].status not in (0, None), ended[0].stderr[-3000:]
+  assert seconds < BOUND_SECONDS
+  assert "process (task) 1" in ended[0].stderr.lower()
+  again = Hosts(bench, hosts.model_dir)
+  again.start(0)
+  again.start(1)
+  assert {e.status for e in again.wait().values()} == {0}
+  assert commands.trained(hosts.model_dir) == together
+  record(
+    ROW,
+    "one killed in a save",
+    f"the other ended after {seconds:.0f} s and named it; resumed: equal",
+  )
+
+
+def test_another_number_of_processes_is_noticed(hosts, record):
+  hosts.start(0, count=2)
+  hosts.start(1, count=3)
+  hosts.start(2, count=3)
+  began = time.monotonic()
+  ended = hosts.wait(BOUND_SECONDS + 60)
+  seconds = time.monotonic() - began
+  for host in ended.values():
+    assert host.status not in (0, None), host.stderr[-3000:]
+    assert "--num_processes" in host.stderr, host.stderr[-3000:]
+  assert seconds < BOUND_SECONDS
+  assert _nothing_was_written(hosts.model_dir)
+  record(ROW, "wrong process count", f"all ended after {seconds:.0f} s: named")
+
+
+def test_a_host_that_comes_late_is_waited_for(hosts, together, record):
+  hosts.start(0)
+  time.sleep(15)
+  hosts.start(1)
+  assert {e.status for e in hosts.wait().values()} == {0}
+  assert commands.trained(hosts.model_dir) == together
+  record(ROW, "one starts 15 s late", "waited for; equal")
+
+
+def test_a_host_that_comes_back_into_a_run_ends_it_and_both_resume(
+  hosts, bench, together, record
+):
+  """As a supervisor does that restarts what died, at once."""
+  hosts.start(0)
+  hosts.start(1)
+  metrics = hosts.model_dir / "metrics.jsonl"
+  deadline = time.monotonic() + 300
+  while not metrics.exists() or '"step": 2' not in metrics.read_text():
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  hosts.processes[1].kill()
+  began = time.monotonic()
+  hosts.start(1)
+  ended = hosts.wait(2 * BOUND_SECONDS)
+  seconds = time.monotonic() - began
+  assert all(e.status not in (0, None) for e in ended.values()), ended
+  again = Hosts(bench, hosts.model_dir)
+  again.start(0)
+  again.start(1)
+  assert {e.status for e in again.wait().values()} == {0}
+  assert commands.trained(hosts.model_dir) == together
+  record(
+    ROW,
+    "one killed and back at once",
+    f"both ended after {seconds:.0f} s; started again: equal",
+  )

@@ -1,0 +1,174 @@
+"""Each row of the table in docs/decisions/resume.md, and that it is there."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+from testdata import tiny_demo, tiny_world
+
+from specialize_jax import errors
+from specialize_jax.checkpoints import manager as managers
+from specialize_jax.data import identity, sources
+from specialize_jax.reports import page
+from specialize_jax.reports import results as results_lib
+from specialize_jax.runs import experiment, resuming
+from tasks import mixtures  # noqa: F401  (registers every task)
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs/decisions/resume.md"
+
+
+def _with(part, **changes):
+  return lambda run: dataclasses.replace(
+    run, **{part: dataclasses.replace(getattr(run, part), **changes)}
+  )
+
+
+def _changed(**changes):
+  return lambda run: dataclasses.replace(run, **changes)
+
+
+# By the row of the table: a change, and what the error or the record has.
+REFUSED = {
+  "BATCH_SIZE": (_changed(batch_size=16), "BATCH_SIZE=16 .* with 8"),
+  "MIXTURE_OR_TASK_NAME": (
+    _changed(mixture_or_task_name="mini_sums_v1"),
+    'MIXTURE_OR_TASK_NAME="mini_sums_v1" .* with "mini_facts_v1"',
+  ),
+  "TASK_FEATURE_LENGTHS": (
+    _changed(task_feature_lengths={"inputs": 64, "targets": 64}),
+    r"TASK_FEATURE_LENGTHS\.inputs=64 .* with 320",
+  ),
+  "pack": (_changed(pack=False), "pack=false .* with true"),
+  "SEED": (_changed(seed=1), "SEED=1 .* with 0"),
+  "a size of the model": (
+    _with("model", mlp_dim=24),
+    r"model\.mlp_dim=24 .* with 16",
+  ),
+  "an activation of the model": (
+    _with("model", mlp_activations=("relu", "linear")),
+    r"model\.mlp_activations=\[\"relu\", .* with \[\"gelu\",",
+  ),
+  "the optimizer": (
+    _with("optimizer", name="adafactor"),
+    'optimizer.name="adafactor" .* with "adamw"',
+  ),
+}
+RECORDED = {
+  "the mesh": (_changed(mesh=experiment.MeshShape(fsdp=2)), "mesh.fsdp"),
+  "NUM_MICROBATCHES": (_changed(num_microbatches=2), "num_microbatches"),
+  "the loss": (_with("loss", objective="sample_matching"), "loss.objective"),
+  "dropout": (_with("model", dropout_rate=0.5), "model.dropout_rate"),
+  "dtype": (_with("model", dtype="bfloat16"), "model.dtype"),
+  "LEARNING_RATE": (_with("optimizer", learning_rate=0.5), "LEARNING_RATE"),
+  "the schedule": (_with("optimizer", schedule="rsqrt"), "optimizer.schedule"),
+  "TRAIN_STEPS": (_with("loop", num_steps=9), "TRAIN_STEPS"),
+  "CHECKPOINT_EVERY": (_with("loop", checkpoint_every=3), "CHECKPOINT_EVERY"),
+  "EVALUATIONS": (_changed(evaluations=(1,)), "evaluations"),
+  "KEEP": (_changed(keep=1), "keep"),
+  "INITIAL_CHECKPOINT_PATH": (
+    _changed(initial_checkpoint_path="elsewhere"),
+    "INITIAL_CHECKPOINT_PATH",
+  ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data_dir(tmp_path_factory):
+  directory = tiny_world.build(tmp_path_factory.mktemp("world"))
+  sources.set_data_dir(directory)
+  return pathlib.Path(directory)
+
+
+@pytest.fixture
+def saved(tmp_path):
+  """A checkpoint with the settings of a run."""
+  run = tiny_demo.run(tmp_path / "run")
+  settings = resuming.settings(run, {"data of a task": "1234"})
+  with managers.CheckpointManager(tmp_path / "run/checkpoints") as manager:
+    manager.save(2, {"a": np.ones(2)}, b"", {"settings": settings})
+    manager.wait()
+    yield run, manager
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_the_state_depends_on_is_refused_with_both_values(row, saved):
+  run, manager = saved
+  change, expected = REFUSED[row]
+  now = resuming.settings(change(run), {"data of a task": "1234"})
+  with pytest.raises(errors.UserError, match=expected) as raised:
+    resuming.check(manager, now)
+  assert "in another MODEL_DIR" in str(raised.value)
+
+
+def test_other_data_under_the_same_name_is_refused(saved):
+  run, manager = saved
+  now = resuming.settings(run, {"data of a task": "5678"})
+  with pytest.raises(errors.UserError, match='data of a task="5678".*"1234"'):
+    resuming.check(manager, now)
+
+
+@pytest.mark.parametrize("row", RECORDED)
+def test_any_other_change_is_recorded_with_both_values(row, saved, tmp_path):
+  run, manager = saved
+  change, name = RECORDED[row]
+  now = resuming.settings(change(run), {"data of a task": "1234"})
+  resuming.check(manager, now)
+  resuming.record(tmp_path, 2, manager.metadata(2), now)
+  (written,) = map(
+    json.loads, (tmp_path / "changes.jsonl").read_text().splitlines()
+  )
+  assert written["step"] == 2
+  assert {re.sub(r"\.\d+$", "", n) for n in written["changes"]} == {name}
+  (before, after), *_ = written["changes"].values()
+  assert before != after
+
+
+def test_a_moved_directory_is_no_change(saved, tmp_path):
+  run, manager = saved
+  moved = dataclasses.replace(run, model_dir=str(tmp_path / "moved"))
+  now = resuming.settings(moved, {"data of a task": "1234"})
+  resuming.record(tmp_path, 2, manager.metadata(2), now)
+  assert not (tmp_path / "changes.jsonl").exists()
+
+
+def test_the_table_of_the_guide_has_these_rows():
+  table = DOCS.read_text().partition("## Changed settings")[2]
+  rows = re.findall(r"^\| (.+?) \| (refused|recorded)", table, re.M)
+  found = {
+    kind: {name.replace("`", "") for name, k in rows if k == kind}
+    for kind in ("refused", "recorded")
+  }
+  assert found["refused"] == {*REFUSED, "the data"}
+  assert found["recorded"] == {*RECORDED}
+
+
+def test_data_are_known_by_content_wherever_they_lie(data_dir, tmp_path):
+  here = identity.of_mixture("mini_facts_v1")
+  moved = tmp_path / "moved"
+  moved.symlink_to(data_dir)
+  sources.set_data_dir(moved)
+  assert identity.of_mixture("mini_facts_v1") == here
+  other = tmp_path / "other"
+  shutil.copytree(data_dir, other)
+  facts = other / "mini/facts/train.jsonl"
+  facts.write_text(facts.read_text().replace("19 + 1", "19 + 2"))
+  sources.set_data_dir(other)
+  now = identity.of_mixture("mini_facts_v1")
+  sources.set_data_dir(data_dir)
+  assert {n for n in now if now[n] != here[n]} == {"data of mini_facts_v1"}
+
+
+def test_a_resumed_run_records_and_its_report_shows(data_dir, tmp_path):
+  run = tiny_demo.run(tmp_path / "specialize")
+  run = _with("loop", num_steps=2, eval_every=None)(run)
+  experiment.train(run)
+  with pytest.raises(errors.UserError, match="BATCH_SIZE=16 .* with 8"):
+    experiment.train(dataclasses.replace(run, batch_size=16))
+  experiment.train(_with("loop", num_steps=3)(run))
+  text = page.render(page.document(results_lib.load(tmp_path)))
+  assert "Changed as a run resumed" in text
+  assert re.search(r"TRAIN_STEPS.*?2.*?3", text)
