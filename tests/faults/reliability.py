@@ -34,8 +34,8 @@ of one run. This page is what it found, on {date} at commit `{commit}`. It is
 generated: change `tests/faults/`, not this page.
 
 "Equal" compares what the command made, file by file, with a run that nothing
-disturbed: {compared}. Nothing was lost, and nothing wrong had status 0: a cell
-that said so would be a test that fails.
+disturbed: {compared}. A cell is written by a test that has passed, so none says
+"lost" or "wrong and status 0"; "not run" has not been tried, or has not passed.
 
 How a kill is cheap: commands are forked from one process that has imported
 everything, so that one costs tenths of a second; odd kills are at a random
