@@ -111,10 +111,11 @@ def plan(
     vocab_size=rows,
     param_dtype=dtype or _common_dtype(checkpoint.source),
   )
-  if vocabulary is None:
+  own = vocabulary is None
+  if own:
     vocabulary = tokenizers.beside(checkpoint.tokenizer_files)
   if vocabulary is not None:
-    tokenizers.check(vocabulary, rows)
+    tokenizers.check(vocabulary, rows, own=own)
   source: sources.Source = _Watched(checkpoint.source, on_tensor)
   if rows < read:
     source = sources.Trimmed(source, rows)

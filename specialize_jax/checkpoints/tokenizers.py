@@ -104,15 +104,20 @@ def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
   return Vocabulary(where=where, num_tokens=num_tokens, files=contents)
 
 
-def check(vocabulary: Vocabulary, vocab_size: int) -> None:
+def check(
+  vocabulary: Vocabulary, vocab_size: int, *, own: bool = False
+) -> None:
   """Raises UserError if a vocabulary does not fit a model.
 
   Args:
     vocabulary: the tokenizer.
-    vocab_size: rows of the model's vocabulary, with padding of at most 127.
+    vocab_size: rows of the model's vocabulary.
+    own: whether the tokenizer was found beside the model, which then may have
+      any number of rows that no token uses. One that is named by a user may
+      leave at most 127, so that another model's is noticed.
   """
   num_padding = vocab_size - vocabulary.num_tokens
-  if not 0 <= num_padding < _ROWS_MULTIPLE:
+  if num_padding < 0 or not (own or num_padding < _ROWS_MULTIPLE):
     raise errors.UserError(
       f"{vocabulary.where} has {vocabulary.num_tokens:,} tokens, extra ids "
       f"included, and the model's vocabulary has {vocab_size:,} rows: they "

@@ -417,7 +417,9 @@ def _vocabulary(
   if found is None:
     return None
   opened = vocabulary.from_file(found)
-  vocabulary.check_size(opened, checkpoint.config.vocab_size, found)
+  vocabulary.check_size(
+    opened, checkpoint.config.vocab_size, found, own=path is None
+  )
   return opened
 
 

@@ -143,7 +143,9 @@ def beside(folder: str | os.PathLike[str]) -> epath.Path | None:
   return next((file for file in files if file.is_file()), None)
 
 
-def check_size(vocabulary: Vocabulary, vocab_size: int, path: object) -> None:
+def check_size(
+  vocabulary: Vocabulary, vocab_size: int, path: object, *, own: bool = False
+) -> None:
   """Raises UserError if a vocabulary cannot belong to a model.
 
   The embedding must have a row for every piece. Beyond them, it has at most
@@ -153,9 +155,11 @@ def check_size(vocabulary: Vocabulary, vocab_size: int, path: object) -> None:
     vocabulary: the vocabulary.
     vocab_size: number of rows of the model's embedding.
     path: the name of the vocabulary in the error message.
+    own: whether it was found beside the model, which then may have any number
+      of further rows.
   """
   spare = vocab_size - vocabulary.num_pieces
-  if not 0 <= spare <= _MAX_SPARE_ROWS:
+  if spare < 0 or not (own or spare <= _MAX_SPARE_ROWS):
     raise errors.UserError(
       f"vocabulary {path} has {vocabulary.num_pieces:,} pieces, and the model "
       f"has {vocab_size:,}, which must be as many or at most "

@@ -43,6 +43,13 @@ def test_a_model_has_at_least_a_row_a_token_and_little_padding(rows, fits):
     tokenizers.check(vocabulary, rows)
 
 
+def test_a_model_s_own_vocabulary_may_leave_any_number_of_rows_unused():
+  vocabulary = tokenizers.Vocabulary(where="v", num_tokens=176, files={})
+  tokenizers.check(vocabulary, 384, own=True)
+  with pytest.raises(errors.UserError, match="v has 176 tokens"):
+    tokenizers.check(vocabulary, 175, own=True)
+
+
 def test_what_is_no_vocabulary_is_named(tmp_path, spiece):
   with pytest.raises(errors.UserError, match="nowhere does not exist"):
     tokenizers.from_sentencepiece(tmp_path / "nowhere")
