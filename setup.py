@@ -44,6 +44,7 @@ _REQUIRES = [
 # Alignment, losses, the network, checkpoints and decoding do without.
 _TRAIN = [
   "clu>=0.0.12",
+  "protobuf>=5.29",  # its error for a damaged dataset_info.json
   "seqio>=0.0.20",
   "tensorboard>=2.19",  # clu's writer imports its hparams plugin
   "tensorflow>=2.19",

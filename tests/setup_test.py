@@ -47,6 +47,8 @@ def _imported(*tops):
           modules.add(node.module.split(".")[0])
   modules -= {*sys.stdlib_module_names, "specialize_jax", "tasks", *OPTIONAL}
   by_module = importlib.metadata.packages_distributions()
+  # Several distributions share the package `google`; ours is one of them.
+  by_module["google"] = ["protobuf"]
   return {_normalized(by_module.get(one, [one])[0]) for one in modules}
 
 
@@ -58,6 +60,7 @@ def test_what_the_package_imports_is_declared_and_nothing_else(declared):
 
 def test_what_the_tests_import_is_declared(declared):
   own = {path.stem for path in (ROOT / "bench").glob("*.py")}
+  own |= {path.stem for path in (ROOT / "examples").rglob("*.py")}
   own |= {path.name for path in (ROOT / "tests").iterdir()} | {"tests"}
   extras = ("", "test", "t5x", "third_party")
   known = set().union(*(declared[extra] for extra in extras))
