@@ -52,8 +52,10 @@ _SPEAKS = re.compile(
 )
 _SPEAKS_ON = re.compile(
   rf"\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:"
-  # Anyone who asks.
-  r"|\n[ \t>*_-]{0,12}+[A-Z][\w.'-]{0,20}(?:[ ][A-Z][\w.'-]{0,20})?[*_]{0,3}:"
+  # Anyone who asks, but for a label of the reasoning itself.
+  r"|\n[ \t>*_-]{0,12}+"
+  r"(?!(?:Hypothes[ie]s|Premises?|Conclusion|Claim|Argument|Step|Case|Check)\b)"
+  r"[A-Z][\w.'-]{0,20}(?:[ ][A-Z][\w.'-]{0,20})?[*_]{0,3}:"
   r"[^\n]{1,400}\?[ \t*_\"]{0,5}(?:\n|\Z)"
   rf"|[.?!][ ](?i:{_SPEAKER}):"
 )

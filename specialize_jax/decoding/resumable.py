@@ -161,7 +161,9 @@ class ResumableRows:
     for line in others:
       entry = self._progress_entry(line)
       if isinstance(entry, dict):
-        checksum = entry
+        # Rows that are gone from the end are made again.
+        if entry["rows"] <= num_written:
+          checksum = entry
       elif entry[0] >= num_written:
         self._waiting[entry[0]] = entry[1]
     self._crc32 = self._checked_sum(checksum, num_written)
@@ -189,7 +191,7 @@ class ResumableRows:
     """Compares the first rows with what was written; returns the sum of all."""
     lines = _complete_lines(self._path)[0] if num_written else []
     size = checksum["rows"]
-    if size > num_written or checksum["crc32"] != _crc32(lines[:size]):
+    if checksum["crc32"] != _crc32(lines[:size]):
       raise errors.UserError(
         f"the first {size:,} rows of {self._path} are not those that were"
         " written: another process, an editor or the disk has changed the"

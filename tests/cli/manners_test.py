@@ -32,7 +32,7 @@ def _refusal(argv, capsys):
     (["train", "-gin_file=x"], "did you mean --gin_file?"),
     (["plan", "--topolgy=v5e:4x4"], "did you mean --topology?"),
     (["report", "--xyzzy"], "`specialize report --help` lists"),
-    (["score", "x"], "--task, --inputs, --output"),
+    (["score", "x"], "required: --inputs, --output"),
     (["train", "--gin.TRAIN_STEPS", "9"], "write --gin.TRAIN_STEPS=VALUE"),
   ],
 )

@@ -1,6 +1,7 @@
 """Evaluation decodes, grades and stores predictions, compiling once."""
 
 import json
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -228,6 +229,10 @@ def test_decoded_examples_are_not_decoded_again(
   rows[2]["output_ids"] = mine
   text = "".join(json.dumps(row) + "\n" for row in rows[:4])
   outputs.write_text(text + '{"output_i')
+  progress = outputs.with_name(outputs.name + ".progress")
+  made_of, *_ = progress.read_text().splitlines()
+  checksum = {"rows": 4, "crc32": zlib.crc32(text.encode())}
+  progress.write_text(f"{made_of}\n{json.dumps(checksum)}\n")
   assert evaluate(params, 1, checkpoint="a")["kept/n"] == unbroken["kept/n"]
   second = reading.read_rows(tmp_path / "1" / "kept.jsonl")
   assert second[2]["prediction"] == VOCABULARY.decode(mine)

@@ -12,6 +12,7 @@ from specialize_jax import errors
 from specialize_jax.data import sources
 from specialize_jax.decoding import requests
 from specialize_jax.evaluation import metrics
+from specialize_jax.files import seals
 from specialize_jax.study import decoding_comparison
 from tasks import mixtures  # noqa: F401  (registers every task)
 
@@ -77,7 +78,9 @@ def test_ways_of_decoding_are_compared_and_predictions_stored(
     vocabulary_path=f"{data_dir}/mini/student.model",
     output_dir=tmp_path / "results",
   )
-  assert result == json.loads((tmp_path / "results/decoding.json").read_text())
+  stored = json.loads((tmp_path / "results/decoding.json").read_text())
+  assert stored.pop(seals.FIELD)
+  assert result == stored
   names = [way.name for way in decoding_comparison.WAYS]
   assert [row["name"] for row in result["ways"]] == names
   assert result["n"] == 4

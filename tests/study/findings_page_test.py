@@ -87,7 +87,7 @@ def test_the_page_is_self_contained_and_shows_five_figures(study, tmp_path):
   for finding in findings_text.findings(study):
     assert f"<h2>{finding.name.capitalize()}: {finding.verdict}</h2>" in text
   tables = (tmp_path / "study.md").read_text()
-  assert "| mean, out of distribution | 10.0 [" in tables
+  assert "| mean, out of distribution | 10.0 \\[" in tables
 
 
 def test_figures_are_well_formed(study):

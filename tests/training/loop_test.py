@@ -1,7 +1,6 @@
 """What the loop writes, and that it survives kills, signals and nan."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -15,6 +14,7 @@ import pytest
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import manager
+from specialize_jax.files import reading
 from specialize_jax.parallel import mesh, placement
 from specialize_jax.training import loop, narrator, run_log, state
 from training import crash_run, tiny_run
@@ -23,8 +23,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 
 
 def _rows(model_dir, group="train"):
-  lines = (pathlib.Path(model_dir) / "metrics.jsonl").read_text().splitlines()
-  rows = [json.loads(line) for line in lines]
+  rows = reading.read_rows(pathlib.Path(model_dir) / "metrics.jsonl")
   return [row for row in rows if row["group"] == group]
 
 
