@@ -13,7 +13,6 @@ repository's root:
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -29,7 +28,7 @@ from scipy import stats
 from specialize_jax import align
 from specialize_jax.align import student
 from specialize_jax.cli import devices, gin_files, registered_tasks
-from specialize_jax.data import preparation, sources
+from specialize_jax.data import sources
 from specialize_jax.evaluation import intervals
 from specialize_jax.files import reading, writing
 from specialize_jax.mini import stories, student_tokens, world
@@ -142,19 +141,8 @@ def _train_and_test(
   seed: int,
 ) -> dict[str, object]:
   """Trains a student on the targets of one mode, and measures it."""
-  mini_dir = pathlib.Path(sources.data_dir()) / world.DIRECTORY
-  prepared = preparation.prepare(
-    preparation.Preparation(
-      records=str(mini_dir / "records"),
-      vocabulary=str(mini_dir / "student.model"),
-      mode=mode,
-      data_dir=str(place / "tfds"),
-      dataset_name="mini_gsm_teacher",
-      read_questions=functools.partial(
-        preparation.questions_of_files,
-        str(mini_dir / "mini_gsm" / "train.jsonl"),
-      ),
-    )
+  report = demo.prepare_teacher(
+    pathlib.Path(sources.data_dir()), mode, tfds_dir=place / "tfds"
   )
   run = dataclasses.replace(
     comparison.specialization,
@@ -184,7 +172,7 @@ def _train_and_test(
     output_dir=place / "predictions",
   )
   return {
-    "one_to_one": prepared.report["one_to_one"] / prepared.report["positions"],
+    "one_to_one": report["one_to_one"] / report["positions"],
     "divergence": divergences,
     "accuracy": {
       name.removesuffix("/accuracy"): value

@@ -39,26 +39,14 @@ def main(argv):
 
 
 def measure(folder, geometry, rounds):
-  """Gives seconds with and without, by the kind of checkpoint."""
+  """Returns seconds with and without digests, by the kind of checkpoint."""
   import jax
   import numpy as np
 
   from specialize_jax.checkpoints import conversion, name_table, opening
   from specialize_jax.parallel import mesh, placement
-  from specialize_jax.t5 import config as t5_config
 
-  sizes = geometries.GEOMETRIES[geometry]
-  config = t5_config.T5Config(
-    vocab_size=geometries.VOCAB_SIZE,
-    embed_dim=sizes.embed_dim,
-    mlp_dim=sizes.mlp_dim,
-    num_heads=sizes.num_heads,
-    head_dim=geometries.HEAD_DIM,
-    num_encoder_layers=sizes.num_layers,
-    num_decoder_layers=sizes.num_layers,
-    mlp_activations=("gelu", "linear"),
-    tied_head=False,
-  )
+  config = geometries.ours(geometries.GEOMETRIES[geometry])
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: rng.standard_normal(leaf.shape, np.float32),

@@ -26,6 +26,26 @@ GEOMETRIES: Mapping[str, Geometry] = {
 }
 
 
+def ours(
+  geometry: Geometry, vocab_size: int = VOCAB_SIZE, **fields: object
+) -> object:
+  """Returns the geometry as a `T5Config`, with further fields of it."""
+  from specialize_jax.t5 import config
+
+  return config.T5Config(
+    vocab_size=vocab_size,
+    embed_dim=geometry.embed_dim,
+    mlp_dim=geometry.mlp_dim,
+    num_heads=geometry.num_heads,
+    head_dim=HEAD_DIM,
+    num_encoder_layers=geometry.num_layers,
+    num_decoder_layers=geometry.num_layers,
+    mlp_activations=("gelu", "linear"),
+    tied_head=False,
+    **fields,
+  )
+
+
 def huggingface(geometry: Geometry, vocab_size: int = VOCAB_SIZE) -> object:
   """Returns the geometry as a configuration of `transformers`.
 

@@ -64,7 +64,7 @@ class Ours:
     from specialize_jax.data import packing
     from specialize_jax.losses import distillation
     from specialize_jax.parallel import mesh, placement
-    from specialize_jax.t5 import config, network
+    from specialize_jax.t5 import network
     from specialize_jax.training import optimizer, state, step
 
     jax.devices()
@@ -73,16 +73,9 @@ class Ours:
     self._compile_ahead, self._compiled = step.compile_ahead, False
     sizes = geometry(args)
     model = network.EncoderDecoder(
-      config.T5Config(
-        vocab_size=args.vocab_size,
-        embed_dim=sizes.embed_dim,
-        mlp_dim=sizes.mlp_dim,
-        num_heads=sizes.num_heads,
-        head_dim=geometries.HEAD_DIM,
-        num_encoder_layers=sizes.num_layers,
-        num_decoder_layers=sizes.num_layers,
-        mlp_activations=("gelu", "linear"),
-        tied_head=False,
+      geometries.ours(
+        sizes,
+        args.vocab_size,
         dtype=args.dtype,
         remat_policy=args.remat,
         scan_layers=args.scan_layers,

@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 class ReportError(UserError):
-  """Several mistakes in one file that a user wrote, told at once.
+  """Several mistakes in one file that a user wrote, reported at once.
 
   Attributes:
     lines: one for each mistake, which begins with its file and line.

@@ -13,7 +13,7 @@ from specialize_jax.cli import flag_types, parsers
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
-  from specialize_jax.tpu import job_set, launch, slices, tpu_vm
+  from specialize_jax.tpu import job_set, launch, slices, tpu_vm, xpk
 
 _EXAMPLE = """examples:
   specialize launch --name=xl --topology=v5e:4x4 --spot \\
@@ -342,13 +342,7 @@ def _on_gke(
   if flags.manifest is not None:
     paths.check("--manifest", flags.manifest, paths.OUTPUT_FILE)
     _write_manifest(flags.manifest, run, _required(arguments))
-  makers = {
-    "create": lambda: run.create(_required(arguments)),
-    "describe": run.describe,
-    "logs": run.logs,
-    "delete": run.delete,
-  }
-  return [makers[action]() for action in actions]
+  return _commands_of(run, actions, arguments)
 
 
 def _on_xpk(
@@ -376,6 +370,15 @@ def _on_xpk(
     spot=flags.spot,
     max_restarts=flags.max_failures,
   )
+  return _commands_of(run, actions, arguments)
+
+
+def _commands_of(
+  run: job_set.JobSet | xpk.Workload,
+  actions: list[str],
+  arguments: list[str],
+) -> list[launch.Command]:
+  """Returns the commands of a cluster's run, one an action."""
   makers = {
     "create": lambda: run.create(_required(arguments)),
     "describe": run.describe,

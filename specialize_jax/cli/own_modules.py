@@ -137,7 +137,7 @@ class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     return module
 
   def exec_module(self, module: types.ModuleType) -> None:
-    """Gives the module, which is loaded, its own specification back."""
+    """Restores the specification of the module, which is loaded."""
     module.__spec__ = self._specs.pop(module.__spec__.name)
 
 

@@ -1,4 +1,4 @@
-r"""Tells a number that stands alone from one that is part of a formula.
+r"""Distinguishes a number that stands alone from one that is part of a formula.
 
 "2\sqrt{3}", "3x", "(2, 3)" and "5 or 7" hold digits and are no plain numbers:
 whoever reads the first digits of one as the answer reads a wrong number.

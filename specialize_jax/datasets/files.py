@@ -2,8 +2,8 @@
 
 YAML, and not gin: the file holds data that a stranger may have written, and a
 gin file is a program. Every key and every row is checked when it is read, and
-all that is wrong is told at once, with line numbers, before anything is paid
-for or trained. `docs/own_domain.md` describes the keys.
+all that is wrong is reported at once, with line numbers, before anything is
+paid for or trained. `docs/own_domain.md` describes the keys.
 """
 
 import dataclasses

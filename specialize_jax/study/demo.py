@@ -142,12 +142,15 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   )
 
 
-def prepare_teacher(directory: pathlib.Path, mode: str) -> dict[str, object]:
+def prepare_teacher(
+  directory: pathlib.Path, mode: str, *, tfds_dir: pathlib.Path | None = None
+) -> dict[str, object]:
   """Builds the dataset of a world that the teacher tasks read.
 
   Args:
-    directory: the world's directory; the dataset is written to `tfds/` in it.
+    directory: the world's directory.
     mode: the alignment mode.
+    tfds_dir: where the dataset is written; None for `tfds/` in the world's.
 
   Returns:
     The report: counts of records, and the coverage of the alignment.
@@ -158,7 +161,7 @@ def prepare_teacher(directory: pathlib.Path, mode: str) -> dict[str, object]:
       records=str(mini_dir / "records"),
       vocabulary=str(mini_dir / "student.model"),
       mode=mode,
-      data_dir=str(directory / "tfds"),
+      data_dir=str(tfds_dir or directory / "tfds"),
       dataset_name="mini_gsm_teacher",
       read_questions=functools.partial(
         preparation.questions_of_files,

@@ -3,14 +3,15 @@
 import json
 
 import pytest
-from testdata import several_processes, tiny_demo, tiny_world
+from testdata import several_processes, tiny_demo, tiny_gin, tiny_world
 
 from specialize_jax.cli import main
 from specialize_jax.data import sources
 from specialize_jax.runs import experiment
 from tasks import mixtures  # noqa: F401  (registers every task)
 
-_TINY = """
+_TINY = (
+  """
 from __gin__ import dynamic_registration
 from specialize_jax.t5 import config
 from tasks import mixtures
@@ -21,17 +22,9 @@ MIXTURE_OR_TASK_NAME = "mini_facts_v1"
 TASK_FEATURE_LENGTHS = {"inputs": 64, "targets": 64}
 TRAIN_STEPS = 2
 BATCH_SIZE = 8
-config.T5Config:
-  vocab_size = 384
-  embed_dim = 16
-  mlp_dim = 16
-  num_heads = 2
-  head_dim = 8
-  num_encoder_layers = 1
-  num_decoder_layers = 1
-  mlp_activations = ("gelu", "linear")
-  tied_head = False
 """
+  + tiny_gin.MODEL
+)
 
 
 @pytest.fixture(scope="module")

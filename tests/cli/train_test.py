@@ -10,12 +10,13 @@ import time
 
 import pytest
 from absl import logging as absl_logging
-from testdata import tiny_world
+from testdata import tiny_gin, tiny_world
 
 from specialize_jax.cli import main
 from specialize_jax.data import sources
 
-_TINY = """
+_TINY = (
+  """
 from __gin__ import dynamic_registration
 from specialize_jax.t5 import config
 from specialize_jax.runs import experiment
@@ -36,17 +37,9 @@ experiment.Evaluation:
   task_feature_lengths = {"inputs": 64}
   batch_size = 8
   max_new_tokens = 4
-config.T5Config:
-  vocab_size = 384
-  embed_dim = 16
-  mlp_dim = 16
-  num_heads = 2
-  head_dim = 8
-  num_encoder_layers = 1
-  num_decoder_layers = 1
-  mlp_activations = ("gelu", "linear")
-  tied_head = False
 """
+  + tiny_gin.MODEL
+)
 
 
 # Where tests run in the background, Ctrl-C is ignored, by their children too.

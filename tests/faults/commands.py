@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from testdata import local_teacher, tiny_world
+from testdata import local_teacher, tiny_gin, tiny_world
 
-_GIN = """
+_GIN = (
+  """
 from __gin__ import dynamic_registration
 from specialize_jax.runs import experiment
 from specialize_jax.t5 import config
@@ -36,18 +37,10 @@ experiment.Evaluation:
   max_new_tokens = 4
   batch_size = 2
 loop.LoopConfig.log_example_ids = True
-config.T5Config:
-  vocab_size = 384
-  embed_dim = 16
-  mlp_dim = 16
-  num_heads = 2
-  head_dim = 8
-  num_encoder_layers = 1
-  num_decoder_layers = 1
-  mlp_activations = ("gelu", "linear")
-  tied_head = False
-  dtype = "float32"
+config.T5Config.dtype = "float32"
 """
+  + tiny_gin.MODEL
+)
 _DEMO_GIN = """
 from __gin__ import dynamic_registration
 from specialize_jax.mini import world

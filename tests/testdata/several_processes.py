@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 
+from testdata import tiny_gin
+
 ROOT = pathlib.Path(__file__).parents[2]
 
-GIN = """
+GIN = (
+  """
 from __gin__ import dynamic_registration
 from specialize_jax.t5 import config
 from specialize_jax.training import loop
@@ -24,18 +27,10 @@ TASK_FEATURE_LENGTHS = {"inputs": 64, "targets": 64}
 BATCH_SIZE = 8
 LOG_EVERY = 1
 loop.LoopConfig.log_example_ids = True
-config.T5Config:
-  vocab_size = 384
-  embed_dim = 16
-  mlp_dim = 16
-  num_heads = 2
-  head_dim = 8
-  num_encoder_layers = 1
-  num_decoder_layers = 1
-  mlp_activations = ("gelu", "linear")
-  tied_head = False
-  dtype = "float32"
+config.T5Config.dtype = "float32"
 """
+  + tiny_gin.MODEL
+)
 
 
 class Run:
