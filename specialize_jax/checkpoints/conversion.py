@@ -111,8 +111,8 @@ def plan(
     vocab_size=rows,
     param_dtype=dtype or _common_dtype(checkpoint.source),
   )
-  own = vocabulary is None
-  if own:
+  own = vocabulary is None and checkpoint.kind == "ours"
+  if vocabulary is None:
     vocabulary = tokenizers.beside(checkpoint.tokenizer_files)
   if vocabulary is not None:
     tokenizers.check(vocabulary, rows, own=own)

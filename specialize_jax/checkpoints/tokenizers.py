@@ -112,8 +112,8 @@ def check(
   Args:
     vocabulary: the tokenizer.
     vocab_size: rows of the model's vocabulary.
-    own: whether the tokenizer was found beside the model, which then may have
-      any number of rows that no token uses. One that is named by a user may
+    own: whether the run that trained the model kept the tokenizer with it: the
+      model then may have any number of rows that no token uses. Another one may
       leave at most 127, so that another model's is noticed.
   """
   num_padding = vocab_size - vocabulary.num_tokens

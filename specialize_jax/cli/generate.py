@@ -418,7 +418,10 @@ def _vocabulary(
     return None
   opened = vocabulary.from_file(found)
   vocabulary.check_size(
-    opened, checkpoint.config.vocab_size, found, own=path is None
+    opened,
+    checkpoint.config.vocab_size,
+    found,
+    own=path is None and checkpoint.kind == "ours",
   )
   return opened
 

@@ -155,8 +155,8 @@ def check_size(
     vocabulary: the vocabulary.
     vocab_size: number of rows of the model's embedding.
     path: the name of the vocabulary in the error message.
-    own: whether it was found beside the model, which then may have any number
-      of further rows.
+    own: whether the run that trained the model kept it: the model then may
+      have any number of further rows.
   """
   spare = vocab_size - vocabulary.num_pieces
   if spare < 0 or not (own or spare <= _MAX_SPARE_ROWS):
