@@ -1,18 +1,20 @@
-"""Aligns a teacher's tokens with a student's, and its top k with student ids.
+"""Maps a teacher's top-k distributions onto a student's vocabulary.
 
-A teacher's log-probabilities belong to its own tokens; the student predicts
-others. Four modes define the target of each student position:
+A teacher's log-probabilities are over its own tokens, and the student has a
+different tokenizer. Four modes define the target of each student position:
 
-  paper       edit-distance dynamic program, distribution where tokens match
-  whitespace  same non-space characters, distribution where tokens match
+  paper       the teacher's distribution where an edit-distance dynamic program
+              matches one student token to one teacher token, else one-hot
+  whitespace  the same, but tokens match if their non-space characters are equal
   chunk       as whitespace, and elsewhere the likelihood of the shared chunk
-  marginal    the distribution that the teacher's tree of texts implies
+  marginal    the student's next-token distribution, marginalized over the
+              teacher's sampled text and its alternatives
 
 A student is a SentencePiece model (`SentencePieceStudent`: T5), a fast
 tokenizer of Hugging Face (`HuggingFaceStudent`: Llama, Qwen, GPT-2, BERT), or
-anything with the methods of `Student`. Teacher tokens are given as strings, as
-ids (`from_ids`, with a `Tiktoken` file or an adapter around the teacher's
-tokenizer), or as a server's response (`from_response`).
+anything with the methods of `Student`. Teacher tokens are strings, ids
+(`from_ids`, with a `Tiktoken` file or an adapter around the teacher's
+tokenizer), or a server's response (`from_response`).
 
 Example:
   >>> import io, sentencepiece
@@ -36,11 +38,11 @@ Example:
   >>> mask.all(), coverage.positions == len(targets.token_ids)
   (np.True_, True)
 
-The result has the form that `specialize_jax.losses` takes: ids and
-probabilities of each position's candidates. Groups partition both token
-sequences in order, the mass of a target never exceeds 1, a student with the
-teacher's own tokenizer gets exactly the teacher's distribution, and positions
-of characters that the student cannot represent are masked and counted.
+The result is what `specialize_jax.losses` expects: ids and probabilities of
+each position's candidates. Groups partition both token sequences in order; the
+probabilities of a target never sum to more than 1; a student with the teacher's
+own tokenizer receives exactly the teacher's distributions; and positions of
+characters that the student cannot represent are masked and counted.
 """
 
 from specialize_jax.align.aligner import BATCH_SIZE as BATCH_SIZE

@@ -1,6 +1,6 @@
-"""Aligns batches of samples: the entry point of this package.
+"""`Aligner`, the entry point of this package.
 
-The four modes share one interface. An aligner caches spellings, words and edit
+All modes share its interface. An aligner caches spellings, words and edit
 distances between batches, and clears the caches before they grow large.
 """
 
@@ -31,17 +31,17 @@ NOT_UNICODE = "the text is not Unicode (a lone surrogate)"
 NO_STUDENT_TOKEN = "the text has no student token"
 
 BATCH_SIZE = 1024
-"""Samples that are worth a call: more are no faster, and take more memory."""
+"""Samples per call: larger batches are no faster and need more memory."""
 
 _MAX_STRINGS = 1 << 21  # about 0.5 GiB of words and candidates
-_MAX_TOKENS = 1 << 24  # of these: whole texts have many
+_MAX_TOKENS = 1 << 24  # the student tokens of these strings
 
 
 def check_mode(mode: str) -> None:
-  """Checks a mode's name.
+  """Checks that `mode` is one of `MODES`.
 
   Raises:
-    UserError: there is no such mode.
+    UserError: it is not.
   """
   if mode not in MODES:
     raise errors.UserError(
@@ -51,17 +51,17 @@ def check_mode(mode: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:
-  """The targets of a text, as `specialize_jax.losses` takes them.
+  """The targets of a text, in the form that `specialize_jax.losses` expects.
 
   For a batch the arrays have a leading axis and are padded with 0.
 
   Attributes:
     token_ids: int32[T], the student's tokens of the text.
-    top_ids: int32[T, C], the candidates of each position, different from each
-      other; 0 in an unused slot.
+    top_ids: int32[T, C], the distinct candidates of each position; 0 in an
+      unused slot.
     top_probs: float32[T, C], their probabilities (not logarithms), 0 in an
-      unused slot; their sum is at most 1. All are 0 where the student cannot
-      represent the text: such a position has no target.
+      unused slot; each row sums to at most 1. A row of zeros is a position
+      without a target, where the student cannot represent the text.
   """
 
   token_ids: np.ndarray
@@ -75,9 +75,9 @@ class Alignment(NamedTuple):
   Attributes:
     targets: The target distribution of each student position.
     mask: bool[T] (or [B, T]), true where the target is the teacher's
-      distribution; elsewhere it is one-hot, or there is none.
-    coverage: Counts of positions by the source of their target, and of texts
-      without targets, by reason.
+      distribution; elsewhere the target is one-hot or missing.
+    coverage: Counts of positions by the source of their target, and of
+      rejected texts by reason.
   """
 
   targets: Targets
@@ -86,9 +86,9 @@ class Alignment(NamedTuple):
 
 
 class Aligner:
-  """Aligns a teacher's tokens with a student's in one mode.
+  """Converts a teacher's top-k distributions to targets for a student.
 
-  Example: a teacher's " 1", "2" on a student that has "12" as one token.
+  Example: the teacher's tokens are " 1" and "2", the student's is " 12".
 
     >>> import math, tokenizers
     >>> from specialize_jax import align
@@ -119,12 +119,12 @@ class Aligner:
     """Builds an aligner for a student.
 
     Args:
-      student: A SentencePiece model, a fast Hugging Face tokenizer, or any
-        object with the methods of `Student`.
+      student: A `SentencePieceStudent`, a `HuggingFaceStudent`, or any object
+        with the methods of `Student`.
       mode: One of `MODES`.
 
     Raises:
-      UserError: there is no such mode.
+      UserError: `mode` is unknown.
     """
     check_mode(mode)
     self.mode = mode
@@ -144,21 +144,21 @@ class Aligner:
     *,
     token_logprobs: Sequence | None = None,
   ) -> Alignment:
-    """Aligns one text, or several.
+    """Aligns one text or a batch of texts.
 
     Args:
       tokens: The teacher's tokens of one text, as strings, bytes, or
-        `TeacherToken`s; or a sequence of such sequences, one a text.
+        `TeacherToken`s; or a list of such lists, one per text.
       top_logprobs: Each token's alternatives with natural log-probabilities, as
-        a mapping or as pairs, the sampled token among them or not; nested as
-        `tokens`. None for `TeacherToken`s, which hold them.
-      token_logprobs: The tokens' own log-probabilities, nested as `tokens`;
-        None where each is among its alternatives.
+        a mapping or as pairs, with or without the sampled token; nested as
+        `tokens`. None for `TeacherToken`s, which contain them.
+      token_logprobs: The sampled tokens' own log-probabilities, nested as
+        `tokens`; None if each is among its alternatives.
 
     Returns:
-      Targets, mask and coverage, of a batch with a leading axis. A text without
-      targets (it is empty, or not Unicode) has no positions, and its reason is
-      in `coverage.rejected`.
+      Targets, mask and coverage; for a batch the arrays have a leading axis. A
+      rejected text (empty, or not Unicode) has no positions, and
+      `coverage.rejected` counts the reason.
 
     Raises:
       UserError: the arguments are not tokens with log-probabilities.
@@ -189,15 +189,15 @@ class Aligner:
     )
 
   def align(self, samples: Sequence[columns.Sample]) -> targets.TargetBatch:
-    """Aligns samples and transfers the teacher's distributions.
+    """Computes the targets of a batch of samples.
 
     Args:
-      samples: The teacher's tokens of each, and the text that they spell.
+      samples: Pairs of the teacher's tokens and the text that they spell.
 
     Returns:
-      One target for each student token of each sample, or the reason why a
-      sample has none: its text is empty, or not Unicode, or (`marginal`) the
-      teacher assigns a sampled token probability 0.
+      One target per student token of each sample, or the reason why a sample
+      is rejected: its text is empty or not Unicode, or (`marginal`) the teacher
+      assigns probability 0 to a sampled token.
 
     Raises:
       ValueError: a sample's tokens do not spell its text.
@@ -220,7 +220,7 @@ class Aligner:
     return aligned.placed(places, len(samples), rejected)
 
   def _align(self, samples: Sequence[columns.Sample]) -> targets.TargetBatch:
-    """Aligns samples whose tokens spell their text."""
+    """Aligns samples whose tokens are known to spell their text."""
     return self.align_numbered(columns.teacher_columns(samples, self.table))
 
   def align_strings(
@@ -258,7 +258,7 @@ class Aligner:
     """Aligns samples given as columns.
 
     Args:
-      teacher: Samples whose spellings are numbered by `self.table`.
+      teacher: Samples, with token spellings as row numbers of `self.table`.
     """
     return self._transfer(self.batch_of(teacher))
 
@@ -269,11 +269,11 @@ class Aligner:
 
     Args:
       texts: The texts.
-      spellings: The teacher's tokens of each, which spell it.
+      spellings: The teacher's tokens of each text, which spell it.
 
     Returns:
-      The number of the group of each teacher and of each student token, from
-      0 in every text, all texts one after another.
+      The group number of each teacher token and of each student token,
+      counted from 0 in every text; all texts are concatenated.
     """
     teacher = columns.tokens_alone(texts, spellings, self.table)
     places = columns.places(teacher, self.table, self.words)
@@ -283,7 +283,7 @@ class Aligner:
     )
 
   def batch_of(self, teacher: columns.TeacherColumns) -> transfer.Batch:
-    """Encodes the texts and computes the groups of both sides."""
+    """Encodes the texts, and groups the tokens of both sides."""
     places = columns.places(teacher, self.table, self.words)
     student = columns.student_columns(teacher.texts, places.whole_B, self.words)
     layout = layout_lib.lay(
@@ -307,7 +307,7 @@ class Aligner:
     )
 
   def _transfer(self, batch: transfer.Batch) -> targets.TargetBatch:
-    """Applies the mode's rule."""
+    """Applies the mode's rule, and collects its results."""
     found = transfer.spoken(batch, self._rule(batch))
     found = transfer.masked(batch, found)
     groups = found.groups or layout_lib.group_numbers(

@@ -1,9 +1,9 @@
 """Tokenizes the teacher's alternatives with the student's tokenizer.
 
 An alternative at a teacher step defines another text: the sampled text before
-the step, followed by the alternative. Its student tokens agree with those of
-the sampled text up to a first position, where they differ or where it ends.
-All modes but `paper` need only that position and the token there.
+the step, followed by the alternative. Its student tokens share a prefix with
+those of the sampled text. All modes but `paper` need only the position after
+that prefix, and the alternative's token there.
 
 If a text's student tokens are the concatenation of its words' tokens, an
 alternative changes one word only, and a cached look-up of that word is enough;
@@ -19,7 +19,7 @@ import numpy as np
 from specialize_jax.align import columns, tables
 from specialize_jax.align import layout as layout_lib
 
-_KEY_BITS = 32  # two numbers in one: a dictionary is faster without tuples
+_KEY_BITS = 32  # packs two numbers into one key: faster to hash than a tuple
 _KEY_MASK = (1 << _KEY_BITS) - 1
 _FAR = 1 << 62
 _MAX_TAILS = 1 << 20
@@ -27,15 +27,15 @@ _MAX_TAILS = 1 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-  """Where N alternatives differ from the sampled text, in student tokens.
+  """Where N alternatives first differ from the sampled text, in student tokens.
 
   Attributes:
     at_N: int64, index (over the batch) of the first student token that differs
-      from the sampled text's, or of the one after the alternative's last token
-      if none differs.
+      from the sampled text's; if none differs, the index after the
+      alternative's last token.
     own_N: int64, the alternative's token there; -1 if it ends before.
     remaining_N: int64, the number of its tokens from there on: 0 if it ends
-      before, -1 if it ends within a character and so has no tokens.
+      before, -1 if it ends within a character and therefore has no tokens.
   """
 
   at_N: np.ndarray
@@ -45,18 +45,19 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
-  """Where the known text before each teacher token ends, in student tokens.
+  """Where the text before each teacher token ends, in student tokens.
 
   Attributes:
-    rest_L: int64[L], how many student tokens (over the batch) lie whole in it:
-      the position that probability mass outside the top k belongs to.
-    base_L: int64[L], the first student token of the word that it ends in; of
-      the following word where it ends with a word.
-    stems_L: int64[L], what is known of that word, by `Alternatives.stems`; -1
-      for nothing.
-    copied_B: bool[B], whether teacher and student have the same tokens of a
-      sample, one by one, so that an alternative may be a student token as it
-      is. Never where the student reads by words.
+    rest_L: int64[L], the number of student tokens (over the batch) that are
+      entirely within it: the position to which the probability mass outside
+      the top k is assigned.
+    base_L: int64[L], the first student token of the word in which it ends, or
+      of the next word if it ends at the end of a word.
+    stems_L: int64[L], the number of the prefix of that word that precedes the
+      token, from `Alternatives._stems`; -1 if the prefix is empty.
+    copied_B: bool[B], whether a sample's teacher and student tokens are
+      identical, so that an alternative may be used as a student token
+      directly. Always false for a student that tokenizes word by word.
   """
 
   rest_L: np.ndarray
@@ -90,10 +91,18 @@ class Alternatives:
     places: columns.Places,
     layout: layout_lib.Layout,
   ) -> Known:
-    """Computes where the text before each teacher token ends."""
+    """Computes where the text before each teacher token ends.
+
+    Args:
+      teacher: The teacher's side of the batch.
+      student: The student's side.
+      places: The positions of the teacher's tokens in their texts.
+      layout: The groups of both sides.
+    """
     words, table = self._words, self._table
-    # How many student tokens end by a place. One that covers nothing begins a
-    # word, and ends with the word's first byte at the latest.
+    # The number of student tokens that end at or before each place. A token
+    # that covers no bytes begins a word: count it as ending with the word's
+    # first byte.
     ends_P = layout.start_P + np.maximum(student.visible_P, 1)
     ended = np.cumsum(np.bincount(ends_P, minlength=layout.num_places + 1))
     after_L = places.after_space_L
@@ -115,7 +124,8 @@ class Alternatives:
     stems_L[inside] = self._stems(
       student.words_W[word_of], layout.start_L[inside] - start_W[word_of]
     )
-    # White space before a word is its first token's, which then may be whole.
+    # White space before a word belongs to its first token, which may then be
+    # complete.
     begins_L = table.begins_space.values[teacher.rows_L]
     visible_P = np.append(student.visible_P, 1)
     apart_L = after_L & ~begins_L & (visible_P[ended_L] == 0)
@@ -151,12 +161,12 @@ class Alternatives:
     token_N: np.ndarray,
     rows_N: np.ndarray,
   ) -> Reading:
-    """Tokenizes alternatives.
+    """Compares alternatives with the sampled text, in student tokens.
 
     Args:
       teacher: The teacher's side of the batch.
       student: The student's side.
-      places: Where the teacher's tokens lie in the text.
+      places: The positions of the teacher's tokens in their texts.
       known: Where the text before each of them ends.
       token_N: int64, the teacher step of each alternative, over the batch.
       rows_N: int64, the alternative's row in the teacher's table.
@@ -211,13 +221,14 @@ class Alternatives:
       whole_N, within_N = whole_N & local_N, within_N & local_N
     alone_N = whole_N & ~in_word_N
     place_N[alone_N] = self._alternatives_alone(rows_N[alone_N])
-    # One that begins with white space leaves the known part a word of its own.
+    # An alternative that begins with white space completes the word before it.
     splits_N = (table.begins_space.values & ~table.odd.values)[rows_N]
     splits_N &= in_word_N & ~within_N
     joined_N = in_word_N & ~splits_N & (whole_N | within_N)
     place_N[joined_N] = self._stems_joined(stems_N[joined_N], rows_N[joined_N])
     compared_N = (alone_N | joined_N) & (place_N >= 0)
-    # What leaves a character unfinished is as unknown as the mass outside.
+    # An alternative that ends within a character cannot be tokenized: treat it
+    # as probability mass outside the top k.
     unknown_N = ~(compared_N | splits_N)
     read.at_N[unknown_N] = known.rest_L[token_N[unknown_N]]
     read.remaining_N[unknown_N] = -1
@@ -226,7 +237,8 @@ class Alternatives:
       stems = self._read_stems(teacher, student, known, token_N[split])
       read.at_N[split] = stems.at_N
       read.own_N[split] = stems.own_N
-      # A stem that differs by itself has what follows it to spell, too.
+      # Where the completed word already differs, at least one more token
+      # follows it.
       differs = stems.own_N >= 0
       read.remaining_N[split] = stems.remaining_N + differs
       goes_on = split[~differs]
@@ -243,13 +255,13 @@ class Alternatives:
     known: Known,
     token_N: np.ndarray,
   ) -> Reading:
-    """Tokenizes the known beginnings of words as words of their own.
+    """Tokenizes the known prefixes of words as if they were whole words.
 
     Args:
       teacher: The teacher's side.
       student: The student's side.
       known: Where the text before each token ends.
-      token_N: The teacher tokens, of which many are equal.
+      token_N: The teacher tokens, with many repetitions.
     """
     needed_L = np.zeros(len(teacher.rows_L), bool)
     needed_L[token_N] = True
@@ -285,10 +297,10 @@ class Alternatives:
 
     Args:
       student: The student's side.
-      places: The strings, in the student's table.
-      ends_N: Where the sampled text ends.
-      numbers: Which alternatives they are of.
-      read: Is filled in.
+      places: The strings, as rows of the student's table.
+      ends_N: Where the sampled text of each alternative ends.
+      numbers: The index of the alternative of each string.
+      read: Updated in place.
     """
     words = self._words
     starts, counts = words.starts.values[places], words.counts.values[places]
@@ -297,7 +309,8 @@ class Alternatives:
       return  # every string is empty
     ids_P = np.append(student.ids_P, -1)
     position, ends = read.at_N[numbers], ends_N[numbers]
-    # The first token of all, then the next of those that agree so far.
+    # Compare the first token of every string, then the next one of those that
+    # agree so far.
     mine = ids[np.minimum(starts, len(ids) - 1)]
     parts = (ids_P[position] != mine) | (position == ends)
     parts &= counts > 0
@@ -334,9 +347,9 @@ class Alternatives:
   ) -> None:
     """Tokenizes alternatives by encoding their texts.
 
-    The whole text is encoded, or, if the student has spaces that no token can
-    cross, the text from the last such space on: the tokens before it are those
-    of the sampled text.
+    If no token of the student crosses a space, only the text from the last
+    space on is encoded, since the tokens before it are those of the sampled
+    text; otherwise the whole text is.
     """
     order = numbers[
       np.argsort(teacher.sample_L[token_N[numbers]], kind="stable")
@@ -354,7 +367,8 @@ class Alternatives:
         encoded = teacher.texts[sample].encode("utf-8")
         cuts = self._cuts(student, sample, encoded)
       start = starts[token - first_token]
-      # The character after the space must be known, so that it stays a cut.
+      # A space is a cut only if the character after it is known not to be
+      # white space.
       cut = cuts[bisect.bisect_right(cuts, (max(0, start - 2), _FAR)) - 1]
       known_part = encoded[cut[0] : start]
       tails.append(decoded(known_part + self._table.spellings[rows_N[number]]))
@@ -385,7 +399,7 @@ class Alternatives:
   def _cuts(
     self, student: columns.StudentColumns, sample: int, encoded: bytes
   ) -> list[tuple[int, int]]:
-    """Returns the (byte, student token) pairs that encoding can start from."""
+    """Returns the (byte, student token) pairs at which encoding can start."""
     first, end = student.offsets[sample], student.offsets[sample + 1]
     cuts = [(0, int(first))]
     if self._words.cuts_before_space:
@@ -406,11 +420,17 @@ class Alternatives:
     places: columns.Places,
     distinct_KL: np.ndarray,
   ) -> np.ndarray:
-    """Finds alternatives of white space that do not change the student tokens.
+    """Finds white-space alternatives that do not change the student's tokens.
 
-    Where a teacher's token is white space alone, an alternative of white space
-    alone is equivalent if replacing the token by it leaves the student tokens
-    of the whole text unchanged.
+    If a teacher token is only white space, an alternative that is only white
+    space is equivalent if substituting it leaves the student tokens of the
+    whole text unchanged.
+
+    Args:
+      teacher: The teacher's side.
+      student: The student's side.
+      places: The positions of the teacher's tokens in their texts.
+      distinct_KL: bool[K, L], the candidates to consider.
 
     Returns:
       bool[K, L].
@@ -423,11 +443,13 @@ class Alternatives:
     if not same_KL.any():
       return same_KL
     if self._words.student.keeps_white_space:
-      # It may still normalize characters: a no-break space to a space.
+      # The student may still normalize white space, such as a no-break space
+      # to a space.
       is_local_L = np.zeros(len(rows_L), bool)
     else:
-      # Within words: what parts two words parts them, however it is written;
-      # what the student removes does where the words are parted anyway.
+      # For a student that tokenizes word by word, any white space that
+      # separates words is equivalent to any other; white space that the student
+      # removes is equivalent only next to other white space.
       is_local_L = student.word_local_B[teacher.sample_L]
       next_begins_L = np.ones(len(rows_L), bool)
       next_begins_L[:-1] = table.begins_space.values[rows_L[1:]]
@@ -465,29 +487,29 @@ class Alternatives:
     return self._stem_cache.of(words << _KEY_BITS | num_bytes)
 
   def _number_stems(self, keys: np.ndarray) -> np.ndarray:
-    """Numbers prefixes, and looks up the new ones."""
+    """Assigns numbers to prefixes, and looks up the new ones."""
     numbers = self._stem_numbers.of(keys.tolist())
     cuts = [
       self._words.strings[key >> _KEY_BITS].encode("utf-8")[: key & _KEY_MASK]
       for key in self._stem_numbers.take_new()
     ]
     self._stem_spellings += cuts
-    # Those that end within a character are joined only, never looked up.
+    # A prefix that ends within a character is only ever used in a join.
     texts = [spelling.decode("utf-8", errors="ignore") for spelling in cuts]
     self._stem_places.extend(self._words.look_up(texts))
     return numbers
 
   def _stems_joined(self, stems: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Looks up stems followed by alternatives.
+    """Looks up prefixes joined with alternatives.
 
     Returns:
-      Places in the student's table; -1 where the two do not spell whole
+      Rows of the student's table; -1 where the two do not spell whole
       characters.
     """
     return self._joined_cache.of(stems << _KEY_BITS | rows)
 
   def _join_stems(self, keys: np.ndarray) -> np.ndarray:
-    """Looks up stems followed by alternatives, of keys that differ."""
+    """Looks up prefixes joined with alternatives, for distinct keys."""
     numbers = self._joined_numbers.of(keys.tolist())
     spellings = self._table.spellings
     texts = [
@@ -501,7 +523,7 @@ class Alternatives:
     return self._joined.values[numbers]
 
   def _alternatives_alone(self, rows: np.ndarray) -> np.ndarray:
-    """Returns the places of alternatives alone in the student's table."""
+    """Returns the rows of alternatives by themselves in the student's table."""
     new = range(len(self._alone), len(self._table))
     texts = [self._table.texts[row] or "" for row in new]
     self._alone.extend(self._words.look_up(texts))
@@ -543,9 +565,17 @@ def _copy(
 ) -> None:
   """Fills in alternatives that are student tokens themselves.
 
-  Where teacher and student have the same tokens of a text, the token that the
-  teacher weighed is the student's, even if its text would be tokenized
-  otherwise: a tokenizer laid on itself returns the teacher's distribution.
+  Where teacher and student tokenize a text identically, the teacher's candidate
+  is taken as a student token, even if its text would be tokenized differently:
+  aligning a tokenizer with itself must return the teacher's distribution.
+
+  Args:
+    teacher: The teacher's side.
+    student: The student's side.
+    token_N: The teacher step of each alternative.
+    own_N: The student token that each alternative is.
+    numbers: The alternatives to fill in.
+    into: Updated in place.
   """
   at = _same_place(teacher, student, token_N[numbers])
   own = own_N[numbers]
@@ -556,7 +586,7 @@ def _copy(
 
 
 def decoded(spelling: bytes) -> str | None:
-  """Returns the text of some bytes, None where a character is not whole."""
+  """Decodes UTF-8 bytes; returns None if a character is incomplete."""
   try:
     return spelling.decode("utf-8")
   except UnicodeDecodeError:
@@ -564,7 +594,7 @@ def decoded(spelling: bytes) -> str | None:
 
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
-  """Returns the first place at which two sequences differ, or one ends.
+  """Returns the length of the longest common prefix of two sequences.
 
   Example:
     >>> first_difference([1, 2, 3], [1, 5]), first_difference([1], [1, 5])
@@ -575,7 +605,12 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def tokens_within(spans: Sequence[tuple[int, int]], num_bytes: int) -> int:
-  """Counts the student tokens that lie whole in a text's first bytes."""
+  """Counts the student tokens that are entirely within a text's first bytes.
+
+  Args:
+    spans: The (start, end) bytes of each token.
+    num_bytes: The number of bytes.
+  """
   for position, (start, end) in enumerate(spans):
     if start >= num_bytes or end > num_bytes:
       return position

@@ -1,8 +1,8 @@
-"""Samples as flat arrays, on which the batched rules compute.
+"""Batches of samples as flat arrays, one column per property.
 
-L counts the teacher tokens of all samples of a batch, one sample after the
-other, P the student tokens likewise, K the candidates of a teacher token,
-B the samples.
+B is the number of samples of a batch, L the number of teacher tokens of all
+samples (concatenated), P that of student tokens, and K the number of candidates
+of a teacher token.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from specialize_jax.align import tables, targets, token_classes
 
 Sample = tuple[Sequence[targets.TeacherToken], str]
-"""The teacher's tokens and the text that they spell."""
+"""The teacher's tokens, and the text that they spell."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,12 @@ class TeacherColumns:
 
   Attributes:
     texts: The B texts.
-    offsets: int64[B + 1], where each sample's tokens begin.
+    offsets: int64[B + 1], the index of each sample's first token.
     sample_L: int64[L], the sample of each token.
     rows_L: int64[L], the row of each sampled token in the teacher's table.
-    log_probs_L: float64[L], natural log-probabilities in nats.
-    top_rows_KL: int64[K, L], the candidates' rows, -1 for none.
-    top_log_probs_KL: float64[K, L], -inf for none.
+    log_probs_L: float64[L], log-probabilities in nats.
+    top_rows_KL: int64[K, L], the candidates' rows; -1 in an unused slot.
+    top_log_probs_KL: float64[K, L], in nats; -inf in an unused slot.
   """
 
   texts: Sequence[str]
@@ -43,7 +43,7 @@ class TeacherColumns:
 def teacher_columns(
   samples: Sequence[Sample], table: tables.TeacherTable
 ) -> TeacherColumns:
-  """Flattens samples; their tokens must spell their texts."""
+  """Flattens samples, whose tokens must spell their texts."""
   tokens = list(itertools.chain.from_iterable(some for some, _ in samples))
   tops = [token.top for token in tokens]
   pairs = list(itertools.chain.from_iterable(tops))
@@ -74,13 +74,13 @@ def from_strings(
 
   Args:
     texts: The B texts.
-    counts: The number of tokens of each.
+    counts: The number of tokens of each text.
     spellings: The L sampled tokens.
-    log_probs: Their log-probabilities.
+    log_probs: Their log-probabilities, in nats.
     top_counts: The number of candidates of each of the L tokens.
-    top_spellings: The candidates of all tokens, one after another.
-    top_log_probs: Their log-probabilities.
-    table: Numbers the spellings.
+    top_spellings: The candidates of all tokens, concatenated.
+    top_log_probs: Their log-probabilities, in nats.
+    table: The table in which the spellings are looked up.
   """
   counts = np.asarray(counts, np.int64)
   top_counts = np.asarray(top_counts, np.int64)
@@ -88,7 +88,7 @@ def from_strings(
   top_rows = table.look_up(top_spellings)
   num_candidates = int(top_counts.max(initial=0))
   shape = num_candidates, len(rows_L)
-  if (top_counts == num_candidates).all():  # as an API's are, but for faults
+  if (top_counts == num_candidates).all():  # the usual case
     top_rows_KL = top_rows.reshape(shape[::-1]).T.copy()
     top_log_probs_KL = (
       np.asarray(top_log_probs, np.float64).reshape(shape[::-1]).T.copy()
@@ -135,16 +135,17 @@ class StudentColumns:
   """The student's side of a batch.
 
   Attributes:
-    offsets: int64[B + 1], where each sample's tokens begin.
+    offsets: int64[B + 1], the index of each sample's first token.
     sample_P: int64[P], the sample of each token.
     ids_P: int64[P], the tokens.
-    visible_P: int64[P], the visible bytes that each covers.
-    visible_bytes_B: int64[B], the visible bytes of each text.
-    lost_B: int64[B], the characters of each text that no piece spells.
-    word_local_B: bool[B], whether the tokens of each text are those of its
-      words; of others the text itself is the one word.
-    word_offsets: int64[B + 1], where each sample's words begin.
-    words_W: int64[W], the words in the student's table.
+    visible_P: int64[P], the number of visible bytes that each covers.
+    visible_bytes_B: int64[B], the number of visible bytes of each text.
+    lost_B: int64[B], the number of characters of each text that no piece
+      spells.
+    word_local_B: bool[B], whether each text was tokenized word by word; any
+      other text counts as a single word.
+    word_offsets: int64[B + 1], the index of each sample's first word.
+    words_W: int64[W], the words, as rows of the student's table.
   """
 
   offsets: np.ndarray
@@ -161,12 +162,12 @@ class StudentColumns:
 def student_columns(
   texts: Sequence[str], whole_B: np.ndarray, words: tables.StudentTable
 ) -> StudentColumns:
-  """Encodes texts, word by word where the tokens are the same.
+  """Encodes texts, word by word where that yields the same tokens.
 
   Args:
     texts: The B texts.
-    whole_B: bool[B], whether a text may not be parted at its white space.
-    words: Remembers the words.
+    whole_B: bool[B], whether a text must not be split at its white space.
+    words: The student's table, which caches the words.
   """
   split = [text.split() if words.word_local else [] for text in texts]
   counts_B = np.fromiter(map(len, split), np.int64, len(split))
@@ -204,17 +205,17 @@ def student_columns(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Places:
-  """Where the teacher's tokens lie in their texts.
+  """The positions of the teacher's tokens in their texts.
 
   Attributes:
-    visible_L: int64[L], the visible bytes that each covers.
-    after_space_L: bool[L], whether white space, or the start, precedes each.
-    mid_character_L: bool[L], whether the tokens before each end within a
-      character.
-    whole_B: bool[B], whether a text may not be parted at its white space.
-    odd_line_starts: `token_classes.line_starts` of each sample of which the
-      table's columns do not tell (tokens split a character, say), so that the
-      text itself was asked.
+    visible_L: int64[L], the number of visible bytes that each token covers.
+    after_space_L: bool[L], whether a token follows white space or begins its
+      text.
+    mid_character_L: bool[L], whether a token begins within a character.
+    whole_B: bool[B], whether a text must not be split at its white space.
+    odd_line_starts: `token_classes.line_starts` by sample, for samples whose
+      tokens cannot be described out of context (a token is part of a character,
+      for example).
   """
 
   visible_L: np.ndarray
@@ -229,7 +230,7 @@ def places(
   table: tables.TeacherTable,
   words: tables.StudentTable,
 ) -> Places:
-  """Computes which bytes of its text each teacher token covers."""
+  """Computes the positions of the teacher's tokens in their texts."""
   rows_L = teacher.rows_L
   visible_L = table.visible.values[rows_L]
   after_space_L = np.ones(len(rows_L), bool)

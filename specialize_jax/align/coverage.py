@@ -24,19 +24,18 @@ _REPORTED = {
 class Coverage:
   """Counts over samples; the counts of two sets of samples can be added.
 
-  Positions are student positions of the samples that were not rejected. One
-  is one-to-one where one teacher token speaks for it, in a chunk where it
-  shares a group of several tokens and has the teacher's word on it as target,
-  one-hot where the teacher says nothing of it, masked where the text has
-  characters that the student cannot spell.
+  Positions are student positions of samples that were not rejected. A position
+  is one-to-one if its target comes from a single teacher token; in a chunk if
+  its target comes from a group of several tokens; one-hot if it has no teacher
+  distribution; and masked if the student cannot spell its characters.
 
   Attributes:
-    samples: Samples seen, rejected ones included.
-    rejected: Rejected samples by reason.
-    positions_by_class: Positions, a row a `TokenClass`, a column a `Kind`.
-    teacher_mass_offered: The probability that the teacher's tokens name,
-      summed over those that are not white space.
-    teacher_mass: The part of it that reached a target.
+    samples: All samples, rejected ones included.
+    rejected: The number of rejected samples by reason.
+    positions_by_class: Positions; a row per `TokenClass`, a column per `Kind`.
+    teacher_mass_offered: The probability of the sampled tokens and their
+      candidates, summed over teacher tokens that are not white space.
+    teacher_mass: The part of it that became part of a target.
     characters_lost: Characters that the student's pieces do not spell.
     samples_with_lost_characters: Samples that have any.
   """
@@ -100,7 +99,7 @@ class Coverage:
 
   @property
   def positions(self) -> int:
-    """All positions."""
+    """The number of positions."""
     return sum(map(sum, self.positions_by_class))
 
   @property
@@ -110,7 +109,7 @@ class Coverage:
 
   @property
   def in_chunks(self) -> int:
-    """Positions whose target is a shared group's."""
+    """Positions whose target comes from a group of several tokens."""
     return self._num(targets.Kind.CHUNK)
 
   @property
@@ -120,18 +119,18 @@ class Coverage:
 
   @property
   def masked(self) -> int:
-    """Positions without a target: the student's unknown piece."""
+    """Positions without a target, those of the student's unknown piece."""
     return self._num(targets.Kind.MASKED)
 
   @property
   def teacher_mass_kept(self) -> float:
-    """The share of the teacher's probability that reached a target."""
+    """The fraction of the teacher's probability that is part of a target."""
     if self.teacher_mass_offered == 0:
       return 0.0
     return self.teacher_mass / self.teacher_mass_offered
 
   def report(self) -> dict[str, object]:
-    """Returns the JSON-able report that `specialize align` writes."""
+    """Returns the report that `specialize align` writes, as JSON values."""
     return {
       "samples": self.samples,
       "rejected": dict(sorted(self.rejected.items())),

@@ -1,11 +1,11 @@
-"""The paper's dynamic program over many samples at once.
+"""The paper's dynamic program, vectorized over samples.
 
-f(i, j) = c(i, j) + min{f(i-1, j), f(i, j-1), f(i-1, j-1)} depends on the two
-anti-diagonals before only, so that one anti-diagonal of all samples takes three
-array operations: samples of similar size are stacked along the last axis, and
-an anti-diagonal is a strided slice. The costs are edit distances of pairs of
-strings, which are cached in a table, since few pairs are new. The path back
-then takes one step of every sample at a time.
+f(i, j) = c(i, j) + min{f(i-1, j), f(i, j-1), f(i-1, j-1)} depends only on the
+two previous anti-diagonals, so one anti-diagonal of all samples is computed in
+three array operations: samples of similar size are stacked along the last axis,
+and an anti-diagonal is a strided slice. The costs are edit distances of pairs
+of strings, cached in a table because most pairs recur. Backtracking advances
+all samples by one step at a time.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-_MAX_CELLS = 1 << 20  # of a group of samples: what the caches hold
+_MAX_CELLS = 1 << 20  # per group of samples, to fit the processor's cache
 _MAX_PAIRS = 1 << 28  # of the table, two bytes each: half a GiB
-_GROWTH = 1.25  # of either side, where it must grow
-_FAR = 1 << 14  # beyond the border
+_GROWTH = 1.25  # the least factor by which an axis of the table grows
+_FAR = 1 << 14  # the cost of cells beyond the border
 
 
 class _Axis:
-  """The strings of one side of the table, in the order they were met."""
+  """The strings along one axis of the table, in order of first use."""
 
   def __init__(self) -> None:
     self.strings: list[str] = []
     self._places = np.zeros(0, np.int64)  # of each known number; -1 for none
 
   def places(self, numbers: np.ndarray, strings: Sequence[str]) -> np.ndarray:
-    """Returns the place of each number, a new one where it is met first."""
+    """Returns the index of each number along the axis, adding new ones."""
     if len(strings) > len(self._places):
       grown = np.full(2 * len(strings), -1, np.int64)
       grown[: len(self._places)] = self._places
@@ -47,8 +47,8 @@ class _Axis:
 class DistanceTable:
   """A cache of edit distances between two sets of strings.
 
-  Entries are the distance plus 1; 0 where it is not known yet. A table that
-  grows beyond 2^28 pairs is begun anew.
+  Entries are the distance plus 1; 0 if it is not known yet. A table that grows
+  beyond 2^28 pairs is cleared.
   """
 
   def __init__(self) -> None:
@@ -65,9 +65,9 @@ class DistanceTable:
     """Returns the distance of every pair within each sample.
 
     Args:
-      rows_LB: int[L, B], the places in `row_strings`; any number names the
-        same string for ever.
-      columns_TB: int[T, B], the places in `column_strings`.
+      rows_LB: int[L, B], indices into `row_strings`; an index must refer to the
+        same string in every call.
+      columns_TB: int[T, B], indices into `column_strings`, likewise.
       row_strings: The teacher's strings.
       column_strings: The student's strings.
 
@@ -96,8 +96,8 @@ class DistanceTable:
   def _grow(self) -> None:
     """Grows the arrays to hold every row and column.
 
-    A side grows by a quarter at least, so that a table of n entries costs
-    O(n) to fill; doubling both would take twice the memory in the mean.
+    An axis grows by at least a quarter, so that filling a table of n entries
+    takes O(n) time; doubling both axes would need twice the memory on average.
     """
     shape = tuple(
       have if needed <= have else max(needed, math.ceil(have * _GROWTH))
@@ -114,17 +114,17 @@ class DistanceTable:
 
   @property
   def is_full(self) -> bool:
-    """Whether it should be cleared before the next group."""
+    """Whether the table should be cleared before the next group."""
     return self._table.size > _MAX_PAIRS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paths:
-  """The cheapest paths of samples, one after another.
+  """The cheapest path of each sample, concatenated.
 
   Attributes:
-    samples: Which samples they are of, in the order they are in here.
-    counts: The number of cells of each.
+    samples: The sample of each path.
+    counts: The number of cells of each path.
     teacher: int64[cells], the teacher token of each cell in its sample.
     student: int64[cells], the student token of each cell in its sample.
   """
@@ -142,7 +142,11 @@ def groups_of_like_size(
 
   Args:
     lengths_B: The number of teacher tokens of each sample.
-    widths_B: The number of student tokens; of 0 there is no path.
+    widths_B: The number of student tokens. A sample without tokens on either
+      side is in no group.
+
+  Returns:
+    The indices of the samples of each group.
   """
   order = np.lexsort((widths_B, lengths_B))
   order = order[(lengths_B[order] > 0) & (widths_B[order] > 0)]
@@ -161,10 +165,16 @@ def groups_of_like_size(
 def padded(
   values: np.ndarray, offsets: np.ndarray, samples: np.ndarray, least: int = 1
 ) -> np.ndarray:
-  """Stacks runs, each padded with its last value.
+  """Stacks runs of values, each padded with its last value.
+
+  Args:
+    values: The concatenated runs of all samples.
+    offsets: The index of each run's first value.
+    samples: The samples to stack.
+    least: The minimum length of the result.
 
   Returns:
-    [longest run, samples]; at least `least` long.
+    [length of the longest run, samples].
   """
   starts, ends = offsets[samples], offsets[samples + 1]
   longest = max(least, int((ends - starts).max()))
@@ -174,18 +184,19 @@ def padded(
 def cheapest_paths(
   cost_LTB: np.ndarray, lengths_B: np.ndarray, widths_B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns every sample's path, from the last cell back.
+  """Finds every sample's cheapest path by backtracking from its last cell.
 
-  Of equal ways the diagonal is taken, then up, then left.
+  Ties are broken in the order diagonal, up, left.
 
   Args:
-    cost_LTB: int16[L, T, B], T at least 2; beyond a sample's own size any.
-    lengths_B: The rows of each sample.
-    widths_B: The columns of each sample.
+    cost_LTB: int16[L, T, B], T at least 2; entries beyond a sample's own size
+      are ignored.
+    lengths_B: The number of rows of each sample.
+    widths_B: The number of columns of each sample.
 
   Returns:
-    The number of cells of each path; and the rows and the columns of all
-    cells, one path after another, each from (0, 0).
+    The number of cells of each path, and the row and the column of every cell,
+    in order from (0, 0), all paths concatenated.
   """
   total = _totals(cost_LTB)
   _, num_columns, num_samples = total.shape
@@ -252,16 +263,16 @@ def paths(
   column_strings: Sequence[str],
   table: DistanceTable,
 ) -> Paths:
-  """Finds the cheapest path of every sample that has tokens of both sides.
+  """Finds the cheapest path of every sample that has tokens on both sides.
 
   Args:
-    rows_L: Each teacher token's place in `row_strings`.
-    offsets_L: Where each sample's teacher tokens begin.
-    columns_P: Each student token's place in `column_strings`.
-    offsets_P: Where each sample's student tokens begin.
-    row_strings: What the distance takes for the teacher's tokens.
-    column_strings: What it takes for the student's pieces.
-    table: Remembers distances.
+    rows_L: Each teacher token's index in `row_strings`.
+    offsets_L: The index of each sample's first teacher token.
+    columns_P: Each student token's index in `column_strings`.
+    offsets_P: The index of each sample's first student token.
+    row_strings: The strings that stand for teacher tokens in the distance.
+    column_strings: The strings that stand for student tokens.
+    table: The cache of distances.
   """
   lengths_B, widths_B = np.diff(offsets_L), np.diff(offsets_P)
   samples, found = [np.zeros(0, np.int64)], []

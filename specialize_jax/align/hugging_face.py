@@ -1,8 +1,9 @@
-"""Hugging Face's fast tokenizers as students: `tokenizer.json` files.
+"""Adapter for Hugging Face's fast tokenizers (`tokenizer.json`).
 
 Byte-level BPE (GPT-2, Llama 3, Qwen), SentencePiece-like BPE and Unigram
-(Llama 2, T5, XLM-R) and WordPiece (BERT) spell their tokens in three alphabets.
-Here each token is the bytes that it adds to a text.
+(Llama 2, T5, XLM-R) and WordPiece (BERT) each have their own way of writing
+tokens as strings. The adapter maps each token to the bytes that it adds to a
+text.
 """
 
 import functools
@@ -24,20 +25,17 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class HuggingFaceStudent:
-  """A student that reads with a fast tokenizer.
-
-  Attributes: see `student.Student`.
-  """
+  """A student with a fast tokenizer; see `Student` for its attributes."""
 
   def __init__(self, tokenizer: typing.Any) -> None:
-    """Wraps a tokenizer; its special tokens are never added to a text.
+    """Wraps a tokenizer. Special tokens are never added to a text.
 
     Args:
-      tokenizer: a `tokenizers.Tokenizer`, or a fast tokenizer of
-        `transformers`, which holds one as its `backend_tokenizer`.
+      tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of
+        `transformers`, which wraps one as its `backend_tokenizer`.
 
     Raises:
-      UserError: it is neither.
+      UserError: `tokenizer` is neither.
     """
     tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not hasattr(tokenizer, "encode_batch"):
@@ -64,10 +62,13 @@ class HuggingFaceStudent:
 
   @classmethod
   def from_file(cls, path: str | os.PathLike[str]) -> "HuggingFaceStudent":
-    """Loads a `tokenizer.json`, or that of a model's folder.
+    """Loads a `tokenizer.json`.
+
+    Args:
+      path: The file, or the directory of a model that contains it.
 
     Raises:
-      UserError: nothing lies at `path`, or it is no tokenizer.
+      UserError: `path` does not exist or is not a tokenizer.
     """
     import tokenizers
 
@@ -106,7 +107,7 @@ class HuggingFaceStudent:
     ]
 
   def encode_with_spans(self, text: str) -> student_lib.Encoding:
-    """Encodes `text`, keeping which bytes each token covers."""
+    """Encodes a text, and returns the bytes that each token covers."""
     found = self._tokenizer.encode(text, add_special_tokens=False)
     spellings = [self.token_bytes(index) for index in found.ids]
     spans = student_lib.exact_spans(text.encode("utf-8"), spellings)
@@ -132,12 +133,12 @@ class HuggingFaceStudent:
     )
 
   def id_to_piece(self, index: int) -> str:
-    """Returns an id's spelling in the vocabulary; "" where there is none."""
+    """Returns the token of an id as the vocabulary writes it; "" if none."""
     return self._pieces[index] if 0 <= index < self.vocab_size else ""
 
   @functools.cache  # noqa: B019 (a student lives as long as its run)
   def token_bytes(self, index: int) -> bytes | None:
-    """Returns what a token adds to a text; None for the unknown token."""
+    """Returns the bytes that a token adds to a text; None if it is unknown."""
     piece = self.id_to_piece(index)
     if index == self.unknown_id or not piece:
       return None
@@ -158,7 +159,7 @@ class HuggingFaceStudent:
 
 
 def _alphabet(content: dict) -> str:
-  """Returns which alphabet a tokenizer spells its tokens in."""
+  """Returns the way in which a tokenizer writes its tokens as strings."""
   if content["model"]["type"] == "WordPiece":
     return "word_piece"
   parts = json.dumps([content.get("pre_tokenizer"), content.get("decoder")])
@@ -177,7 +178,7 @@ def _unknown_id(tokenizer: "tokenizers.Tokenizer", content: dict) -> int:
 
 @functools.cache
 def _byte_level_alphabet() -> dict[str, int]:
-  """Returns the byte that each character of GPT-2's alphabet stands for."""
+  """Returns the byte that each character of GPT-2's alphabet represents."""
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [byte for byte in range(256) if byte not in printable]
   table = {chr(byte): byte for byte in printable}
@@ -189,10 +190,15 @@ def _tiled_spans(
   offsets: Sequence[tuple[int, int]],
   spellings: Sequence[bytes | None],
 ) -> list[tuple[int, int]]:
-  """Returns the bytes that tokens cover, from their offsets in characters.
+  """Converts tokens' character offsets to byte spans that tile the text.
 
-  Each token covers what lies between its predecessor's end and its own; one
-  that spells a space alone, and stands before no space, covers nothing.
+  Each token's span extends from its predecessor's end to its own end. A token
+  that spells a single space, where the text has no space, covers no bytes.
+
+  Args:
+    text: The text.
+    offsets: The (start, end) characters of each token.
+    spellings: The bytes that each token adds; None if unknown.
   """
   bytes_before = [0]
   for character in text:

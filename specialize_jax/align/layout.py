@@ -1,8 +1,9 @@
-"""Groups the tokens of both sides of many samples in a few array operations.
+"""Groups teacher and student tokens that cover the same characters.
 
-A group ends wherever both sides have a token boundary; the readable form is the
-oracle of the tests. The visible bytes of all samples are concatenated, with one
-extra place after each sample for tokens at its end that cover no byte.
+A group ends wherever both sides have a token boundary. (The tests compare this
+vectorized form with a readable one.) The visible bytes of all samples are
+concatenated, with an extra place after each sample for tokens at its end that
+cover no bytes.
 """
 
 import dataclasses
@@ -18,20 +19,22 @@ class Layout:
   """Groups of both sides of a batch.
 
   Attributes:
-    start_L: int64[L], the place where each teacher token begins.
-    start_P: int64[P], the place where each student token begins.
-    slot_B: int64[B], the place where each sample begins.
-    num_places: All places.
-    own_L: bool[L], white space that is a group without student tokens.
-    inside_L: int64, the tokens that are not.
-    chunk_L: int64[L], the number of each token's chunk of text, rising over
-      the whole batch; of `own_L` that of the chunk that follows.
-    chunk_P: int64[P], the same.
-    num_teacher: The teacher tokens of each chunk.
-    num_student: The student tokens of each chunk.
-    match_teacher_M: int64[M], the teacher token of each match.
+    start_L: int64[L], the place at which each teacher token begins.
+    start_P: int64[P], the place at which each student token begins.
+    slot_B: int64[B], the place at which each sample begins.
+    num_places: The number of places.
+    own_L: bool[L], whether a token is white space that forms a group without
+      student tokens.
+    inside_L: int64, the indices of all other tokens.
+    chunk_L: int64[L], the number of each token's chunk, increasing over the
+      whole batch; for white space of `own_L`, that of the next chunk.
+    chunk_P: int64[P], the number of each student token's chunk.
+    num_teacher: int64, the number of teacher tokens of each chunk.
+    num_student: int64, the number of student tokens of each chunk.
+    match_teacher_M: int64[M], the teacher token of each one-to-one match.
     match_student_M: int64[M], the last student token of each match.
-    match_apart_M: bool[M], whether a word start of its own precedes it.
+    match_apart_M: bool[M], whether that token is preceded, in the match, by a
+      separate word-start token.
   """
 
   start_L: np.ndarray
@@ -60,9 +63,9 @@ def lay(
 
   Args:
     teacher: The teacher's side.
-    visible_L: The visible bytes that each of its tokens covers.
+    visible_L: The number of visible bytes that each of its tokens covers.
     student: The student's side.
-    word_start_id: The student's id of a word start alone; -1 for none.
+    word_start_id: The id of the student's word-start token; -1 if none.
   """
   slot_B = tables.offsets(student.visible_bytes_B + 1)
   num_places, slot_B = int(slot_B[-1]), slot_B[:-1]
@@ -70,7 +73,7 @@ def lay(
   start_P = _starts(
     student.visible_P, student.offsets, student.sample_P, slot_B
   )
-  # Where both have a boundary a chunk ends; where a sample begins one begins.
+  # A chunk ends where both sides have a boundary, and begins with each sample.
   ends = np.zeros(num_places, np.uint8)
   ends[start_P + student.visible_P] = 1
   cuts = np.zeros(num_places, np.uint8)
@@ -85,8 +88,8 @@ def lay(
   inside_L = np.flatnonzero(~own_L)
   num_teacher = np.bincount(chunk_L[inside_L], minlength=num_chunks)
   num_student = np.bincount(chunk_P, minlength=num_chunks)
-  # One teacher token; one student token, or two of which the first is a word
-  # start alone.
+  # A match is one teacher token, and one student token or a word-start token
+  # and another.
   single = np.flatnonzero(
     (num_teacher == 1) & (num_student > 0) & (num_student <= 2)
   )
@@ -119,11 +122,12 @@ def group_numbers(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the number of each token's group, from 0 in every sample.
 
-  White space of its own is a group, and so is each chunk; what has no teacher
-  token, at a sample's end, is the last group.
+  Each chunk is a group, and so is each white-space token without student
+  tokens. Student tokens without a teacher token, at a sample's end, form the
+  last group.
 
   Returns:
-    int64[L] and int64[P].
+    int64[L] for the teacher's tokens and int64[P] for the student's.
   """
   own_L, chunk_L, inside_L = layout.own_L, layout.chunk_L, layout.inside_L
   new_L = own_L.copy()
@@ -158,7 +162,7 @@ def _starts(
   sample: np.ndarray,
   slot_B: np.ndarray,
 ) -> np.ndarray:
-  """Returns the place where each token begins."""
+  """Returns the place at which each token begins."""
   before = tables.offsets(visible)
   shift_B = slot_B - before[offsets[:-1]]
   return before[:-1] + shift_B[sample]

@@ -1,33 +1,34 @@
-"""Computes each student position's distribution from a tree of teacher texts.
+"""Computes the student's next-token distributions from the teacher's tree.
 
-A record is a tree. With p_i the probability of the sampled token at teacher
-step i and p_ik that of candidate a_k, its leaves are
+A teacher record defines a tree of texts. With p_i the probability of the
+sampled token at teacher step i, and p_ik that of candidate a_k, its leaves are
 
-  the sampled text         of weight  p_1 ... p_L
-  (text before i) + a_k    of weight  p_1 ... p_{i-1} p_ik
-  mass outside the top k   of weight  p_1 ... p_{i-1} (1 - p_i - sum_k p_ik)
+  the sampled text         with weight  p_1 ... p_L
+  (text before i) + a_k    with weight  p_1 ... p_{i-1} p_ik
+  mass outside the top k   with weight  p_1 ... p_{i-1} (1 - p_i - sum_k p_ik)
 
-Each known leaf, in the student's tokens, parts from the sampled text's tokens
-at a first position; a leaf that ends without parting, and mass outside the top
-k, belong to the position where their known text ends. With M_j the weight of
-all leaves that part at j or later, the sampled text included, position j has
+Tokenized by the student, the text of a leaf diverges from the sampled text at
+some position. A leaf that ends before it diverges is assigned to the position
+at which it ends, and mass outside the top k to the position at which the text
+before step i ends. With M_j the weight of all leaves that diverge at position j
+or later (and of the sampled text), the target at position j is
 
-  the sampled token             M_{j+1} / M_j
-  the own token of a leaf       its weight / M_j      (leaves that part at j)
+  the sampled token              M_{j+1} / M_j
+  the token of a diverging leaf  its weight / M_j     (leaves that diverge at j)
 
-and the rest is missing mass. The product of M_{j+1} / M_j telescopes to the
-teacher's likelihood of the text, and a one-to-one position whose neighbours
-no leaf re-segments gets the paper's rule. What would follow a candidate is
-unknown: its text is assumed to end a piece there, as the paper assumes too.
+and what remains is missing mass. The product of M_{j+1} / M_j telescopes to the
+teacher's likelihood of the text, and a one-to-one position with no re-segmented
+neighbor receives the same target as in the paper. The text after a candidate is
+unknown: like the paper, this rule assumes that a token ends with the candidate.
 
-Where the sampled token is white space alone, a candidate of white space alone
-counts as the sampled token if the whole text has the same student tokens with
-either: a newline and a space between two words are one text to T5. No other
-candidate does: "48+" and "48 +" are two texts. So the likelihood of the
-student's tokens lies between that of all teacher tokens and that of those that
-are not white space.
+If the sampled token is only white space, a candidate that is only white space
+counts as the sampled token if the student tokenizes the whole text identically
+with either: T5 does not distinguish a newline from a space between two words.
+No other candidate is merged: "48+" and "48 +" are different texts. The
+likelihood of the student's tokens is therefore between that of all teacher
+tokens and that of the teacher tokens that are not white space.
 
-Weights underflow over a long text, so all computation is in logs.
+Weights underflow over a long text, so all computation is in log space.
 """
 
 import dataclasses
@@ -44,11 +45,14 @@ class _Steps:
   """Teacher steps, with equivalent white space merged into the sampled token.
 
   Attributes:
-    log_probs_L: Of the sampled token, what is merged with it included.
-    others_KL: bool, whether a candidate is another text of some probability.
-    other_probs_KL: Their probabilities, 0 for the rest.
-    rests_L: The probability mass outside the top k.
-    before_L: The log-probability of all tokens before, in the same sample.
+    log_probs_L: float64[L], the log-probability of the sampled token, including
+      candidates merged with it.
+    others_KL: bool[K, L], whether a candidate is a different text with positive
+      probability.
+    other_probs_KL: float64[K, L], their probabilities, 0 for all others.
+    rests_L: float64[L], the probability mass outside the top k.
+    before_L: float64[L], the log-probability of all previous tokens of the
+      sample.
   """
 
   log_probs_L: np.ndarray
@@ -63,10 +67,10 @@ class _Leaves:
   """Leaves of all samples.
 
   Attributes:
-    rows: The place of each among all positions; every sample has one more
-      than it has student tokens.
-    own_ids: The student's token of its own there; -1 for none.
-    log_weights: In nats.
+    rows: The position at which each leaf diverges; a sample with T student
+      tokens has T + 1 positions, and those of all samples are concatenated.
+    own_ids: The leaf's student token at that position; -1 if none.
+    log_weights: Natural logarithms of the weights.
   """
 
   rows: np.ndarray
@@ -77,11 +81,11 @@ class _Leaves:
 def marginal_rule(
   batch: transfer.Batch,
 ) -> transfer.Transferred:
-  """Computes the distribution that each sample's tree implies.
+  """Computes targets by the `marginal` rule; see the module's docstring.
 
-  A candidate that is white space, or part of a character, or begins with what
-  the student cannot spell, reaches no target. A sample is rejected if the
-  teacher gives one of its tokens probability 0: its tree has no weight beyond.
+  A candidate that is white space or part of a character, or whose first
+  character the student cannot spell, is part of no target. A sample is rejected
+  if one of its tokens has probability 0, since no weight remains after it.
   """
   teacher, student = batch.teacher, batch.student
   steps = _merged_steps(batch)
@@ -126,7 +130,8 @@ def _merged_steps(batch: transfer.Batch) -> _Steps:
     as_given_L, teacher.log_probs_L, np.minimum(0.0, log_probs_L)
   )
   named_L = np.exp(log_probs_L) + other_probs_KL.sum(axis=0)
-  # A sum of impossible tokens only spoils its own sample, which is rejected.
+  # A token of probability 0 would make later sums NaN. Its sample is rejected,
+  # so any finite value will do.
   finite_L = np.maximum(log_probs_L, -1e6)
   before = tables.offsets(np.zeros(len(finite_L))).astype(np.float64)
   np.cumsum(finite_L, out=before[1:])
@@ -141,7 +146,7 @@ def _merged_steps(batch: transfer.Batch) -> _Steps:
 
 
 def _is_masked(batch: transfer.Batch) -> np.ndarray:
-  """Returns which tokens stand for masked positions alone, bool[L]."""
+  """Returns which tokens cover only masked positions, bool[L]."""
   layout, student = batch.layout, batch.student
   known_P = student.ids_P != batch.words.student.unknown_id
   if known_P.all():
@@ -153,10 +158,11 @@ def _is_masked(batch: transfer.Batch) -> np.ndarray:
 
 
 def _leaves(batch: transfer.Batch, steps: _Steps) -> tuple[_Leaves, np.ndarray]:
-  """Lists all leaves: the sampled texts, candidates, mass outside the top k.
+  """Lists all leaves: sampled texts, candidates, and mass outside the top k.
 
   Returns:
-    The leaves, and for each teacher token what reaches no target.
+    The leaves; and float64[L], the probability of each teacher token's
+    candidates that is part of no target.
   """
   teacher, student = batch.teacher, batch.student
   others_LK = steps.others_KL.T.copy()
@@ -209,9 +215,9 @@ def _leaves(batch: transfer.Batch, steps: _Steps) -> tuple[_Leaves, np.ndarray]:
 def _from_leaves(
   batch: transfer.Batch, leaves: _Leaves
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Computes each position's distribution from the leaves of its tree.
+  """Computes each position's distribution from the leaves.
 
-  Only ratios of weights are ever exponentiated.
+  Only ratios of weights are exponentiated.
 
   Returns:
     int32[P, C] ids, the sampled token first, and float64[P, C] their
@@ -229,7 +235,7 @@ def _from_leaves(
   probs = np.exp(leaves.log_weights[has_own] - log_mass[rows])
   order = np.argsort(rows, kind="stable")  # nearly in order already
   rows, own_ids, probs = rows[order], own_ids[order], probs[order]
-  # Those of one position and token are one candidate, of the first's rank.
+  # Merge leaves of the same position and token, in the place of the first.
   first = _first_of_equals(rows, own_ids)
   probs = np.bincount(first, probs, minlength=len(rows))
   kept = np.flatnonzero(probs > 0)
@@ -238,7 +244,7 @@ def _from_leaves(
     np.arange(len(batch.teacher.texts)), np.diff(student.offsets) + 1
   )
   position = rows - sample_of_row[rows]
-  # The sampled token has slot 0 but where its own probability underflows.
+  # The sampled token is in slot 0, unless its probability underflows.
   stays = np.exp(stays_P) > 0
   counts = np.bincount(position, minlength=len(student.ids_P))
   rank = np.arange(len(rows)) - tables.offsets(counts)[position]
@@ -254,12 +260,12 @@ def _from_leaves(
 
 
 def _first_of_equals(rows: np.ndarray, own_ids: np.ndarray) -> np.ndarray:
-  """Returns the index of the first entry with the same row and id, for each.
+  """Returns, for each entry, the index of the first with the same row and id.
 
-  A row has few entries, so that all pairs of a row are compared.
+  All pairs of entries of a row are compared, since a row has few.
 
   Args:
-    rows: int64[N], rising.
+    rows: int64[N], ascending.
     own_ids: int64[N].
   """
   first = np.arange(len(rows))
@@ -276,14 +282,14 @@ def _first_of_equals(rows: np.ndarray, own_ids: np.ndarray) -> np.ndarray:
 def _log_mass(
   leaves: _Leaves, offsets: np.ndarray, num_rows: int
 ) -> np.ndarray:
-  """Computes log M of every row: the weight that parts there or later."""
+  """Computes log M_j of every row: the weight that diverges at j or later."""
   largest = np.full(num_rows, -np.inf)
   np.maximum.at(largest, leaves.rows, leaves.log_weights)
   scaled = np.exp(leaves.log_weights - largest[leaves.rows])
   sums = np.bincount(leaves.rows, scaled, minlength=num_rows)
   with np.errstate(divide="ignore"):
     log_mass = np.where(sums > 0, largest + np.log(sums), -np.inf)
-  # From each sample's last row back, all samples a step at a time.
+  # A reverse cumulative sum over each sample, vectorized over samples.
   sizes = np.diff(offsets) + 1
   order = np.argsort(-sizes, kind="stable")
   last = (tables.offsets(sizes)[1:] - 1)[order]

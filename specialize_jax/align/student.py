@@ -1,7 +1,6 @@
-"""The student's tokenizer: pieces, their ids and the bytes that they cover.
+"""The protocol of a student's tokenizer, and its SentencePiece adapter.
 
-A student is anything with the methods of `Student`; here is the adapter for
-SentencePiece models, and `hugging_face` has that for fast tokenizers.
+`hugging_face` has the adapter for Hugging Face's fast tokenizers.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from etils import epath
 
 from specialize_jax import errors
 
-WORD_START = "\u2581"  # SentencePiece writes a space so
+WORD_START = "\u2581"  # how SentencePiece writes a space
 _PROBES = ("a b", "a  b", " a b", "a b ", "a\nb", "a\n\nb", "a\tb")
 
 
@@ -24,15 +23,16 @@ class Encoding:
   """A text in the student's tokens.
 
   Attributes:
-    ids: One id a token; no end of sequence.
-    pieces: The token's spellings in the vocabulary ("<unk>" for none).
-    spans: The bytes of the UTF-8 text that each token covers, as (start,
-      end). They tile the text in order, but for what the student drops at
-      its end (white space, say); a token that covers nothing (a leading word
-      start, the first parts of a character that normalisation spells with
-      several) has an empty span.
-    characters_lost: Characters that the pieces do not spell, white space
-      not counted: unknown, removed or rewritten by normalisation.
+    ids: One id per token, without an end-of-sequence token.
+    pieces: The tokens as the vocabulary writes them ("<unk>" if unknown).
+    spans: The (start, end) bytes of the UTF-8 text that each token covers. The
+      spans tile the text in order, except for text that the student drops at
+      its end (such as white space). A token that covers no bytes has an empty
+      span: a leading word start, or all but the last token of a character that
+      normalization expands.
+    characters_lost: The number of characters, not counting white space, that
+      the pieces do not spell: unknown, or removed or rewritten by
+      normalization.
   """
 
   ids: tuple[int, ...]
@@ -45,12 +45,12 @@ class Student(Protocol):
   """The methods of a student's tokenizer that alignment calls.
 
   Attributes:
-    vocab_size: one more than the largest id.
-    unknown_id: the id of the unknown token, which is never taught; -1 for
-      none.
-    fingerprint: tells one vocabulary from another.
-    keeps_white_space: whether every text is, byte for byte, what its tokens
-      spell; else differences in white space may be none to the student.
+    vocab_size: One more than the largest id.
+    unknown_id: The id of the unknown token, which is never a target; -1 if
+      there is none.
+    fingerprint: A digest that identifies the vocabulary.
+    keeps_white_space: Whether the tokens of a text always spell it byte for
+      byte. If not, texts that differ in white space may have the same tokens.
   """
 
   vocab_size: int
@@ -62,15 +62,16 @@ class Student(Protocol):
     """Returns the ids of each text, without special tokens."""
 
   def encode_with_spans(self, text: str) -> Encoding:
-    """Encodes a text, keeping which bytes each token covers."""
+    """Encodes a text, and returns the bytes that each token covers."""
 
   def id_to_piece(self, index: int) -> str:
-    """Returns an id's spelling in the vocabulary."""
+    """Returns the token of an id as the vocabulary writes it."""
 
   def token_bytes(self, index: int) -> bytes | None:
-    """Returns what a token adds to a text, " sold" for "\u2581sold".
+    """Returns the bytes that a token adds to a text.
 
-    None for the unknown token and for one that is no text.
+    For example b" sold" for "\u2581sold"; None for the unknown token and for
+    tokens that are not text.
     """
 
 
@@ -78,10 +79,10 @@ class SentencePieceStudent:
   """A SentencePiece model, as T5 uses it: a `Student`."""
 
   def __init__(self, model: bytes) -> None:
-    """Loads a serialised model; `from_file` has clearer errors.
+    """Loads a serialized model; `from_file` has clearer errors.
 
     Raises:
-      RuntimeError: the bytes are no SentencePiece model.
+      RuntimeError: `model` is not a SentencePiece model.
     """
     if not model:
       raise RuntimeError("an empty file is no SentencePiece model")
@@ -96,7 +97,7 @@ class SentencePieceStudent:
     """Loads a `.model` file.
 
     Raises:
-      UserError: nothing lies at `path`, or it is no SentencePiece model.
+      UserError: `path` does not exist or is not a SentencePiece model.
     """
     file = epath.Path(path)
     if not file.is_file():
@@ -113,12 +114,12 @@ class SentencePieceStudent:
       ) from error
 
   def encode(self, text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Returns ids and pieces, without end of sequence."""
+    """Returns the ids and pieces of a text, without end of sequence."""
     ids = self.encode_ids(text)
     return ids, tuple(map(self.id_to_piece, ids))
 
   def encode_ids(self, text: str) -> tuple[int, ...]:
-    """Returns ids alone, without end of sequence."""
+    """Returns the ids of a text, without end of sequence."""
     return tuple(self._processor.encode(text))
 
   def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
@@ -126,11 +127,11 @@ class SentencePieceStudent:
     return self._processor.encode(list(texts))
 
   def normalize(self, text: str) -> str:
-    """Returns a text as the student reads it, word starts marked."""
+    """Returns the normalized text, with spaces written as word starts."""
     return self._processor.normalize(text)
 
   def encode_with_spans(self, text: str) -> Encoding:
-    """Encodes `text`, keeping which bytes each token covers."""
+    """Encodes a text, and returns the bytes that each token covers."""
     tokens = self._processor.encode(text, return_type="proto").pieces
     ids = tuple(token.id for token in tokens)
     surfaces = [token.surface for token in tokens]
@@ -147,20 +148,21 @@ class SentencePieceStudent:
     )
 
   def piece_id(self, piece: str) -> int | None:
-    """Returns a piece's id; None for no piece, a control or the unknown one."""
+    """Returns a piece's id; None if it is unknown, unused or a control."""
     index = self._processor.piece_to_id(piece)
     if index == self.unknown_id or self._processor.is_control(index):
       return None
     return None if self._processor.is_unused(index) else index
 
   def id_to_piece(self, index: int) -> str:
-    """Returns an id's spelling in the vocabulary."""
+    """Returns the piece of an id."""
     return self._processor.id_to_piece(index)
 
   def token_bytes(self, index: int) -> bytes | None:
-    """Returns what a token adds to a text, " sold" for "\u2581sold".
+    """Returns the bytes that a token adds to a text.
 
-    None for the unknown piece, controls and unused pieces.
+    For example b" sold" for "\u2581sold"; None for the unknown piece, controls
+    and unused pieces.
     """
     processor = self._processor
     if processor.is_byte(index):
@@ -172,19 +174,19 @@ class SentencePieceStudent:
     return processor.id_to_piece(index).replace(WORD_START, " ").encode("utf-8")
 
   def _spelled(self, index: int, piece: str, surface: str) -> str:
-    """Returns what a token spells: its piece, its byte's text, or nothing."""
+    """Returns the text of a token: its piece, its byte's text, or nothing."""
     if index == self.unknown_id:
       return ""
     return surface if self._processor.is_byte(index) else piece
 
 
 def characters_lost(text: str, surfaces: list[str], spelled: list[str]) -> int:
-  """Counts non-space characters whose piece does not spell them.
+  """Counts non-space characters that the text's tokens do not spell.
 
   Args:
-    text: The text whole.
-    surfaces: The text that each token covers.
-    spelled: What each token spells; "" for the unknown piece.
+    text: The whole text.
+    surfaces: The part of the text that each token covers.
+    spelled: The text of each token; "" for the unknown piece.
   """
   lost = 0
   for surface, piece in zip(surfaces, spelled, strict=True):
@@ -203,10 +205,10 @@ def _num_visible(text: str) -> int:
 
 
 def keeps_white_space(student: Student) -> bool:
-  """Returns whether a text is, byte for byte, what the student's tokens spell.
+  """Returns whether the tokens of a text spell it byte for byte.
 
-  Tried on texts that differ in white space; those that the student cannot spell
-  are left out.
+  The answer is found by encoding a few texts that differ in white space,
+  leaving out those that contain the unknown token.
   """
   kept = []
   for text, ids in zip(_PROBES, student.encode_many(_PROBES), strict=True):
@@ -219,9 +221,16 @@ def keeps_white_space(student: Student) -> bool:
 def exact_spans(
   encoded: bytes, spellings: Sequence[bytes | None]
 ) -> list[tuple[int, int]] | None:
-  """Returns each token's bytes where the tokens spell the text, else None.
+  """Returns each token's (start, end) bytes, if the tokens spell the text.
 
-  A space that the tokenizer puts before the text is no part of it.
+  A space that the tokenizer adds before the text is part of no span.
+
+  Args:
+    encoded: The text in UTF-8.
+    spellings: The bytes that each token adds; None if unknown.
+
+  Returns:
+    The spans, or None if the tokens do not spell the text.
   """
   if any(spelling is None for spelling in spellings):
     return None

@@ -1,9 +1,9 @@
 """Growing tables of strings and their properties, as NumPy columns.
 
-The student's tokens of a string, and all properties of a teacher token's
-spelling that a mode needs, are computed once; a batch then holds row numbers
-only, and a look-up is one NumPy index. Columns grow by doubling, so that
-filling a table of n entries costs O(n).
+The student's tokens of a string, and the properties of a teacher token's
+spelling, are computed once; a batch then contains row numbers only, and a
+look-up is one NumPy index. Columns grow by doubling, so filling a table of n
+entries takes O(n) time.
 """
 
 import functools
@@ -17,14 +17,14 @@ from specialize_jax.align import student as student_lib
 from specialize_jax.align import token_classes
 
 SINGLE_SPACE = re.compile(rb"(?<=[^ \t\r\n]) (?=[^ \t\r\n])")
-"""A space between two characters that are none, in UTF-8."""
+"""A space between two characters that are not white space, in UTF-8."""
 
 _BEFORE = ("Ann has", "x 12", "48/2 =", "(a)", "he said.", "\n\nIf", "  b")
 _AFTER = (" sold", " 12", " +", " (x", " \u00e9t\u00e9", " it's", " $5", ' "q')
 
 
 class Column:
-  """One array that values are appended to."""
+  """A growing array."""
 
   def __init__(self, dtype: type) -> None:
     self._values = np.zeros(1024, dtype)
@@ -35,7 +35,7 @@ class Column:
 
   @property
   def values(self) -> np.ndarray:
-    """All that was appended; a view that a later append may leave behind."""
+    """The values appended so far, a view that later appends do not update."""
     return self._values[: self._size]
 
   def extend(self, values: Sequence | np.ndarray) -> None:
@@ -78,11 +78,11 @@ class Numbering(dict):
 
 
 class IntegerCache:
-  """Remembers a function of whole numbers; look-ups are array operations.
+  """A cache of an integer function; look-ups are array operations.
 
-  A direct-mapped table: of two keys with one slot the later one stays, and the
-  other is computed again. Sorting the keys of a batch to find the different
-  ones costs more than all that is done with them.
+  The table is direct-mapped: a key replaces another in the same slot, whose
+  value is then computed again. This is faster than finding the distinct keys of
+  a batch by sorting.
 
   Example:
     >>> cache = IntegerCache(lambda keys: keys * 10, num_bits=4)
@@ -96,8 +96,7 @@ class IntegerCache:
     """Builds an empty cache.
 
     Args:
-      compute: Returns the value, int64, of each key of an array of different
-        keys.
+      compute: Returns the int64 values of an array of distinct keys.
       num_bits: The table has 2 ** `num_bits` slots.
     """
     self._compute = compute
@@ -106,7 +105,7 @@ class IntegerCache:
     self._values = np.zeros(1 << num_bits, np.int64)
 
   def of(self, keys: np.ndarray) -> np.ndarray:
-    """Returns the value of each key, int64; keys are 0 or more."""
+    """Returns the value of each key, int64; keys are not negative."""
     slots = self._slots(keys)
     values = self._values[slots]
     missing = np.flatnonzero(self._keys[slots] != keys)
@@ -126,7 +125,7 @@ class IntegerCache:
 
 
 def ragged_index(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """Returns the places of runs that begin at `starts`, one after another.
+  """Returns the concatenated indices of runs that begin at `starts`.
 
   Example:
     >>> ragged_index(np.array([7, 0]), np.array([2, 3])).tolist()
@@ -138,7 +137,7 @@ def ragged_index(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def offsets(counts: np.ndarray) -> np.ndarray:
-  """Returns where each run begins, and where the last ends, int64[n + 1].
+  """Returns the start of each run, and the end of the last, int64[n + 1].
 
   Example:
     >>> offsets(np.array([2, 3])).tolist()
@@ -149,37 +148,38 @@ def offsets(counts: np.ndarray) -> np.ndarray:
   return result
 
 
-# Never the second part of a composed character, so that no neighbour changes
-# what they normalise to: letters with case, digits, punctuation, symbols.
+# Categories of characters that never combine with their neighbors when
+# normalized: cased letters, digits, punctuation, symbols.
 _INERT = frozenset(("Lu", "Ll", "Nd", "No", "Pc", "Pd", "Ps", "Pe", "Pi"))
 _INERT |= frozenset(("Pf", "Po", "Sm", "Sc", "So"))
 _IS_ASCII_SPACE = np.array([b < 128 and chr(b).isspace() for b in range(256)])
 
 
 class StudentTable:
-  """A growing table of strings in the student's tokens.
+  """A growing table of strings and their student tokens.
 
-  T5's pieces never cross a space, so that a text's tokens are those of its
-  words, and a word met before costs one look-up. That holds for plain words
-  only; whatever the student's normalisation changes is encoded as a whole text
-  (and then is a "word" of this table by itself), as is every text of a student
-  of another kind.
+  T5's pieces never cross a space, so a text can be tokenized word by word, and
+  a word that occurred before costs one look-up. This is true of plain words
+  only. A text with words that the student's normalization changes is encoded as
+  a whole, and is then a single "word" of this table, as is every text of a
+  student whose tokens may cross spaces.
 
   Attributes:
     student: The student's tokenizer.
-    word_start_id: The id of the token that is a space alone; -1 for none.
-    strings: The strings, in the order they were met.
-    word_local: Whether a text's tokens are those of its words.
-    plain: bool column, whether a string is a word on its own: not empty,
-      without white space, every character untouched by normalisation.
+    word_start_id: The id of the token that is a single space; -1 if none.
+    strings: The strings, in order of first use.
+    word_local: Whether a text can be tokenized word by word.
+    plain: bool column, whether a string is a plain word: not empty, without
+      white space, and with no character changed by normalization.
     counts: int column, the number of tokens of each string.
-    starts: int column, where its tokens begin in `ids` and `visible`.
-    visible_bytes: int column, the bytes of its visible characters: all of them
-      where the student keeps white space, else those that are no white space.
-    lost: int column, its characters that its pieces do not spell.
-    ids: int column, the tokens of all strings, one after another.
-    visible: int column, the visible bytes that each of these tokens covers;
-      what the student drops at the end goes to the last.
+    starts: int column, the index of its first token in `ids` and `visible`.
+    visible_bytes: int column, the number of bytes of its visible characters:
+      all characters if the student keeps white space, else those that are not
+      white space.
+    lost: int column, the number of its characters that its pieces do not spell.
+    ids: int column, the tokens of all strings, concatenated.
+    visible: int column, the number of visible bytes that each of these tokens
+      covers; bytes that the student drops at the end count for the last token.
   """
 
   def __init__(self, student: student_lib.Student) -> None:
@@ -216,14 +216,14 @@ class StudentTable:
 
   @functools.cached_property
   def _spellings(self) -> list[bytes | None]:
-    """What each token adds to a text."""
+    """The bytes that each token adds to a text."""
     return [self.student.token_bytes(i) for i in range(len(self._pieces))]
 
   @functools.cached_property
   def _texts(self) -> list[str]:
-    """Every token as SentencePiece spells it, whatever the student's own way.
+    """Every token as SentencePiece would write it.
 
-    A token that is no text is spelled as in the vocabulary.
+    Tokens that are not text are written as in the student's vocabulary.
     """
     if self.word_local:
       return self._pieces
@@ -247,30 +247,30 @@ class StudentTable:
     return [text.replace(student_lib.WORD_START, "") for text in self._texts]
 
   def pieces_of(self, ids: Iterable[int]) -> tuple[str, ...]:
-    """Returns the pieces of ids, as the vocabulary spells them."""
+    """Returns the pieces of ids, as the vocabulary writes them."""
     return tuple([self._pieces[index] for index in ids])
 
   def exact_id(self, piece: str) -> int:
-    """Returns the id of any piece that is spelled just so; -1 for none."""
+    """Returns the id of a piece of any type; -1 if there is none."""
     return self._exact_ids.get(piece, -1)
 
   def piece_id(self, piece: str) -> int:
-    """The same; -1 for the unknown piece, too, and for what is no text."""
+    """Returns the id of a piece that is text; -1 if there is none."""
     index = self.exact_id(piece)
     if index >= 0 and self.student.token_bytes(index) is None:
       return -1
     return index
 
   def own_id(self, spelling: bytes) -> int:
-    """Returns the id of the token that adds these bytes; -1 for none."""
+    """Returns the id of the token that adds these bytes; -1 if none."""
     return self._own_ids.get(spelling, -1)
 
   @functools.cached_property
   def cuts_before_space(self) -> bool:
-    """Whether a text's tokens are those of its parts, cut at `SINGLE_SPACE`.
+    """Whether a text can be split at `SINGLE_SPACE` before tokenization.
 
-    No token of the vocabulary may hold such a space but at its beginning, and a
-    few texts are tried.
+    No token of the vocabulary may contain such a space except at its beginning,
+    and splitting must not change the tokens of a few example texts.
     """
     crossed = any(
       spelling and re.search(rb"[^ \t\r\n] ", spelling)
@@ -293,7 +293,7 @@ class StudentTable:
 
   @functools.cached_property
   def _own_ids(self) -> dict[bytes, int]:
-    """Where two tokens spell the same, the one that is a byte yields."""
+    """Maps bytes to ids; other tokens take precedence over byte tokens."""
     found: dict[bytes, int] = {}
     for index, spelling in enumerate(self._spellings):
       is_byte = self._pieces[index].startswith("<0x")
@@ -302,22 +302,25 @@ class StudentTable:
     return found
 
   def look_up(self, strings: Iterable[str]) -> np.ndarray:
-    """Returns each string's place in the table, int64; encodes the new ones."""
+    """Returns each string's row, int64, encoding and adding new strings."""
     places = self._numbering.of(strings)
     self._fill(self._numbering.take_new())
     return places
 
   def tokens_of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the tokens of strings, one after another.
+    """Returns the concatenated tokens of strings.
+
+    Args:
+      places: The rows of the strings.
 
     Returns:
-      Their ids, and the visible bytes that each covers.
+      The ids of the tokens, and the number of visible bytes that each covers.
     """
     index = ragged_index(self.starts.values[places], self.counts.values[places])
     return self.ids.values[index], self.visible.values[index]
 
   def _fill(self, strings: list[str]) -> None:
-    """Adds strings; those whose tokens cover all their bytes in one call."""
+    """Adds strings; only those that are not plain are encoded a second time."""
     if not strings:
       return
     plain = [self._is_plain_word(string) for string in strings]
@@ -344,11 +347,16 @@ class StudentTable:
     self.lost.extend(lost)
 
   def _with_spans(self, text: str) -> tuple[list[int], list[int], int, int]:
-    """Encodes a string of any kind: ids, visible bytes of each, all, lost."""
+    """Encodes a string of any kind.
+
+    Returns:
+      The ids, the number of visible bytes of each token and of the string, and
+      the number of characters that the pieces do not spell.
+    """
     encoding = self.student.encode_with_spans(text)
     ranks = visible_ranks(text, self.student.keeps_white_space)
     bounds = [int(ranks[start]) for start, _ in encoding.spans]
-    bounds.append(int(ranks[-1]))  # what is dropped at the end too
+    bounds.append(int(ranks[-1]))  # include bytes dropped at the end
     widths = np.diff(bounds).tolist()
     return list(encoding.ids), widths, bounds[-1], encoding.characters_lost
 
@@ -356,7 +364,7 @@ class StudentTable:
     return self.word_local and bool(string) and all(map(self._is_plain, string))
 
   def _find_plain(self, character: str) -> bool:
-    """Returns whether no neighbour and no rule changes a character."""
+    """Returns whether normalization never changes a character."""
     if character == student_lib.WORD_START:
       return False
     if unicodedata.category(character) not in _INERT and character not in "^`":
@@ -365,19 +373,19 @@ class StudentTable:
     return self._normalize(f"a{character}a{character}") == kept
 
   def is_parted_by_space(self, text: str) -> bool:
-    """Returns whether all white space of a text parts words for the student."""
+    """Returns whether all white space of a text separates student words."""
     spaces = {character for character in set(text) if character.isspace()}
     return all(space.isascii() and self.splits_words(space) for space in spaces)
 
   def _find_splits_words(self, character: str) -> bool:
-    """Returns whether a white-space character parts words for the student."""
+    """Returns whether a white-space character separates student words."""
     if self._normalize is None:
       return False
     start = student_lib.WORD_START
     return self._normalize(f"a{character}b") == f"{start}a{start}b"
 
   def _find_removes(self, character: str) -> bool:
-    """Returns whether the student's normalisation drops a character."""
+    """Returns whether the student's normalization removes a character."""
     if self._normalize is None:
       return False
     kept = f"{student_lib.WORD_START}ab"
@@ -389,7 +397,7 @@ def visible_ranks(text: str, keeps_white_space: bool = False) -> np.ndarray:
 
   Args:
     text: The text.
-    keeps_white_space: Whether the student keeps white space, and so sees it.
+    keeps_white_space: Whether white space is visible to the student.
 
   Returns:
     int32[bytes + 1]; the last entry is the number of all visible bytes.
@@ -404,7 +412,7 @@ def visible_ranks(text: str, keeps_white_space: bool = False) -> np.ndarray:
   visible = ~_IS_ASCII_SPACE[encoded]
   wide = {c for c in set(text) if c.isspace() and not c.isascii()}
   if wide:
-    begins = np.flatnonzero(encoded & 0xC0 != 0x80)  # 10xxxxxx goes on
+    begins = np.flatnonzero(encoded & 0xC0 != 0x80)  # not 10xxxxxx
     for begin, character in zip(begins.tolist(), text, strict=True):
       if character in wide:
         visible[begin : begin + len(character.encode("utf-8"))] = False
@@ -432,31 +440,33 @@ _INTS = (
 
 
 class TeacherTable:
-  """A growing table of spellings.
+  """A growing table of teacher tokens' spellings.
 
   Attributes:
-    whole: Whether the bytes are whole characters.
-    odd: Whether the columns do not tell what the token does in a text: it is
-      empty, or not whole, or has a newline between visible characters, or has
-      white space that does not part words for the student.
+    whole: Whether the bytes are complete characters.
+    odd: Whether the token must be considered in its context, because the other
+      columns are not sufficient: it is empty, not whole, has a newline between
+      visible characters, or has white space that does not separate words for
+      the student.
     begins_space: Whether its first character is white space.
     ends_space: Whether its last character is white space.
-    line_before: Whether a newline precedes its first visible character, or it
-      has none and a newline.
+    line_before: Whether a newline precedes its first visible character; for a
+      token without visible characters, whether it contains a newline.
     line_after: Whether a newline follows its last visible character.
-    parts_words: Whether it is white space that parts two words for the student.
-    is_removed: Whether it is nothing, or white space that the student drops.
-    visible: The bytes of its non-space characters; of whole tokens.
-    core: The number of its text without white space around it; -1 where it is
-      not whole. `core_empty` is that of the empty text.
-    paper_id: The student's id for what the paper takes it for, "▁" for " ".
-    exact_id: The same, controls and the unknown piece not excepted.
-    own_id: The student's token of the same bytes, or of the same after a space;
-      -1 for none.
-    lenient: The number of the string that the paper's distance sees.
+    parts_words: Whether it is white space that separates two words for the
+      student.
+    is_removed: Whether it is empty, or white space that the student removes.
+    visible: The number of bytes of its non-space characters, if whole.
+    core: The number of its text stripped of white space; -1 if it is not whole.
+      `core_empty` is the number of the empty text.
+    paper_id: The student's id of the text, " " written as "▁", as in the paper.
+    exact_id: The same, but with controls and the unknown piece.
+    own_id: The student's token with the same bytes, with or without a space
+      before them; -1 if there is none.
+    lenient: The number of the string that the paper's edit distance compares.
     spellings: The bytes of each row.
-    texts: The text of each row, None where it is not whole.
-    lenient_strings: What `lenient` numbers.
+    texts: The text of each row; None if it is not whole.
+    lenient_strings: The strings that `lenient` refers to.
   """
 
   def __init__(self, words: StudentTable) -> None:
@@ -477,7 +487,7 @@ class TeacherTable:
     return len(self._numbering)
 
   def look_up(self, spellings: Iterable[bytes]) -> np.ndarray:
-    """Returns each spelling's row, int64; adds the new ones."""
+    """Returns each spelling's row, int64, adding new spellings."""
     rows = self._numbering.of(spellings)
     new = self._numbering.take_new()
     if new:
@@ -489,7 +499,7 @@ class TeacherTable:
     return rows
 
   def _describe(self, spelling: bytes) -> dict[str, bool | int]:
-    """Computes one row."""
+    """Computes the row of a spelling."""
     lenient = spelling.decode("utf-8", errors="replace")
     piece = lenient.replace(" ", student_lib.WORD_START)
     row = dict.fromkeys((*_BOOLS, *_INTS), False)

@@ -15,10 +15,10 @@ class TeacherToken:
   """One token that the teacher sampled.
 
   Attributes:
-    spelling: The bytes that it adds to the text; not always whole characters.
-    log_prob: Its natural log-probability in nats, -inf for none.
-    top: The API's candidates as (spelling, log-probability) in the API's
-      order, the sampled token among them or not.
+    spelling: The bytes that it adds to the text, not always whole characters.
+    log_prob: Its log-probability in nats; -inf if the probability is 0.
+    top: The API's candidates as (spelling, log-probability) pairs in the API's
+      order, with or without the sampled token.
   """
 
   spelling: bytes
@@ -28,11 +28,11 @@ class TeacherToken:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Teacher tokens and student tokens of the same characters.
+  """Teacher tokens and student tokens that cover the same characters.
 
   Attributes:
-    teacher: Indices of teacher tokens, rising; empty for none.
-    student: Indices of student tokens, rising; empty for none.
+    teacher: Indices of teacher tokens, ascending; may be empty.
+    student: Indices of student tokens, ascending; may be empty.
   """
 
   teacher: tuple[int, ...]
@@ -42,7 +42,7 @@ class Group:
 def groups_of(
   teacher_numbers: Sequence[int], student_numbers: Sequence[int]
 ) -> tuple[Group, ...]:
-  """Returns groups from the number of each token's group.
+  """Builds groups from the group number of each token.
 
   Example:
     >>> [(g.teacher, g.student) for g in groups_of([0, 1, 1], [0, 2])]
@@ -61,7 +61,7 @@ def groups_of(
 
 
 def group_numbers(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the number of each teacher and each student token's group.
+  """Returns the group number of each teacher and each student token.
 
   Example:
     >>> teacher, student = group_numbers([Group((0, 1), (0,)), Group((2,), ())])
@@ -76,10 +76,10 @@ def group_numbers(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Kind(enum.IntEnum):
-  """Where a student position's target comes from.
+  """The source of a student position's target.
 
   A position of characters that the student cannot spell (its unknown piece) is
-  masked: it has no target at all, and a loss must give it no weight.
+  masked: it has no target, and must have loss weight 0.
   """
 
   ONE_HOT = 0
@@ -94,26 +94,27 @@ TAUGHT_KINDS = (Kind.ONE_TO_ONE, Kind.CHUNK)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlignedTargets:
-  """A rationale in student tokens, with the target of each.
+  """A rationale in student tokens, with the target of each token.
 
-  C is the largest number of candidates of a position; all are here, storage
-  may keep fewer.
+  C is the largest number of candidates of a position. All candidates are
+  included; stored rows may contain fewer.
 
   Attributes:
-    ids_T: int32[T], the student's tokens, end of sequence not among them.
-    pieces: The T pieces as the student's vocabulary spells them.
-    top_ids_TC: int32[T, C], candidates; an unused slot holds 0 (padding).
+    ids_T: int32[T], the student's tokens, without an end-of-sequence token.
+    pieces: The T pieces as the student's vocabulary writes them.
+    top_ids_TC: int32[T, C], candidates; 0 (padding) in an unused slot.
     top_log_probs_TC: float64[T, C], in nats; -inf for a candidate whose
       probability the teacher rounds to 0, and in an unused slot.
-    mask_T: uint8[T], 1 where the target is the teacher's, 0 where one-hot.
-    kinds_T: uint8[T], a `Kind` each.
-    classes_T: uint8[T], a `token_classes.TokenClass` each.
-    groups: Partition of both token sequences, in order.
-    characters_lost: Characters of the text that the pieces do not spell:
-      unknown to the student, removed or rewritten by its normalisation.
-    mass_offered: The probability that the teacher's tokens name (sampled and
-      candidates), summed over its tokens that are not white space.
-    mass_kept: The part of it that reaches a target of mask 1.
+    mask_T: uint8[T], 1 where the target is the teacher's distribution, 0 where
+      it is one-hot or missing.
+    kinds_T: uint8[T], the `Kind` of each position.
+    classes_T: uint8[T], the `token_classes.TokenClass` of each position.
+    groups: A partition of both token sequences, in order.
+    characters_lost: The number of characters that the pieces do not spell:
+      unknown to the student, or removed or rewritten by its normalization.
+    mass_offered: The probability of the sampled tokens and their candidates,
+      summed over teacher tokens that are not white space.
+    mass_kept: The part of it that is part of a target with mask 1.
   """
 
   ids_T: np.ndarray
@@ -134,7 +135,7 @@ class Rejected:
   """A sample without targets.
 
   Attributes:
-    reason: Why, in words that a coverage report counts by.
+    reason: The reason, by which coverage reports count rejected samples.
   """
 
   reason: str
@@ -155,27 +156,28 @@ _SAMPLES = ("characters_lost_A", "mass_offered_A", "mass_kept_A")
 class TargetBatch:
   """The targets of a batch of samples.
 
-  A counts the samples that have targets, P their student positions one sample
-  after another, L their teacher tokens likewise; C is the largest number of
-  candidates of a position. The arrays are as those of `AlignedTargets`.
+  A is the number of samples that have targets, P the number of their student
+  positions (concatenated), L that of their teacher tokens, and C the largest
+  number of candidates of a position. The arrays are those of `AlignedTargets`.
 
   Attributes:
-    num_samples: Samples of the batch, rejected ones included.
-    rejected: Why, for each sample that has no targets.
-    samples_A: int64[A], the place of each in the batch, rising.
-    offsets: int64[A + 1], where each sample's positions begin.
-    token_offsets: int64[A + 1], where its teacher tokens begin.
+    num_samples: The number of samples of the batch, rejected ones included.
+    rejected: The reason for each rejected sample, by its index in the batch.
+    samples_A: int64[A], the index in the batch of each other sample, ascending.
+    offsets: int64[A + 1], the index of each sample's first position.
+    token_offsets: int64[A + 1], the index of its first teacher token.
     ids_P: int32[P].
     top_ids_PC: int32[P, C].
     top_log_probs_PC: float64[P, C].
     kinds_P: uint8[P].
     classes_P: uint8[P].
-    teacher_group_L: int64[L], the number of each token's group in its sample.
-    student_group_P: int64[P], the same.
+    teacher_group_L: int64[L], the group of each teacher token, numbered from 0
+      in every sample.
+    student_group_P: int64[P], the group of each student token.
     characters_lost_A: int64[A].
     mass_offered_A: float64[A].
     mass_kept_A: float64[A].
-    words: Spells the student's ids.
+    words: The student's table, for the pieces of its ids.
   """
 
   num_samples: int
@@ -203,7 +205,7 @@ class TargetBatch:
   def results(
     self,
   ) -> Iterator[AlignedTargets | Rejected]:
-    """Yields the targets of each sample, or why it has none, in order."""
+    """Yields each sample's targets, or the reason for its rejection."""
     place = {at: place for place, at in enumerate(self.samples_A.tolist())}
     for sample in range(self.num_samples):
       if sample in place:
@@ -240,8 +242,8 @@ class TargetBatch:
     """Returns the batch with only some of its samples.
 
     Args:
-      kept_A: bool[A], which stay.
-      rejected: Why, for those that do not.
+      kept_A: bool[A], the samples to keep.
+      rejected: The reason for each of the others.
     """
     if kept_A.all():
       return self
@@ -255,7 +257,13 @@ class TargetBatch:
     num_samples: int,
     rejected: Mapping[int, str],
   ) -> Self:
-    """Renumbers the batch's samples as some of a larger one's."""
+    """Returns the batch as part of a larger one.
+
+    Args:
+      places: The index in the larger batch of each sample of this one.
+      num_samples: The number of samples of the larger batch.
+      rejected: The reasons for the larger batch's other rejected samples.
+    """
     return dataclasses.replace(
       self,
       num_samples=num_samples,
@@ -267,7 +275,7 @@ class TargetBatch:
     )
 
   def _arranged(self, order: np.ndarray, rejected: Mapping[int, str]) -> Self:
-    """Returns the samples at the given places, in that order."""
+    """Returns the samples with the given indices, in that order."""
     counts = np.diff(self.offsets)[order]
     token_counts = np.diff(self.token_offsets)[order]
     at = tables.ragged_index(self.offsets[order], counts)

@@ -1,9 +1,10 @@
 """Builds teacher tokens from strings, ids or server responses.
 
-Alignment takes `TeacherToken`s: the bytes of a sampled token, its
+The input of alignment are `TeacherToken`s: the bytes of a sampled token, its
 log-probability, and the bytes and log-probabilities of its alternatives. They
-are built from strings, from ids and a vocabulary that has their bytes (a fast
-tokenizer, a tiktoken file), or from an OpenAI-compatible server's response.
+can be built from strings, from ids and a vocabulary that maps ids to bytes (a
+fast tokenizer or a tiktoken file), or from the response of an OpenAI-compatible
+server.
 """
 
 import base64
@@ -19,24 +20,24 @@ from specialize_jax.align import targets
 
 Spelling = str | bytes
 Top = Mapping[Spelling, float] | Iterable[tuple[Spelling, float]] | None
-"""A step's alternatives with natural log-probabilities; None for none."""
+"""A step's alternatives with natural log-probabilities; None if missing."""
 
 
 class Vocabulary(Protocol):
-  """Maps a teacher's ids to bytes, as every `student.Student` does."""
+  """A mapping of a teacher's ids to bytes; every `student.Student` is one."""
 
   def token_bytes(self, index: int) -> bytes | None:
-    """Returns what a token adds to a text; None for one that is no text."""
+    """Returns the bytes that a token adds; None if the token is not text."""
 
 
 class Tiktoken:
-  """The vocabulary of a tiktoken file: a token in base64 and its id a line."""
+  """The vocabulary of a tiktoken file: a base64 token and its id per line."""
 
   def __init__(self, path: str | os.PathLike[str]) -> None:
     """Reads the file, such as `cl100k_base.tiktoken`.
 
     Raises:
-      UserError: nothing lies at `path`, or a line is none of such a file.
+      UserError: `path` does not exist or is not a tiktoken file.
     """
     file = pathlib.Path(path)
     if not file.is_file():
@@ -57,7 +58,7 @@ class Tiktoken:
         ) from error
 
   def token_bytes(self, index: int) -> bytes | None:
-    """Returns what a token adds to a text; None for a special token."""
+    """Returns the bytes that a token adds; None for a special token."""
     return self._spellings.get(index)
 
 
@@ -70,14 +71,15 @@ def from_strings(
   """Builds teacher tokens from strings or bytes.
 
   Args:
-    tokens: The sampled tokens, which spell the text one after another.
-    top_logprobs: The alternatives of each, the sampled token among them or not.
-    token_logprobs: The sampled tokens' own log-probabilities; None where the
-      sampled token is always among its alternatives.
+    tokens: The sampled tokens, whose concatenation is the text.
+    top_logprobs: The alternatives of each token, with or without the sampled
+      token, and their natural log-probabilities.
+    token_logprobs: The sampled tokens' own log-probabilities; None if every
+      sampled token is among its alternatives.
 
   Raises:
     UserError: the lengths differ, a sampled token has no log-probability, or a
-      number is no log-probability.
+      log-probability is NaN or positive.
 
   Example:
     >>> (token,) = from_strings(["Ann"], [{"Ann": -0.5, "Bob": -1.5}])
@@ -129,15 +131,17 @@ def from_ids(
     vocabulary: A `Tiktoken`, or a student's adapter around the teacher's own
       tokenizer.
     ids: The sampled tokens, without special tokens.
-    top_logprobs: The alternatives of each, by id, the sampled token among them.
-      Those that are no text (an end of sequence) are left out.
-    text: What the ids are tokens of, where the vocabulary is a student's: then
-      each token has the bytes that it covers there, without a space that the
-      tokenizer puts before the text. None for what the tokens spell.
+    top_logprobs: The alternatives of each token, including the sampled one, as
+      log-probabilities by id. Alternatives that are not text (such as an end of
+      sequence) are ignored.
+    text: The text that was tokenized, if `vocabulary` is a student's adapter:
+      each token then has the bytes that it covers in the text, without a space
+      that the tokenizer adds before it. None for the text that the tokens
+      spell.
 
   Raises:
-    UserError: an id has no bytes or no log-probability, or the ids are not
-      those of the text.
+    UserError: an id has no bytes or no log-probability, or `ids` are not the
+      tokens of `text`.
   """
   spellings = [vocabulary.token_bytes(index) for index in ids]
   if text is not None:
@@ -173,11 +177,12 @@ def from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
   """Builds teacher tokens from an OpenAI-compatible server's response.
 
   Args:
-    response: A whole answer (its first choice is taken), a choice, or a
-      choice's `logprobs`, of `/v1/completions` or `/v1/chat/completions`.
+    response: A response of `/v1/completions` or `/v1/chat/completions` (of
+      which the first choice is used), one of its choices, or a choice's
+      `logprobs`.
 
   Raises:
-    UserError: it holds no log-probabilities.
+    UserError: it has no log-probabilities.
   """
   found: Any = response
   if isinstance(found, Mapping) and found.get("choices"):
@@ -224,10 +229,14 @@ def _bytes(spelling: Spelling) -> bytes:
 
 
 def _checked(log_prob: float, place: int) -> float:
-  """Returns a log-probability.
+  """Returns a log-probability, at most 0.
+
+  Args:
+    log_prob: A number; rounding may have made it slightly positive.
+    place: The index of its token, for the error.
 
   Raises:
-    UserError: it is NaN or well above 0: a probability, say.
+    UserError: it is NaN or well above 0, as a probability would be.
   """
   value = float(log_prob)
   if math.isnan(value) or value > 1e-3:

@@ -10,10 +10,10 @@ _OPERATORS = frozenset("+-*/=<>%^×÷−·")
 
 
 class TokenClass(enum.IntEnum):
-  """Which part of a rationale a student token belongs to.
+  """The class of a student token, by which coverage is reported.
 
-  Every token has one: the first of a line is a line start whatever it spells,
-  and `OTHER` is punctuation, currency and what the student cannot spell.
+  The first token of a line is a line start, whatever its text; `OTHER` is
+  punctuation, currency signs, and what the student cannot spell.
   """
 
   LINE_START = 0
@@ -30,11 +30,11 @@ NAMES = {
   TokenClass.WORD: "words",
   TokenClass.OTHER: "other",
 }
-"""The names that a report gives them."""
+"""The names of the classes in reports."""
 
 
 def of_piece(piece: str) -> TokenClass:
-  """Returns a piece's class from its spelling; never a line start.
+  """Classifies a piece by its text; the result is never a line start.
 
   Example:
     >>> [of_piece(p).name for p in ("\u258112", "/2", "=", "\u2581If", ".")]
@@ -57,9 +57,9 @@ def of_tokens(
 
   Args:
     piece_classes_T: uint8[T], the class of each token's piece.
-    starts_T: int[T], where each token begins, in visible bytes; where several
-      begin (a word start that is spelled apart), the first begins the line.
-    line_starts: bool[bytes + 1], whether a line begins at a visible byte.
+    starts_T: int[T], the visible byte at which each token begins; if several
+      begin at one byte (a separate word start), only the first is a line start.
+    line_starts: bool[bytes + 1], whether a line begins at each visible byte.
 
   Returns:
     uint8[T], a `TokenClass` each.
@@ -73,7 +73,7 @@ def of_tokens(
 
 
 def line_starts(text: str, ranks: np.ndarray) -> np.ndarray:
-  r"""Returns where lines begin, in visible bytes.
+  r"""Marks the visible bytes at which lines begin.
 
   Args:
     text: The text.

@@ -1,6 +1,6 @@
-"""Transfers the teacher's distributions to student ids, for a batch of samples.
+"""The rules that transfer the teacher's distributions to student ids.
 
-Targets have one row for each position: slot 0 is the sampled token, and the
+Targets have one row per student position: slot 0 is the sampled token, and the
 candidates follow in the API's order.
 """
 
@@ -22,9 +22,10 @@ class Matches:
   """One-to-one matches of a batch.
 
   Attributes:
-    teacher_M: int64[M], the teacher token of each.
+    teacher_M: int64[M], the teacher token of each match.
     student_M: int64[M], its (last) student token.
-    apart_M: bool[M], whether a word start of its own precedes that token.
+    apart_M: bool[M], whether the match also includes a separate word-start
+      token before that token.
   """
 
   teacher_M: np.ndarray
@@ -39,15 +40,16 @@ class Batch:
   Attributes:
     teacher: The teacher's side.
     student: The student's side.
-    places: Where the teacher's tokens lie.
+    places: The positions of the teacher's tokens in their texts.
     layout: The groups that align teacher and student tokens.
     table: The teacher's spellings.
     words: The student's words.
-    probs_L: float64[L], of the sampled tokens.
-    distinct_KL: bool[K, L], whether a candidate is listed for the first time
-      and is not the sampled token.
-    top_probs_KL: float64[K, L], of the distinct candidates, 0 for others.
-    alternatives: Reads candidates in the student's tokens.
+    probs_L: float64[L], the probabilities of the sampled tokens.
+    distinct_KL: bool[K, L], whether a candidate is neither the sampled token
+      nor a repetition of an earlier candidate.
+    top_probs_KL: float64[K, L], the probabilities of distinct candidates, 0 for
+      others.
+    alternatives: Tokenizes candidates with the student's tokenizer.
   """
 
   teacher: columns_lib.TeacherColumns
@@ -70,7 +72,7 @@ class Batch:
 
   @functools.cached_property
   def matches(self) -> Matches:
-    """Where one student token stands for one teacher token."""
+    """The one-to-one matches of teacher and student tokens."""
     layout, known = self.layout, None
     if not self.words.word_local:
       known = self.known.copied_B
@@ -80,7 +82,7 @@ class Batch:
         student_M=layout.match_student_M,
         apart_M=layout.match_apart_M,
       )
-    # Of a sample of the same tokens on both sides each is a match.
+    # If a sample has the same tokens on both sides, every token is a match.
     sample_M = self.teacher.sample_L[layout.match_teacher_M]
     others = np.flatnonzero(~known[sample_M])
     tokens = np.flatnonzero(known[self.teacher.sample_L])
@@ -97,7 +99,12 @@ class Batch:
   def read(
     self, token_N: np.ndarray, rows_N: np.ndarray
   ) -> alternatives.Reading:
-    """Tokenizes candidates `rows_N`, rows of `table`, of tokens `token_N`."""
+    """Compares candidates with the sampled text, in student tokens.
+
+    Args:
+      token_N: int64, the teacher step of each candidate.
+      rows_N: int64, the candidate's row in `table`.
+    """
     return self.alternatives.read(
       self.teacher,
       self.student,
@@ -113,15 +120,14 @@ class Transferred:
   """The targets that a rule computes for a batch.
 
   Attributes:
-    ids_PC: int32[P, C], candidates; an unused slot holds 0 (padding).
-    log_probs_PC: float64[P, C], in nats, -inf in an unused slot.
-    kinds_P: uint8[P], a `targets.Kind` each.
-    kept_B: float64[B], the teacher's probability that reached a target of
-      mask 1, over its tokens that are not white space.
-    rejected: Samples that have no targets by this rule, and why.
-    groups: The number of each teacher and each student token's group in its
-      sample, where the rule has groups of its own; None where they are the
-      layout's.
+    ids_PC: int32[P, C], candidates; 0 (padding) in an unused slot.
+    log_probs_PC: float64[P, C], in nats; -inf in an unused slot.
+    kinds_P: uint8[P], the `targets.Kind` of each position.
+    kept_B: float64[B], the teacher's probability that is part of a target with
+      mask 1, summed over tokens that are not white space.
+    rejected: The reason for each sample that the rule rejects.
+    groups: The group numbers of teacher and of student tokens, if the rule
+      defines its own groups; None for those of the layout.
   """
 
   ids_PC: np.ndarray
@@ -133,7 +139,10 @@ class Transferred:
 
 
 def distinct(teacher: columns_lib.TeacherColumns) -> np.ndarray:
-  """Returns which candidates are listed for the first time, bool[K, L]."""
+  """Returns which candidates are new at their step, bool[K, L].
+
+  A candidate is not new if it equals the sampled token or an earlier candidate.
+  """
   rows_KL = teacher.top_rows_KL
   new_KL = (rows_KL != teacher.rows_L) & (rows_KL >= 0)
   for later in range(1, len(rows_KL)):
@@ -143,9 +152,10 @@ def distinct(teacher: columns_lib.TeacherColumns) -> np.ndarray:
 
 
 def mass_offered(batch: Batch) -> np.ndarray:
-  """Sums the probability that the visible tokens name, float64[B].
+  """Sums the probabilities of visible tokens and their candidates, float64[B].
 
-  A token's share is at most 1, whatever the API's rounding makes of it.
+  Each step's probabilities are counted as at most 1, since an API's rounding
+  may exceed it.
   """
   shares_L = np.minimum(1.0, batch.probs_L + batch.top_probs_KL.sum(axis=0))
   shares_L[batch.places.visible_L == 0] = 0.0
@@ -153,20 +163,24 @@ def mass_offered(batch: Batch) -> np.ndarray:
 
 
 def per_sample(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-  """Sums values over each sample; an empty sample gives 0."""
+  """Sums values over each sample; the sum of an empty sample is 0."""
   sample = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
   return np.bincount(sample, values, minlength=len(offsets) - 1)
 
 
 def whitespace_rule(batch: Batch) -> Transferred:
-  """Assigns matches the teacher's distribution, others a one-hot target."""
+  """Computes targets by the `whitespace` rule.
+
+  The target of a match is the teacher's distribution; others are one-hot.
+  """
   matches, student = batch.matches, batch.student
   ids_SM, next_ids_SM, probs_SM = _paths(batch)
   first_ids, first_probs = sum_by_id(ids_SM, probs_SM)
   first_total = first_probs.sum(axis=0)
   first_probs = first_probs / np.maximum(1.0, first_total)
   first_rows = matches.student_M - matches.apart_M
-  # Where the word start is spelled apart, what goes on after it follows.
+  # Where the word start is a separate token, the second token's distribution is
+  # conditional on it.
   apart = np.flatnonzero(matches.apart_M)
   goes_on = (ids_SM[:, apart] == ids_SM[0, apart]) & (
     next_ids_SM[:, apart] >= 0
@@ -206,15 +220,15 @@ def whitespace_rule(batch: Batch) -> Transferred:
 def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Maps each candidate of a match to student tokens.
 
-  A candidate is mapped to a student token only if its text has that one token
-  there: not if it re-segments what is before, nor if it takes several tokens.
-  Where the student spells the word start apart ("\u2581", then the piece), a
-  candidate may be spelled so, too.
+  A candidate is mapped to a student token only if its text is that one token
+  there: not if it re-segments the text before it, nor if it consists of several
+  tokens. If the student has a separate word start ("\u2581", then the piece), a
+  candidate may consist of these two tokens.
 
   Returns:
-    int64[K + 1, M] the id of its first token, int64[K + 1, M] that of its
-    second, -1 for none, and float64[K + 1, M] its probability, 0 where it
-    maps to no token. Row 0 is the sampled token.
+    int64[K + 1, M], the id of each candidate's first token; int64[K + 1, M],
+    the id of its second token, or -1; and float64[K + 1, M], its probability,
+    or 0 if it is mapped to no token. Row 0 is the sampled token.
   """
   matches, ids_P = batch.matches, batch.student.ids_P
   match_M, apart_M = matches.teacher_M, matches.apart_M
@@ -236,14 +250,14 @@ def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   rows = batch.teacher.top_rows_KL[:, match_M].ravel()[named]
   read = batch.read(match_M[m], rows)
   base = base_M[m]
-  past = read.at_N - base  # tokens that agree with the sampled text's
+  past = read.at_N - base  # the number of tokens equal to the sampled text's
   known = read.own_N != batch.words.student.unknown_id
   one = (past == 0) & (read.remaining_N == 1)
   same = (past == 1) & (read.remaining_N == 0)
   laid = (one & known) | same
   into = named + num_matches  # row 0 is the sampled token
   first.ravel()[into] = np.where(one, read.own_N, ids_P[base])
-  # Where the word start is apart, a candidate's second token counts too.
+  # Where the word start is a separate token, consider the second token, too.
   apart = np.flatnonzero(apart_M[m])
   past, remaining, own = past[apart], read.remaining_N[apart], read.own_N[apart]
   two = (past == 1) & (remaining == 1)
@@ -269,10 +283,10 @@ def masked(batch: Batch, found: "Transferred") -> "Transferred":
 
 
 def spoken(batch: Batch, found: "Transferred") -> "Transferred":
-  """Returns one-hot targets where all that the teacher names underflows.
+  """Replaces targets whose probabilities all underflow by one-hot targets.
 
   Servers write -9999 for a probability that they did not compute. A position
-  that is left with such values alone has no distribution to learn.
+  with such values only has no distribution to learn.
   """
   named_P = (found.log_probs_PC > _LEAST_LOG_PROB).any(axis=1)
   at = np.flatnonzero(~named_P & np.isin(found.kinds_P, targets.TAUGHT_KINDS))
@@ -288,17 +302,17 @@ def spoken(batch: Batch, found: "Transferred") -> "Transferred":
 def sum_by_id(
   ids_SM: np.ndarray, probs_SM: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Sums the probabilities of equal ids and closes the gaps.
+  """Merges equal ids of each position, summing their probabilities.
 
   Args:
     ids_SM: [S, M], S slots for M positions.
-    probs_SM: [S, M]; 0 where a slot holds nothing.
+    probs_SM: [S, M]; 0 in an unused slot.
 
   Returns:
-    Ids in the order in which they first occur, and their sums; 0 and 0 in
-    slots that nothing is left for.
+    Distinct ids in order of first occurrence, and their sums; unused slots, 0
+    in both arrays, come last.
 
-  Example: ids 7, 9, 7 of probability 1/2, 1/4, 1/8.
+  Example: ids 7, 9, 7 with probabilities 1/2, 1/4, 1/8.
     >>> ids, probs = sum_by_id(
     ...   np.array([[7], [9], [7]]), np.array([[0.5], [0.25], [0.125]])
     ... )
@@ -328,7 +342,15 @@ def sum_by_id(
 def one_hot_rows(
   ids_P: np.ndarray, num_slots: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns one-hot targets of all positions: `ids_PC`, `log_probs_PC`."""
+  """Returns one-hot targets of all positions.
+
+  Args:
+    ids_P: The ids that have probability 1.
+    num_slots: C, the number of slots of each position.
+
+  Returns:
+    int32[P, C] ids and float64[P, C] log-probabilities.
+  """
   ids_PC = np.zeros((len(ids_P), num_slots), np.int32)
   log_probs_PC = np.full(ids_PC.shape, -np.inf)
   ids_PC[:, 0] = ids_P
@@ -343,18 +365,27 @@ def put_rows(
   ids_SM: np.ndarray,
   probs_SM: np.ndarray,
 ) -> None:
-  """Writes the targets of some positions."""
+  """Overwrites the targets of some positions, in place.
+
+  Args:
+    ids_PC: The ids of all positions.
+    log_probs_PC: Their log-probabilities.
+    rows: int64[M], the positions.
+    ids_SM: Their new ids.
+    probs_SM: Their new probabilities.
+  """
   ids_PC[rows] = ids_SM.T
   with np.errstate(divide="ignore"):
     log_probs_PC[rows] = np.log(probs_SM.T)
 
 
 def chunk_rule(batch: Batch) -> Transferred:
-  """Adds to `whitespace_rule` the likelihood of each other chunk.
+  """Computes targets by the `chunk` rule.
 
-  A chunk is the smallest run of text where both have a token boundary. With P
-  the likelihood of its teacher tokens and n the number of its student tokens,
-  the unknown piece not counted, each has the target P^(1/n).
+  Matches have the targets of `whitespace_rule`. A chunk is the smallest run of
+  text that begins and ends with a token boundary of both sides. With P the
+  likelihood of its teacher tokens and n the number of its student tokens (the
+  unknown piece not counted), each of these has the target probability P^(1/n).
   """
   layout, teacher = batch.layout, batch.teacher
   matched = whitespace_rule(batch)
@@ -386,7 +417,7 @@ def chunk_rule(batch: Batch) -> Transferred:
 def paper_rule(
   batch: Batch, distances: dynamic_program.DistanceTable
 ) -> Transferred:
-  """Assigns distributions by the paper's rule, from the dynamic program."""
+  """Computes targets by the paper's rule, from the dynamic program."""
   teacher, student, table = batch.teacher, batch.student, batch.table
   found = dynamic_program.paths(
     table.lenient.values[teacher.rows_L],
@@ -405,10 +436,10 @@ def paper_rule(
   )
   num_cells_P = np.bincount(student_cells, minlength=len(student.ids_P))
   spoken_P = np.zeros(len(student.ids_P), np.int64)
-  spoken_P[student_cells[::-1]] = teacher_cells[::-1]  # the first cell stays
+  spoken_P[student_cells[::-1]] = teacher_cells[::-1]  # keep the first cell
   exact_P = table.exact_id.values[teacher.rows_L[spoken_P]]
   same_P = exact_P == student.ids_P
-  if not batch.words.word_local:  # spelled otherwise at a text's start, say
+  if not batch.words.word_local:  # may be written differently in a vocabulary
     same_P |= batch.known.copied_B[student.sample_P]
   matches = np.flatnonzero(
     (num_cells_P == 1)
@@ -454,13 +485,18 @@ def _path_groups(found: dynamic_program.Paths) -> np.ndarray:
 def _paper_candidates(
   batch: Batch, tokens_M: np.ndarray, positions_M: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the sampled token and the API's, each that is a student piece.
+  """Returns the sampled token and candidates that are student pieces.
 
-  Of equals the first stays. A probability that the API rounds to 0 is listed.
+  Of equal pieces the first is kept, even if the API rounds its probability
+  to 0.
+
+  Args:
+    batch: The batch.
+    tokens_M: The teacher token of each match.
+    positions_M: The student position of each match.
 
   Returns:
-    Ids and log-probabilities [K + 1, M], 0 and -inf in slots that nothing is
-    left for.
+    Ids and log-probabilities, [K + 1, M]; 0 and -inf in unused slots.
   """
   teacher, table = batch.teacher, batch.table
   rows_SM = np.concatenate(
