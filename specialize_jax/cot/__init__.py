@@ -1,6 +1,12 @@
-"""What a problem, a chain of thought and an answer are as text.
+"""Renders prompts and targets as text, and extracts and grades answers.
 
-Plain Python on plain strings: the four data formats and how an answer is read
-and graded. Assumes nothing; promises that the same text comes out wherever a
-format is rendered, in training, in evaluation and in a teacher's prompt.
+Plain Python on plain strings. A data format is rendered by the same functions
+in training, in evaluation and in a teacher's prompt.
+
+Example:
+  >>> from specialize_jax.cot import answers, formats
+  >>> formats.render_prompt("1 + 1?", formats.ZERO_SHOT_ANSWER_ONLY)
+  'Q: 1 + 1? A:'
+  >>> answers.grade("So the answer is 2.0.", "2").correct
+  True
 """

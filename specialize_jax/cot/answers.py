@@ -1,15 +1,15 @@
-r"""How an answer is read from a text, and when it is right.
+r"""Extracts answers from generated text, and grades them.
 
-Two graders. `fixed` reads an answer as people write it, by its kind: numbers
+There are two graders. `fixed` extracts an answer according to its kind: numbers
 with commas, signs, decimals, currency, units and a trailing period; option
-letters, yes or no, word lists and brackets in any common spelling.
-`paper_code` does what the paper's released code does (FranxYao/
-FlanT5-CoT-Specialization: src/utils.py, `test_answer`; test_bbh.py,
-`parse_ans_general`), so that its numbers can be reproduced and the difference
-measured: it takes the last match of `\d*\.?\d+`, by which "1,000" equals
-"2,000" and "-5" equals "5", and calls words right that merely occur.
+letters, yes or no, word lists and brackets in any common notation. `paper_code`
+reproduces the paper's released code (FranxYao/FlanT5-CoT-Specialization:
+src/utils.py, `test_answer`; test_bbh.py, `parse_ans_general`), so that the
+difference can be measured: it extracts the last match of `\d*\.?\d+`, by which
+"1,000" equals "2,000" and "-5" equals "5", and accepts words that merely occur
+in the text.
 
-Whatever a model says, grading it never fails: what cannot be read is wrong.
+Grading never fails on any prediction: one without a readable answer is wrong.
 """
 
 import dataclasses
@@ -27,13 +27,14 @@ Kind = Literal[
 Grader = Literal["fixed", "paper_code"]
 
 _PAPER_NUMBER = re.compile(r"\d*\.?\d+")
-# What explains an answer may hold others: "18 eggs (16 - 3 = 13 are left)".
+# An explanation of an answer may contain other numbers:
+# "18 eggs (16 - 3 = 13 are left)".
 _REMARK = re.compile(
   r"\s\([^()]*\)|\b(?:because|since)\b.*", re.IGNORECASE | re.DOTALL
 )
 _LAST_REMARK = re.compile(r"\s\([^()=]*\)[.\s]*\Z")
 _SENTENCE_END = re.compile(r"\n|[.!]\s")
-# "1 200 metres"; among the words of a text a blank is seldom a separator.
+# "1 200 metres": within a text a space is rarely a thousands separator.
 _GROUPS = re.compile(
   r"(?<![\w.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d-]|[.,/]\d| \d| ?[*+/=x])"
 )
@@ -60,7 +61,7 @@ _OPERATION = re.compile(
   r"|\s(?:times|plus|minus|divided\sby|multiplied\sby)\s)[($-]{0,3}\d"
 )
 _OPERATOR = re.compile(r"[+*\u00d7\u00b7\u00f7^]|\s[-/]\s")
-# What may stand before the number that is the answer.
+# Words that may precede the number that is the answer.
 _ABOUT = re.compile(
   r"\W{0,5}(?:(?:about|exactly|only|just|approximately|around|roughly|nearly"
   r"|almost|a total of|equal to|therefore|then|thus|simply)\W{1,3}){0,3}",
@@ -99,8 +100,8 @@ _DENIES = re.compile(
 _LIST_LINE = re.compile(r"[ \t]*(?:[-*\u2022]|\(?\d{1,3}[.)])[ \t]+")
 _BRACKETS = re.compile(r"[()\[\]{}<>]+")
 
-_REACH = 2000  # characters in which the last number of a text is looked for
-# Characters: of what repeats at least four times, and of all repeats.
+_REACH = 2000  # the number of last characters searched for the last number
+# In characters: the longest unit of a loop, and the length of the whole loop.
 _MAX_PERIOD, _MIN_LOOP = 100, 40
 _AROUND = "\"'`*$ "
 _DIGIT = re.compile(r"\d")
@@ -110,11 +111,11 @@ _TOLERANCE = fractions.Fraction(1, 1_000_000)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-  """What a grader read and how it judged.
+  """The result of grading a prediction.
 
   Attributes:
-    extracted: The answer found in the prediction; None for none.
-    correct: Whether it is the target's.
+    extracted: The answer extracted from the prediction; None if there is none.
+    correct: Whether it equals the target's answer.
   """
 
   extracted: str | None
@@ -122,24 +123,24 @@ class Verdict:
 
 
 def extract_number(text: str) -> str | None:
-  r"""Reads the number that a text answers with.
+  r"""Extracts a text's numeric answer.
 
-  It is the first number after the last marker that has one: "answer is",
-  "answer:", "####", "\boxed" or, where a sentence begins, "A:". Of an
-  equation it is the result, on either side; remarks in parentheses or after
-  "because" do not count. Without a marker it is the last number of the text,
-  unless that ends in a loop. What the model goes on to ask itself, or another
-  speaker to say, does not count.
+  The answer is the first number after the last marker that is followed by one:
+  "answer is", "answer:", "####", "\boxed" or, at the beginning of a sentence,
+  "A:". In an equation it is the result, on either side; remarks in parentheses
+  or after "because" are ignored. Without a marker the answer is the last number
+  of the text, unless the text ends in a repetition loop. Further questions and
+  other speakers' turns after the model's own answer are ignored.
 
-  Digits of every script are read, in groups (by commas, apostrophes, or thin
-  and non-breaking spaces), with a decimal comma where it can be nothing else,
-  as LaTeX, and as English words.
+  Supports digits of every script, digit groups (separated by commas,
+  apostrophes, or thin and non-breaking spaces), decimal commas where they are
+  unambiguous, LaTeX, and English number words.
 
   Returns:
-    The number without groups, currency, unit or plus sign; a fraction as
-    "3/4", a mixed number as "7/4". None where the text has no number, or
-    answers with what is no plain number: a formula ("3\pi", "2x + 3"), or
-    several numbers ("(2, 3)", "5 or 7").
+    The number without digit groups, currency, unit or plus sign; a fraction as
+    "3/4", a mixed number as "7/4". None if the text has no number, or if its
+    answer is not a single number: a formula ("3\pi", "2x + 3"), or several
+    numbers ("(2, 3)", "5 or 7").
 
   Example:
     >>> extract_number("She pays $5. The answer is $1,234.50 a year.")
@@ -166,7 +167,7 @@ def extract_number(text: str) -> str | None:
 
 
 def _read_number(text: str) -> written_numbers.Number | None:
-  """Reads the number of a text; None for a formula, which is none."""
+  """Finds the number of a text; None if there is none or it is a formula."""
   number = _find_number(text)
   return number if number and number.is_alone else None
 
@@ -188,7 +189,7 @@ def _find_number(text: str) -> written_numbers.Number | None:
 
 
 def _end_of_number(text: str) -> int | None:
-  """Returns where the first number of a text ends, None for none."""
+  """Returns the end of the first number of a text, or None."""
   digit = _DIGIT.search(text)
   word = _NUMBER_WORD.search(text, 0, digit.start() if digit else 5 * _REACH)
   first = word or digit
@@ -196,10 +197,7 @@ def _end_of_number(text: str) -> int | None:
 
 
 def _loops(text: str) -> bool:
-  """Whether a text ends in the same few words again and again.
-
-  Such a model came to no end, and so to no answer.
-  """
+  """Returns whether a text ends in a repetition loop, and so has no answer."""
   for period in range(1, min(_MAX_PERIOD, len(text) // 4) + 1):
     tail = text[-max(4 * period, _MIN_LOOP) :]
     if len(tail) >= _MIN_LOOP and tail[period:] == tail[:-period]:
@@ -208,14 +206,19 @@ def _loops(text: str) -> bool:
 
 
 def _signed(text: str) -> str:
-  """Writes the words that are a sign as one, and joins mixed numbers."""
+  """Replaces sign words by signs, and joins mixed numbers."""
   text = _NEGATIVE.sub("-", _MINUS.sub(r"\1-", text))
   text = _NEGATED.sub(r"-\1", text)
   return _AND_A_FRACTION.sub(lambda m: " 1/2" if m[1] else " ", text)
 
 
 def _number_said(said: str, *, is_boxed: bool) -> written_numbers.Number | None:
-  """Reads the number of a sentence that is known to answer."""
+  """Finds the number in the text after a marker.
+
+  Args:
+    said: The text after the marker.
+    is_boxed: Whether it is the content of a box.
+  """
   said = _GROUPS.sub(
     lambda m: m[0].replace(" ", spelling.THIN_SPACE),
     _signed(_REJECTED.sub("", said)),
@@ -238,7 +241,7 @@ def _number_said(said: str, *, is_boxed: bool) -> written_numbers.Number | None:
 
 
 def _left_of(sides: Sequence[str]) -> written_numbers.Number | None:
-  """Reads the result of an equation that has it on the left: 18 = 9 * 2."""
+  """Finds the result of an equation with its result on the left: 18 = 9 * 2."""
   if len(sides) == 1 or not _OPERATION.search(sides[-1]):
     return None
   for side in reversed(sides[:-1]):
@@ -252,7 +255,7 @@ def _left_of(sides: Sequence[str]) -> written_numbers.Number | None:
 
 
 def _first_number(text: str) -> written_numbers.Number | None:
-  """Reads the first number, in digits or, with nothing before, in words."""
+  """Finds the first number: in digits, or in words at the beginning."""
   alone = _ALONE_FRACTION.fullmatch(text.removeprefix("= ").rstrip(" ."))
   if alone:
     number = written_numbers.opening(f"{alone[1]}/{alone[2]}")
@@ -271,7 +274,7 @@ def _first_number(text: str) -> written_numbers.Number | None:
 
 
 def _last_number(text: str) -> written_numbers.Number | None:
-  """Reads the number at the end of a text that marks none."""
+  """Finds the last number of a text without a marker."""
   last_digit = _DIGIT.search(text[::-1])
   if last_digit is None:
     tail = spelling.plain_latex(text[-_REACH:])
@@ -280,9 +283,9 @@ def _last_number(text: str) -> written_numbers.Number | None:
     return (meant or words or [None])[-1]
   end = len(text) - last_digit.start()
   start = max(end - _REACH, 0)
-  if start:  # not in the middle of a number
+  if start:  # do not start within a number
     start = _REST_OF_NUMBER.match(text, start).end()
-  # What comes after matters for what the last digits are: "5 million".
+  # The text after the last digits can be part of the number: "5 million".
   tail = _signed(spelling.plain_latex(text[start : end + _REACH]))
   without = _LAST_REMARK.sub("", tail)
   if _DIGIT.search(_last_sentence(without)):
@@ -306,14 +309,14 @@ def _last_number(text: str) -> written_numbers.Number | None:
 
 
 def _last_sentence(text: str) -> str:
-  """Returns what follows the last end of a sentence within a text."""
+  """Returns the last sentence of a text."""
   return _SENTENCE_END.split(text.rstrip(" .\n"))[-1]
 
 
 def numbers_equal(left: str, right: str) -> bool:
-  """Whether two numbers as `extract_number` writes them are the same.
+  """Returns whether two numbers, as `extract_number` returns them, are equal.
 
-  They may differ by one millionth, so that 0.3333333 is 1/3.
+  The absolute tolerance is one millionth, so that 0.3333333 equals 1/3.
 
   Example:
     >>> numbers_equal("72.0", "72"), numbers_equal("-5", "5")
@@ -327,12 +330,12 @@ def numbers_equal(left: str, right: str) -> bool:
 
 
 def extract_words(text: str) -> str:
-  r"""Reads the words that a text answers with, in a form to compare.
+  r"""Extracts a text's answer as normalized words.
 
-  They are the rest of the line after the last "answer is", "answer:", "####"
-  or "A:", or what the last "\boxed" holds; where there is none of these, the
-  last line. Without surrounding quotes, trailing period, case and repeated
-  blanks.
+  The answer is the rest of the line after the last "answer is", "answer:",
+  "####" or "A:", or the content of the last "\boxed"; without any of these, the
+  last line. It is normalized by removing surrounding quotes, a trailing period,
+  case and repeated spaces.
 
   Example:
     >>> extract_words('So the answer is "Apple  cat".')
@@ -351,17 +354,17 @@ def _words_turn(text: str) -> str:
 
 
 def _words(said: str) -> str:
-  """Writes the first line of an answer in a form to compare."""
+  """Normalizes the first line of an answer."""
   line = spelling.plain_latex(said).partition("\n")[0]
   words = " ".join(line.split()).casefold()
-  # A period may stand inside quotes or outside.
+  # A period may be inside the quotes or outside.
   return words.rstrip(_AROUND + ".").lstrip(_AROUND)
 
 
 def extract_option(text: str) -> str:
-  """Reads an option's letter, with or without its text.
+  """Extracts an option's letter, such as "(b)".
 
-  Two options are no answer, and an answer that is no letter stays as it is.
+  An answer that names no option, or several, is returned as normalized words.
 
   Example:
     >>> extract_option("The answer is B."), extract_option("(B) 12/25/1937")
@@ -394,7 +397,7 @@ def extract_option(text: str) -> str:
 
 
 def _option(words: str) -> str | None:
-  """Reads the option that an answer opens with, if it names no other."""
+  """Returns the option at the beginning of an answer that names no other."""
   alone = _OPTION.fullmatch(words)
   if alone:
     return _letter(alone)
@@ -406,7 +409,7 @@ def _option(words: str) -> str | None:
 
 
 def _only_option(words: str) -> str | None:
-  """Reads the one option that a line names, at its end, and does not deny."""
+  """Returns the only option of a line, if it is at the end and not negated."""
   ending = _ENDING_OPTION.search(words)
   if ending and len(_letters(words)) == 1 and not _DENIES.search(words):
     return ending[1]
@@ -422,7 +425,9 @@ def _letters(words: str) -> set[str]:
 
 
 def extract_choice(text: str) -> str:
-  """Reads yes or no, true or false, valid or invalid, with what follows it.
+  """Extracts yes or no, true or false, valid or invalid.
+
+  An answer that is none of these is returned as normalized words.
 
   Example:
     >>> extract_choice("The answer is No, he is not back at the start.")
@@ -441,7 +446,7 @@ def extract_choice(text: str) -> str:
 
 
 def _choice(words: str) -> str | None:
-  """Reads the choice that an answer opens with, or that an equation ends in."""
+  """Returns the choice at the start of an answer or the end of an equation."""
   result = words.rpartition("=")[2].strip() if "=" in words else ""
   said = _REMARK.sub("", _SENTENCE_END.split(words, 1)[0])
   for part in (result, said):
@@ -452,7 +457,7 @@ def _choice(words: str) -> str | None:
 
 
 def extract_word_list(text: str) -> str:
-  r"""Reads words in a row, however they are set apart.
+  r"""Extracts a list of words, with any separators.
 
   Example:
     >>> extract_word_list("The answer is apple, cat, and dog.")
@@ -474,7 +479,7 @@ def extract_word_list(text: str) -> str:
 
 
 def _listed(text: str) -> list[str]:
-  """Returns the items of a list that a text begins or ends with, one a line."""
+  """Returns the items of a list, one per line, at either end of a text."""
   items, lines = [], text[-_REACH:].strip().split("\n")
   for line in reversed(lines):
     bullet = _LIST_LINE.match(line)
@@ -485,7 +490,7 @@ def _listed(text: str) -> list[str]:
 
 
 def extract_brackets(text: str) -> str:
-  """Reads brackets in a row, with or without blanks.
+  """Extracts a sequence of brackets, with or without spaces.
 
   Example:
     >>> extract_brackets("So the answer is ] ) >.")
@@ -518,22 +523,22 @@ def grade(
   grader: Grader = "fixed",
   chain_of_thought: bool | None = None,
 ) -> Verdict:
-  """Judges a prediction.
+  """Grades a prediction.
 
   Args:
-    prediction: The model's whole text.
-    target: The gold answer, bare ("72", "9 (apples)") or as a text that ends
-      with it ("#### 72").
-    kind: What an answer is: a number, exact words, an option's letter, a
-      choice of two words, words in a row, or brackets in a row. The paper's
-      code knows only numbers and words, and takes the numbers of
-      BIG-Bench-Hard, here "numeral", for words.
-    grader: Whose rule decides.
-    chain_of_thought: Whether the prompt asked for one, on which the paper's
-      code for words depends; None if that is not known.
+    prediction: The model's whole output.
+    target: The gold answer, bare ("72", "9 (apples)") or at the end of a text
+      ("#### 72").
+    kind: The kind of answer: a number, exact words, an option's letter, a
+      choice of two words, a list of words, or a sequence of brackets. The
+      paper's code supports only numbers and words; it compares the numbers of
+      BIG-Bench-Hard ("numeral") as words.
+    grader: "fixed" or "paper_code".
+    chain_of_thought: Whether the prompt asked for a chain of thought, on which
+      the paper's code for words depends; None if unknown.
 
   Raises:
-    UserError: there is no such kind or grader.
+    UserError: `kind` or `grader` is unknown.
 
   Example:
     >>> grade("The answer is 2,000", "1,000", grader="paper_code").correct
@@ -573,14 +578,14 @@ def _grade_number(prediction: str, target: str) -> Verdict:
 
 
 def _readings(number: written_numbers.Number) -> Sequence[str]:
-  """Returns what a number can mean: "$4 million" is 4, as GSM8K has it, too."""
+  """Returns a number's possible values; in GSM8K "$4 million" may also be 4."""
   return (number.value, *((number.scaled,) if number.scaled else ()))
 
 
 def _gold_number(target: str) -> written_numbers.Number | None:
-  """Reads a gold answer: one that opens with its number is bare.
+  """Extracts a gold answer; one that begins with a number is bare.
 
-  Numbers in a unit, as in "9 (bags of 2)", are no answer.
+  Numbers within a unit, as in "9 (bags of 2)", are ignored.
   """
   if not turns.has_marker(target):
     plain = spelling.plain_latex(spelling.plain_characters(target[:_REACH]))
@@ -606,11 +611,11 @@ def _grade_number_as_paper(prediction: str, target: str) -> Verdict:
 def _grade_words_as_paper(
   prediction: str, target: str, chain_of_thought: bool | None
 ) -> Verdict:
-  """Searches the target in a text.
+  """Grades words as the paper's code does: the target occurs in the text.
 
-  That is, after a chain of thought, what stands between the first "the answer
-  is" and the second, and without it there is no answer; otherwise the whole
-  text. Where the prompt is not known, the marker tells which it was.
+  After a chain of thought, the text between the first and second "the answer
+  is" is searched, and there is no answer without that marker; otherwise the
+  whole text is. If the prompt is unknown, the presence of the marker decides.
   """
   _, marker, after = prediction.partition("the answer is")
   if chain_of_thought is None:

@@ -1,29 +1,28 @@
-r"""Arithmetic in a rationale: finds it, computes it, writes its result.
+r"""A calculator for decoding: computes the result of arithmetic in a rationale.
 
-A model that has written `48 / 2 =` knows what to compute and may still
-compute it wrong. `result_of` gives the text that ought to follow the sign, so
-that a decoder can force it (Cobbe et al. 2021, arXiv 2110.14168, section 4
-and appendix C, do so between `<<` and `>>`; here any sum that stands alone
-counts).
+A model that has written `48 / 2 =` may still compute the wrong result.
+`result_of` returns the text that should follow the equals sign, so that a
+decoder can force it. (Cobbe et al. 2021, arXiv 2110.14168, section 4 and
+appendix C, do so between `<<` and `>>`; here any complete expression counts.)
 
-The text is a stranger's. It is never evaluated by Python: a recursive descent
-over numbers, `+ - * / x ( )`, powers, `%` and `$` computes with exact
-fractions, within bounds on the length of the expression, the depth of its
+The text is untrusted and is never evaluated by Python. A recursive-descent
+parser for numbers, `+ - * / x ( )`, powers, `%` and `$` computes exact
+fractions, with limits on the length of the expression, the depth of its
 parentheses, the digits of its numbers, its exponents, and the size of every
-value on the way. What is out of bounds, or is no arithmetic, or only might be
-some, gives None: then the model goes on by itself. A wrong number that is
-forced is worse than none, so in doubt there is no result:
+intermediate value. If the text exceeds a limit, or is not certainly arithmetic,
+there is no result and the model continues by itself, since forcing a wrong
+number is worse than forcing none:
 
-    the text ends            | result | why
+    end of the text          | result | why
     -------------------------|--------|----------------------------------
     She has 48 / 2 =         | 24     | white space as before the sign
-    <<48/2=                  | 24>>   | GSM8K's mark is closed as well
+    <<48/2=                  | 24>>   | closes GSM8K's annotation
     3 x $1.50 =              | $4.50  | money has two decimals or none
-    1,200 * 3 =              | 3,600  | thousands are set apart if they were
-    100% - 40% =             | 60%    | percentages alone give one
+    1,200 * 3 =              | 3,600  | thousands separators as in the input
+    100% - 40% =             | 60%    | only percentages: a percentage
     10 / 3 =                 | 3.33   | see `write`
     5 apples + 3 * 2 =       | None   | the sum begins before the word
-    20% of 40 + 2 =          | None   | what `of` binds is not clear
+    20% of 40 + 2 =          | None   | the scope of `of` is ambiguous
     2x + 3 =                 | None   | algebra
     12 =                     | None   | nothing to compute
 """
@@ -33,22 +32,22 @@ import fractions
 import re
 
 MAX_CHARACTERS = 160
-"""Of an expression; what is longer is no step of a rationale."""
+"""Of an expression; a longer one is not a step of a rationale."""
 
 MAX_DEPTH = 16
-"""Of parentheses, signs and powers within each other."""
+"""Of nested parentheses, signs and powers."""
 
 MAX_DIGITS = 30
-"""Of a number as it is written."""
+"""Of a number in the text."""
 
 MAX_EXPONENT = 64
-"""Of a power, either way."""
+"""Of a power, as an absolute value."""
 
 MAX_BITS = 2048
-"""Of the numerator and the denominator of every value on the way."""
+"""Of the numerator and the denominator of every intermediate value."""
 
 MAX_RESULT = 10**15
-"""What is not below it is not written."""
+"""Larger results are not written."""
 
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(
@@ -58,15 +57,15 @@ _TOKEN = re.compile(
   r"|(?P<open>\()|(?P<close>\))|(?P<percent>%)|(?P<dollar>\$)",
   re.ASCII,
 )
-# The longest stretch before the sign that could be arithmetic, read backwards
-# so that its time is linear. An "x" counts where it cannot be a word's: after
-# a digit, `)` or `%`, blanks aside.
+# Matches, in the reversed text, the longest stretch before the equals sign that
+# could be arithmetic, in linear time. An "x" must follow a digit, `)` or `%`,
+# possibly after spaces, since it could otherwise belong to a word.
 _BACKWARDS = re.compile(
   r"(?:[\d.,+*/%$()^\u00d7\u22c5\u00b7\u00f7\u2212\s-]"
   r"|[xX](?=[\d)%])|(?<=\s)[xX](?=\s[\d)%]))*",
   re.ASCII,
 )
-# After these words the stretch is only a part of what is computed.
+# After these words the stretch is only part of the calculation.
 _BINDS = re.compile(
   r"(?:[\d%]|half|third|quarter|fourth|fifth|tenth)\s+of\s*\Z"
   r"|\b(?:times|by|plus|minus|over|per|divided|multiplied)\s*\Z",
@@ -75,20 +74,20 @@ _BINDS = re.compile(
 
 
 class _NotArithmeticError(Exception):
-  """The text is none, or leaves the bounds; never leaves this module."""
+  """The text is not arithmetic or exceeds a limit; private to this module."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """A number and how it was written.
+  """A number and its notation.
 
   Attributes:
-    amount: exact.
-    dollars: whether it is money: the sum or difference with money, its
-      multiple, its part, but not its ratio to money.
-    grouped: whether a number in it had its thousands set apart.
-    percent: whether all of its numbers were percentages, and it is no ratio.
-    computed: whether an operator made it.
+    amount: The exact value.
+    dollars: Whether it is money: a sum, difference, multiple or fraction of
+      money, but not a ratio of two amounts.
+    grouped: Whether an operand had thousands separators.
+    percent: Whether all operands were percentages, and it is not a ratio.
+    computed: Whether it is the result of an operator.
   """
 
   amount: fractions.Fraction
@@ -99,17 +98,17 @@ class Value:
 
 
 def result_of(text: str) -> str | None:
-  """Gives what ought to follow a text that ends with `=`.
+  """Returns the text that should follow a text that ends with `=`.
 
   Args:
-    text: what has been written; white space after the sign is passed over.
-      Only the last `MAX_CHARACTERS` before the sign are looked at.
+    text: The text so far; white space after the sign is ignored, and only the
+      last `MAX_CHARACTERS` before the sign are considered.
 
   Returns:
-    The result, after a blank if there is one before the sign and none after
-    it, and before `>>` if the sum began with `<<`. None if the text does not
-    end with `=`, or what stands before it is no sum with at least one
-    operator that stands alone, divides by zero, or leaves the bounds.
+    The result, with a leading space if there is one before the sign but none
+    after it, and with `>>` if the expression began with `<<`. None if the text
+    does not end with `=` after a complete expression with at least one
+    operator, or if the expression divides by zero or exceeds a limit.
 
   Example:
     >>> result_of("Half of it is 48 / 2 ="), result_of("<<48/2=")
@@ -121,14 +120,14 @@ def result_of(text: str) -> str | None:
   if not written.endswith("="):
     return None
   before = written[:-1]
-  # One more than may be, so that what is too long is seen to be.
+  # One character more than the limit, to detect longer expressions.
   window = before[-(MAX_CHARACTERS + 1) :]
   stretch = _BACKWARDS.match(window[::-1])[0][::-1]
   if len(stretch) > MAX_CHARACTERS:
     return None
   lead = before[: len(before) - len(stretch)]
   expression, marked = stretch.strip(), lead.endswith("<<")
-  # A comma or a full stop that ends what comes before is not of the sum.
+  # A comma or period that ends the preceding text is not part of the sum.
   if not marked:
     expression = _after_punctuation(expression)
     if _continues(lead, stretch, expression):
@@ -141,20 +140,20 @@ def result_of(text: str) -> str | None:
 
 
 def _after_punctuation(stretch: str) -> str:
-  """Drops a sentence's end from the beginning: ". 3 + 4" gives "3 + 4"."""
+  """Removes the end of a sentence: returns "3 + 4" for ". 3 + 4"."""
   parts = re.split(r"(?:^|(?<=\S))[.,]+(?:\s+|\Z)", stretch)
   return parts[-1].strip()
 
 
 def _continues(lead: str, stretch: str, expression: str) -> bool:
-  """Whether an expression is only the end of what is computed."""
+  """Returns whether an expression is only the end of a longer calculation."""
   if len(expression) < len(stretch.strip()):
     return False  # it begins after a comma or a full stop
   if lead[-1:].isalnum() and not stretch[:1].isspace():
     return True  # a name such as f(3) or a2
   if lead[-1:] in ("_", "\\", "{", "}", "[", "]", "<", ">", "!"):
     return True
-  # An operator after a word joins the word; a sign belongs to its number.
+  # After a word, an operator has the word as its operand; a sign has not.
   if re.match(r"[+*/^\u00d7\u22c5\u00b7\u00f7xX%)]|[-\u2212]\s", expression):
     return not re.search(r"[=:]\Z", lead.rstrip())
   return bool(_BINDS.search(lead[-40:] + " "))
@@ -163,8 +162,8 @@ def _continues(lead: str, stretch: str, expression: str) -> bool:
 def evaluate(expression: str) -> Value | None:
   """Computes an expression exactly.
 
-  The grammar, with the usual precedences; `-` before a number or a
-  parenthesis is a sign only where no blank follows it:
+  The grammar has the usual precedences; `-` before a number or a parenthesis is
+  a sign only if no space follows it:
 
       sum      = product (("+" | "-") product)*
       product  = factor (("*" | "x" | "/") factor)*
@@ -173,8 +172,8 @@ def evaluate(expression: str) -> Value | None:
       atom     = ("$"? number | "(" sum ")") "%"?
 
   Returns:
-    The value; None if the text is no such expression, divides by zero or
-    leaves the module's bounds. Time is bounded by `MAX_CHARACTERS`.
+    The value; None if the text is not such an expression, divides by zero or
+    exceeds one of the module's limits.
 
   Example:
     >>> evaluate("(1 + 2) * 3").amount, evaluate("20% x 1,000").amount
@@ -193,12 +192,12 @@ def evaluate(expression: str) -> Value | None:
 def write(value: Value) -> str:
   """Writes a value as a person would.
 
-  A whole number has no decimals; one that ends within four decimals is
-  written whole; any other is rounded, halves away from zero, to two
-  decimals, or below one to two significant digits, so that it does not
-  vanish. (Of the 23,716 marked results of GSM8K's training solutions none
-  has more than three decimals.) Money is rounded to cents, and has two
-  decimals or none; what was made of percentages alone is one.
+  An integer has no decimals, and a number with at most four decimals is written
+  exactly. Any other is rounded (half away from zero) to two decimals, or to two
+  significant digits if it is below one. (None of the 23,716 annotated results
+  in GSM8K's training solutions has more than three decimals.) Money is rounded
+  to cents and has two decimals or none; a result computed only from percentages
+  is a percentage.
 
   Example:
     >>> f = fractions.Fraction
@@ -221,7 +220,7 @@ def write(value: Value) -> str:
     else:
       while amount * 10**places < 10 and amount < 1 and places < MAX_DIGITS:
         places += 1
-  # floor(x + 1/2) in whole numbers: halves go away from zero.
+  # floor(x + 1/2) in integers, which rounds half away from zero.
   scaled = (2 * amount * 10**places + 1) // 2
   whole, part = divmod(scaled, 10**places)
   digits = f"{whole:,}" if value.grouped else str(whole)
@@ -234,7 +233,7 @@ def write(value: Value) -> str:
 
 
 class _Parser:
-  """A recursive descent over the tokens of one expression."""
+  """A recursive-descent parser of one expression."""
 
   def __init__(self, expression: str) -> None:
     self._tokens = _tokens(expression)
@@ -242,14 +241,14 @@ class _Parser:
     self._depth = 0
 
   def whole(self) -> Value:
-    """Reads the whole expression."""
+    """Parses and computes the whole expression."""
     value = self._sum()
     if self._next < len(self._tokens):
       raise _NotArithmeticError
     return value
 
   def _take(self, *kinds: str) -> str | None:
-    """Takes the next token's kind if it is one of these."""
+    """Consumes the next token and returns its kind, if it is one of these."""
     if self._next == len(self._tokens):
       return None
     kind = self._tokens[self._next].kind
@@ -334,7 +333,7 @@ class _Token:
 
 
 def _tokens(expression: str) -> list[_Token]:
-  """Cuts an expression up, and tells signs from operators."""
+  """Splits an expression into tokens, distinguishing signs from operators."""
   tokens, at = [], 0
   while at < len(expression):
     if expression[at].isspace():

@@ -1,10 +1,10 @@
-"""The four data formats: how a problem becomes a prompt and a target.
+"""The four data formats: templates of prompts and targets.
 
-A format is {in-context, zero-shot} x {answer-only, chain-of-thought}, in a
-wording. The default wording is the paper's, down to each newline (FranxYao/
-FlanT5-CoT-Specialization: src/data_utils.py, `process_data_format` and
-`sample_in_context_example`), since a checkpoint answers the wording that it
-was trained on; a dataset file can have its own.
+A format is one of {in-context, zero-shot} x {answer-only, chain-of-thought},
+with a wording. The default wording is exactly the paper's, including newlines
+(FranxYao/FlanT5-CoT-Specialization: src/data_utils.py, `process_data_format`
+and `sample_in_context_example`), since a checkpoint works best with the prompts
+that it was trained on. A dataset file can define another wording.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ class Demonstration:
 
   Attributes:
     question: The problem, without "Q: ".
-    rationale: The chain of thought whole, its last sentence "The answer is
-      X" included.
+    rationale: The whole chain of thought, including its last sentence "The
+      answer is X".
     answer: The bare answer, such as "72".
   """
 
@@ -30,21 +30,22 @@ class Demonstration:
 
 
 QUESTION, ANSWER = "{question}", "{answer}"
-"""Where a question and an answer stand in a template, once each."""
+"""The placeholders of a question and an answer, at most once in a template."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wording:
-  """The words around a question and around an answer.
+  """Templates of prompts and of the sentence that states the answer.
 
-  A demonstration is its prompt, a line break and its rationale, or its prompt,
-  a space and its answer; a blank line ends it.
+  A demonstration is a prompt, a newline and a rationale, or a prompt, a space
+  and an answer; either is followed by a blank line.
 
   Attributes:
     chain_of_thought: The prompt that asks for a chain of thought.
     answer_only: The zero-shot prompt that asks for the answer alone.
-    in_context_answer_only: The same after demonstrations.
-    answer: What an answer-only target says, and a rationale ends with.
+    in_context_answer_only: The answer-only prompt after demonstrations.
+    answer: The sentence that is an answer-only target, and that ends a
+      rationale.
   """
 
   chain_of_thought: str = f"Q: {QUESTION}\nLet's think step by step"
@@ -58,15 +59,14 @@ PAPER = Wording()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFormat:
-  """One of the four ways to write an example.
+  """One of the four formats of an example.
 
   Attributes:
-    name: The name that tasks and files use, such as
-      "zero_shot_chain_of_thought".
-    in_context: Whether demonstrations stand before the question.
-    chain_of_thought: Whether the target is the rationale; else the answer
-      alone.
-    wording: The words around question and answer.
+    name: The name in tasks and files, such as "zero_shot_chain_of_thought".
+    in_context: Whether demonstrations precede the question.
+    chain_of_thought: Whether the target is the rationale; if not, it is only
+      the answer.
+    wording: The templates of prompt and answer.
   """
 
   name: str
@@ -104,12 +104,12 @@ def worded(wording: Wording) -> tuple[DataFormat, ...]:
 
 
 def number_of(data_format: DataFormat) -> int:
-  """Returns the place of a format, in any wording, among the four, from 0."""
+  """Returns the index of a format among the four, whatever its wording."""
   return [one.name for one in FORMATS].index(data_format.name)
 
 
 def by_name(name: str, wording: Wording = PAPER) -> DataFormat:
-  """Returns the format called `name`.
+  """Returns the format with the given name.
 
   Raises:
     UserError: no format has that name.
@@ -124,7 +124,7 @@ def by_name(name: str, wording: Wording = PAPER) -> DataFormat:
 
 
 def render_question(question: str, data_format: DataFormat) -> str:
-  r"""Writes the question as the prompt ends with it.
+  r"""Renders the question at the end of a prompt.
 
   Example:
     >>> render_question("1 + 1?", ZERO_SHOT_ANSWER_ONLY)
@@ -143,7 +143,7 @@ def render_question(question: str, data_format: DataFormat) -> str:
 
 
 def render_answer(answer: str, wording: Wording = PAPER) -> str:
-  """Writes the sentence that states an answer.
+  """Renders the sentence that states an answer.
 
   Example:
     >>> render_answer("72")
@@ -160,7 +160,7 @@ def _filled(template: str, place: str, text: str) -> str:
 def render_demonstration(
   demonstration: Demonstration, data_format: DataFormat
 ) -> str:
-  r"""Writes one demonstration, its blank line at the end included.
+  r"""Renders a demonstration, including the blank line after it.
 
   Example:
     >>> one = Demonstration(
@@ -184,7 +184,12 @@ def render_prompt(
   data_format: DataFormat,
   demonstrations: Sequence[Demonstration] = (),
 ) -> str:
-  """Writes the encoder's whole input: demonstrations, then the question.
+  """Renders the encoder's input: demonstrations, then the question.
+
+  Args:
+    question: The problem, without "Q: ".
+    data_format: The format.
+    demonstrations: Solved problems, for an in-context format only.
 
   Raises:
     UserError: an in-context format has no demonstrations, or a zero-shot
@@ -208,7 +213,13 @@ def render_prompt(
 
 
 def render_target(data_format: DataFormat, rationale: str, answer: str) -> str:
-  """Writes the decoder's whole target.
+  """Renders the decoder's target.
+
+  Args:
+    data_format: The format, which determines whether the rationale or the
+      answer is the target.
+    rationale: The whole chain of thought.
+    answer: The bare answer.
 
   Example:
     >>> render_target(ZERO_SHOT_ANSWER_ONLY, "1 + 1 = 2", "2")

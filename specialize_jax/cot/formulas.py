@@ -1,14 +1,14 @@
-r"""Distinguishes a number that stands alone from one that is part of a formula.
+r"""Distinguishes a number that is a whole answer from one within a formula.
 
-"2\sqrt{3}", "3x", "(2, 3)" and "5 or 7" hold digits and are no plain numbers:
-whoever reads the first digits of one as the answer reads a wrong number.
-Expects the plain characters and LaTeX of `spelling`.
+"2\sqrt{3}", "3x", "(2, 3)" and "5 or 7" contain digits but are not single
+numbers, so their first digits must not be extracted as the answer. The input is
+text that `spelling` has normalized.
 """
 
 import re
 
-# Commands that change how a number looks, or stand beside an equation. Of any
-# other command, what it does to its number is unknown.
+# LaTeX commands that only change a number's appearance, or separate it from an
+# equation. Any other command may change its value.
 _LAYOUT = (
   r"(?:(?:display|text|script|scriptscript)style|[lL]arge|LARGE|[hH]uge|small"
   r"|bf|rm|it|degree|textdegree|circ|l?dots|hfill|newline|nonumber|qed|square"
@@ -27,7 +27,7 @@ _SYMBOL_BEFORE = re.compile(
   rf"(?:{_SYMBOL}|(?:square|cube) root of|\blog(?:arithm)? of)"
   rf"(?:_\{{?\d{{1,4}})?{_BETWEEN}{{0,6}}\$?{_BETWEEN}{{0,2}}\Z"
 )
-# A power that is no number of its own: 2^x, 10^1000, (3/4)^2; a base: 101_2.
+# A power that is not a readable number: 2^x, 10^1000, (3/4)^2; a base: 101_2.
 _ORDINAL = r"(?!\{?\s?(?:st|nd|rd|th|o|\u00b0|\\?circ|\\?prime)\b)"
 _SYMBOL_AFTER = re.compile(
   rf"{_BETWEEN}{{0,6}}{_SYMBOL}"
@@ -37,7 +37,7 @@ _SYMBOL_AFTER = re.compile(
 _TIME_BEFORE = re.compile(r"\d\s?:\s?\Z")
 _TIME_AFTER = re.compile(r"\s?:\s?(?!00(?!\d))\d")
 
-# What goes on after a number that was said to be the answer.
+# A continuation after the number, such as another operand.
 _OPERATION_AFTER = re.compile(
   r"[)%]?(?:\s[A-Za-z]{1,20}){0,2}"
   r"(?:\s?[+*\u00d7\u00b7\u00f7]\s?|\s[-/x]\s|(?<=\d)[-x](?=\d)"
@@ -55,10 +55,10 @@ _LIST_AFTER = re.compile(
 )
 _TUPLE_BEFORE = re.compile(r"[(\[{]\s?-?\Z")
 _TUPLE_AFTER = re.compile(r"\s{0,3}[,;]\s{0,3}-?[\dxyz\\]")
-# Of a negative number the bars change the sign.
+# The bars of an absolute value change the sign of a negative number.
 _BAR_BEFORE = re.compile(r"\|\s?\Z")
 
-# In a box a letter is a variable, and a list has no words.
+# In a box a letter is a variable, and a comma separates several answers.
 _BOXED_AFTER = re.compile(
   r"\s?(?:!|[xyznie](?![A-Za-z])|[<>])"
   r"|\s{0,3}[,;]\s{0,3}[-$]{0,2}(?:\.?\d|\\?[A-Za-z]{1,20}\s?=)"
@@ -69,16 +69,16 @@ _BOXED_BEFORE = re.compile(
 )
 _BOXED_SYMBOL = re.compile(rf"{_SYMBOL}|\^|^\s*-?[A-Za-z]\s*$")
 _EQUATIONS = re.compile(r"=[^=,;]*[,;]\s{0,3}\\?[A-Za-z]{1,20}\s?=")
-_REACH = 80  # characters beside a number that can be of its formula
+_REACH = 80  # characters on either side that can belong to its formula
 
 
 def touches_symbol(text: str, start: int, end: int) -> bool:
-  r"""Whether a number stands beside a symbol of which it is a part.
+  r"""Returns whether a number is next to a symbol that makes it a formula.
 
   Args:
     text: The whole text.
-    start: Where the number begins in it, without its sign.
-    end: Where it ends.
+    start: The index of the number's first character, without its sign.
+    end: The index after its last character.
 
   Example:
     >>> touches_symbol(r"so it is 2\sqrt{3}", 9, 10)
@@ -96,14 +96,14 @@ def touches_symbol(text: str, start: int, end: int) -> bool:
 
 
 def is_part(text: str, start: int, end: int, *, is_boxed: bool) -> bool:
-  r"""Whether the number of an answer is a part of a formula, or of several.
+  r"""Returns whether a number is part of a formula or of several answers.
 
   Args:
-    text: The sentence that answers.
-    start: Where the number begins in it.
-    end: Where it ends.
-    is_boxed: Whether `text` is what a box holds, which is a formula and no
-      sentence: in "12x" the x is a variable, and not "times".
+    text: The text of the answer.
+    start: The index of the number's first character.
+    end: The index after its last character.
+    is_boxed: Whether `text` is the content of a box, and so a formula: in "12x"
+      the x is then a variable, and not a multiplication sign.
 
   Example:
     >>> is_part("(2, 3)", 1, 2, is_boxed=False)
@@ -129,7 +129,7 @@ def is_part(text: str, start: int, end: int, *, is_boxed: bool) -> bool:
 
 
 def is_symbolic(boxed: str) -> bool:
-  r"""Whether a box that has no number holds symbols: it answers by a formula.
+  r"""Returns whether a box without a number contains a symbolic answer.
 
   Example:
     >>> is_symbolic(r"\pi"), is_symbolic("x"), is_symbolic("three")
@@ -139,7 +139,7 @@ def is_symbolic(boxed: str) -> bool:
 
 
 def is_several(boxed: str) -> bool:
-  """Whether a box holds several equations.
+  """Returns whether a box contains several equations.
 
   Example:
     >>> is_several("x = 5, y = 3"), is_several("5 = 3 + 2")

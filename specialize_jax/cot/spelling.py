@@ -1,9 +1,9 @@
-r"""Writes a text in the plain characters that answers are read from.
+r"""Normalizes Unicode and LaTeX notation before answers are extracted.
 
 A model may write the digits of any script, full-width letters, non-breaking
 and thin spaces, any of Unicode's minus signs, and LaTeX. `plain_characters`
-and `plain_latex` reduce these to what a keyboard has, so that a reader of
-answers knows one spelling of each.
+and `plain_latex` replace these by ASCII where possible, so that extraction
+handles one notation of each.
 """
 
 import fractions
@@ -11,9 +11,9 @@ import re
 import unicodedata
 
 THIN_SPACE = "\u2009"
-"""Stands for every space that can separate groups of digits."""
+"""Replaces every kind of space that can separate groups of digits."""
 
-# Marks a vulgar fraction until what precedes it is known.
+# Marks a vulgar fraction until the preceding character is known.
 _FRACTION_MARK = "\u2044"
 
 _EXCEPTIONS = {
@@ -39,13 +39,13 @@ _EXCEPTIONS = {
 
 
 def plain_characters(text: str) -> str:
-  r"""Replaces characters that look like ASCII, or have its meaning.
+  r"""Replaces characters by ASCII equivalents, in linear time.
 
   Digits of every script, full-width and mathematical letters, minus signs,
-  quotation marks and currency signs (as "$") become ASCII; spaces other than
-  the blank become a thin space; vulgar fractions such as "\u00bd" become
-  "1/2", after a blank where a digit precedes; characters without a width or
-  a direction of their own are removed. Takes time linear in the text.
+  quotation marks and currency signs (as "$") become ASCII; every other kind of
+  space becomes a thin space; vulgar fractions such as "\u00bd" become "1/2",
+  after a space if they follow a digit; zero-width and direction characters are
+  removed.
 
   Example:
     >>> plain_characters("\u0661\u0662 \uff11\uff0c\uff12\uff10\uff10 2\u00bd")
@@ -124,7 +124,7 @@ _LATEX_SYMBOLS = {
   r"\euro": "$",
 }
 _LATEX_SYMBOL = re.compile(
-  # A command of letters ends where another letter does not follow.
+  # A command's name ends before a character that is not a letter.
   "|".join(
     re.escape(symbol) + ("(?![A-Za-z])" if symbol[-1].isalpha() else "")
     for symbol in sorted(_LATEX_SYMBOLS, key=len, reverse=True)
@@ -150,7 +150,7 @@ _LATEX_FRACTION = re.compile(
 
 
 def plain_latex(text: str) -> str:
-  r"""Replaces LaTeX's numbers, signs and text by plain ones.
+  r"""Replaces LaTeX notation of numbers, signs and text by plain characters.
 
   Example:
     >>> plain_latex(r"1{,}200 \text{ or } \dfrac{-3}{4} \$5 2\frac12")
@@ -173,7 +173,7 @@ def plain_latex(text: str) -> str:
 
 
 def _plain_repeating(found: re.Match[str]) -> str:
-  r"""Returns 0.\overline{3} as a fraction, 3/9."""
+  r"""Converts a repeating decimal, 0.\overline{3}, to a fraction, 3/9."""
   whole, first, *repeated = found.groups(default="")
   repeats = repeated[0] or repeated[1]
   first = whole + first

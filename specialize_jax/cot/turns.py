@@ -1,9 +1,9 @@
-r"""Finds where a text answers: the model's own turn, and what it marks there.
+r"""Finds the model's own turn in generated text, and the answers marked in it.
 
-A model that does not stop goes on with a question of its own, another
-speaker's turn, or a chat template's tokens; what follows is not part of its
-answer. Within its turn it marks the answer by "the answer is", "####",
-"\boxed{}" or "A:"; where it does not, its last line answers.
+A model that does not stop continues with another question, another speaker's
+turn, or a chat template's tokens, none of which is part of its answer. Within
+its turn an answer follows a marker: "the answer is", "####", "\boxed{}" or
+"A:"; without a marker, the last line is the answer.
 """
 
 import collections
@@ -11,8 +11,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 
-_MAX_MARKERS = 20  # counted from the last; what marks more is a loop
-_MAX_SAID = 1000  # characters that can belong to a marked answer
+_MAX_MARKERS = 20  # counted from the last; more occur only in a loop
+_MAX_SAID = 1000  # the length limit of a marked answer, in characters
 
 _TOKEN = r"<\|[^\s<>|]{1,40}\|>|</?s>|<(?:bos|eos|pad|end_of_turn)>"
 _LABEL = (
@@ -21,11 +21,11 @@ _LABEL = (
   r"|input|prompt|query)"
 )
 # Every alternative of the patterns that search a whole text begins with a fixed
-# character, by which they run through a megabyte in milliseconds: a line begins
-# with the "\n" before it, and `own_turn` puts one before the first.
+# character, so that they search a megabyte in milliseconds: a line begins with
+# the "\n" before it, and `own_turn` adds one before the first line.
 #
-# A label counts where a line begins, or a sentence of a text without lines:
-# T5 writes none.
+# A label must be at the beginning of a line, or of a sentence if the text has
+# no lines (T5 generates no newlines).
 _ASKS = re.compile(
   rf"{_TOKEN}|\[INST\]|<<SYS>>|<start_of_turn>"
   rf"|\n[ \t>#*_-]{{0,12}}+(?i:{_LABEL})"
@@ -38,8 +38,8 @@ _ASKS = re.compile(
 _ASKS_IN_LINE = re.compile(
   r"[.?!][ ](?:Q|Question|Problem|Human|User)(?:[ ]\d{1,4})?:"
 )
-# Speakers whose names stand in problems too ("Student: $4"): they end a turn
-# after an empty line, or once an answer was marked.
+# Speakers whose names also occur in problems ("Student: $4"): they end a turn
+# only after an empty line or a marked answer.
 _SPEAKER = (
   r"(?:student|teacher|tutor|instructor|professor|pupil|learner|child|kid"
   r"|parent|customer|client|agent|interviewer|interviewee|moderator|host|guest"
@@ -52,14 +52,14 @@ _SPEAKS = re.compile(
 )
 _SPEAKS_ON = re.compile(
   rf"\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:"
-  # Anyone who asks, but for a label of the reasoning itself.
+  # Any name with a question, except labels of the reasoning itself.
   r"|\n[ \t>*_-]{0,12}+"
   r"(?!(?:Hypothes[ie]s|Premises?|Conclusion|Claim|Argument|Step|Case|Check)\b)"
   r"[A-Z][\w.'-]{0,20}(?:[ ][A-Z][\w.'-]{0,20})?[*_]{0,3}:"
   r"[^\n]{1,400}\?[ \t*_\"]{0,5}(?:\n|\Z)"
   rf"|[.?!][ ](?i:{_SPEAKER}):"
 )
-# A text can repeat its prompt: then the reply to that is what answers.
+# A text can repeat its prompt: the answer is then in the reply to it.
 _BEGINS_WITH_PROMPT = re.compile(
   r"(?:<s>|<bos>|<\|begin_of_text\|>|\s){0,5}"
   r"(?:<\|im_start\|>\s{0,5}(?:system|user)"
@@ -76,12 +76,12 @@ _REPLY = re.compile(
 )
 _EMPTY_LINES = re.compile(r"\n(?:[ \t]*+\n){2,}+")
 _OPENING_TOKENS = re.compile(rf"(?:{_TOKEN}|\s){{0,20}}")
-# A reasoning model answers after its last thought.
+# A reasoning model answers after its thinking block.
 _THOUGHT = re.compile(r"</think(?:ing)?>|<\|channel\|>final<\|message\|>")
 
 _HEADING = r"step|part|case|solution|explanation|note|method|approach|example"
-# "A:" counts where a line or a sentence begins: "Plan A: $50" is no answer;
-# nor is the heading "#### Step 2".
+# "A:" must be at the beginning of a line or sentence: "Plan A: $50" is not an
+# answer; nor is the heading "#### Step 2".
 _MARKERS = (
   re.compile(
     r"[aA](?i:nswer)\b(?:\s(?:to|for|of|in)\s[^.\n:=]{1,60}?)?[\s*_]{0,20}"
@@ -97,18 +97,18 @@ _OPTION_MARKERS = (
   re.compile(r"[cCrRbB](?i:orrect|ight|est)\s(?i:option|choice)\sis\b"),
   re.compile(r"\n\W{0,4}(?i:option|choice)[*_]{0,3}:"),
 )
-# Between a marker and the answer: blanks, and the beginning of a formula.
+# Between a marker and the answer: spaces, and the beginning of a formula.
 _OPENING = re.compile(r"(?:[\s:*_=]|\\\[|\\\(|\$\$)*")
 _BRACE = re.compile(r"\\[{}]|[{}]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Said:
-  """What follows a marker of an answer.
+  """The text after a marker of an answer.
 
   Attributes:
     text: At most a thousand characters.
-    is_boxed: Whether it is what a box holds.
+    is_boxed: Whether it is the content of a box.
   """
 
   text: str
@@ -120,12 +120,11 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
 
   Args:
     text: The model's whole text, in plain characters.
-    answered: Returns where the first thing ends that can be an answer, None
-      for nowhere. A label or a token after it ends the turn; one before it
-      does not, since nothing was answered yet.
+    answered: Returns the end of the first possible answer in a text, or None.
+      Only a label or token after it ends the turn.
 
   Returns:
-    The turn; it begins with a line break.
+    The turn, beginning with a newline.
 
   Example:
     >>> at_once = lambda text: 1
@@ -152,7 +151,7 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   first = answered(text)
   if first is None:
     return text
-  # What opens the text asks what it answers, as "Q: 3 + 4? A: 7" does.
+  # A question at the beginning is the one that is answered: "Q: 3 + 4? A: 7".
   first = max(first, 2)
   patterns = (_ASKS, _ASKS_IN_LINE, _SPEAKS)
   asks = [pattern.search(text, first) for pattern in patterns]
@@ -164,24 +163,24 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
 
 
 def has_marker(text: str) -> bool:
-  """Whether a text marks an answer."""
+  """Returns whether a text has a marker of an answer."""
   return any(marker.search(text) for marker in _MARKERS)
 
 
 def marked(
   text: str, *, options: bool = False, of_brackets: bool = False
 ) -> Iterator[Said]:
-  r"""Yields what follows each marker of an answer, the last first.
+  r"""Yields the text after each marker of an answer, in reverse order.
 
   Args:
     text: A model's own turn.
-    options: Whether "the correct option is" and the like mark an answer too.
-    of_brackets: Whether answers are brackets themselves, so that a box ends at
-      the last brace of its line.
+    options: Whether phrases such as "the correct option is" are markers, too.
+    of_brackets: Whether answers are brackets, in which case a box ends at the
+      last brace of its line.
 
   Yields:
-    At most a thousand characters after the marker, without the blanks, colons
-    and opening signs of a formula between; of a box, what it holds.
+    At most a thousand characters after the marker and any spaces, colons or
+    formula delimiters; for a box, its content.
 
   Example:
     >>> said = marked(r"The answer is: 5. So \boxed{\text{(B)}} is it.")
@@ -207,9 +206,10 @@ def marked(
 
 
 def box_content(text: str) -> str:
-  r"""Returns what stands between the first brace and the one that closes it.
+  r"""Returns the text between the first brace and its closing brace.
 
-  Escaped braces do not count. Where none closes it, the rest of the line.
+  Escaped braces are ignored. Without a closing brace, returns the rest of the
+  line.
 
   Example:
     >>> box_content(r"{\\frac{3}{4}}$ of a cup")
@@ -226,7 +226,7 @@ def box_content(text: str) -> str:
 
 
 def lines(text: str) -> Iterator[str]:
-  """Yields the lines of a turn that could answer: the last, then the first."""
+  """Yields a turn's lines that may be the answer: the last, then the first."""
   stripped = text.strip()
   last = stripped[-_MAX_SAID:].rpartition("\n")[2].strip()
   first = stripped[:_MAX_SAID].partition("\n")[0].strip()

@@ -1,7 +1,7 @@
 r"""Finds the numbers of a text, in digits or in English words.
 
-Expects the plain characters of `spelling`, and returns every number in the
-one form that `fractions.Fraction` reads: "1200", "-0.5", "3/4", "1.5e3".
+The input is text that `spelling` has normalized. Numbers are returned as
+strings that `fractions.Fraction` parses: "1200", "-0.5", "3/4", "1.5e3".
 """
 
 import dataclasses
@@ -10,11 +10,11 @@ import re
 
 from specialize_jax.cot.spelling import THIN_SPACE
 
-_MAX_DIGITS = 100  # what is longer is a model that cannot stop
+_MAX_DIGITS = 100  # longer numbers occur only in a repetition loop
 
-# A sign counts where it cannot be an operator: not after a digit, a letter
-# or a closing bracket ("10-5"), and before a blank only where nothing but an
-# equals sign comes before it ("= - 5", but "10 - 5").
+# A "-" is a sign only if it cannot be an operator: not after a digit, a letter
+# or a closing bracket ("10-5"), and before a space only directly after an
+# equals sign or colon ("= - 5", but not "10 - 5").
 _NUMBER = re.compile(
   rf"""
   (?P<sign> (?<![\w).\]}}%]) [-+] | (?<=[=:]\ ) -\  )?
@@ -65,13 +65,13 @@ class Number:
   r"""A number of a text.
 
   Attributes:
-    value: As `fractions.Fraction` reads it.
-    start: Where it begins in the text.
-    end: Where it ends.
-    scaled: The value of digits times the word after them ("4 million", "$4k",
-      "2 dozen", "50%"), which may as well be a unit; None where there is none.
-    is_alone: Whether the number is the whole answer. Where it is a part of a
-      formula ("2\sqrt{3}") the text says no number that can be read.
+    value: A string that `fractions.Fraction` parses.
+    start: The index of its first character in the text.
+    end: The index after its last character.
+    scaled: The value multiplied by the word after it ("4 million", "$4k",
+      "2 dozen", "50%"), which could also be a unit; None without such a word.
+    is_alone: Whether the number is the whole answer, and not part of a formula
+      such as "2\sqrt{3}".
   """
 
   value: str
@@ -82,10 +82,10 @@ class Number:
 
 
 def in_digits(text: str) -> list[Number]:
-  r"""Returns the numbers that are written in digits, in their order.
+  r"""Finds the numbers that are written in digits, in linear time.
 
-  Powers are computed; numbers of more than a hundred digits, exponents of
-  what is no number, and subscripts are left out. Takes time linear in the text.
+  Powers are computed; numbers of more than a hundred digits, subscripts, and
+  exponents of anything but a number are omitted.
 
   Example:
     >>> [n.value for n in in_digits("-$1,200.50 of 2 1/2 or 1.5 x 10^3")]
@@ -104,7 +104,7 @@ def in_digits(text: str) -> list[Number]:
 
 
 def opening(text: str) -> Number | None:
-  """Returns the number in digits that a text begins with, if it does."""
+  """Returns the number in digits at the beginning of a text, or None."""
   match = _NUMBER.match(text)
   return _number(match) if match else None
 
@@ -154,7 +154,7 @@ def _exponent(rest: str) -> str:
 
 
 def _power(base: str, written: str) -> str | None:
-  """Returns a power of digits: None where it is long, or is no number."""
+  """Computes a power of a number in digits; None if it is invalid or long."""
   exponent = int(re.sub(r"[^\d-]", "", written.translate(_SUPERSCRIPTS)))
   value = fractions.Fraction(base)
   size = max(value.numerator, value.denominator)
@@ -166,7 +166,7 @@ def _power(base: str, written: str) -> str | None:
 
 
 def _decimal(value: fractions.Fraction) -> str:
-  """Writes a value as a whole number or decimals, else as a fraction."""
+  """Writes a value as an integer or decimal if exact, else as a fraction."""
   for places in range(13):
     scaled = abs(value) * 10**places
     if scaled.denominator == 1:
@@ -242,7 +242,7 @@ _PARTS = {
 }
 _CARDINAL = "|".join([*_UNITS, *_TENS, *_SCALES])
 _PART = "|".join([*_PARTS, "halve"])
-# At most so many words: what is longer is a list, or a loop.
+# The number of words is limited: a longer match is a list or a loop.
 _WORDS = re.compile(
   rf"""
   (?P<sign> (?<![\w-]) (?: minus | negative )\s{{1,3}} )?
@@ -265,12 +265,12 @@ _WORDS = re.compile(
 
 
 def in_words(text: str) -> list[Number]:
-  """Returns the numbers that are written in English words, in their order.
+  """Finds the numbers that are written in English words.
 
-  Cardinals, fractions ("three quarters", "two and a half"), "half a dozen",
-  each after "minus" or "negative" or not. Words that are numbers only in
-  some sentences ("one of them", "the third") are read as numbers where they
-  could be: who calls this has to know that a number is expected.
+  Supports cardinals, fractions ("three quarters", "two and a half") and "half a
+  dozen", optionally after "minus" or "negative". Words that are numbers in some
+  sentences only ("one of them", "the third") count as numbers, so call this
+  only where a number is expected.
 
   Example:
     >>> [n.value for n in in_words("Eighteen, or minus twenty-five.")]
@@ -312,7 +312,7 @@ def _part(word: str) -> int:
 
 
 def _cardinal(words: str) -> int | None:
-  """Adds up the words of a cardinal; None if they are none."""
+  """Computes the value of a cardinal in words; None if it is not one."""
   total, current, last = 0, 0, ""
   for word in re.split(r"[\s-]+", words.lower()):
     if word in ("and", "a", "an"):

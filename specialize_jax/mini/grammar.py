@@ -58,7 +58,7 @@ class Node:
   """A state of the automaton.
 
   Attributes:
-    order: Index of the order in which the steps are told.
+    order: Index of the order in which the steps are written.
     place: Number of completed steps.
     values: The results so far, by step; None for later steps.
     waits_for_value: Whether the calculation is written and its result is next.

@@ -1,7 +1,8 @@
 """Data for general pre-training only: arithmetic, bare answers and reading.
 
-The stand-in for FlanT5 knows words, arithmetic and reading. It has seen math
-problems with their answers, but not yet solutions in steps.
+The general student, which takes the place of FlanT5, knows words, arithmetic
+and reading. It was trained on math problems with their answers, but not on
+step-by-step solutions.
 """
 
 import re
@@ -60,7 +61,7 @@ def fact_rows() -> list[Row]:
 def weak_maths_rows(one_step: Sequence[problems.Problem]) -> list[Row]:
   """Returns rows of one-step problems with bare answers.
 
-  A pre-trained student has seen math questions, but not reasoning.
+  A pre-trained student was trained on math questions, but not on reasoning.
   """
   data_format = formats.ZERO_SHOT_ANSWER_ONLY.name
   return _numbered(

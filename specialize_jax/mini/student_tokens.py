@@ -1,4 +1,4 @@
-"""The exact teacher over a student's tokens: what a perfect student predicts.
+"""The exact teacher's distributions over the student's tokens.
 
 For a problem and the student's tokens so far,
 
