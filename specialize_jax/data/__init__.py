@@ -1,11 +1,10 @@
-"""From questions and teacher rows to packed, resumable batches.
+"""Builds packed, resumable training batches from questions and teacher data.
 
-The room reads files through seqio sources, renders and tokenizes them in
-tf.data, and packs the result into the batches that training steps take.
-Everything in it is deterministic given a seed, and global batch n is a pure
-function of (seed, mixture, n), whatever the number of hosts.
+Files are read through seqio sources, rendered and tokenized in tf.data, and
+packed into batches. Everything is deterministic given a seed: global batch n is
+a pure function of (seed, mixture, n), whatever the number of hosts.
 
-Example (`examples/packed_batch.py` is a whole one):
+Example (`examples/packed_batch.py` is complete):
 
   >>> from specialize_jax import data
   >>> batches = data.TrainIterator(  # doctest: +SKIP
@@ -17,8 +16,8 @@ Example (`examples/packed_batch.py` is a whole one):
   >>> next(batches)["decoder_teacher_top_probs"].shape  # doctest: +SKIP
   (128, 384, 5)
 
-The names below are loaded when they are asked for: most need TensorFlow and
-seqio (the extra `train`), which packing alone does not.
+The public names are loaded on first use, because most of them need TensorFlow
+and seqio (the extra `train`), and packing alone does not.
 """
 
 import importlib

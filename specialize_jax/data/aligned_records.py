@@ -1,8 +1,8 @@
-"""From teacher records to aligned rows: offline, in batches.
+"""Aligns teacher records with a student, offline and in batches.
 
-Aligned rows are derived data: five candidates a position, ids in 16 bits (32
-where the vocabulary is larger) and log-probabilities in half precision, rebuilt
-at will for another student.
+Aligned rows have five candidates per position, with ids in 16 bits (32 for
+large vocabularies) and log-probabilities in half precision. They are derived
+data, which can be rebuilt from the records for another student.
 """
 
 import dataclasses
@@ -30,14 +30,22 @@ def align_record(
 ) -> targets.AlignedTargets | targets.Rejected:
   """Aligns one record, keeping all candidates.
 
-  A sample that is not a finished answer is rejected unless `keep_truncated`.
-  In `paper` mode a sample that did not end by itself, or whose steps do not
-  begin with the prompt's tail where the source should have it, is rejected
-  in any case, as the paper's code does.
+  As in the paper's code, `paper` mode always rejects a sample whose finish
+  reason is not "stop", or whose steps lack the end of the prompt that records
+  of its source begin with.
+
+  Args:
+    record: The record.
+    tokenizer: The student's tokenizer.
+    mode: One of `align.MODES`.
+    keep_truncated: Whether to align samples that are not finished answers,
+      instead of rejecting them.
+
+  Returns:
+    The targets, or the reason why the record is rejected.
 
   Raises:
-    UserError: there is no such mode, or the record's tokens do not spell its
-      text.
+    UserError: `mode` is unknown, or the record's tokens do not spell its text.
   """
   align.check_mode(mode)
   schema.check_spelling(record)
@@ -57,12 +65,12 @@ def align_record(
 
 
 class RowAligner:
-  """Aligns the rows of a store, many at a time.
+  """Aligns the rows of a record store in batches.
 
-  The result of each row is that of `align_record`.
+  The result for each row is that of `align_record`.
 
   Attributes:
-    aligner: the aligner.
+    aligner: The aligner.
   """
 
   def __init__(
@@ -72,16 +80,16 @@ class RowAligner:
     mode: str,
     keep_truncated: bool = False,
   ) -> None:
-    """Builds the aligner of a student.
+    """Builds an aligner for a student.
 
     Args:
-      tokenizer: the student's tokenizer.
-      mode: one of `align.MODES`.
-      keep_truncated: whether samples that are not finished answers are
-        aligned, too.
+      tokenizer: The student's tokenizer.
+      mode: One of `align.MODES`.
+      keep_truncated: Whether to align samples that are not finished answers,
+        instead of rejecting them.
 
     Raises:
-      UserError: there is no such mode.
+      UserError: `mode` is unknown.
     """
     self.aligner = align.Aligner(tokenizer, mode=mode)
     self._keep_truncated = keep_truncated
@@ -92,13 +100,13 @@ class RowAligner:
     """Aligns rows.
 
     Args:
-      rows: the rows; best a generator, since their steps are dropped at once.
+      rows: The rows; preferably a generator, since their steps are not kept.
 
     Returns:
       The rows without their steps and lines, and the targets of each.
 
     Raises:
-      UserError: a record is not whole, or its tokens do not spell its text.
+      UserError: a record is incomplete, or its tokens do not spell its text.
     """
     collector = columnar.StepCollector()
     kept, places, rejected = [], [], {}
@@ -194,11 +202,11 @@ def _teacher_token(step: schema.TeacherStep) -> targets.TeacherToken:
 def to_positions(batch: targets.TargetBatch) -> packed_rows.Positions:
   """Converts a batch's targets to the form in which they are stored.
 
-  A position keeps its target's own candidate and the most probable others,
-  five in all; a masked position, of characters that the student cannot spell,
-  has none. Mass above 1, which the API's rounding makes in `paper` mode, is
-  scaled to 1, and log-probabilities are rounded down to half precision, so
-  that no position's mass exceeds 1.
+  At most five candidates of a position are stored: the target token and the
+  most probable others. A masked position, of characters that the student cannot
+  spell, has none. In `paper` mode an API's rounding can make the probabilities
+  sum to more than 1, in which case they are scaled; log-probabilities are
+  rounded down to half precision, so that the sum stays at most 1.
   """
   ids_PC, log_probs_PC = _largest_candidates(
     batch.ids_P, batch.top_ids_PC, batch.top_log_probs_PC
@@ -217,11 +225,16 @@ def to_positions(batch: targets.TargetBatch) -> packed_rows.Positions:
 def _largest_candidates(
   ids_P: np.ndarray, top_ids_PC: np.ndarray, top_log_probs_PC: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Selects five candidates a position: the target's own, then by probability.
+  """Selects five candidates per position: the target, then by probability.
+
+  Args:
+    ids_P: int[P], the target tokens.
+    top_ids_PC: int[P, C], all candidates.
+    top_log_probs_PC: float[P, C], their log-probabilities, in nats.
 
   Returns:
-    int32[P, 5] ids and float64[P, 5] log-probabilities; an unused slot, or
-    one whose candidate has no probability, holds 0 and -inf.
+    int32[P, 5] ids and float64[P, 5] log-probabilities; 0 and -inf in a slot
+    that is unused or whose candidate has probability 0.
   """
   num_positions, num_candidates = top_ids_PC.shape
   own_PC = (top_ids_PC == ids_P[:, None]) & (top_log_probs_PC > -np.inf)
@@ -240,7 +253,7 @@ def _largest_candidates(
 
 
 def round_down(log_probs: np.ndarray) -> np.ndarray:
-  """Casts to float16, towards minus infinity.
+  """Casts to float16, rounding towards minus infinity.
 
   Example:
     >>> float(round_down(np.array([-0.1]))[0]) <= -0.1

@@ -1,14 +1,13 @@
-"""TFDS builders of the benchmarks, from local files or from their authors.
+"""TFDS builders of the benchmarks, from local or downloaded files.
 
-`--manual_dir` names a folder with the authors' files as the data directory
-has them (`gsm8k/train.jsonl`, ...). A file that is not there is downloaded
-from its authors' repository, at a commit, and must have the checksum that
-`benchmark_files.tsv` has for it: file, address, bytes, SHA-256.
+`--manual_dir` is a directory with the authors' files, with the same layout as
+the data directory (`gsm8k/train.jsonl`, ...). A file that is missing there is
+downloaded from its authors' repository, at a fixed commit, and must have the
+size and SHA-256 that `benchmark_files.tsv` lists.
 
     specialize prepare --dataset_name=svamp --data_dir=tfds
 
-TFDS's own `tfds build` takes them too, with
-`--imports=specialize_jax.data.benchmark_builders`.
+`tfds build --imports=specialize_jax.data.benchmark_builders` works as well.
 """
 
 import dataclasses
@@ -29,12 +28,12 @@ ADDRESS = "https://raw.githubusercontent.com/"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class File:
-  """One file of a benchmark's authors.
+  """A file that a benchmark's authors published.
 
   Attributes:
-    address: below `ADDRESS`.
-    num_bytes: its size.
-    sha256: its checksum.
+    address: Its address, relative to `ADDRESS`.
+    num_bytes: Its size in bytes.
+    sha256: Its checksum, in hexadecimal.
   """
 
   address: str
@@ -44,7 +43,7 @@ class File:
 
 @functools.cache
 def files() -> Mapping[str, File]:
-  """Returns every file by its path below a data directory."""
+  """Returns all files by their paths relative to a data directory."""
   table = pathlib.Path(__file__).with_name("benchmark_files.tsv")
   rows = [line.split("\t") for line in table.read_text().splitlines()]
   return {
@@ -54,15 +53,15 @@ def files() -> Mapping[str, File]:
 
 
 class _Benchmark(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """What the five builders share."""
+  """The base class of the five builders."""
 
   VERSION = tfds.core.Version(benchmarks.BUILT_VERSION)
-  MANUAL_DOWNLOAD_INSTRUCTIONS = None  # a network does as well
+  MANUAL_DOWNLOAD_INSTRUCTIONS = None  # files can be downloaded
 
   @tfds.core.utils.classproperty
   @classmethod
   def url_infos(cls) -> Mapping[str, tfds.download.checksums.UrlInfo]:
-    """Returns the checksums that downloads must have, for TFDS."""
+    """Returns the checksums by which TFDS verifies downloads."""
     return {
       ADDRESS + file.address: tfds.download.checksums.UrlInfo(
         size=tfds.core.utils.Size(file.num_bytes),
@@ -92,7 +91,7 @@ class _Benchmark(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class _Maths(_Benchmark, skip_registration=True):
-  """Word problems with one number as their answer."""
+  """Word problems whose answer is a single number."""
 
   def _split_generators(
     self, dl_manager: tfds.download.DownloadManager
@@ -111,19 +110,19 @@ class Gsm8k(_Maths):
 
 
 class Multiarith(_Maths):
-  """MultiArith: 600 problems of two or more steps, a quarter held out."""
+  """MultiArith: 600 problems of two or more steps, a quarter for validation."""
 
 
 class Asdiv(_Maths):
-  """ASDiv's 2,093 problems that have one number as their answer."""
+  """ASDiv: the 2,093 problems whose answer is a single number."""
 
 
 class Svamp(_Maths):
-  """SVAMP: 1,000 problems that vary one another."""
+  """SVAMP: 1,000 variations of simple problems."""
 
 
 class Bbh(_Benchmark):
-  """BIG-Bench-Hard: a configuration a task, its prompt in the metadata."""
+  """BIG-Bench-Hard: a configuration per task, with its prompt as metadata."""
 
   BUILDER_CONFIGS = [
     tfds.core.BuilderConfig(name=pathlib.PurePath(path).stem)
@@ -150,12 +149,19 @@ BUILDERS = {one.name: one for one in (Gsm8k, Multiarith, Asdiv, Svamp, Bbh)}
 def locate(
   paths: Sequence[str], dl_manager: tfds.download.DownloadManager
 ) -> dict[str, str]:
-  """Finds files in the manual folder, and downloads those that are not there.
+  """Finds files in the manual directory, and downloads those that are missing.
+
+  Args:
+    paths: Keys of `files()`.
+    dl_manager: TFDS's download manager.
+
+  Returns:
+    The local path of each file.
 
   Raises:
-    UserError: a file is not the one that its authors published.
+    UserError: a file differs from the one that its authors published.
   """
-  # TFDS has no manual folder where none was named and none exists.
+  # TFDS has no manual directory if none was given and the default is missing.
   folder = pathlib.Path(dl_manager._manual_dir or "")  # noqa: SLF001
   found = {
     path: str(folder / path)
@@ -182,18 +188,20 @@ def _check(path: str, local: str) -> None:
 
 
 def prepare(name: str, *, data_dir: str, manual_dir: str | None) -> list[str]:
-  """Builds a benchmark, every configuration of it; what is there stays.
+  """Builds all configurations of a benchmark that do not exist yet.
 
   Args:
-    name: a key of `BUILDERS`.
-    data_dir: the folder of TFDS datasets.
-    manual_dir: where the authors' files may lie.
+    name: A key of `BUILDERS`.
+    data_dir: The directory of TFDS datasets.
+    manual_dir: A directory that may have the authors' files; None to download
+      them.
 
   Returns:
-    The datasets' folders.
+    The datasets' directories.
 
   Raises:
-    UserError: a file is neither there nor to be had, or is another one.
+    UserError: a file cannot be downloaded, or differs from the one that its
+      authors published.
   """
   made = BUILDERS[name]
   config_names = [config.name for config in made.BUILDER_CONFIGS] or [None]

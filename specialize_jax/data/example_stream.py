@@ -1,7 +1,7 @@
 """A mixture's examples, mixed and shuffled, as a resumable stream.
 
-What is endless, random and native to TensorFlow ends here: below it are
-NumPy arrays of any length, and a position that fits in a few kilobytes.
+This module is the boundary between TensorFlow and NumPy: it yields examples as
+NumPy arrays, and its state has a few kilobytes.
 """
 
 import difflib
@@ -17,29 +17,29 @@ import tensorflow as tf
 from specialize_jax import errors
 from specialize_jax.data import features, packing, sources
 
-# Elements that cross from TensorFlow to NumPy together: one at a time, the
-# crossing would cost more than the packing.
+# The number of examples that are converted to NumPy at once. Converting them
+# one by one would take longer than packing.
 _CHUNK_EXAMPLES = 32
 
 
 class ExampleStream:
-  """Reads a training dataset in chunks and knows where it is."""
+  """Reads a training dataset in chunks; its position can be restored."""
 
   def __init__(self, dataset: tf.data.Dataset) -> None:
-    """Starts at the beginning.
+    """Starts at the beginning of a dataset.
 
     Args:
-      dataset: as `training_dataset` gives it.
+      dataset: The result of `training_dataset`.
     """
     self._elements = iter(dataset.ragged_batch(_CHUNK_EXAMPLES))
 
   def next_examples(self) -> Sequence[packing.Example]:
-    """Gives the next few examples; none at the end of the data."""
+    """Returns the next chunk of examples; empty at the end of the data."""
     chunk = next(self._elements, None)
     return [] if chunk is None else list(_examples(chunk))
 
   def state(self) -> bytes:
-    """Gives the position as bytes that `restore` reads."""
+    """Serializes the position."""
     with tempfile.TemporaryDirectory() as directory:
       prefix = f"{directory}/elements"
       tf.train.Checkpoint(elements=self._elements).write(prefix)
@@ -52,7 +52,7 @@ class ExampleStream:
     return file.getvalue()
 
   def restore(self, state: bytes) -> None:
-    """Moves to the position of a `state`."""
+    """Moves to a position that `state` returned."""
     with tempfile.TemporaryDirectory() as directory:
       with np.load(io.BytesIO(state), allow_pickle=False) as files:
         for name in files.files:
@@ -70,11 +70,19 @@ def training_dataset(
   split: str = "train",
   num_epochs: int | None = None,
 ) -> tf.data.Dataset:
-  """Gives a mixture's examples, mixed and shuffled, of any length.
+  """Builds a dataset of a mixture's examples, mixed and shuffled.
+
+  Args:
+    mixture_or_task_name: A name registered with seqio.
+    task_feature_lengths: Row lengths in tokens. Longer examples are neither
+      truncated nor dropped here.
+    seed: The seed of mixing, shuffling and demonstrations.
+    split: The split of the tasks.
+    num_epochs: The number of passes over the data; None to repeat forever.
 
   Raises:
-    UserError: the name is unknown, its tasks have no such split, no examples,
-      or no target distribution to train on.
+    UserError: the name is unknown, or its tasks have no such split, no
+      examples, or no target distribution.
   """
   provider = find_provider(mixture_or_task_name)
   if split not in provider.splits:
@@ -106,15 +114,16 @@ def training_dataset(
       split=split,
       shuffle=True,
       seed=seed,
-      # Tables hold all passes already; repeating what has no end is harmless.
+      # Tables already repeat themselves; repeating an infinite dataset again
+      # has no effect.
       num_epochs=None if num_epochs is None else 1,
-      # What is too long is dropped and counted, not cut.
+      # Long examples are dropped and counted later, never truncated.
       trim_output_features=False,
       # A cache would fill checkpoints.
       try_in_mem_cache=False,
     )
   return dataset.map(
-    # As written: autograph has nothing to rewrite here.
+    # Without autograph: there is no Python control flow to convert.
     tf.autograph.experimental.do_not_convert(
       lambda row: {name: row[name] for name in wanted}
     ),
@@ -128,11 +137,11 @@ def find_provider(
   """Returns a registered mixture or task.
 
   Args:
-    mixture_or_task_name: its name.
-    flag: how the user gave it, for errors.
+    mixture_or_task_name: Its name.
+    flag: The flag or field with the name, for errors.
 
   Raises:
-    UserError: nothing of that name is registered; names what is near.
+    UserError: no such name is registered; suggests similar ones.
   """
   names = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
   if mixture_or_task_name in names:
@@ -154,7 +163,7 @@ def find_provider(
 def _examples(
   chunk: Mapping[str, tf.RaggedTensor | tf.Tensor],
 ) -> Iterator[packing.Example]:
-  """Takes a ragged chunk apart into examples of NumPy arrays."""
+  """Splits a ragged batch into examples of NumPy arrays."""
   columns = {}
   for name, column in chunk.items():
     if name in features.EXAMPLE_FEATURES:

@@ -28,8 +28,8 @@ _FLOATS = ("decoder_loss_weights",)
 class DistillationFeatureConverter(seqio.FeatureConverter):
   """Converts each example to one row, with the teacher's candidates.
 
-  Example. With `{"inputs": 4, "targets": 4}` and two candidates a token
-  (five in truth), the example
+  Example. With `{"inputs": 4, "targets": 4}` and, for brevity, two candidates
+  per token instead of five, the example
 
     inputs [7, 8, 1]  targets [3, 1]  teacher_top_ids [[3, 9], [1, 0]]
     teacher_top_probs [[0.7, 0.2], [1.0, 0.0]]  teacher_top_mask [1, 0]
@@ -46,17 +46,17 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
     decoder_teacher_top_probs  [0.7 0.2] [1.0 0.0] [0 0] [0 0]
     decoder_teacher_top_mask   1 0 0 0
 
-  Unlike seqio's encoder-decoder converter, it adds segment ids to unpacked rows
-  too, so that the model's keys are the same either way, and its
-  `decoder_input_tokens` are 0 after the end of the target. Positions are left
-  out: T5's attention biases are relative, and no layer reads them. A target
-  token that has no target distribution (mask 0 and no candidate), such as an
-  unknown piece, has loss weight 0.
+  Unlike seqio's encoder-decoder converter, this one adds segment ids to
+  unpacked rows, so that batches have the same keys whether packed or not, and
+  its `decoder_input_tokens` are 0 after the end of the target. There are no
+  position features, since T5's relative attention biases do not need them. A
+  target token without a target distribution (mask 0 and no candidates), such as
+  an unknown piece, has loss weight 0.
 
   Attributes:
-    TASK_FEATURES: the features that an example must have; with `teacher=False`,
-      for tasks that are only decoded, just `inputs` and `targets`.
-    MODEL_FEATURES: the features of a row.
+    TASK_FEATURES: The required features of an example; with `teacher=False`,
+      for evaluation tasks, only `inputs` and `targets`.
+    MODEL_FEATURES: The features of a row.
   """
 
   TASK_FEATURES: Mapping[str, _SPEC] = {}
@@ -64,15 +64,15 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
   PACKING_FEATURE_DTYPES: Mapping[str, tf.dtypes.DType] = {}
 
   def __init__(self, *, pack: bool = False, teacher: bool = True) -> None:
-    """Chooses whether examples carry a teacher.
+    """Creates a converter for training or for evaluation tasks.
 
     Args:
-      pack: must be False.
-      teacher: whether the task has `task_parts.training_features` (True) or
-        `task_parts.evaluation_features`.
+      pack: Must be False.
+      teacher: Whether the task has `task_parts.training_features`; if not, it
+        has `task_parts.evaluation_features`.
 
     Raises:
-      UserError: packing was asked for, which tf.data cannot do here.
+      UserError: `pack` is True, which this converter does not support.
     """
     if pack:
       raise errors.UserError(
@@ -112,9 +112,10 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
   def task_feature_lengths(
     self, task_feature_lengths: Mapping[str, int]
   ) -> Mapping[str, int]:
-    """Adds the lengths of the teacher's features, those of the targets.
+    """Adds the lengths of the teacher's features, equal to the targets'.
 
-    seqio requires a length for every task feature, and users specify two.
+    seqio requires a length for every task feature, but users specify only those
+    of `inputs` and `targets`.
     """
     target = task_feature_lengths[features.TARGETS]
     return {

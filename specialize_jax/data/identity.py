@@ -1,7 +1,7 @@
-"""What data a run reads, in a few words that can be compared.
+"""Fingerprints of a run's data, to compare when the run is resumed.
 
-A directory may be moved, and a file may be changed in its place: neither its
-path nor its date says whether a run still reads what it has read so far.
+The fingerprints are of file contents, since a directory may be moved, and a
+file may be replaced by another of the same path and date.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from etils import epath
 
 from specialize_jax.data import example_stream, sources, teacher_source
 
-_DIGITS = 16  # of a hash, in hexadecimal
+_DIGITS = 16  # hexadecimal digits of a fingerprint
 _CHUNK_BYTES = 1 << 22
 
 
@@ -23,12 +23,13 @@ def of_mixture(
   """Returns a hash of the data of each task, and of each vocabulary.
 
   Args:
-    mixture_or_task_name: a name registered with seqio.
-    split: of each task.
+    mixture_or_task_name: A name registered with seqio.
+    split: The split of each task.
 
   Returns:
-    By "data of TASK" a hash of its rows; of a source that is no table of ours,
-    its number of examples. By "vocabulary of FEATURE" a hash of its model.
+    Under "data of TASK", a hash of the task's rows, or, for a source that is
+    not a `TableSource`, its number of examples. Under "vocabulary of FEATURE",
+    a hash of the vocabulary's model.
 
   Raises:
     UserError: the name is unknown, or a file cannot be read.

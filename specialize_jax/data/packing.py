@@ -1,7 +1,7 @@
 """Packs examples of any length into rows of two fixed lengths.
 
-seqio's packer casts to int32, takes rank 1 only and finds an example's end by
-counting non-zeros, so it cannot carry a teacher's `[length, 5]`
+seqio's packer casts to int32, supports rank 1 only and determines an example's
+length by counting non-zeros, so it cannot handle a teacher's `[length, 5]`
 probabilities. This one packs by the lengths of `inputs` and `targets`, and
 places every other target feature at the offsets of the targets.
 
@@ -19,7 +19,7 @@ fill one row:
   decoder_loss_weights      1 1 1 1 1
   decoder_segment_ids       1 1 2 2 2
   decoder_teacher_top_mask  1 0 1 1 0
-  decoder_data_formats      0 0 0 0 0    each example's, along its target
+  decoder_data_formats      0 0 0 0 0    the example's, at each of its tokens
 """
 
 import io
@@ -31,7 +31,7 @@ import numpy as np
 from specialize_jax import errors
 from specialize_jax.data import features
 
-# One task example: the arrays of `features.TRAINING_FEATURES`, and what it has
+# A task example: arrays for all of `features.TRAINING_FEATURES`, and for some
 # of `features.EXAMPLE_FEATURES`.
 Example = Mapping[str, np.ndarray]
 # The examples that share one row, in order.
@@ -41,18 +41,18 @@ Row = Sequence[Example]
 class Packer:
   """Best-fit packing over a bounded number of open rows.
 
-  An example goes to the open row in which it leaves the least room, on the side
-  (inputs or targets) that is scarcer among the open rows; else to a new row.
-  When that would open more than `max_open_rows`, the row that has the least
-  room left on either side is closed first. So a row's content depends on the
-  examples and their order alone, and no more than `max_open_rows` rows wait.
+  An example is placed in the open row in which it leaves the least space on the
+  side (inputs or targets) that has less free space over all open rows; if it
+  fits into none, a new row is opened. If there are more than `max_open_rows`,
+  the row with the least space on either side is closed first. A row's content
+  is thus a function of the examples and their order.
 
-  On the four formats of GSM8K in rows of 2,304 and 528 tokens 2.2 % of the
-  inputs and 14 % of the targets are padding, 4.4 % of both; in rows of 1,536
-  and 352 it is 5.7 %. Short rows leave more: in-context examples have 600
-  tokens, and the others, of 65, run out before they fill the rest.
+  For the four formats of GSM8K, in rows of 2,304 and 528 tokens, 2.2 % of the
+  inputs and 14 % of the targets are padding, 4.4 % overall; in rows of 1,536
+  and 352, 5.7 %. Shorter rows have more padding: in-context examples have some
+  600 tokens, and the others, of some 65, are too few to fill the gaps.
 
-  With `pack=False` every example is a row of its own.
+  With `pack=False` every example is in a row of its own.
   """
 
   def __init__(
@@ -62,12 +62,15 @@ class Packer:
     max_open_rows: int = 256,
     pack: bool = True,
   ) -> None:
-    """Starts with no open row.
+    """Creates a packer without open rows.
 
     Args:
-      task_feature_lengths: row lengths in tokens, `inputs` and `targets`.
-      max_open_rows: how many rows may wait for an example that fits.
-      pack: whether several examples may share a row.
+      task_feature_lengths: Row lengths in tokens, for `inputs` and `targets`.
+      max_open_rows: The maximum number of open rows.
+      pack: Whether several examples may share a row.
+
+    Raises:
+      UserError: a length or `max_open_rows` is not positive.
     """
     check_lengths(task_feature_lengths)
     if max_open_rows < 1:
@@ -85,11 +88,11 @@ class Packer:
     self._free = np.zeros((0, 2), np.int64)
 
   def fits(self, example: Example) -> bool:
-    """Returns whether an example fits an empty row."""
+    """Returns whether an example fits into an empty row."""
     return bool((_sizes(example) <= self._lengths).all())
 
   def add(self, example: Example) -> list[Row]:
-    """Places one example and returns the rows that this closed, if any.
+    """Places an example, and returns the rows that were closed.
 
     Raises:
       ValueError: the example is longer than a row; check with `fits` first.
@@ -112,12 +115,12 @@ class Packer:
       place = len(self._open) - 1
     self._open[place].append(example)
     self._free[place] -= sizes
-    if not self._free[place].all():  # one side is full: nothing more fits
+    if not self._free[place].all():  # one side is full, so no example fits
       closed.append(self._close(place))
     return closed
 
   def flush(self) -> list[Row]:
-    """Closes every open row, oldest first: the end of the data."""
+    """Closes and returns all open rows, oldest first."""
     rows, self._open = self._open, []
     self._free = self._free[:0]
     return rows
@@ -127,13 +130,13 @@ class Packer:
     return rows_to_bytes(self._open)
 
   def restore(self, state: bytes) -> None:
-    """Continues from a `state`, whatever was packed before."""
+    """Replaces the open rows by those of a `state`."""
     self._open = [list(row) for row in rows_from_bytes(state)]
     used = [sum(map(_sizes, row), np.zeros(2, np.int64)) for row in self._open]
     self._free = self._lengths - np.array(used, np.int64).reshape(-1, 2)
 
   def _best_fit(self, sizes: np.ndarray) -> int | None:
-    """Returns the open row for an example, the oldest of equals, or None."""
+    """Returns the best open row for an example (ties: the oldest), or None."""
     fitting = np.flatnonzero((self._free >= sizes).all(axis=1))
     if not fitting.size:
       return None
@@ -167,16 +170,16 @@ def to_batch(
   *,
   decoder_start_id: int = 0,
 ) -> dict[str, np.ndarray]:
-  """Builds the arrays that the model reads from rows; padding is 0.
+  """Builds a model's batch from rows of examples; padding is 0.
 
   Args:
-    rows: the examples of each row, which must fit it.
-    task_feature_lengths: row lengths in tokens, `inputs` and `targets`.
-    decoder_start_id: the first decoder input of every example.
+    rows: The examples of each row, which must fit into it.
+    task_feature_lengths: Row lengths in tokens, for `inputs` and `targets`.
+    decoder_start_id: The first decoder input of every example.
 
   Returns:
-    The batch of the module's header, [rows, length] and, for the teacher's
-    ids (int32) and probabilities (float32), [rows, length, 5].
+    The features in the module's docstring, [rows, length], and those of the
+    teacher's ids (int32) and probabilities (float32), [rows, length, 5].
   """
   source = task_feature_lengths[features.INPUTS]
   target = task_feature_lengths[features.TARGETS]
@@ -205,7 +208,7 @@ def to_batch(
 
 
 def padding_shares(batch: Mapping[str, np.ndarray]) -> Mapping[str, float]:
-  """Computes the share of padding positions, 0 to 1, on each side."""
+  """Computes the fraction of positions that are padding, on each side."""
   return {
     "encoder": float((batch["encoder_segment_ids"] == 0).mean()),
     "decoder": float((batch["decoder_segment_ids"] == 0).mean()),
@@ -225,7 +228,7 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
     parts = [np.asarray(example[name], dtype) for example in examples]
     arrays[name] = np.concatenate([np.zeros((0, *shape), dtype), *parts])
   for name, dtype in features.EXAMPLE_FEATURES.items():
-    # `dtype()` is the empty name, or the number of no format.
+    # `dtype()` is the default: an empty id, or 0 for no format.
     values = [example.get(name, dtype()) for example in examples]
     arrays[name] = np.array(values, dtype)
   file = io.BytesIO()
@@ -234,7 +237,7 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
 
 
 def checksum(rows: Iterable[Row]) -> int:
-  """Returns a CRC-32 of all that rows are trained on."""
+  """Returns a CRC-32 of the content of rows."""
   value = 0
   for row in rows:
     value = zlib.crc32(len(row).to_bytes(4), value)
@@ -246,7 +249,7 @@ def checksum(rows: Iterable[Row]) -> int:
 
 
 def rows_from_bytes(state: bytes) -> list[Row]:
-  """Deserializes what `rows_to_bytes` returned."""
+  """Deserializes the result of `rows_to_bytes`."""
   with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
     columns = {}
     for name in features.TRAINING_FEATURES:
@@ -269,7 +272,13 @@ def _sizes(example: Example) -> np.ndarray:
 
 
 def empty_batch(rows: int, source: int, target: int) -> dict[str, np.ndarray]:
-  """Returns a batch of padding, with every array of the model."""
+  """Returns a batch of padding, with all features of a model's batch.
+
+  Args:
+    rows: The number of rows.
+    source: The length of the inputs, in tokens.
+    target: The length of the targets, in tokens.
+  """
   batch = {
     name: np.zeros((rows, source), np.int32)
     for name in ("encoder_input_tokens", "encoder_segment_ids")

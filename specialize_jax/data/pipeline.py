@@ -1,12 +1,13 @@
-"""The training iterator: packed global batches, resumable to the bit.
+"""The training iterator: packed global batches, with exact resumption.
 
-Three parts: `_Batches` reads, packs and knows its place in the data;
-`prefetching.Prefetcher` runs it ahead in a thread; `TrainIterator` hands the
-batches out and writes the state.
+It has three parts: `_Batches` reads and packs examples, and has a position in
+the data; `prefetching.Prefetcher` runs it ahead of time in a thread; and
+`TrainIterator` returns the batches and serializes the state.
 
-Global batch n is a pure function of (seed, mixture, n): every host reads the
-same examples and packs the same global batch, and builds the arrays of its own
-rows, so a run may resume on another number of hosts and see the same batches.
+Global batch n is a pure function of (seed, mixture, n). Every host reads the
+same examples and packs the same global batch, but builds arrays for its own
+rows only, so a run can be resumed on another number of hosts with the same
+batches.
 """
 
 import collections
@@ -21,22 +22,22 @@ import numpy as np
 from specialize_jax import errors
 from specialize_jax.data import example_stream, features, packing, prefetching
 
-# Number of batches made before they are asked for.
+# The number of batches that are prefetched.
 PREFETCHED_BATCHES = 2
-# After so many examples in a row that are too long the lengths are wrong.
+# After this many consecutive examples that are too long, raise an error.
 _MAX_DROPPED_IN_A_ROW = 10_000
 _STATE_VERSION = 2
 
 
 @dataclasses.dataclass
 class Counters:
-  """What became of the examples read so far.
+  """Counts of the examples read so far.
 
   Attributes:
-    batches: global batches handed out.
-    examples: examples packed into rows.
-    inputs_too_long: examples dropped for their inputs.
-    targets_too_long: examples dropped for their targets.
+    batches: Global batches returned.
+    examples: Examples packed into rows.
+    inputs_too_long: Examples dropped because their inputs are too long.
+    targets_too_long: Examples dropped because only their targets are.
   """
 
   batches: int = 0
@@ -48,10 +49,10 @@ class Counters:
 class TrainIterator:
   """Iterates over this process's rows of the global batches of a mixture.
 
-  A thread makes batches ahead; `state` and `restore` may be called between any
-  two batches, and concern the batches handed out, not those made ahead. An
-  example whose inputs or targets exceed a row is dropped and counted in
-  `counters`, never truncated.
+  Batches are prefetched by a thread. `state` and `restore` may be called
+  between any two batches, and refer to the batches returned, not to those
+  prefetched. An example whose inputs or targets exceed a row is dropped and
+  counted in `counters`, never truncated.
   """
 
   def __init__(
@@ -68,25 +69,26 @@ class TrainIterator:
     decoder_start_id: int = 0,
     sums_up: bool = False,
   ) -> None:
-    """Builds the pipeline; the first batch is made when it is asked for.
+    """Builds the pipeline. Prefetching begins with the first batch.
 
     Args:
-      mixture_or_task_name: a name registered with seqio.
-      task_feature_lengths: row lengths in tokens, `inputs` and `targets`.
-      batch_size: rows of a global batch.
-      seed: fixes order, mixing and demonstrations.
-      pack: whether several examples share a row.
-      split: which split of the tasks to read.
-      num_epochs: passes over the data; None for no end. The last batch of a
-        finite stream is filled up with empty rows.
-      rows: which rows of every global batch to return, those that this
-        process's devices hold; None for all.
-      decoder_start_id: the first decoder input of every example.
-      sums_up: whether `digest` is computed, a few milliseconds a batch.
+      mixture_or_task_name: A name registered with seqio.
+      task_feature_lengths: Row lengths in tokens, for `inputs` and `targets`.
+      batch_size: The number of rows of a global batch.
+      seed: The seed of shuffling, mixing and demonstrations.
+      pack: Whether several examples may share a row.
+      split: The split of the tasks.
+      num_epochs: The number of passes over the data; None to repeat forever.
+        The last batch of a finite stream is padded with empty rows.
+      rows: The rows of every global batch to return, those of this process's
+        devices; None for all.
+      decoder_start_id: The first decoder input of every example.
+      sums_up: Whether to compute `digest`, which takes a few milliseconds per
+        batch.
 
     Raises:
-      UserError: an unknown name, a mixture without examples, or impossible
-        lengths or batch size.
+      UserError: the name is unknown, the mixture has no examples, or a length
+        or the batch size is not positive.
     """
     if batch_size < 1:
       raise errors.UserError(
@@ -125,7 +127,7 @@ class TrainIterator:
 
   @property
   def counters(self) -> Counters:
-    """How many examples were packed and dropped, in the batches made so far."""
+    """Counts of examples packed and dropped, in the batches returned so far."""
     return self._batches.counters
 
   def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -137,7 +139,7 @@ class TrainIterator:
 
     Raises:
       StopIteration: a finite stream has ended.
-      UserError: the stream has no example that fits a row.
+      UserError: no example of the stream fits into a row.
     """
     batch = self._prefetcher.take()
     self.counters.batches += 1
@@ -153,23 +155,23 @@ class TrainIterator:
     ]
 
   def digest(self) -> str:
-    """Returns a checksum of all global batches that this iterator returned.
+    """Returns a checksum of all global batches returned so far.
 
-    Of several processes each reads all examples, and all have the same digest,
-    unless their data differ.
+    Every process reads all examples, so processes with different digests have
+    different data.
     """
     return f"{self._digest:08x}"
 
   def state(self) -> bytes:
-    """Returns what `restore` needs to go on after the last batch."""
+    """Serializes the position after the last batch, for `restore`."""
     with self._prefetcher.paused() as ready:
       header = {"version": _STATE_VERSION, "options": self._options}
       return self._batches.state(header, [b.rows for b in ready])
 
   def restore(self, state: bytes) -> None:
-    """Goes on after the batch at which `state` was taken.
+    """Continues after the batch at which `state` was called.
 
-    The number of hosts may differ; everything else must be as it was.
+    The number of hosts may differ, but no other option may.
 
     Raises:
       UserError: the state is of a stream with other options.
@@ -182,7 +184,7 @@ class TrainIterator:
       self._batches.restore(header, parts)
 
   def close(self) -> None:
-    """Ends the thread, and with it the stream."""
+    """Stops the thread, which ends the stream."""
     self._prefetcher.close()
 
   def _check_options(self, header: Mapping) -> None:
@@ -211,7 +213,7 @@ class _Batch:
 
 
 class _Batches:
-  """Reads examples, packs them into rows, and makes batches of the rows."""
+  """Reads examples, packs them into rows, and builds batches."""
 
   def __init__(
     self,
@@ -258,10 +260,11 @@ class _Batches:
   def state(
     self, header: Mapping, ahead: Sequence[Sequence[packing.Row]]
   ) -> bytes:
-    """Serializes the place in the data, before the batches made `ahead`.
+    """Serializes the position in the data before the prefetched batches.
 
-    They are stored as rows, so a state has the same examples however many
-    batches were ahead.
+    Args:
+      header: Values that identify the stream.
+      ahead: The rows of each prefetched batch, which are part of the state.
     """
     rows = [row for batch in ahead for row in batch] + list(self._rows)
     header = {
@@ -280,7 +283,7 @@ class _Batches:
     return file.getvalue()
 
   def restore(self, header: Mapping, parts: Mapping[str, bytes]) -> None:
-    """Moves to the place of a `state`."""
+    """Moves to the position of a `state`."""
     self._stream.restore(parts["elements"])
     self._packer.restore(parts["open_rows"])
     self._rows = collections.deque(packing.rows_from_bytes(parts["rows"]))

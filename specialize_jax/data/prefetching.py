@@ -1,4 +1,4 @@
-"""Makes the items of an iterator ahead of time, in a thread."""
+"""Prefetches items in a thread."""
 
 import collections
 import contextlib
@@ -11,23 +11,22 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-  """Calls a function in a thread, ahead of the consumer.
+  """Calls a function in a thread, ahead of its single consumer.
 
-  For one consumer. The function runs in one thread at a time, and never while
-  `paused` or `restarted` is entered, so it may change state of its own that
-  the consumer reads there.
+  The function is never running within `paused` or `restarted`, so the consumer
+  can read or replace its state there.
   """
 
   def __init__(
     self, make: Callable[[], Item | None], *, num_ahead: int, name: str
   ) -> None:
-    """Starts the thread when the first item is taken.
+    """Creates a prefetcher, whose thread starts with the first `take`.
 
     Args:
-      make: returns the next item, or None at the end. What it raises is raised
-        by `take`, after the items before it.
-      num_ahead: number of items to hold ready.
-      name: the name of the thread.
+      make: Returns the next item, or None at the end. Its exceptions are raised
+        by `take`, after the items before them.
+      num_ahead: The number of items to prefetch.
+      name: The name of the thread.
     """
     self._make = make
     self._num_ahead = num_ahead
@@ -41,10 +40,10 @@ class Prefetcher(Generic[Item]):
     self._thread: threading.Thread | None = None
 
   def take(self) -> Item:
-    """Returns the next item; waits for it if necessary.
+    """Returns the next item, waiting for it if necessary.
 
     Raises:
-      StopIteration: there is none, or the prefetcher was closed.
+      StopIteration: there are no more items, or the prefetcher was closed.
     """
     with self._queue:
       if self._thread is None:
@@ -61,13 +60,13 @@ class Prefetcher(Generic[Item]):
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[Sequence[Item]]:
-    """Yields the items that are ready, while none is made or taken."""
+    """Suspends the thread, and yields the prefetched items."""
     with self._making, self._queue:
       yield tuple(self._ready)
 
   @contextlib.contextmanager
   def restarted(self) -> Iterator[None]:
-    """Discards what was made; the block moves `make` to another place."""
+    """Discards the prefetched items, and suspends the thread for the block."""
     with self._making, self._queue:
       yield
       self._ready.clear()
@@ -75,7 +74,7 @@ class Prefetcher(Generic[Item]):
       self._queue.notify_all()
 
   def close(self) -> None:
-    """Ends the thread; `take` still returns the items that are ready."""
+    """Stops the thread; `take` still returns the prefetched items."""
     with self._queue:
       self._ending = _Ending(closed=True)
       self._queue.notify_all()
@@ -108,7 +107,7 @@ class Prefetcher(Generic[Item]):
 
 @dataclasses.dataclass(frozen=True)
 class _Ending:
-  """Why no item follows: the end of the data, an error, or `close`."""
+  """The reason why no item follows: the end, an error, or `close`."""
 
   error: Exception | None = None
   closed: bool = False

@@ -1,8 +1,8 @@
-"""From a record store to the dataset that training reads, in one pass.
+"""Builds the training dataset from a record store, in one pass.
 
-Filters, aligns and writes; the dataset appears whole or not at all, and what
-became of every record is counted. Right records of validation questions are a
-dataset of their own beside it, for the held-out divergence.
+Filters and aligns the records, and writes the dataset atomically, with counts
+of kept and dropped records. Correct records of validation questions are written
+to a second dataset, for measuring the divergence on held-out questions.
 """
 
 import collections
@@ -25,28 +25,29 @@ from specialize_jax.records import (
   tfds_builder,
 )
 
-_MAX_SHOWN = 500  # solved problems, many more than a prompt shows
+_MAX_SHOWN = 500  # solved problems stored as demonstrations
 
 Lines = Iterable[columnar.Line]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
-  """What is prepared from what.
+  """The inputs, options and output of a preparation.
 
   Attributes:
-    records: a record store, or what `records.store.read_records` takes.
-    vocabulary: the student's SentencePiece model.
-    mode: one of `align.MODES`.
-    data_dir: the folder of TFDS datasets that is written to.
-    dataset_name: the name of the dataset that is written, which tasks read.
-    read_questions: reads the questions that the teacher was asked; a function
-      of a module, or a `functools.partial` of one, which Beam can send to its
-      workers.
-    questions_from: how a user names them, for errors.
-    answer: what an answer is.
-    keep_truncated: whether to keep samples that are not finished answers; they
-      are targets without an end-of-sequence token.
+    records: A record store, or any path that `records.store.read_records`
+      supports.
+    vocabulary: The student's SentencePiece model.
+    mode: One of `align.MODES`.
+    data_dir: The directory of TFDS datasets to write to.
+    dataset_name: The name of the dataset to write, which tasks refer to.
+    read_questions: Reads the questions that the teacher was asked. It must be
+      a module's function, or a `functools.partial` of one, so that Beam can
+      pickle it.
+    questions_from: The flag or file with the questions, for errors.
+    answer: The rule by which answers are extracted and compared.
+    keep_truncated: Whether to keep samples that are not finished answers, as
+      targets without an end-of-sequence token.
   """
 
   records: str
@@ -62,14 +63,14 @@ class Preparation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-  """What came of it.
+  """The result of a preparation.
 
   Attributes:
-    path: the dataset's folder.
-    validation_path: that of the validation questions' records; None where
-      there are none.
-    report: JSON-able: counts of records kept and dropped, by reason, and the
-      alignment's coverage.
+    path: The dataset's directory.
+    validation_path: The directory of the validation questions' dataset; None if
+      it would be empty.
+    report: Counts of records kept and dropped, by reason, and the alignment's
+      coverage, as JSON values.
   """
 
   path: str
@@ -79,14 +80,14 @@ class Prepared:
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-  """What became of records; those of two sets of records add.
+  """Counts of records; the tallies of two sets of records can be added.
 
   Attributes:
-    num_records: records read.
-    kept: records that gave a row.
-    truncated: those of them that are not finished answers.
-    dropped: the others by reason.
-    covered: the alignment's coverage.
+    num_records: The number of records read.
+    kept: The number of records that became a row.
+    truncated: The number of these that are not finished answers.
+    dropped: The number of other records, by reason.
+    covered: The alignment's coverage.
   """
 
   num_records: int = 0
@@ -109,7 +110,7 @@ class Tally:
     )
 
   def report(self, *, questions: int, **settings: str) -> dict[str, object]:
-    """Returns the JSON-able report that `specialize prepare` writes."""
+    """Returns the report that `specialize prepare` writes, as JSON values."""
     return {
       **settings,
       "records": self.num_records,
@@ -122,28 +123,28 @@ class Tally:
 
 
 class Stage:
-  """Turns lines of a store into rows of the dataset, many at a time.
+  """Converts lines of a record store to rows of the dataset, in batches.
 
   Attributes:
-    questions: the training file's questions.
-    shown: the first right sample of the first few training questions, by the
-      question's number: solved problems to show.
-    fingerprint: of the student's vocabulary.
+    questions: The training file's questions.
+    shown: Demonstrations: the first correct sample of each of the first few
+      training questions, by the question's number.
+    fingerprint: The fingerprint of the student's vocabulary.
   """
 
   def __init__(self, preparation: Preparation) -> None:
     """Reads the vocabulary and the questions.
 
     Args:
-      preparation: the records, the vocabulary and how they are aligned.
+      preparation: The inputs and options.
 
     Raises:
-      UserError: either cannot be read, or there is no such mode.
+      UserError: either cannot be read, or the mode is unknown.
     """
     self._aligner = aligned_records.RowAligner(
       student.SentencePieceStudent.from_file(preparation.vocabulary),
       mode=preparation.mode,
-      keep_truncated=True,  # the filter has judged them
+      keep_truncated=True,  # the filter has already dropped them
     )
     self._index = record_filter.QuestionIndex(preparation.read_questions())
     self._filter = record_filter.RightTrainingRows(
@@ -158,10 +159,10 @@ class Stage:
   def process(
     self, lines: Sequence[columnar.Line]
   ) -> tuple[list[packed_rows.PackedRow], Tally]:
-    """Filters, aligns and packs.
+    """Filters, aligns and packs a batch of lines.
 
     Raises:
-      UserError: a line is not a whole record.
+      UserError: a line is not a complete record.
     """
     picked: list[tuple[int, bool]] = []
     kept, aligned = self._aligner.align(self._picked(lines, picked))
@@ -192,9 +193,12 @@ class Stage:
   def _picked(
     self, lines: Sequence[columnar.Line], picked: list[tuple[int, bool]]
   ) -> Iterator[columnar.Row]:
-    """Yields the rows to learn from.
+    """Yields the rows to train on.
 
-    Notes of each the number of its question, and whether it is truncated.
+    Args:
+      lines: The lines.
+      picked: Extended, for each row, by the number of its question and whether
+        it is truncated.
     """
     for line in lines:
       row = columnar.parse(line)
@@ -226,24 +230,23 @@ def prepare(
   *,
   progress: Callable[[Lines], Lines] = iter,
 ) -> Prepared:
-  """Filters, aligns and writes.
+  """Filters and aligns records, and writes the dataset.
 
   Args:
-    preparation: what from what.
-    progress: is given the records' lines, passes them on and may show how
-      many.
+    preparation: The inputs, options and output.
+    progress: Wraps the iterator of records, for example to display progress.
 
   Returns:
-    Where the dataset is, and what became of the records.
+    The dataset's directory, and counts of records.
 
   Raises:
-    UserError: a file cannot be read, or nothing is left to train on.
+    UserError: a file cannot be read, or no record can be trained on.
   """
   align.check_mode(preparation.mode)
   stage = Stage(preparation)
   tally = Tally()
   asked: dict[int, tfds_builder.QuestionRow] = {}
-  # Few questions are held out: their rows wait until the others are written.
+  # Rows of held-out questions are few, and written after the others.
   validation: list[packed_rows.PackedRow] = []
 
   def rows() -> Iterator[packed_rows.PackedRow]:
@@ -294,12 +297,13 @@ def write_validation(
   """Writes the dataset of the validation questions' rows.
 
   Args:
-    rows: its rows; if there are none, one that was prepared earlier is removed.
-    stage: the stage that made them.
-    preparation: its preparation.
+    rows: Its rows. If there are none, a dataset of an earlier preparation is
+      removed.
+    stage: The stage that created the rows.
+    preparation: The inputs, options and output.
 
   Returns:
-    The dataset's folder, or None if there are no rows.
+    The dataset's directory, or None if there are no rows.
   """
   name = tfds_builder.validation_name(preparation.dataset_name)
   if not rows:
@@ -317,13 +321,13 @@ def write_validation(
 
 
 def questions_of_files(path: str) -> record_filter.TrainingQuestions:
-  """Reads training questions; `validation` and `test` lie beside them.
+  """Reads training questions, and validation and test questions next to them.
 
   Args:
-    path: a file of question rows, such as `mini/mini_gsm/train.jsonl`.
+    path: A file of question rows, such as `mini/mini_gsm/train.jsonl`.
 
   Raises:
-    UserError: there is no such file, or a row is no question.
+    UserError: the file does not exist, or a row is not a question.
   """
   check_questions_file(path)
   held_out: dict[str, list[questions.Question]] = {}
@@ -339,7 +343,7 @@ def questions_of_files(path: str) -> record_filter.TrainingQuestions:
 
 
 def check_questions_file(path: str) -> None:
-  """Raises UserError where there is no file of questions."""
+  """Raises UserError if a file of questions does not exist."""
   if not epath.Path(path).is_file():
     raise errors.UserError(
       f"--questions={path} does not exist: expected a file of questions, one"
@@ -350,7 +354,13 @@ def check_questions_file(path: str) -> None:
 def nothing_kept(
   preparation: Preparation, num_records: int, dropped: Mapping[str, int]
 ) -> errors.UserError:
-  """Returns the error that says why there is no row."""
+  """Returns the error for a preparation without rows.
+
+  Args:
+    preparation: The inputs.
+    num_records: The number of records read.
+    dropped: The number of records dropped, by reason.
+  """
   if not num_records:
     return errors.UserError(
       f"--records={preparation.records} holds no record; nothing to prepare"

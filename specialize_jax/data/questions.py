@@ -1,8 +1,8 @@
-"""What a question row is, and the plain files that hold such rows.
+"""Question rows, and the files that contain them.
 
-A question row has `question_id`, `question`, `rationale` (the chain of
-thought with its last sentence "The answer is X", or "" where the data has
-none) and the bare `answer`.
+A question row has `question_id`, `question`, `rationale` (the chain of thought
+with its last sentence "The answer is X", or "" if there is none) and the bare
+`answer`.
 """
 
 import dataclasses
@@ -15,18 +15,18 @@ from specialize_jax.cot import formats
 from specialize_jax.files import reading, writing
 
 DEMONSTRATIONS = "demonstrations.jsonl"
-"""In the folder of a teacher's dataset: some of its right samples, to show."""
+"""A file of a teacher's dataset with correct samples, as demonstrations."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-  """One problem with its answer.
+  """A problem with its answer.
 
   Attributes:
-    question_id: names the problem within all data, as in `gsm8k/train/0`.
-    question: the problem as it is asked.
-    rationale: a chain of thought that ends in "The answer is X", or "".
-    answer: the bare answer, such as "72".
+    question_id: A globally unique name, such as `gsm8k/train/0`.
+    question: The text of the problem.
+    rationale: A chain of thought that ends with "The answer is X", or "".
+    answer: The bare answer, such as "72".
   """
 
   question_id: str
@@ -36,7 +36,7 @@ class Question:
 
 
 def to_columns(questions: Sequence[Question]) -> Mapping[str, list[str]]:
-  """Turns questions into the columns of a `sources.TableSource`."""
+  """Converts questions to the columns of a `sources.TableSource`."""
   names = [field.name for field in dataclasses.fields(Question)]
   return {
     name: [getattr(question, name) for question in questions] for name in names
@@ -46,14 +46,14 @@ def to_columns(questions: Sequence[Question]) -> Mapping[str, list[str]]:
 def read_json_lines(
   path: str, keys: Sequence[str]
 ) -> list[Mapping[str, object]]:
-  """Reads a file of one JSON object a line.
+  """Reads a file with a JSON object on each line.
 
   Args:
-    path: the file.
-    keys: what every object must have.
+    path: The file.
+    keys: The required keys of every object.
 
   Raises:
-    UserError: a line is not such an object; names the line.
+    UserError: a line is not an object with these keys.
   """
   rows = []
   for number, row in reading.read_numbered_rows(path):
@@ -68,10 +68,11 @@ def read_json_lines(
 
 
 def read_questions(path: str) -> list[Question]:
-  """Reads question rows as the mini world writes them, one a line.
+  """Reads question rows, one JSON object per line.
 
   Raises:
-    UserError: a row lacks one of a question's four fields, or one is no text.
+    UserError: a row lacks one of a question's four fields, or a field is not
+      text.
   """
   names = [field.name for field in dataclasses.fields(Question)]
   return [
@@ -101,7 +102,7 @@ def _text(row: Mapping[str, object], name: str, where: str) -> str:
 def to_demonstrations(
   questions: Sequence[Question],
 ) -> list[formats.Demonstration]:
-  """Turns questions that have a rationale into demonstrations."""
+  """Converts the questions that have a rationale to demonstrations."""
   return [
     formats.Demonstration(
       question=question.question,
@@ -114,10 +115,10 @@ def to_demonstrations(
 
 
 def read_formatted(path: str) -> Mapping[str, list[str]]:
-  """Reads question rows that each name their own zero-shot `format`.
+  """Reads question rows with a `format` field, the name of a zero-shot format.
 
   Raises:
-    UserError: a row names no zero-shot format.
+    UserError: a row has no such name.
   """
   names = [field.name for field in dataclasses.fields(Question)] + ["format"]
   rows = read_json_lines(path, names)
@@ -132,7 +133,7 @@ def read_formatted(path: str) -> Mapping[str, list[str]]:
 
 
 def read_texts(path: str) -> Mapping[str, list[str]]:
-  """Reads rows of `text`, and names each by its number in the file."""
+  """Reads rows of `text`, with ids that consist of file and row number."""
   rows = read_json_lines(path, ["text"])
   return {
     "text": [str(row["text"]) for row in rows],
@@ -141,5 +142,5 @@ def read_texts(path: str) -> Mapping[str, list[str]]:
 
 
 def _as_name(path: str) -> str:
-  """Example: a/mini/text/train.jsonl gives mini/text/train."""
+  """Returns mini/text/train for a/mini/text/train.jsonl."""
   return "/".join(pathlib.PurePath(path).with_suffix("").parts[-3:])

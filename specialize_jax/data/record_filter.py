@@ -1,11 +1,11 @@
-"""Which teacher records a student may learn from.
+"""Selects the teacher records that a student is trained on.
 
-A verdict is derived here from the record's text, by the dataset's own rule, and
-never taken from the record, whose writer may have known another rule.
+A record is kept if its answer is correct and finished, and its question is a
+training question: wrong answers teach wrong steps, truncated ones teach to stop
+anywhere, and a validation or test question must not be trained on.
 
-Right and finished ones, of training questions: wrong answers teach wrong
-steps, one that was cut off teaches to stop anywhere, and a validation or test
-question that is trained on measures nothing.
+Answers are graded here, from the record's text and by the dataset's rule; a
+verdict stored in the record is ignored, as it may be by another rule.
 """
 
 import collections
@@ -19,20 +19,20 @@ from specialize_jax.records import columnar, schema
 
 WRONG = "wrong answer"
 HELD_OUT = "validation or test question"
-"""Of validation questions only where their records are not asked for."""
+"""Includes validation questions only if their records are not wanted."""
 UNKNOWN = "question not in the training file"
 REPEATED = "sample occurs twice"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingQuestions:
-  """The questions that a teacher was asked, and those to keep out.
+  """The questions that a teacher was asked, and those to exclude.
 
   Attributes:
-    asked: every question of the training file, in its order.
-    held_out: what must not be trained on, whether in that file or not.
-    validation: those of `held_out` whose records a student is validated by.
-    words_fn: what makes two questions the same.
+    asked: Every question of the training file, in order.
+    held_out: Questions that must not be trained on, in that file or not.
+    validation: Those of `held_out` whose records are used for validation.
+    words_fn: Maps a question to a key that is equal for equal questions.
   """
 
   asked: Sequence[questions.Question]
@@ -42,10 +42,10 @@ class TrainingQuestions:
 
 
 class QuestionIndex:
-  """Finds a record's question, and whether it is held out.
+  """Finds the question of a record, and whether it is held out.
 
-  A question is known by its words; where a record does not hold them, as the
-  paper's released ones do not, by its id or its number in the file.
+  Questions are matched by their words or, if a record has no question text (as
+  in the paper's released files), by id or by number in the file.
   """
 
   def __init__(
@@ -54,11 +54,11 @@ class QuestionIndex:
     """Indexes questions.
 
     Args:
-      training: the questions; the numbers of validation questions that are not
-        in the training file follow its own.
-      validation: whether records of validation questions are picked too.
+      training: The questions. Validation questions that are not in the training
+        file are numbered after those that are.
+      validation: Whether records of validation questions are wanted, too.
     """
-    # Teachers are asked the same question many times over.
+    # A teacher is asked the same question many times.
     words_of = functools.lru_cache(maxsize=1 << 15)(training.words_fn)
     self._words_of = words_of
     self._num_in_file = len(training.asked)
@@ -70,13 +70,13 @@ class QuestionIndex:
       *(q for q in validated if words_of(q.question) not in known),
     ]
     numbers = range(len(self.file_order))
-    # The last of repeated questions, as a dictionary has it.
+    # Of repeated questions, the dictionary keeps the last.
     self._by_id = {self.file_order[n].question_id: n for n in numbers}
     self._by_words = {words_of(self.file_order[n].question): n for n in numbers}
     self._held_out = {words_of(one.question) for one in training.held_out}
 
   def find(self, head: schema.RecordHead) -> int | None:
-    """Returns the number of a question in the training file, None for none."""
+    """Returns the number of a record's question; None if it is unknown."""
     if head.question:
       return self._by_words.get(self._words_of(head.question))
     if isinstance(head.question_id, int):
@@ -89,18 +89,19 @@ class QuestionIndex:
     return self._words_of(question) in self._held_out
 
   def is_validation(self, number: int) -> bool:
-    """Returns whether a question is one of validation."""
+    """Returns whether a question is a validation question."""
     words = self._words_of(self.file_order[number].question)
     return words in self._validation
 
 
 class RightTrainingRows:
-  """Picks the rows to learn from, and counts the others by reason.
+  """Picks the rows to train on, and counts the others by reason.
 
-  Those of validation questions are picked too: ask the index which they are.
+  Rows of validation questions are picked, too; `QuestionIndex.is_validation`
+  distinguishes them.
 
   Attributes:
-    dropped: how many rows were dropped, by reason.
+    dropped: The number of rows dropped, by reason.
   """
 
   def __init__(
@@ -110,12 +111,12 @@ class RightTrainingRows:
     rule: answer_rules.AnswerRule = answer_rules.NUMBER,
     keep_truncated: bool = False,
   ) -> None:
-    """Starts with no row seen.
+    """Creates a filter.
 
     Args:
-      index: the training file's questions.
-      rule: what an answer is.
-      keep_truncated: whether samples that are not finished answers are kept.
+      index: The training file's questions.
+      rule: The rule by which answers are extracted and compared.
+      keep_truncated: Whether to pick samples that are not finished answers.
     """
     self._index = index
     self._rule = rule
@@ -124,7 +125,7 @@ class RightTrainingRows:
     self.dropped: collections.Counter[str] = collections.Counter()
 
   def pick(self, row: columnar.Row) -> int | None:
-    """Returns the number of a row's question, or None for a row to drop."""
+    """Returns the number of a row's question; None if the row is dropped."""
     reason, number = _judge(row, self._index, self._rule)
     if number is not None and not self._keep_truncated:
       reason = schema.why_unfinished(row.head, len(row.steps)) or reason
@@ -140,7 +141,7 @@ class RightTrainingRows:
 def _judge(
   row: columnar.Row, index: QuestionIndex, rule: answer_rules.AnswerRule
 ) -> tuple[str | None, int | None]:
-  """Returns why a row is dropped, or None, and its question's number."""
+  """Returns the reason to drop a row (or None), and its question's number."""
   number = index.find(row.head)
   if number is None:
     asked = row.head.question

@@ -1,4 +1,4 @@
-"""T5's pre-training objective: fill in the spans that sentinels hide.
+"""T5's pre-training objective: predict the spans that sentinels replace.
 
 Source: Raffel et al., "Exploring the Limits of Transfer Learning with a
 Unified Text-to-Text Transformer" (JMLR 2020), section 3.1.4 and figure 2;
@@ -23,21 +23,22 @@ def span_corruption(
 ) -> tf.data.Dataset:
   """Replaces `text` by corrupted `inputs` and the hidden spans as `targets`.
 
-  Of a text longer than a row, or than the sentinels can cover, a window is
-  drawn uniformly; a text of a single token is dropped.
+  If a text is longer than a row, or has too many spans for the sentinels, a
+  random window of it is used; a text of a single token is dropped.
 
-  Example. With sentinels 99, 98, ... the tokens 11 12 13 14 15 16 and the
-  spans (12) and (15 16) hidden become
+  Example. With sentinels 99, 98, ... and the spans (12) and (15 16) hidden, the
+  tokens 11 12 13 14 15 16 become
 
     inputs   11 99 13 14 98 EOS
     targets  99 12 98 15 16 EOS
 
   Args:
-    dataset: rows with `text`; `question_id` stays.
-    output_features: the task's; sentinels are the vocabulary's highest ids.
-    sequence_length: the task feature lengths, or None for no limit.
-    noise_density: share of the tokens to hide, above 0 and below 1.
-    mean_span_tokens: mean length of a hidden span, in tokens.
+    dataset: Rows with `text`; `question_id` is kept.
+    output_features: The task's output features; sentinels are the vocabulary's
+      highest ids.
+    sequence_length: The task feature lengths; None for no limit.
+    noise_density: The fraction of tokens to hide, in (0, 1).
+    mean_span_tokens: The mean length of a hidden span, in tokens.
   """
   vocabulary = output_features[features.INPUTS].vocabulary
   limit = int(vocabulary.extra_ids * mean_span_tokens / noise_density)
@@ -79,7 +80,7 @@ def span_corruption(
 
 
 def window(tokens: tf.Tensor, limit: int, key: tf.Tensor) -> tf.Tensor:
-  """Returns at most `limit` adjacent tokens, from a uniform start."""
+  """Returns at most `limit` adjacent tokens, from a uniformly random start."""
   latest = tf.maximum(tf.size(tokens) - limit, 0)
   start = tf.random.stateless_uniform(
     [], key, maxval=latest + 1, dtype=tf.int32
@@ -96,18 +97,18 @@ def noise_mask(
 ) -> tf.Tensor:
   """Draws which of `length` tokens to hide.
 
-  Kept and hidden spans alternate, the first kept and the last hidden; their
-  number and their total lengths are fixed by the arguments, and each split
-  of a total into that many positive parts is equally likely.
+  Spans to keep and to hide alternate, beginning with one to keep. The arguments
+  determine their number and total lengths; all ways of splitting a total into
+  that many positive lengths are equally likely.
 
   Args:
     length: int32 scalar, at least 2.
-    noise_density: share of the tokens to hide.
-    mean_span_tokens: mean length of a hidden span.
-    keys: two int64 [2] seeds.
+    noise_density: The fraction of tokens to hide.
+    mean_span_tokens: The mean length of a hidden span.
+    keys: Two int64[2] seeds.
 
   Returns:
-    bool [length].
+    bool[length].
   """
   wanted = tf.cast(length, tf.float32) * noise_density
   num_noise = tf.clip_by_value(
@@ -128,7 +129,13 @@ def noise_mask(
 def hide(
   tokens: tf.Tensor, hidden: tf.Tensor, first_sentinel: int
 ) -> tf.Tensor:
-  """Replaces each run of hidden tokens by one sentinel, counting down."""
+  """Replaces each run of hidden tokens by a sentinel, counting down.
+
+  Args:
+    tokens: int32[length].
+    hidden: bool[length].
+    first_sentinel: The id of the first sentinel.
+  """
   starts = hidden & ~tf.pad(hidden, [[1, 0]])[:-1]
   index = tf.cumsum(tf.cast(starts, tf.int32)) - 1
   replaced = tf.where(starts, first_sentinel - index, tokens)

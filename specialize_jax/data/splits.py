@@ -1,8 +1,8 @@
-"""Which questions are held out for validation: fixed, and by their text.
+"""Selects validation questions, deterministically and by their text.
 
-A question's rank is a hash of its words, so the choice depends on neither
-the order nor the numbering of a file, and a question that occurs twice is held
-out twice.
+Questions are ranked by a hash of their words, so that the selection does not
+depend on a file's order or numbering, and all copies of a repeated question are
+in the same split.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from specialize_jax.data import questions
 
 VALIDATION_SIZE = 500
-# Datasets with fewer distinct questions hold out a share instead.
+# From datasets with fewer distinct questions, a fraction is held out instead.
 _LARGE_ENOUGH = 1000
 _SMALL_SHARE = 0.25
-# Fixes the choice. 3 is the first number for which each question that
-# MultiArith and ASDiv share (60 of them) falls on one side in both.
+# The seed of the selection. 3 is the first number for which each of the 60
+# questions that MultiArith and ASDiv share is in the same split of both.
 _SEED = "specialize-jax validation 3"
 
 
 def words_of(question: str) -> str:
-  """Returns a question's words in order: equal for questions that are the same.
+  """Normalizes a question to its words, to compare questions.
 
   Example:
     >>> words_of(" Tom has  3 cats. How many? ")
@@ -35,16 +35,16 @@ def split_validation(
   *,
   words_fn: Callable[[str], str] = words_of,
 ) -> tuple[list[questions.Question], list[questions.Question]]:
-  """Splits rows into those held out for validation and the rest.
+  """Splits rows into those held out for validation and all others.
 
-  500 distinct questions are held out of 1,000 or more, a quarter of fewer.
+  Of 1,000 or more distinct questions, 500 are held out; of fewer, a quarter.
 
   Args:
-    rows: a dataset, in any order.
-    words_fn: maps a question to a key that is equal for equal questions.
+    rows: A dataset, in any order.
+    words_fn: Maps a question to a key that is equal for equal questions.
 
   Returns:
-    Validation and rest, each in the order of `rows`.
+    The validation rows and the others, each in the order of `rows`.
   """
   words = [words_fn(row.question) for row in rows]
   different = sorted(set(words), key=_rank)

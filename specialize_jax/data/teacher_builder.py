@@ -1,13 +1,13 @@
 """A TFDS builder of the teacher's dataset that aligns in Apache Beam.
 
-For teachers too large for one machine: the stage that `preparation` runs in
+For datasets too large for one machine: the stage that `preparation` runs in
 its own process runs here on the workers of any Beam runner.
 
-Beam is imported by nothing else, and is no extra of this package: its
-releases up to 2.77 ask for protobuf below 7, sentencepiece's generated code
-for 7.36 or above, so that pip cannot install both by their words. Beam runs
-under protobuf 7 all the same (`tests/data/teacher_builder_test.py`), so it is
-installed first and protobuf after it.
+No other module imports Beam, and it is not an extra of this package: its
+releases up to 2.77 require protobuf below 7, and sentencepiece's generated code
+requires 7.36 or above, so that pip cannot resolve both. Beam works with
+protobuf 7 nevertheless (`tests/data/teacher_builder_test.py`), so it is
+installed first, and protobuf is upgraded afterwards.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ _LINES_TOGETHER = 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runner:
-  """Where Beam runs.
+  """A Beam runner and its options.
 
   Attributes:
-    name: Beam's name for a runner: `DirectRunner`, `DataflowRunner`, ...
-    options: its options as on a command line, such as "--project=P".
+    name: Beam's name of the runner: `DirectRunner`, `DataflowRunner`, ...
+    options: Its command-line options, such as "--project=P".
   """
 
   name: str
@@ -47,12 +47,12 @@ class TeacherConfig(tfds.core.BuilderConfig):
   """The configuration of one preparation.
 
   Attributes:
-    preparation: the records, the vocabulary and how they are aligned.
-    metadata: metadata of the dataset.
-    report_path: path that the tally is written to, as JSON.
-    validation: numbers of the validation questions.
-    validation_path: prefix of the TFRecord files that the rows of these
-      questions are written to.
+    preparation: The inputs, options and output.
+    metadata: The metadata of the dataset.
+    report_path: The file to which the tally is written, as JSON.
+    validation: The numbers of the validation questions.
+    validation_path: The prefix of the TFRecord files to which rows of these
+      questions are written.
   """
 
   preparation: preparation.Preparation
@@ -63,7 +63,7 @@ class TeacherConfig(tfds.core.BuilderConfig):
 
 
 class TeacherBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Rows of right samples, aligned to a student's tokens."""
+  """Rows of correct samples, aligned with a student's tokens."""
 
   VERSION = tfds.core.Version(tfds_builder.VERSION)
 
@@ -82,9 +82,9 @@ class TeacherBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return {tfds_builder.SPLIT: self._generate_examples(pipeline)}
 
   def _generate_examples(self, pipeline: object) -> object:
-    """Returns a Beam collection of (key, example) to train on.
+    """Returns a Beam collection of the (key, example) pairs to train on.
 
-    The tally and the rows of validation questions go to files of their own.
+    The tally and the rows of validation questions are written to other files.
     """
     import apache_beam as beam
 
@@ -135,18 +135,22 @@ class TeacherBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def prepare(
   wanted: preparation.Preparation, runner: Runner
 ) -> preparation.Prepared:
-  """Filters, aligns and writes on a Beam runner.
+  """Filters and aligns records, and writes the dataset, on a Beam runner.
 
-  As `preparation.prepare`, except that rows are in any order, and that of
-  samples which occur twice any one is kept, not the first.
+  The result is that of `preparation.prepare`, except that rows are in any
+  order, and that of repeated samples any one is kept instead of the first.
+
+  Args:
+    wanted: The inputs, options and output.
+    runner: The Beam runner.
 
   Raises:
-    UserError: as `preparation.prepare`; or Beam is not installed.
+    UserError: as for `preparation.prepare`, or Beam is not installed.
   """
   check_installed(runner)
   from apache_beam.options import pipeline_options
 
-  # Fails here, not on a worker.
+  # Raises errors here instead of on a worker.
   stage = preparation.Stage(wanted)
   data_dir, name = epath.Path(wanted.data_dir), wanted.dataset_name
   metadata = tfds_builder.new_metadata(stage.fingerprint, mode=wanted.mode)
@@ -205,7 +209,7 @@ def prepare(
 
 
 def _read_rows(prefix: epath.Path) -> list[packed_rows.PackedRow]:
-  """Reads the rows that the workers wrote to TFRecord files."""
+  """Reads rows from the TFRecord files that the workers wrote."""
   files = [os.fspath(file) for file in prefix.parent.glob(f"{prefix.name}-*")]
   serialized = list(tf.data.TFRecordDataset(files))
   if not serialized:
@@ -222,12 +226,12 @@ def _read_rows(prefix: epath.Path) -> list[packed_rows.PackedRow]:
 
 
 def _named(name: str) -> type[TeacherBuilder]:
-  """Returns the builder of a dataset, whose name TFDS takes from its class."""
+  """Returns a builder class, from whose name TFDS derives the dataset's."""
   return type(name, (TeacherBuilder,), {"name": name}, skip_registration=True)
 
 
 def check_installed(runner: Runner) -> None:
-  """Raises a `UserError` unless Beam can be imported."""
+  """Raises UserError if Beam cannot be imported."""
   if importlib.util.find_spec("apache_beam") is None:
     raise errors.UserError(
       f"--runner={runner.name} needs Apache Beam, which is not installed: run"
@@ -237,7 +241,7 @@ def check_installed(runner: Runner) -> None:
 
 
 def _lines(beam: object, pipeline: object, records: str) -> object:
-  """Returns a collection of the lines of a store."""
+  """Returns a Beam collection of the lines of a record store."""
   file = store.records_file(epath.Path(records))
   if store.is_released(file):
     return (
@@ -253,7 +257,7 @@ def _lines(beam: object, pipeline: object, records: str) -> object:
 
 
 def _align_fn(beam: object, wanted: preparation.Preparation) -> object:
-  """Returns a Beam function of batches of lines that keeps its stage."""
+  """Returns a Beam DoFn that processes batches of lines."""
 
   class Align(beam.DoFn):
     def setup(self) -> None:
@@ -272,7 +276,7 @@ def _key(row: packed_rows.PackedRow) -> str:
 
 
 def _repeats(count: int) -> preparation.Tally:
-  """Returns the correction of the tally for a sample kept several times."""
+  """Returns the correction of the tally for a repeated sample."""
   repeats = preparation.Tally(kept=1 - count)
   if count > 1:
     repeats.dropped[record_filter.REPEATED] = count - 1

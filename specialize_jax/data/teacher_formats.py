@@ -1,11 +1,11 @@
-"""The four formats of the teacher's rows, rendered many rows at a time.
+"""Renders the teacher's rows in the four formats, in batches.
 
-What is written in a prompt is known before training begins: the questions,
-the demonstrations, the answers. Each is tokenized once; a prompt is then the
-tokens of its parts, one after another, which are the tokens of its text,
-since every part ends at white space and T5's pieces never cross a space. So
-an example costs a few look-ups instead of the tokenization of 700 tokens. (A
-vocabulary whose pieces do cross spaces has its texts tokenized whole.)
+The parts of a prompt are known before training begins: questions,
+demonstrations, answers. Each part is tokenized once, and the tokens of a prompt
+are the concatenated tokens of its parts, since every part ends with white space
+and T5's pieces never cross a space. An example then needs a few look-ups
+instead of the tokenization of a text of some 700 tokens. (For a vocabulary
+whose pieces cross spaces, whole prompts are tokenized.)
 """
 
 import concurrent.futures
@@ -29,7 +29,7 @@ from specialize_jax.data import (
 from specialize_jax.records import packed_rows
 
 BATCH_SIZE = 64
-"""Rows that are rendered together."""
+"""The number of rows that are rendered together."""
 
 Example = Mapping[str, tf.Tensor]
 _WIDTH = features.NUM_CANDIDATES
@@ -40,10 +40,10 @@ class TokenizedTexts:
   """Texts with their tokens.
 
   Attributes:
-    texts: string [N].
-    ids: int32 [P], the tokens of all texts, one after another.
-    starts: int64 [N], where each text's begin.
-    lengths: int64 [N], how many each has.
+    texts: string[N].
+    ids: int32[P], the concatenated tokens of all texts.
+    starts: int64[N], the index of each text's first token.
+    lengths: int64[N], the number of tokens of each text.
   """
 
   texts: tf.Tensor
@@ -54,11 +54,11 @@ class TokenizedTexts:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Runs:
-  """Values of any length, for each of B rows.
+  """Sequences of different lengths, one for each of B rows.
 
   Attributes:
-    values: int32 or float32 [P, ...], of all rows, one after another.
-    ends: int64 [B + 1], where each row's begin and the last one's end.
+    values: int32 or float32[P, ...], the concatenated sequences.
+    ends: int64[B + 1], the start of each sequence, and the end of the last.
   """
 
   values: Mapping[str, tf.Tensor]
@@ -69,10 +69,11 @@ def tokenize_texts(
   texts: Sequence[str],
   vocabulary: vocabularies.LocatedSentencePieceVocabulary,
 ) -> TokenizedTexts:
-  """Tokenizes texts, a word that occurs again but once."""
+  """Tokenizes texts, each distinct word only once."""
   words = _word_table(vocabulary.sentencepiece_model_file)
   whole_B = np.zeros(len(texts), bool)
-  # A control character may be white space to us and nothing to the student.
+  # The student may ignore a control character that Python regards as white
+  # space.
   if not words.is_parted_by_space("".join(texts)):
     whole_B[:] = [not words.is_parted_by_space(text) for text in texts]
   found = columns.student_columns(texts, whole_B, words)
@@ -90,7 +91,7 @@ def _word_table(path: str) -> tables.StudentTable:
 
 
 def joined(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
-  """Puts several tables into one, the first one's texts first."""
+  """Concatenates tables."""
   shifts = np.cumsum([0, *(int(part.ids.shape[0]) for part in parts)])
   return TokenizedTexts(
     texts=tf.concat([part.texts for part in parts], 0),
@@ -116,35 +117,35 @@ def render(
   | None = None,
   num_demonstrations: int = 4,
 ) -> tf.data.Dataset:
-  """Turns row numbers into training examples of a format.
+  """Converts row numbers to training examples of a format.
 
-  Chain-of-thought formats take the teacher's distributions as targets, and
-  end them with a certain EOS, of mask 0: the records hold no stop token. A
-  sample that was cut off has no EOS: where it would have ended is unknown.
-  Answer-only formats have "The answer is X", certain, as their target.
-  In-context formats draw demonstrations afresh for every example, without
-  replacement, never the example's own question.
+  The targets of chain-of-thought formats are the teacher's distributions,
+  followed by a one-hot EOS with mask 0, since records have no stop token. A
+  truncated sample has no EOS, since its end is unknown. The targets of
+  answer-only formats are "The answer is X", one-hot. For in-context formats,
+  demonstrations are drawn anew for every example, without replacement and never
+  the example's own question.
 
   An example has `features.TRAINING_FEATURES` and `features.EXAMPLE_FEATURES`,
   and `question_id`, `question`, `answer` and `inputs_pretokenized` as text.
 
   Args:
-    dataset: of `source`.
-    output_features: the task's, for the vocabulary.
-    source: where the rows lie.
-    data_format: how to write them.
-    read_demonstrations: what to draw from; called once, when the dataset is
-      built. For in-context formats only.
-    num_demonstrations: how many to show.
+    dataset: A dataset of `source`.
+    output_features: The task's output features, for the vocabulary.
+    source: The source of the rows.
+    data_format: The format.
+    read_demonstrations: Returns the demonstrations to draw from, for in-context
+      formats only; called once, when the dataset is built.
+    num_demonstrations: The number of demonstrations in a prompt.
 
   Raises:
-    UserError: there are too few demonstrations to draw from.
+    UserError: there are too few demonstrations.
   """
   vocabulary = output_features[features.INPUTS].vocabulary
   is_validation = teacher_source.VALIDATION in dataset.element_spec
   split = teacher_source.VALIDATION if is_validation else "train"
   questions = source.questions(split)
-  # The rows are read while the questions are tokenized.
+  # Read the rows in a thread while the questions are tokenized.
   with concurrent.futures.ThreadPoolExecutor(1) as reader:
     if data_format.chain_of_thought:
       rows = reader.submit(source.rows, split)
@@ -166,7 +167,8 @@ def render(
     else _AnswerTargets(questions, vocabulary, data_format)
   )
 
-  # Autograph would rewrite what has no Python control flow, for seconds.
+  # Autograph is disabled: it would take seconds, and there is no Python control
+  # flow to convert.
   @tf.autograph.experimental.do_not_convert
   def examples(batch: Example) -> tf.data.Dataset:
     rows = batch["row"]
@@ -194,7 +196,7 @@ def _with_seeds(batch: Example, seed: Sequence[tf.Tensor]) -> Example:
 def _one_by_one(
   runs: Sequence[Runs], scalars: Mapping[str, tf.Tensor]
 ) -> tf.data.Dataset:
-  """Gives the rows of a batch as a dataset of examples."""
+  """Converts a batch to a dataset of its examples."""
 
   @tf.autograph.experimental.do_not_convert
   def one(row: tf.Tensor) -> Example:
@@ -216,15 +218,15 @@ def _ends(lengths: tf.Tensor) -> tf.Tensor:
 def _gather(
   table: TokenizedTexts, which: tf.Tensor, eos_id: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """Joins texts' tokens and ends each row with EOS.
+  """Concatenates the tokens of each row's texts, and appends EOS.
 
   Args:
-    table: the texts.
-    which: int64 [B, n], the texts of each row, in order.
-    eos_id: of the vocabulary.
+    table: The texts.
+    which: int64[B, n], the texts of each row, in order.
+    eos_id: The vocabulary's EOS.
 
   Returns:
-    int32 ids of all rows, and int64 [B + 1] where each row's begin.
+    The int32 ids of all rows, concatenated, and the int64[B + 1] start of each.
   """
   eos_at = tf.shape(table.ids, tf.int64)[0]
   last = tf.zeros_like(which[:, :1])
@@ -237,7 +239,7 @@ def _gather(
 
 
 class _Prompts:
-  """The inputs of a format, for questions by their places."""
+  """Builds the inputs of a format for a batch of questions."""
 
   def __init__(
     self,
@@ -265,7 +267,7 @@ class _Prompts:
     ).word_local
 
   def of(self, places: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, Runs]:
-    """Gives the texts, string [B], and the tokens of prompts."""
+    """Returns the texts, string[B], and the tokens of prompts."""
     parts = tf.cast(places, tf.int64)[:, None] + self._num_shown
     if self._drawer is not None:
       parts = tf.concat([self._drawer.draw(places, seed), parts], 1)
@@ -280,7 +282,7 @@ class _Prompts:
     return texts, Runs(values={features.INPUTS: ids}, ends=ends)
 
   def named(self, places: tf.Tensor) -> Example:
-    """Gives what an example says of its question."""
+    """Returns the text features of questions."""
     return {
       name: tf.gather(values, places)
       for name, values in self._questions.items()
@@ -288,7 +290,7 @@ class _Prompts:
 
 
 class _AnswerTargets:
-  """The targets of answer-only formats, for questions by their places."""
+  """Builds the targets of answer-only formats for a batch of questions."""
 
   def __init__(
     self,
@@ -306,11 +308,11 @@ class _AnswerTargets:
     )
 
   def samples_of(self, rows: tf.Tensor) -> None:
-    """An answer is of no sample."""
+    """Returns None, since an answer belongs to no sample."""
     del rows
 
   def of(self, rows: tf.Tensor) -> Runs:
-    """Returns the targets, each certain but for what has no spelling."""
+    """Returns one-hot targets, except for unknown pieces, which have none."""
     ids, ends = _gather(
       self._table, tf.cast(rows, tf.int64)[:, None], self._eos_id
     )
@@ -319,9 +321,9 @@ class _AnswerTargets:
 
 
 class _TeacherTargets:
-  """The targets of chain-of-thought formats: packed rows, unpacked.
+  """Builds the targets of chain-of-thought formats from packed rows.
 
-  The same as `packed_rows.unpack`, in TensorFlow, with EOS at the end.
+  Equivalent to `packed_rows.unpack`, in TensorFlow, followed by EOS.
   """
 
   def __init__(self, table: teacher_source.RowTable, eos_id: int) -> None:
@@ -329,11 +331,11 @@ class _TeacherTargets:
     self._eos_id = eos_id
 
   def questions_of(self, rows: tf.Tensor) -> tf.Tensor:
-    """Gives the place of each row's question."""
+    """Returns the index of each row's question."""
     return tf.gather(self._table.question, rows)
 
   def samples_of(self, rows: tf.Tensor) -> tf.Tensor:
-    """Gives which of its question's samples each row is."""
+    """Returns the index of each row among its question's samples."""
     return tf.gather(self._table.sample, rows)
 
   def of(self, rows: tf.Tensor) -> Runs:
@@ -343,12 +345,12 @@ class _TeacherTargets:
     bits = tf.cast(_decode(flags, tf.uint8), tf.int32)
     counts = tf.bitwise.right_shift(bits, packed_rows.COUNT_SHIFT)
     counts &= packed_rows.COUNT_MASK
-    # A row without positions has no last one, and is whole.
+    # A row without positions has no last position; it is not truncated.
     last = tf.maximum(tf.cumsum(lengths) - 1, 0)
     is_cut = (tf.gather(bits, last) & packed_rows.TRUNCATED_BIT) > 0
     is_whole = tf.logical_not(is_cut) | (lengths == 0)
     not_own = tf.cast(tf.equal(bits & packed_rows.OWN_BIT, 0), tf.int32)
-    # A last position, beyond all rows, is the EOS that each of them gets.
+    # Append the EOS position, which `_with_last` copies to the end of each row.
     ids = _decode_ids(
       tf.gather(self._table.ids, rows), tf.reduce_sum(counts + not_own)
     )
@@ -382,7 +384,7 @@ def _decode(strings: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def _decode_ids(strings: tf.Tensor, num_ids: tf.Tensor) -> tf.Tensor:
-  """Returns ids of 2 or of 4 bytes, as `packed_rows` has them, int32."""
+  """Decodes ids of 2 or 4 bytes, as stored by `packed_rows`, to int32."""
   content = tf.strings.reduce_join(strings)
   return tf.cond(
     tf.strings.length(content) > 2 * num_ids,
@@ -394,7 +396,7 @@ def _decode_ids(strings: tf.Tensor, num_ids: tf.Tensor) -> tf.Tensor:
 def _with_last(
   values: Mapping[str, tf.Tensor], lengths: tf.Tensor, is_whole: tf.Tensor
 ) -> Runs:
-  """Ends each row that is whole with the last of all values."""
+  """Appends the last of all values to each row that is not truncated."""
   ends = _ends(lengths)
   added = tf.cast(is_whole, tf.int64)
   total = tf.broadcast_to(ends[-1], tf.shape(lengths))

@@ -1,12 +1,13 @@
-"""The teacher's rows as a seqio source, and the tables that they lie in.
+"""The teacher's rows as a seqio source.
 
-The dataset is the one that `specialize prepare` wrote, found where seqio
-looks for TFDS datasets (`seqio.set_tfds_data_dir_override`), else under
-`tfds/` of the data directory. Its rows are held in memory packed, as they lie
-on disk (400 MB for 207,000 samples of 100 tokens), and shared by the formats.
+The dataset is the one that `specialize prepare` wrote. It is searched for in
+seqio's directory of TFDS datasets (`seqio.set_tfds_data_dir_override`), or else
+in `tfds/` of the data directory. Its rows are in memory in the packed form in
+which they are stored (400 MB for 207,000 samples of 100 tokens), and shared by
+all formats.
 
-The source itself gives row numbers: what a row says is looked up many rows at
-a time, where a format is rendered, and an iterator's checkpoint stays small.
+The source yields row numbers. The rows are looked up in batches when a format
+is rendered, so that the state of an iterator is small.
 """
 
 import dataclasses
@@ -23,17 +24,17 @@ from specialize_jax.data import sources, vocabularies
 from specialize_jax.records import tfds_builder
 
 VALIDATION = "validation"
-"""The other split, and the key that its elements have."""
+"""The name of the second split, and the key that marks its elements."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class QuestionTable:
-  """The questions that rows belong to.
+  """The questions of a dataset.
 
   Attributes:
-    ids: their names.
-    texts: the problems.
-    answers: the bare answers.
+    ids: Their ids.
+    texts: Their texts.
+    answers: Their bare answers.
   """
 
   ids: list[str]
@@ -43,14 +44,14 @@ class QuestionTable:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class RowTable:
-  """Every row, packed as `records.packed_rows` has it.
+  """All rows of a dataset, packed as defined by `records.packed_rows`.
 
   Attributes:
-    question: int32 [N], the place of each row's question in the table.
-    sample: int64 [N].
-    flags: string [N].
-    ids: string [N].
-    log_probs: string [N].
+    question: int32[N], the index of each row's question in a `QuestionTable`.
+    sample: int64[N], the index of each row among its question's samples.
+    flags: string[N].
+    ids: string[N].
+    log_probs: string[N].
   """
 
   question: tf.Tensor
@@ -61,13 +62,12 @@ class RowTable:
 
 
 class TeacherSource(sources.TableSource):
-  """Numbers of aligned rows, of every right sample or of one a question.
+  """Row numbers of correct samples or, with `one_per_question`, of questions.
 
-  An element is `{"row": int64}`; with `one_per_question` it counts the
-  questions, else the rows. What they stand for is in `questions` and `rows`.
-  The split "validation" has the rows of the validation questions, a dataset of
-  their own; its elements have the key "validation" too, by which
-  preprocessors tell it when they build their graph.
+  An element is `{"row": int64}`, an index into `rows` or into `questions`. The
+  split "validation" is a separate dataset with the rows of the validation
+  questions. Its elements also have the key "validation", from which
+  preprocessors know the split when they build their graph.
   """
 
   def __init__(
@@ -79,15 +79,15 @@ class TeacherSource(sources.TableSource):
     salt: str = "",
     directory: str | None = None,
   ) -> None:
-    """Names the dataset; reads nothing.
+    """Creates a source, without reading anything.
 
     Args:
-      dataset_name: the TFDS dataset, such as `gsm8k_teacher`.
-      vocabulary: the student's; a dataset that was aligned to another is
-        refused when it is read.
-      one_per_question: whether to give each question once.
-      salt: see `sources.TableSource`.
-      directory: the folder of TFDS datasets where none is set for all; None
+      dataset_name: The TFDS dataset, such as `gsm8k_teacher`.
+      vocabulary: The student's vocabulary. Reading a dataset that was aligned
+        with another vocabulary raises an error.
+      one_per_question: Whether elements are questions instead of rows.
+      salt: See `sources.TableSource`.
+      directory: The directory of TFDS datasets if seqio has no override; None
         for `tfds/` in the data directory.
     """
     super().__init__(
@@ -102,7 +102,7 @@ class TeacherSource(sources.TableSource):
     self.one_per_question = one_per_question
 
   def num_input_examples(self, split: str) -> int:
-    """Counts rows from the dataset's metadata."""
+    """Returns the number of elements, from the dataset's metadata."""
     config = (
       tfds_builder.QUESTIONS if self.one_per_question else tfds_builder.ROWS
     )
@@ -117,7 +117,7 @@ class TeacherSource(sources.TableSource):
     shard_info: seqio.ShardInfo | None = None,
     **unused_options: object,
   ) -> tf.data.Dataset:
-    """Gives row numbers; see `sources.TableSource.get_dataset`."""
+    """Returns row numbers; see `sources.TableSource.get_dataset`."""
     numbers = sources.row_numbers(
       self.num_input_examples(split), shuffle=shuffle, seed=seed, salt=self.salt
     )
@@ -128,18 +128,18 @@ class TeacherSource(sources.TableSource):
     return numbers.map(lambda number: {"row": number})
 
   def questions(self, split: str = "train") -> QuestionTable:
-    """Reads the questions of a split, once for all formats."""
+    """Returns the questions of a split, which are read once for all formats."""
     return _questions_once(*self._version(tfds_builder.QUESTIONS, split))
 
   def rows(self, split: str = "train") -> RowTable:
-    """Reads the rows of a split, once for all formats."""
+    """Returns the rows of a split, which are read once for all formats."""
     return _rows_once(
       *self._version(tfds_builder.ROWS, split),
       *self._version(tfds_builder.QUESTIONS, split),
     )
 
   def files(self, split: str = "train") -> list[epath.Path]:
-    """Returns the files that hold the rows and the questions of a split."""
+    """Returns the files of the rows and questions of a split."""
     return [
       file
       for config in (tfds_builder.ROWS, tfds_builder.QUESTIONS)
@@ -149,18 +149,18 @@ class TeacherSource(sources.TableSource):
     ]
 
   def _version(self, config: str, split: str) -> tuple[str, str]:
-    """Tells a dataset from one that was prepared in its place."""
+    """Returns a key that changes when the dataset is prepared again."""
     builder = self._open(config, split)
     edition = builder.info.metadata[tfds_builder.EDITION]
     return str(builder.data_dir), edition
 
   @property
   def tfds_dir(self) -> str:
-    """The folder that the dataset lies in."""
+    """The directory of TFDS datasets."""
     return sources.tfds_dir(self._directory)
 
   def _open(self, config: str, split: str) -> tfds.core.DatasetBuilder:
-    """Opens the dataset and checks whose tokens it holds."""
+    """Opens the dataset, and checks the vocabulary it was aligned with."""
     name = self._dataset_name
     if split == VALIDATION:
       name = tfds_builder.validation_name(name)

@@ -1,8 +1,7 @@
-"""Vocabularies whose files are looked for only when they are read.
+"""Vocabularies whose files are opened on first use.
 
-Registering a task must need no file, so a task names its vocabulary by a
-path relative to the data directory, and seqio opens it with the first
-dataset.
+A task must be registered without reading files. Its vocabulary therefore has a
+path relative to the data directory, and is opened with the first dataset.
 """
 
 import functools
@@ -15,44 +14,44 @@ from specialize_jax.data import sources
 
 
 class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
-  """A SentencePiece vocabulary found under `sources.data_dir()`.
+  """A SentencePiece vocabulary in the data directory.
 
-  Two of the same path and number of extra ids are equal, wherever the data
-  directory lies, so tasks of a mixture agree without opening the file.
+  Two vocabularies with the same relative path and number of extra ids are
+  equal, so that the tasks of a mixture agree without opening the file.
 
   Attributes:
-    relative_path: the model file, relative to the data directory.
+    relative_path: The model file, relative to `sources.data_dir()`.
   """
 
   def __init__(self, relative_path: str, *, extra_ids: int = 0) -> None:
-    """Stores the path; reads nothing.
+    """Creates a vocabulary, without reading anything.
 
     Args:
-      relative_path: for example `tokenizers/t5_spiece.model`.
-      extra_ids: sentinel ids to add at the top of the vocabulary; the
-        sentinel `<extra_id_0>` is the highest id, as in T5.
+      relative_path: The model file, such as `tokenizers/t5_spiece.model`.
+      extra_ids: The number of sentinels to add at the end of the vocabulary;
+        `<extra_id_0>` is the highest id, as in T5.
     """
     self.relative_path = relative_path
     super().__init__(relative_path, extra_ids=extra_ids)
 
   @property
   def sentencepiece_model_file(self) -> str:
-    """The file's path under the data directory as it is set now.
+    """The file's path in the current data directory.
 
     Raises:
-      UserError: no such file.
+      UserError: the file does not exist.
     """
     return sources.find(self.relative_path)
 
   @property
   def fingerprint(self) -> str:
-    """A hash of the file, which identifies the student."""
+    """A hash of the file, which identifies the vocabulary."""
     path = self.sentencepiece_model_file
     return _fingerprint(path, os.stat(path).st_mtime_ns)
 
   def _model_context(self) -> object:
-    # seqio caches a vocabulary's model for good; here the data directory may
-    # move between two datasets of one process (tests, the demo).
+    # seqio caches a vocabulary's model forever, but here the data directory can
+    # change within a process (in tests and the demo).
     path = os.path.abspath(self.sentencepiece_model_file)
     if path != self._sentencepiece_model_file:
       self._sentencepiece_model_file = path
@@ -60,7 +59,7 @@ class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
     return super()._model_context()
 
   def __getstate__(self) -> dict[str, object]:
-    """Leaves out the loaded model and where it was found."""
+    """Excludes the loaded model and its path."""
     state = super().__getstate__()
     state["_sentencepiece_model_file"] = self.relative_path
     return state
@@ -68,7 +67,7 @@ class LocatedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
 
 @functools.lru_cache(maxsize=8)
 def _fingerprint(path: str, written_ns: int) -> str:
-  del written_ns  # differs for a file that was replaced
+  del written_ns  # part of the cache's key: it changes if the file is replaced
   return student.SentencePieceStudent.from_file(path).fingerprint
 
 
