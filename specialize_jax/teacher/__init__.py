@@ -1,6 +1,6 @@
-"""A teacher's rationales as records: sampled from an endpoint, or imported.
+"""Samples a teacher's rationales from an endpoint, or imports them.
 
-What a server returns is checked before it is believed, graded on arrival, and
-counted only when it is on disk; a run that is stopped at any moment goes on
-where it was, and asks for no sample that it has.
+A server's responses are validated and graded when they arrive, and counted when
+they are on disk. A run that is interrupted at any moment can be resumed, and
+does not request samples that are already stored.
 """

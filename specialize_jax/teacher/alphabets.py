@@ -1,19 +1,19 @@
-r"""Alphabets in which servers spell tokens instead of writing their text.
+r"""Decodes tokens that a server returns as written in its vocabulary.
 
-A tokenizer's own vocabulary does not hold text. Byte-level vocabularies (GPT-2
-and what follows it) write each byte as one character, so that `Ġ` is a space,
-`Ċ` a line break and `Ã©` is "é"; SentencePiece writes `▁` for a space and
-`<0x0A>` for a byte. Servers that look tokens up there, instead of decoding
-them, return these spellings: of all tokens, of the alternatives alone, or of
-some tokens. What a token is then told by the text, or by the sampled token,
-whose own entry stands among the alternatives.
+Vocabularies do not contain plain text. Byte-level vocabularies (GPT-2 and its
+successors) write each byte as a character, so that `Ġ` is a space, `Ċ` a
+newline and `Ã©` is "é"; SentencePiece writes `▁` for a space and `<0x0A>` for
+a byte. Some servers return such strings instead of decoded tokens: for all
+tokens, for the alternatives only, or for some tokens. The right decoding is
+then determined by comparison with the text, or with the sampled token, which is
+usually among its own alternatives.
 """
 
 import re
 from collections.abc import Callable, Mapping
 
 Decode = Callable[[str], bytes | None]
-"""Returns a token's bytes; None where it is not of the alphabet."""
+"""Returns a token's bytes; None if it is not written in the alphabet."""
 
 
 def _byte_level_characters() -> Mapping[int, int]:
@@ -29,8 +29,8 @@ def _byte_level_characters() -> Mapping[int, int]:
 
 
 _BYTE_OF = _byte_level_characters()
-# A space and a line break. Others, as the `č` of a carriage return, are letters
-# of living languages that a decoded token may well hold.
+# A space and a newline. Others, such as the `č` of a carriage return, are
+# letters that may also occur in decoded tokens.
 _WHITE_SPACE = re.compile("[\u0120\u010a]")
 _SENTENCEPIECE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WORD_START = "\u2581"
@@ -38,7 +38,7 @@ _MARKS = re.compile(f"[\u0120\u010a{_WORD_START}]|<0x")
 
 
 def byte_level(token: str) -> bytes | None:
-  """Reads a token of a byte-level vocabulary; `Ġis` is " is"."""
+  """Decodes a token of a byte-level vocabulary; `Ġis` is " is"."""
   try:
     return bytes(_BYTE_OF[ord(character)] for character in token)
   except KeyError:
@@ -46,15 +46,15 @@ def byte_level(token: str) -> bytes | None:
 
 
 def byte_level_marked(token: str) -> bytes | None:
-  """Reads a token as `byte_level` if it holds white space so written.
+  """Decodes a token like `byte_level` if it contains `Ġ` or `Ċ`.
 
-  For servers that spell only some tokens so: "é" beside `Ġé` is itself.
+  For servers that decode some tokens only: next to `Ġé`, "é" is decoded.
   """
   return byte_level(token) if _WHITE_SPACE.search(token) else None
 
 
 def sentencepiece(token: str) -> bytes | None:
-  """Reads a piece; `▁is` is " is" and `<0x0A>` is a line break."""
+  """Decodes a SentencePiece piece; `▁is` is " is", `<0x0A>` a newline."""
   match = _SENTENCEPIECE_BYTE.fullmatch(token)
   if match is not None:
     return bytes.fromhex(match[1])
@@ -71,13 +71,16 @@ ALPHABETS: Mapping[str, Decode] = {
 
 
 def may_be_spelt(text: str) -> bool:
-  """Whether a token, or several joined, may be of one of the alphabets.
+  """Returns whether text may be in one of the alphabets.
 
-  An ASCII token is the same in the byte-level alphabet and in text.
+  ASCII characters without white space are the same in the byte-level alphabet.
+
+  Args:
+    text: One token, or several joined.
   """
   return not text.isascii() or "<0x" in text
 
 
 def marks(text: str) -> frozenset[str]:
-  """Returns what in a text speaks for such an alphabet: hardly ever text."""
+  """Returns the characters of a text that rarely occur outside an alphabet."""
   return frozenset(_MARKS.findall(text))

@@ -1,8 +1,7 @@
-"""Reads the body of a teacher's answer, and never more than it may hold.
+"""Reads the body of an HTTP response, up to a maximum size.
 
-A server that sends without end, or a megabyte of zeros in a kilobyte, must
-not fill this machine's memory. So the body is read as it comes over the wire
-and decompressed here, both no further than a bound.
+An endless response, or a decompression bomb, must not exhaust memory. The body
+is therefore streamed and decompressed here, with a limit on both sizes.
 """
 
 import zlib
@@ -10,27 +9,26 @@ import zlib
 import httpx
 
 ENCODINGS = "gzip, deflate"
-"""The value of `Accept-Encoding`: what `read` can decompress in bounds."""
+"""The value of `Accept-Encoding`: the encodings that `read` supports."""
 
-# What zlib calls a stream with either header, gzip's or its own.
+# zlib's constant for a stream with either header, gzip's or its own.
 _EITHER_HEADER = 32 + zlib.MAX_WBITS
 
 
 class UnreadableError(ValueError):
-  """An answer's body is too long, or compressed as nobody asked for."""
+  """A response's body is too long, or in an encoding that was not accepted."""
 
 
 async def read(answer: httpx.Response, longest: int) -> bytes:
   """Returns the body, decompressed.
 
   Args:
-    answer: A response whose body was not read yet.
-    longest: The most bytes that it may have, decompressed.
+    answer: A response whose body has not been read.
+    longest: The maximum number of bytes, decompressed.
 
   Raises:
-    UnreadableError: it has more, or is compressed otherwise than asked for,
-      or is broken.
-    httpx.TransportError: the connection broke.
+    UnreadableError: the body is longer, in another encoding, or corrupt.
+    httpx.TransportError: the connection failed.
   """
   encoding = answer.headers.get("content-encoding", "identity").strip().lower()
   if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):

@@ -1,16 +1,15 @@
-"""Asks an OpenAI-compatible endpoint, and asks again where that can help.
+"""An asynchronous client of an OpenAI-compatible endpoint, with retries.
 
-A request is sent again, a bounded number of times with growing and jittered
-pauses, after 408, 409, 425, 429 and 5xx (no sooner than `Retry-After` says),
-after a timeout and after a broken connection. An answer that cannot be used
-was paid for: it is asked for again a few times only, and not at all where its
-shape is the server's way. Any other status cannot heal: it stops the run in
-the server's own words.
+A request is retried a limited number of times, with exponential backoff and
+jitter, after status 408, 409, 425, 429 or 5xx (respecting `Retry-After`), a
+timeout, or a connection error. An unusable response has been paid for, so it is
+retried a few times only, or not at all if the server will always respond like
+that. Any other status stops the run with the server's message.
 
-The key is read from the environment by the command, is sent in one header to
-the one address that the user gave, and is cut out of whatever the server says
-back. Redirects are not followed, and an answer is read no further than the
-longest one that was asked for could be.
+The command reads the key from the environment. It is sent in a single header to
+the address that the user specified, and removed from the server's messages.
+Redirects are not followed, and a response is read only up to the size that the
+request allows.
 """
 
 import asyncio
@@ -35,10 +34,10 @@ Endpoint = Literal["completions", "chat"]
 
 _PATHS = {"completions": "completions", "chat": "chat/completions"}
 _RETRIED = frozenset((408, 409, 425, 429))
-# A question may meet any number of faults; an endpoint that has never
-# answered at all is more likely wrong than unlucky.
+# Attempts while the endpoint has never responded: it is then more likely
+# misconfigured than temporarily unavailable.
 _FIRST_ATTEMPTS = 3
-# How often an answer that cannot be used is paid for, once others could be.
+# Attempts after unusable responses, if there were usable ones before.
 _PAID_ATTEMPTS = 5
 _BAD_ANSWERS = frozenset(("bad answer", "no log-probabilities"))
 _MAX_WORDS = 400
@@ -55,11 +54,11 @@ HOW_TO_GET_LOG_PROBS = (
 
 
 class GivenUpError(Exception):
-  """A request failed as often as it may; the last reason is the message."""
+  """All attempts of a request failed; the message is the last reason."""
 
 
 class _FaultError(Exception):
-  """One attempt failed in a way that may pass."""
+  """An attempt failed with a possibly transient error."""
 
   def __init__(
     self,
@@ -77,16 +76,16 @@ class _FaultError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-  """What is asked of the teacher, whatever the question.
+  """The parameters of every request.
 
   Attributes:
     model: The model's name at the endpoint.
-    endpoint: Which of the two.
-    temperature: 0.5 in the paper.
-    max_tokens: The longest answer in tokens; 256 in the paper.
-    stop: Texts at which an answer ends.
-    top_logprobs: How many alternatives a token; 5 in the paper.
-    extra: More fields of the request, such as vLLM's `top_k`.
+    endpoint: "completions" or "chat".
+    temperature: The sampling temperature; 0.5 in the paper.
+    max_tokens: The maximum length of a sample, in tokens; 256 in the paper.
+    stop: Stop sequences.
+    top_logprobs: The number of alternatives per token; 5 in the paper.
+    extra: Additional fields of the request, such as vLLM's `top_k`.
   """
 
   model: str
@@ -98,10 +97,14 @@ class Sampling:
   extra: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
   def body(self, prompt: str, num_samples: int) -> dict[str, object]:
-    """Returns a request's JSON.
+    """Returns the JSON body of a request.
 
-    A field that `extra` holds as None is not sent, nor is `n` where it is 1,
-    as it is without: some servers know no such field.
+    Fields that are None in `extra` are not sent; nor is `n` if it is 1, since
+    some servers do not support it.
+
+    Args:
+      prompt: The prompt.
+      num_samples: The number of samples, `n`.
     """
     body: dict[str, object] = {
       "model": self.model,
@@ -121,10 +124,10 @@ class Sampling:
     return {name: value for name, value in body.items() if value is not None}
 
   def longest_answer_bytes(self, num_samples: int) -> int:
-    """Bounds the size of an answer, so that none fills the memory.
+    """Returns the maximum size of a response, in bytes.
 
-    A token or an alternative takes some 100 bytes of JSON, its bytes in
-    decimal included; a kilobyte of each is more than any server sends.
+    A token or an alternative has about 100 bytes of JSON, including its bytes
+    in decimal; the limit is a kilobyte for each.
     """
     asked = [self.max_tokens]
     asked += [self.extra.get(name) for name in _TOKEN_LIMITS]
@@ -133,27 +136,27 @@ class Sampling:
     return _LEAST_ANSWER_BYTES + 1024 * candidates
 
   def description(self) -> dict[str, object]:
-    """Returns what a record keeps of it."""
+    """Returns the fields that are stored with each record."""
     fields = dataclasses.asdict(self)
     extra = fields.pop("extra")
-    fields["stop"] = list(self.stop)  # as JSON gives it back
+    fields["stop"] = list(self.stop)  # as it is after reading JSON
     return fields | ({"extra": dict(extra)} if extra else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Connection:
-  """Where the teacher is, and how patiently it is asked.
+  """The endpoint's address, and limits on requests.
 
   Attributes:
-    base_url: Up to and with `/v1`.
-    key: Sent as a bearer token; "" for none. Never shown.
-    concurrency: Requests under way at once.
-    timeout_seconds: The longest a whole answer may take.
-    max_attempts: How often one request is tried.
-    max_wait_seconds: The longest pause before another attempt; a server that
-      asks for a longer one stops the run.
-    requests_per_minute: None for no limit.
-    tokens_per_minute: None for no limit.
+    base_url: The address, including `/v1`.
+    key: The bearer token; "" for none. Never displayed.
+    concurrency: The maximum number of concurrent requests.
+    timeout_seconds: The timeout of a whole response, in seconds.
+    max_attempts: The maximum number of attempts of a request.
+    max_wait_seconds: The maximum pause before an attempt, in seconds; a server
+      that requests a longer one stops the run.
+    requests_per_minute: The rate limit of requests; None for no limit.
+    tokens_per_minute: The rate limit of tokens; None for no limit.
   """
 
   base_url: str
@@ -167,19 +170,23 @@ class Connection:
 
 
 class Client:
-  """Asks questions of one endpoint; an asynchronous context manager.
+  """A client of one endpoint; an asynchronous context manager.
 
   Attributes:
-    faults: How often what went wrong, by kind.
-    left_out: How many alternatives of tokens could not be used, by reason.
-    reasoning_tokens: How many tokens of reasoning were cut off before texts.
+    faults: The number of failed attempts, by kind.
+    left_out: The number of dropped alternatives of tokens, by reason.
+    reasoning_tokens: The number of reasoning tokens removed before texts.
   """
 
   def __init__(self, connection: Connection, sampling: Sampling) -> None:
-    """Checks the address and the key; sends nothing yet.
+    """Validates the address and the key, without sending anything.
+
+    Args:
+      connection: The endpoint, and limits on requests.
+      sampling: The parameters of every request.
 
     Raises:
-      UserError: the address is none, or the key cannot be sent.
+      UserError: the address or the key is invalid.
     """
     self.sampling = sampling
     self.faults: collections.Counter[str] = collections.Counter()
@@ -193,13 +200,13 @@ class Client:
     }
     if connection.key:
       headers["authorization"] = f"Bearer {_checked_key(connection.key)}"
-    # A client a connection: httpx looks through all connections of a client
-    # at every request, which at 32 takes longer than the request.
+    # One httpx client per connection: httpx searches all connections of a
+    # client for every request, which for 32 takes longer than the request.
     context = httpx.create_ssl_context()
     self._free = [
       httpx.AsyncClient(
         headers=headers,
-        follow_redirects=False,  # the key goes nowhere else
+        follow_redirects=False,  # the key must not be sent elsewhere
         timeout=connection.timeout_seconds,
         verify=context,
         limits=httpx.Limits(max_connections=1),
@@ -226,22 +233,22 @@ class Client:
     await self._closing.__aexit__(kind, value, traceback)
 
   def stop(self) -> None:
-    """Lets requests under way end, and asks none of them again."""
+    """Stops retrying; requests that are in progress are completed."""
     self._stopping.set()
 
   async def ask(
     self, prompt: str, num_samples: int, *, expected_tokens: int
   ) -> responses.Response:
-    """Asks for samples; returns at least one and at most so many.
+    """Requests samples; returns at least one and at most `num_samples`.
 
     Args:
-      prompt: The whole text.
-      num_samples: How many samples to ask for.
-      expected_tokens: What prompt and answer are expected to cost, for the
-        limit of tokens a minute.
+      prompt: The whole prompt.
+      num_samples: The number of samples to request.
+      expected_tokens: The expected number of tokens of prompt and samples, for
+        the limit of tokens per minute.
 
     Raises:
-      GivenUpError: every attempt failed.
+      GivenUpError: all attempts failed.
       UserError: no attempt can succeed.
     """
     content = json.dumps(self.sampling.body(prompt, num_samples)).encode()
@@ -275,10 +282,10 @@ class Client:
   async def _attempt(
     self, content: bytes, num_samples: int, expected_tokens: int
   ) -> responses.Response:
-    """Asks once and checks the answer."""
+    """Sends a request once, and validates the response."""
     await self._requests.acquire()
     await self._tokens.acquire(expected_tokens)
-    http = self._free.pop()  # the last used first: its connection is open
+    http = self._free.pop()  # the most recently used, with an open connection
     longest = self.sampling.longest_answer_bytes(num_samples)
     try:
       async with (
@@ -314,7 +321,7 @@ class Client:
     return dataclasses.replace(parsed, choices=choices)
 
   def _parsed(self, said: bytes) -> responses.Response:
-    """Reads an answer's choices, at least one."""
+    """Parses a response's choices, at least one."""
     try:
       body = reading.loads(said)
     except (ValueError, RecursionError) as error:
@@ -345,7 +352,7 @@ class Client:
         " the key is not sent; if that is the teacher, give its --base_url"
       )
     if "logprob" in words.lower() and not self._answered:
-      # Whatever the status: llama.cpp's Python server says so with 500.
+      # Whatever the status: llama.cpp's Python server responds with 500.
       return errors.UserError(
         f"{self._url} answered {said}; {HOW_TO_GET_LOG_PROBS}"
       )
@@ -382,7 +389,7 @@ class Client:
   def _is_last(
     self, state: tenacity.RetryCallState, *, num_bad_answers: int
   ) -> bool:
-    """Whether no attempt may follow a failed one."""
+    """Returns whether a failed attempt must not be retried."""
     fault = state.outcome.exception()
     allowed = self._connection.max_attempts
     if not self._answered and fault.kind == "broken connection":
@@ -396,16 +403,16 @@ class Client:
     )
 
   def _pause_seconds(self, state: tenacity.RetryCallState) -> float:
-    """Returns the pause before the next attempt: half a second, doubling."""
+    """Returns the pause before the next attempt, half a second and doubling."""
     longest = min(self._connection.max_wait_seconds, 60.0)
     doubled = min(longest, 0.5 * 2.0 ** (state.attempt_number - 1))
     asked = state.outcome.exception().wait_seconds
-    if asked:  # the server knows; the jitter keeps callers apart
+    if asked:  # the server's own value, with jitter
       return asked + random.uniform(0, doubled)
     return random.uniform(doubled / 2, doubled)
 
   async def _sleep(self, seconds: float) -> None:
-    """Sleeps, or less where the run is stopping."""
+    """Sleeps, unless the run is stopping."""
     try:
       async with asyncio.timeout(seconds):
         await self._stopping.wait()
@@ -414,7 +421,7 @@ class Client:
 
 
 def _tokens_of(response: responses.Response, expected: int) -> int:
-  """Counts an answer's tokens; the expected ones where the server does not."""
+  """Returns the server's token counts of a response, or the expected number."""
   if response.prompt_tokens is None or response.completion_tokens is None:
     return expected
   return response.prompt_tokens + response.completion_tokens
@@ -439,7 +446,11 @@ def _checked_url(base_url: str, path: str) -> str:
 
 
 def _checked_key(key: str) -> str:
-  """Gives the key as a header can carry it; no error shows it."""
+  """Returns the key, validated as a header; it is not part of any error.
+
+  Raises:
+    UserError: it contains characters that a header cannot.
+  """
   key = key.strip()
   if not key.isascii() or not key.isprintable() or " " in key:
     raise errors.UserError(
@@ -450,7 +461,7 @@ def _checked_key(key: str) -> str:
 
 
 def _words(content: bytes) -> str:
-  """Returns what a server says of an error."""
+  """Returns the message of a server's error."""
   text = content.decode("utf-8", errors="replace")
   try:
     said = responses.server_message(json.loads(text))
@@ -460,7 +471,7 @@ def _words(content: bytes) -> str:
 
 
 def _hint(status: int, words: str) -> str:
-  """Returns the way out of an error that the server names, if it is known."""
+  """Returns advice for a known error of a server, or an empty string."""
   if status in (401, 403):
     return "; set the key's environment variable (--api_key_env)"
   if status == 404:

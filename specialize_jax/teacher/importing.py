@@ -1,4 +1,4 @@
-"""Records from what others have sampled: released files, OpenAI responses."""
+"""Imports records from the paper's released files or OpenAI responses."""
 
 import codecs
 import collections
@@ -23,16 +23,16 @@ from specialize_jax.teacher import (
 
 _MAX_WORDS = 300
 _MAX_DEPTH = 20
-_MAX_ID = 1 << 63  # a greater number becomes a float in other readers
+_MAX_ID = 1 << 63  # other programs parse larger integers as floats
 
 KINDS = ("text_dump", "pickles", "released_json", "responses", "stream")
 
 
 def kind_of(path: pathlib.Path) -> str:
-  """Returns what a path holds, by its first character or its name.
+  """Detects the kind of a source, from its first character or its name.
 
   Raises:
-    UserError: it holds none of what can be imported, or does not exist.
+    UserError: the path does not exist, or cannot be imported.
   """
   if path.is_dir() or path.suffix == ".pkl":
     return "pickles"
@@ -59,12 +59,12 @@ def kind_of(path: pathlib.Path) -> str:
 
 
 class Importer:
-  """Reads one source into graded records.
+  """Converts a source to graded records.
 
   Attributes:
-    rejected: How many samples gave no record, by reason.
-    left_out: How many alternatives of tokens could not be used, by reason.
-    reasoning_tokens: How many tokens of reasoning were cut off before texts.
+    rejected: The number of rejected samples, by reason.
+    left_out: The number of dropped alternatives of tokens, by reason.
+    reasoning_tokens: The number of reasoning tokens removed before texts.
   """
 
   def __init__(
@@ -74,13 +74,14 @@ class Importer:
     problems: Sequence[standing.Problem],
     rule: answer_rules.AnswerRule | None = None,
   ) -> None:
-    """Reads `path`, which is of a kind of `KINDS`.
+    """Creates an importer of a source.
 
     Args:
-      path: The file or folder.
-      kind: What it is.
-      problems: Questions for sources that do not hold them, by id.
-      rule: What an answer is; None for a number, where the gold answer is one.
+      path: The file or directory.
+      kind: One of `KINDS`.
+      problems: The questions, for sources that contain only their ids.
+      rule: The rule by which answers are extracted and compared; None for a
+        number, if the gold answer is a number.
     """
     self._path = path
     self._kind = kind
@@ -92,10 +93,10 @@ class Importer:
     self.reasoning_tokens = 0
 
   def records(self) -> Iterator[schema.TeacherRecord]:
-    """Yields each record, with its question, its answer and both verdicts.
+    """Yields each record, with its question, answer and both verdicts.
 
     Raises:
-      UserError: the source is not what it should be.
+      UserError: the source is malformed.
     """
     for one in self._read():
       if isinstance(one, str):
@@ -105,13 +106,13 @@ class Importer:
       yield self._graded(record)
 
   def _graded(self, record: schema.TeacherRecord) -> schema.TeacherRecord:
-    """Notes verdicts, where it is known what an answer is."""
+    """Adds verdicts, if the rule for answers is known."""
     if not record.gold_answer or record.verdicts:
       return record
     rule = self._rule or answer_rules.NUMBER
     gold = rule.bare(record.gold_answer)
     if self._rule is None and rule.read(gold) is None:
-      return record  # a word, which another rule may read
+      return record  # a word, for which there may be another rule
     verdicts = standing.grade(record.text, gold, rule)
     return dataclasses.replace(record, gold_answer=gold, verdicts=verdicts)
 
@@ -135,7 +136,7 @@ class Importer:
   ) -> schema.TeacherRecord:
     problem = self._problems.get(record.question_id)
     if problem is None and isinstance(record.question_id, str):
-      # Batch files know a question's number only as a name.
+      # In batch files a question's number is a string.
       problem = self._problems_by_name.get(record.question_id)
     if record.question or problem is None:
       return record
@@ -146,7 +147,7 @@ class Importer:
   def _responses(
     self, rows: Iterable[streams.Row]
   ) -> Iterator[schema.TeacherRecord | str]:
-    """Reads responses, one a row; a question's samples are numbered on."""
+    """Converts responses, one per row; samples of a question are numbered."""
     numbers: collections.Counter[str | int] = collections.Counter()
     for line, row in rows:
       try:
@@ -179,10 +180,10 @@ class Importer:
 
 
 def _row_head(line: int, row: Mapping) -> dict[str, str | int]:
-  """Returns what a row says of its question.
+  """Returns a row's question id, and other fields of its question.
 
   Raises:
-    ResponseError: it names none.
+    ResponseError: the row has no question id.
   """
   question_id = row.get("question_id", row.get("custom_id", line - 1))
   is_number = type(question_id) is int and abs(question_id) < _MAX_ID
@@ -213,11 +214,10 @@ def _json_type(value: object) -> str:
 
 
 def _body(row: Mapping) -> object:
-  """Finds the response: the row itself, or in it, as batch files have it.
+  """Returns a row's response: the row itself or, in batch files, a field.
 
   Raises:
-    ResponseError: the row holds no response, but what the server said of a
-      request that failed.
+    ResponseError: the row contains the error of a failed request instead.
   """
   body = _parsed(row.get("response", row))
   status = None
@@ -237,7 +237,7 @@ def _body(row: Mapping) -> object:
 
 
 def _parsed(body: object) -> object:
-  """Returns a response that a file keeps as a string of JSON as its value."""
+  """Parses a response that is stored as a string of JSON."""
   if not isinstance(body, str) or not body.lstrip().startswith("{"):
     return body
   try:
@@ -247,14 +247,13 @@ def _parsed(body: object) -> object:
 
 
 def _request(row: Mapping, body: object) -> dict[str, object]:
-  """Returns what the row says of how it was asked for.
+  """Returns the parameters of a row's request.
 
-  Values that no file of JSON can hold are left out: they came from a file that
-  Python wrote, not from a request.
+  Values that are not valid JSON (such as NaN) are omitted.
   """
   request = row.get("request")
   request = dict(request) if isinstance(request, dict) else {}
-  # Prompts are long, and the key of whoever asked has no place here.
+  # Prompts are long, and a key must not be stored.
   for name in ("messages", "prompt", "headers", standing.USAGE):
     request.pop(name, None)
   if isinstance(body, dict) and isinstance(body.get("model"), str):
@@ -263,7 +262,7 @@ def _request(row: Mapping, body: object) -> dict[str, object]:
 
 
 def _is_json(value: object, depth: int = 0) -> bool:
-  """Whether a parsed value can be written again, and read by any program."""
+  """Returns whether a parsed value can be written as standard JSON."""
   if isinstance(value, dict):
     value = list(value.values())
   if isinstance(value, list):
@@ -276,11 +275,11 @@ def _bare(answer: str) -> str:
 
 
 def _released(sample: released_text.Sample) -> schema.TeacherRecord | str:
-  """Returns a released sample as a record, or why it is none.
+  """Converts a released sample to a record, or returns why it is rejected.
 
-  A sample that ends as the authors' code wants it gives the record that their
-  JSON gives. Any other goes on past its answer, or never came to one: it is
-  cut where its text ends.
+  For a sample that ends as the authors' code expects, the result equals that of
+  their JSON. Any other has no answer or continues after it, and is truncated at
+  the end of its text.
   """
   try:
     record = released.to_record(
@@ -300,7 +299,7 @@ def _released(sample: released_text.Sample) -> schema.TeacherRecord | str:
 
 
 def _with_bytes(record: schema.TeacherRecord) -> schema.TeacherRecord:
-  """Reads tokens that the API spelled by their bytes."""
+  """Decodes tokens that the API wrote as escaped bytes."""
   steps = tuple(map(responses.with_spelt_bytes, record.steps))
   if steps == record.steps:
     return record

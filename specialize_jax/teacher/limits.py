@@ -1,4 +1,4 @@
-"""How fast the teacher may be asked, and how much may be asked of it."""
+"""Rate limits and budgets of requests to the teacher."""
 
 import asyncio
 import dataclasses
@@ -9,15 +9,15 @@ import time
 
 
 class RateLimit:
-  """Lets so many units pass a minute, evenly, in the order they came."""
+  """A first-come, first-served limit on units per minute, evenly spread."""
 
   def __init__(self, per_minute: float | None) -> None:
-    """Makes a limit; None lets everything pass."""
+    """Creates a limit; None for no limit."""
     self._seconds_each = 60.0 / per_minute if per_minute else 0.0
     self._next_at = -math.inf
 
   async def acquire(self, units: float = 1) -> None:
-    """Waits until what was let pass before is worked off."""
+    """Waits until previous units have been used up."""
     if not self._seconds_each:
       return
     now = time.monotonic()
@@ -26,18 +26,18 @@ class RateLimit:
     await asyncio.sleep(start - now)
 
   def correct(self, units: float) -> None:
-    """Takes into account that what passed was `units` more than was said."""
+    """Corrects for `units` more than were expected."""
     self._next_at += units * self._seconds_each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Usage:
-  """What was asked and answered.
+  """Counts of samples and tokens.
 
   Attributes:
-    samples: Samples.
-    prompt_tokens: Tokens of the prompts, once a request.
-    completion_tokens: Tokens of all choices.
+    samples: The number of samples.
+    prompt_tokens: The number of prompt tokens, counted once per request.
+    completion_tokens: The number of tokens of all samples.
   """
 
   samples: int = 0
@@ -68,14 +68,14 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-  """How much a store may cost; infinity for no limit.
+  """Limits on a store's samples, tokens and cost; infinity for no limit.
 
   Attributes:
-    samples: Samples.
-    tokens: Tokens, of prompts and answers.
-    cost: Money, in the unit of the prices.
-    prompt_price: Money a million tokens of prompts.
-    completion_price: Money a million tokens of answers.
+    samples: The maximum number of samples.
+    tokens: The maximum number of tokens, of prompts and samples.
+    cost: The maximum cost, in the currency of the prices.
+    prompt_price: The price of a million prompt tokens.
+    completion_price: The price of a million tokens of samples.
   """
 
   samples: float = math.inf
@@ -85,14 +85,14 @@ class Limits:
   completion_price: float = 0.0
 
   def cost_of(self, usage: Usage) -> float:
-    """Gives what something costs."""
+    """Returns the cost of a usage."""
     return (
       usage.prompt_tokens * self.prompt_price
       + usage.completion_tokens * self.completion_price
     ) / 1e6
 
   def allows(self, usage: Usage) -> bool:
-    """Whether that much stays within every limit."""
+    """Returns whether a usage is within all limits."""
     return (
       usage.samples <= self.samples
       and usage.tokens <= self.tokens
@@ -101,16 +101,16 @@ class Limits:
 
 
 class Budget:
-  """Keeps what is spent, and what is on its way, within limits.
+  """Keeps the usage of completed and pending requests within limits.
 
-  A request is let go only if its longest possible answer fits in what is
-  left; while others are on their way it waits for what they leave over. So
-  the limits are never exceeded, as far as prompts were counted right, and a
-  run stops within one request of them.
+  A request is sent only if its maximum usage is within the remaining budget,
+  possibly after waiting until pending requests return unused parts of theirs.
+  The limits are thus never exceeded, if prompt tokens were estimated correctly,
+  and a run stops within one request of them.
   """
 
   def __init__(self, limits: Limits, spent: Usage) -> None:
-    """Starts from what earlier runs have spent."""
+    """Creates a budget, of which earlier runs used `spent`."""
     self.limits = limits
     self.spent = spent
     self._reserved = Usage()
@@ -120,11 +120,11 @@ class Budget:
   async def reserve(
     self, num_samples: int, *, prompt_tokens: int, max_tokens: int
   ) -> Usage | None:
-    """Sets aside what up to `num_samples` samples of a prompt can cost.
+    """Reserves the maximum usage of up to `num_samples` samples of a prompt.
 
     Returns:
-      The most that the request can cost, with the number of samples that may
-      be asked for; None where not even one fits any more.
+      The maximum usage, whose `samples` is the number that may be requested;
+      None if the remaining budget is too small for one sample.
     """
     async with self._settled:
       while True:
@@ -144,7 +144,7 @@ class Budget:
         await self._settled.wait()
 
   async def settle(self, reserved: Usage, used: Usage) -> None:
-    """Replaces what was set aside by what was used."""
+    """Replaces a reservation by the actual usage."""
     async with self._settled:
       self._reserved -= reserved
       self._num_reserved -= 1
@@ -153,7 +153,7 @@ class Budget:
 
 
 def retry_after_seconds(value: str | None) -> float:
-  """Reads `Retry-After`: seconds, or a date; 0 for none or neither."""
+  """Parses `Retry-After`, seconds or a date; 0 if it is missing or invalid."""
   if value is None:
     return 0.0
   try:

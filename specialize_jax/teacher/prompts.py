@@ -1,8 +1,8 @@
-"""How a question is put to the teacher.
+"""Templates of the teacher's prompts.
 
-A prompt is a text in which `{question}` stands once for the question. Nothing
-else in it is interpreted, so that braces need no escape. The chat endpoint
-gets the whole text as one message of the user.
+A template contains `{question}` exactly once. No other braces are interpreted,
+so they need no escaping. For the chat endpoint the whole prompt is one user
+message.
 """
 
 import dataclasses
@@ -73,31 +73,30 @@ PACKAGED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-  """A text with a place for the question.
+  """A prompt template.
 
   Attributes:
-    template: The text, `PLACE` in it once.
+    template: The text, which contains `PLACE` once.
   """
 
   template: str
 
   def render(self, question: str) -> str:
-    """Puts a question in its place."""
+    """Returns the prompt of a question."""
     before, _, after = self.template.partition(PLACE)
     return f"{before}{question}{after}"
 
   @property
   def fingerprint(self) -> str:
-    """Names the text: twelve digits of its SHA-256."""
+    """Twelve hexadecimal digits of the template's SHA-256."""
     return hashlib.sha256(self.template.encode()).hexdigest()[:12]
 
 
 def load(name_or_path: str) -> Prompt:
-  """Gives a packaged prompt by its name, or reads a file.
+  """Loads a packaged template by name, or a file.
 
   Raises:
-    UserError: there is no such prompt and no such file, or it has no place
-      for the question, or several.
+    UserError: there is neither, or it does not contain `PLACE` exactly once.
   """
   if name_or_path in PACKAGED:
     return Prompt(template=PACKAGED[name_or_path])

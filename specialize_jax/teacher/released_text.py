@@ -1,7 +1,7 @@
-r"""The text dump that the paper's authors decoded their teacher into.
+r"""Parses the text dump of the paper's teacher samples.
 
-As they write it (FranxYao/FlanT5-CoT-Specialization:
-scripts/codex_decode_gsm8k.py, `write_output`):
+The format (FranxYao/FlanT5-CoT-Specialization: scripts/codex_decode_gsm8k.py,
+`write_output`):
 
   Question 0: Natalia sold clips to 48 of her friends ...
   Answer: Natalia sold 48/2 = <<48/2=24>>24 clips in May.
@@ -11,10 +11,10 @@ scripts/codex_decode_gsm8k.py, `write_output`):
   The answer is 72
   Per-step decode: <<' step'>> 1.0000 <<'!'>> 0.0000 ... ||| <<'\n'>> ...
 
-A token is written as Python writes a string, so whatever it holds, `<<`, `>>`,
-`|||`, quotes and line breaks included, it is read back exactly. The model was
-not told to stop: the steps go on past the answer, into questions of its own,
-and are cut where the authors cut them (src/utils.py, `parse_codex_outputs`).
+A token is a Python string literal, so any content is parsed exactly, including
+`<<`, `>>`, `|||`, quotes and newlines. There was no stop sequence: the steps
+continue after the answer with further questions, and are truncated where the
+authors truncate them (src/utils.py, `parse_codex_outputs`).
 """
 
 import ast
@@ -40,15 +40,15 @@ _END_OF_STEP = re.compile(r" *\|\|\|(?= |$)")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-  """One sample as it is dumped.
+  """A sample of the dump.
 
   Attributes:
     question_id: The question's number.
     sample: The sample's number.
     question: The question.
-    answer: The gold solution, as GSM8K writes it.
-    text: The model's text, up to the line of its answer.
-    steps: Each step's tokens and probabilities, the sampled one first.
+    answer: The gold solution, in GSM8K's format.
+    text: The model's text, up to and including the line of its answer.
+    steps: Each step's tokens and probabilities, beginning with the sampled one.
   """
 
   question_id: int
@@ -60,10 +60,10 @@ class Sample:
 
 
 def read(path: pathlib.Path) -> Iterator[Sample]:
-  """Reads a dump from its start to its end, a sample at a time.
+  """Yields the samples of a dump.
 
   Raises:
-    UserError: a line is not where it belongs; the message names it.
+    UserError: a line is malformed or out of place.
   """
   lines = _Lines(path, reading.lines(path))
   while lines.skip_blank():
@@ -90,13 +90,13 @@ def read(path: pathlib.Path) -> Iterator[Sample]:
 
 
 class _Lines:
-  """Lines with a look at the next one, and their numbers for errors."""
+  """An iterator over lines with lookahead, and line numbers for errors."""
 
   def __init__(self, path: pathlib.Path, stream: Iterator[str]) -> None:
     self._path = path
     self._stream = stream
     self._number = 0
-    self.next = ""  # no line is empty: each holds at least its newline
+    self.next = ""  # the end of the file; lines have at least a newline
     self.take()
 
   def take(self) -> str:
@@ -105,13 +105,13 @@ class _Lines:
     return taken
 
   def skip_blank(self) -> bool:
-    """Passes blank lines; tells whether any other follows."""
+    """Skips blank lines; returns whether another line follows."""
     while self.next.isspace():
       self.take()
     return self.next != ""
 
   def take_until(self, start: str) -> str:
-    """Takes the lines before the one that starts so."""
+    """Consumes and returns the lines before one that begins with `start`."""
     taken = []
     while not self.next.startswith(start):
       if not self.next:
@@ -128,7 +128,7 @@ class _Lines:
 
 
 def _steps(text: str, lines: _Lines) -> Iterator[list[tuple[str, float]]]:
-  """Reads the steps of a line one by one."""
+  """Yields the steps of a line."""
   position, step = 0, []
   while position < len(text):
     match = _CANDIDATE.match(text, position)
@@ -150,7 +150,7 @@ def _steps(text: str, lines: _Lines) -> Iterator[list[tuple[str, float]]]:
 
 @functools.lru_cache(maxsize=100_000)
 def _token(written: str) -> str:
-  """Reads a token as Python writes it."""
+  """Parses a token, a Python string literal."""
   if "\\" not in written:
     return written[1:-1]
   return ast.literal_eval(written)  # a string literal, by the pattern
@@ -159,7 +159,7 @@ def _token(written: str) -> str:
 def _cut(
   steps: Iterator[list[tuple[str, float]]],
 ) -> Iterator[list[tuple[str, float]]]:
-  """Ends where the authors end: at a "Question" after "answer" and "is"."""
+  """Truncates steps, as the authors do, at "Question" after "answer", "is"."""
   state = 0
   for step in steps:
     token = step[0][0]

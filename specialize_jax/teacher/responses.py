@@ -1,8 +1,8 @@
-r"""What an OpenAI-compatible server answers, read into teacher steps.
+r"""Parses the responses of OpenAI-compatible servers to teacher steps.
 
-Two shapes of log-probabilities are in use, and servers mix them freely with
-the two endpoints and with each other, so what is filled decides, and neither
-the endpoint nor which keys are present:
+There are two shapes of log-probabilities. Servers may use either with either
+endpoint, or mix them, so the parser decides by the fields that have values, and
+not by the endpoint or by the keys that are present:
 
 - legacy (`/v1/completions`): `{"tokens": [...], "token_logprobs": [...],
   "top_logprobs": [{token: log-probability}, ...]}`, where a token that is not
@@ -10,11 +10,10 @@ the endpoint nor which keys are present:
 - chat (`/v1/chat/completions`): `{"content": [{"token", "logprob", "bytes",
   "top_logprobs": [{"token", "logprob", "bytes"}]}]}`.
 
-A server is not trusted. A choice whose sampled tokens cannot be used is
-rejected, and its neighbours are not; an alternative that cannot be used costs
-that alternative, and both are counted. Alternatives are held to the sampled
-tokens: where they are spelled in another alphabet (`alphabets`) they are
-decoded, or dropped.
+Servers are not trusted. A choice with invalid sampled tokens is rejected,
+without the other choices; an invalid alternative is dropped; both are counted.
+Alternatives must be written like the sampled tokens: if they are in another
+alphabet (`alphabets`), they are decoded or dropped.
 """
 
 import collections
@@ -30,8 +29,8 @@ from specialize_jax.teacher import alphabets, spelling
 _OPENAI_BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
 _TOKEN_ID = re.compile(r"token_id:\d+")
 _SPECIAL = re.compile(r"(<[^<>\s]+>|\[[A-Z_/]+\]|\s*)")
-# How reasoning ends where its own tokens are returned (DeepSeek and Qwen,
-# gpt-oss, Mistral, Kimi, Seed).
+# The ends of reasoning if its tokens are returned (DeepSeek and Qwen, gpt-oss,
+# Mistral, Kimi, Seed).
 _REASONING_ENDS = (
   b"</think>",
   b"</thinking>",
@@ -42,8 +41,9 @@ _REASONING_ENDS = (
   b"</seed:think>",
 )
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-# A stop sequence is cut off a text and stays in the tokens. What goes on for
-# longer was not cut at a stop: the text only happens to begin as the tokens.
+# A stop sequence is removed from the text but not from the tokens. If more
+# follows, the text was not truncated at a stop: it only happens to begin like
+# the tokens.
 _MAX_TOKENS_AFTER_TEXT = 32
 _MAX_WORDS = 300
 
@@ -57,43 +57,43 @@ _TOKENS_ARE_IDS = (
   " nothing without the teacher's tokenizer: ask without"
 )
 
-# Why an alternative is left out, as counted.
+# The reasons for dropping an alternative, by which they are counted.
 NO_NUMBER = "without a log-probability"
 NO_SPELLING = "that spell nothing"
 OTHER_ALPHABET = "in another alphabet than the sampled tokens"
 NO_ALTERNATIVE = "of a shape that is none"
 NO_BYTES = "that are a part of a character, without their bytes"
 
-# What the Responses API calls the ends that the other endpoints have.
+# The Responses API's names of finish reasons.
 _FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}
 
 _EQUAL_LOG_PROBS = 1e-6
-# As protocol buffers, Python and other programs write it in a string.
+# The forms in which protocol buffers, Python and others write it in a string.
 _MINUS_INFINITY = ("-Infinity", "-inf", "-Inf")
 
 
 class ResponseError(ValueError):
-  """An answer that is not what was asked for; another may be."""
+  """A response is invalid; another attempt may succeed."""
 
 
 class NoLogProbsError(ResponseError):
-  """An answer with a text and without its log-probabilities."""
+  """A response has a text but no log-probabilities."""
 
 
 class SettledError(ResponseError):
-  """An answer of a shape that the same request will bring again."""
+  """A response is invalid in a way that every attempt would repeat."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alternatives:
-  """The alternatives of several tokens, one token's after another's.
+  """The alternatives of several tokens, concatenated.
 
   Attributes:
-    names: As the server spells them.
-    log_probs: One each.
-    spelt: The bytes of each where the server gives them; None where it gives
-      those of none.
-    counts: How many each token has.
+    names: The server's strings.
+    log_probs: Their log-probabilities, in nats.
+    spelt: Their bytes, or None for an alternative without; None if the server
+      returns no bytes at all.
+    counts: The number of alternatives of each token.
   """
 
   names: list[str]
@@ -102,12 +102,12 @@ class Alternatives:
   counts: list[int]
 
   def cut(self) -> list[tuple[tuple[str, float], ...]]:
-    """Returns each token's, as a step holds them."""
+    """Returns each token's alternatives, in the form of a step."""
     pairs = iter(zip(self.names, self.log_probs, strict=True))
     return [tuple(itertools.islice(pairs, count)) for count in self.counts]
 
   def cut_bytes(self) -> list[tuple[bytes | None, ...] | None]:
-    """Returns each token's bytes, as a step holds them."""
+    """Returns the bytes of each token's alternatives, in the form of a step."""
     if self.spelt is None:
       return [None] * len(self.counts)
     spelt = iter(self.spelt)
@@ -118,14 +118,14 @@ class Alternatives:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-  """One sampled text, as checked.
+  """A validated sample.
 
   Attributes:
-    text: What the steps spell.
-    steps: One a token.
-    finish_reason: The API's word; `schema.UNKNOWN_FINISH` where it gives none.
-    reasoning_tokens: How many tokens before the text were left out, since
-      they are those of a reasoning that the text does not hold.
+    text: The text that the steps spell.
+    steps: One step per token.
+    finish_reason: The API's value; `schema.UNKNOWN_FINISH` if it is missing.
+    reasoning_tokens: The number of removed tokens before the text, those of
+      reasoning that is not part of it.
   """
 
   text: str
@@ -136,14 +136,14 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Response:
-  """A whole answer.
+  """A validated response.
 
   Attributes:
-    choices: Those that can be used; at least one.
-    rejected: Why each of the others cannot.
-    left_out: How many alternatives were left out, by reason.
-    prompt_tokens: What the server counted; None where it does not say.
-    completion_tokens: Likewise, of all choices together.
+    choices: The valid choices, at least one.
+    rejected: The reason for rejecting each of the others.
+    left_out: The number of dropped alternatives, by reason.
+    prompt_tokens: The server's count; None if it is missing.
+    completion_tokens: The server's count for all choices, likewise.
   """
 
   choices: tuple[Choice, ...]
@@ -154,24 +154,24 @@ class Response:
 
   @property
   def reasoning_tokens(self) -> int:
-    """How many tokens of reasoning were cut off before the texts."""
+    """The number of reasoning tokens removed before the texts."""
     return sum(choice.reasoning_tokens for choice in self.choices)
 
 
 def parse(body: object) -> Response:
-  """Reads an answer's JSON.
+  """Validates a response.
 
   Args:
-    body: What the server sent, parsed.
+    body: The response's parsed JSON.
 
   Returns:
-    The choices that can be used.
+    The valid choices, and counts.
 
   Raises:
-    NoLogProbsError: no choice can be used, and the first has a text and no
-      log-probabilities, or no alternatives beside its tokens.
-    SettledError: no choice can be used, and asking again will not help.
-    ResponseError: there is no choice that can be used.
+    NoLogProbsError: no choice is valid, and the first has a text but no
+      log-probabilities, or tokens without alternatives.
+    SettledError: no choice is valid, and a retry would not help.
+    ResponseError: no choice is valid for another reason.
   """
   usage = body.get("usage") if isinstance(body, dict) else None
   usage = usage if isinstance(usage, dict) else {}
@@ -200,7 +200,7 @@ def parse(body: object) -> Response:
 
 
 def server_message(said: object) -> str | None:
-  """Returns what a server's JSON says of an error; None where it says none.
+  """Returns the error message in a server's JSON; None if there is none.
 
   Example:
     >>> server_message({"error": {"message": "too long", "code": "length"}})
@@ -227,16 +227,16 @@ def _in_one_line(text: str) -> str:
 
 
 def _of_responses_api(body: Mapping) -> dict[str, object]:
-  """Returns an answer of OpenAI's Responses API as a choice of the chat shape.
+  """Converts a response of OpenAI's Responses API to a choice of a chat.
 
   Raises:
-    ResponseError: an item of its output is not of that API.
+    ResponseError: an item of its output is malformed.
   """
   parts, log_probs, refusals = [], [], []
   for item in body["output"]:
     content = item.get("content") if isinstance(item, dict) else None
     if not isinstance(item, dict) or item.get("type") != "message":
-      continue  # reasoning, or a call of a tool
+      continue  # reasoning, or a tool call
     _check_kind(
       content if isinstance(content, list) else [content], dict, "content"
     )
@@ -262,7 +262,7 @@ def _of_responses_api(body: Mapping) -> dict[str, object]:
 
 
 def _choices(body: object) -> list:
-  """Returns an answer's choices, or says what came instead."""
+  """Returns a response's choices; raises an error if it has none."""
   if (
     isinstance(body, dict)
     and isinstance(body.get("output"), list)
@@ -345,7 +345,7 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
 
 
 def _text(choice: Mapping) -> tuple[str | None, str]:
-  """Returns a choice's text, None where there is none, and its reasoning."""
+  """Returns a choice's text (None if missing) and its reasoning."""
   message = choice.get("message")
   if message is not None and not isinstance(message, dict):
     raise ResponseError(f"'message' is {shown(message)}")
@@ -369,7 +369,7 @@ def _text(choice: Mapping) -> tuple[str | None, str]:
 
 
 def _joined_parts(parts: list, reasoning: list[str]) -> str:
-  """Joins the parts of a text, as some servers divide it."""
+  """Joins a text that a server divides into parts, collecting reasoning."""
   texts = []
   for part in parts:
     if not isinstance(part, dict):
@@ -384,7 +384,7 @@ def _joined_parts(parts: list, reasoning: list[str]) -> str:
 
 
 def _no_text(choice: Mapping, steps: Sequence[schema.TeacherStep]) -> str:
-  """Returns the text of a message without content: none, if it may be."""
+  """Returns the empty text of a message without content, if it is valid."""
   message = choice.get("message") or {}
   may_be_empty = message.get("refusal") or message.get("tool_calls")
   if not may_be_empty and not all(map(_is_silent, steps)):
@@ -396,18 +396,18 @@ def _no_text(choice: Mapping, steps: Sequence[schema.TeacherStep]) -> str:
 
 
 def _is_silent(step: schema.TeacherStep) -> bool:
-  """Whether a token is special or white space, which a server may cut off."""
+  """Returns whether a token is special or white space, and may be removed."""
   spelt = step.spelling.decode("utf-8", "replace")
   return any(map(_SPECIAL.fullmatch, (step.token, spelt)))
 
 
-# Sampled tokens: which of the two shapes is filled, and what it holds.
+# Sampled tokens, in either of the two shapes.
 
 
 def _steps(
   choice: Mapping, left_out: collections.Counter[str]
 ) -> tuple[schema.TeacherStep, ...]:
-  """Reads the sampled tokens and their alternatives, as they are spelled."""
+  """Parses the sampled tokens and their alternatives, without decoding them."""
   message = choice.get("message")
   places = [choice.get("logprobs")]
   if isinstance(message, dict):
@@ -475,10 +475,10 @@ def _chat_steps(
 
 
 def _with_known_ends(entries: list[Mapping]) -> list[Mapping]:
-  """Returns entries, with 0 for the log-probabilities that end tokens lack.
+  """Replaces missing log-probabilities of end tokens by 0.
 
-  Special tokens, and empty ones at the end, are cut off the text, so that what
-  they cost is not needed. Entries of other tokens stay as they are.
+  Special tokens, and empty ones at the end, are not part of the text, so their
+  log-probabilities are not needed. Other entries are not changed.
   """
   last = len(entries)
   while last and entries[last - 1].get("token") == "":
@@ -495,9 +495,9 @@ def _with_known_ends(entries: list[Mapping]) -> list[Mapping]:
 
 
 def _check_no_echo(values: list) -> None:
-  """Refuses an answer that begins with the prompt.
+  """Rejects a response that includes the prompt.
 
-  Nothing precedes a prompt's first token, so that it has no probability.
+  It is recognized by its first token, which has no probability.
   """
   if values and values[0] is None and any(v is not None for v in values):
     raise SettledError(
@@ -532,11 +532,11 @@ def _to_steps(
 
 
 def with_spelt_bytes(step: schema.TeacherStep) -> schema.TeacherStep:
-  r"""Returns a step with the bytes that its tokens are spelled by.
+  r"""Decodes tokens that are written as escaped bytes.
 
-  Bytes that it has already are kept.
+  Bytes that the step already has are kept.
 
-  Example: a token `bytes:\xe2\x82` has the bytes e2 82.
+  Example: the token `bytes:\xe2\x82` has the bytes e2 82.
   """
   given = step.top_bytes or (None,) * len(step.top)
   token_bytes = step.token_bytes
@@ -563,11 +563,10 @@ def _spelt_bytes(token: str) -> bytes | None:
 def _candidates(
   entries: list,
 ) -> tuple[list[str], list[float], list[bytes | None] | None]:
-  """Returns each entry's token and log-probability, and bytes if they tell.
+  """Returns each entry's token and log-probability, and necessary bytes.
 
-  Bytes that are the token's own UTF-8 say nothing new and are not kept, nor
-  is an empty list of them; there is no list of bytes where there are no
-  others.
+  Bytes that equal the token's UTF-8, or are empty, are replaced by None; if
+  this is true of all entries, there is no list of bytes.
   """
   _check_kind(entries, dict, "top_logprobs")
   tokens = [entry.get("token") for entry in entries]
@@ -589,13 +588,13 @@ def _candidates(
   return tokens, values, spelt if any(b is not None for b in spelt) else None
 
 
-# Alternatives: what cannot be used is left out and counted.
+# Alternatives: invalid ones are dropped and counted.
 
 
 def _alternatives(
   tops: list, left_out: collections.Counter[str]
 ) -> Alternatives:
-  """Reads the alternatives of each token."""
+  """Parses the alternatives of each token."""
   try:
     return _plain_alternatives(tops)
   except (ResponseError, TypeError, AttributeError):
@@ -604,10 +603,10 @@ def _alternatives(
 
 
 def _plain_alternatives(tops: list) -> Alternatives:
-  """Reads alternatives that are all as they should be, all at once.
+  """Parses alternatives that are all valid, at once.
 
   Raises:
-    ResponseError, TypeError, AttributeError: they are not.
+    ResponseError, TypeError, AttributeError: an alternative is invalid.
   """
   tops = [{} if top is None else top for top in tops]
   if set(map(type, tops)) <= {dict}:
@@ -628,7 +627,7 @@ def _plain_alternatives(tops: list) -> Alternatives:
 def _usable(
   top: object, left_out: collections.Counter[str]
 ) -> Iterator[dict[str, object]]:
-  """Yields those alternatives of one token that can be used."""
+  """Yields the valid alternatives of a token, and counts the others."""
   if not top:
     return
   if isinstance(top, dict):
@@ -647,7 +646,7 @@ def _usable(
 
 
 def _why_unusable(entry: object) -> str | None:
-  """Returns why an alternative cannot be used; None where it can."""
+  """Returns why an alternative is invalid; None if it is valid."""
   if isinstance(entry, dict):
     try:
       _log_probs([entry.get("logprob")])
@@ -663,21 +662,25 @@ def _why_unusable(entry: object) -> str | None:
 
 
 def _of_pair(name: str, value: object) -> object:
-  """Returns an entry of the legacy shape as one of the chat shape."""
+  """Converts an entry of the legacy shape to the chat shape."""
   if isinstance(value, dict):
     return {"token": value.get("decoded_token", name), **value}
   return {"token": name, "logprob": value}
 
 
-# Tokens and text made to agree.
+# Making tokens and text agree.
 
 
 def _fit(
   text: str, steps: tuple[schema.TeacherStep, ...], reasoning: str
 ) -> tuple[str, tuple[schema.TeacherStep, ...], int]:
-  """Returns the text that the tokens spell, those tokens, those left out.
+  """Makes a text and its tokens agree, decoding the tokens if necessary.
 
   Tokens are decoded from the first alphabet in which they spell the text.
+
+  Returns:
+    The text that the remaining tokens spell, these tokens, and the number of
+    removed tokens of reasoning.
   """
   failure: spelling.MisspeltError | None = None
   for read in (steps, *_decodings(steps)):
@@ -697,7 +700,7 @@ def _fit(
 def _decodings(
   steps: tuple[schema.TeacherStep, ...],
 ) -> Iterator[tuple[schema.TeacherStep, ...]]:
-  """Yields the tokens as other alphabets have them, and without bytes."""
+  """Yields the tokens decoded from each alphabet, and without bytes."""
   if any(step.token_bytes is not None for step in steps):
     yield tuple(dataclasses.replace(s, token_bytes=None) for s in steps)
   if not alphabets.may_be_spelt("".join(step.token for step in steps)):
@@ -712,7 +715,7 @@ def _decodings(
 
 
 def _differing(token: str, decode: alphabets.Decode) -> bytes | None:
-  """Decodes a token; None where that is what it says anyway."""
+  """Decodes a token; returns None if that does not change it."""
   decoded = decode(token)
   own = token.encode("utf-8", "surrogatepass")
   return None if decoded == own else decoded
@@ -721,10 +724,10 @@ def _differing(token: str, decode: alphabets.Decode) -> bytes | None:
 def _fit_decoded(
   text: str, steps: tuple[schema.TeacherStep, ...], reasoning: str
 ) -> tuple[str, tuple[schema.TeacherStep, ...], int]:
-  """Fits a text to tokens, or to those after the reasoning.
+  """Makes a text agree with the tokens, or with those after the reasoning.
 
   Raises:
-    MisspeltError: the text is in neither, or nobody can say where.
+    MisspeltError: the text is in neither, or its beginning is ambiguous.
   """
   failure: spelling.MisspeltError | None = None
   spelt = b"".join(step.spelling for step in steps)
@@ -738,7 +741,7 @@ def _fit_decoded(
     after = [step for step in rest[len(kept) :] if not _is_silent(step)]
     if not after:
       return found, kept, start
-    # A short text may begin a reasoning by chance.
+    # Reasoning may begin with a short text by chance.
     if not reasoning and len(after) <= _MAX_TOKENS_AFTER_TEXT:
       return found, kept, start
     failure = failure or spelling.MisspeltError(
@@ -750,7 +753,7 @@ def _fit_decoded(
 def _after_reasoning(
   steps: tuple[schema.TeacherStep, ...], spelt: bytes, reasoning: str
 ) -> list[int]:
-  """Returns at which tokens the text may begin, after a reasoning."""
+  """Returns the tokens at which the text may begin, after the reasoning."""
   ends = [
     at + len(mark) for mark in _REASONING_ENDS if (at := spelt.rfind(mark)) >= 0
   ]
@@ -764,7 +767,7 @@ def _after_reasoning(
     while position < end:
       position += len(steps[number].spelling)
       number += 1
-    # A token may go on past the end with white space, as ">\n\n" does.
+    # A token such as ">\n\n" may continue with white space.
     if not spelt[end:position].strip():
       starts.append(number + _num_silent(steps[number:]))
   return starts
@@ -782,11 +785,11 @@ def _with_read_alternatives(
   steps: tuple[schema.TeacherStep, ...],
   left_out: collections.Counter[str],
 ) -> tuple[schema.TeacherStep, ...]:
-  """Reads the alternatives in the alphabet in which sampled tokens recur.
+  """Decodes the alternatives from the alphabet that matches the sampled tokens.
 
-  Of all readings that one is taken in which the most sampled tokens stand
-  among their own alternatives; of equals, the one that leaves the fewest
-  characters that only a vocabulary has, then the fewest broken ones.
+  The chosen decoding is the one in which the most sampled tokens are among
+  their own alternatives; if tied, the one with the fewest characters that only
+  occur in vocabularies, and then with the fewest incomplete characters.
   """
   names = "".join([name for step in steps for name, _ in step.top])
   with_bytes = any(step.token_bytes is not None for step in steps)
@@ -812,9 +815,9 @@ def _with_read_alternatives(
 def _with_top_bytes(
   step: schema.TeacherStep, decode: alphabets.Decode | None
 ) -> schema.TeacherStep:
-  """Decodes the alternatives whose bytes the server does not give.
+  """Decodes the alternatives for which the server returns no bytes.
 
-  The sampled token's own entry is spelled as the sampled token is.
+  The sampled token's own entry is decoded like the sampled token.
   """
   given = step.top_bytes or (None,) * len(step.top)
 
@@ -837,14 +840,14 @@ def _with_top_bytes(
 def _any_of(
   spellings: tuple[bytes | None, ...],
 ) -> tuple[bytes | None, ...] | None:
-  """Returns what a step holds of bytes: none at all where there are none."""
+  """Returns a step's bytes of alternatives; None if none has any."""
   return spellings if any(one is not None for one in spellings) else None
 
 
 def _score(
   steps: tuple[schema.TeacherStep, ...], speaks: frozenset[str]
 ) -> tuple[int, int, int]:
-  """Rates a reading of the alternatives; see `_with_read_alternatives`."""
+  """Scores a decoding of the alternatives; see `_with_read_alternatives`."""
   own = marked = broken = 0
   for step in steps:
     spelt = _top_spellings(step)
@@ -867,7 +870,7 @@ def _top_spellings(step: schema.TeacherStep) -> list[bytes]:
 def _without_unknown(
   step: schema.TeacherStep, left_out: collections.Counter[str]
 ) -> schema.TeacherStep:
-  """Drops alternatives that a decoder could not write as text."""
+  """Drops alternatives with a decoder's replacement character."""
   given = step.top_bytes or (None,) * len(step.top)
   kept = [
     (pair, known)
@@ -890,15 +893,15 @@ def _without_misspelt(
   *,
   is_first: bool,
 ) -> schema.TeacherStep:
-  """Drops alternatives among which the sampled token is spelled otherwise.
+  """Drops all alternatives of a step if the sampled token's entry is different.
 
-  Its own entry is known by its log-probability and by its letters. Where it
-  reads "is" or "is</w>" for the sampled " is", what the others spell is
-  unknown too. Only at a text's start is it known: servers strip the space
-  there, and so it goes from the alternatives, too.
+  The sampled token's entry is recognized by its log-probability and letters. If
+  it is "is" or "is</w>" for the sampled " is", the text of the others is
+  unknown as well. An exception is the beginning of a text, where servers strip
+  the space: it is then removed from the alternatives, too.
   """
   if (step.token, step.log_prob) in step.top and step.token_bytes is None:
-    return step  # as nearly all are
+    return step  # the usual case
   equals = [
     abs(value - step.log_prob) < _EQUAL_LOG_PROBS for _, value in step.top
   ]
@@ -920,16 +923,16 @@ def _without_misspelt(
 
 
 def _check_kind(values: list, kind: type, name: str) -> None:
-  """Checks that all of a list are of one type."""
+  """Checks that all values of a list have a type."""
   if not set(map(type, values)) <= {kind}:
     wrong = next(value for value in values if type(value) is not kind)
     raise ResponseError(f"{name!r} has {shown(wrong)}")
 
 
 def _log_probs(values: list) -> list[float]:
-  """Checks log-probabilities, all at once: they are most of an answer.
+  """Validates log-probabilities, at once since they are most of a response.
 
-  Minus infinity may be written as JSON's dialects have it.
+  Minus infinity may be written in any of JSON's dialects.
   """
   high = schema.MAX_LOG_PROB
   if not set(map(type, values)) <= {float, int}:  # True is of neither type
@@ -938,7 +941,7 @@ def _log_probs(values: list) -> list[float]:
     ]
   kinds = set(map(type, values))
   try:
-    # A sum is not a number where any of its terms is not.
+    # The sum is NaN if any term is.
     if not values or (
       kinds <= {float, int}
       and max(values) <= high
@@ -956,19 +959,19 @@ def _log_probs(values: list) -> list[float]:
 
 
 def _count(value: object) -> int | None:
-  """Returns a number of tokens; None for whatever else a server sends."""
+  """Returns a number of tokens; None for any other value."""
   return value if type(value) is int and 0 <= value < 1 << 53 else None
 
 
 def _get(value: Mapping, name: str, kind: type) -> object:
-  """Returns a field of an object, or says what is there instead."""
+  """Returns a field of an object; raises an error if its type is different."""
   if not isinstance(value.get(name), kind):
     raise ResponseError(f"{name!r} is {shown(value.get(name))}")
   return value[name]
 
 
 def shown(value: object) -> str:
-  """Returns a value as an error shows it, in at most 60 characters."""
+  """Formats a value for an error message, in at most 60 characters."""
   if isinstance(value, float) and not math.isfinite(value):
     return str(value)
   try:

@@ -1,9 +1,9 @@
-"""Reads pickles of plain data and refuses all others.
+"""Loads pickles of plain data, and refuses all others.
 
-A pickle is a program: an unpickler calls whatever it names. The only names
-that this one looks up are those of containers that no opcode makes, so that
-lists, tuples, dictionaries, numbers and strings pass and nothing else can be
-called.
+A pickle is a program: an unpickler imports and calls whatever it refers to.
+This one imports only a few container types that have no opcodes of their own,
+so that it loads lists, tuples, dictionaries, numbers and strings, and cannot
+call anything else.
 """
 
 import collections
@@ -16,13 +16,13 @@ _ADMITTED = {
   ("collections", "OrderedDict"): collections.OrderedDict,
   ("builtins", "set"): set,
   ("builtins", "frozenset"): frozenset,
-  ("__builtin__", "set"): set,  # as Python 2 names them
+  ("__builtin__", "set"): set,  # Python 2's name
   ("__builtin__", "frozenset"): frozenset,
 }
 
 
 class _RefusedError(Exception):
-  """A pickle names something that plain data does not need."""
+  """A pickle refers to something that plain data does not need."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -37,11 +37,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path: pathlib.Path) -> object:
-  """Gives what a pickle of plain data holds.
+  """Loads a pickle of plain data.
 
   Raises:
-    UserError: it names anything but plain containers, of which nothing was
-      looked up or run, or it is no whole pickle.
+    UserError: the pickle is corrupt, or refers to anything but plain
+      containers. Nothing that it refers to was imported or called.
   """
   with path.open("rb") as stream:
     try:

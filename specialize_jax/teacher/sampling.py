@@ -1,10 +1,11 @@
-"""Draws every missing sample, and counts it when it is on disk.
+"""Samples everything that a record store lacks.
 
-Workers take questions in order, ask for what each lacks, grade what arrives
-and hand it to the committer, which writes and synchronises in groups: while
-one group goes to disk the next collects, so that the disk's latency bounds
-neither. Nothing else is remembered: after any end the store itself tells what
-is missing (`standing.read`).
+Workers process questions in order: they request the missing samples, grade the
+responses, and pass them to the committer, which writes and syncs them in
+groups. The next group is collected while the previous one is written, so that
+the disk's latency does not limit throughput. There is no other state: after an
+interruption, the missing samples are determined from the store
+(`standing.read`).
 """
 
 import asyncio
@@ -22,19 +23,18 @@ from specialize_jax.teacher import (
   standing,
 )
 
-# So many questions given up one after another, none answered between them,
-# say that the endpoint is down.
+# After this many consecutive failed questions the endpoint is considered down.
 _MAX_GIVEN_UP_IN_A_ROW = 5
-_BYTES_A_TOKEN = 3.0  # of a prompt, until the server says how many it counts
+_BYTES_A_TOKEN = 3.0  # of a prompt, until the server returns a token count
 
 
 @dataclasses.dataclass(kw_only=True)
 class Outcome:
-  """How a run ended.
+  """The result of a run.
 
   Attributes:
     finished: Whether every sample is in the store.
-    given_up: The last reason of each question that could not be finished.
+    given_up: The last error of each question that could not be completed.
   """
 
   finished: bool
@@ -42,16 +42,16 @@ class Outcome:
 
 
 class Committer:
-  """Appends records to a store and tells when they are on disk."""
+  """Appends records to a store in groups, and waits until they are on disk."""
 
   def __init__(self, writer: store.RecordWriter) -> None:
-    """Commits to `writer`, which nobody else may use meanwhile."""
+    """Creates a committer, which must be the only user of `writer`."""
     self._writer = writer
     self._waiting: list[asyncio.Future[None]] = []
     self._flushing: asyncio.Task[None] | None = None
 
   async def commit(self, records: Sequence[schema.TeacherRecord]) -> None:
-    """Returns once the records are durable.
+    """Appends records, and returns when they are on disk.
 
     Raises:
       UserError: the disk is full.
@@ -65,7 +65,7 @@ class Committer:
     await done
 
   async def _flush(self) -> None:
-    """Flushes group after group until nobody waits."""
+    """Writes groups of records until no worker is waiting."""
     while self._waiting:
       group, self._waiting = self._waiting, []
       failure = None
@@ -84,7 +84,7 @@ class Committer:
 
 
 class Sampler:
-  """Runs the workers of one command."""
+  """Runs the workers that request samples."""
 
   def __init__(
     self,
@@ -97,16 +97,16 @@ class Sampler:
     rule: answer_rules.AnswerRule = answer_rules.NUMBER,
     progress: Callable[[standing.Standing], None],
   ) -> None:
-    """Asks `teacher`; nothing is sent before `run`.
+    """Creates a sampler; nothing is sent before `run`.
 
     Args:
       teacher: An open client.
-      prompt: How a question is put.
-      committer: Takes the records.
-      limits_of_store: How much the store may cost, in all runs together.
-      samples_per_request: The most choices that one request asks for.
-      rule: What an answer is.
-      progress: Is called after each group of samples that became durable.
+      prompt: The prompt template.
+      committer: The committer of the store.
+      limits_of_store: Limits on the store's total usage, over all runs.
+      samples_per_request: The maximum number of samples of a request.
+      rule: The rule by which answers are extracted and compared.
+      progress: Called after each group of samples is on disk.
     """
     self._teacher = teacher
     self._prompt = prompt
@@ -123,17 +123,17 @@ class Sampler:
     self._failure: BaseException | None = None
 
   async def run(self, now: standing.Standing, concurrency: int) -> Outcome:
-    """Draws what is missing.
+    """Requests all missing samples.
 
-    The first question is asked alone: an endpoint that cannot serve is found
-    out by one request.
+    Until the first question is answered there are no concurrent requests, so
+    that a single request detects a misconfigured endpoint.
 
     Args:
-      now: How far the store is; kept up to date.
-      concurrency: How many workers.
+      now: The state of the store; updated.
+      concurrency: The number of workers.
 
     Raises:
-      UserError: the endpoint, the key or the disk cannot serve.
+      UserError: the endpoint, the key or the disk cannot be used.
     """
     self._budget = limits.Budget(self._limits, now.spent)
     todo = iter(now.missing)
@@ -157,10 +157,10 @@ class Sampler:
     todo: Iterator[tuple[standing.Problem, list[int]]],
     at_most: int | None = None,
   ) -> None:
-    """Takes questions until there are none, the budget is spent or one fails.
+    """Processes questions until none is left, the budget is spent or one fails.
 
-    A failure ends the others too, after the requests that they have under
-    way: what was answered is paid for.
+    After a failure the other workers stop as well, but only when their pending
+    requests, which are paid for, are completed.
     """
     for count, (problem, numbers) in enumerate(todo, start=1):
       try:
@@ -189,7 +189,7 @@ class Sampler:
   async def _finish(
     self, now: standing.Standing, problem: standing.Problem, numbers: list[int]
   ) -> None:
-    """Asks for samples of a question until it has all."""
+    """Requests samples of a question until none is missing."""
     text = self._prompt.render(problem.question)
     size = len(text.encode())
     missing = list(numbers)
@@ -224,7 +224,7 @@ class Sampler:
   def _usage(
     self, response: responses.Response, reserved: limits.Usage
   ) -> limits.Usage:
-    """Returns what an answer used: what the server counted, else our count."""
+    """Returns a response's usage, as counted by the server, or else by us."""
     counted = sum(map(_num_tokens, response.choices))
     prompt_tokens = response.prompt_tokens
     completion_tokens = response.completion_tokens
@@ -245,7 +245,7 @@ class Sampler:
     response: responses.Response,
     used: limits.Usage,
   ) -> list[schema.TeacherRecord]:
-    """Returns an answer as graded records."""
+    """Converts a response to graded records."""
     return [
       schema.TeacherRecord(
         question_id=problem.question_id,
@@ -267,19 +267,19 @@ class Sampler:
 def settings(
   sampling: client.Sampling, prompt: prompts.Prompt
 ) -> dict[str, object]:
-  """Gives what each record keeps of how it was asked for."""
+  """Returns the parameters of a request that are stored with each record."""
   return {**sampling.description(), "prompt": prompt.fingerprint}
 
 
 def _shares(
   response: responses.Response, used: limits.Usage
 ) -> list[Mapping[str, int]]:
-  """Divides what an answer used among its samples; the sums are what it used.
+  """Divides a response's usage among its samples.
 
-  A sample has its own tokens, those of its reasoning among them, which are
-  named apart; the first also has the prompt's, which were counted once, and
-  what the server counted beyond the tokens that are kept, such as those of a
-  stop or of a choice that could not be used.
+  The share of a sample are its own tokens, including those of its reasoning,
+  which are also listed separately. The share of the first sample includes the
+  prompt's tokens and any others that the server counted, such as those of a
+  stop sequence or of a rejected choice. The shares add up to the usage.
   """
   shares = [
     {"prompt_tokens": 0, "completion_tokens": _num_tokens(choice)}

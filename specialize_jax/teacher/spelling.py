@@ -1,8 +1,8 @@
-r"""Makes a text and its tokens agree to the byte, as a record must.
+r"""Makes a text and its tokens agree byte for byte, as a record requires.
 
-Servers cut a text at its stop sequence, strip it, and drop special tokens,
-and leave the tokens as they were sampled. The tokens are what was sampled, so
-they win: the text becomes what the kept tokens spell.
+Servers truncate a text at its stop sequence, strip it, and remove special
+tokens, without changing the list of tokens. Since the tokens are what was
+sampled, the text is replaced by the one that the remaining tokens spell.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from specialize_jax.records import schema, special_tokens
 
-_UNKNOWN = "\ufffd"  # what a decoder writes for bytes that are no character
+_UNKNOWN = "\ufffd"  # a decoder's replacement for invalid bytes
 
 Steps = tuple[schema.TeacherStep, ...]
 
@@ -22,10 +22,10 @@ class MisspeltError(ValueError):
 def fit(text: str, steps: Steps) -> tuple[str, Steps]:
   r"""Returns the text that the tokens spell, and those tokens.
 
-  Kept are the tokens that begin within the text and the white space before
-  it; a last token that goes on past the text's end, as `".\n\n"` does where
-  `"\n\n"` stops, is kept whole. Tokens at the end that leave a character
-  unfinished, as where the number of tokens ran out, go.
+  Keeps the tokens that begin within the text, and the white space before it. A
+  last token that extends beyond the text, as `".\n\n"` does if `"\n\n"` is a
+  stop sequence, is kept whole. Tokens at the end that leave a character
+  incomplete, for example at the maximum number of tokens, are removed.
 
   Args:
     text: The server's text.
@@ -34,8 +34,8 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
   Raises:
     MisspeltError: the text is not in the tokens.
 
-  Example: the text "72." of the tokens "\n", "72", ".\n\n" and "</s>" gives
-  "\n72.\n\n" and the first three.
+  Example: for the text "72." and the tokens "\n", "72", ".\n\n" and "</s>",
+  returns "\n72.\n\n" and the first three tokens.
   """
   spelt = b"".join([step.spelling for step in steps])
   if spelt == text.encode("utf-8", errors="surrogatepass"):
@@ -59,20 +59,19 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
 
 
 def without_special_tokens(text: str, steps: Steps) -> tuple[str, Steps]:
-  r"""Drops the teacher's special tokens, and what follows its turn.
+  r"""Removes the teacher's special tokens, and everything after its turn.
 
-  Servers that do not skip special tokens write them into the text, where the
-  student would learn their letters. Those that open it are dropped, with an
-  assistant's header; at the first that ends a turn the text ends, and what
-  the teacher would go on with goes.
+  Some servers include special tokens in the text, from which a student would
+  learn their letters. Those at the beginning are removed, with the header of an
+  assistant's turn; the text is truncated at the first that ends a turn.
 
   Args:
-    text: What `steps` spell.
+    text: The text that `steps` spell.
     steps: Its tokens, in order.
 
   Raises:
-    MisspeltError: a special token stands where nobody can say what it means,
-      or is spelt by tokens that spell text too.
+    MisspeltError: there is another special token, or one is part of tokens that
+      also spell text.
 
   Example: the tokens "<s>", "72.", "<|im_end|>", "\n" and "I" become "72.".
   """
@@ -99,10 +98,10 @@ def without_special_tokens(text: str, steps: Steps) -> tuple[str, Steps]:
 
 
 def _token_at(text: str, place: int, steps: Steps) -> int | None:
-  """Returns the number of the token that begins at a place of a text.
+  """Returns the index of the token that begins at a position of a text.
 
-  White space before the place may belong to that token; None where other
-  characters do.
+  White space before the position may be part of that token; returns None if
+  other characters are.
   """
   wanted = len(text[:place].encode("utf-8", "surrogatepass"))
   position = number = 0
@@ -117,7 +116,7 @@ def _token_at(text: str, place: int, steps: Steps) -> int | None:
 
 
 def _without_silent_end(steps: Steps) -> Steps:
-  """Drops the tokens at the end that spell nothing."""
+  """Removes tokens at the end that spell nothing."""
   last = len(steps)
   while last and not steps[last - 1].spelling:
     last -= 1
@@ -125,7 +124,7 @@ def _without_silent_end(steps: Steps) -> Steps:
 
 
 def _end(spelt: bytes, text: bytes) -> int | None:
-  """Returns where a text ends in what tokens spell; None if not there."""
+  """Returns the end of a text within the tokens' bytes; None if not found."""
   if spelt.startswith(text):
     return len(text)
   bare = text.lstrip()
@@ -152,13 +151,12 @@ def _is_unknown(step: schema.TeacherStep) -> bool:
 
 
 def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
-  """Returns the steps, with the text's bytes for parts of characters.
+  """Infers from the text the bytes of tokens that are parts of characters.
 
-  A run of such tokens spells what stands in the text between its neighbours.
-  A token that spells nothing is no neighbour: it stands anywhere in a text.
-  How many of its bytes each has is not known where they are fewer than the
-  bytes: the first takes what is over. The record keeps the token as the
-  server spelt it, with U+FFFD, beside bytes that the server did not give.
+  A run of such tokens spells the part of the text between its neighbors,
+  ignoring tokens that spell nothing. If it has more bytes than tokens, their
+  division is unknown, and the first token receives the excess. The record keeps
+  the server's string of the token, with U+FFFD, in addition to its bytes.
   """
   inferred: list[schema.TeacherStep] = []
   position = 0
@@ -167,7 +165,7 @@ def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
     if not _is_unknown(steps[first]):
       token = steps[first].spelling.decode("utf-8", errors="replace")
       if not text.startswith(token, position):
-        break  # past the text's end, or not its tokens
+        break  # beyond the text's end, or not the text's tokens
       inferred.append(steps[first])
       position += len(token)
       continue
@@ -190,9 +188,9 @@ def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
 def _spread(
   spelt: bytes, steps: Sequence[schema.TeacherStep]
 ) -> list[schema.TeacherStep]:
-  """Divides bytes among tokens: one each, and the first what is over.
+  """Divides bytes among tokens: one each, and the excess to the first.
 
-  Tokens that spell nothing get none.
+  Tokens that spell nothing receive none.
   """
   num_parts = sum(map(_is_unknown, steps))
   if len(spelt) < num_parts:

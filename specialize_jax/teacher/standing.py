@@ -1,4 +1,4 @@
-"""What a store holds of what is asked for, and what is still to be asked."""
+"""Determines which of the requested samples a store contains."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,15 +9,15 @@ from specialize_jax.records import schema
 from specialize_jax.teacher import limits
 
 USAGE = "usage"
-"""The field of a record's request that holds what the sample used."""
+"""The field of a record's request with the usage of the sample."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-  """A question to ask.
+  """A question for the teacher.
 
   Attributes:
-    question_id: Names it within the store.
+    question_id: Its unique name within the store.
     question: Its text.
     answer: The bare gold answer.
   """
@@ -29,15 +29,16 @@ class Problem:
 
 @dataclasses.dataclass(kw_only=True)
 class Standing:
-  """How far a store is.
+  """The state of a store.
 
   Attributes:
-    total: How many samples are asked for.
-    done: How many of them are in the store.
-    right: How many of those the `fixed` grader found right.
-    unfinished: How many of those were cut off, by `schema.why_unfinished`.
-    spent: What all of the store has used.
-    missing: Of each problem that lacks any, the numbers of its samples.
+    total: The number of requested samples.
+    done: The number of these in the store.
+    right: The number of stored samples that are correct by the `fixed` grader.
+    unfinished: The number of stored samples that are truncated, according to
+      `schema.why_unfinished`.
+    spent: The usage of the whole store.
+    missing: The numbers of the missing samples of each incomplete problem.
   """
 
   total: int
@@ -55,17 +56,17 @@ def read(
   num_samples: int,
   settings: Mapping[str, object],
 ) -> Standing:
-  """Compares a store with what is asked for.
+  """Compares a store with the requested samples.
 
   Args:
     heads: The store's records.
-    problems: What to ask; ids must differ.
-    num_samples: How many samples each problem shall have.
-    settings: What `request` holds in each of the store's records.
+    problems: The questions, with distinct ids.
+    num_samples: The number of requested samples of each question.
+    settings: The parameters that the `request` of each record must have.
 
   Raises:
-    UserError: the store was sampled with other settings, or for another
-      question of the same id, or holds a sample twice.
+    UserError: the store was sampled with other parameters, has another question
+      with the same id, or contains a sample twice.
   """
   by_id = {problem.question_id: problem for problem in problems}
   seen: dict[str | int, set[int]] = {key: set() for key in by_id}
@@ -102,7 +103,7 @@ def read(
 
 
 def usage_of(head: schema.RecordHead) -> limits.Usage:
-  """Gives what a stored sample used; nothing where it does not say."""
+  """Returns the usage of a stored sample, zero if it is not recorded."""
   usage = head.request.get(USAGE)
   usage = usage if isinstance(usage, dict) else {}
   return limits.Usage(
@@ -138,10 +139,15 @@ def grade(
   gold_answer: str,
   rule: answer_rules.AnswerRule = answer_rules.NUMBER,
 ) -> dict[str, bool]:
-  """Returns the verdict of each grader that knows a rule.
+  """Returns the verdict of each grader that supports a rule.
 
-  A record notes it for whoever looks at a store; `specialize prepare` derives
-  its own from the text.
+  The verdicts of a record are informational: `specialize prepare` grades the
+  text again.
+
+  Args:
+    text: The model's text.
+    gold_answer: The bare gold answer.
+    rule: The rule by which answers are extracted and compared.
   """
   return {
     grader: rule.grade(text, gold_answer, grader=grader).correct

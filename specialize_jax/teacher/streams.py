@@ -1,8 +1,8 @@
-"""Streamed answers that were saved piece by piece, put together.
+"""Joins the chunks of streamed responses.
 
-A server that streams sends each token as a chunk: an event `data: {...}` of
-its own, the last of which says why the answer ended. People save the events as
-they came, or the chunks as JSON lines.
+A streaming server sends each token as a chunk, in an event `data: {...}`; the
+last one has the finish reason. Both saved events and chunks saved as JSON lines
+are supported.
 """
 
 import os
@@ -12,10 +12,10 @@ from specialize_jax import errors
 from specialize_jax.files import reading
 
 FIRST_WORDS = (b"data:", b"event:", b"id:", b"retry:", b":")
-"""What a saved event stream can begin with."""
+"""The prefixes of lines with which a saved event stream can begin."""
 
 CUT = "incomplete stream"
-"""The finish reason of an answer whose last chunk is missing."""
+"""The finish reason of a response whose last chunk is missing."""
 
 _IGNORED = ("event:", "id:", "retry:", ":")
 _JOINED_TEXTS = (
@@ -33,13 +33,13 @@ Row = tuple[int, dict[str, object]]
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:
-  """Reads a file of events, each answer's chunks joined.
+  """Reads a file of events, and joins the chunks of each response.
 
   Returns:
-    Each answer with its number, from 1, as `files.reading` numbers lines.
+    Each response with its line number, from 1 like those of `files.reading`.
 
   Raises:
-    UserError: a line is none of an event stream.
+    UserError: a line is not part of an event stream.
   """
   chunks: list[Row] = []
   num_done = 0
@@ -63,7 +63,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
       if kind not in _WHOLE_EVENTS or not isinstance(
         chunk.get("response"), dict
       ):
-        continue  # the last event has the whole answer
+        continue  # the last event has the whole response
       chunk = chunk["response"]
     if not isinstance(chunk.get("id"), str):
       chunk = {**chunk, "id": f"stream {num_done}"}
@@ -73,13 +73,13 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def joined(rows: Sequence[Row]) -> list[Row]:
-  """Joins the rows that are chunks of one answer of the chat endpoint.
+  """Joins the rows that are chunks of a response of the chat endpoint.
 
   Args:
-    rows: Numbered rows; chunks of one answer have the same `id`.
+    rows: Numbered rows; chunks of a response have the same `id`.
 
   Returns:
-    The rows, in place of an answer's first chunk the whole answer.
+    The rows, with each response in the place of its first chunk.
   """
   return _joined(rows, are_chunks=False)
 
@@ -107,7 +107,7 @@ def _joined(rows: Iterable[Row], *, are_chunks: bool) -> list[Row]:
 
 
 def _choices(row: Mapping) -> list[Mapping] | None:
-  """Returns the choices of a chunk; None where a row is none."""
+  """Returns the choices of a chunk; None if a row is not a chunk."""
   choices = row.get("choices")
   if not isinstance(choices, list):
     return None
@@ -124,7 +124,7 @@ def _has_delta(row: Mapping) -> bool:
 
 
 def _answer(chunks: Sequence[Mapping]) -> dict[str, object]:
-  """Joins the chunks of an answer."""
+  """Joins the chunks of a response."""
   by_index: dict[object, list[Mapping]] = {}
   for chunk in chunks:
     for choice in _choices(chunk) or ():
@@ -136,10 +136,10 @@ def _answer(chunks: Sequence[Mapping]) -> dict[str, object]:
 
 
 def _choice(pieces: Sequence[Mapping]) -> dict[str, object]:
-  """Joins the pieces of a choice.
+  """Joins the chunks of a choice.
 
-  A piece of another shape than a chunk's stays in the choice as it is, so that
-  whoever reads it refuses it by name.
+  A chunk of an unknown shape is kept in the choice unchanged, so that parsing
+  the choice raises an error that refers to it.
   """
   texts: dict[str, str] = {}
   message: dict[str, str] = {}
@@ -168,7 +168,7 @@ def _choice(pieces: Sequence[Mapping]) -> dict[str, object]:
 
 
 def _extend(log_probs: dict[str, list], given: Mapping) -> None:
-  """Adds the log-probabilities of a piece; of all shapes, lists a token."""
+  """Appends a chunk's log-probabilities; every shape has lists by token."""
   tokens = given.get("tokens")
   if isinstance(tokens, list) and not given.get("top_logprobs"):
     given = {**given, "top_logprobs": [None] * len(tokens)}
