@@ -1,4 +1,4 @@
-"""How many operations the network's matrix products take."""
+"""The number of floating point operations of the network's matmuls."""
 
 from specialize_jax.t5 import config as t5_config
 
@@ -10,15 +10,15 @@ def forward_flops(
   input_length: int,
   target_length: int,
 ) -> float:
-  """Gives the floating point operations of one forward pass, head included.
+  """Returns the floating point operations of a forward pass with the head.
 
-  A multiplication and an addition are two. Every position of every row is
-  counted, padding too, and attention over all pairs, as it is computed. The
-  backward pass takes twice as many; what remat computes again is not counted.
+  A multiplication and an addition are two operations. All positions are
+  counted, including padding, and attention over all pairs. The backward pass
+  has twice as many; recomputation by remat is not included.
 
-  Example: an encoder layer of width D, heads of H K together and feed-forward
-  of F takes `2 (4 D H K + 3 D F)` a position with a gated block, and
-  `4 S H K` for the scores and sums of its attention.
+  Example: an encoder layer of width D, with H heads of width K and a gated
+  feed-forward block of width F, has `2 (4 D H K + 3 D F)` operations per
+  position, and `4 S H K` for attention's scores and weighted sums.
   """
   width, heads = config.embed_dim, config.joined_kv_dim
   inputs, targets = batch_size * input_length, batch_size * target_length

@@ -1,10 +1,10 @@
-"""Multi-head attention, whole or one step at a time over a cache.
+"""Multi-head attention, over whole sequences or one step with a cache.
 
-`attention` is one function with three ways to compute it: the plain form,
-which defines it; blocks, for packed rows on a CPU; and a TPU's kernel.
+`attention` has three implementations: the plain form, which defines it; blocks,
+for packed rows on a CPU; and a kernel for TPUs.
 
-Scores are not divided by `sqrt(head_dim)`: T5 folds that into the initial
-query kernel.
+Scores are not divided by `sqrt(head_dim)`: T5's initial query kernel includes
+this factor.
 """
 
 import flax.linen as nn
@@ -26,11 +26,10 @@ from specialize_jax.t5 import config as t5_config
 
 
 class Scope(flax.struct.PyTreeNode):
-  """Which keys queries look at, and what is added to their scores.
+  """The mask and the bias of attention, shared by all layers of a stack.
 
-  It is the same in all layers of a stack, and made once for them. The TPU's
-  kernel takes `pairs` and `bias`, all else the two laid out on the plane of
-  queries and keys.
+  The TPU kernel's arguments are `pairs` and `bias`; those of the other
+  implementations are a mask and a bias for every pair of query and key.
 
   Attributes:
     pairs: of query and key; None where they are laid out.
@@ -53,7 +52,7 @@ class Scope(flax.struct.PyTreeNode):
     lengths: tuple[int, int],
     bias: relative_position.Bias | None = None,
   ) -> "Scope":
-    """Returns what the attention that `config` chooses takes.
+    """Returns the scope for the implementation that `config` selects.
 
     Args:
       config: of the network.
@@ -76,8 +75,8 @@ class Scope(flax.struct.PyTreeNode):
   ) -> "Scope":
     """Returns the scope of T = S = `length` positions with a bias added.
 
-    The kernel holds the bias in VMEM: what fitted without it may not fit with
-    it, and is then computed by the plain form.
+    The kernel stores the bias in VMEM. If it does not fit, the plain form is
+    used.
     """
     if self.pairs is not None:
       return Scope.of(config, self.pairs, (length, length), bias)
@@ -117,7 +116,7 @@ def runs_kernel(
 
 
 def _device_kind() -> str:
-  """Returns what runs the program: a mesh's devices need not be this host's."""
+  """Returns the kind of the mesh's devices, which may not be this host's."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   if device is not None:
     return device.device_kind
@@ -125,7 +124,7 @@ def _device_kind() -> str:
 
 
 class KeysValues(flax.struct.PyTreeNode):
-  """What the queries of one attention look at.
+  """The keys and values of one attention layer.
 
   Attributes:
     keys_BSJ: of all heads side by side, J = H * K, in the compute dtype.
@@ -141,7 +140,7 @@ class KeysValues(flax.struct.PyTreeNode):
     return len(self.values_BSJ)
 
   def cached(self, config: t5_config.T5Config) -> cache.CachedKeysValues:
-    """Returns them as decoding keeps them."""
+    """Returns them in the layout of the cache."""
     return cache.CachedKeysValues.of(
       _split_heads(self.keys_BSJ, config), _split_heads(self.values_BSJ, config)
     )
@@ -160,14 +159,13 @@ def attention(
   Args:
     queries_BTJ: of all heads side by side, J = H * K.
     memory: keys and values.
-    scope: which of them each query looks at.
-    config: chooses how it is computed.
+    scope: which of them each query attends to.
+    config: selects the implementation.
     values_scale_BHS: float32, multiplies each head's values; None for ones,
       and for a cache.
 
   Returns:
-    `[B, T, J]` in the values' dtype, zeros for a query that may look at
-    nothing.
+    `[B, T, J]` in the values' dtype; zeros for a query without visible keys.
   """
   if scope.pairs is not None:
     return _kernel_on_each_device(
@@ -191,7 +189,7 @@ def attention(
       scope.mask,
     )
     block_sizes = config.attention_block_sizes
-    # Two blocks of keys would mostly be visited both.
+    # With only two blocks of keys, most queries would visit both.
     if block_sizes and values_BHSK.shape[2] > 2 * block_sizes[1]:
       output_BHTK = attend_blocks.attend_in_blocks(
         *arrays, block_sizes=block_sizes
@@ -209,7 +207,7 @@ def _kernel_on_each_device(
   config: t5_config.T5Config,
   values_scale_BHS: jax.Array | None,
 ) -> jax.Array:
-  """Runs the kernel on the rows and heads of each device, where they are."""
+  """Runs the kernel on each device's rows and heads (`shard_map`)."""
   mesh = jax.sharding.get_abstract_mesh()
   batch_axes = _dividing_axes(mesh, "batch", len(queries_BTJ))
   head_axes = _dividing_axes(mesh, "heads", config.num_heads)
@@ -308,7 +306,7 @@ class Attention(nn.Module):
     self.values_dropout = nn.Dropout(config.dropout_rate)
 
   def keys_values(self, inputs_BSD: jax.Array) -> KeysValues:
-    """Returns the keys and values of the positions that are looked at."""
+    """Computes the keys and values of positions."""
     return KeysValues(
       keys_BSJ=_joined(self.key(inputs_BSD)),
       values_BSJ=_joined(self.value(inputs_BSD)),
@@ -327,13 +325,13 @@ class Attention(nn.Module):
     Args:
       inputs_BTD: where queries come from.
       memory: keys and values, from `keys_values` or a cache.
-      scope: which of them each query looks at.
+      scope: which of them each query attends to.
       deterministic: whether dropout is off.
     """
     values_scale_BHS = None
     if not deterministic and self.config.dropout_rate:
-      # T5X drops weights, the same keys for every query of a head: that is to
-      # drop values, of which there are fewer.
+      # T5X drops attention weights, with the same keys for all queries of a
+      # head, which is equivalent to dropping values, a smaller array.
       batch_size, num_keys, _ = memory.values_BSJ.shape
       values_scale_BHS = self.values_dropout(
         jnp.ones((batch_size, self.config.num_heads, num_keys), jnp.float32),

@@ -1,10 +1,10 @@
-"""Keys and values that decoding keeps, laid out for a query at a time.
+"""The cache of keys and values, with a layout for one query at a time.
 
-A decoding step reads every key and value once and computes next to nothing
-with them: it is as fast as memory is. So keys are turned, `[B, H, K, S]`, as
-T5X caches them too: a query's scores are then sums of whole rows, which XLA's
-CPU streams with all cores, where its products of one query pack the keys
-first, on one.
+A decoding step reads every key and value once, with little arithmetic, so it is
+bound by memory bandwidth. Keys are therefore stored transposed, `[B, H, K, S]`,
+as in T5X: the scores of a query are then sums of whole rows, which XLA's CPU
+backend computes with all cores, while for a matmul with one query it first
+packs the keys, with one core.
 """
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from specialize_jax.t5 import config as t5_config
 
 
 class CachedKeysValues(flax.struct.PyTreeNode):
-  """What the queries of one attention look at, kept from step to step.
+  """The cached keys and values of one attention layer.
 
   Attributes:
     keys_BHKS: in the compute dtype.
@@ -31,7 +31,7 @@ class CachedKeysValues(flax.struct.PyTreeNode):
   def empty(
     cls, config: t5_config.T5Config, batch_size: int, length: int
   ) -> "CachedKeysValues":
-    """Gives zeros with room for `length` positions."""
+    """Returns a cache of zeros for `length` positions."""
     shape = (batch_size, config.num_heads, length, config.head_dim)
     zeros_BHSK = jnp.zeros(shape, config.dtype)
     return cls.of(zeros_BHSK, zeros_BHSK)
@@ -40,7 +40,7 @@ class CachedKeysValues(flax.struct.PyTreeNode):
   def of(
     cls, keys_BHSK: jax.Array, values_BHSK: jax.Array
   ) -> "CachedKeysValues":
-    """Turns keys, once."""
+    """Returns a cache of keys and values, transposing the keys."""
     return cls(
       keys_BHKS=nn.with_logical_constraint(
         keys_BHSK.swapaxes(2, 3), ("batch", "heads", "kv", "length")
@@ -53,7 +53,7 @@ class CachedKeysValues(flax.struct.PyTreeNode):
   def updated(
     self, new: "CachedKeysValues", index: jax.Array
   ) -> "CachedKeysValues":
-    """Gives a copy in which `new` stands at positions from `index` on."""
+    """Returns a copy with `new` written at the positions from `index` on."""
 
     def put(old: jax.Array, part: jax.Array, axis: int) -> jax.Array:
       return jax.lax.dynamic_update_slice_in_dim(old, part, index, axis)
@@ -85,7 +85,7 @@ class CachedKeysValues(flax.struct.PyTreeNode):
 
 
 def _multiply(left: jax.Array, right: jax.Array) -> jax.Array:
-  """Multiplies the matrices of each head, and sums and gives float32.
+  """Multiplies the matrices of each head; accumulates and returns float32.
 
   Args:
     left: `[B, H, T, M]`.

@@ -1,8 +1,8 @@
-"""Every number that makes one T5 differ from another.
+"""The configuration of a T5 network.
 
 T5 1.0 (Raffel et al., arXiv 1910.10683) has `mlp_activations=("relu",)` and
 `tied_head=True`; T5 1.1 and FlanT5 have `("gelu", "linear")` and an untied
-head. Nothing else tells the families apart.
+head. There are no other differences between the families.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from specialize_jax import errors
 
 PAD_ID = 0
-"""T5's own padding, which also starts its decoder: see `T5Config.pad_id`."""
+"""T5's padding, which is also its decoder's start: see `T5Config.pad_id`."""
 
 EOS_ID = 1
-"""T5's own end of sequence: see `T5Config.eos_ids`."""
+"""T5's end of sequence: see `T5Config.eos_ids`."""
 
 ACTIVATIONS = ("relu", "gelu", "linear")
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
@@ -44,42 +44,40 @@ class T5Config:
     tied_head: whether the output kernel is the embedding, its logits scaled
       by `embed_dim ** -0.5`.
     dropout_rate: of every dropout, from 0 to 1 (excluded).
-    relative_bias: whose relative position tables are: `per_stack`, one that
-      all layers of a stack share, which is T5; or `per_layer`, one for each
-      layer, as in T5X's scalable_t5 and in UMT5.
+    relative_bias: `per_stack` for a relative position table that all layers of
+      a stack share, as in T5; `per_layer` for one in each layer, as in T5X's
+      scalable_t5 and in UMT5.
     relative_attention_num_buckets: rows of a relative position table.
     relative_attention_max_distance: the distance in tokens from which all
       share the last bucket.
     layer_norm_epsilon: added to the mean square before its root.
-    dtype: name of the type of activations; norms, softmaxes and logits are
-      float32 whatever it is. Any spelling that JAX takes is accepted, and
-      kept as its name.
-    param_dtype: name of the type in which parameters are kept.
-    gradient_dtype: name of the type in which devices sum the gradients of
-      kernels over the batch; `bfloat16` halves the bytes communicated, and
-      rounds every partial sum to 8 bits. With a `dtype` of float64, float32
-      means that too.
-    remat_policy: what the backward pass recomputes: `none`; `dots` keeps all
-      matrix products; `minimal` keeps those with parameters and the
-      attention output, not its scores; `full` keeps only the inputs of each
-      layer.
+    dtype: the dtype of activations; norms, softmax and logits are always
+      float32. Any dtype that JAX accepts; it is stored as its name.
+    param_dtype: the dtype of parameters.
+    gradient_dtype: the dtype in which devices sum the gradients of kernels over
+      the batch; `bfloat16` halves the bytes communicated, and rounds every
+      partial sum to 8 bits. With a `dtype` of float64, float32 means float64.
+    remat_policy: what the backward pass recomputes. `none`: nothing; `dots`:
+      everything except matmuls; `minimal`: everything except matmuls with
+      parameters and the attention output; `full`: everything except the inputs
+      of each layer.
     scan_layers: whether the layers of a stack are one scanned layer with
       stacked parameters, which compiles in time independent of depth.
-    pad_id: the token that pads the encoder's input, where no segment ids say
-      what is padding; nothing attends to it.
-    decoder_start_id: the token that the decoder reads first.
-    eos_ids: the tokens that end a sequence. The first ends texts that are
-      encoded; decoding stops at any of them.
-    attention: how it is computed. `default` is a TPU's kernel on TPUs, where
-      the head size and the lengths allow it, and else `plain`, JAX's own
+    pad_id: the padding token of the encoder's input, to which no position
+      attends. Ignored if there are segment ids.
+    decoder_start_id: the first input token of the decoder.
+    eos_ids: the tokens that end a sequence. The first is appended to encoded
+      texts; decoding stops at any of them.
+    attention: the implementation. `default` is the TPU kernel on TPUs, if it
+      supports the head size and the lengths, and otherwise `plain`, in JAX
       operations; `tpu` is the kernel or an error; `tpu_interpreted` runs the
-      kernel as JAX operations on any platform, slowly, to test it.
-    attention_kernel_block: of the TPU's kernel, the most queries and keys of a
-      block, a multiple of 128; None for the largest that fits into VMEM.
-    attention_block_sizes: of plain attention, the queries and keys of a block,
-      of which attention over more than two blocks of keys visits those that
-      its mask leaves; or None, for attention whole. Made for packed rows on a
-      CPU.
+      kernel in interpret mode on any platform, slowly, for tests.
+    attention_kernel_block: the maximum number of queries and of keys of a block
+      of the TPU kernel, a multiple of 128; None for the largest that fits into
+      VMEM.
+    attention_block_sizes: the numbers of queries and of keys of a block of
+      plain attention, which skips masked blocks if there are more than two
+      blocks of keys; None for no blocks. Intended for packed rows on a CPU.
   """
 
   vocab_size: int

@@ -1,10 +1,9 @@
-"""The parts every layer is made of: embedding, dense, norm, feed-forward.
+"""The components of layers: embedding, dense, norm, feed-forward.
 
-Each parameter carries logical axis names, and each activation a logical
-constraint, so that a mesh is chosen outside (`parallel/axis_rules.py`).
-Parameters have T5X's names, shapes and initial distributions
-(github.com/google-research/t5x: t5x/examples/t5/layers.py), so that a run
-from scratch starts where T5X's would.
+Parameters have logical axis names, and activations logical constraints, which
+`parallel/axis_rules.py` maps to a mesh. Parameters have T5X's names, shapes and
+initial distributions (github.com/google-research/t5x:
+t5x/examples/t5/layers.py).
 """
 
 import functools
@@ -20,7 +19,7 @@ from specialize_jax.t5 import products
 
 Initializer = Callable[..., jax.Array]
 
-# By T5X: kernels have variance 1 / fan_in, embeddings variance 1.
+# As in T5X, kernels have variance 1 / fan_in, and embeddings variance 1.
 dense_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 mlp_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 embedding_init = nn.initializers.normal(stddev=1.0)
@@ -68,10 +67,10 @@ def _multiply(
 ) -> jax.Array:
   """Returns `inputs @ kernel` in the inputs' dtype.
 
-  The kernel's gradient is a sum over positions. XLA's CPU computes it fast
-  where its left side is transposed, and computes what is transposed in strides,
-  all that is fused into it included: so the backward pass transposes the
-  smaller array, the norm before the feed-forward block and not GELU's
+  The kernel's gradient is a sum over positions. On a CPU, XLA computes it fast
+  if its left operand is transposed, but computes whatever is fused into a
+  transposed operand with strided access. The backward pass therefore transposes
+  the smaller operand: the norm before the feed-forward block, and not GELU's
   derivative.
 
   Args:
@@ -90,7 +89,7 @@ def _multiply_forward(
   sum_dtype: str,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   del sum_dtype
-  # The matmul itself, not `_multiply`: a remat policy sees it only as such.
+  # The matmul itself, not `_multiply`, so that remat policies recognize it.
   outputs = jnp.dot(inputs, _cast(kernel, inputs.dtype, kernel_axes))
   return outputs, (inputs, kernel)
 
@@ -139,17 +138,17 @@ def _cast(
 
 
 class RMSNorm(nn.Module):
-  """T5's layer norm: divides by the root mean square, in float32.
+  """T5's layer norm: divides by the root mean square, without mean or bias.
 
-  No mean is subtracted and no bias added. The scale, too, is applied in
-  float32, and only the result rounded to the compute dtype.
+  The scale is also applied in float32; only the result is rounded to the
+  compute dtype.
   """
 
   config: t5_config.T5Config
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Gives `inputs / sqrt(mean(inputs ** 2) + epsilon) * scale`."""
+    """Computes `inputs / sqrt(mean(inputs ** 2) + epsilon) * scale`."""
     scale_D = self.param(
       "scale",
       nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
@@ -166,7 +165,7 @@ class RMSNorm(nn.Module):
 
 
 class TokenEmbedder(nn.Module):
-  """The one table that both stacks look tokens up in."""
+  """The embedding table that both stacks share."""
 
   config: t5_config.T5Config
 
@@ -182,8 +181,8 @@ class TokenEmbedder(nn.Module):
   def __call__(self, tokens_BT: jax.Array) -> jax.Array:
     """Returns the rows of `tokens_BT`, `[B, T, D]`.
 
-    A token outside the vocabulary yields NaN, which training stops at: a
-    clipped index would train on the wrong word in silence.
+    The embedding of a token outside the vocabulary is NaN, which stops
+    training; a clipped index would silently train on a wrong token.
     """
     rows_BTD = _rows(
       self.embedding,
@@ -194,7 +193,7 @@ class TokenEmbedder(nn.Module):
     return nn.with_logical_constraint(rows_BTD, ("batch", "length", "embed"))
 
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-    """Gives the tied head's float32 logits, scaled by `D ** -0.5`."""
+    """Computes the tied head's float32 logits, scaled by `D ** -0.5`."""
     return _float32_product(
       hidden_BTD, self.embedding.T, self.config
     ) * jnp.float32(self.config.embed_dim**-0.5)
@@ -207,7 +206,7 @@ class LogitsHead(nn.Module):
 
   @nn.compact
   def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
-    """Gives float32 logits `[B, T, V]`."""
+    """Computes the logits, float32 `[B, T, V]`."""
     kernel_DV = self.param(
       "kernel",
       nn.with_logical_partitioning(mlp_init, ("embed", "vocab")),
@@ -281,7 +280,7 @@ _rows.defvjp(_rows_forward, _rows_backward)
 def _float32_product(
   hidden_BTD: jax.Array, kernel_DV: jax.Array, config: t5_config.T5Config
 ) -> jax.Array:
-  """Multiplies in the compute dtype, and sums and gives float32."""
+  """Multiplies in the compute dtype; accumulates and returns float32."""
   return jnp.dot(
     hidden_BTD.astype(config.dtype),
     kernel_DV.astype(config.dtype),
@@ -301,7 +300,7 @@ class MlpBlock(nn.Module):
   def __call__(
     self, inputs_BTD: jax.Array, *, deterministic: bool
   ) -> jax.Array:
-    """Gives `wo(product of activation_i(wi_i(inputs)))`, `[B, T, D]`."""
+    """Computes `wo(product of activation_i(wi_i(inputs)))`, `[B, T, D]`."""
     config = self.config
     gated = len(config.mlp_activations) > 1
     hidden_BTF = None
@@ -334,9 +333,9 @@ def _activate(activation: str, inputs: jax.Array) -> jax.Array:
 
 
 def dropout(config: t5_config.T5Config) -> nn.Dropout:
-  """Gives T5's dropout: one mask for all positions of a sequence.
+  """Returns T5's dropout, with one mask for all positions of a sequence.
 
-  T5X drops the same features at every position (axis -2), which saves the
-  random numbers of a whole axis.
+  Like T5X, it drops the same features at every position (axis -2), which
+  requires fewer random numbers.
   """
   return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))

@@ -1,8 +1,8 @@
-"""Which key each query may look at.
+"""Attention masks, from segment ids.
 
-All of it comes from segment ids: 0 is padding, and each packed example of a
-row has a number of its own. A row that is not packed is one segment, so that
-packed and unpacked batches take the same way.
+Segment id 0 is padding, and each packed example of a row has its own id. A row
+that is not packed is one segment, so packed and unpacked batches use the same
+code.
 """
 
 import flax.struct
@@ -11,16 +11,16 @@ import jax.numpy as jnp
 
 
 class Pairs(flax.struct.PyTreeNode):
-  """The pairs of query and key that attention is over.
+  """The pairs of query and key that attend to each other.
 
-  A query may look at the keys of its own segment, and with `causal` at those
-  only that are not after it. Padding, segment 0, is looked at by nobody.
+  A query attends to the keys of its segment and, with `causal`, only to those
+  that are not after it. No query attends to padding, segment 0.
 
   Attributes:
     query_segment_ids_BT: int32; None where queries look at all segments.
     key_segment_ids_BS: int32; None where all is one segment and no key is
       padding.
-    causal: whether a query may look only at keys up to its own position.
+    causal: whether a query attends only to keys up to its own position.
   """
 
   query_segment_ids_BT: jax.Array | None
@@ -34,7 +34,7 @@ class Pairs(flax.struct.PyTreeNode):
       key_B11S = self.key_segment_ids_BS[:, None, None, :]
       mask = key_B11S > 0
       if self.query_segment_ids_BT is not None:
-        # Not in place: ids may be NumPy arrays, which do not broadcast so.
+        # Not in place: NumPy arrays cannot be broadcast in place.
         mask = mask & (self.query_segment_ids_BT[:, None, :, None] == key_B11S)
     if self.causal:
       query_T1 = jnp.arange(num_queries)[:, None]
@@ -44,7 +44,7 @@ class Pairs(flax.struct.PyTreeNode):
   def segment_ids(
     self, batch_size: int, num_queries: int, num_keys: int
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns ids `[B, T]` and `[B, S]` of which equal ones pair, but for 0."""
+    """Returns ids `[B, T]` and `[B, S]`; equal ones except 0 are pairs."""
     query_ids, key_ids = self.query_segment_ids_BT, self.key_segment_ids_BS
     if key_ids is None:
       key_ids = jnp.ones((batch_size, num_keys), jnp.int32)
@@ -64,7 +64,7 @@ def segments_of_tokens(tokens_BS: jax.Array, pad_id: int) -> jax.Array:
 def encoder(segment_ids_BS: jax.Array) -> Pairs:
   """Pairs each position with those of its own segment.
 
-  A padding position sees nothing; attention returns zeros for it.
+  The attention output at padding is zero.
   """
   return Pairs(
     query_segment_ids_BT=segment_ids_BS, key_segment_ids_BS=segment_ids_BS
@@ -74,8 +74,8 @@ def encoder(segment_ids_BS: jax.Array) -> Pairs:
 def decoder(segment_ids_BT: jax.Array | None = None) -> Pairs:
   """Pairs each position with itself and the earlier ones of its segment.
 
-  Without segments padding needs no mask: it follows all tokens, and what
-  starts the decoder may itself be the padding token.
+  Without segment ids padding needs no mask: it follows all tokens, and the
+  decoder's start token may itself be the padding token.
   """
   return Pairs(
     query_segment_ids_BT=segment_ids_BT,
@@ -87,7 +87,7 @@ def decoder(segment_ids_BT: jax.Array | None = None) -> Pairs:
 def cross(
   segment_ids_BS: jax.Array, segment_ids_BT: jax.Array | None = None
 ) -> Pairs:
-  """Pairs each target position with the input that it belongs to."""
+  """Pairs each target position with the input of its example."""
   return Pairs(
     query_segment_ids_BT=segment_ids_BT, key_segment_ids_BS=segment_ids_BS
   )

@@ -1,8 +1,8 @@
-"""T5 as one module: tokens in, hidden states and logits out, or one step.
+"""T5 as a Flax module: the forward pass, and single decoding steps.
 
-Promises: padding never changes what a real position gives; a packed row gives
-what its examples give alone; one step over the cache gives what the whole
-forward pass gives.
+Padding never changes the output at other positions, the output of a packed row
+equals that of its examples, and decoding steps with a cache equal the whole
+forward pass.
 """
 
 import dataclasses
@@ -19,15 +19,14 @@ from specialize_jax.t5 import config as t5_config
 
 
 class DecodeCache(flax.struct.PyTreeNode):
-  """All that decoding remembers between two steps.
+  """The state of decoding.
 
   Attributes:
     index: int32 scalar, how many positions have been decoded.
-    past: one a layer, self-attention's keys and values, zeros from `index`
-      on: of B * N rows and length T, where every input has N continuations of
-      its own, or B rows and length T * W, where it has W beams that share a
-      past.
-    cross: one a layer, cross-attention's, of B rows and length S.
+    past: self-attention's keys and values in each layer, zeros from `index` on:
+      B * N rows of length T if every input has N independent continuations, or
+      B rows of length T * W if it has W beams.
+    cross: cross-attention's keys and values in each layer, B rows of length S.
     cross_mask: bool `[B, 1, 1, S]`.
     biases_HT: float32 relative position biases, by distance back from 0 to
       T - 1: one for all layers, or one for each.
@@ -43,11 +42,10 @@ class DecodeCache(flax.struct.PyTreeNode):
 class EncoderDecoder(nn.Module):
   """The whole network.
 
-  Token ids are int32 and 0 is padding. Where segment ids are given they say
-  what is padding (0) and which example of a packed row a position belongs
-  to; where they are not, a row is one example. Positions are taken for the
-  batch's sake and not read: segments are contiguous, so that inside one the
-  relative positions are differences of indices.
+  Token ids are int32, and 0 is padding. Segment ids are 0 for padding and
+  otherwise identify the example of a packed row; without them a row is one
+  example. There are no position ids: segments are contiguous, so relative
+  positions within a segment are differences of indices.
 
   With `deterministic=False` dropout draws from the `dropout` collection:
   `model.apply({"params": params}, ..., rngs={"dropout": dropout_rng})`.
@@ -70,7 +68,7 @@ class EncoderDecoder(nn.Module):
     decoder_segment_ids_BT: jax.Array | None = None,
     deterministic: bool,
   ) -> jax.Array:
-    """Gives float32 logits `[B, T, V]`."""
+    """Computes the logits, float32 `[B, T, V]`."""
     return self.logits(
       self.hidden(
         encoder_input_tokens_BS,
@@ -90,7 +88,7 @@ class EncoderDecoder(nn.Module):
     decoder_segment_ids_BT: jax.Array | None = None,
     deterministic: bool,
   ) -> jax.Array:
-    """Gives what the head reads, `[B, T, D]`: `encode`, then `decode`."""
+    """Computes the hidden states before the head, `[B, T, D]`."""
     encoded_BSD = self.encode(
       encoder_input_tokens_BS,
       encoder_segment_ids_BS=encoder_segment_ids_BS,
@@ -112,7 +110,7 @@ class EncoderDecoder(nn.Module):
     encoder_segment_ids_BS: jax.Array | None = None,
     deterministic: bool,
   ) -> jax.Array:
-    """Gives the encoded input `[B, S, D]`, finite noise at padding."""
+    """Computes the encoder's output, `[B, S, D]`, arbitrary at padding."""
     segment_ids_BS = self._segments(
       encoder_input_tokens_BS, encoder_segment_ids_BS
     )
@@ -132,10 +130,10 @@ class EncoderDecoder(nn.Module):
     decoder_segment_ids_BT: jax.Array | None = None,
     deterministic: bool,
   ) -> jax.Array:
-    """Gives hidden states `[B, T, D]`, after the final norm.
+    """Computes the decoder's output after the final norm, `[B, T, D]`.
 
-    `decoder_input_tokens_BT` are the targets one step to the right,
-    `T5Config.decoder_start_id` first.
+    `decoder_input_tokens_BT` are the targets shifted right, beginning with
+    `T5Config.decoder_start_id`.
     """
     segment_ids_BS = self._segments(
       encoder_input_tokens_BS, encoder_segment_ids_BS
@@ -151,7 +149,7 @@ class EncoderDecoder(nn.Module):
     )
 
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-    """Gives float32 logits `[B, T, V]`, by the tied or the own head."""
+    """Applies the tied or untied head; returns float32 logits `[B, T, V]`."""
     if self.config.tied_head:
       logits_BTV = self.token_embedder.logits(hidden_BTD)
     else:
@@ -167,17 +165,17 @@ class EncoderDecoder(nn.Module):
     num_continuations: int = 1,
     num_beams: int = 1,
   ) -> DecodeCache:
-    """Gives the cache before the first step, cross-attention filled in.
+    """Returns the cache before the first step, with cross-attention's part.
 
-    Only layers that are not scanned decode: see `unrolled`.
+    Decoding does not support scanned layers: see `unrolled`.
 
     Args:
-      encoded_BSD: from `encode`.
-      encoder_input_tokens_BS: what was encoded.
-      max_length: T, the most positions that will be decoded.
-      num_continuations: N, how many rows `extend` is given for each input,
-        one after the other. All read the one cross-attention cache.
-      num_beams: W, how many beams `extend_beams` is given for each input.
+      encoded_BSD: The output of `encode`.
+      encoder_input_tokens_BS: The encoder's input.
+      max_length: T, the maximum number of positions to decode.
+      num_continuations: N, the number of consecutive rows of `extend` for each
+        input. They share the cross-attention cache.
+      num_beams: W, the number of beams of `extend_beams` for each input.
     """
     decoder, batch_size = self.decoder, encoded_BSD.shape[0]
     empty = caches.CachedKeysValues.empty(
@@ -202,12 +200,12 @@ class EncoderDecoder(nn.Module):
     """Decodes the next T positions, which are usually one.
 
     Args:
-      cache: from `start_cache` or the last step.
-      tokens_BT: the tokens at these positions, B * N rows of them.
+      cache: The result of `start_cache` or of the last step.
+      tokens_BT: The tokens at these positions, in B * N rows.
 
     Returns:
-      Hidden states `[B, T, D]` of those positions, as `decode` gives them,
-      and the cache after them.
+      Hidden states `[B, T, D]` at these positions, like those of `decode`, and
+      the updated cache.
     """
     num_new, max_length = tokens_BT.shape[1], cache.biases_HT[0].shape[1]
     query_T1 = cache.index + jnp.arange(num_new)[:, None]
@@ -226,17 +224,17 @@ class EncoderDecoder(nn.Module):
   ) -> tuple[jax.Array, DecodeCache]:
     """Decodes the next position of W beams.
 
-    All beams of an input stand in one cache, which is never reordered: a
-    mask says whose past is whose.
+    All beams of an input share one cache, which is never reordered: a mask
+    selects the past of each beam.
 
     Args:
-      cache: from `start_cache` or the last step.
-      tokens_BW: each beam's token at this position.
-      ancestors_BWT: int32, which beam of position t a beam comes from; itself
-        at this position.
+      cache: The result of `start_cache` or of the last step.
+      tokens_BW: Each beam's token at this position.
+      ancestors_BWT: int32, the beam at position t from which each beam
+        continues; at this position, the beam itself.
 
     Returns:
-      Hidden states `[B, W, D]`, and the cache after them.
+      Hidden states `[B, W, D]`, and the updated cache.
     """
     batch_size, num_beams, max_length = ancestors_BWT.shape
     own_BWTW = (
@@ -262,7 +260,7 @@ class EncoderDecoder(nn.Module):
     self_mask: jax.Array,
     biases_HTS: tuple[jax.Array, ...],
   ) -> tuple[jax.Array, tuple[caches.CachedKeysValues, ...]]:
-    """Runs the layers at new positions, kept in the cache from `start` on."""
+    """Runs the layers at new positions, and caches them from `start` on."""
     hidden_BTD = self.token_embedder(tokens_BT)
     if len(biases_HTS) == 1:
       biases_HTS *= len(self.decoder.layers)
@@ -294,13 +292,13 @@ Params = Mapping[str, "jax.Array | Params"]
 
 
 def output_kernel(params: Params) -> jax.Array:
-  """Gives the head's matrix `[D, V]`, tied or not, in the parameters' dtype.
+  """Returns the head's kernel `[D, V]`, tied or not, in the parameters' dtype.
 
-  `hidden_BTD @ output_kernel(params)` are the logits: the tied head's
-  `D ** -0.5` is folded in.
+  `hidden_BTD @ output_kernel(params)` are the logits: the kernel of a tied head
+  includes the factor `D ** -0.5`.
 
   Args:
-    params: the network's tree, with or without logical axis metadata.
+    params: The network's parameters, with or without logical axis metadata.
   """
   params = nn.meta.unbox(params)
   if "logits_dense" in params["decoder"]:
@@ -313,10 +311,10 @@ def output_kernel(params: Params) -> jax.Array:
 def unrolled(
   model: EncoderDecoder, params: Params
 ) -> tuple[EncoderDecoder, Params]:
-  """Gives the same network with a list of layers for each scanned stack.
+  """Returns the same network with a list of layers instead of scanned stacks.
 
-  Decoding wants each layer's cache to be an array of its own, updated in
-  place: a scan would copy all of them at every step.
+  In decoding, each layer's cache is then a separate array that is updated in
+  place; a scan would copy all of them at every step.
   """
   params = nn.meta.unbox(params)
   config = model.config

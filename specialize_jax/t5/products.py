@@ -1,11 +1,11 @@
-"""Matrix products in the order in which XLA computes them fast.
+"""Matmuls in the order in which XLA's CPU backend computes them fast.
 
-A product is fast on XLA's CPU where its left side is summed along its last
-axis; with the left side turned it misses the fast path, and takes up to twice
-as long. So gradients turn the smaller side by hand and multiply in the good
-order, and turn the result, which is smaller still. XLA undoes that: it makes
-`(a @ b).T` a product of `b` and `a`, with its left side turned after all,
-unless what it is given is `as_written`.
+A matmul is fast if its left operand is contracted along its last axis; with a
+transposed left operand it is up to twice as slow. Gradients therefore transpose
+the smaller operand explicitly, multiply in the fast order, and transpose the
+result, which is smaller still. XLA would undo this, rewriting `(a @ b).T` as a
+matmul of `b` and `a` with a transposed left operand, unless the operands are
+`as_written`.
 """
 
 import jax
@@ -18,9 +18,9 @@ def product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def as_written(array: jax.Array) -> jax.Array:
-  """Keeps XLA's CPU from rewriting what is on the two sides of `array`.
+  """Prevents XLA's CPU backend from rewriting operations across `array`.
 
-  A TPU lays arrays out as its products want them, and is left alone.
+  On a TPU, where the compiler chooses layouts, this has no effect.
   """
   return jax.lax.platform_dependent(
     array, cpu=jax.lax.optimization_barrier, default=lambda array: array

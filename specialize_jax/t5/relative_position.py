@@ -1,10 +1,10 @@
-"""T5's relative position bias: one number a head for each bucket of distance.
+"""T5's relative position bias: a number per head and bucket of distances.
 
-The bias of a query at t and a key at s depends on s - t alone. So it is
-looked up once for each distance, and laid out on the query-key plane without
-a gather, whose gradient would be a slow scatter. Packed segments are
-contiguous: inside one the difference of indices is the difference of
-positions, and across two the mask hides whatever stands there.
+The bias of a query at t and a key at s depends on s - t only. It is therefore
+looked up once per distance, and then expanded to all pairs without a gather,
+whose gradient would be a slow scatter. Packed segments are contiguous, so
+within a segment differences of indices are differences of positions; pairs of
+different segments are masked.
 """
 
 import functools
@@ -25,18 +25,18 @@ def bucket(
   num_buckets: int,
   max_distance: int,
 ) -> np.ndarray:
-  """Gives the table row of each distance.
+  """Returns the bucket of each distance, a row of the table.
 
-  Half of the buckets hold one distance each, the other half ever wider
-  ranges up to `max_distance`, growing by a constant factor; all farther keys
-  share the last bucket. With `bidirectional` each direction has one half of
-  the buckets. Formula and float32 rounding are those of T5X
+  Half of the buckets are for single distances, the other half for ranges that
+  grow by a constant factor up to `max_distance`; all greater distances share
+  the last bucket. With `bidirectional`, each direction has half of the buckets.
+  The formula and its float32 rounding are those of T5X
   (t5x/examples/t5/layers.py, `RelativePositionBiases`) and of `transformers`.
 
   Args:
     distance: int, key index minus query index, in tokens.
-    bidirectional: whether keys after the query have buckets of their own;
-      otherwise they share the bucket of distance 0.
+    bidirectional: whether keys after the query have separate buckets; otherwise
+      they share the bucket of distance 0.
     num_buckets: rows of the table.
     max_distance: where the last bucket begins, about.
 
@@ -55,7 +55,7 @@ def bucket(
     distance = np.maximum(-distance, 0)
   num_exact = num_buckets // 2
   ratio = distance.astype(np.float32) / np.float32(num_exact)
-  # Distance 0 is exact; the epsilon only keeps its logarithm finite.
+  # Distance 0 has its own bucket; epsilon only makes its logarithm finite.
   logarithm = np.log(ratio + np.finfo(np.float32).eps)
   span = np.float32(np.log(max_distance / num_exact))
   far = num_exact + (logarithm / span * (num_buckets - num_exact)).astype(
@@ -66,7 +66,7 @@ def bucket(
 
 
 class Bias(flax.struct.PyTreeNode):
-  """A table of biases, and which of its rows a distance has.
+  """A table of biases, and the parameters of its buckets.
 
   Attributes:
     table_HN: float32, of each head and bucket.
@@ -92,7 +92,7 @@ class Bias(flax.struct.PyTreeNode):
     return self.table_HN[:, self.buckets(distance)]
 
   def farthest(self) -> int:
-    """Returns the distance from which all, either way, share a bucket."""
+    """Returns the distance from which all share a bucket, in each direction."""
     distance = np.arange(2 * self.max_distance + self.table_HN.shape[1])
     nearer = [
       np.flatnonzero(rows != rows[-1]).max(initial=-1) + 1
@@ -140,14 +140,14 @@ class RelativePositionBias(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def on_plane(bias_HW: jax.Array, num_queries: int) -> jax.Array:
-  """Lays the biases of all distances out on the query-key plane.
+  """Expands the biases of all distances to all pairs of query and key.
 
-  Repeating a row of width W and reading it in rows of width W - 1 moves
-  each row one step to the right: row t, column j is `row[(j - t) % W]`.
+  Repeating a row of width W and reshaping it to rows of width W - 1 shifts each
+  row by one to the right: row t, column j is `row[(j - t) % W]`.
 
   Args:
-    bias_HW: of the distances from `1 - T` to `S`, the last of which no pair
-      has; W is T + S.
+    bias_HW: the biases of the distances from `1 - T` to `S`, the last of which
+      does not occur; W is T + S.
     num_queries: T.
 
   Returns:
@@ -164,9 +164,9 @@ def on_plane(bias_HW: jax.Array, num_queries: int) -> jax.Array:
 
 
 def diagonal_sums_by_shifting(gradient_HTS: jax.Array) -> jax.Array:
-  """Gives the sum over the pairs of each distance, `[H, T + S]`.
+  """Sums over the pairs of each distance, `[H, T + S]`.
 
-  That is `on_plane`'s own gradient: what it does, backwards.
+  This is the gradient of `on_plane`, by the reverse operations.
   """
   num_heads, num_queries, num_keys = gradient_HTS.shape
   padded = jnp.pad(gradient_HTS, ((0, 0), (0, 0), (num_queries - 1, 0)))
@@ -178,10 +178,10 @@ def diagonal_sums_by_shifting(gradient_HTS: jax.Array) -> jax.Array:
 
 
 def diagonal_sums_by_rows(gradient_HTS: jax.Array) -> jax.Array:
-  """Gives the same by adding one query's row after the other.
+  """Computes the same by adding the queries' rows one after another.
 
-  A CPU takes 19 ms for 6 heads of 2,304 x 2,304 pairs so, and 430 by shifting:
-  XLA computes each element's place by divisions there.
+  On a CPU this takes 19 ms for 6 heads of 2,304 x 2,304 pairs, compared with
+  430 by shifting, where XLA computes every index with divisions.
   """
   num_heads, num_queries, num_keys = gradient_HTS.shape
 

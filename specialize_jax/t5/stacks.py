@@ -22,8 +22,8 @@ from specialize_jax.t5 import (
 )
 from specialize_jax.t5 import config as t5_config
 
-# The compiler sees no matmul in the TPU's attention kernel, whose output the
-# policies keep by name.
+# The TPU's attention kernel is not a matmul to the compiler, so the policies
+# save its output by name.
 _ATTENDED = jax.checkpoint_policies.save_only_these_names(*attend_tpu.RESIDUALS)
 _SAVEABLE = {
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -65,8 +65,8 @@ class EncoderLayer(nn.Module):
 
     Args:
       hidden_BSD: the residual stream.
-      scope: which positions see each other, and the stack's bias; a layer
-        with a bias of its own adds that.
+      scope: which positions attend to each other, and the stack's bias; a
+        layer with its own bias adds it.
       deterministic: whether dropout is off.
     """
     if self.config.relative_bias == "per_layer":
@@ -119,7 +119,7 @@ class DecoderLayer(nn.Module):
       hidden_BTD: the residual stream.
       encoded_BSD: the encoder's output.
       scopes: of self-attention, with the stack's bias, and of cross-attention;
-        a layer with a bias of its own adds that.
+        a layer with its own bias adds it.
       deterministic: whether dropout is off.
     """
     self_scope, cross_scope = scopes
@@ -140,7 +140,7 @@ class DecoderLayer(nn.Module):
     )
 
   def cross_keys_values(self, encoded_BSD: jax.Array) -> attention.KeysValues:
-    """Gives what cross-attention looks at, the same at every step."""
+    """Computes cross-attention's keys and values, the same at every step."""
     return self.encoder_decoder_attention.keys_values(encoded_BSD)
 
   def extend(
@@ -186,8 +186,8 @@ class DecoderLayer(nn.Module):
       normed_BTD, seen, self_scope, deterministic=deterministic
     )
     hidden_BTD += self.dropout(attended_BTD, deterministic=deterministic)
-    # Continuations of one input are one row of queries: its keys and values,
-    # which are most of what a step reads, are read once for all of them.
+    # Continuations of one input are one row of queries, so that its keys and
+    # values, most of the memory traffic of a step, are read only once.
     normed_BTD = self.pre_cross_attention_layer_norm(hidden_BTD)
     crossed_BTD = self.encoder_decoder_attention(
       normed_BTD.reshape(cross.num_rows, -1, normed_BTD.shape[-1]),
@@ -263,10 +263,10 @@ class Decoder(nn.Module):
     *,
     deterministic: bool,
   ) -> jax.Array:
-    """Returns the hidden states that the head reads, `[B, T, D]`.
+    """Returns the hidden states before the head, `[B, T, D]`.
 
     Args:
-      embedded_BTD: the targets, one step to the right.
+      embedded_BTD: the targets, shifted right.
       encoded_BSD: from the encoder.
       pairs: of self- and of cross-attention.
       deterministic: whether dropout is off.
@@ -295,7 +295,7 @@ class Decoder(nn.Module):
     )
 
   def biases_by_distance(self, max_length: int) -> tuple[jax.Array, ...]:
-    """Returns the relative position biases that decoding looks up.
+    """Returns the relative position biases for decoding.
 
     Args:
       max_length: T.
@@ -345,13 +345,13 @@ def _run(
   hidden_BTD: jax.Array,
   num_layers: int,
 ) -> jax.Array:
-  """Sends the residual stream through all layers, scanned or not."""
+  """Applies all layers to the residual stream, scanned or not."""
   config = stack.config
   if config.remat_policy != "none":
     apply_layer = nn.remat(
       apply_layer,
       policy=_SAVEABLE[config.remat_policy],
-      # Inside a scan nothing can be merged across the two passes anyway.
+      # Within a scan, common subexpressions of both passes cannot be merged.
       prevent_cse=not config.scan_layers,
     )
   if not config.scan_layers:
