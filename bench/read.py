@@ -7,7 +7,7 @@ from the start of the process to its first batch, source examples a second
 after that (packed, prefetching and the thread that makes batches included),
 and the process's peak memory. From the repository's root:
 
-  python bench/read.py --data_dir=../shared/data --tfds_data_dir=tfds
+  python bench/read.py --data_dir=data --tfds_data_dir=tfds
 
 `--compare` reads the same rows as text instead, example by example, with
 seqio's own tokenization: what the batched formats replace.

@@ -22,7 +22,7 @@ class ReportError(UserError):
   """
 
   def __init__(self, summary: str, lines: Sequence[str]) -> None:
-    """Takes what is wrong as a whole, and each mistake."""
+    """Creates an error from a summary and the single mistakes."""
     super().__init__(f"{summary}: {'; '.join(lines)}")
     self.summary = summary
     self.lines = tuple(lines)

@@ -9,7 +9,7 @@ _DISTRIBUTION = "specialize-jax"
 
 
 def find() -> str | None:
-  """Gives the commit, with "-dirty" behind it where files differ from it.
+  """Returns the commit, followed by "-dirty" if files differ from it.
 
   Where the package was installed from a repository pip wrote the commit down
   (PEP 610); where it lies in a checkout, git is asked.

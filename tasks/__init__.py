@@ -1,4 +1,4 @@
-"""Datasets, formats and mixtures, as seqio tasks: one file a dataset.
+"""The built-in datasets as seqio tasks and mixtures, one file per dataset.
 
-`import tasks.mixtures` registers everything and reads no file.
+Importing `tasks.mixtures` registers all of them, without reading any data.
 """

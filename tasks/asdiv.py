@@ -5,9 +5,9 @@ Example problem:
   Ellen has six more balls than Marin. Marin has nine balls. How many balls
   does Ellen have?                                                      -> 15
 
-Of the problems 2,093 have one number as their answer and are kept (see
-`benchmarks.read_asdiv`): 500 for validation, the rest for test; nothing is
-trained on. Source: Miao, Liang, Su, "A Diverse Corpus for Evaluating and
+The 2,093 problems whose answer is a single number are used (see
+`benchmarks.read_asdiv`): 500 for validation and the rest for test, none for
+training. Source: Miao, Liang, Su, "A Diverse Corpus for Evaluating and
 Developing English Math Word Problem Solvers" (2020).
 """
 

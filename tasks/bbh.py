@@ -8,14 +8,14 @@ Each task comes with its authors' instruction and three demonstrations, as
 
   bbh_TASK_in_context_chain_of_thought_v1
   bbh_TASK_in_context_answer_only_v1
-  bbh_TASK_in_context_answer_only_paper_code_v1  cut and graded as the
-                                                 paper's code does
+  bbh_TASK_in_context_answer_only_paper_code_v1  with the prompts and grading
+                                                 of the paper's code
   bbh_TASK_zero_shot_chain_of_thought_v1         the instruction alone
   bbh_TASK_zero_shot_answer_only_v1
 
-The split `test` has all questions, as published accuracies do; `validation`
-is a fixed quarter of them, to follow the price over the steps of a run, and
-nothing to choose by. Nothing is trained on. Source: Suzgun et al.,
+The split `test` has all questions, as in published results; `validation` is a
+fixed quarter of them, for monitoring a run but not for choosing checkpoints.
+None is used for training. Source: Suzgun et al.,
 "Challenging BIG-Bench Tasks and Whether Chain-of-Thought Can Solve Them"
 (2022).
 """
@@ -27,7 +27,7 @@ from specialize_jax.data import big_bench_hard
 from specialize_jax.datasets import description
 from specialize_jax.evaluation import benchmarks
 
-# Each prompt's name, its rule, and whether it shows demonstrations.
+# Each prompt's name, its rule, and whether it has demonstrations.
 PROMPTS = (
   ("in_context_chain_of_thought", "chain_of_thought", True),
   ("in_context_answer_only", "answer_only", True),

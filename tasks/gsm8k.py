@@ -6,8 +6,8 @@ Example problem:
   many clips in May. How many clips did Natalia sell altogether in April and
   May?                                                                  -> 72
 
-500 of the 7,473 training questions are validation; the 1,319 test questions
-are test. Tasks, with FORMAT one of the four formats:
+500 of the 7,473 training questions are used for validation; the 1,319 test
+questions are used for test. Tasks, with FORMAT one of the four formats:
 
   gsm8k_teacher_FORMAT_v1  distillation; reads the TFDS dataset
                            `gsm8k_teacher` that `specialize prepare` wrote

@@ -47,10 +47,10 @@ def _read(dataset: str, split: str) -> list[questions.Question]:
 
 
 def _demonstrations(dataset: str) -> list[formats.Demonstration]:
-  """Returns training problems to show; of maths, those of one step.
+  """Returns training problems as demonstrations; for maths, of one step only.
 
-  Four of them and a question then fit 256 tokens, which two cores attend to
-  in two thirds of the time that stories of any length would take.
+  Four of them and a question then fit into 256 tokens. With stories of any
+  length, attention on two CPU cores would take 1.5 times as long.
   """
   shown = questions.to_demonstrations(_read(dataset, "train"))
   if dataset not in MATHS:
@@ -59,7 +59,7 @@ def _demonstrations(dataset: str) -> list[formats.Demonstration]:
 
 
 def _benchmark(dataset: str, shown: str, kind: str) -> description.Benchmark:
-  """Describes a dataset whose prompts show problems of another or its own."""
+  """Describes a benchmark whose demonstrations are from `shown`."""
   return description.Benchmark(
     name=dataset,
     read=functools.partial(_read, dataset),

@@ -1,31 +1,31 @@
-"""The mixtures that runs name; importing this registers every task.
+"""The mixtures used in runs; importing this module registers every task.
 
   gsm8k_specialize_v1              training: four formats of teacher data
-  math_ood_validation_v1           what checkpoints are selected by
+  math_ood_validation_v1           for selecting checkpoints
   math_all_validation_v1           the same and GSM8K, to compare the rules
   math_all_test_v1, math_test_v1   GSM8K and the three others
   bbh_chain_of_thought_v1, bbh_answer_only_v1,
-  bbh_answer_only_paper_code_v1    the price in general ability
+  bbh_answer_only_paper_code_v1    general ability
   mini_pretrain_v1                 training: the mini world's general ability
   mini_specialize_v1, mini_math_ood_validation_v1,
   mini_math_all_validation_v1, mini_math_all_test_v1, mini_math_test_v1,
-  mini_general_v1                  the mini world's twins
+  mini_general_v1                  the same for the mini world
 
-and those that every dataset has, NAME_specialize, NAME_validation, NAME_test,
+Every dataset also has the mixtures NAME_specialize, NAME_validation, NAME_test,
 NAME_out_of_distribution_validation and NAME_general (see
-`specialize_jax.datasets.registration`), of `gsm8k` and `mini`.
+`specialize_jax.datasets.registration`); here NAME is `gsm8k` or `mini`.
 
-Mathematics is zero-shot with chain of thought and BIG-Bench-Hard in-context,
-as in the paper; a name with a format before its version, such as
-math_all_test_in_context_answer_only_v1 or bbh_zero_shot_answer_only_v1, is
-the same in that format. A mixture for evaluation without its version,
-`math_ood_validation`, is its newest.
+As in the paper, mathematics is zero-shot with chain of thought, and
+BIG-Bench-Hard is in-context. For another format, insert its name before the
+version: math_all_test_in_context_answer_only_v1, bbh_zero_shot_answer_only_v1.
+The name of an evaluation mixture without a version, `math_ood_validation`,
+refers to the newest one.
 
-A mixture's split is the evaluation's; one that is called after a split is
-evaluated on that split only.
+The evaluation determines the split of a mixture; a mixture named after a split
+is evaluated on that split only.
 
-Mixing rates are arguments of the functions below, which gin can bind and
-call in place of a name:
+Mixing rates are arguments of the functions below, which gin can bind and call
+instead of a mixture's name:
 
   MIXTURE_OR_TASK_NAME = @mixtures.specialize()
   mixtures.specialize.name = "gsm8k_zero_shot"
@@ -40,7 +40,7 @@ from specialize_jax.evaluation import benchmarks
 from specialize_jax.tasks import bbh, gsm8k, mini
 
 DATASETS = {one.DATASET.name: one.DATASET for one in (gsm8k, mini)}
-"""Every dataset that we ship, by name; importing a task's file registers it."""
+"""The built-in datasets by name; importing a task's file registers it."""
 
 _ZERO_SHOT = (formats.ZERO_SHOT_CHAIN_OF_THOUGHT, formats.ZERO_SHOT_ANSWER_ONLY)
 
@@ -58,23 +58,23 @@ def specialize(
   zero_shot_answer_only: Rate = num_examples,
   zero_shot_chain_of_thought: Rate = num_examples,
 ) -> str:
-  """Registers the four formats of a teacher's data as one mixture.
+  """Registers a mixture of the four formats of a dataset's teacher data.
 
-  By default a format's share is its number of examples, as in the paper:
-  one a question for answer-only formats, one a right sample for
-  chain-of-thought formats (about 7,100 and 207,619 there).
+  By default a format's rate is its number of examples, as in the paper: one per
+  question for answer-only formats, one per correct sample for chain-of-thought
+  formats (about 7,100 and 207,619 there).
 
   Args:
-    name: of the mixture.
-    dataset: whose teacher data: `gsm8k`, `mini_gsm`, or the name of your own.
-    in_context_answer_only: rate of this format: a number, or a function of
-      the task. 0 leaves the format out.
-    in_context_chain_of_thought: the same.
-    zero_shot_answer_only: the same.
-    zero_shot_chain_of_thought: the same.
+    name: The mixture's name.
+    dataset: The dataset: `gsm8k`, `mini_gsm`, or the name of your own.
+    in_context_answer_only: The rate of this format, a number or a function of
+      the task; 0 excludes the format.
+    in_context_chain_of_thought: The rate of this format, likewise.
+    zero_shot_answer_only: The rate of this format, likewise.
+    zero_shot_chain_of_thought: The rate of this format, likewise.
 
   Returns:
-    The name.
+    The mixture's name.
   """
   return registration.specialize(
     name=name,
@@ -99,20 +99,21 @@ def mini_pretrain(
   reading_rate: float = 4.0,
   text_rate: float = 2.0,
 ) -> str:
-  """Registers general pre-training, the mini world's stand-in for FlanT5.
+  """Registers the mixture that pre-trains the mini world's general student.
 
   Args:
-    name: of the mixture.
-    chain_of_thought_rate: of each general task, zero-shot.
-    answer_only_rate: of each general task, zero-shot.
-    facts_rate: of sums without a story.
-    weak_maths_rate: of one-step problems, for their bare answers.
-    sums_rate: of one-step problems, for the sum that they ask for.
-    reading_rate: of listing a story's names and numbers.
-    text_rate: of span corruption.
+    name: The mixture's name.
+    chain_of_thought_rate: The rate of each general task, zero-shot with chain
+      of thought.
+    answer_only_rate: The rate of each general task, zero-shot and answer-only.
+    facts_rate: The rate of calculations without a story.
+    weak_maths_rate: The rate of one-step problems with bare answers.
+    sums_rate: The rate of one-step problems that ask for the calculation.
+    reading_rate: The rate of listing a story's names and numbers.
+    text_rate: The rate of span corruption.
 
   Returns:
-    The name.
+    The mixture's name.
   """
   general = [
     (

@@ -6,9 +6,9 @@ Example problem:
   had 32 pieces of candy while her sister had 42. If they ate 35 pieces the
   first night, how many pieces do they have left?                       -> 39
 
-A quarter of its different questions is validation, the rest test; nothing is
-trained on. Source: Roy and Roth, "Solving General Arithmetic Word Problems"
-(2015).
+A quarter of its distinct questions are for validation and the rest for test,
+none for training. Source: Roy and Roth, "Solving General Arithmetic Word
+Problems" (2015).
 """
 
 import functools

@@ -70,7 +70,7 @@ def is_no_space(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def named(where: str) -> Iterator[None]:
-  """Turns errors that mean damage into a UserError with the damaged path.
+  """Converts errors caused by damage to a UserError with the damaged path.
 
   Args:
     where: the file or step that is read.

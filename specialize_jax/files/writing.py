@@ -301,7 +301,7 @@ def _unfinished_suffix(name: str) -> str:
 
 
 def _name_file(error: BaseException, path: pathlib.Path) -> None:
-  """Gives the name of the file to an error of a write, which has none."""
+  """Adds the file's name to an error of a write, which lacks it."""
   if isinstance(error, OSError) and error.errno in paths.NO_SPACE:
     error.filename = os.fspath(path)
 

@@ -50,7 +50,7 @@ class Cost:
   unknown_loops: int = 0
 
   def plus(self, other: "Cost", times: float = 1.0) -> "Cost":
-    """Gives this cost and `times` the other."""
+    """Returns the sum of this cost and `times` the other."""
     return Cost(
       flops=self.flops + times * other.flops,
       hbm_bytes=self.hbm_bytes + times * other.hbm_bytes,

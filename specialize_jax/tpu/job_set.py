@@ -53,7 +53,7 @@ class JobSet:
       )
 
   def manifest(self, arguments: Sequence[str]) -> dict[str, object]:
-    """Gives the JobSet that runs `specialize ARGUMENT...` on every host."""
+    """Returns the JobSet that runs `specialize ARGUMENT...` on every host."""
     return {
       "apiVersion": "jobset.x-k8s.io/v1alpha2",
       "kind": "JobSet",

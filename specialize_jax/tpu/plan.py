@@ -240,7 +240,7 @@ def bounds(
 def placement_on(
   slice_: topology.Topology, sizes: Mapping[str, int]
 ) -> placements.Placement:
-  """Gives a mesh over all chips of a slice, with the default rules."""
+  """Returns a mesh of all chips of a slice, with the default axis rules."""
   return placements.Placement(
     mesh=meshes.make_mesh(**sizes, devices=slice_.devices)
   )

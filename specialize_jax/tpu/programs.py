@@ -102,7 +102,7 @@ def check(job: Job, placement: placements.Placement) -> None:
 def state_bytes(
   job: Job, placement: placements.Placement, step_name: str
 ) -> StateBytes:
-  """Gives the bytes a chip of what a step starts from."""
+  """Returns the bytes per chip of a step's inputs."""
   if step_name == "decode":
     params = state.abstract_params(_model(job, step_name), placement)
     return StateBytes(parameters=_shard_bytes(params), optimizer=0.0)
@@ -193,7 +193,7 @@ def compiled(lowered: jax.stages.Lowered) -> Program:
 def abstract_batch(
   job: Job, placement: placements.Placement
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Gives the shapes of a packed batch, cut along its rows."""
+  """Returns the shapes of a packed batch, sharded along its rows."""
   sharding = placement.rules.batch_sharding(placement.mesh)
   rows = packing.empty_batch(1, job.input_length, job.target_length)
   return {

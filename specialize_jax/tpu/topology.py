@@ -96,7 +96,7 @@ class Topology:
 
 
 def load(name: str) -> Topology:
-  """Gives a topology of a slice's name, from the TPU compiler.
+  """Returns the topology of a slice by its name, from the TPU compiler.
 
   Args:
     name: as `slices.parse` reads it: "v5e:4x4", "v5e-16".
@@ -194,7 +194,7 @@ def parse_mesh(text: str, num_chips: int) -> dict[str, int]:
 def sensible_meshes(
   config: t5_config.T5Config, *, batch_size: int, num_chips: int
 ) -> list[dict[str, int]]:
-  """Gives the meshes that are worth a compilation.
+  """Returns the meshes to compile.
 
   All sharding of parameters with 1, 2, 4 and 8 shards of the model; two
   replicas; replicas of 16 chips each, which send what 16 chips alone would;

@@ -114,7 +114,7 @@ class TpuVm:
     return self._ssh("follow the log", script, worker="0")
 
   def delete(self) -> launch.Command:
-    """Gives it back, and with it all that lies on its disks."""
+    """Deletes the TPU VM, including the contents of its disks."""
     if self.queued:
       return self._gcloud(
         "give the slice and the request back",

@@ -44,7 +44,7 @@ def trip_count(
   computation: hlo_text.Computation,
   loop: hlo_text.Instruction,
 ) -> int | None:
-  """Gives how often the body of a `while` runs; None if that is not known.
+  """Returns the trip count of a `while`; None if it is unknown.
 
   Args:
     module: the program.

@@ -1,4 +1,4 @@
-"""Says what a training run does, on standard error, as it does it."""
+"""Reports a training run's progress on standard error."""
 
 import os
 import time
@@ -30,7 +30,7 @@ class Narrator:
     self._bar = self._bar_from(0)
 
   def facts(self, facts: Mapping[str, str]) -> None:
-    """Says what the run is made of, one line for each name."""
+    """Prints facts about the run, one per line."""
     width = max(map(len, facts))
     for name, text in facts.items():
       self._bar.say(f"{name.ljust(width)}  {text}")
@@ -66,7 +66,7 @@ class Narrator:
     self._bar.__exit__(kind, error, traceback)
 
   def compiles(self) -> None:
-    """Says that the first step is compiled, which can take minutes."""
+    """Prints that the first step is being compiled, which can take minutes."""
     self._bar.say("compiling the train step")
 
   def step(self, step: int, *, loss: float, rates: Mapping[str, float]) -> None:
@@ -84,7 +84,7 @@ class Narrator:
     seconds: float,
     next_step: int | None,
   ) -> None:
-    """Says an evaluation's accuracies with their intervals, as they come."""
+    """Prints an evaluation's accuracies with their intervals."""
     lines = [f"step {step:,}: evaluated in {progress.duration(seconds)}"]
     lines += [f"  {line}" for line in accuracy_lines(values)]
     if next_step is not None:
@@ -92,18 +92,18 @@ class Narrator:
     self._bar.say("\n".join(lines))
 
   def saves(self, step: int, directory: os.PathLike[str]) -> None:
-    """Says that a checkpoint is being written."""
+    """Prints that a checkpoint is being written."""
     self._bar.say(f"step {step:,}: saving to {directory}/{step}")
 
   def stopped(self, step: int, reason: str) -> None:
-    """Says why a run ends before its last step, and that it can go on."""
+    """Prints why a run ends before its last step, and how to resume it."""
     self._bar.say(
       f"{reason}: saved step {step:,} of {self._num_steps:,}; the same command "
       "goes on from there"
     )
 
   def finished(self, step: int, best: str) -> None:
-    """Says how long the run took, and which checkpoint is the best."""
+    """Prints the run's duration and its best checkpoint."""
     seconds = time.monotonic() - self._began
     self._bar.say(f"finished step {step:,} after {progress.duration(seconds)}")
     self._bar.say(best)

@@ -135,7 +135,7 @@ _BLANKS = st.sampled_from(["", " "])
 
 @st.composite
 def _sums(draw, depth=3):
-  """Gives the text of a sum and its value, None if it divides by zero.
+  """Returns the text of a sum and its value, None if it divides by zero.
 
   Everything that is composed is in parentheses, so that precedence is not
   computed twice by one mind.

@@ -20,7 +20,7 @@ def demonstrations(count):
 
 
 def drawn(question, seeds, count=10, shown=4):
-  """Gives the numbers of the demonstrations drawn under each seed."""
+  """Returns the numbers of the demonstrations drawn under each seed."""
   draw = preprocessors.demonstration_drawer(
     demonstrations(count), formats.IN_CONTEXT_ANSWER_ONLY, shown
   )

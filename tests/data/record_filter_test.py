@@ -41,7 +41,7 @@ INDEX = record_filter.QuestionIndex(
 
 
 def kept(*records, keep_truncated=False):
-  """Gives the numbers of the questions of what is kept, and the dropped."""
+  """Returns the numbers of the questions of what is kept, and the dropped."""
   picker = record_filter.RightTrainingRows(INDEX, keep_truncated=keep_truncated)
   rows = [columnar.parse(columnar.to_line(one, "here")) for one in records]
   numbers = [picker.pick(row) for row in rows]

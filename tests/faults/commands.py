@@ -249,7 +249,7 @@ def _response(row, number):
 
 
 def table(inputs):
-  """Gives the commands by name."""
+  """Returns the commands by name."""
   base, run = inputs.directory, inputs.run
   teacher = [
     f"--records={inputs.records}",

@@ -51,7 +51,7 @@ def arrays(mask, dtype=jnp.float32):
 
 
 def of_whole_and_of_blocks(run):
-  """Gives `run` of both kinds of attention."""
+  """Returns `run` of both kinds of attention."""
   return run(attend.attend), run(
     lambda *arguments: attend_blocks.attend_in_blocks(
       *arguments, block_sizes=(5, 4)

@@ -15,7 +15,7 @@ from specialize_jax.t5 import network
 
 
 def make(vocabulary, follows, vocab_size=64):
-  """Gives a model and parameters.
+  """Returns a model and parameters.
 
   Args:
     vocabulary: names the tokens.

@@ -214,7 +214,7 @@ class Teacher:
 
 
 def _columns(pieces, chat):
-  """Gives the lists of JSON that a choice's tokens fill."""
+  """Returns the lists of JSON that a choice's tokens fill."""
   tops = [
     {piece: -0.25, " or": -2.5, " so": -3.25, " it": -4.125, " a": -5.5}
     for piece in pieces

@@ -42,7 +42,7 @@ def write_questions(path, num_questions):
 
 
 def argv(base_url, questions, output, *flags):
-  """Gives the command's arguments."""
+  """Returns the command's arguments."""
   return [
     f"--base_url={base_url}",
     f"--questions={questions}",

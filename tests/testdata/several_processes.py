@@ -83,7 +83,7 @@ class Run:
     assert self.wait(processes) == [0] * len(processes), self.errors(0)
 
   def wait(self, processes, seconds=600):
-    """Gives all exit statuses."""
+    """Returns all exit statuses."""
     try:
       return [process.wait(timeout=seconds) for process in processes]
     finally:

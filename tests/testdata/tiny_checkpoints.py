@@ -136,7 +136,7 @@ def scanned(tensors, model_config, axis=1):
 
 
 def per_layer_tables(tensors, model_config):
-  """Gives every layer the table of its stack, as scalable_t5 has it."""
+  """Returns every layer the table of its stack, as scalable_t5 has it."""
   tensors = dict(tensors)
   depths = {
     "encoder": model_config.num_encoder_layers,

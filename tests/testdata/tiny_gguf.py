@@ -8,7 +8,7 @@ CONTEXT = 4096
 
 
 def vocabulary():
-  """Gives tokens and merges: GPT-2's bytes of ASCII, numbers, some words.
+  """Returns tokens and merges: GPT-2's bytes of ASCII, numbers, some words.
 
   Also the two bytes of "\u00e9" by themselves, so that a random model says
   tokens that are no whole character.

@@ -38,5 +38,5 @@ def train(texts, vocab_size=200, **options):
 
 @functools.cache
 def load():
-  """Gives the vocabulary."""
+  """Returns the vocabulary."""
   return vocabulary.SentencePiece(model())

@@ -68,7 +68,7 @@ class Joined:
       time.sleep(0.01)
 
   def wait(self, seconds):
-    """Gives all exit statuses."""
+    """Returns all exit statuses."""
     try:
       return [process.wait(timeout=seconds) for process in self.processes]
     finally:
