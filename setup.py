@@ -31,6 +31,7 @@ _REQUIRES = [
   "orjson>=3.10",
   "pyyaml>=6.0",
   "rapidfuzz>=3.10",
+  "regex>=2024.11",  # a dataset's pattern ends after a time
   "rich>=13.9",
   "safetensors>=0.5",
   "sentencepiece>=0.2.3",  # encode(..., return_type="proto")
@@ -61,7 +62,6 @@ _TEST = [
   "kubernetes-validate>=1.31",  # the schemas of Kubernetes' own objects
   "pytest>=8.3",
   "pytest-xdist>=3.6",
-  "regex>=2024.11",  # p50k_base's pattern has classes such as \p{L}
   "ruff>=0.12",
   "scipy>=1.14",
   # The parity oracle; its CPU build is enough. On newer Pythons the package

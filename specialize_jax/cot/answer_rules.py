@@ -12,11 +12,12 @@ import importlib
 import json
 import re
 import typing
-import unicodedata
 from collections.abc import Callable, Mapping
 
+import regex
+
 from specialize_jax import errors
-from specialize_jax.cot import answers
+from specialize_jax.cot import answers, spelling
 
 KINDS: tuple[str, ...] = typing.get_args(answers.Kind)
 """The kinds that `answers` finds and compares."""
@@ -30,7 +31,13 @@ PYTHON = "python:"
 """What a function's name begins with where another word could stand."""
 
 _REACH = 20_000  # characters at a text's end in which an answer is looked for
+# Characters that are compared in their folded form: no answer is as long.
+_MAX_FOLDED = 100_000
 _MAX_OBJECTS = 100  # of JSON, tried from the end
+# Of a text: what takes longer backtracks without an end in sight.
+_MAX_PATTERN_SECONDS = 0.3
+# Where a word of ASCII begins or ends.
+_WORD_EDGE = re.compile(r"(?<![0-9a-z])(?=[0-9a-z])|(?<=[0-9a-z])(?![0-9a-z])")
 _MAX_SHOWN = 60
 _DECODER = json.JSONDecoder()
 
@@ -41,7 +48,8 @@ class AnswerRule:
 
   Attributes:
     kind: One of `KINDS`; "contains", right where the gold answer occurs in the
-      text as a word or words; or one of `FOUND_KINDS`.
+      text (its last 100,000 characters) as a word or words; or one of
+      `FOUND_KINDS`.
     pattern: Of "regex": an expression whose last match answers, by its group
       `answer` or its only named group.
     field: Of "json": the name of the field, in the last object of the text that
@@ -80,7 +88,8 @@ class AnswerRule:
     """Judges a prediction; see `answers.grade` for the arguments.
 
     Raises:
-      UserError: a function of the dataset's own failed.
+      UserError: a function of the dataset's own failed, or its pattern took
+        too long.
     """
     if self.kind in KINDS:
       return answers.grade(
@@ -140,6 +149,8 @@ class AnswerRule:
   def _same(self, said: str, gold: str) -> bool:
     if self.compare.startswith(PYTHON):
       return bool(_called(self.compare.removeprefix(PYTHON), said, gold))
+    if max(len(said), len(gold)) > _MAX_FOLDED:
+      return said == gold
     if self.compare == "exact":
       return _folded(said) == _folded(gold) != ""
     return answers.grade(said, gold, kind=self.compare).correct
@@ -175,8 +186,8 @@ def why_not(rule: AnswerRule) -> str | None:
 
 def _why_no_pattern(pattern: str) -> str | None:
   try:
-    groups = re.compile(pattern).groupindex
-  except (re.error, RecursionError, OverflowError) as error:
+    groups = regex.compile(pattern).groupindex
+  except (regex.error, RecursionError, OverflowError) as error:
     return f"regex: {pattern!r} is no regular expression ({error})"
   if "answer" not in groups and len(groups) != 1:
     return (
@@ -187,8 +198,8 @@ def _why_no_pattern(pattern: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _pattern(pattern: str) -> tuple[re.Pattern[str], str]:
-  compiled = re.compile(pattern)
+def _pattern(pattern: str) -> tuple[regex.Pattern[str], str]:
+  compiled = regex.compile(pattern)
   names = list(compiled.groupindex)
   return compiled, "answer" if "answer" in names else names[0]
 
@@ -196,9 +207,17 @@ def _pattern(pattern: str) -> tuple[re.Pattern[str], str]:
 def _matched(pattern: str, text: str) -> str | None:
   compiled, group = _pattern(pattern)
   said = None
-  for match in compiled.finditer(text):
-    if match[group] is not None:
-      said = match[group].strip()
+  try:
+    for match in compiled.finditer(text, timeout=_MAX_PATTERN_SECONDS):
+      if match[group] is not None:
+        said = match[group].strip()
+  except TimeoutError as error:
+    raise errors.UserError(
+      f"regex: {pattern!r} takes more than {_MAX_PATTERN_SECONDS:g} s on a text"
+      f" of {len(text):,} characters, {_short(text)}: write it without a"
+      " repetition within a repetition, such as (a+)+, and without two of the"
+      " same characters in a row, such as .*.*"
+    ) from error
   return said or None
 
 
@@ -229,18 +248,22 @@ def _as_text(value: object) -> str | None:
 
 
 def _contains(text: str, target: str) -> bool:
-  text, target = _folded(text), _folded(target)
-  if not target:
+  """Whether a text has a target in it, as words.
+
+  "no" does not stand in "not"; other scripts write words without a gap. With
+  every edge of a word marked in both, by what a folded text has none of, this
+  is one search for a string, in time linear in both.
+  """
+  if len(target) > _MAX_FOLDED:
     return False
-  # "no" does not stand in "not"; other scripts write words without a gap.
-  before = r"(?<![0-9a-z])" if re.match("[0-9a-z]", target) else ""
-  after = r"(?![0-9a-z])" if re.search("[0-9a-z]$", target) else ""
-  return re.search(f"{before}{re.escape(target)}{after}", text) is not None
+  target = _WORD_EDGE.sub("\n", _folded(target))
+  text = _WORD_EDGE.sub("\n", _folded(text[-_MAX_FOLDED:]))
+  return bool(target) and target in text
 
 
 def _folded(text: str) -> str:
   """Returns a text in a form to compare: without case, quotes and blanks."""
-  text = unicodedata.normalize("NFKC", text).casefold()
+  text = spelling.nfkc(text).casefold()
   return " ".join(text.split()).strip("\"'`*$ ").rstrip(".\u3002 ")
 
 

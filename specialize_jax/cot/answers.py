@@ -106,6 +106,12 @@ _MAX_PERIOD, _MIN_LOOP = 100, 40
 _AROUND = "\"'`*$ "
 _DIGIT = re.compile(r"\d")
 _REST_OF_NUMBER = re.compile(rf"[\d.,/'{spelling.THIN_SPACE}]*")
+# As `fractions.Fraction` reads it, but for exponents and digits without end.
+_PLAIN_NUMBER = re.compile(
+  r"[-+]?(?:\d{1,200}(?:/\d{1,200}|(?:\.\d{0,200})?(?:e[-+]?\d{1,3})?)"
+  r"|\.\d{1,200}(?:e[-+]?\d{1,3})?)",
+  re.IGNORECASE,
+)
 _TOLERANCE = fractions.Fraction(1, 1_000_000)
 
 
@@ -322,11 +328,27 @@ def numbers_equal(left: str, right: str) -> bool:
     >>> numbers_equal("72.0", "72"), numbers_equal("-5", "5")
     (True, False)
   """
+  a, b = value_of(left), value_of(right)
+  return a is not None and b is not None and abs(a - b) <= _TOLERANCE
+
+
+def value_of(number: str) -> fractions.Fraction | None:
+  """Returns the value of a number as `extract_number` writes it.
+
+  Returns:
+    None for any other text, division by zero, and digits or exponents beyond
+    what an answer has, such as 1e999999999, which would fill the memory.
+
+  Example:
+    >>> value_of("3/4"), value_of("1e999999999")
+    (Fraction(3, 4), None)
+  """
+  if not _PLAIN_NUMBER.fullmatch(number):
+    return None
   try:
-    a, b = fractions.Fraction(left), fractions.Fraction(right)
-  except (ValueError, ZeroDivisionError):
-    return False
-  return abs(a - b) <= _TOLERANCE
+    return fractions.Fraction(number)
+  except ZeroDivisionError:
+    return None
 
 
 def extract_words(text: str) -> str:

@@ -9,11 +9,10 @@ import dataclasses
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cot import answer_rules, formats
+from specialize_jax.cot import answer_rules, formats, spelling
 from specialize_jax.data import questions
 from specialize_jax.datasets import mistakes as mistakes_lib
 from specialize_jax.files import reading, writing
@@ -51,7 +50,7 @@ def same_words(question: str) -> str:
     >>> same_words("What is 3 + 4?") == same_words("What is 3 - 4?")
     False
   """
-  text = unicodedata.normalize("NFKC", question).casefold()
+  text = spelling.nfkc(question).casefold()
   return " ".join(_PUNCTUATION.sub(" ", text).split())
 
 

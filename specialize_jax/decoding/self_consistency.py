@@ -7,7 +7,6 @@ take the majority of their answers, argmax over a of sum_i 1(a_i = a) (section
 """
 
 import dataclasses
-import fractions
 from collections.abc import Callable, Mapping, Sequence
 
 from specialize_jax.cot import answers
@@ -80,7 +79,5 @@ def vote(
 
 def _key(answer: str) -> object:
   """Returns the value of a number, otherwise the text."""
-  try:
-    return fractions.Fraction(answer)
-  except (ValueError, ZeroDivisionError):
-    return answer
+  value = answers.value_of(answer)
+  return answer if value is None else value

@@ -1,9 +1,10 @@
 import sys
+import time
 
 import pytest
 
 from specialize_jax import errors
-from specialize_jax.cot import answer_rules, answers
+from specialize_jax.cot import answer_rules, answers, spelling
 
 REGEX = answer_rules.AnswerRule(
   kind="regex", pattern=r"[Qq]ueue: (?P<answer>[a-z ]+)"
@@ -105,3 +106,29 @@ def test_a_function_of_one_s_own_reads_and_compares(tmp_path, monkeypatch):
 )
 def test_a_rule_that_cannot_be_used_is_told(rule, words):
   assert words in answer_rules.why_not(answer_rules.AnswerRule(**rule))
+
+
+def test_a_letter_under_half_a_million_marks_is_read_at_once():
+  """Python sorts the marks of one letter in quadratic time."""
+  rule = answer_rules.AnswerRule(kind="contains")
+  start = time.process_time()
+  spelling.nfkc("a" + "\u0300\u0327" * 500_000)
+  rule.grade("So it is a" + "\u0300\u0327" * 500_000, "7")
+  assert time.process_time() - start < 1.0
+  assert spelling.nfkc("e\u0301\u2460") == "\u00e91"
+
+
+def test_the_contained_answer_begins_and_ends_as_a_word():
+  rule = answer_rules.AnswerRule(kind="contains")
+  for text, answer, correct in (
+    ("no way", "no", True),
+    ("It is not so", "no", False),
+    ("an x-y plot", "x-y", True),
+    ("an ax-y plot", "x-y", False),
+    ("10%", "10%", True),
+    ("110%", "10%", False),
+    ("\u4f60\u597d\u5417", "\u597d", True),
+    ("", "no", False),
+    ("no", "", False),
+  ):
+    assert rule.grade(text, answer).correct is correct, (text, answer)
