@@ -69,10 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   from specialize_jax.files import locks
 
-  with (
-    locks.file(flags.output, "--output"),
-    locks.file(flags.report, "--report"),
-  ):
+  with locks.files({"--output": flags.output, "--report": flags.report}):
     return _align_store(flags)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -148,10 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   from specialize_jax.files import locks
 
-  with contextlib.ExitStack() as held:
-    for name in ("output", "figure"):
-      if path := getattr(flags, name):
-        held.enter_context(locks.file(path, f"--{name}"))
+  with locks.files({"--output": flags.output, "--figure": flags.figure}):
     return _plan(flags, bindings)
 
 

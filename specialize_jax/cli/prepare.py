@@ -124,7 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   from specialize_jax.files import locks
 
-  with locks.directory(flags.data_dir, "--data_dir", part=flags.dataset_name):
+  with (
+    locks.directory(flags.data_dir, "--data_dir", part=flags.dataset_name),
+    locks.files({"--report": flags.report}),
+  ):
     if flags.dataset_name in BENCHMARKS:
       return _prepare_benchmark(flags)
     return _prepare_teacher(flags, own.dataset if own else None)

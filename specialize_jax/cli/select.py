@@ -148,10 +148,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   from specialize_jax.files import locks
 
-  held = contextlib.nullcontext()
-  if jax.process_index() == 0:
-    held = locks.directory(flags.model_dir, "--model_dir", part="selection")
-  with held:
+  with contextlib.ExitStack() as held:
+    if jax.process_index() == 0:
+      held.enter_context(
+        locks.directory(flags.model_dir, "--model_dir", part="selection")
+      )
+      held.enter_context(locks.files({"--output": flags.output}))
     return _select(flags, bindings, tested, own.dataset if own else None)
 
 

@@ -36,7 +36,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from etils import epath
 
@@ -88,6 +88,23 @@ def file(path: Path, flag: str) -> contextlib.AbstractContextManager[None]:
   if len(os.fsencode(name)) > paths.MAX_NAME_BYTES:
     name = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()}.lock"
   return _held(path, flag, place.parent / name)
+
+
+@contextlib.contextmanager
+def files(paths_by_flag: Mapping[str, Path | None]) -> Iterator[None]:
+  """Holds every file that a command writes; see `file`.
+
+  Args:
+    paths_by_flag: the files by their flags; None of a flag that was not given.
+
+  Raises:
+    UserError: another process holds one of them.
+  """
+  with contextlib.ExitStack() as held:
+    for flag, path in paths_by_flag.items():
+      if path is not None:
+        held.enter_context(file(path, flag))
+    yield
 
 
 def _real(path: Path) -> str:
