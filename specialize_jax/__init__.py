@@ -18,9 +18,12 @@ import os
 import sys
 
 # `python -m specialize_jax...` looks for every module in the working directory
-# first: a stranger's folder with a `jax.py` would run it. While Python looks
-# for the module of `-m`, `sys.argv[0]` is "-m".
+# first, and so does an empty entry of PYTHONPATH: a stranger's folder with a
+# `jax.py` would run it. While Python looks for the module of `-m`,
+# `sys.argv[0]` is "-m". A user's own modules are found by `cli.own_modules`.
 if sys.argv[:1] == ["-m"] and sys.path[:1] == [os.getcwd()]:
-  sys.path.append(sys.path.pop(0))
+  del sys.path[0]
+if sys.argv and os.path.basename(sys.argv[0]) in ("-m", "specialize"):
+  sys.path.sort(key=lambda place: place in ("", os.getcwd()))
 
 __version__ = "0.1.0"

@@ -1,10 +1,14 @@
 """Modules of a user's own: found in the working directory, imported by name.
 
 The working directory comes after everything that is installed, so that a
-user's `queue.py` is no surprise to a library. Our own tasks are
-`specialize_jax.tasks`: the short names `tasks` and `gin_configs` are a user's
-where a project has them, and else still mean ours, as gin files written for
-earlier versions say.
+user's `queue.py` is no surprise to a library; and it is searched only for what
+`--import`, a gin file, a dataset's `python:` or a module from there asks for by
+name. A library that looks whether `wandb` or `pandas` is installed runs no
+stranger's `pandas.py`.
+
+Our own tasks are `specialize_jax.tasks`: the short names `tasks` and
+`gin_configs` are a user's where a project has them, and else still mean ours,
+as gin files written for earlier versions say.
 """
 
 import argparse
@@ -23,6 +27,8 @@ import specialize_jax
 from specialize_jax import errors
 
 _NAME = "tasks"
+# They import what a gin file, a flag or a dataset file names.
+_ASK_FOR_USERS = (__name__, "gin.config", "specialize_jax.cot.answer_rules")
 _OURS = pathlib.Path(specialize_jax.__file__).with_name(_NAME).resolve()
 
 
@@ -42,11 +48,9 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
 
 def make_importable() -> None:
   """Makes modules of the working directory importable, once a process."""
-  here = os.getcwd()
-  if here not in map(os.path.abspath, sys.path):
-    sys.path.append(here)
   if not any(isinstance(one, _OurTasks) for one in sys.meta_path):
     sys.meta_path.insert(0, _OurTasks())
+    sys.meta_path.append(_InWorkingDirectory())
 
 
 def check_named(names: Sequence[str]) -> None:
@@ -100,6 +104,39 @@ def import_named(names: Sequence[str]) -> None:
       ) from error
 
 
+class _InWorkingDirectory(importlib.abc.MetaPathFinder):
+  """Finds modules of the working directory for those who name them."""
+
+  def __init__(self) -> None:
+    """Has found nothing yet."""
+    self._found: set[str] = set()
+
+  def find_spec(
+    self,
+    fullname: str,
+    path: Sequence[str] | None = None,
+    target: object = None,
+  ) -> importlib.machinery.ModuleSpec | None:
+    """Returns where a module is; None unless a user's words ask for it."""
+    del target
+    if path is not None or not self._is_asked_by_a_user():
+      return None  # what is in a package is found by Python's own finder
+    found = importlib.machinery.PathFinder.find_spec(fullname, [os.getcwd()])
+    if found is not None:
+      self._found.add(fullname)
+    return found
+
+  def _is_asked_by_a_user(self) -> bool:
+    """Whether the import statement is a user's, or runs by a user's word."""
+    frame = sys._getframe(2)
+    while frame is not None:
+      name = frame.f_globals.get("__name__", "")
+      if name.partition(".")[0] != "importlib":
+        return name in _ASK_FOR_USERS or name.partition(".")[0] in self._found
+      frame = frame.f_back
+    return False
+
+
 class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
   """Finds `tasks`: a user's own, else ours under its earlier name."""
 
@@ -119,7 +156,7 @@ class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
       return None
     if path is not None and not any(map(_is_ours, path)):
       return None
-    for place in sys.path if path is None else ():
+    for place in [*sys.path, os.getcwd()] if path is None else ():
       found = importlib.machinery.PathFinder.find_spec(fullname, [place])
       if found is None or found.loader is None:
         continue  # a folder without `__init__.py` is no package of a user's
