@@ -4,6 +4,8 @@ The fingerprints are of file contents, since a directory may be moved, and a
 file may be replaced by another of the same path and date.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -28,17 +30,20 @@ def of_mixture(
 
   Returns:
     Under "data of TASK", a hash of the task's rows, or, for a source that is
-    not a `TableSource`, its number of examples. Under "vocabulary of FEATURE",
-    a hash of the vocabulary's model.
+    not a `TableSource`, its number of examples. Under "prompts of TASK", a hash
+    of its wording and demonstrations. Under "rate of TASK", its rate in a
+    mixture. Under "vocabulary of FEATURE", a hash of the vocabulary's model.
 
   Raises:
     UserError: the name is unknown, or a file cannot be read.
   """
   provider = example_stream.find_provider(mixture_or_task_name)
-  found = {
-    f"data of {task.name}": _of_source(task.source, split)
-    for task in seqio.get_subtasks(provider)
-  }
+  found = {}
+  for task in seqio.get_subtasks(provider):
+    found[f"data of {task.name}"] = _of_source(task.source, split)
+    found[f"prompts of {task.name}"] = _of_prompts(task)
+    if isinstance(provider, seqio.Mixture):
+      found[f"rate of {task.name}"] = f"{float(provider.get_rate(task)):g}"
   for name in ("inputs", "targets"):
     vocabulary = provider.output_features[name].vocabulary
     model = getattr(vocabulary, "sp_model", None)
@@ -54,6 +59,31 @@ def _of_source(source: seqio.DataSource, split: str) -> str:
     return _hash(_serialized(source.columns(split)))
   number = source.num_input_examples(split)
   return "unknown" if number is None else f"{number:,} examples"
+
+
+def _of_prompts(task: seqio.Task) -> str:
+  """Returns a hash of how a task writes its rows."""
+  steps = []
+  for step in task.preprocessors:
+    function, given = step, {}
+    if isinstance(step, functools.partial):
+      function, given = step.func, step.keywords
+    name = getattr(function, "__name__", type(function).__name__)
+    steps.append([name, {key: _plain(key, given) for key in sorted(given)}])
+  return _hash(json.dumps(steps).encode())
+
+
+def _plain(key: str, given: Mapping[str, object]) -> object:
+  """Returns an argument of a preprocessor as JSON; an object as its type."""
+  value = given[key]
+  if key == "read_demonstrations" and value is not None:
+    shows_some = getattr(given.get("data_format"), "in_context", False)
+    return [dataclasses.asdict(one) for one in value()] if shows_some else None
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    return dataclasses.asdict(value)
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  return type(value).__name__
 
 
 def _hash_of_files(files: Iterable[epath.Path]) -> str:

@@ -258,7 +258,7 @@ def _train(
     data,
     "give every host the same files (--data_dir, --tfds_data_dir)",
   )
-  settings = resuming.settings(experiment, data)
+  settings = resuming.settings(experiment, data, files.get(keeping.DATASET))
   # Before the first device computation, so that wrong names and splits fail
   # early.
   predictions_dir = os.path.join(experiment.model_dir, "predictions")

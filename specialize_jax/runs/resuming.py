@@ -8,6 +8,7 @@ report shows. docs/decisions/resume.md has the table.
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.evaluation import history
 from specialize_jax.files import writing
+from specialize_jax.t5 import config as t5_config
+from specialize_jax.training import optimizer
 
 # The state is of these: arrays, moments, and the place in the data. The value
 # says what to do.
@@ -47,6 +50,7 @@ _ALLOWED = frozenset(
     "attention_kernel_block",
     "dropout_rate",
     "dtype",
+    "gradient_dtype",
     "remat_policy",
   )
 )
@@ -62,22 +66,47 @@ _WRITTEN = {  # their names as the user writes them, in gin files
   "optimizer.learning_rate": "LEARNING_RATE",
   "optimizer.warmup_steps": "WARMUP_STEPS",
   "initial_checkpoint_path": "INITIAL_CHECKPOINT_PATH",
+  "hosts": "the number of hosts",
+  "devices": "the number of devices",
+  "dataset_file": "the dataset file",
 }
 _SHOWN_CHARACTERS = 200
+_CONFIGURATIONS = {
+  "model": t5_config.T5Config,
+  "optimizer": optimizer.OptimizerConfig,
+}
+# What a later release than the first has saved with a checkpoint.
+_SAVED_SINCE = (
+  "hosts",
+  "devices",
+  "dataset_file",
+  "data.prompts of ",
+  "data.rate of ",
+)
 
 
-def settings(experiment: object, data: Mapping[str, str]) -> dict[str, object]:
+def settings(
+  experiment: object,
+  data: Mapping[str, str],
+  dataset_file: bytes | None = None,
+) -> dict[str, object]:
   """Returns a run's settings by dotted names, JSON-serializable.
 
   Args:
     experiment: the frozen dataclass of a run.
     data: from `data.identity.of_mixture`.
+    dataset_file: the content of the dataset file; None for none.
 
   Example:
     {"batch_size": 128, "optimizer.learning_rate": 0.001, ...}
   """
   found = _flat("", dataclasses.asdict(experiment))
   found.pop("model_dir")  # which may be moved
+  found["hosts"] = jax.process_count()
+  found["devices"] = jax.device_count()
+  found["dataset_file"] = (
+    dataset_file and hashlib.sha256(dataset_file).hexdigest()[:16]
+  )
   return {**found, **{f"data.{name}": value for name, value in data.items()}}
 
 
@@ -150,11 +179,32 @@ def differences(
   if then is None:
     return {}
   now = json.loads(json.dumps(now))
+  then = {**_of_earlier_releases(then, now), **then}
   return {
     name: (_shown(then, name), _shown(now, name))
     for name in sorted({*then, *now})
     if then.get(name) != now.get(name)
   }
+
+
+def _of_earlier_releases(
+  then: Mapping[str, object], now: Mapping[str, object]
+) -> dict[str, object]:
+  """Returns what settings were that the release which saved did not have yet.
+
+  A field of a configuration had its default, which by convention changes
+  nothing; of what else was not saved nothing is known.
+  """
+  found = {}
+  for prefix, kind in _CONFIGURATIONS.items():
+    for field in dataclasses.fields(kind):
+      name = f"{prefix}.{field.name}"
+      if name in now and field.default is not dataclasses.MISSING:
+        found[name] = json.loads(json.dumps(field.default))
+  for added in _SAVED_SINCE:
+    if not any(name.startswith(added) for name in then):
+      found.update({n: v for n, v in now.items() if n.startswith(added)})
+  return found
 
 
 def written(name: str) -> str:

@@ -1,6 +1,7 @@
 """Each row of the table in docs/decisions/resume.md, and that it is there."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -8,10 +9,12 @@ import shutil
 
 import numpy as np
 import pytest
+import seqio
 from testdata import tiny_demo, tiny_world
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import manager as managers
+from specialize_jax.cot import formats
 from specialize_jax.data import identity, sources
 from specialize_jax.reports import page
 from specialize_jax.reports import results as results_lib
@@ -56,12 +59,36 @@ REFUSED = {
     _with("optimizer", name="adafactor"),
     'optimizer.name="adafactor" .* with "adamw"',
   ),
+  "Muon for AdamW, or back": (
+    _with("optimizer", name="muon"),
+    'optimizer.name="muon" .* with "adamw"',
+  ),
+  "the dtype of first moments": (
+    _with("optimizer", first_moment_dtype="bfloat16"),
+    'optimizer.first_moment_dtype="bfloat16" .* with "float32"',
+  ),
+}
+# Settings that are no field of a run: what another start would have.
+REFUSED_DATA = {
+  "the data": "data of a task",
+  "the vocabulary": "vocabulary of targets",
+  "the prompts": "prompts of a task",
+  "a rate of the mixture": "rate of a task",
 }
 RECORDED = {
   "the mesh": (_changed(mesh=experiment.MeshShape(fsdp=2)), "mesh.fsdp"),
   "NUM_MICROBATCHES": (_changed(num_microbatches=2), "num_microbatches"),
   "the loss": (_with("loss", objective="sample_matching"), "loss.objective"),
   "dropout": (_with("model", dropout_rate=0.5), "model.dropout_rate"),
+  "remat": (_with("model", remat_policy="full"), "model.remat_policy"),
+  "the attention kernel": (
+    _with("model", attention="plain"),
+    "model.attention",
+  ),
+  "the dtype of gradients": (
+    _with("model", gradient_dtype="bfloat16"),
+    "model.gradient_dtype",
+  ),
   "dtype": (_with("model", dtype="bfloat16"), "model.dtype"),
   "LEARNING_RATE": (_with("optimizer", learning_rate=0.5), "LEARNING_RATE"),
   "the schedule": (_with("optimizer", schedule="rsqrt"), "optimizer.schedule"),
@@ -74,6 +101,12 @@ RECORDED = {
     "INITIAL_CHECKPOINT_PATH",
   ),
 }
+RECORDED_STARTS = {
+  "the number of hosts": {"hosts": 2},
+  "the number of devices": {"devices": 3},
+  "the dataset file": {"dataset_file": "5678"},
+}
+DATA = dict.fromkeys(REFUSED_DATA.values(), "1234")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,7 +120,7 @@ def data_dir(tmp_path_factory):
 def saved(tmp_path):
   """A checkpoint with the settings of a run."""
   run = tiny_demo.run(tmp_path / "run")
-  settings = resuming.settings(run, {"data of a task": "1234"})
+  settings = resuming.settings(run, DATA, b"name: queues")
   with managers.CheckpointManager(tmp_path / "run/checkpoints") as manager:
     manager.save(2, {"a": np.ones(2)}, b"", {"settings": settings})
     manager.wait()
@@ -98,16 +131,18 @@ def saved(tmp_path):
 def test_what_the_state_depends_on_is_refused_with_both_values(row, saved):
   run, manager = saved
   change, expected = REFUSED[row]
-  now = resuming.settings(change(run), {"data of a task": "1234"})
+  now = resuming.settings(change(run), DATA, b"name: queues")
   with pytest.raises(errors.UserError, match=expected) as raised:
     resuming.check(manager, now)
   assert "in another MODEL_DIR" in str(raised.value)
 
 
-def test_other_data_under_the_same_name_is_refused(saved):
+@pytest.mark.parametrize("row", REFUSED_DATA)
+def test_other_data_under_the_same_name_are_refused(row, saved):
   run, manager = saved
-  now = resuming.settings(run, {"data of a task": "5678"})
-  with pytest.raises(errors.UserError, match='data of a task="5678".*"1234"'):
+  name = REFUSED_DATA[row]
+  now = resuming.settings(run, DATA | {name: "5678"}, b"name: queues")
+  with pytest.raises(errors.UserError, match=f'{name}="5678".*"1234"'):
     resuming.check(manager, now)
 
 
@@ -115,7 +150,7 @@ def test_other_data_under_the_same_name_is_refused(saved):
 def test_any_other_change_is_recorded_with_both_values(row, saved, tmp_path):
   run, manager = saved
   change, name = RECORDED[row]
-  now = resuming.settings(change(run), {"data of a task": "1234"})
+  now = resuming.settings(change(run), DATA, b"name: queues")
   resuming.check(manager, now)
   resuming.record(tmp_path, 2, manager.metadata(2), now)
   (written,) = map(
@@ -127,10 +162,39 @@ def test_any_other_change_is_recorded_with_both_values(row, saved, tmp_path):
   assert before != after
 
 
+@pytest.mark.parametrize("row", RECORDED_STARTS)
+def test_another_start_is_recorded_with_both_values(row, saved, tmp_path):
+  run, manager = saved
+  now = resuming.settings(run, DATA, b"name: queues") | RECORDED_STARTS[row]
+  resuming.check(manager, now)
+  resuming.record(tmp_path, 2, manager.metadata(2), now)
+  (written,) = map(
+    json.loads, (tmp_path / "changes.jsonl").read_text().splitlines()
+  )
+  assert list(written["changes"]) == [row]
+
+
+def test_what_an_earlier_release_did_not_save_is_no_change(saved, tmp_path):
+  """A field that a configuration has got since had its default."""
+  run, manager = saved
+  now = resuming.settings(run, DATA, b"name: queues")
+  then = dict(now)
+  for name in ("model.gradient_dtype", "optimizer.first_moment_dtype"):
+    del then[name]
+  for name in ("hosts", "devices", "dataset_file"):
+    del then[name]
+  then = {n: v for n, v in then.items() if not n.startswith("data.prompts")}
+  assert resuming.differences(then, now) == {}
+  changed = now | {"optimizer.first_moment_dtype": "bfloat16"}
+  assert resuming.differences(then, changed) == {
+    "optimizer.first_moment_dtype": ('"float32"', '"bfloat16"')
+  }
+
+
 def test_a_moved_directory_is_no_change(saved, tmp_path):
   run, manager = saved
   moved = dataclasses.replace(run, model_dir=str(tmp_path / "moved"))
-  now = resuming.settings(moved, {"data of a task": "1234"})
+  now = resuming.settings(moved, DATA, b"name: queues")
   resuming.record(tmp_path, 2, manager.metadata(2), now)
   assert not (tmp_path / "changes.jsonl").exists()
 
@@ -142,8 +206,8 @@ def test_the_table_of_the_guide_has_these_rows():
     kind: {name.replace("`", "") for name, k in rows if k == kind}
     for kind in ("refused", "recorded")
   }
-  assert found["refused"] == {*REFUSED, "the data"}
-  assert found["recorded"] == {*RECORDED}
+  assert found["refused"] == {*REFUSED, *REFUSED_DATA}
+  assert found["recorded"] == {*RECORDED, *RECORDED_STARTS}
 
 
 def test_data_are_known_by_content_wherever_they_lie(data_dir, tmp_path):
@@ -160,6 +224,43 @@ def test_data_are_known_by_content_wherever_they_lie(data_dir, tmp_path):
   now = identity.of_mixture("mini_facts_v1")
   sources.set_data_dir(data_dir)
   assert {n for n in now if now[n] != here[n]} == {"data of mini_facts_v1"}
+
+
+def test_other_words_around_the_same_rows_are_other_prompts(data_dir):
+  provider = seqio.get_mixture_or_task("mini_svamp_zero_shot_answer_only_v1")
+  here = identity._of_prompts(provider)
+  (render, *others) = provider.preprocessors
+  worded = dataclasses.replace(
+    render.keywords["data_format"],
+    wording=formats.Wording(answer_only="Ask: {question} A:"),
+  )
+  other = functools.partial(
+    render.func, **(render.keywords | {"data_format": worded})
+  )
+  changed = seqio.Task(
+    "other",
+    source=provider.source,
+    output_features=provider.output_features,
+    preprocessors=[other, *others],
+  )
+  assert identity._of_prompts(changed) != here
+
+
+def test_other_demonstrations_are_other_prompts():
+  provider = seqio.get_mixture_or_task("mini_svamp_in_context_answer_only_v1")
+  (render, *others) = provider.preprocessors
+  read = render.keywords["read_demonstrations"]
+  fewer = functools.partial(
+    render.func,
+    **(render.keywords | {"read_demonstrations": lambda: read()[1:]}),
+  )
+  changed = seqio.Task(
+    "other",
+    source=provider.source,
+    output_features=provider.output_features,
+    preprocessors=[fewer, *others],
+  )
+  assert identity._of_prompts(changed) != identity._of_prompts(provider)
 
 
 def test_a_resumed_run_records_and_its_report_shows(data_dir, tmp_path):
