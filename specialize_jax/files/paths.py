@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import socket
+import stat
 import threading
 from collections.abc import Mapping
 
@@ -207,6 +208,17 @@ def _refuse_scheme(shown: str, given: str) -> None:
   )
 
 
+def is_device(path: str | os.PathLike[str]) -> bool:
+  """Whether a local path is a device, but for /dev/null, which is empty."""
+  try:
+    found = os.stat(path)
+  except (OSError, ValueError):
+    return False  # in a bucket, or not there
+  return stat.S_ISBLK(found.st_mode) or (
+    stat.S_ISCHR(found.st_mode) and not os.path.samefile(path, os.devnull)
+  )
+
+
 def _check_local(shown: str, given: str, kind: Kind) -> None:
   path = pathlib.Path(given)
   _check_names(shown, path, kind.suffix)
@@ -229,6 +241,8 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
       f"{shown} ends with a slash, as a directory does: expected a file's name"
     )
   if kind.is_read:
+    if is_device(given):
+      raise errors.UserError(f"{shown} is a device: expected a file to read")
     if not _may(given, os.R_OK | (os.X_OK if is_dir else 0)):
       raise errors.UserError(f"{shown} may not be read: permission denied")
     return

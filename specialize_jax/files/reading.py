@@ -14,7 +14,7 @@ import orjson
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import seals
+from specialize_jax.files import paths, seals
 
 _MARK = "\ufeff"
 # By the mark, or by the zero byte of an ASCII character, which no text holds.
@@ -44,10 +44,13 @@ def lines(path: Path) -> Iterator[str]:
   r"""Yields a large text file's lines, each with its `\n`: no other ends one.
 
   Raises:
-    UserError: a line is not UTF-8; the message names it.
+    UserError: a line is not UTF-8, or longer than a row may be; the message
+      names it.
   """
   with open(path, "rb") as stream:
-    for number, line in enumerate(stream, start=1):
+    stored = iter(lambda: stream.readline(MAX_ROW_SIZE + 1), b"")
+    for number, line in enumerate(stored, start=1):
+      check_row_size(line, f"{path}, line {number}")
       try:
         text = line.decode("utf-8")
       except UnicodeDecodeError as error:
@@ -226,8 +229,11 @@ def read_bytes(path: Path) -> bytes:
   """Reads a whole file, local, a pipe or in a bucket.
 
   Raises:
-    UserError: there is no such file, or it is a directory.
+    UserError: there is no such file, or it is a directory, or a device, such
+      as /dev/zero, which has no end.
   """
+  if paths.is_device(path):
+    raise errors.UserError(f"{path} is a device: expected a file to read")
   try:
     return epath.Path(path).read_bytes()
   except FileNotFoundError as error:

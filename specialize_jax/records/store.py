@@ -133,10 +133,12 @@ def is_released(file: epath.Path) -> bool:
 
 def _first_character(file: epath.Path) -> str:
   with file.open("rb") as stream:
-    for line in stream:
-      text = line.removeprefix(codecs.BOM_UTF8).strip()
+    mark = codecs.BOM_UTF8
+    while chunk := stream.read(_CHUNK_BYTES):
+      text = chunk.removeprefix(mark).lstrip()
       if text:
         return chr(text[0])
+      mark = b""
   return ""
 
 

@@ -73,6 +73,9 @@ def test_what_is_read_must_be_there_and_of_its_kind(place):
   _refused(folder, paths.INPUT_FILE, "is a directory: expected a file")
   _refused(file, paths.INPUT_DIRECTORY, "is a file: expected a directory")
   _refused(f"{file}/", paths.INPUT_FILE, "ends with a slash")
+  (place / "endless").symlink_to("/dev/zero")
+  for given in ("/dev/zero", f"{place}/endless"):
+    _refused(given, paths.INPUT_FILE, "is a device: expected a file")
 
 
 def test_what_is_written_may_be_new_and_is_not_made_yet(place):

@@ -111,6 +111,24 @@ def test_a_row_that_is_absurdly_long_is_refused(tmp_path):
     reading.read_rows(path)
 
 
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path):
+  path = tmp_path / "lines"
+  with path.open("wb") as stream:
+    stream.write(b"first\n")
+    stream.truncate(1 << 40)  # a hole, which takes no room on disk
+  lines = reading.lines(path)
+  assert next(lines) == "first\n"
+  with pytest.raises(errors.UserError, match="line 2 has more than 33,554,432"):
+    next(lines)
+
+
+def test_a_device_is_no_file(tmp_path):
+  (tmp_path / "endless").symlink_to("/dev/zero")
+  with pytest.raises(errors.UserError, match="endless is a device"):
+    reading.read_bytes(tmp_path / "endless")
+  assert reading.read_bytes("/dev/null") == b""
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_a_row_that_is_nested_too_deeply_is_refused(tmp_path, opening):
   path = tmp_path / "rows.jsonl"
