@@ -54,11 +54,17 @@ def run(folder, num_steps):
   from specialize_jax.training import loop, optimizer
 
   names = world.WorldConfig.__dataclass_fields__
-  sizes = {name: 20 for name in names if name.endswith("_size")}
+  sizes = {
+    name: 20
+    for name in names
+    if name.endswith("_size") and not name.endswith("vocab_size")
+  }
   world.build(
     folder,
     seed=0,
-    config=world.WorldConfig(**sizes, samples_per_question=2),
+    config=world.WorldConfig(
+      **sizes, student_vocab_size=300, samples_per_question=2
+    ),
   )
   sources.set_data_dir(folder)
   lengths = {"inputs": 64, "targets": 32}
