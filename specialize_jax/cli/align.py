@@ -1,4 +1,4 @@
-"""`specialize align`: teacher records to aligned targets, and a report."""
+"""`specialize align`: aligns teacher records with a student."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize align",
-    description="Lays a teacher's tokens on a student's, and the teacher's"
-    " most probable tokens on the student's pieces. Writes one JSON object a"
-    " sample, and a coverage report.",
+    description="Aligns a teacher's tokens with a student's, and maps the"
+    " teacher's distributions onto the student's pieces. Writes a JSON object"
+    " per sample, and a coverage report.",
     epilog=_EXAMPLE,
   )
   teacher_records.add_flags(parser)
@@ -39,19 +39,19 @@ def build_parser() -> argparse.ArgumentParser:
     "--output",
     required=True,
     metavar="FILE.jsonl",
-    help="one row a sample: pieces, targets and mask, or why it was rejected",
+    help="a row per sample: pieces, targets and mask, or why it was rejected",
   )
   parser.add_argument(
     "--report",
     required=True,
     metavar="FILE.json",
-    help="counts of positions by kind, and the share of teacher mass kept",
+    help="counts of positions by kind, and the fraction of teacher mass kept",
   )
   return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Aligns a store; writes both files whole or neither."""
+  """Aligns a store, and writes both files atomically."""
   flags = build_parser().parse_args(argv)
   paths.check_flags(
     flags,
@@ -140,7 +140,7 @@ def _named_targets(
 ) -> list[list[list[object]]]:
   """Returns each position's candidates as [piece, probability].
 
-  Twelve digits give back a probability that the source rounded to fewer.
+  Rounding to twelve digits restores probabilities that the source rounded.
   """
   return [
     [

@@ -1,4 +1,4 @@
-"""The questions that a teacher is asked: of a file, benchmark or dataset."""
+"""Reads a teacher's questions from a file, a benchmark or a dataset."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if typing.TYPE_CHECKING:
 def read_file(path: str) -> list[standing.Problem]:
   """Reads a JSONL file of `{"question", "answer"}`, an id where it has one.
 
-  An answer may be bare or, as GSM8K writes it, a solution that ends in
-  "#### 72". A row without `question_id` is known by its number, from 0.
+  An answer can be bare or, as in GSM8K, a solution that ends in "#### 72". The
+  id of a row without `question_id` is its number, from 0.
 
   Raises:
-    UserError: a row is not such a question, or its answer has no number, or
-      two rows have one id.
+    UserError: a row is not a question, its answer has no number, or two rows
+      have the same id.
   """
   problems = []
   rows = questions.read_json_lines(path, ["question", "answer"])

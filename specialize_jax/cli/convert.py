@@ -1,4 +1,4 @@
-"""`specialize convert`: checkpoints in from the world, and out to it."""
+"""`specialize convert`: converts checkpoints between formats."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     prog="specialize convert",
     description="Converts a checkpoint of any kind (ours, a Hugging Face folder"
     " or hub name, T5X's) to ours, to T5X's or to a Hugging Face folder that"
-    " AutoModelForSeq2SeqLM.from_pretrained loads. One tensor at a time: a"
-    " model much larger than the memory is converted.",
+    " AutoModelForSeq2SeqLM.from_pretrained loads. Tensors are converted one at"
+    " a time, so models can be larger than memory.",
     epilog=_EXAMPLE,
   )
   parser.add_argument(
@@ -51,13 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--output",
     metavar="DIR",
-    help="a folder that does not exist yet; ours is then a model_dir with one"
-    " step, as --checkpoint and INITIAL_CHECKPOINT_PATH take it",
+    help="a folder that does not exist yet; ours is a model_dir with one step,"
+    " for --checkpoint and INITIAL_CHECKPOINT_PATH",
   )
   parser.add_argument(
     "--to",
     choices=("ours", "huggingface", "t5x"),
-    help="what is written (default: huggingface from ours, ours from others)",
+    help="the output format (default: huggingface from ours, ours from others)",
   )
   parser.add_argument(
     "--verify",
@@ -83,25 +83,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags that say how the tensors and the vocabulary change."""
+  """Adds the flags of conversions of tensors and vocabulary."""
   parser.add_argument(
     "--dtype",
     choices=("float32", "bfloat16", "float16"),
-    help="of the tensors written (default: that of those read)",
+    help="dtype of the output tensors (default: that of the input)",
   )
   parser.add_argument(
     "--vocab_size",
     type=_positive,
     metavar="ROWS",
-    help="rows of the vocabulary written: more are filled up with that of the"
-    " padding token, fewer are cut off (default: as read, but that T5's 32,100"
-    " become 32,128 in ours, and go back)",
+    help="number of vocabulary rows of the output: additional rows are copies"
+    " of the padding token's, and excess rows are dropped (default: that of the"
+    " input, except that T5's 32,100 rows are 32,128 in ours)",
   )
   parser.add_argument(
     "--vocabulary",
     metavar="SPIECE",
-    help="the SentencePiece model to put beside it (default: the tokenizer"
-    " that lies beside the checkpoint)",
+    help="the SentencePiece model to include (default: the checkpoint's"
+    " tokenizer)",
   )
   parser.add_argument(
     "--extra_ids",
@@ -207,7 +207,7 @@ def _summary(planned: conversion.Plan, path: object) -> str:
 
 
 def _counting(bar: progress.Progress) -> Callable[[int], None]:
-  """Returns what counts a tensor that was read, given its number of bytes."""
+  """Returns a callback that counts tensors by their sizes in bytes."""
   total = 0
 
   def count(num_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""`specialize demo`: the whole way on the mini world, ending in a report."""
+"""`specialize demo`: the whole pipeline on the mini world."""
 
 import argparse
 import pathlib
@@ -19,7 +19,7 @@ from specialize_jax.files import paths
 _EXAMPLE = """example:
   specialize demo --output_dir=demo_output --seed=0
   specialize demo --study --output_dir=study_output   (under an hour)
-A second start in the same directory goes on where the first one stopped.
+An interrupted demo is resumed when it is started again in its directory.
 """
 
 _OUTPUT = paths.OUTPUT_DIRECTORY.local(
@@ -33,21 +33,21 @@ def build_parser() -> argparse.ArgumentParser:
     prog="specialize demo",
     description="Builds a small world of word problems with an exact teacher,"
     " pre-trains a tiny T5, specializes it on the teacher's chains of thought,"
-    " and tests what was won and lost. Needs no download, key or accelerator.",
+    " and tests it before and after. Needs no download, key or accelerator.",
     epilog=_EXAMPLE,
   )
   parser.add_argument(
     "--output_dir",
     required=True,
     metavar="DIR",
-    help="where report.html, results.json and all that lies behind them go",
+    help="the directory of report.html, results.json and all other outputs",
   )
   parser.add_argument(
     "--seed",
     type=flag_types.whole(0, errors.MAX_SEED),
     default=0,
     metavar="N",
-    help="of the world, the teacher and both trainings (default: 0)",
+    help="seed of the world, the teacher and both runs (default: 0)",
   )
   devices.add_flags(parser, cpu_devices=2)
   gin_files.add_flags(parser, default_file="runs/demo.gin")
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the demo, then prints its table and where the report is."""
+  """Runs the demo, and prints its table and the path of the report."""
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
   paths.check_flags(
@@ -119,7 +119,7 @@ def _experiment(
   model_dir: pathlib.Path,
   *bindings: str,
 ) -> object:
-  """Configures one of the two runs, in its place below the output."""
+  """Configures one of the two runs, in a subdirectory of the output."""
   from specialize_jax.runs import experiment
 
   run_flags = argparse.Namespace(**{**vars(flags), "gin_file": [gin_file]})

@@ -13,7 +13,7 @@ DEFAULT_FILE = "runs/study.gin"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds what makes a study of a demo."""
+  """Adds the flags of a study."""
   group = parser.add_argument_group("the study")
   group.add_argument(
     "--study",
@@ -26,20 +26,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     type=flag_types.whole(1),
     default=3,
     metavar="N",
-    help="how many worlds, from --seed on (default: 3)",
+    help="number of worlds, with seeds from --seed on (default: 3)",
   )
   group.add_argument(
     "--num_workers",
     type=flag_types.whole(1),
     default=os.cpu_count(),
     metavar="N",
-    help="how many runs at a time, each on a core of its own, on a GPU with "
-    "its share of the memory (default: all cores)",
+    help="number of concurrent runs, each on one core, or on a GPU with an "
+    "equal share of its memory (default: the number of cores)",
   )
 
 
 def run(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
-  """Runs what is missing of the study, then prints what came out.
+  """Runs the missing parts of the study, and prints its results.
 
   Raises:
     UserError: a flag or a gin file is not possible.

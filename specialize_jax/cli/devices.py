@@ -30,32 +30,32 @@ def add_flags(
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
   """Adds what makes this process one of several that run the command."""
   group = parser.add_argument_group(
-    "several processes", "each runs the same command, on its own machine"
+    "several processes", "each runs the same command on its own machine"
   )
   group.add_argument(
     "--multi_host",
     action="store_true",
-    help="take the rest from the environment of the TPU slice (or of Slurm)",
+    help="join the other hosts of a TPU slice (or of Slurm)",
   )
   group.add_argument(
     "--coordinator_address",
     metavar="HOST:PORT",
-    help="of the first process, the same everywhere",
+    help="address of the first process, the same for all",
   )
   group.add_argument("--num_processes", type=flag_types.whole(1), metavar="N")
   group.add_argument(
     "--process_id",
     type=flag_types.whole(0),
     metavar="I",
-    help="this one's, from 0",
+    help="number of this process, from 0",
   )
   group.add_argument(
     "--heartbeat_seconds",
     type=flag_types.whole(1),
     default=60,
     metavar="S",
-    help="after so long a silence a process is taken for dead, and the others "
-    "end (default: 60)",
+    help="timeout after which a silent process is considered dead, and the "
+    "others end (default: 60)",
   )
 
 

@@ -1,4 +1,4 @@
-"""`specialize eval`: a checkpoint on a seqio task or mixture."""
+"""`specialize eval`: evaluates a checkpoint on a seqio task or mixture."""
 
 import argparse
 import json

@@ -39,9 +39,9 @@ have?"}' > inputs.jsonl
   specialize generate --checkpoint=demo_output/specialize \\
     --vocabulary=demo_output/world/mini/student.model \\
     --inputs=inputs.jsonl --outputs=outputs.jsonl --max_new_tokens=64
-A question is written as the student was trained to read it: in the words of
-the dataset file that the run keeps, or of --dataset, or else the paper's.
-A second start goes on where the first one stopped.
+A question is rendered as in the student's training data, with the wording of
+--dataset or of the run's dataset file, or else the paper's. An interrupted
+command is resumed when it is started again.
 """
 
 # Batches whose inputs are looked at together for like lengths: the more, the
@@ -55,14 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
     prog="specialize generate",
     description='Decodes JSONL rows with "question", or with a whole prompt '
     'as "text" or "input_ids". Output rows '
-    'keep the other fields and add "output_ids" and, where a vocabulary is '
-    'known, "output". A row that also has "target" or "target_ids" is scored '
-    'instead: "target_log_probs", one a token of the target.',
+    'keep the other fields and add "output_ids" and, if there is a vocabulary, '
+    '"output". A row that also has "target" or "target_ids" is scored instead: '
+    '"target_log_probs", one per target token.',
     epilog=_EXAMPLE,
   )
   _add_files(parser)
-  _add_strategy(parser.add_argument_group("what is decoded"))
-  _add_machine(parser.add_argument_group("how it runs"))
+  _add_strategy(parser.add_argument_group("decoding"))
+  _add_machine(parser.add_argument_group("execution"))
   devices.add_flags(parser)
   return parser
 
@@ -84,32 +84,32 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     "--inputs",
     required=True,
     metavar="FILE.jsonl",
-    help="what to decode; all rows are checked before the first is decoded",
+    help="rows to decode; all are validated before the first is decoded",
   )
   parser.add_argument(
     "--format",
     choices=[one.name for one in formats.FORMATS],
-    help='how a "question" is written (default: zero_shot_chain_of_thought);'
-    " in-context formats show solved questions of --dataset",
+    help='the format of a "question" (default: zero_shot_chain_of_thought);'
+    " in-context formats have demonstrations from --dataset",
   )
   registered_tasks.add_dataset_flag(parser)
   parser.add_argument(
     "--outputs",
     required=True,
     metavar="FILE.jsonl",
-    help="written in the inputs' order; FILE.jsonl.progress beside it says "
-    "what it is made of, so that an interrupted run goes on",
+    help="rows in the inputs' order; FILE.jsonl.progress next to it has the "
+    "settings, to resume an interrupted run",
   )
   parser.add_argument(
     "--overwrite",
     action="store_true",
-    help="begin --outputs anew, whatever is there",
+    help="overwrite --outputs",
   )
   parser.add_argument(
     "--vocabulary",
     metavar="SPIECE",
-    help="the model's SentencePiece file (default: the one that lies beside "
-    "the checkpoint, if one does)",
+    help="the model's SentencePiece file (default: the checkpoint's, if there "
+    "is one)",
   )
 
 
@@ -124,26 +124,26 @@ def _add_strategy(group: argparse._ArgumentGroup) -> None:
   seed = {"type": flag_types.whole(0, errors.MAX_SEED), "metavar": "N"}
   real = {"type": flag_types.real(), "metavar": "X"}
   for name, default, kind, what in (
-    ("max_new_tokens", 128, whole, "the most tokens of an output, EOS among "),
-    ("num_beams", 4, whole, "hypotheses of a beam "),
-    ("num_return_sequences", 1, whole, 'of a beam, as "outputs" '),
-    ("length_penalty", 1.0, real, "of a beam: its score is divided by the "
+    ("max_new_tokens", 128, whole, "maximum number of output tokens and EOS "),
+    ("num_beams", 4, whole, "number of beams "),
+    ("num_return_sequences", 1, whole, 'sequences per row, as "outputs" '),
+    ("length_penalty", 1.0, real, "of beam search: a score is divided by the "
      "length to this power "),
     ("temperature", 1.0, real, "of samples "),
-    ("top_k", None, whole, "samples come from the k most likely tokens "),
-    ("top_p", 1.0, real, "and of these from the fewest that hold this mass "),
-    ("num_samples", 1, whole, 'of each row, as "outputs" '),
-    ("seed", 0, seed, "a sample depends on it, its row and its number only "),
+    ("top_k", None, whole, "sample from the k most likely tokens "),
+    ("top_p", 1.0, real, "sample from the fewest tokens with this mass "),
+    ("num_samples", 1, whole, 'samples per row, as "outputs" '),
+    ("seed", 0, seed, "a sample is a function of seed, row and number "),
   ):  # fmt: skip
     shown = "all" if default is None else default
     group.add_argument(
       f"--{name}", default=default, help=f"{what}(default: {shown})", **kind
     )
   for name, what in (
-    ("self_consistency", 'the samples vote: "voted_answer" and "vote_shares" '
-     "are added, and the output is the winner's likeliest sample"),
-    ("calculator", "the result of a sum such as `48/2 =` is forced"),
-    ("log_probs", 'add "output_log_probs", one a token'),
+    ("self_consistency", 'vote over samples: adds "voted_answer" and '
+     '"vote_shares"; the output is the likeliest sample with that answer'),
+    ("calculator", "force the result of arithmetic such as `48/2 =`"),
+    ("log_probs", 'add "output_log_probs", one per token'),
   ):  # fmt: skip
     group.add_argument(f"--{name}", action="store_true", help=what)
 
@@ -159,7 +159,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
   group.add_argument(
     "--truncate",
     action="store_true",
-    help="cut longer inputs instead, and say how many",
+    help="truncate longer inputs instead, and report their number",
   )
   group.add_argument(
     "--batch_size",
@@ -172,14 +172,14 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     "--dtype",
     default="float32",
     choices=("float32", "bfloat16"),
-    help="of activations; bfloat16 is faster on TPUs (default: float32)",
+    help="dtype of activations; bfloat16 is faster on TPUs (default: float32)",
   )
   group.add_argument(
     "--mesh",
     default="",
     metavar="AXIS=N,...",
-    help="devices along data, fsdp and model, such as fsdp=4,model=2; data "
-    "takes what is left (default: all data)",
+    help="devices along data, fsdp and model, such as fsdp=4,model=2; the "
+    "remaining ones are along data (default: all)",
   )
 
 

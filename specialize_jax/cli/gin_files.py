@@ -57,24 +57,24 @@ def add_flags(parser: argparse.ArgumentParser, default_file: str) -> None:
     "--gin_file",
     action="append",
     metavar="FILE",
-    help=f"a gin file, in order; may be repeated (default: {default_file});"
-    " gin files are programs, which can run anything: read a stranger's"
-    " before you give it; checkpoints, records, questions, predictions and"
-    " reports never are",
+    help=f"a gin file; may be repeated, in order (default: {default_file});"
+    " gin files are programs, which can run anything, unlike checkpoints,"
+    " records, questions, predictions and reports: read one from an untrusted"
+    " source before you use it",
   )
   group.add_argument(
     "--gin_search_paths",
     default="",
     metavar="DIR,DIR",
-    help="where gin files are looked for first; then among those of the"
-    " package, then in the working directory",
+    help="directories that are searched for gin files before the package's and"
+    " the working directory",
   )
   group.add_argument(
     "--gin.NAME=value",
     action="append",
     dest="_gin_bindings_help",
     metavar="",
-    help="binds a macro or a parameter over the files, as in T5X",
+    help="bind a macro or a parameter, overriding the files, as in T5X",
   )
   parser.set_defaults(default_gin_file=default_file)
 

@@ -1,13 +1,12 @@
 """Checks every value that gin binds against the annotation of its parameter.
 
-Gin binds whatever is written, so that `TRAIN_STEPS = "2"` would fail hours
-later, in the words of another library. Here each bound parameter is followed
-to the literal behind it, through macros and references, and compared with the
-annotation of the dataclass or function that takes it, before anything runs.
+Gin binds any value, so that `TRAIN_STEPS = "2"` could fail hours later, with an
+error of another library. Here each bound parameter is resolved to its literal,
+through macros and references, and compared with the annotation of the dataclass
+or function that has it, before anything runs.
 
-What is taken where something else is annotated: a whole number for a float,
-and a list for a tuple. A bool is no number; numbers are finite; text is not
-empty.
+An integer is accepted for a float, and a list for a tuple. A bool is not a
+number, numbers must be finite, and text must not be empty.
 """
 
 import collections.abc

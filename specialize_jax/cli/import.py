@@ -1,7 +1,7 @@
-"""`specialize import`: what others have sampled, into a record store.
+"""`specialize import`: imports samples of others into a record store.
 
-A statement cannot import a module of this name; `importlib`, `python -m` and
-the console script can, and nothing else needs to.
+An import statement cannot refer to a module of this name, but `importlib`,
+`python -m` and the console script can.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize import",
-    description="Reads what the paper's authors released, or responses of an"
-    " OpenAI-compatible endpoint, into a record store, and grades it. The"
-    " store appears whole or not at all.",
+    description="Imports the files that the paper's authors released, or"
+    " responses of an OpenAI-compatible endpoint, into a record store, and"
+    " grades them. The store is written atomically.",
     epilog=_EXAMPLE,
   )
   parser.add_argument(
@@ -64,13 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
     "--format",
     default="auto",
     choices=_KINDS,
-    help="what it is (default: auto, by its first character)",
+    help="its format (default: auto, by its first character)",
   )
   parser.add_argument(
     "--questions",
     metavar="FILE.jsonl",
-    help='rows of {"question", "answer"} for inputs that name questions only'
-    " by id, or by number from 0",
+    help='rows of {"question", "answer"} for inputs that refer to questions by'
+    " id or by number from 0",
   )
   registered_tasks.add_dataset_flag(parser)
   parser.add_argument(

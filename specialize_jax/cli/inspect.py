@@ -1,8 +1,8 @@
-"""`specialize inspect`: one sample as the student is taught it.
+"""`specialize inspect`: shows the alignment of a sample, or a task's example.
 
-The alignment of a record (both token rows, what stands for what, the
-teacher's alternatives) and the examples of a registered task as the model
-sees them, on the terminal and as one self-contained HTML page.
+Shows the alignment of a record (both token sequences, their groups, the
+teacher's alternatives) and examples of a registered task as the model sees
+them, in the terminal and as a self-contained HTML page.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EXAMPLE = """example (records and vocabulary as `specialize demo` leaves them):
     --html=sample.html
   specialize inspect --data_dir=demo_output/world \\
     --task=mini_gsm_teacher_in_context_chain_of_thought_v1
-Of your own domain: its sets, its prompts and its names
+the sets, prompts and names of your own domain:
   specialize inspect --dataset=tickets.yaml
 """
 
@@ -42,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize inspect",
-    description="Shows how one of a teacher's samples is laid on the student's"
-    " tokens, and the examples of a task as the model sees them.",
+    description="Shows the alignment of a teacher's sample with the student's"
+    " tokens, and examples of a task as the model sees them.",
     epilog=_EXAMPLE,
   )
   teacher_records.add_flags(parser, required=False)
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     type=flag_types.whole(0),
     default=0,
     metavar="N",
-    help="which record of the store, or example of the task, from 0",
+    help="number of the record in the store, or of the task's example, from 0",
   )
   parser.add_argument(
     "--task",
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     help="of the task (default: train, or the first that it has)",
   )
   parser.add_argument(
-    "--html", metavar="FILE.html", help="write a page, too: no network needed"
+    "--html", metavar="FILE.html", help="also write a self-contained page"
   )
   registered_tasks.add_flags(parser)
   return parser

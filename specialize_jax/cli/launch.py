@@ -1,4 +1,4 @@
-"""`specialize launch`: a command on every host of a TPU slice."""
+"""`specialize launch`: starts a command on every host of a TPU slice."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _EXAMPLE = """examples:
     --project=my-project --zone=us-west4-a \\
     --package='specialize-jax @ git+https://github.com/you/specialize-jax' \\
     -- train --gin_file=runs/train.gin --gin.MODEL_DIR=gs://bucket/run
-prints what creates the slice, installs, starts, shows the log and deletes.
-The same flags and `--execute resume_until_done`, before the `--`, do it, and
-start again after each preemption. On GKE, from a container image:
+prints the commands that create the slice, install the package, start the run,
+show its log and delete the slice. With `--execute resume_until_done` before the
+`--`, they are run, again after each preemption. On GKE, from a container image:
   specialize launch --on=gke --name=xl --topology=v5e:4x4 \\
     --image=gcr.io/my-project/specialize \\
     -- train --gin_file=runs/train.gin --gin.MODEL_DIR=gs://bucket/run
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     prog="specialize launch",
     usage="specialize launch FLAG ... [ACTION ...] -- COMMAND [ARGUMENT ...]",
     description="Starts `specialize COMMAND ARGUMENT ...` on every host of a "
-    "TPU slice. Prints the commands that do it; runs them with --execute.",
+    "TPU slice. Prints the necessary commands; --execute runs them.",
     epilog=_EXAMPLE,
   )
   parser.add_argument(
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--spot",
     action="store_true",
-    help="cheaper chips, which may be taken away at any time",
+    help="cheaper chips, which can be preempted at any time",
   )
   _add_tpu_vm_flags(parser)
   _add_gke_flags(parser)

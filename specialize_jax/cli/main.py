@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The console script `specialize`: finds a command, runs it, ends honestly.
+"""The console script `specialize`, which runs a command.
 
 Exit statuses: 0 done; 2 the user can mend it (one sentence on standard
 error); 1 anything else that fails (with its traceback); 130 interrupted; 141
@@ -26,37 +26,37 @@ from specialize_jax import errors
 from specialize_jax.cli import devices, parsers
 from specialize_jax.files import paths, writing
 
-# In the order of the whole way, from a teacher to a report.
+# In the order of the pipeline, from a teacher to a report.
 COMMANDS = {
-  "demo": "the whole way on the mini world, ending in a report",
+  "demo": "run the whole pipeline on the mini world",
   "teach": "sample a teacher's endpoint into a record store",
-  "import": "released files and OpenAI responses into a record store",
-  "align": "teacher records to aligned targets, with a coverage report",
-  "prepare": "filter, align and build the dataset that training reads",
-  "inspect": "one sample: its alignment, and what the model sees",
-  "convert": "checkpoints: Hugging Face and T5X in, Hugging Face out",
+  "import": "import released files or OpenAI responses into a record store",
+  "align": "align teacher records with a student, and report coverage",
+  "prepare": "filter, align and write the training dataset",
+  "inspect": "show a sample's alignment, or an example as the model sees it",
+  "convert": "convert checkpoints between ours, Hugging Face and T5X",
   "train": "train or specialize a T5 from gin files",
-  "eval": "a checkpoint on a seqio task or mixture",
+  "eval": "evaluate a checkpoint on a seqio task or mixture",
   "generate": "decode or score a file of inputs with a checkpoint",
   "score": "grade a JSONL file of predictions from any system",
-  "select": "the checkpoint with the best held-out out-of-distribution mean",
-  "plan": "what fits a TPU slice and how fast, without a TPU",
-  "launch": "a command on every host of a TPU slice",
-  "report": "tables, figures and an HTML page from written results",
+  "select": "select the checkpoint with the best out-of-distribution mean",
+  "plan": "compute memory and speed on a TPU slice, without a TPU",
+  "launch": "start a command on every host of a TPU slice",
+  "report": "build tables, figures and an HTML page from written results",
 }
 
 
 # Packages of the extra `train`, which the base installation leaves out.
 _OF_TRAIN = ("clu", "seqio", "tensorboard", "tensorflow", "tensorflow_datasets")
 
-# After a failure, for what threads may still have to do.
+# The time that threads have to finish after a failure.
 _PATIENCE_SECONDS = 10
 
 _KILLED_BY_SIGPIPE = 141  # as shells report a program that `head` ended
 
 
 def run(command: str, argv: Sequence[str]) -> int:
-  """Runs one command and turns what a user can mend into exit status 2.
+  """Runs one command; errors that the user can correct are exit status 2.
 
   Args:
     command: a name in `COMMANDS`.
@@ -82,8 +82,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     if not paths.is_mendable(error):
       devices.leave_others(1, error)
       raise
-    # Only files that the user named reach here: the rooms turn the others
-    # into their own errors.
+    # Only errors of files that the user named: the others were converted.
     message = paths.reason(error)
   except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
@@ -147,7 +146,7 @@ def console() -> None:
 
 
 def _flushed_main() -> int:
-  """Runs `main`; flushes its output while a broken pipe can be answered."""
+  """Runs `main`, and flushes its output while broken pipes can be handled."""
   try:
     status = main(sys.argv[1:])
   except SystemExit as end:  # argparse's, after --help or an error
@@ -158,7 +157,7 @@ def _flushed_main() -> int:
 
 
 def _reader_has_left() -> bool:
-  """Whether standard output or error is a pipe that nobody reads any more."""
+  """Returns whether the reader of standard output or error has closed it."""
   poll = select.poll()
   for stream in _output_streams():
     poll.register(stream.fileno(), 0)  # errors alone
@@ -166,7 +165,7 @@ def _reader_has_left() -> bool:
 
 
 def _write_no_more() -> None:
-  """Lets Python's own flush at exit succeed, into nothing."""
+  """Redirects the streams, so that Python's flush at exit succeeds."""
   nothing = os.open(os.devnull, os.O_WRONLY)
   for stream in _output_streams():
     os.dup2(nothing, stream.fileno())
@@ -178,11 +177,10 @@ def _output_streams() -> list[TextIO]:
 
 
 def _end(status: int) -> None:
-  """Ends a process that failed, if its end is not reached by itself by then.
+  """Ends a failed process if it has not ended after a timeout.
 
-  Python waits for all threads first. Those of an Orbax save that failed wait
-  for one another's signals, five minutes long, while a slice stands idle that
-  a launcher could have started again.
+  Python waits for all threads at exit. Those of a failed Orbax save wait five
+  minutes for each other, in which a launcher could have restarted the slice.
   """
   time.sleep(_PATIENCE_SECONDS)
   waiting = ", ".join(

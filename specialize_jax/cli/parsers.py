@@ -1,7 +1,7 @@
 """The parser of every command: exact flags, errors in one sentence, hints.
 
-argparse prints a page of usage above each error. Here an error is one sentence
-that names what is wrong and, for a misspelt flag, the flag that was meant.
+argparse prints its usage before each error. Here an error is one sentence and,
+for a misspelt flag, suggests the right one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`specialize plan`: what fits and how fast on a TPU slice, without a TPU."""
+"""`specialize plan`: memory and speed on a TPU slice, without a TPU."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize plan",
-    description="Compiles the real step for a TPU slice that need not be "
-    "there, and shows for each mesh the memory a chip, its arithmetic and its "
-    "traffic, and the least time that each of them takes.",
+    description="Compiles the real step for a TPU slice, without the slice, "
+    "and shows for each mesh the memory, arithmetic and traffic of a chip, "
+    "with lower bounds of their times.",
     epilog=_EXAMPLE,
   )
   _add_job(parser)
@@ -46,8 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--breakdown",
     action="store_true",
-    help="also print, and draw, what each part of the network moves, computes "
-    "and communicates",
+    help="also print and draw the HBM traffic, operations and communication of "
+    "each part of the network",
   )
   gin_files.add_flags(parser, default_file="that of --model")
   return parser
@@ -93,14 +93,14 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     "--loss_chunk_axis",
     default="vocabulary",
     choices=("vocabulary", "targets"),
-    help="what the loss splits into chunks: the vocabulary, or the target "
-    "positions in one pass that holds the whole head (default: vocabulary)",
+    help="the axis that the loss splits into chunks: the vocabulary, or the "
+    "target positions (default: vocabulary)",
   )
   parser.add_argument(
     "--remat",
     default="minimal",
     choices=("none", "minimal", "dots", "full"),
-    help="what the backward pass computes again (default: minimal)",
+    help="what the backward pass recomputes (default: minimal)",
   )
 
 
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
-  # Nothing is computed; where there is a TPU, others may be at work on it.
+  # Nothing is computed, and a TPU of this machine may be in use.
   os.environ["JAX_PLATFORMS"] = "cpu"
 
   with registered_tasks.quiet_import():
@@ -193,7 +193,7 @@ def request(argv: Sequence[str]) -> plan.Request:
 def _request(
   flags: argparse.Namespace, bindings: Sequence[str]
 ) -> plan.Request:
-  # Libraries, and the compiler, say at length what hardware they miss.
+  # Libraries and the compiler print many messages about missing hardware.
   with registered_tasks.quiet_import():
     from specialize_jax.tpu import plan, topology
 

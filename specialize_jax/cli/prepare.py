@@ -1,4 +1,4 @@
-"""`specialize prepare`: teacher records to the dataset that training reads."""
+"""`specialize prepare`: builds the training dataset from teacher records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXAMPLE = """example (records and questions as `specialize demo` leaves them):
     --data_dir=demo_output/world/tfds --dataset_name=mini_gsm_teacher \\
     --report=prepare.json
   specialize prepare --dataset_name=svamp --data_dir=tfds
-Of your own domain (docs/own_domain.md) the file says all but the records:
+for your own domain (docs/own_domain.md), whose file specifies the rest:
   specialize prepare --dataset=tickets.yaml --records=records
 """
 
@@ -38,11 +38,11 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize prepare",
-    description="Keeps the records whose answer is right and whose question"
-    " may be trained on, aligns them to the student's tokens, and writes the"
-    " TFDS dataset that the teacher tasks read. With the name of a benchmark"
-    " it builds that one's dataset from its authors' files, which are"
-    " downloaded where --manual_dir has them not.",
+    description="Keeps records with correct answers to training questions,"
+    " aligns them with the student's tokens, and writes the TFDS dataset that"
+    " the teacher tasks read. With the name of a benchmark, builds the dataset"
+    " of the benchmark from its authors' files, which are downloaded if"
+    " --manual_dir does not have them.",
     epilog=_EXAMPLE,
   )
   teacher_records.add_flags(parser, required=False)
@@ -50,15 +50,15 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--data_dir",
     metavar="DIR",
-    help="the folder of TFDS datasets to write to (what training finds by"
-    " --tfds_data_dir; default with --dataset: tfds/ beside that file, where"
-    " training finds it by itself)",
+    help="the directory of TFDS datasets to write to, for training's"
+    " --tfds_data_dir (default with --dataset: tfds/ next to that file, which"
+    " is also training's default)",
   )
   parser.add_argument(
     "--dataset_name",
     choices=(*DATASETS, *BENCHMARKS),
-    help="whose tasks will read it (default: the tasks of --dataset, or"
-    f" {next(iter(DATASETS))})",
+    help="the name of the dataset, to which tasks refer (default: that of"
+    f" --dataset, or {next(iter(DATASETS))})",
   )
   parser.add_argument(
     "--manual_dir",
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="FILE.jsonl",
     help="the training questions that the teacher was asked (default: GSM8K's"
     " or the mini world's train.jsonl in the data directory); validation and"
-    " test questions are told by it and by the files beside it",
+    " test questions are in the files next to it",
   )
   parser.add_argument(
     "--runner",
@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Filters, aligns and writes; the dataset appears whole or not at all."""
+  """Filters and aligns records, and writes the dataset atomically."""
   flags = build_parser().parse_args(argv)
   paths.check_flags(
     flags,
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill_in(flags: argparse.Namespace, own: description.Dataset) -> None:
-  """Takes from a dataset file what the flags leave open."""
+  """Sets flags that were not given from a dataset file."""
   if flags.dataset_name is not None:
     raise errors.UserError(
       f"--dataset_name={flags.dataset_name} and --dataset={flags.dataset} both"
@@ -238,7 +238,7 @@ def _prepare_benchmark(flags: argparse.Namespace) -> int:
 
 
 def _check_teacher_flags(flags: argparse.Namespace) -> None:
-  """Fails before the work where it cannot be done, or not be written after."""
+  """Checks that all necessary flags are given, before any work."""
   for name in ("records", "vocabulary"):
     if not getattr(flags, name):
       raise errors.UserError(

@@ -1,4 +1,4 @@
-"""Registers the tasks that gin files name, without TensorFlow's chatter."""
+"""Registers tasks with seqio, suppressing TensorFlow's messages."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--data_dir",
     default=None,
     metavar="DIR",
-    help="where the datasets and vocabularies of the tasks lie "
+    help="the directory of the tasks' datasets and vocabularies "
     "(default: $SPECIALIZE_DATA)",
   )
   parser.add_argument(
     "--tfds_data_dir",
     default=None,
     metavar="DIR",
-    help="where the datasets of `specialize prepare` lie (default: tfds/ "
-    "beside --dataset, or below the data directory)",
+    help="the directory of the datasets of `specialize prepare` (default: "
+    "tfds/ next to --dataset, or in the data directory)",
   )
   add_dataset_flag(parser)
 

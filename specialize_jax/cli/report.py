@@ -27,9 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize report",
-    description="Builds one self-contained HTML page from what a demo or a "
-    "training run has written. It opens without a network, prints well, and "
-    "names what is missing, with the command that makes it.",
+    description="Builds a self-contained HTML page from the files of a demo or "
+    "a training run. It needs no network, is printable, and lists missing "
+    "files with the commands that write them.",
     epilog=_EXAMPLE,
   )
   parser.add_argument(
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--results_dir",
     metavar="DIR",
-    help="what `specialize demo` wrote: results.json, the runs' metrics.jsonl,"
+    help="the directory of a demo: results.json, the runs' metrics.jsonl,"
     " predictions, selection.json, alignment.json",
   )
   parser.add_argument(

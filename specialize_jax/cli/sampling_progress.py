@@ -1,4 +1,4 @@
-"""What `specialize teach` shows while it samples, on standard error."""
+"""The progress of `specialize teach`, on standard error."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LINE_EVERY_SECONDS = 30.0
 
 
 class Progress:
-  """A bar on a terminal; elsewhere a line every half minute."""
+  """A progress bar on a terminal; otherwise a line every half minute."""
 
   def __init__(self, now: standing.Standing, price: limits.Limits) -> None:
-    """Starts from what the store holds."""
+    """Starts from the state of the store."""
     self._price = price
     self._start = time.monotonic()
     self._done_before = now.done
@@ -46,7 +46,7 @@ class Progress:
     self._bar.__exit__(kind, value, traceback)
 
   def update(self, now: standing.Standing) -> None:
-    """Shows how far the store is."""
+    """Updates the bar with the state of the store."""
     self._bar.update(now.done, self.words(now))
 
   def words(self, now: standing.Standing) -> str:

@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     "--grader",
     default="fixed",
     choices=("fixed", "paper_code"),
-    help="whose rule decides: ours, or that of the paper's released code "
-    "with its faults (default: fixed)",
+    help="our grader, or that of the paper's released code with its faults "
+    "(default: fixed)",
   )
   parser.add_argument(
     "--prompt",
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     "--output",
     required=True,
     metavar="FILE.jsonl",
-    help="the graded rows, written whole or not at all",
+    help="the graded rows, written atomically",
   )
   return parser
 

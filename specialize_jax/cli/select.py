@@ -1,4 +1,4 @@
-"""`specialize select`: the checkpoint with the best held-out mean."""
+"""`specialize select`: selects the checkpoint with the best held-out mean."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
   specialize select --model_dir=demo_output/specialize
   specialize select --model_dir=demo_output/specialize --evaluate \\
     --gin_file=experiments/mini/select.gin --data_dir=demo_output/world
-Of your own domain: --dataset=tickets.yaml names the tasks.
-The choice is MODEL_DIR/best, which INITIAL_CHECKPOINT_PATH, `specialize
-convert --checkpoint` and `specialize generate --checkpoint` take. A second call
-that compares something else shows its choice and leaves that place alone,
-unless --move_best is given.
+For your own domain, --dataset=tickets.yaml specifies the tasks.
+The selected checkpoint is MODEL_DIR/best, for INITIAL_CHECKPOINT_PATH,
+`specialize convert --checkpoint` and `specialize generate --checkpoint`. A
+later call with other tasks or another metric does not change it, unless
+--move_best is given.
 """
 
 
@@ -40,12 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
   """Builds the parser of the command's flags."""
   parser = parsers.Parser(
     prog="specialize select",
-    description="Chooses a run's checkpoint by its mean accuracy over held-out"
-    " out-of-distribution validation sets, from what the run wrote or from its"
-    " own evaluation of the checkpoints, and shows what selection in"
-    " distribution would have chosen, and what that would have cost. Writes"
-    " MODEL_DIR/selection.json and MODEL_DIR/best. The last line printed is"
-    " JSON.",
+    description="Selects a run's checkpoint by its mean accuracy on held-out"
+    " out-of-distribution validation sets, from the run's metrics or from its"
+    " own evaluation of the checkpoints, and compares it with selection in"
+    " distribution. Writes MODEL_DIR/selection.json and MODEL_DIR/best. The"
+    " last line printed is JSON.",
     epilog=_EXAMPLE,
   )
   parser.add_argument(
@@ -105,8 +104,8 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--follow",
     action="store_true",
-    help="do so beside the training, until its last step: the best checkpoint "
-    "so far is kept, whatever the run clears away",
+    help="do so during training, until its last step; the best checkpoint so "
+    "far is kept, even if the run deletes it",
   )
   group.add_argument(
     "--poll_seconds",
@@ -120,8 +119,8 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     type=flag_types.real(at_least=0),
     default=120.0,
     metavar="M",
-    help="how long --follow waits for the next checkpoint before it takes the "
-    "run for dead and chooses among what there is (default: 120)",
+    help="how long --follow waits for the next checkpoint before it considers "
+    "the run dead and selects among those it has (default: 120)",
   )
 
 

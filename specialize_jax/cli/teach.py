@@ -30,8 +30,8 @@ _EXAMPLE = """example (GSM8K's training questions, as the paper asks them):
 The key, where the endpoint wants one, is read from the environment variable
 OPENAI_API_KEY. A domain of your own, whose answers need not be numbers, is
 described in a file (docs/own_domain.md): --dataset=tickets.yaml instead of
---benchmark and --prompt. Stop the command whenever you like, in whatever way:
-the same command goes on where it was, and asks for nothing that the store has.
+--benchmark and --prompt. The command can be interrupted at any moment: started
+again, it requests only samples that are not in the store.
 """
 
 _FORBIDDEN = {
@@ -59,14 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
     " arrival.",
     epilog=_EXAMPLE,
   )
-  _add_question_flags(parser.add_argument_group("what is asked"))
-  _add_sampling_flags(parser.add_argument_group("how it is sampled"))
+  _add_question_flags(parser.add_argument_group("questions"))
+  _add_sampling_flags(parser.add_argument_group("sampling"))
   _add_connection_flags(parser.add_argument_group("the endpoint"))
   _add_limit_flags(
     parser.add_argument_group(
       "limits of the store, over all runs",
-      "A run that reaches one stops cleanly, with status 0; it never exceeds"
-      " one, since a request is sent only where its longest answer fits.",
+      "A run that reaches one stops with status 0; none is exceeded, since a"
+      " request is sent only if its longest possible response is within them.",
     )
   )
   return parser
@@ -101,7 +101,7 @@ def _add_question_flags(group: argparse._ArgumentGroup) -> None:
     "--output",
     required=True,
     metavar="DIR",
-    help="the record store, made or gone on with",
+    help="the record store, which is created or resumed",
   )
 
 
@@ -111,7 +111,7 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
     type=_positive(int),
     default=40,
     metavar="N",
-    help="samples a question (default: 40, as in the paper)",
+    help="samples per question (default: 40, as in the paper)",
   )
   group.add_argument(
     "--prompt",
@@ -122,7 +122,7 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
   )
   group.add_argument("--temperature", type=_not_negative, default=0.5)
   group.add_argument(
-    "--max_tokens", type=_positive(int), default=256, help="of one sample"
+    "--max_tokens", type=_positive(int), default=256, help="per sample"
   )
   group.add_argument(
     "--stop",
@@ -136,7 +136,7 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
     type=_positive(int),
     default=5,
     metavar="N",
-    help="alternatives a token (default: 5)",
+    help="alternatives per token (default: 5)",
   )
   group.add_argument(
     "--samples_per_request",
@@ -171,8 +171,8 @@ def _add_connection_flags(group: argparse._ArgumentGroup) -> None:
     help="the environment variable that holds the key, if it is set",
   )
   for name, kind, default, what in (
-    ("concurrency", int, 32, "requests under way at once"),
-    ("timeout_seconds", float, 120.0, "the longest that one may take"),
+    ("concurrency", int, 32, "number of concurrent requests"),
+    ("timeout_seconds", float, 120.0, "timeout of a request"),
     (
       "max_attempts",
       int,
@@ -180,7 +180,7 @@ def _add_connection_flags(group: argparse._ArgumentGroup) -> None:
       "how often one is tried; an answer that was paid for and cannot be used"
       " at most 5 times",
     ),
-    ("max_wait_seconds", float, 300.0, "the longest pause between two"),
+    ("max_wait_seconds", float, 300.0, "maximum pause between attempts"),
     ("requests_per_minute", float, None, "a limit"),
     ("tokens_per_minute", float, None, "a limit"),
   ):
@@ -230,7 +230,7 @@ def _not_negative(text: str) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Samples until the store has what is asked for or a limit is reached."""
+  """Samples until the store is complete or a limit is reached."""
   flags = build_parser().parse_args(argv)
   paths.check_flags(
     flags,
@@ -295,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _prompt(
   flags: argparse.Namespace, own: files.DatasetFile | None
 ) -> prompts.Prompt:
-  """Returns how a question is put, as the flags or the dataset say."""
+  """Returns the prompt template of the flags or the dataset."""
   from specialize_jax.teacher import prompts
 
   if flags.prompt is not None:
@@ -406,7 +406,7 @@ def _limits(flags: argparse.Namespace) -> limits.Limits:
 def _opened_store(
   directory: str, prompt: prompts.Prompt
 ) -> Iterator[store.RecordWriter]:
-  """Locks a store and keeps the prompt in it; leaves no empty one behind."""
+  """Locks a store and writes the prompt to it; removes it if it stays empty."""
   from specialize_jax.files import writing
   from specialize_jax.records import store
 

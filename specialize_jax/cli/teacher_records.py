@@ -1,4 +1,4 @@
-"""What commands that read teacher records share: flags, progress, a table."""
+"""Flags, progress and a table for commands that read teacher records."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def add_flags(
     "--mode",
     default="marginal",
     metavar="paper|whitespace|chunk|marginal",
-    help="what a student token learns from the teacher (default: marginal)",
+    help="the alignment mode, which defines targets (default: marginal)",
   )
   parser.add_argument(
     "--keep_truncated",
     action="store_true",
-    help="keep samples that ended by anything but a stop, such as the token"
-    " limit; they teach no end of sequence (default: dropped and counted)",
+    help="keep truncated samples, as targets without an end of sequence"
+    " (default: they are dropped and counted)",
   )
 
 

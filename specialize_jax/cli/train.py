@@ -25,8 +25,8 @@ leaves):
   specialize train --gin_file=experiments/mini/pretrain.gin \\
     --data_dir=demo_output/world --gin.MODEL_DIR=runs/pretrain \\
     --gin.TRAIN_STEPS=200
-A second start with the same MODEL_DIR goes on where the first one stopped.
-Ctrl-C saves the step and ends with status 130; twice, it ends at once.
+A run that is started again with the same MODEL_DIR is resumed. Ctrl-C saves the
+step and exits with status 130; pressed twice, it ends at once.
 """
 
 
@@ -42,14 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--dry_run",
     action="store_true",
-    help="build everything up to the first step and show it, with examples of "
-    "the first batch as text; write nothing",
+    help="build everything up to the first step and print it, with examples of "
+    "the first batch as text, without writing anything",
   )
   parser.add_argument(
     "--topology",
     metavar="NAME",
     help="with --dry_run: compile the train step for this slice, such as "
-    "v5e:4x4, and show what it needs there, as `specialize plan` does",
+    "v5e:4x4, and print its memory and speed, like `specialize plan`",
   )
   parser.add_argument(
     "--print_config",
