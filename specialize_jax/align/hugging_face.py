@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from specialize_jax import errors
 from specialize_jax.align import student as student_lib
+from specialize_jax.files import fast_tokenizers, reading
 
 if typing.TYPE_CHECKING:
   import tokenizers
@@ -45,6 +46,7 @@ class HuggingFaceStudent:
         " (use_fast=True)"
       )
     self._tokenizer: tokenizers.Tokenizer = tokenizer
+    self._where = "tokenizer"
     content = tokenizer.to_str()
     self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
     self._alphabet = _alphabet(json.loads(content))
@@ -70,23 +72,16 @@ class HuggingFaceStudent:
     Raises:
       UserError: `path` does not exist or is not a tokenizer.
     """
-    import tokenizers
-
     file = pathlib.Path(path)
     file = file / "tokenizer.json" if file.is_dir() else file
     if not file.is_file():
       raise errors.UserError(
         f"vocabulary {path} does not exist; give the student's tokenizer.json"
       )
-    try:
-      return cls(tokenizers.Tokenizer.from_file(str(file)))
-    except errors.UserError:
-      raise
-    except Exception as error:  # the library has no narrower type
-      raise errors.UserError(
-        f"vocabulary {path} is no tokenizer of Hugging Face ({error}); give the"
-        " student's tokenizer.json"
-      ) from error
+    with fast_tokenizers.named(f"vocabulary {path}"):
+      loaded = cls(fast_tokenizers.load(reading.read_text(file), file))
+    loaded._where = f"vocabulary {path}"
+    return loaded
 
   def encode(self, text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Returns ids and pieces, without special tokens."""
@@ -95,20 +90,23 @@ class HuggingFaceStudent:
 
   def encode_ids(self, text: str) -> tuple[int, ...]:
     """Returns ids alone, without special tokens."""
-    return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    return tuple(self._encoded(text).ids)
+
+  def _encoded(self, text: str) -> "tokenizers.Encoding":
+    with fast_tokenizers.named(self._where):
+      return self._tokenizer.encode(text, add_special_tokens=False)
 
   def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each text, without special tokens."""
-    return [
-      found.ids
-      for found in self._tokenizer.encode_batch(
+    with fast_tokenizers.named(self._where):
+      encoded = self._tokenizer.encode_batch(
         list(texts), add_special_tokens=False
       )
-    ]
+    return [found.ids for found in encoded]
 
   def encode_with_spans(self, text: str) -> student_lib.Encoding:
     """Encodes a text, and returns the bytes that each token covers."""
-    found = self._tokenizer.encode(text, add_special_tokens=False)
+    found = self._encoded(text)
     spellings = [self.token_bytes(index) for index in found.ids]
     spans = student_lib.exact_spans(text.encode("utf-8"), spellings)
     lost = 0

@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterable, Mapping
 
 import sentencepiece
-import tokenizers
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.files import fast_tokenizers, reading
 
 SENTENCEPIECE = "spiece.model"
 _WHOLE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -27,6 +27,7 @@ FILES = (
 """The tokenizer's files that a Hugging Face folder may have."""
 
 _T5_EXTRA_IDS = 100
+_MAX_EXTRA_IDS = 100_000
 # Vocabularies are padded to a multiple of this (T5X's gin files).
 _ROWS_MULTIPLE = 128
 
@@ -98,6 +99,11 @@ def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
     where = os.fspath(found[SENTENCEPIECE])
     config = _read_config(found.get(_CONFIG), contents.get(_CONFIG, b"{}"))
     extra_ids = config.get("extra_ids", _T5_EXTRA_IDS)
+    if type(extra_ids) is not int or not 0 <= extra_ids <= _MAX_EXTRA_IDS:
+      raise errors.UserError(
+        f"{found[_CONFIG]} has extra_ids={str(extra_ids)[:40]!r}: expected a"
+        f" whole number from 0 to {_MAX_EXTRA_IDS:,}"
+      )
     num_tokens = _num_pieces(where, contents[SENTENCEPIECE]) + extra_ids
   else:
     return None
@@ -139,13 +145,8 @@ def _num_pieces(where: str, content: bytes) -> int:
 
 
 def _num_tokens(where: str, content: bytes) -> int:
-  try:
-    whole = tokenizers.Tokenizer.from_str(content.decode())
-  # The library's own exceptions are of the base class.
-  except Exception as error:  # noqa: BLE001
-    raise errors.UserError(
-      f"{where} is no tokenizer ({error}): copy the folder again."
-    ) from error
+  text = reading.decode(content, where)
+  whole = fast_tokenizers.load(text, where)
   return whole.get_vocab_size(with_added_tokens=True)
 
 

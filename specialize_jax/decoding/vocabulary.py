@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import sentencepiece
-import tokenizers
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import reading
+from specialize_jax.files import fast_tokenizers, reading
 
 WORD_START = "\u2581"  # how both kinds spell a space
 
@@ -83,29 +82,35 @@ class SentencePiece:
 class TokenizerJson:
   """A `tokenizer.json` file, as `transformers` writes it."""
 
-  def __init__(self, text: str) -> None:
+  def __init__(self, text: str, where: str | os.PathLike[str]) -> None:
     """Loads the file's text.
 
+    Args:
+      text: The content of the file.
+      where: Its path, for errors.
+
     Raises:
-      Exception: the text is not a tokenizer; the library has no narrower type.
+      UserError: The text is not a tokenizer.
     """
-    self._tokenizer = tokenizers.Tokenizer.from_str(text)
+    self._where = where
+    self._tokenizer = fast_tokenizers.load(text, where)
     self.num_pieces = self._tokenizer.get_vocab_size(with_added_tokens=False)
     self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
     added = self._tokenizer.get_added_tokens_decoder()
     self._silent = {index for index, one in added.items() if one.special}
-    # The library notices only then that an unknown token is none of its own.
-    self.encode("a \u0378")
 
   def encode(self, text: str) -> list[int]:
     """Encodes a text, without EOS."""
-    return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    with fast_tokenizers.named(self._where):
+      found = self._tokenizer.encode(text, add_special_tokens=False)
+    return list(found.ids)
 
   def decode(self, ids: Sequence[int]) -> str:
     """Decodes ids to a text."""
-    return self._tokenizer.decode(
-      [int(i) for i in ids], skip_special_tokens=True
-    )
+    with fast_tokenizers.named(self._where):
+      return self._tokenizer.decode(
+        [int(i) for i in ids], skip_special_tokens=True
+      )
 
   def piece(self, index: int) -> str:
     """Returns the spelling of an id, or ""."""
@@ -128,9 +133,11 @@ def from_file(path: str | os.PathLike[str]) -> Vocabulary:
     )
   try:
     if file.suffix == ".json":
-      return TokenizerJson(reading.read_text(file))
-    return SentencePiece(file.read_bytes())
-  except Exception as error:  # `tokenizers` raises no narrower type
+      return TokenizerJson(reading.read_text(file), file)
+    return SentencePiece(reading.read_bytes(file))
+  except errors.UserError:
+    raise
+  except Exception as error:  # SentencePiece raises more than one type
     raise errors.UserError(
       f"vocabulary {path} cannot be read ({error}): give the model's "
       "SentencePiece file, such as T5's spiece.model."

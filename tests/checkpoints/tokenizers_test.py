@@ -57,6 +57,11 @@ def test_what_is_no_vocabulary_is_named(tmp_path, spiece):
   broken.write_text("{}")
   with pytest.raises(errors.UserError, match="tokenizer.json is no tokenizer"):
     tokenizers.beside([epath.Path(broken)])
+  config = tmp_path / "tokenizer_config.json"
+  for extra_ids in ("a hundred", -1, 10**12, None, True):
+    config.write_text(json.dumps({"extra_ids": extra_ids}))
+    with pytest.raises(errors.UserError, match="whole number from 0 to 100,00"):
+      tokenizers.beside([epath.Path(config), epath.Path(spiece)])
   spiece.write_bytes(b"no model")
   with pytest.raises(errors.UserError, match="is no SentencePiece model"):
     tokenizers.from_sentencepiece(spiece)

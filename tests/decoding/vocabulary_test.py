@@ -59,9 +59,12 @@ def test_t5s_pieces_fit_the_released_embeddings_and_no_other():
 def test_a_file_that_is_not_a_vocabulary_is_an_error(tmp_path):
   with pytest.raises(errors.UserError, match="does not exist"):
     vocabularies.from_file(tmp_path / "none.model")
-  for name in ("bad.model", "bad.json"):
+  for name, match in (
+    ("bad.model", "cannot be read"),
+    ("bad.json", "is no tokenizer"),
+  ):
     (tmp_path / name).write_text("{}")
-    with pytest.raises(errors.UserError, match="cannot be read"):
+    with pytest.raises(errors.UserError, match=match):
       vocabularies.from_file(tmp_path / name)
   (tmp_path / "empty.model").write_bytes(b"")
   with pytest.raises(errors.UserError, match="cannot be read"):

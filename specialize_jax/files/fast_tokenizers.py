@@ -1,0 +1,104 @@
+"""Loads Hugging Face's fast tokenizers from `tokenizer.json` files of others.
+
+The library is written in Rust: where a file makes it fail, it may panic, which
+Python sees as a `BaseException` that no `except Exception` catches.
+"""
+
+import contextlib
+import json
+import os
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+
+from specialize_jax import errors
+
+if typing.TYPE_CHECKING:
+  import tokenizers
+
+_MAX_TOKENS = 10_000_000
+# How much longer steps of a normalizer or a decoder can make a text.
+_MAX_GROWTH = 1000
+# What the library notices only when it is used: an unknown token that is not
+# in the vocabulary, a character map that is damaged.
+_PROBE = "a \u0378"
+_NUM_PROBED_IDS = 8
+
+
+def load(content: str, where: str | os.PathLike[str]) -> "tokenizers.Tokenizer":
+  """Loads a tokenizer, which neither truncates nor pads what it encodes.
+
+  `tokenizer.json` keeps the lengths of the last call before it was saved.
+
+  Args:
+    content: Text of the file.
+    where: The file's path, for errors.
+
+  Raises:
+    UserError: It is not a tokenizer, cannot encode and decode a short text, has
+      ids beyond ten million, or makes any text a thousand times longer.
+  """
+  import tokenizers
+
+  with named(where):
+    tokenizer = tokenizers.Tokenizer.from_str(content)
+    whole = json.loads(content)
+    for part in ("normalizer", "decoder"):
+      growth = _growth(whole.get(part))
+      if growth > _MAX_GROWTH:
+        raise errors.UserError(
+          f"{where}: its {part} makes a text {growth:,} times longer: expected"
+          f" at most {_MAX_GROWTH:,} times"
+        )
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= _MAX_TOKENS:
+      raise errors.UserError(
+        f"{where} has the id {largest:,}: expected ids below {_MAX_TOKENS:,}"
+      )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode(_PROBE, add_special_tokens=False)
+    tokenizer.decode(range(min(_NUM_PROBED_IDS, largest + 1)))
+  return tokenizer
+
+
+@contextlib.contextmanager
+def named(where: str | os.PathLike[str]) -> Iterator[None]:
+  """Converts any error of the library into a UserError.
+
+  Args:
+    where: The tokenizer's path, for errors.
+  """
+  try:
+    yield
+  except errors.UserError:
+    raise
+  except BaseException as error:
+    if not isinstance(error, Exception) and not _is_panic(error):
+      raise
+    reason = " ".join(str(error).split())[:200]
+    raise errors.UserError(
+      f"{where} is no tokenizer that can be used ({reason}): copy or download"
+      " the file again, or give another"
+    ) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+  return type(error).__name__ == "PanicException"
+
+
+def _growth(step: object) -> int:
+  """Returns an upper bound of the characters that one becomes."""
+  if not isinstance(step, Mapping):
+    return 1
+  content = step.get("content")
+  growth = 1
+  if step.get("type") == "Replace" and isinstance(content, str):
+    growth = max(1, len(content))
+  elif isinstance(step.get("prepend"), str):
+    growth = max(1, len(step["prepend"]))
+  for name in ("normalizers", "decoders"):
+    steps = step.get(name)
+    if isinstance(steps, Sequence) and not isinstance(steps, str):
+      for one in steps:
+        growth *= _growth(one)
+  return growth
