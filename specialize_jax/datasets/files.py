@@ -26,6 +26,8 @@ from specialize_jax.files import reading
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MAX_BYTES = 1 << 20
+_MAX_DEPTH = 100
+_BRACKET = re.compile(r"[\[\]{}]")
 _TFDS_DIR = "tfds"
 _CHECKED_ROWS = 1000  # of each set, written and read by the vocabulary
 _DEMONSTRATIONS = 4
@@ -111,6 +113,7 @@ def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
       f"{flag}={path} has {len(content):,} bytes: expected a dataset file of at"
       f" most {_MAX_BYTES:,}, whose sets lie in files of their own"
     )
+  _check_nesting(text, f"{flag}={path}")
   try:
     root = yaml.compose(text, Loader=yaml.SafeLoader)
   except (yaml.YAMLError, RecursionError) as error:
@@ -123,6 +126,19 @@ def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
   if root is None:
     raise errors.UserError(f"{flag}={path} is empty: expected a dataset file")
   return root
+
+
+def _check_nesting(text: str, where: str) -> None:
+  """Refuses brackets without end, on which the parser takes quadratic time."""
+  depth = 0
+  for bracket in _BRACKET.finditer(text):
+    depth += 1 if bracket[0] in "[{" else -1
+    if depth > _MAX_DEPTH:
+      line = text.count("\n", 0, bracket.start()) + 1
+      raise errors.UserError(
+        f"{where}, line {line} is nested too deeply: expected at most"
+        f" {_MAX_DEPTH} open brackets"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,10 @@ and cannot be read is an error, because a partial report would mislead.
 """
 
 import dataclasses
+import math
 import os
 import re
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
@@ -37,6 +39,9 @@ from specialize_jax.evaluation import selection as selection_lib
 from specialize_jax.files import reading, writing
 
 Json = Mapping[str, object]
+
+_MAX_TASKS = 1000
+_MAX_SHOWN = 60  # characters of a value, in errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +122,7 @@ def load(directory: str | os.PathLike[str]) -> Results:
       f"results_dir {str(directory)!r} is the directory of one run: give it as "
       f"--run={directory}."
     )
-  numbers = _read_json(directory / "results.json") or {}
+  numbers = _read_numbers(directory / "results.json")
   tasks = {*numbers.get("before", {}), *numbers.get("after", {})}
   kept = {"before": "predictions/before", "after": "predictions/after"}
   kept |= numbers.get("predictions", {})
@@ -410,6 +415,73 @@ def _read_json(path: epath.Path) -> Json | None:
       f"{path} is not a JSON object: got a {type(value).__name__}."
     )
   return value
+
+
+def _read_numbers(path: epath.Path) -> Json:
+  """Reads results.json, which others may have written too.
+
+  Raises:
+    UserError: a field is not what the module's docstring says; the message
+      names it.
+  """
+  numbers = _read_json(path) or {}
+  for when in ("before", "after"):
+    scores = _expected(path, when, numbers.get(when, {}), dict, "an object")
+    if len(scores) > _MAX_TASKS:
+      raise errors.UserError(
+        f"{path}: {when} has {len(scores):,} tasks: expected at most"
+        f" {_MAX_TASKS:,}"
+      )
+    for task, entry in scores.items():
+      _check_score(path, f"{when}.{task[:_MAX_SHOWN]}", entry)
+  for name in ("out_of_distribution", "general"):
+    listed = _expected(path, name, numbers.get(name, []), list, "a list")
+    for task in listed:
+      _expected(path, name, task, str, "a list of names of tasks")
+  task = numbers.get("in_distribution")
+  if task is not None:
+    _expected(path, "in_distribution", task, str, "the name of a task")
+  kept = numbers.get("predictions", {})
+  for when, place in _expected(
+    path, "predictions", kept, dict, "an object"
+  ).items():
+    _expected(path, f"predictions.{when}", place, str, "a directory")
+  for name in ("seconds", "peak_rss_gib"):
+    value = numbers.get(name)
+    if value is not None and not _is_number(value):
+      _expected(path, name, value, float, "a number")
+  return numbers
+
+
+def _check_score(path: epath.Path, name: str, entry: object) -> None:
+  """Refuses an entry that is no accuracy of a number of examples."""
+  score = _expected(path, name, entry, dict, 'an object of "accuracy" and "n"')
+  accuracy, count = score.get("accuracy"), score.get("n")
+  if not _is_number(accuracy) or not 0 <= accuracy <= 1:
+    raise _unexpected(path, f"{name}.accuracy", accuracy, "a number in [0, 1]")
+  if not _is_number(count) or count != int(count) or not 0 <= count <= 10**12:
+    raise _unexpected(path, f"{name}.n", count, "a number of examples")
+
+
+def _is_number(value: object) -> bool:
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_number and abs(value) < math.inf  # NaN is not
+
+
+def _expected(
+  path: epath.Path, name: str, value: object, kind: type, what: str
+) -> typing.Any:
+  if not isinstance(value, kind):
+    raise _unexpected(path, name, value, what)
+  return value
+
+
+def _unexpected(
+  path: epath.Path, name: str, value: object, what: str
+) -> errors.UserError:
+  return errors.UserError(
+    f"{path}: {name} is {repr(value)[:_MAX_SHOWN]}: expected {what}"
+  )
 
 
 def _read_history(

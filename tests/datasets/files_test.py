@@ -1,5 +1,7 @@
 """A dataset file: what it says, and everything that can be wrong with it."""
 
+import time
+
 import pytest
 from testdata import own_domain, tiny_vocabulary
 
@@ -269,3 +271,15 @@ def test_multiple_choice_in_korean_with_json_answers(tmp_path):
   assert (
     formats.render_question("x", own.dataset.formats[3]) == "문제: x\n생각:"
   )
+
+
+@pytest.mark.parametrize("opening", ["[", "{", "[a,", "- ", "? "])
+def test_a_file_that_is_nested_without_end_is_refused_at_once(
+  tmp_path, opening
+):
+  path = own_domain.write(tmp_path)
+  path.write_text(path.read_text() + "more:\n  " + opening * 50_000)
+  start = time.process_time()
+  with pytest.raises(errors.UserError, match="nested too deeply|is not YAML"):
+    files.load(str(path))
+  assert time.process_time() - start < 2

@@ -1,5 +1,9 @@
 """`specialize report` on a finished demo's directory."""
 
+import json
+
+import pytest
+
 from specialize_jax.cli import main
 
 
@@ -24,3 +28,40 @@ def test_an_empty_directory_is_one_sentence(tmp_path, capsys):
   assert main.run("report", [f"--results_dir={tmp_path}"]) == 2
   assert "holds no results" in capsys.readouterr().err
   assert list(tmp_path.iterdir()) == []
+
+
+_SCORE = {"accuracy": 0.5, "n": 4}
+
+
+@pytest.mark.parametrize(
+  ("numbers", "said"),
+  [
+    ({"before": []}, "before is []: expected an object"),
+    ({"after": {"t": 3}}, 'after.t is 3: expected an object of "accuracy"'),
+    ({"after": {"t": {"n": 3}}}, "after.t.accuracy is None: expected a number"),
+    (
+      {"after": {"t": _SCORE | {"accuracy": -0.5}}},
+      "after.t.accuracy is -0.5: expected a number in [0, 1]",
+    ),
+    (
+      {"after": {"t": _SCORE | {"accuracy": float("nan")}}},
+      "after.t.accuracy is ",
+    ),
+    ({"after": {"t": _SCORE | {"n": 10**400}}}, "after.t.n is 1000000"),
+    ({"after": {"t": _SCORE | {"n": -1}}}, "after.t.n is -1"),
+    ({"after": {"t": _SCORE | {"n": {"a": 1}}}}, "after.t.n is {'a': 1}"),
+    ({"general": "gsm8k"}, "general is 'gsm8k': expected a list"),
+    ({"out_of_distribution": [["a"]]}, "out_of_distribution is ['a']"),
+    ({"in_distribution": ["a"]}, "in_distribution is ['a']"),
+    ({"predictions": {"before": 3}}, "predictions.before is 3"),
+    ({"seconds": "an hour"}, "seconds is 'an hour': expected a number"),
+    (
+      {"before": {f"t{n}": _SCORE for n in range(1001)}},
+      "before has 1,001 tasks: expected at most 1,000",
+    ),
+  ],
+)
+def test_results_that_are_none_are_named(numbers, said, tmp_path, capsys):
+  (tmp_path / "results.json").write_text(json.dumps(numbers))
+  assert main.main(["report", f"--results_dir={tmp_path}"]) == 2
+  assert f"results.json: {said}" in capsys.readouterr().err
