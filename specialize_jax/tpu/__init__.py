@@ -1,7 +1,7 @@
-"""What a TPU slice would do with a program, asked without one.
+"""Ahead-of-time compilation for TPU slices, and the runs on them.
 
-The real TPU compiler runs on any machine (`topology.py`), for the real step
-(`programs.py`). What it made is read as text (`hlo_text.py`), its arithmetic
-and its traffic are counted (`hlo_cost.py`), and set against what the chips
-can do (`plan.py`). Nothing here computes on a device.
+The TPU compiler runs on any machine (`topology.py`) and compiles the training
+step itself (`programs.py`). The compiled program is parsed (`hlo_text.py`), its
+flops and bytes are counted (`hlo_cost.py`) and compared with the peaks of the
+chips (`plan.py`). Nothing here computes on a device.
 """

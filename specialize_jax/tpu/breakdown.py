@@ -1,9 +1,9 @@
-"""What each part of the network costs: where a step's time goes.
+"""The cost of a step by part of the network.
 
-The compiler keeps of every instruction the path of modules and transformations
+The compiler keeps for every instruction the path of modules and transformations
 that it comes from (`op_name`), such as
 `jit(train_step)/transpose(jvp(EncoderDecoder.hidden))/.../mlp/wo/dot_general`.
-A fusion's bytes count for the part that its last instruction is of.
+The bytes of a fusion are counted for the part of its last instruction.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ PASSES = ("forward", "recomputed", "backward", "update")
 
 _ATTENTIONS = {"attention", "self_attention", "encoder_decoder_attention"}
 _PROJECTIONS = {"query", "key", "value", "out"}
-# Of scanned layers: what is taken from and put into their stacks.
+# Of scanned layers: slices of their stacks, and updates of them.
 _MOVES = {
   "copy", "copy-start", "slice-start", "dynamic-slice", "dynamic-update-slice",
 }  # fmt: skip
@@ -35,17 +35,17 @@ _MOVED = {"dynamic_slice", "dynamic_update_slice", "copy"}
 def rows(
   module: hlo_text.Module, *, num_devices: int, unknown_rounds: int = 1
 ) -> list[dict[str, object]]:
-  """Counts a program by part and pass.
+  """Returns the cost of a program by part and pass.
 
   Args:
-    module: from `hlo_text.parse`.
-    num_devices: how many run it.
+    module: the program, from `hlo_text.parse`.
+    num_devices: number of devices that run it.
     unknown_rounds: see `hlo_cost.cost`.
 
   Returns:
-    One row for each part and pass that costs anything, in the order of `PARTS`
+    One row for each part and pass with a cost above 0, in the order of `PARTS`
     and `PASSES`: part, pass, flops, hbm_bytes and interconnect_bytes of one
-    chip. They add up to what `hlo_cost.cost` counts.
+    chip. Their sums are those of `hlo_cost.cost`.
   """
   costs = hlo_cost.cost_by(
     lambda instruction: "|".join(part_and_pass(instruction)),
@@ -71,7 +71,7 @@ def rows(
 
 
 def part_and_pass(instruction: hlo_text.Instruction) -> tuple[str, str]:
-  """Returns which of `PARTS` and of `PASSES` an instruction belongs to."""
+  """Returns the one of `PARTS` and of `PASSES` that an instruction is in."""
   path = instruction.op_name.split("/")
   return _part(instruction, path), _pass(path)
 

@@ -1,4 +1,4 @@
-"""Exchanges between devices: of what, among whom, and what each one sends."""
+"""Collectives of a compiled program: their shapes, groups and bytes sent."""
 
 import dataclasses
 import math
@@ -19,17 +19,17 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-  """One exchange between devices, and how often it happens.
+  """A collective, and the number of times it runs.
 
   Attributes:
     kind: one of `KINDS`.
-    num_bytes: what goes in at each device, but for an all-gather: what comes
-      out.
-    groups: devices that exchange with one another, by place in the program's
-      device assignment; for a permutation, pairs of sender and receiver.
-    count: rounds of the loops that it stands in.
-    shapes: the arrays that come out.
-    op_name: where in the source program it comes from.
+    num_bytes: bytes of its input on each device; for an all-gather, of its
+      output.
+    groups: the replica groups, as indices into the program's device
+      assignment; for a permutation, pairs of sender and receiver.
+    count: the product of the trip counts of the loops around it.
+    shapes: its output arrays.
+    op_name: the operation of the source program that it comes from.
   """
 
   kind: str
@@ -41,10 +41,11 @@ class Collective:
 
   @property
   def sent_bytes(self) -> float:
-    """What one device sends each time, if groups are rings of neighbours.
+    """Bytes that one device sends each time, by the ring algorithm.
 
-    Of g devices: (g - 1) / g of the bytes, an all-reduce that twice, a
-    permutation all of them (Chan et al., "Collective communication", 2007).
+    In a group of g devices (g - 1) / g of `num_bytes`, for an all-reduce twice
+    that, for a permutation all of them (Chan et al., "Collective
+    communication", 2007).
     """
     if self.kind == "collective-permute":
       moves = any(source != target for source, target in self.groups)
@@ -60,13 +61,14 @@ def read(
   kind: str,
   num_devices: int,
 ) -> Collective:
-  """Reads an exchange.
+  """Returns an instruction as a collective.
 
   Args:
-    computation: where it stands.
-    instruction: itself.
-    kind: one of `KINDS`, as its opcode says.
-    num_devices: how many run the program, for groups that mean all.
+    computation: the computation that contains the instruction.
+    instruction: the collective's instruction.
+    kind: one of `KINDS`, from its opcode.
+    num_devices: number of devices that run the program, for instructions whose
+      empty groups mean all of them.
   """
   groups = _groups(instruction, num_devices)
   entering = sum(
@@ -93,8 +95,8 @@ def _only_a_slice_is_kept(
 ) -> bool:
   """Whether an all-reduce is a reduce-scatter, as the TPU compiler writes it.
 
-  It stands in a fusion whose name says so, or is read by slices alone that
-  take each device's own part.
+  It is in a fusion whose name says so, or all its users are slices of the
+  device's own shard.
   """
   return "all-reduce-scatter" in computation.name
 
@@ -102,7 +104,7 @@ def _only_a_slice_is_kept(
 def _groups(
   instruction: hlo_text.Instruction, num_devices: int
 ) -> tuple[tuple[int, ...], ...]:
-  """Who exchanges with whom, in each of the notations of XLA."""
+  """Returns the replica groups, written in any of XLA's notations."""
   pairs = instruction.attribute("source_target_pairs")
   if pairs is not None:
     return tuple(
@@ -132,7 +134,7 @@ def _groups(
 
 
 def _mesh_groups(mesh: str, along: str) -> tuple[tuple[int, ...], ...]:
-  """Groups along axes of a mesh: `mesh['a'=4,'b'=2] {'b'}`."""
+  """Returns the groups along axes of a mesh: `mesh['a'=4,'b'=2] {'b'}`."""
   axes = re.findall(r"'([^']+)'=(\d+)", mesh)
   names, sizes = [name for name, _ in axes], [int(size) for _, size in axes]
   grouped = [names.index(name) for name in re.findall(r"'([^']+)'", along)]

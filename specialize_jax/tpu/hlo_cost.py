@@ -1,14 +1,15 @@
-"""Counts a compiled program's arithmetic and traffic, loops by their rounds.
+"""Counts the flops and bytes of a compiled program, with its trip counts.
 
-XLA's own analysis counts the body of a loop once, and a T5's layers are one
-loop: of 24 layers it would count one.
+XLA's own cost analysis counts the body of a loop once, and the scanned layers
+of a T5 are one loop: of 24 layers it would count one.
 
 Counted for one device: floating point operations of matrix products and
-convolutions; bytes read from and written to HBM, tiles padded as they lie,
-what stays in on-chip memory left out; bytes that the device sends to others.
-What is fused is read and written once; a slice reads what it takes, and an
-update in place writes what it puts. A kernel counts as its own cost estimate
-says: what its block specs move, and the matmuls of the blocks it may visit.
+convolutions; bytes read from and written to HBM, with the padding of tiles and
+without what stays in on-chip memory; bytes sent to other devices. A fusion
+reads its inputs and writes its outputs once; a slice reads its own bytes, and
+an in-place update writes those of the update. A Pallas kernel has the cost of
+its own estimate: the bytes of its block specs, and the matrix products of the
+blocks that it may visit.
 """
 
 import dataclasses
@@ -28,20 +29,20 @@ _FREE = (
   "copy-done", "slice-done", "async-done", "async-update",
 )  # fmt: skip
 _KERNEL = "tpu_custom_call"
-# Names of room in memory, or of the same bytes: nothing moves.
+# Allocations and views of the same bytes: nothing moves.
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """What one run of a program costs one device.
+  """The cost of one run of a program on one device.
 
   Attributes:
-    flops: of matrix products and convolutions, a multiplication and an
-      addition each one operation.
-    hbm_bytes: read and written.
-    exchanges: between devices.
-    unknown_loops: loops whose rounds could not be told.
+    flops: floating point operations of matrix products and convolutions; a
+      multiplication and an addition are one each.
+    hbm_bytes: bytes read from and written to HBM.
+    exchanges: the collectives.
+    unknown_loops: number of loops of unknown trip count.
   """
 
   flops: float = 0.0
@@ -63,7 +64,7 @@ class Cost:
     )
 
   def sent_bytes(self) -> Mapping[str, float]:
-    """Bytes that the device sends, by kind of collective."""
+    """Bytes that the device sends, by the kind of collective."""
     sent = dict.fromkeys(collectives.KINDS, 0.0)
     for one in self.exchanges:
       sent[one.kind] += one.count * one.sent_bytes
@@ -73,13 +74,14 @@ class Cost:
 def cost(
   module: hlo_text.Module, *, num_devices: int, unknown_rounds: int = 1
 ) -> Cost:
-  """Counts a whole program.
+  """Returns the cost of a program.
 
   Args:
-    module: from `hlo_text.parse`, compiled for one device of many.
-    num_devices: how many run it, for groups that mean all.
-    unknown_rounds: trip count of a loop that ends by what it computes, as
-      decoding does.
+    module: from `hlo_text.parse`: the program of each device.
+    num_devices: number of devices that run it, for collectives whose empty
+      groups mean all of them.
+    unknown_rounds: trip count assumed for loops whose end depends on what they
+      compute, as in decoding.
   """
   found = cost_by(
     lambda _: "",
@@ -97,19 +99,19 @@ def cost_by(
   num_devices: int,
   unknown_rounds: int = 1,
 ) -> dict[str, Cost]:
-  """Counts a whole program, apart by a label of its instructions.
+  """Returns the cost of a program by a label of its instructions.
 
-  The bytes of a fusion are the fusion's own, its matmuls and collectives those
-  of the instructions in it.
+  The bytes of a fusion are counted for the fusion's label, its matrix products
+  and collectives for those of the fused instructions.
 
   Args:
-    label: of an instruction.
-    module: from `hlo_text.parse`, compiled for one device of many.
-    num_devices: how many run it, for groups that mean all.
-    unknown_rounds: trip count of a loop that ends by what it computes.
+    label: maps an instruction to its label.
+    module: as in `cost`.
+    num_devices: as in `cost`.
+    unknown_rounds: as in `cost`.
 
   Returns:
-    The cost by label; their sum is `cost`.
+    The costs by label, whose sum is `cost`.
   """
   walker = _Walker(module, num_devices, unknown_rounds, label)
   return walker.computation(module.entry)
@@ -125,7 +127,7 @@ def _add(total: _Costs, other: _Costs, times: float = 1.0) -> None:
 
 
 class _Walker:
-  """Adds up computations, each walked once."""
+  """Sums the costs of computations, each of which is visited once."""
 
   def __init__(
     self,
@@ -200,14 +202,14 @@ class _Walker:
     return total
 
   def _fused(self, computation: hlo_text.Computation, outer: str) -> _Costs:
-    """The arithmetic and the collectives within a fusion, without traffic.
+    """Returns flops and collectives of a fusion, without its HBM bytes.
 
-    An asynchronous collective stands in a chain of fusions that it runs
-    beside: it counts where it starts.
+    An asynchronous collective is in a chain of fusions that it overlaps with:
+    it is counted where it starts.
 
     Args:
-      computation: of the fusion.
-      outer: the fusion's label, for instructions that say nothing of theirs.
+      computation: the fusion's computation.
+      outer: the fusion's label, for instructions without one of their own.
     """
     key = f"fused {outer} {computation.name}"
     if key not in self._done:
@@ -245,11 +247,11 @@ def _flops_and_bytes(costs: _Costs) -> tuple[float, float]:
 def _of_kernel(
   computation: hlo_text.Computation, instruction: hlo_text.Instruction
 ) -> Cost:
-  """The cost of a Pallas kernel, by its own estimate.
+  """Returns the cost of a Pallas kernel from its own estimate.
 
-  The compiler lays some of its operands and results on the chip: the estimate
-  is of all of them, and the share that lies in HBM counts. Without an estimate
-  all of them move once, and no operation is counted.
+  The estimate includes operands and results that the compiler has placed in
+  on-chip memory: its bytes are scaled by the share that is in HBM. Without an
+  estimate every array is counted once, and no flops.
   """
   config = instruction.backend_config.get("custom_call_config", {})
   estimate = config.get("cost_estimate", {})
@@ -271,7 +273,7 @@ def _of_kernel(
 
 
 def _calls(instruction: hlo_text.Instruction) -> str | None:
-  """The target of a custom call; None for anything else."""
+  """Returns the target of a custom call; None for other instructions."""
   if instruction.opcode != "custom-call":
     return None
   return (instruction.attribute("custom_call_target") or "").strip('"')

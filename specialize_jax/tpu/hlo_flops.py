@@ -1,7 +1,7 @@
-"""Floating point operations of the instructions that a TPU's matrix unit runs.
+"""Flops of the instructions that a TPU's matrix unit runs.
 
-The TPU compiler turns most matrix products into convolutions, batches into
-dilated windows: what counts are the pairs of elements that meet.
+The TPU compiler rewrites most matrix products as convolutions, with batches as
+dilated windows: counted are the pairs of elements that are multiplied.
 """
 
 import functools
@@ -17,7 +17,7 @@ from specialize_jax.tpu import hlo_text
 def flops(
   computation: hlo_text.Computation, instruction: hlo_text.Instruction
 ) -> float:
-  """Of a product or a convolution; nothing for everything else."""
+  """Returns the flops of a matrix product or convolution; 0 for the rest."""
   if instruction.opcode not in ("dot", "convolution"):
     return 0.0
   left, right = (
@@ -37,7 +37,7 @@ def _convolution_flops(
   right: hlo_text.Array,
   out: hlo_text.Array,
 ) -> float:
-  """Two operations for each pair of elements that meet, padding left out."""
+  """Returns two flops for each pair of multiplied elements, without padding."""
   labels = re.match(r"(\w+)_(\w+)->(\w+)", instruction.attribute("dim_labels"))
   lhs, rhs, result = labels.groups()
   window = instruction.attribute("window") or ""
@@ -63,7 +63,7 @@ def _number(instruction: hlo_text.Instruction, name: str) -> int:
 
 @functools.cache
 def _window(text: str, place: int) -> Mapping[str, int]:
-  """The window's fields of one spatial dimension."""
+  """Returns the fields of a window in one spatial dimension."""
   found = {"stride": 1, "pad": 0, "lhs_dilate": 1, "rhs_dilate": 1}
   for field, value in re.findall(r"(\w+)=([\w\-]+)", text):
     part = re.split(r"(?<=\d)x", value)[place]
@@ -80,7 +80,7 @@ def _meeting_pairs(
   num_outputs: int,
   window: Mapping[str, int],
 ) -> int:
-  """How many (output, tap) pairs of a dimension read an input element."""
+  """Returns the number of (output, tap) pairs that read an input element."""
   taps = np.arange(num_taps)[None, :] * window["rhs_dilate"]
   outputs = np.arange(num_outputs)[:, None] * window["stride"]
   places = outputs + taps - window["pad"]

@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program into computations of instructions.
+"""Parses the text of a compiled program (HLO) into computations.
 
-Only what `hlo_cost` needs is understood: shapes with their layouts, operands,
-the computations that an instruction calls, and its attributes as text.
+Only what `hlo_cost` needs is parsed: shapes with their layouts, operands,
+called computations, and attributes as text.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _ITEM_BITS = {
 _ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s*\(.*->.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT\s+)?%?([\w.\-]+) = (.*)$")
-# A whole string, a bracket, or what ends a value outside of brackets.
+# A quoted string, a bracket, or the end of a value outside of brackets.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*"|[(){}\[\], ]')
 _COMMENT = re.compile(r"/\*.*?\*/")
 _OPERAND = re.compile(r"%([\w.\-]+)")
@@ -31,14 +31,14 @@ _CALLED = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Array:
-  """One array as it lies in memory.
+  """The shape and layout of an array.
 
   Attributes:
-    dtype: XLA's name, such as "bf16".
-    dims: its logical shape.
-    minor_to_major: dimensions from the one whose neighbours lie together.
-    tile: the hardware's tile over the minor dimensions; empty if none.
-    memory_space: 0 is the HBM; others are on the chip or on the host.
+    dtype: XLA's name of its type, such as "bf16".
+    dims: the logical shape.
+    minor_to_major: the dimensions, the contiguous one first.
+    tile: shape of the tile over the minor dimensions; empty if none.
+    memory_space: 0 for HBM; others are on the chip or on the host.
   """
 
   dtype: str
@@ -49,22 +49,22 @@ class Array:
 
   @property
   def num_elements(self) -> int:
-    """How many numbers it has."""
+    """Number of elements."""
     return math.prod(self.dims)
 
   @property
   def num_bytes(self) -> float:
-    """What it takes without padding."""
+    """Size in bytes without padding."""
     return self.num_elements * _ITEM_BITS.get(self.dtype, 0) / 8
 
   @property
   def hbm_bytes(self) -> float:
-    """What it takes in HBM, tiles padded; 0 where it lies elsewhere."""
+    """Size in HBM in bytes, with the padding of tiles; 0 if not in HBM."""
     return 0.0 if self.memory_space else self.padded_bytes
 
   @functools.cached_property
   def padded_bytes(self) -> float:
-    """What it takes wherever it lies, tiles padded."""
+    """Size in its memory in bytes, with the padding of tiles."""
     sizes = [self.dims[axis] for axis in self.minor_to_major]
     for place, tile in enumerate(reversed(self.tile)):
       if place < len(sizes):
@@ -75,18 +75,19 @@ class Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Instruction:
-  """One line of a computation.
+  """One instruction of a computation.
 
   Attributes:
     name: unique in the module.
     opcode: such as "fusion" or "all-gather-start".
-    shape: the arrays of its value, a tuple's one after the other.
-    operands: names of the instructions it reads.
-    called: names of the computations it runs, in the text's order.
-    text: what stands between the operands' parentheses.
-    attributes: what follows them, without metadata.
-    op_name: where in the source program it comes from; empty if unknown.
-    parts: for a tuple of tuples, how many arrays each part has.
+    shape: the arrays of its value; those of a tuple, flattened.
+    operands: names of the instructions that are its operands.
+    called: names of the computations it calls, in the order of the text.
+    text: the text in the parentheses of the operands.
+    attributes: the text after them, without metadata.
+    op_name: the operation of the source program that it comes from; empty if
+      unknown.
+    parts: for a tuple of tuples, the number of arrays of each element.
   """
 
   name: str
@@ -100,17 +101,17 @@ class Instruction:
   parts: tuple[int, ...]
 
   def attribute(self, name: str) -> str | None:
-    """The text of an attribute, braces and all; None without it."""
+    """Returns the text of an attribute, with its braces; None without it."""
     start = re.search(rf"(?:^|[\s,]){name}=", self.attributes)
     return _value(self.attributes, start.end()) if start else None
 
   def numbers(self, name: str) -> tuple[int, ...]:
-    """An attribute such as `dimensions={0,2}`; empty without it."""
+    """Returns the integers of `dimensions={0,2}`; empty without it."""
     return tuple(map(int, re.findall(r"-?\d+", self.attribute(name) or "")))
 
   @functools.cached_property
   def backend_config(self) -> Mapping[str, object]:
-    """What the compiler's backend noted; empty if nothing, or no JSON."""
+    """Returns `backend_config`; empty if there is none, or it is not JSON."""
     text = self.attribute("backend_config")
     try:
       found = json.loads(text) if text else {}
@@ -121,13 +122,13 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Computation:
-  """A list of instructions in an order that they can run in.
+  """A computation: instructions in topological order.
 
   Attributes:
     name: unique in the module.
-    instructions: by name, in order.
-    root: name of the one whose value is the computation's.
-    parameters: names by number.
+    instructions: the instructions by name, in order.
+    root: name of the instruction whose value is the computation's.
+    parameters: names of the parameters by number.
   """
 
   name: str
@@ -137,7 +138,7 @@ class Computation:
 
   @functools.cached_property
   def users(self) -> Mapping[str, tuple[Instruction, ...]]:
-    """The instructions that read each instruction."""
+    """The users of each instruction, by its name."""
     found: dict[str, list[Instruction]] = {n: [] for n in self.instructions}
     for instruction in self.instructions.values():
       for operand in dict.fromkeys(instruction.operands):
@@ -148,11 +149,11 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Module:
-  """A whole program.
+  """A compiled program.
 
   Attributes:
-    computations: by name.
-    entry: name of the one that runs first.
+    computations: the computations by name.
+    entry: name of the entry computation.
   """
 
   computations: Mapping[str, Computation]
@@ -160,11 +161,11 @@ class Module:
 
 
 def parse(text: str) -> Module:
-  """Reads a module, as `jax.stages.Compiled.as_text` gives it.
+  """Parses a module from the text of `jax.stages.Compiled.as_text`.
 
   Raises:
-    ValueError: the text has no entry computation, or a line that should be an
-      instruction is none.
+    ValueError: the text has no entry computation, or a line of a computation
+      is not an instruction.
   """
   computations: dict[str, Computation] = {}
   entry, name, lines = "", "", []
@@ -222,7 +223,7 @@ def _instruction(name: str, text: str) -> Instruction:
     attributes = (
       attributes[: metadata.start()] + attributes[metadata.end() + len(found) :]
     )
-  # Strings in a backend's configuration may look like attributes.
+  # Strings within `backend_config` may look like attributes.
   before_config = attributes.split("backend_config=", 1)[0]
   shape, parts = _shape(shape_text)
   return Instruction(
@@ -243,7 +244,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _shape(text: str) -> tuple[tuple[Array, ...], tuple[int, ...]]:
-  """The arrays of a shape, and how many each part of a tuple has."""
+  """Returns the arrays of a shape, and the number in each tuple element."""
   if not text.startswith("("):
     return _arrays(text), (1,)
   parts, start, depth = [], 1, 0
@@ -283,12 +284,12 @@ def _array(dtype: str, dims: str, layout: str | None) -> Array:
 
 
 def _value(text: str, start: int) -> str:
-  """The value that begins at `start`, up to the comma that ends it."""
+  """Returns the value from `start` to the comma that ends it."""
   depth = 0
   for match in _MARK.finditer(text, start):
     mark = match.group()
     if mark[0] == '"':
-      continue  # a whole string
+      continue  # a quoted string
     if mark in "({[":
       depth += 1
     elif mark in ")}]":

@@ -1,8 +1,8 @@
 """Bytes that instructions read from HBM and write to it.
 
-An instruction reads its operands and writes its value once each, as they lie
-in HBM; what is fused stays on the chip. A slice reads what it takes, not what
-it takes it from, and an update in place writes what it puts.
+An instruction reads each operand and writes its value once, with the padding of
+tiles; values within a fusion stay on the chip. A slice reads its own bytes, not
+those of its operand, and an in-place update writes those of the update.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from specialize_jax.tpu import hlo_text
 
 _VIEWS = ("bitcast", "reshape", "copy", "convert")
 _SLICES = ("dynamic-slice", "slice", "gather")
-# The place of what is put among the operands of an update.
+# Index of the operand that is written, by opcode.
 _UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
-# Copies between memories; which array of their value is the new one.
+# Copies between memories, and the index of the new array in their value.
 _COPIES = {"copy-start": 0, "slice-start": 1}
 
 
 def operand_bytes(
   computation: hlo_text.Computation, operands: Sequence[str]
 ) -> list[float]:
-  """Bytes in HBM of each operand."""
+  """Returns the bytes in HBM of each operand."""
   return [
     _bytes(computation.instructions[operand].shape) for operand in operands
   ]
@@ -29,7 +29,7 @@ def operand_bytes(
 def plain_bytes(
   computation: hlo_text.Computation, instruction: hlo_text.Instruction
 ) -> float:
-  """What an instruction outside of any fusion reads and writes."""
+  """Returns the bytes that an instruction outside fusions reads and writes."""
   opcode = instruction.opcode
   written = _bytes(instruction.shape)
   entering = operand_bytes(computation, instruction.operands)
@@ -50,12 +50,12 @@ def fusion_bytes(
   computation: hlo_text.Computation,
   fusion: hlo_text.Instruction,
 ) -> float:
-  """What a fusion reads and writes.
+  """Returns the bytes that a fusion reads and writes.
 
   Args:
     module: the program.
-    computation: where it stands.
-    fusion: itself.
+    computation: the computation that contains the fusion.
+    fusion: the fusion's instruction.
   """
   inner = module.computations[fusion.called[0]]
   total = 0.0
@@ -85,7 +85,7 @@ def _read(
   place: int,
   whole: float,
 ) -> float:
-  """What of a parameter is read: all of it, unless all its users slice it."""
+  """Returns the bytes read of a parameter: all, unless all users slice it."""
   taken, is_result = _taken(module, inner, place, whole)
   return whole if is_result else taken
 
@@ -96,7 +96,7 @@ def _taken(
   place: int,
   whole: float,
 ) -> tuple[float, bool]:
-  """What users of a parameter read, and whether it is in the result too."""
+  """Returns the bytes that users of a parameter read, and if it is a result."""
   taken, is_result, todo = 0.0, False, [inner.parameters[place]]
   while todo:
     name = todo.pop()
@@ -126,7 +126,7 @@ def _written(
   result: hlo_text.Instruction,
   whole: float,
 ) -> float:
-  """What of a result is new: all of it, unless it is an update in place."""
+  """Returns the bytes written of a result: all, unless updated in place."""
   changed = False
   while (result.opcode in _VIEWS or _is_view(result)) and result.operands:
     changed |= result.opcode in ("copy", "convert")
@@ -152,7 +152,11 @@ def _is_view(instruction: hlo_text.Instruction) -> bool:
 def _copied(
   computation: hlo_text.Computation, instruction: hlo_text.Instruction
 ) -> float:
-  """A copy starts as (new, old, context), a slice as (old, new, context)."""
+  """Returns the bytes of an asynchronous copy or slice.
+
+  The value of a copy is (new, old, context), that of a slice (old, new,
+  context).
+  """
   moved = instruction.shape[_COPIES[instruction.opcode]]
   source = computation.instructions[instruction.operands[0]].shape[0]
   read = 0.0 if source.memory_space else _as_hbm((moved,))
@@ -164,5 +168,5 @@ def _bytes(shape: Sequence[hlo_text.Array]) -> float:
 
 
 def _as_hbm(shape: Sequence[hlo_text.Array]) -> float:
-  """Bytes that arrays of this shape and layout would take in HBM."""
+  """Returns the size that arrays of this layout would have in HBM."""
   return sum(array.padded_bytes for array in shape)

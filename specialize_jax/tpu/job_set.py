@@ -1,7 +1,7 @@
 """A run on GKE: a JobSet, whose pods are the hosts of one slice.
 
-The cluster does there what `resume` does for TPU VMs: a run that was preempted
-starts again whenever there is room, one that fails so many times at most.
+The cluster restarts the run, as `resume` does on TPU VMs: after a preemption
+whenever there is capacity, after failures up to `max_restarts` times.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from specialize_jax.tpu import launch, resume, slices, tpu_vm
 
 _WORKERS = "workers"  # the set's one job
 _CONTAINER = "specialize"
-# Of the coordinator that the processes of a run meet at (jax's default).
+# Port of the coordinator of `jax.distributed` (its default).
 _COORDINATOR_PORT = 8482
 
 
@@ -23,15 +23,16 @@ class JobSet:
   """A run in a cluster.
 
   Attributes:
-    name: of the set.
-    slice: which chips.
-    image: of the container; its entry point does not matter.
-    namespace: the cluster's.
-    spot: whether it runs on nodes that may be taken away at any time.
-    max_restarts: after failures; preemptions do not count.
-    grace_seconds: from SIGTERM to SIGKILL, to save the step in. Spot nodes
-      get less than this from Google Cloud.
-    service_account: the cluster's, for buckets; None for the default one.
+    name: name of the JobSet.
+    slice: the chips.
+    image: the container image; its entry point is not used.
+    namespace: the namespace of the cluster.
+    spot: whether it runs on spot nodes, which may be preempted at any time.
+    max_restarts: number of restarts after failures; preemptions do not count.
+    grace_seconds: time from SIGTERM to SIGKILL, in which the run saves its
+      step. Google Cloud allows spot nodes less than this.
+    service_account: the service account of the cluster with access to buckets;
+      None for the default one.
   """
 
   name: str
@@ -44,7 +45,7 @@ class JobSet:
   service_account: str | None = None
 
   def __post_init__(self) -> None:
-    """Raises UserError for a name that a pod cannot have, or no image."""
+    """Raises UserError for an invalid name, or a missing image."""
     tpu_vm.check_name(self.name)
     if not self.image:
       raise errors.UserError(
@@ -60,7 +61,7 @@ class JobSet:
       "metadata": {
         "name": self.name,
         "namespace": self.namespace,
-        # One slice's pods share one slice's nodes, and nobody else does.
+        # All pods of a slice on the nodes of one slice, and no others there.
         "annotations": {
           "alpha.jobset.sigs.k8s.io/exclusive-topology": (
             "cloud.google.com/gke-nodepool"
@@ -89,7 +90,7 @@ class JobSet:
     }
 
   def _job(self, arguments: Sequence[str]) -> dict[str, object]:
-    """One pod a host; all end when one does, since none can go on alone."""
+    """Returns a job of one pod for each host; if one pod ends, all end."""
     return {
       "parallelism": self.slice.num_hosts,
       "completions": self.slice.num_hosts,
@@ -144,7 +145,7 @@ class JobSet:
     return pod
 
   def create(self, arguments: Sequence[str]) -> launch.Command:
-    """Hands the manifest to the cluster."""
+    """Creates the JobSet in the cluster."""
     return self._kubectl(
       f"start the run on {self.slice.num_hosts} hosts",
       ("apply",),
@@ -153,7 +154,7 @@ class JobSet:
     )
 
   def describe(self) -> launch.Command:
-    """Shows how the set stands."""
+    """Shows the state of the JobSet."""
     return self._kubectl("how it stands", ("get", "jobset", self.name))
 
   def logs(self) -> launch.Command:
@@ -173,7 +174,7 @@ class JobSet:
     )
 
   def delete(self) -> launch.Command:
-    """Ends the run and frees its nodes."""
+    """Deletes the JobSet and frees its nodes."""
     return self._kubectl("end the run", ("delete", "jobset", self.name))
 
   def _kubectl(
@@ -196,13 +197,13 @@ class JobSet:
 
 
 def to_yaml(manifest: Mapping[str, object]) -> str:
-  """Writes a manifest as kubectl reads it, in the order it was made."""
+  """Returns a manifest as YAML for kubectl, its keys in their order."""
   return yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
 
 
 def _unexpanded(argument: str) -> str:
-  """Protects an argument from Kubernetes, which fills in `$(NAME)`.
+  """Escapes an argument for Kubernetes, which expands `$(NAME)`.
 
-  Every `$$` stands for one `$` there, and nothing else is special.
+  It reads `$$` as one `$`; nothing else is special.
   """
   return argument.replace("$", "$$")

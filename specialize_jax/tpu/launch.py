@@ -1,7 +1,7 @@
-"""Commands of other programs: shown for reading, or run without a shell.
+"""Commands of other programs: printed, or run without a shell.
 
-A `Command` is a list of arguments from beginning to end. Only `as_text` writes
-it as a shell would read it, and nothing ever reads that text back.
+A `Command` is a list of arguments throughout. `as_text` quotes it for a shell,
+to be printed; no code parses that text.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ _WHERE_FROM = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
-  """One call of a program.
+  """A command line of another program.
 
   Attributes:
     purpose: what it does, in a few words.
-    arguments: the program and its arguments, as they are.
-    input_text: what it reads on standard input; None for nothing.
+    arguments: the program and its arguments, unquoted.
+    input_text: its standard input; None for none.
   """
 
   purpose: str
@@ -37,7 +37,7 @@ class Command:
 
 
 def as_text(command: Command) -> str:
-  r"""Writes a command as a shell reads it, to be copied and pasted.
+  r"""Returns a command quoted for a shell, to be copied and pasted.
 
   Example: `("gcloud", "version", "--filter=a b")` with the purpose "which
   gcloud" is
@@ -59,10 +59,10 @@ def as_text(command: Command) -> str:
 
 
 def run(command: Command) -> int:
-  """Runs a command to its end and returns its exit status.
+  """Runs a command and returns its exit status.
 
-  Its output goes where ours goes. A signal's status is 128 and its number, as
-  a shell has it.
+  It inherits standard output and standard error. As in a shell, the status
+  after a signal is 128 plus the signal's number.
 
   Raises:
     UserError: the program is not installed.
@@ -79,10 +79,10 @@ def run(command: Command) -> int:
 
 
 def run_all(commands: Sequence[Command]) -> int:
-  """Runs commands one after the other; the first that fails ends it.
+  """Runs commands in order until one fails.
 
   Returns:
-    The exit status of the last that ran.
+    The exit status of the last command that ran.
 
   Raises:
     UserError: a program is not installed.
@@ -97,7 +97,7 @@ def run_all(commands: Sequence[Command]) -> int:
 
 
 def ask(command: Command) -> tuple[int, str, str]:
-  """Runs a command; returns its exit status, its output and its errors.
+  """Runs a command; returns its status, standard output and standard error.
 
   Raises:
     UserError: the program is not installed.

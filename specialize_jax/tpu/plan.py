@@ -1,4 +1,4 @@
-"""What a job would need and take on a topology, one row for each mesh."""
+"""Estimates the memory and time of a job on a topology, by mesh."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from specialize_jax.tpu import (
 )
 
 Row = dict[str, object]
-"""A row as JSON holds it; its fields are those of `row`."""
+"""A JSON object with the fields of `row`."""
 
 STEPS = ("train", "decode")
 # The backward pass takes twice what the forward pass takes.
@@ -27,13 +27,14 @@ _REMAT = ("none", "dots", "minimal", "full")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """What is asked.
+  """The configuration of a plan.
 
   Attributes:
-    job: what is to run.
-    topology: on which chips.
-    steps: of `STEPS`.
-    train_steps: length of the run whose hours are told; None for no run.
+    job: the model, batch and loss.
+    topology: the chips.
+    steps: the steps to compile, of `STEPS`.
+    train_steps: number of steps of the run whose hours are estimated; None for
+      no estimate.
     breakdown: whether rows have `breakdown`, the cost of each part of the
       network.
   """
@@ -54,12 +55,12 @@ def plan(
   """Compiles every step for every mesh; the best mesh of a step comes first.
 
   Args:
-    request: what is asked.
-    mesh_sizes: chips along each axis, of each mesh.
-    progress: is told what is compiled next.
+    request: the configuration.
+    mesh_sizes: the meshes, each as the number of chips along each axis.
+    progress: called with a line of text before each compilation.
 
   Raises:
-    UserError: the batch cannot be cut over a mesh; before anything compiles.
+    UserError: the batch is not divisible over a mesh; before any compilation.
   """
   placed = [placement_on(request.topology, sizes) for sizes in mesh_sizes]
   for placement in placed:
@@ -89,13 +90,13 @@ def row(
     optimizer_gib and activations_gib (all else: gradients, activations, the
     batch, the program); flops, hbm_bytes, interconnect_bytes (sent),
     interconnect_bytes_by_kind; compute_seconds, memory_seconds and
-    interconnect_seconds, each alone at full speed; step_seconds, the longest
-    of them, and bound_by, its name: a bound that a real step does not reach;
-    mfu, the network's own operations over what the chips could do in that
-    time; examples_per_second and tokens_per_second of the whole slice;
-    compile_seconds; unknown_loops; advice; and, where it is asked for and the
-    program fits, breakdown, from `breakdown.rows`. All but the rates are for
-    one chip. What is not known of a program that does not fit is None.
+    interconnect_seconds, each at peak rate and without the others;
+    step_seconds, the longest of them, and bound_by, its name: a lower bound on
+    the time of a step; mfu, the flops of the network over the peak flops of the
+    chips in that time; examples_per_second and tokens_per_second of the whole
+    slice; compile_seconds; unknown_loops; advice; and, if requested and the
+    program fits, breakdown, from `breakdown.rows`. All but the rates are per
+    chip. Fields that are unknown for a program that does not fit are None.
   """
   job, chip = request.job, request.topology.chip
   held = programs.state_bytes(job, placement, step_name)
@@ -149,7 +150,7 @@ def _program(
   step_name: str,
   held: programs.StateBytes,
 ) -> programs.Program:
-  """Compiles, unless what a step starts from is too large already."""
+  """Compiles, unless the state alone is larger than the memory."""
   start = held.parameters + held.optimizer
   if programs.gib(start) > request.topology.chip.hbm_gib:
     return programs.Program(
@@ -164,10 +165,10 @@ def _counted(
   step_name: str,
   text: str,
 ) -> Row:
-  """Returns what a program's text says of its time, fields of `row`."""
+  """Returns the fields of `row` that depend on the program's text."""
   job, slice_ = request.job, request.topology
   module = hlo_text.parse(text)
-  # Decoding ends when all rows have: at the latest here.
+  # Decoding ends when all rows have ended: at the latest after this many.
   result = bounds(
     module, slice_, placement.mesh, unknown_rounds=job.target_length
   )
@@ -204,12 +205,12 @@ def bounds(
   *,
   unknown_rounds: int = 1,
 ) -> Row:
-  """Computes what a compiled program costs a chip, and its least time.
+  """Returns the cost of a compiled program, and a lower bound on its time.
 
   Args:
     module: the program.
     slice_: the chips it was compiled for.
-    mesh: over all of them.
+    mesh: the mesh of all of them.
     unknown_rounds: see `hlo_cost.cost`.
 
   Returns:
@@ -240,14 +241,14 @@ def bounds(
 def placement_on(
   slice_: topology.Topology, sizes: Mapping[str, int]
 ) -> placements.Placement:
-  """Returns a mesh of all chips of a slice, with the default axis rules."""
+  """Returns the mesh of all chips of a slice, with the default axis rules."""
   return placements.Placement(
     mesh=meshes.make_mesh(**sizes, devices=slice_.devices)
   )
 
 
 def _goodness(found: Row) -> tuple:
-  """Sorts what fits before what does not, then the quicker, then the less."""
+  """Returns a sort key: meshes that fit first, then by time, then by memory."""
   if not found["fits"]:
     return (1, found["hbm_gib"], 0.0)
   return (0, found["step_seconds"], found["hbm_gib"])
@@ -256,7 +257,7 @@ def _goodness(found: Row) -> tuple:
 def _advice(
   request: Request, sizes: Mapping[str, int], over: float, held: float
 ) -> str:
-  """What to change so that a step fits, the least loss of speed first."""
+  """Describes how to make a step fit, the least loss of speed first."""
   job, limit = request.job, request.topology.chip.hbm_gib
   ways = []
   if held > limit:

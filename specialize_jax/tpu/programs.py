@@ -1,6 +1,6 @@
-"""The real steps, compiled for chips that are not there.
+"""Compiles the training and decoding steps ahead of time, for absent chips.
 
-Inputs are shapes with placements; nothing is computed and nothing allocated.
+Inputs are abstract: shapes with shardings. Nothing is computed or allocated.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from specialize_jax.training import optimizer as optimizers
 from specialize_jax.training import state, step
 
 _SIZE = r"([\d.]+)([KMG]?)"
-# What the compiler says of a program that needs too much memory: when it lays
-# out its buffers, or before that (arguments are counted in both).
+# The compiler's messages for a program that needs too much memory: at buffer
+# assignment, or before (arguments are counted in both).
 _OVER = (
   re.compile(f"Used {_SIZE} of {_SIZE} hbm"),
   re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
@@ -35,16 +35,16 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """What is to run on a slice.
+  """The model, batch and loss that run on a slice.
 
   Attributes:
     config: the network.
-    batch_size: rows of a global batch.
-    input_length: tokens of the encoder's rows.
-    target_length: tokens of the decoder's rows, or of an output.
-    optimizer: of a train step.
-    loss: of a train step.
-    num_microbatches: pieces of the batch that go one after the other.
+    batch_size: number of rows of a global batch.
+    input_length: length of encoder rows, in tokens.
+    target_length: length of decoder rows, or of a decoded output, in tokens.
+    optimizer: the optimizer of the training step.
+    loss: the loss of the training step.
+    num_microbatches: number of microbatches, processed one after the other.
   """
 
   config: t5_config.T5Config
@@ -58,14 +58,14 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """What the compiler made, or why it could not.
+  """A compiled program, or the memory that it would need.
 
   Attributes:
-    compile_seconds: how long the compiler took.
-    peak_bytes: of HBM a chip, program and arguments included.
-    limit_bytes: what the compiler said that a program may use; None where it
-      fits, since the compiler then says nothing.
-    text: the optimised program; empty where it does not fit.
+    compile_seconds: time of the compilation.
+    peak_bytes: peak of HBM per chip, with program and arguments.
+    limit_bytes: the compiler's limit of HBM for a program; None if the program
+      fits, since the compiler reports it only otherwise.
+    text: the optimized program; empty if it does not fit.
   """
 
   compile_seconds: float
@@ -76,11 +76,11 @@ class Program:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StateBytes:
-  """What lies in a chip's HBM before anything is computed.
+  """Bytes of the state of a step on each chip.
 
   Attributes:
-    parameters: of the network.
-    optimizer: its moments; 0 for decoding.
+    parameters: bytes of the parameters.
+    optimizer: bytes of the optimizer's moments; 0 for decoding.
   """
 
   parameters: float
@@ -88,7 +88,7 @@ class StateBytes:
 
 
 def check(job: Job, placement: placements.Placement) -> None:
-  """Raises UserError where the batch cannot be cut over the mesh."""
+  """Raises UserError if the batch is not divisible over the mesh."""
   shards = placement.rules.batch_shards(placement.mesh)
   pieces = shards * job.num_microbatches
   if job.batch_size % pieces:
@@ -116,17 +116,17 @@ def state_bytes(
 def lower(
   job: Job, placement: placements.Placement, step_name: str
 ) -> jax.stages.Lowered:
-  """Traces a step of `experiment.train`, or a decoded batch.
+  """Lowers the training step of `experiment.train`, or greedy decoding.
 
   Args:
-    job: what runs.
-    placement: where, over the devices of a topology.
-    step_name: "train", or "decode": a batch is encoded and `target_length`
+    job: the model, batch and loss.
+    placement: the mesh of the devices of a topology, with its axis rules.
+    step_name: "train", or "decode": a batch is encoded, and `target_length`
       tokens of each row are decoded greedily.
   """
   check(job, placement)
   model = _model(job, step_name)
-  # Made on the CPU: within the mesh it would be computed on chips that are not.
+  # On the CPU: within the mesh it would run on chips that are not there.
   dropout_rng = jax.random.key(0)
   with placement.entered():
     if step_name == "decode":
@@ -156,12 +156,12 @@ def lower(
 
 
 def compiled(lowered: jax.stages.Lowered) -> Program:
-  """Compiles; a program too large for the memory is a result, no error."""
+  """Compiles; a program too large for the memory is a result, not an error."""
   start = time.monotonic()
   try:
     with tempfile.TemporaryDirectory() as folder:
-      # The compiler writes the program itself: of chips with sparse cores
-      # (v5p, v6e) it makes some that `as_text` of this jaxlib cannot read.
+      # The compiler dumps the program itself: for chips with sparse cores
+      # (v5p, v6e) it emits programs that `as_text` of this jaxlib cannot parse.
       program = lowered.compile(
         compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
       )
@@ -205,7 +205,7 @@ def abstract_batch(
 
 
 def gib(num_bytes: float) -> float:
-  """Bytes as GiB, of 2 ** 30."""
+  """Returns bytes in GiB, 2 ** 30 bytes each."""
   return num_bytes / chips.GIB
 
 

@@ -1,8 +1,8 @@
-"""What runs on each machine of a slice: the scripts that ssh carries there.
+"""The shell scripts that run over ssh on each host of a slice.
 
 `gcloud compute tpus tpu-vm ssh --command=` takes one string, which the login
-shell of every machine reads: here, and only here, a shell string is made.
-Everything in it that a user gave goes through `shlex.quote`.
+shell of every host runs: only this module builds a shell string. Every value
+from the user is quoted by `shlex.quote`.
 """
 
 import re
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 
 ENVIRONMENT = "specialize_environment"
 RUNS = "specialize_runs"
-# Machines' own Python is older than what the package needs.
+# The hosts' own Python is older than the package needs.
 _PYTHON = "3.11"
 _DISTRIBUTION = re.compile(r"[-\w.]*")
 
 
 def install(package: str) -> str:
-  """Installs a package, with its `tpu` extra, in an environment of its own.
+  """Returns a script that installs a package in a virtual environment.
 
   Args:
-    package: a wheel in the machine's home directory, or what pip takes, such
-      as "specialize-jax @ git+https://...".
+    package: a wheel in the host's home directory, or a requirement of pip, such
+      as "specialize-jax @ git+https://..."; its `tpu` extra is installed too.
   """
   return "\n".join(
     [
@@ -37,18 +37,18 @@ def install(package: str) -> str:
 
 
 def start(name: str, arguments: Sequence[str]) -> str:
-  """Starts `specialize ARGUMENT...`, or finds it running, and waits for it.
+  """Returns a script that starts `specialize ARGUMENT...` and waits for it.
 
-  The run does not end with the connection, and a second start joins the first
-  one: the run holds a lock, which the system takes back however it ends, so
-  that neither a restarted machine nor a used-up process number deceives it.
+  The run outlives the connection, and a second start follows the run that is
+  there: the run holds a file lock, which the kernel releases however the run
+  ends, so that neither a reboot nor a reused process id is mistaken for it.
 
   Args:
-    name: of the run; its log and status lie in a directory of that name.
-    arguments: of `specialize`, each as it is.
+    name: name of the run, and of the directory of its log and status.
+    arguments: the arguments of `specialize`, unquoted.
 
   Returns:
-    The script. It shows the run's log and exits with the run's status.
+    The script, which prints the run's log and exits with the run's status.
   """
   program = f'"$HOME"/{ENVIRONMENT}/bin/specialize'
   words = " ".join(map(shlex.quote, arguments))
@@ -73,7 +73,7 @@ def start(name: str, arguments: Sequence[str]) -> str:
 
 
 def logs(name: str, num_lines: int = 100) -> str:
-  """Shows the end of a run's log, and what is added to it."""
+  """Returns a script that prints the end of a run's log and follows it."""
   return "\n".join(
     [*_enter(name), f"exec tail --lines={num_lines} --follow=name log"]
   )
@@ -85,7 +85,7 @@ def _enter(name: str) -> list[str]:
 
 
 def _with_extra(package: str, extra: str) -> str:
-  """Example: "p @ git+u" gives "p[tpu] @ git+u"; "p.whl", "./p.whl[tpu]"."""
+  """Example: "p @ git+u" -> "p[tpu] @ git+u"; "p.whl" -> "./p.whl[tpu]"."""
   if package.endswith(".whl"):
     return f"./{package}[{extra}]"
   name = _DISTRIBUTION.match(package)[0]

@@ -1,4 +1,4 @@
-"""Keeps a run on TPU VMs going until it is done, whatever is taken away."""
+"""Restarts a run on TPU VMs after preemptions and failures until it is done."""
 
 import dataclasses
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from specialize_jax.tpu import launch, tpu_vm
 
-# `specialize train` exits so after a preemption (sysexits' "try again").
+# Exit status of `specialize train` after a preemption (EX_TEMPFAIL).
 PREEMPTED = 75
 # The states of a node (TPU API, Node.State) and of a queued resource
 # (QueuedResourceState.State).
@@ -41,18 +41,19 @@ _NOT_THERE = {*_TAKEN_AWAY, *_CHANGING, _ABSENT}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Patience:
-  """How often and how long is tried.
+  """Limits on restarts, and the waits between them.
 
   Attributes:
-    max_failures: tries that may fail one after the other, preemptions aside.
-    max_restarts: restarts in all, preemptions included.
-    first_wait_seconds: before the first restart; doubles with each of those
-      that did not last `settled_seconds`.
-    longest_wait_seconds: where the doubling ends.
-    settled_seconds: how long a try lasts that counts as a new beginning.
-    poll_seconds: from one look at a slice that is not ready to the next.
-    ready_seconds: how long a slice may take to become ready; a queue of
-      requests can take days.
+    max_failures: number of attempts in a row that may fail, without
+      preemptions.
+    max_restarts: number of restarts in all, with preemptions.
+    first_wait_seconds: wait before the first restart; doubled after each
+      attempt shorter than `settled_seconds`.
+    longest_wait_seconds: upper limit of that wait.
+    settled_seconds: duration of an attempt that resets wait and failures.
+    poll_seconds: interval between queries of a slice that is not ready.
+    ready_seconds: time that a slice may take to become ready; a queued request
+      can take days.
   """
 
   max_failures: int = 5
@@ -71,23 +72,23 @@ def resume_until_done(
   arguments: Sequence[str],
   patience: Patience,
 ) -> int:
-  """Rents, installs and starts, again and again, until the run is done.
+  """Creates the slice and starts the run, repeatedly until it is done.
 
-  A slice that was taken away is given back and rented anew; a connection that
-  broke joins the run that went on. Where the run goes on from is the run's
-  own matter: its MODEL_DIR must outlive the machines.
+  A preempted slice is deleted and created anew; after a broken connection the
+  run, which has continued, is followed again. The run resumes from its own
+  checkpoints: its MODEL_DIR must outlive the hosts.
 
   Args:
-    vm: the slice; may be there already.
+    vm: the slice; it may exist already.
     package: see `TpuVm.install`.
-    arguments: of `specialize`.
-    patience: how often and how long.
+    arguments: the arguments of `specialize`.
+    patience: limits on restarts, and the waits between them.
 
   Returns:
-    0 when the run is done, else the status of the last try.
+    0 when the run is done, otherwise the status of the last attempt.
 
   Raises:
-    UserError: gcloud is not installed, or the wheel is not there.
+    UserError: gcloud is not installed, or the wheel does not exist.
   """
   commands = [*vm.install(package), vm.start(arguments)]
   failures = quick_restarts = 0
@@ -118,7 +119,7 @@ def resume_until_done(
 
 
 def _make_ready(vm: tpu_vm.TpuVm, patience: Patience) -> int:
-  """Waits for the slice, renting it where it is not there; gives a status."""
+  """Waits for the slice, creating it if needed; returns an exit status."""
   deadline = time.monotonic() + patience.ready_seconds
   last_state, rented = None, False
   while time.monotonic() < deadline:
@@ -132,7 +133,7 @@ def _make_ready(vm: tpu_vm.TpuVm, patience: Patience) -> int:
       return status
     if state in _TAKEN_AWAY:
       if rented:
-        return PREEMPTED  # taken away before it was used: with back-off
+        return PREEMPTED  # before it was used: with back-off
       status = launch.run(vm.delete())
     elif state == _ABSENT:
       if rented:
@@ -147,7 +148,7 @@ def _make_ready(vm: tpu_vm.TpuVm, patience: Patience) -> int:
 
 
 def _state(vm: tpu_vm.TpuVm) -> tuple[str, int]:
-  """The slice's state, and a status that is not 0 where none could be had."""
+  """Returns the slice's state and an exit status, not 0 if it is unknown."""
   status, state, complaint = launch.ask(vm.describe())
   if status and "not_found" in complaint.lower().replace(" ", "_"):
     return _ABSENT, 0

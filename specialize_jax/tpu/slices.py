@@ -1,8 +1,8 @@
-"""The slices that Google Cloud rents, by their names in its three interfaces.
+"""The slices of Google Cloud, by their names in its three interfaces.
 
-One slice is `v5e:4x4` to the compiler, `v5litepod-16` to gcloud, and a pair
-of node labels to GKE. Names are from cloud.google.com/tpu/docs ("TPU
-versions", "TPU software versions") and from
+A slice is `v5e:4x4` to the compiler, `v5litepod-16` to gcloud, and a pair of
+node labels to GKE. Names are from cloud.google.com/tpu/docs ("TPU versions",
+"TPU software versions") and from
 cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus.
 """
 
@@ -13,20 +13,20 @@ import re
 from specialize_jax import errors
 
 _CHIPS_A_HOST = 4
-# The chips of the largest machine that is a whole two-dimensional slice.
+# Number of chips of the largest two-dimensional slice of one host.
 _LARGEST_SINGLE_HOST = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Generation:
-  """What one generation of chips is called.
+  """The names of a generation of chips.
 
   Attributes:
     gcloud: the prefix of `--accelerator-type`, and the value of `--type`.
-    counted: what the number after the prefix counts, a chip.
-    runtime_version: of the TPU VM's image.
+    counted: units per chip of the number after that prefix: its cores, or 1.
+    runtime_version: the image of the TPU VMs.
     gke: the value of the node label `gke-tpu-accelerator`.
-    topologies: by number of chips; the shape that a bare number means.
+    topologies: the default shape by number of chips.
   """
 
   gcloud: str
@@ -93,7 +93,7 @@ _COUNT = re.compile(r"(v\w+)-([1-9]\d*)")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slice:
-  """Chips that are rented together.
+  """A slice: chips that are allocated together.
 
   Attributes:
     generation: "v4", "v5e", "v5p" or "v6e".
@@ -105,12 +105,12 @@ class Slice:
 
   @property
   def num_chips(self) -> int:
-    """Chips in all."""
+    """Number of chips."""
     return math.prod(map(int, self.topology.split("x")))
 
   @property
   def chips_per_host(self) -> int:
-    """Chips of each machine; a small flat slice is one machine."""
+    """Number of chips per host; a small two-dimensional slice is one host."""
     flat = self.topology.count("x") == 1
     if flat and self.num_chips <= _LARGEST_SINGLE_HOST:
       return self.num_chips
@@ -118,18 +118,18 @@ class Slice:
 
   @property
   def num_hosts(self) -> int:
-    """Machines, each of which runs one process."""
+    """Number of hosts, each of which runs one process."""
     return self.num_chips // self.chips_per_host
 
   @property
   def accelerator_type(self) -> str:
-    """As gcloud calls it; v4 and v5p count cores, two a chip."""
+    """The name in gcloud; v4 and v5p count cores, two per chip."""
     generation = _GENERATIONS[self.generation]
     return f"{generation.gcloud}-{self.num_chips * generation.counted}"
 
   @property
   def gcloud_flags(self) -> tuple[str, ...]:
-    """What gcloud is asked for: of a three-dimensional slice the shape too."""
+    """Flags of gcloud; with the topology if it is three-dimensional."""
     if self.topology.count("x") == 1:
       return (f"--accelerator-type={self.accelerator_type}",)
     kind = _GENERATIONS[self.generation].gcloud
@@ -147,13 +147,13 @@ class Slice:
 
 
 def parse(text: str) -> Slice:
-  """Reads a slice's name, in the compiler's words or in gcloud's.
+  """Parses a slice's name, the compiler's or gcloud's.
 
   Example: "v5e:4x4", "v5e-16" and "v5litepod-16" are the same 16 chips on 4
   hosts; "v4:2x2x4" and "v4-32" are the same 16 chips, of two cores each.
 
   Raises:
-    UserError: no such slice is rented.
+    UserError: there is no such slice.
   """
   shape, count = _SHAPE.fullmatch(text), _COUNT.fullmatch(text)
   name = (shape or count)[1] if shape or count else ""
@@ -179,7 +179,7 @@ def parse(text: str) -> Slice:
 
 
 def _is_rented(topology: str, listed: dict[int, str]) -> bool:
-  """Whether a shape is listed, or a cuboid of whole 4 x 4 x 4 cubes."""
+  """Whether a shape is listed, or a cuboid of 4 x 4 x 4 cubes."""
   if topology in listed.values():
     return True
   sides = [int(side) for side in topology.split("x")]

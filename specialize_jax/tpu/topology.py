@@ -1,4 +1,4 @@
-"""A slice of TPU chips to compile for: its devices, its meshes, its links."""
+"""A slice of TPU chips to compile for: its devices, meshes and links."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from specialize_jax.parallel import mesh as meshes
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.tpu import collectives, slices
 
-# Tensor parallelism over more chips than this sends more than it saves.
+# Tensor parallelism over more chips costs more in communication than it saves.
 _MAX_MODEL = 8
 # Chips of one copy of the parameters, where a slice holds several: so few send
 # no more for being part of a larger slice, and hold FlanT5-XXL with Adafactor.
@@ -28,13 +28,13 @@ _CHIPS_A_HOST = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-  """Chips, and how they are linked.
+  """The chips of a slice, and the links between them.
 
   Attributes:
-    name: as the compiler knows it, such as "v5e:4x4".
-    chip: what each of them can do.
-    shape: chips along each axis of the slice.
-    devices: one a chip, to compile for; they compute nothing.
+    name: the compiler's name, such as "v5e:4x4".
+    chip: peak rates and memory of a chip.
+    shape: number of chips along each axis.
+    devices: one device per chip, to compile for; they cannot compute.
   """
 
   name: str
@@ -44,22 +44,22 @@ class Topology:
 
   @property
   def num_chips(self) -> int:
-    """Chips in all."""
+    """Number of chips."""
     return math.prod(self.shape)
 
   def seconds(
     self, exchanges: Sequence[collectives.Collective], mesh: jax.sharding.Mesh
   ) -> float:
-    """Returns the least time of collectives, their links at full speed.
+    """Returns a lower bound on the time of collectives, in seconds.
 
-    Of a torus only the axes along which the devices of a group differ carry
-    its bytes: two links an axis where it closes to a ring, else one, which is
-    what reaches the chip at the axis's end. Collectives along different axes
-    may run at the same time, so the bound is the time of the busiest axis.
+    The bytes of a group travel along the axes of the torus in which its devices
+    differ, at full bandwidth: over two links per axis that closes to a ring,
+    otherwise over the one link of the chip at the axis's end. Collectives along
+    different axes may overlap, so the bound is the time of the busiest axis.
 
     Args:
-      exchanges: of one step of a program.
-      mesh: of the program.
+      exchanges: the collectives of one step of a program.
+      mesh: the mesh of the program.
     """
     places = [device.coords for device in mesh.devices.flat]
     busy = dict.fromkeys(range(len(self.shape)), 0.0)
@@ -81,7 +81,7 @@ class Topology:
     return max(busy.values())
 
   def _links(self, group: Sequence[tuple[int, ...]]) -> dict[int, int]:
-    """Returns the links of a chip along each axis that a group spans."""
+    """Returns the number of links of a chip along each axis of a group."""
     return {
       axis: 2 if self._closes(length) else 1
       for axis, length in enumerate(self.shape)
@@ -99,7 +99,7 @@ def load(name: str) -> Topology:
   """Returns the topology of a slice by its name, from the TPU compiler.
 
   Args:
-    name: as `slices.parse` reads it: "v5e:4x4", "v5e-16".
+    name: a name for `slices.parse`, such as "v5e:4x4" or "v5e-16".
 
   Raises:
     UserError: there is no such slice, or libtpu is not installed.
@@ -110,13 +110,13 @@ def load(name: str) -> Topology:
       "the TPU compiler, libtpu, is not installed: run `pip install "
       "'specialize-jax[plan]'`, or `pip install libtpu`."
     )
-  # No TPU is asked for: neither the metadata server of a cloud machine, nor
-  # the lock by which processes keep from sharing a TPU.
+  # No TPU is used: skip the metadata server of cloud machines, and the lock
+  # against two processes on one TPU.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   chip = chips.CHIPS[rented.generation]
   text = f"{rented.generation}:{rented.topology}"
-  # Else each core of a chip of two counts as a device.
+  # Otherwise each of the two cores of a chip is a device.
   megacore = {"chip_config_name": "megacore"} if chip.cores_per_chip > 1 else {}
   shape = tuple(int(side) for side in rented.topology.split("x"))
   if math.prod(shape) < _CHIPS_A_HOST:
@@ -139,9 +139,9 @@ def load(name: str) -> Topology:
 
 @contextlib.contextmanager
 def _flags_of_the_cpu_hidden() -> Iterator[None]:
-  """Hides XLA_FLAGS from libtpu, which ends the process at one of the CPU's.
+  """Hides XLA_FLAGS from libtpu, which aborts the process at flags of the CPU.
 
-  The CPU's own client has read them by then.
+  The CPU client has read them by then.
   """
   jax.devices("cpu")
   flags = os.environ.pop("XLA_FLAGS", None)
@@ -153,7 +153,7 @@ def _flags_of_the_cpu_hidden() -> Iterator[None]:
 
 
 def _compile_something(device: jax.Device) -> None:
-  """Makes libtpu read its flags, which it does once, when it first compiles."""
+  """Makes libtpu read its flags, which it does at its first compilation."""
   scalar = jax.ShapeDtypeStruct(
     (), jnp.int32, sharding=jax.sharding.SingleDeviceSharding(device)
   )
@@ -161,13 +161,14 @@ def _compile_something(device: jax.Device) -> None:
 
 
 def parse_mesh(text: str, num_chips: int) -> dict[str, int]:
-  """Reads `fsdp=16` or `data=2,fsdp=4,model=2`.
+  """Parses the shape of a mesh: `fsdp=16` or `data=2,fsdp=4,model=2`.
 
-  An axis that is not named is 1, and one of -1 takes what is left.
+  Axes that are not named have size 1, and an axis of -1 has the remaining
+  chips.
 
   Raises:
-    UserError: an axis is unknown, named twice or no number, or the axes do
-      not multiply to the number of chips.
+    UserError: an axis is unknown, named twice or not a number, or the product
+      of the axes is not the number of chips.
   """
   axes: dict[str, int] = {}
   for part in text.split(","):
@@ -196,10 +197,10 @@ def sensible_meshes(
 ) -> list[dict[str, int]]:
   """Returns the meshes to compile.
 
-  All sharding of parameters with 1, 2, 4 and 8 shards of the model; two
-  replicas; replicas of 16 chips each, which send what 16 chips alone would;
-  and no sharding at all. Left out are those that do not cut the batch or the
-  network evenly.
+  Fully sharded parameters with a model axis of 1, 2, 4 and 8; two replicas;
+  replicas of 16 chips, whose all-gathers are those of 16 chips alone; and pure
+  data parallelism. Meshes over which the batch or the network is not divisible
+  are left out.
   """
   found = []
   for sizes in _candidates(num_chips):
@@ -219,7 +220,7 @@ def sensible_meshes(
 
 
 def written(sizes: Mapping[str, int]) -> str:
-  """A mesh as users write it, axes of 1 left out: "fsdp=8,model=2"."""
+  """Returns a mesh as users write it, without axes of 1: "fsdp=8,model=2"."""
   parts = [f"{name}={size}" for name, size in sizes.items() if size > 1]
   return ",".join(parts) or "data=1"
 

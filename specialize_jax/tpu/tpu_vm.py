@@ -1,4 +1,4 @@
-"""A run on TPU VMs: the gcloud commands of its life, from create to delete."""
+"""A run on TPU VMs: the gcloud commands from create to delete."""
 
 import dataclasses
 import os
@@ -13,17 +13,18 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TpuVm:
-  """A slice of TPU VMs, rented or to be rented.
+  """A slice of TPU VMs, which need not exist yet.
 
   Attributes:
-    name: of the slice and of the run on it.
-    slice: which chips.
-    project: Google Cloud's.
-    zone: such as "us-west4-a".
-    queued: whether it waits in a queue of requests until there is room;
-      otherwise creating it fails where there is none.
-    spot: whether it costs less and may be taken away at any time.
-    runtime_version: of the image; that of the chips where None.
+    name: name of the slice and of the run on it.
+    slice: the chips.
+    project: the project of Google Cloud.
+    zone: the zone, such as "us-west4-a".
+    queued: whether to create it as a queued resource, which waits for capacity;
+      otherwise creation fails if there is none.
+    spot: whether to use spot capacity, which is cheaper and may be preempted at
+      any time.
+    runtime_version: the image; None for the default of the chips.
   """
 
   name: str
@@ -35,7 +36,7 @@ class TpuVm:
   runtime_version: str | None = None
 
   def __post_init__(self) -> None:
-    """Raises UserError for a name that Google Cloud would refuse."""
+    """Raises UserError for an invalid name, project or zone."""
     check_name(self.name)
     for flag in ("project", "zone"):
       if not getattr(self, flag):
@@ -46,7 +47,7 @@ class TpuVm:
         )
 
   def create(self) -> launch.Command:
-    """Rents it, or asks for it to be rented."""
+    """Creates the TPU VM, or its queued resource."""
     version = self.runtime_version or self.slice.runtime_version
     if self.queued:
       kind, named = "queued-resources", (f"--node-id={self.name}",)
@@ -63,7 +64,7 @@ class TpuVm:
     )
 
   def describe(self) -> launch.Command:
-    """Prints its state alone, see `resume`."""
+    """Prints only its state, for `resume`."""
     kind = "queued-resources" if self.queued else "tpu-vm"
     field = "state.state" if self.queued else "state"
     return self._gcloud(
@@ -73,13 +74,13 @@ class TpuVm:
     )
 
   def install(self, package: str) -> list[launch.Command]:
-    """Installs the package on every machine.
+    """Installs the package on every host.
 
     Args:
-      package: a wheel here, which is copied there, or what pip takes.
+      package: a local wheel, which is copied, or a requirement of pip.
 
     Raises:
-      UserError: a wheel that is not here.
+      UserError: the wheel does not exist.
     """
     commands = []
     if package.endswith(".whl"):
@@ -102,14 +103,14 @@ class TpuVm:
     ]
 
   def start(self, arguments: Sequence[str]) -> launch.Command:
-    """Starts `specialize ARGUMENT...` on every machine and waits for it."""
+    """Starts `specialize ARGUMENT...` on every host and waits for it."""
     return self._ssh(
       "start the run on every host, or join it; the status is the run's",
       remote_script.start(self.name, arguments),
     )
 
   def logs(self) -> launch.Command:
-    """Follows the log of the first machine."""
+    """Follows the log of the first host."""
     script = remote_script.logs(self.name)
     return self._ssh("follow the log", script, worker="0")
 
@@ -152,7 +153,7 @@ class TpuVm:
 
 
 def check_name(name: str) -> None:
-  """Raises UserError for a name that a machine or a pod cannot have."""
+  """Raises UserError for a name that is invalid for a host or a pod."""
   if not _NAME.fullmatch(name):
     raise errors.UserError(
       f"--name={name} is not possible: expected at most 40 lower-case "

@@ -1,8 +1,8 @@
-"""How often the loops of a compiled program run.
+"""Trip counts of the loops of a compiled program.
 
-The TPU compiler writes no trip counts. A loop that counts is one whose
-condition depends on few scalars that begin as constants, and whose body makes
-each anew from those scalars alone: so it is run here, scalars only.
+The TPU compiler does not write them. A counted loop is one whose condition
+depends on a few scalars that are constant at first, and whose body updates each
+from those scalars alone: its scalars are evaluated here until it ends.
 """
 
 import operator
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from specialize_jax.tpu import hlo_text
 
-# A loop of more rounds than this counts as unknown: no loop of a T5 has them.
+# More iterations than any loop of a T5: beyond them the count is unknown.
 _MAX_ROUNDS = 100_000
 _COMPARE: Mapping[str, Callable[[int, int], bool]] = {
   "LT": operator.lt,
@@ -36,7 +36,7 @@ _SAME = (
 _INTEGERS = ("s8", "u8", "s16", "u16", "s32", "u32", "s64", "u64", "pred")
 
 _Value = object
-"""An int, a tuple of values, or None where it is not known."""
+"""An int, a tuple of values, or None if it is unknown."""
 
 
 def trip_count(
@@ -48,8 +48,8 @@ def trip_count(
 
   Args:
     module: the program.
-    computation: where the loop stands.
-    loop: its instruction.
+    computation: the computation that contains the loop.
+    loop: the loop's instruction.
   """
   known = loop.backend_config.get("known_trip_count")
   if isinstance(known, Mapping):
@@ -77,7 +77,7 @@ def _next(
   state: tuple[_Value, ...],
   read: Sequence[int],
 ) -> tuple[_Value, ...]:
-  """The loop's scalars after one more round."""
+  """Returns the loop's scalars after one more iteration."""
   evaluator = _Evaluator(module, body, (state,))
   root = body.instructions[body.root]
   if root.opcode != "tuple":
@@ -94,7 +94,7 @@ def _needed(
   condition: hlo_text.Computation,
   body: hlo_text.Computation,
 ) -> set[int]:
-  """Places in the loop's tuple that its condition depends on."""
+  """Returns the indices of the loop's tuple that its condition depends on."""
   needed = _places_read(module, condition, condition.root)
   root = body.instructions[body.root]
   if root.opcode != "tuple":
@@ -111,7 +111,7 @@ def _needed(
 def _places_read(
   module: hlo_text.Module, computation: hlo_text.Computation, name: str
 ) -> set[int]:
-  """Places of the parameter's tuple that an instruction depends on."""
+  """Returns the indices of the parameter's tuple an instruction depends on."""
   places, seen, todo = set(), set(), [name]
   while todo:
     name = todo.pop()
@@ -129,7 +129,7 @@ def _places_read(
 
 
 class _Evaluator:
-  """Computes scalars of one computation, each once."""
+  """Evaluates scalars of one computation, each once."""
 
   def __init__(
     self,

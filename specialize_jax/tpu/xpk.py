@@ -25,7 +25,7 @@ class Workload:
     cluster: the cluster's name, as `xpk cluster create` was given it.
     project: Google Cloud's; empty for gcloud's default.
     zone: the cluster's; empty for gcloud's default.
-    spot: whether it runs on nodes that may be taken away at any time.
+    spot: whether it runs on spot nodes, which may be preempted at any time.
     max_restarts: number of restarts, after preemptions too: xpk counts both.
     grace_seconds: from SIGTERM to SIGKILL, to save the step in.
   """
