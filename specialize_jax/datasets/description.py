@@ -1,4 +1,4 @@
-"""What a domain is: its questions, its answers and the words around them."""
+"""The description of a domain: its questions, answer rules and prompts."""
 
 import dataclasses
 import typing
@@ -18,8 +18,8 @@ class Vocabulary:
   """A student's SentencePiece model.
 
   Attributes:
-    path: the file; a relative path is looked for in the data directory.
-    extra_ids: sentinels above its pieces.
+    path: the file; a relative path is relative to the data directory.
+    extra_ids: number of sentinel tokens, whose ids follow those of the pieces.
   """
 
   path: str
@@ -28,13 +28,13 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WrittenPrompt:
-  """A prompt that a benchmark's authors wrote, instead of our formats.
+  """A prompt by a benchmark's authors, used instead of our formats.
 
   Attributes:
-    name: what the task's name ends with, before its version.
+    name: the end of the task's name, before its version.
     source: a seqio source of rows with the texts `inputs` and `targets`.
-    chain_of_thought: whether it asks for one.
-    grader: whose rule decides.
+    chain_of_thought: whether it asks for a chain of thought.
+    grader: the grader whose rule decides if an answer is correct.
   """
 
   name: str
@@ -45,15 +45,16 @@ class WrittenPrompt:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmark:
-  """Questions that a model is evaluated on, and the rule that judges it.
+  """The questions of a benchmark, and the rule that judges answers.
 
   Attributes:
-    name: what the names of its tasks begin with.
-    read: reads a split's questions.
-    splits: the splits that it has, "validation", "test" or both.
-    answer: what an answer is.
-    read_demonstrations: what in-context prompts show.
-    prompts: where it has its own: one task for each, and none for our formats.
+    name: the beginning of the names of its tasks.
+    read: reads the questions of a split.
+    splits: its splits: "validation", "test" or both.
+    answer: the rule that finds an answer and compares it.
+    read_demonstrations: reads the demonstrations of in-context prompts.
+    prompts: its own prompts, each of which is one task; if it has any, there
+      are no tasks in our formats.
   """
 
   name: str
@@ -72,24 +73,25 @@ class Benchmark:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-  """Everything that specialization to one domain needs to know of it.
+  """A domain: its training questions, benchmarks, vocabulary and prompts.
 
   Attributes:
-    name: what the names of its mixtures begin with.
-    vocabulary: the student's.
-    in_distribution: the questions of the same kind as those that the teacher
-      was asked, held out.
-    out_of_distribution: of the same ability, from elsewhere; checkpoints are
-      selected by them.
-    general: other abilities; what they lose is the price.
-    read_training: reads what the teacher was asked, from the file that a user
-      names or from the dataset's own.
-    wording: how the student is asked.
-    num_demonstrations: how many an in-context prompt shows.
-    teacher_prompt: how the teacher is asked, `{question}` in it once; None for
-      the prompt that a command has by default.
-    tfds_dir: where `specialize prepare` writes the teacher's data; None for
-      `tfds/` in the data directory.
+    name: the beginning of the names of its mixtures.
+    vocabulary: the student's vocabulary.
+    in_distribution: held-out questions of the distribution of the training
+      questions.
+    out_of_distribution: benchmarks of the same ability from other sources, by
+      which checkpoints are selected.
+    general: benchmarks of other abilities, to measure the cost of
+      specialization.
+    read_training: reads the training questions, which the teacher answers, from
+      the file that a user names or from the dataset's own.
+    wording: the student's prompts and statements of answers.
+    num_demonstrations: number of demonstrations in an in-context prompt.
+    teacher_prompt: the template of the teacher's prompt, which has `{question}`
+      exactly once; None for the command's default.
+    tfds_dir: the directory to which `specialize prepare` writes the teacher's
+      data; None for `tfds/` in the data directory.
   """
 
   name: str
@@ -105,15 +107,15 @@ class Dataset:
 
   @property
   def teacher_name(self) -> str:
-    """The name of the dataset of the teacher's rows."""
+    """Name of the dataset of the teacher's samples."""
     return f"{self.in_distribution.name}_teacher"
 
   @property
   def benchmarks(self) -> tuple[Benchmark, ...]:
-    """All that is evaluated on, in distribution first."""
+    """All benchmarks, the one in distribution first."""
     return (self.in_distribution, *self.out_of_distribution, *self.general)
 
   @property
   def formats(self) -> tuple[formats.DataFormat, ...]:
-    """The four formats in this dataset's words."""
+    """The four formats with this dataset's wording."""
     return formats.worded(self.wording)

@@ -1,9 +1,9 @@
 """A user's own domain, in one YAML file.
 
-YAML, and not gin: the file holds data that a stranger may have written, and a
-gin file is a program. Every key and every row is checked when it is read, and
-all that is wrong is reported at once, with line numbers, before anything is
-paid for or trained. `docs/own_domain.md` describes the keys.
+YAML, and not gin: a dataset file may come from someone else, and a gin file can
+run code. Every key and every row is checked when the file is read, and all
+mistakes are reported at once, with line numbers, before any teacher call or
+training. `docs/own_domain.md` describes the keys.
 """
 
 import dataclasses
@@ -45,14 +45,14 @@ _STR, _INT, _MAP, _SEQ = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetFile:
-  """A dataset file that was read and is right.
+  """A dataset file without mistakes.
 
   Attributes:
-    path: the file.
-    content: its bytes, which a run keeps.
-    dataset: what it describes.
-    train: the questions for the teacher, those held out for validation left
-      out, each with the id that its row has.
+    path: the path of the file.
+    content: its bytes, which are copied to a run's directory.
+    dataset: the dataset that it describes.
+    train: the training questions, without those held out for validation, each
+      with its row's id.
     sizes: the number of questions by set.
   """
 
@@ -87,7 +87,7 @@ def load(path: str, flag: str = "--dataset") -> DatasetFile:
 
 
 def wording_of(content: bytes, path: str) -> formats.Wording:
-  """Reads only how the student is asked, whether the sets are there or not.
+  """Reads the student's prompts; the files of the sets need not exist.
 
   Args:
     content: of a dataset file, such as a run keeps.
@@ -106,7 +106,7 @@ def wording_of(content: bytes, path: str) -> formats.Wording:
 
 
 def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
-  """Parses YAML into nodes, which know their lines."""
+  """Parses YAML into nodes, which have line numbers."""
   text = reading.decode(content, path)
   if len(content) > _MAX_BYTES:
     raise errors.UserError(
@@ -129,7 +129,7 @@ def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
 
 
 def _check_nesting(text: str, where: str) -> None:
-  """Refuses brackets without end, on which the parser takes quadratic time."""
+  """Raises UserError for deep nesting, which is slow to parse (quadratic)."""
   depth = 0
   for bracket in _BRACKET.finditer(text):
     depth += 1 if bracket[0] in "[{" else -1
@@ -146,8 +146,8 @@ class _Set:
   """A file of rows.
 
   Attributes:
-    path: the file.
-    line: of the dataset file, where it is named.
+    path: the path of the file.
+    line: the line of the dataset file that names it.
   """
 
   path: str
@@ -159,10 +159,10 @@ class _Member:
   """A benchmark in or out of distribution, or a general one.
 
   Attributes:
-    name: its own, "" for that in distribution.
-    kind: the key that it stands under, "" for that in distribution.
-    sets: its files by split; under "" one file for both.
-    rule: what an answer is.
+    name: its name; "" for the one in distribution.
+    kind: the key that it is under; "" for the one in distribution.
+    sets: its files by split; {"": file} for one file of both splits.
+    rule: the rule that finds an answer and compares it.
   """
 
   name: str
@@ -173,7 +173,7 @@ class _Member:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Parts:
-  """What the file says, before any set is read."""
+  """The content of a dataset file, before its sets are read."""
 
   name: str
   folder: str
@@ -190,7 +190,7 @@ class _Parts:
 
 
 class _Reader:
-  """Reads nodes, noting what is wrong with them."""
+  """Reads nodes, and collects their mistakes."""
 
   def __init__(self, path: str, mistakes: mistakes_lib.Mistakes) -> None:
     self._path = path
@@ -235,7 +235,7 @@ class _Reader:
     *,
     required: Sequence[str] = (),
   ) -> dict[str, yaml.Node]:
-    """Returns a mapping's nodes by key; notes unknown and missing ones."""
+    """Returns a mapping's nodes by key; reports unknown and missing keys."""
     if node is None:
       return {}
     if not isinstance(node, yaml.MappingNode):
@@ -259,7 +259,7 @@ class _Reader:
     return found
 
   def rule(self, node: yaml.Node | None) -> answer_rules.AnswerRule:
-    """Reads what an answer is; a number where it is wrong."""
+    """Reads the answer rule; if it has a mistake, that of numbers."""
     if node is None:
       return answer_rules.NUMBER
     fields: dict[str, str] = {}
@@ -301,7 +301,7 @@ class _Reader:
   def student(
     self, node: yaml.Node | None, rule: answer_rules.AnswerRule
   ) -> tuple[formats.Wording, int]:
-    """Reads how the student is asked, and how many demonstrations it sees."""
+    """Reads the student's wording, and its number of demonstrations."""
     parts = self.mapping(node, "student", _STUDENT)
     words: dict[str, str] = {}
     if rule.kind == "json" and "answer" not in parts:
@@ -373,7 +373,7 @@ class _Reader:
     )
 
   def _file(self, node: yaml.Node | None, what: str) -> str | None:
-    """Reads the name of a file that has to be there."""
+    """Reads the name of a file, which must exist."""
     given = self._text(node, what)
     if given is None:
       return None
@@ -469,7 +469,7 @@ class _Reader:
 
 
 def _json_answer(field: str) -> str:
-  """Returns the object that states an answer: {"result": {"label": "B"}}."""
+  """Returns the template of an answer in JSON: {"result": {"label": ...}}."""
   before = "".join(f'{{"{part}": ' for part in field.split("."))
   return f'{before}"{formats.ANSWER}"{"}" * len(field.split("."))}'
 
@@ -485,7 +485,7 @@ def _shown(node: yaml.Node) -> str:
 
 
 class _Sets:
-  """The rows of all sets, checked."""
+  """The rows of all sets, with their mistakes collected."""
 
   def __init__(self, parts: _Parts, mistakes: mistakes_lib.Mistakes) -> None:
     self._parts = parts
@@ -512,9 +512,10 @@ class _Sets:
     )
 
   def _wording(self, member: _Member) -> formats.Wording:
-    """A benchmark with a rule of its own states answers in its default words.
+    """Returns the wording to check a benchmark's rows with.
 
-    Its prompts are the dataset's; only what rows are checked by differs.
+    A benchmark with an answer rule of its own states answers in the default
+    words of that rule; its prompts are the dataset's.
     """
     if member.rule == self._parts.rule:
       return self._parts.wording
@@ -524,7 +525,7 @@ class _Sets:
     return formats.Wording(**words)
 
   def _note_rule(self) -> None:
-    """Notes a rule that finds the same in every training answer."""
+    """Reports a rule that finds the same in every training answer."""
     rows = self._rows["", "", "train"]
     said = {row.question.answer for row in rows}
     if len(rows) > 1 and len(said) == 1:
@@ -536,7 +537,7 @@ class _Sets:
       )
 
   def _note_spelling(self) -> None:
-    """Notes a vocabulary that cannot write the answers or the questions."""
+    """Reports a vocabulary that cannot encode the answers or the questions."""
     path = self._parts.vocabulary.path
     try:
       processor = sentencepiece.SentencePieceProcessor(model_file=path)
@@ -575,7 +576,7 @@ class _Sets:
           continue
         rows = self._rows[member.kind, member.name, split]
         name = ".".join(filter(None, (member.kind, member.name, split)))
-        # One file is divided by its questions, and leaks into no other part.
+        # One file for both splits is divided by question, without leaks.
         roles[name] = (split or "test", one.path, rows)
     return roles
 
@@ -651,7 +652,7 @@ class _Sets:
     )
 
   def _shown(self, member: _Member) -> list[questions.Question]:
-    """Returns what a benchmark's in-context prompts may show."""
+    """Returns the questions that may be demonstrations of a benchmark."""
     own = self._rows.get((member.kind, member.name, "demonstrations"))
     if own is not None:
       return [row.question for row in own]
@@ -663,7 +664,7 @@ class _Sets:
   def _split(
     self, kind: str, name: str, split: str
   ) -> list[questions.Question]:
-    """Returns a split; of one file, a part of it."""
+    """Returns the questions of a split, which may be a part of one file."""
     given = self._rows.get((kind, name, split))
     if (kind, name) == ("", "") and split in ("train", "validation"):
       if ("", "", "validation") in self._rows:
@@ -678,7 +679,7 @@ class _Sets:
       whole, words_fn=rows_lib.same_words
     )
     if kind == "general" and split == "test":
-      return whole  # nothing is chosen by it, as with BIG-Bench-Hard
+      return whole  # nothing is selected by it, as with BIG-Bench-Hard
     return validation if split == "validation" else rest
 
 
@@ -705,10 +706,10 @@ def _training(
 def _demonstrations(
   shown: Sequence[questions.Question], parts: _Parts
 ) -> list[formats.Demonstration]:
-  """Returns what has a rationale; else what `prepare` kept of the teacher.
+  """Returns questions with rationales, or the samples that `prepare` kept.
 
   Raises:
-    UserError: there is neither.
+    UserError: there are neither.
   """
   found = questions.to_demonstrations(shown)
   if found:

@@ -1,22 +1,23 @@
-"""What is wrong with a dataset file, collected until all of it is known."""
+"""The mistakes of a dataset file, collected to be reported together."""
 
 import collections
 import dataclasses
 
 from specialize_jax import errors
 
-_MAX_PLACES = 5  # of one kind of mistake in one file that are named
+_MAX_PLACES = 5  # lines named for one kind of mistake in one file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mistake:
-  """Something that is wrong.
+  """A mistake in a file.
 
   Attributes:
-    file: where.
-    line: of it, from 1; 0 for the file as a whole.
-    kind: mistakes of one kind in one file are named a few times, then counted.
-    text: what is wrong, what was expected, and the way out.
+    file: the path of the file.
+    line: the line, from 1; 0 for the file as a whole.
+    kind: of the mistakes of one kind in one file only the first few are listed,
+      and the others are counted.
+    text: the mistake, what was expected, and how to correct it.
   """
 
   file: str
@@ -26,30 +27,30 @@ class Mistake:
 
 
 class Mistakes:
-  """Collects mistakes, and raises them together."""
+  """Collects mistakes, and raises them as one error."""
 
   def __init__(self) -> None:
     """Starts with none."""
     self._found: list[Mistake] = []
 
   def __len__(self) -> int:
-    """Returns how many there are."""
+    """Returns the number of mistakes."""
     return len(self._found)
 
   def add(self, file: str, line: int, text: str, *, kind: str = "") -> None:
-    """Adds one; without a kind it is always named."""
+    """Adds a mistake; without a kind it is always listed."""
     self._found.append(
       Mistake(file=file, line=line, kind=kind or text, text=text)
     )
 
   def raise_any(self, what: str) -> None:
-    """Raises all as one error, in the order of files and lines.
+    """Raises all mistakes as one error, in the order of files and lines.
 
     Args:
       what: the flag and the file, as the user wrote them.
 
     Raises:
-      ReportError: there is one.
+      ReportError: there is a mistake.
     """
     if not self._found:
       return

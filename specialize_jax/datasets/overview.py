@@ -1,4 +1,4 @@
-"""What a dataset file says, as text: its sets, its prompts and its names."""
+"""Describes a dataset file as text: its sets, prompts and mixtures."""
 
 from specialize_jax.cot import answer_rules, formats
 from specialize_jax.datasets import files
@@ -8,7 +8,7 @@ def text(own: files.DatasetFile) -> str:
   """Returns lines on the sets, the rule, the prompts and the mixtures.
 
   Args:
-    own: a dataset file that was read.
+    own: the dataset file.
   """
   dataset = own.dataset
   shown = own.train[0].question

@@ -1,23 +1,23 @@
 """Registers a dataset's tasks and mixtures with seqio.
 
-With FORMAT one of the four formats, NAME the dataset's name and BENCHMARK that
-of a benchmark (in distribution, out of it, or general):
+FORMAT is one of the four formats, NAME the dataset's name, and BENCHMARK the
+name of a benchmark (in distribution, out of distribution, or general):
 
   BENCHMARK_FORMAT_v1        evaluation
   BENCHMARK_teacher_FORMAT_v1
-                             training, from the teacher's data; of the
-                             benchmark in distribution
+                             training on the teacher's data, for the benchmark
+                             in distribution
   NAME_specialize            training: the four formats
-  NAME_validation            in and out of distribution: what both rules of
-                             selection need
-  NAME_test                  the same, to test
+  NAME_validation            in and out of distribution, for both rules of
+                             checkpoint selection
+  NAME_test                  in and out of distribution, for the test
   NAME_out_of_distribution_validation
-                             what checkpoints are selected by
-  NAME_general               the price: general benchmarks
+                             out of distribution, for checkpoint selection
+  NAME_general               general benchmarks: the cost of specialization
 
-A mixture for evaluation is zero-shot with chain of thought (the general one
-with and without), or in the format that stands before its version:
-NAME_test_in_context_answer_only_v1. Without its version it is the newest.
+An evaluation mixture is zero-shot with chain of thought (the general one with
+and without), or in the format named before its version, as in
+NAME_test_in_context_answer_only_v1. A name without a version is the newest one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +53,7 @@ def add(dataset: description.Dataset) -> None:
 def vocabulary_of(
   dataset: description.Dataset,
 ) -> vocabularies.LocatedSentencePieceVocabulary:
-  """Returns a dataset's vocabulary as seqio takes it."""
+  """Returns a dataset's vocabulary as a seqio vocabulary."""
   return vocabularies.LocatedSentencePieceVocabulary(
     dataset.vocabulary.path, extra_ids=dataset.vocabulary.extra_ids
   )
@@ -62,7 +62,7 @@ def vocabulary_of(
 def add_benchmark(
   benchmark: description.Benchmark, dataset: description.Dataset
 ) -> None:
-  """Registers a benchmark's tasks, in its own prompts or in our formats."""
+  """Registers a benchmark's tasks, with its own prompts or in our formats."""
   vocabulary = vocabulary_of(dataset)
   for prompt in benchmark.prompts:
     task_parts.add_once(
@@ -111,7 +111,7 @@ def source_of(
 
 
 def add_teacher(dataset: description.Dataset) -> None:
-  """Registers the tasks that learn from the teacher, one for each format."""
+  """Registers the tasks of the teacher's data, one for each format."""
   vocabulary = vocabulary_of(dataset)
   for data_format in dataset.formats:
     task_parts.add_once(
@@ -133,7 +133,7 @@ def add_teacher(dataset: description.Dataset) -> None:
 
 
 def add_mixtures(dataset: description.Dataset) -> None:
-  """Registers a dataset's mixtures, whose tasks are registered."""
+  """Registers a dataset's mixtures; its tasks must be registered already."""
   name, inside = dataset.name, dataset.in_distribution
   specialize(name=f"{name}_specialize_v1", teacher=dataset.teacher_name)
   specialize(name=f"{name}_specialize", teacher=dataset.teacher_name)
@@ -158,12 +158,12 @@ def specialize(
   """Registers the four formats of a teacher's data as one mixture.
 
   Args:
-    name: of the mixture.
+    name: the name of the mixture.
     teacher: the name of the teacher's dataset, such as "gsm8k_teacher".
-    rates: by format; by default its number of examples.
+    rates: the mixing rates by format; None for the number of examples of each.
 
   Returns:
-    The name.
+    The name of the mixture.
   """
   rates = rates or dict.fromkeys(formats.FORMATS, num_examples)
   return add_mixture(
@@ -173,7 +173,7 @@ def specialize(
 
 
 def num_examples(task: seqio.Task) -> float:
-  """The rate that shows every example of a mixture equally often."""
+  """Returns a task's number of examples, as its mixing rate."""
   return float(task.num_input_examples("train"))
 
 
@@ -182,9 +182,9 @@ def add_in_formats(
   benchmarks: Sequence[description.Benchmark],
   by_default: Sequence[formats.DataFormat] = (_COT,),
 ) -> None:
-  """Registers benchmarks as a mixture in each format, and in a default one.
+  """Registers benchmarks as a mixture in each format, and in default ones.
 
-  Nothing is registered where there is no benchmark.
+  Nothing is registered without benchmarks.
   """
   if not benchmarks:
     return
@@ -206,15 +206,18 @@ def add_evaluation(name: str, rates: Sequence[tuple[str, Rate]]) -> None:
 
 
 def add_mixture(name: str, rates: Sequence[tuple[str, Rate]]) -> str:
-  """Registers a mixture, unless the very same is; returns its name.
+  """Registers a mixture, unless the same one is registered.
 
   Args:
-    name: the new name.
-    rates: each task with its rate: its share of the examples, up to a
-      common factor. A rate of 0 leaves the task out.
+    name: the name of the mixture.
+    rates: pairs of a task and its mixing rate, which need not sum to 1. Tasks
+      with a rate of 0 are left out.
+
+  Returns:
+    The name of the mixture.
 
   Raises:
-    UserError: the name is taken by another mixture, or no rate is above 0.
+    UserError: another mixture has the name, or no rate is above 0.
   """
   rates = [(task, rate) for task, rate in rates if rate != 0]
   if not rates:
@@ -234,7 +237,7 @@ def add_mixture(name: str, rates: Sequence[tuple[str, Rate]]) -> str:
 
 
 def _comparable(rates: Mapping[str, Rate]) -> Mapping[str, float | str]:
-  """Names functions, which differ when a module is imported anew."""
+  """Replaces functions by their names, which stay the same on a new import."""
   return {
     task: getattr(rate, "__qualname__", rate) for task, rate in rates.items()
   }

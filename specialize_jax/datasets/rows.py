@@ -1,8 +1,9 @@
-"""The rows of a dataset file's sets: read, made bare, and checked.
+"""Reads and checks the rows of a dataset file's sets.
 
-A row is `{"question", "answer"}`, with `question_id` (or `id`) and `rationale`
-where it has them. An answer may be written as an answer is found: a JSON object
-where the rule reads a field of one, or GSM8K's solution that ends in "#### 72".
+A row is `{"question", "answer"}`, optionally with `question_id` (or `id`) and
+`rationale`. Its answer may also be a text in which the answer rule finds the
+answer: a JSON object with the rule's field, or a solution of GSM8K, which ends
+in "#### 72".
 """
 
 import dataclasses
@@ -25,13 +26,13 @@ _RULE_FINDS = "the answer rule finds"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """A question, and where it stands.
+  """A question and its line.
 
   Attributes:
-    question: the question, its answer bare.
-    given_id: `question_id` as the row has it; its number in the file, from 0,
-      where it has none.
-    line: of the file, from 1.
+    question: the question, with the answer alone.
+    given_id: the row's `question_id`; if it has none, its index in the file,
+      from 0.
+    line: the line of the file, from 1.
   """
 
   question: questions.Question
@@ -40,9 +41,10 @@ class Row:
 
 
 def same_words(question: str) -> str:
-  """Returns what makes two questions of a user's data the same.
+  """Returns a key that is equal for questions that are considered the same.
 
-  Case, width, white space and punctuation do not; the signs of formulas do.
+  It ignores case, width, white space and punctuation, but not the operators of
+  formulas.
 
   Example:
     >>> same_words(" What is 3 + 4? ") == same_words("what is 3 + 4")
@@ -62,17 +64,18 @@ def read(
   wording: formats.Wording,
   mistakes: mistakes_lib.Mistakes,
 ) -> list[Row]:
-  """Reads a set, noting what is wrong with its rows.
+  """Reads a set, and collects the mistakes of its rows.
 
   Args:
     path: the JSONL file.
-    prefix: what ids begin with where rows have none: "tickets/train".
-    rule: what an answer is.
-    wording: how an answer is stated, to end rationales that lack theirs.
-    mistakes: takes what is wrong.
+    prefix: the beginning of the ids of rows without one: "tickets/train".
+    rule: the rule that finds an answer and compares it.
+    wording: the statement of an answer, which is appended to rationales that
+      do not end with theirs.
+    mistakes: the mistakes are added to it.
 
   Returns:
-    The rows that are right.
+    The rows without mistakes.
   """
   try:
     numbered = reading.read_numbered_rows(path)
@@ -83,7 +86,7 @@ def read(
     mistakes.add(path, 0, f"cannot be read: {error.strerror}")
     return []
   found: list[Row] = []
-  unfound: list[tuple[int, str]] = []  # lines whose answer the rule misses
+  unfound: list[tuple[int, str]] = []  # lines whose answer is not found
   if not numbered:
     mistakes.add(path, 0, "holds no row: expected at least one question")
   seen: dict[str, int] = {}
@@ -126,7 +129,7 @@ def read(
 
 
 def _kind(text: str) -> str:
-  """Returns what mistakes that differ in what they quote have in common."""
+  """Returns the text of a mistake without its quotations, as its kind."""
   return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "", text)
 
 
@@ -139,7 +142,7 @@ def _parsed(
   rule: answer_rules.AnswerRule,
   wording: formats.Wording,
 ) -> Row | str:
-  """Returns a row, or what is wrong with it."""
+  """Returns a row, or the text of its mistake."""
   missing = [name for name in ("question", "answer") if row.get(name) is None]
   if missing:
     has = ", ".join(map(repr, list(row)[:6])) or "nothing"
@@ -212,12 +215,12 @@ def note_leaks(
   sets: Mapping[str, tuple[str, str, Sequence[Row]]],
   mistakes: mistakes_lib.Mistakes,
 ) -> None:
-  """Notes questions that are in two sets of different roles.
+  """Reports questions that are in two sets of different roles.
 
   Args:
-    sets: by name, such as "validation" or "out_of_distribution.phone.test":
-      its role ("train", "validation", "test"), its file and its rows.
-    mistakes: takes what is wrong.
+    sets: role ("train", "validation" or "test"), file and rows of each set, by
+      its name, such as "validation" or "out_of_distribution.phone.test".
+    mistakes: the mistakes are added to it.
   """
   seen: dict[str, tuple[str, str, str, int]] = {}
   for name, (role, file, rows) in sets.items():

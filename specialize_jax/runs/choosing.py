@@ -1,7 +1,7 @@
 """Selects among the evaluated checkpoints of a run, and keeps the best.
 
-Evaluations of a run are in two places: the run's own metrics.jsonl, and
-MODEL_DIR/selection, where `selecting` evaluates checkpoints.
+The metrics of a run are in two places: its own metrics.jsonl, and
+MODEL_DIR/selection, to which `selecting` writes.
 """
 
 import os
@@ -31,7 +31,7 @@ def choose(
   *,
   metric: str = selection.ACCURACY,
 ) -> selection.Selection:
-  """Selects among steps that were evaluated on equally many questions.
+  """Selects among the steps evaluated on the same number of questions.
 
   Args:
     values: from `evaluated`.
@@ -76,8 +76,8 @@ def best_in_words(
 
   Args:
     model_dir: the run's directory.
-    best_metrics: names of evaluation metrics whose mean counts; empty for the
-      rule of `choose`.
+    best_metrics: names of evaluation metrics, whose mean is maximized; empty
+      for the rule of `choose`.
   """
   unknown = (
     "no checkpoint has held-out accuracies: `specialize select "
@@ -98,7 +98,7 @@ def best_in_words(
   else:
     try:
       chosen = choose(values, model_dir)
-    except errors.UserError:  # evaluated on nothing to compare by
+    except errors.UserError:  # not evaluated on the tasks to select by
       return unknown
     step = chosen.step
     score = (
@@ -111,9 +111,9 @@ def best_in_words(
 def earlier_criterion(
   model_dir: str | os.PathLike[str],
 ) -> tuple[str, tuple[str, ...]] | None:
-  """Returns what MODEL_DIR/best was selected by; None where nothing is known.
+  """Returns the metric and tasks that MODEL_DIR/best was selected by.
 
-  Selections are written to MODEL_DIR/selection.json.
+  They are read from MODEL_DIR/selection.json; None if it does not have them.
   """
   model_dir = epath.Path(model_dir)
   path = model_dir / SELECTION
@@ -127,10 +127,10 @@ def earlier_criterion(
 
 
 def evaluated(model_dir: str | os.PathLike[str]) -> history.History:
-  """Returns all evaluations of a run's steps, its own and later ones.
+  """Returns the metrics of a run's steps, from both places.
 
   Raises:
-    UserError: the run has neither.
+    UserError: the run has none.
   """
   model_dir = epath.Path(model_dir)
   made = {

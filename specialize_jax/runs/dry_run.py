@@ -1,4 +1,4 @@
-"""What a training run would do, up to its first step: nothing is written."""
+"""Builds a training run up to its first step, without writing anything."""
 
 import contextlib
 import dataclasses
@@ -24,8 +24,8 @@ class DryRun:
   """A run before its first step.
 
   Attributes:
-    facts: what the run is made of, by name.
-    examples: of the first batch: its examples as text, in order of the batch.
+    facts: descriptions of model, data, optimizer and so on, by name.
+    examples: the first examples of the first batch, as text.
   """
 
   facts: Mapping[str, str]
@@ -37,13 +37,13 @@ def dry_run(run: experiment.Experiment, placed: placement.Placement) -> DryRun:
 
   Args:
     run: the run.
-    placed: the mesh; that of the run, or of one device to stand for it.
+    placed: the mesh: the run's, or one device in its place.
 
   Returns:
-    What was built, in words.
+    A description of the run and of its first batch.
 
   Raises:
-    UserError: what `experiment.train` would raise before its first step.
+    UserError: the errors that `experiment.train` raises before its first step.
   """
   model = network.EncoderDecoder(run.model)
   abstract_state = state.abstract(model, optimizer.build(run.optimizer), placed)

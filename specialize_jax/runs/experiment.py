@@ -1,4 +1,4 @@
-"""Runs one training run from its configuration.
+"""Trains a student from a configuration.
 
 An `Experiment` is everything that a run depends on. `train` is the only place
 that connects data, network, loss, optimizer, mesh, checkpoints and evaluators.
@@ -88,7 +88,7 @@ class Evaluation:
   num_examples: int | None = None
 
   def __post_init__(self) -> None:
-    """Raises UserError for a number that counts nothing."""
+    """Raises UserError for a number below 1."""
     _require_lengths("Evaluation", self.task_feature_lengths, ("inputs",))
     for name in ("batch_size", "max_new_tokens", "num_examples"):
       errors.require_range(
@@ -173,7 +173,7 @@ class Experiment:
   metric_writers: Sequence[str] = ("tensorboard",)
 
   def __post_init__(self) -> None:
-    """Raises UserError for numbers that count nothing, or contradict."""
+    """Raises UserError for numbers that are out of range or inconsistent."""
     _require_lengths(
       "Experiment", self.task_feature_lengths, ("inputs", "targets")
     )
@@ -198,7 +198,7 @@ class Experiment:
 def _require_lengths(
   owner: str, lengths: Mapping[str, int], needed: Sequence[str]
 ) -> None:
-  """Raises UserError for TASK_FEATURE_LENGTHS that lack a feature."""
+  """Raises UserError if TASK_FEATURE_LENGTHS lacks a feature."""
   for feature in needed:
     if feature not in lengths:
       raise errors.UserError(
@@ -342,7 +342,7 @@ def facts(
   placed: placement.Placement,
   abstract_state: state.TrainState,
 ) -> dict[str, str]:
-  """Describes a run before its first step, a line for each name."""
+  """Returns descriptions of a run's parts before its first step, by name."""
   devices = placed.mesh.devices
   first = devices.flat[0]
   mesh = ", ".join(f"{name}={n}" for name, n in placed.mesh.shape.items())
@@ -373,7 +373,7 @@ def num_parameters(abstract_state: state.TrainState) -> int:
 
 
 def start_in_words(experiment: Experiment, step_number: int) -> str:
-  """Describes where a run starts from, and which steps it will do."""
+  """Describes the initial state of a run, and the steps it will run."""
   config = experiment.loop
   if step_number >= config.num_steps:
     return (
@@ -406,7 +406,7 @@ def evaluate_checkpoint(
   mesh: MeshShape | None = None,
   verify: bool = True,
 ) -> dict[str, float]:
-  """Evaluates a checkpoint; its network is that of its own config.
+  """Evaluates a checkpoint; its network is built from its own config.
 
   Writes predictions to `output_dir/STEP/TASK.jsonl` and the returned values to
   `output_dir/metrics.jsonl`, as one row. An evaluation that was killed resumes
@@ -442,7 +442,7 @@ def evaluate_checkpoint(
 
 
 def _agree(settings: Mapping[str, object]) -> None:
-  """Raises UserError if the processes of a run were started differently."""
+  """Raises UserError if versions or settings differ between processes."""
   versions = {
     "the version of specialize": specialize_jax.__version__,
     "the commit of specialize": revision.find(),
@@ -457,7 +457,7 @@ def _agree(settings: Mapping[str, object]) -> None:
 def _held(
   output_dir: str | os.PathLike[str], flag: str
 ) -> contextlib.AbstractContextManager[None]:
-  """Holds an output directory; of several processes, the first holds it."""
+  """Locks an output directory, in the first process of a run."""
   if jax.process_index() != 0:
     return contextlib.nullcontext()
   return locks.directory(output_dir, flag)

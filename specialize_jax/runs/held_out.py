@@ -1,4 +1,4 @@
-"""The divergence from the teacher on questions that nobody trained on."""
+"""The training loss on held-out samples of the teacher."""
 
 import contextlib
 import dataclasses
@@ -19,19 +19,19 @@ Evaluator = Callable[[optax.Params, int], Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOutLoss:
-  """The training loss on a split that is not trained on.
+  """The training loss on a held-out split.
 
-  Its values are `held_out/loss`, `held_out/loss_kl` (the divergence from the
+  Its metrics are `held_out/loss`, `held_out/loss_kl` (the divergence from the
   teacher), `held_out/loss_one_hot`, `held_out/nll` and
   `held_out/token_accuracy`, means over all target tokens of the split as
-  `training.metrics.shares` defines them.
+  defined by `training.metrics.shares`.
 
   Attributes:
-    mixture_or_task_name: of teacher data, registered with seqio.
-    task_feature_lengths: row lengths "inputs" and "targets", in tokens.
-    split: "validation", as `specialize prepare` writes it.
-    batch_size: rows of a global batch.
-    loss: what is computed; the same as in training, to compare.
+    mixture_or_task_name: the teacher's data, registered with seqio.
+    task_feature_lengths: row lengths of "inputs" and "targets", in tokens.
+    split: the split, such as the "validation" of `specialize prepare`.
+    batch_size: number of rows of a global batch.
+    loss: the loss; to be comparable, that of the training.
   """
 
   mixture_or_task_name: str
@@ -47,11 +47,11 @@ class HeldOutLoss:
     model: network.EncoderDecoder,
     placed: placement.Placement,
   ) -> Evaluator:
-    """Returns a callable of `(params, step)`.
+    """Returns a callable `(params, step) -> metrics`.
 
     Args:
       model: the network.
-      placed: the mesh that the parameters are on.
+      placed: the mesh that the parameters are sharded over.
 
     Raises:
       UserError: there is no such mixture, or no such split.
@@ -82,7 +82,7 @@ class HeldOutLoss:
       values = jax.device_get(metrics.shares(totals))
       return {f"held_out/{name}": float(values[name]) for name in _REPORTED}
 
-    batches().close()  # A wrong name or split is an error now.
+    batches().close()  # A wrong name or split is an error here.
     return evaluate
 
 

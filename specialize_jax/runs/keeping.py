@@ -1,8 +1,8 @@
-"""What a run keeps beside its checkpoints, so that it can be used by itself.
+"""Files that a run keeps beside its checkpoints, to be self-contained.
 
-MODEL_DIR/vocabulary/     the tokenizer, which `convert` and `generate` take
+MODEL_DIR/vocabulary/     the tokenizer, for `convert` and `generate`
 MODEL_DIR/config.gin      the configuration of the newest start
-MODEL_DIR/dataset.yaml    the dataset file, if one was given: how it is asked
+MODEL_DIR/dataset.yaml    the dataset file, if one was given, with its prompts
 MODEL_DIR/versions.json   the versions of Python and of the packages
 """
 
@@ -35,7 +35,7 @@ def keep(
   config_text: str,
   files: Mapping[str, bytes],
 ) -> None:
-  """Writes what a run keeps; a run that goes on writes its own over it.
+  """Writes the files that a run keeps, over those of an earlier start.
 
   Args:
     model_dir: the run's directory.
@@ -56,7 +56,7 @@ def keep(
 
 
 def versions() -> dict[str, str | None]:
-  """Returns the versions of Python, of this package and of those it uses."""
+  """Returns the versions of Python, of this package and its dependencies."""
   found: dict[str, str | None] = {
     "python": platform.python_version(),
     "specialize-jax": specialize_jax.__version__,
@@ -71,7 +71,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _vocabulary_of(name: str) -> tokenizers.Vocabulary | None:
-  """Returns the tokenizer of a mixture; None where it is no SentencePiece."""
+  """Returns the tokenizer of a mixture; None if it is not SentencePiece's."""
   features = seqio.get_mixture_or_task(name).output_features
   vocabulary = features["targets"].vocabulary
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
@@ -82,7 +82,7 @@ def _vocabulary_of(name: str) -> tokenizers.Vocabulary | None:
 
 
 def _write(path: epath.Path, content: bytes) -> None:
-  """Writes a file, unless it is there as it should be."""
+  """Writes a file, unless it has that content already."""
   if path.is_file() and reading.read_bytes(path) == content:
     return
   with writing.opened(path, binary=True) as stream:

@@ -1,9 +1,9 @@
-"""What may change between two starts of a run, and what was changed.
+"""Settings that may change when a run is resumed, and the record of changes.
 
-A checkpoint holds the settings of the run that saved it. A run that goes on
-from it with others is refused where the state would mean something else, with
-both values; any other change is recorded in MODEL_DIR/changes.jsonl, which the
-report shows. docs/decisions/resume.md has the table.
+A checkpoint has the settings of the run that saved it. A run is not resumed
+with settings that would change the meaning of the state: the error has both
+values. All other changes are appended to MODEL_DIR/changes.jsonl, which the
+report shows. The table of settings is in docs/decisions/resume.md.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from specialize_jax.files import writing
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.training import optimizer
 
-# The state is of these: arrays, moments, and the place in the data. The value
-# says what to do.
+# Settings that the state depends on: its arrays, its moments, and the position
+# in the data. The values say what to do instead.
 _NEW_RUN = "start in another MODEL_DIR"
 _FROM_HERE = (
   "start in another MODEL_DIR, with INITIAL_CHECKPOINT_PATH at this one"
@@ -41,7 +41,7 @@ _REFUSED = {
   "optimizer.name": _FROM_HERE,
   "optimizer.first_moment_dtype": _FROM_HERE,
 }
-# Of the model what changes no parameter's meaning.
+# Settings of the model that do not change the meaning of a parameter.
 _ALLOWED = frozenset(
   f"model.{name}"
   for name in (
@@ -54,7 +54,7 @@ _ALLOWED = frozenset(
     "remat_policy",
   )
 )
-_WRITTEN = {  # their names as the user writes them, in gin files
+_WRITTEN = {  # the names that users write, in gin files
   "model_dir": "MODEL_DIR",
   "mixture_or_task_name": "MIXTURE_OR_TASK_NAME",
   "task_feature_lengths": "TASK_FEATURE_LENGTHS",
@@ -75,7 +75,7 @@ _CONFIGURATIONS = {
   "model": t5_config.T5Config,
   "optimizer": optimizer.OptimizerConfig,
 }
-# What a later release than the first has saved with a checkpoint.
+# Settings that releases after the first have added to checkpoints.
 _SAVED_SINCE = (
   "hosts",
   "devices",
@@ -101,7 +101,7 @@ def settings(
     {"batch_size": 128, "optimizer.learning_rate": 0.001, ...}
   """
   found = _flat("", dataclasses.asdict(experiment))
-  found.pop("model_dir")  # which may be moved
+  found.pop("model_dir")  # a run may be moved
   found["hosts"] = jax.process_count()
   found["devices"] = jax.device_count()
   found["dataset_file"] = (
@@ -114,14 +114,14 @@ def check(
   manager: managers.CheckpointManager,
   now: Mapping[str, object],
 ) -> None:
-  """Refuses to go on from a checkpoint of settings that cannot be changed.
+  """Checks that settings which may not change are those of the checkpoint.
 
   Args:
-    manager: of the run's checkpoints.
-    now: from `settings`.
+    manager: the run's checkpoints.
+    now: the settings of this start, from `settings`.
 
   Raises:
-    UserError: a setting differs that may not; it has both values.
+    UserError: such a setting differs; the message has both values.
   """
   for name, (then, here) in differences(_saved(manager), now).items():
     way_out = _way_out(name)
@@ -139,13 +139,13 @@ def record(
   metadata: Mapping[str, object],
   now: Mapping[str, object],
 ) -> None:
-  """Adds what was changed to MODEL_DIR/changes.jsonl.
+  """Appends changes of settings to MODEL_DIR/changes.jsonl.
 
   Args:
     model_dir: the run's directory.
-    step: the step that it goes on from.
-    metadata: of that step's checkpoint.
-    now: from `settings`.
+    step: the step that the run resumes from.
+    metadata: the metadata of that step's checkpoint.
+    now: the settings of this start, from `settings`.
   """
   changes = {
     written(name): list(pair)
@@ -158,7 +158,7 @@ def record(
       "From step %d on, %s is %s; it was %s.", step, name, here, then
     )
   path = epath.Path(model_dir) / history.CHANGES
-  # A run that was killed before its next save goes on from the same step.
+  # A run that was killed before its next save resumes from the same step.
   kept = [row for row in history.read_changes(path) if row["step"] < step]
   date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
   writing.write_rows(
@@ -169,12 +169,12 @@ def record(
 def differences(
   then: Mapping[str, object] | None, now: Mapping[str, object]
 ) -> dict[str, tuple[str, str]]:
-  """Returns both values of each setting that differs, as they are shown.
+  """Returns the old and new value of each setting that differs, as text.
 
   Args:
-    then: the settings saved with a checkpoint; None of one that has none,
-      which has no difference.
-    now: those of this run.
+    then: the settings saved with a checkpoint; None if it has none, which is
+      taken as no difference.
+    now: the settings of this start.
   """
   if then is None:
     return {}
@@ -190,10 +190,10 @@ def differences(
 def _of_earlier_releases(
   then: Mapping[str, object], now: Mapping[str, object]
 ) -> dict[str, object]:
-  """Returns what settings were that the release which saved did not have yet.
+  """Returns values for settings that did not exist when a checkpoint was saved.
 
-  A field of a configuration had its default, which by convention changes
-  nothing; of what else was not saved nothing is known.
+  A new field of a configuration has the value of its default, which by
+  convention keeps earlier behavior; other new settings are unknown.
   """
   found = {}
   for prefix, kind in _CONFIGURATIONS.items():
@@ -208,7 +208,7 @@ def _of_earlier_releases(
 
 
 def written(name: str) -> str:
-  """Returns a setting's name as users write it."""
+  """Returns the name that users write for a setting."""
   first, dot, rest = name.partition(".")
   return _WRITTEN.get(name) or f"{_WRITTEN.get(first, first)}{dot}{rest}"
 
@@ -219,7 +219,7 @@ def _saved(manager: managers.CheckpointManager) -> Mapping | None:
     step = manager.latest_step()
     return None if step is None else manager.metadata(step).get("settings")
   except errors.UserError:
-    return None  # damaged: the run passes it over, and says so
+    return None  # damaged: the run skips it with a warning
 
 
 def _way_out(name: str) -> str | None:

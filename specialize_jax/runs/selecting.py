@@ -121,7 +121,7 @@ def test(
     )
     for step, name in places.items()
   }
-  if jax.process_index() != 0:  # only the first process has the verdicts
+  if jax.process_index() != 0:  # only the first process has the predictions
     return None
   tasks = [
     task
@@ -273,7 +273,7 @@ def _evaluate_step(
 def _put_aside(
   selecting: Selecting, candidate_dir: epath.Path, step: int
 ) -> None:
-  """Keeps a step if it is the best so far, by either rule."""
+  """Keeps a step if it is the best so far by either selection rule."""
   model_dir = selecting.model_dir
   chosen = choosing.choose(
     choosing.evaluated(model_dir),
@@ -350,7 +350,7 @@ def _made_of(
 
 
 def _verdicts(model_dir: epath.Path, step: int, task: str) -> list[bool]:
-  """Returns whether each answer is correct; [] where none is judged alone."""
+  """Returns whether each answer is correct; [] without scores per example."""
   directory = model_dir / choosing.DIRECTORY / "test" / str(step) / str(step)
   rows = reading.read_rows(directory / f"{task}.jsonl")
   return [bool(row["correct"]) for row in rows if "correct" in row]
