@@ -253,7 +253,7 @@ def _largest_candidates(
 
 
 def round_down(log_probs: np.ndarray) -> np.ndarray:
-  """Casts to float16, rounding towards minus infinity.
+  """Casts to float16, rounding toward minus infinity.
 
   Example:
     >>> float(round_down(np.array([-0.1]))[0]) <= -0.1

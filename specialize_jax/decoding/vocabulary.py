@@ -86,11 +86,11 @@ class TokenizerJson:
     """Loads the file's text.
 
     Args:
-      text: The content of the file.
-      where: Its path, for errors.
+      text: the content of the file.
+      where: the path of the file, for error messages.
 
     Raises:
-      UserError: The text is not a tokenizer.
+      UserError: the text is not a tokenizer.
     """
     self._where = where
     self._tokenizer = fast_tokenizers.load(text, where)

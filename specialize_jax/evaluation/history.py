@@ -1,4 +1,4 @@
-"""Reads what a run wrote of itself: `metrics.jsonl` and `changes.jsonl`.
+"""Reads the `metrics.jsonl` and `changes.jsonl` of a run.
 
 A row of metrics is `{"step": n, "group": "train" | "evaluation", "values":
 {name: x}}`. If a resumed run wrote a step twice, the later row counts. An
@@ -75,17 +75,17 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
 def read_changes(
   path: str | os.PathLike[str],
 ) -> list[Mapping[str, object]]:
-  """Reads what was changed between two starts of a run.
+  """Reads the changes of settings between starts of a run.
 
   Args:
     path: a run's `changes.jsonl`, which may not exist.
 
   Returns:
-    Rows `{"step": the step that it went on from, "date", "changes": {name:
+    Rows `{"step": the step that it resumed from, "date", "changes": {name:
     [before, after]}}`, in order; none if the file does not exist.
 
   Raises:
-    UserError: it is not such a file.
+    UserError: a line is not such a row.
   """
   if not epath.Path(path).exists():
     return []

@@ -33,8 +33,8 @@ class Accuracy:
   takes `targets` and `predictions`, both texts.
 
   Attributes:
-    rule: what an answer is.
-    grader: the grader that decides.
+    rule: the rule that finds an answer and compares it.
+    grader: the grader whose verdict is the accuracy.
     chain_of_thought: whether the prompt asks for a chain of thought, which only
       `paper_code` uses, for words; None if unknown.
   """

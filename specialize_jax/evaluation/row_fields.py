@@ -32,11 +32,11 @@ def prediction_of(row: Row, where: str) -> str:
   """Returns the prediction of a row; "" if the field is null.
 
   Args:
-    row: The row.
-    where: The file and the row, for error messages.
+    row: the row.
+    where: the file and the row, for error messages.
 
   Raises:
-    UserError: No field holds one text, or two hold different ones.
+    UserError: no field holds one text, or two hold different ones.
 
   Example:
     >>> prediction_of({"resps": [["So 72."]], "filtered_resps": ["72"]}, "")
@@ -75,11 +75,11 @@ def target_of(row: Row, where: str) -> str:
   """Returns the target of a row.
 
   Args:
-    row: The row.
-    where: The file and the row, for error messages.
+    row: the row.
+    where: the file and the row, for error messages.
 
   Raises:
-    UserError: No field holds a text or a number, or two hold different ones
+    UserError: no field holds a text or a number, or two hold different ones
       and none of them is "target".
 
   Example:

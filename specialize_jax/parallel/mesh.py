@@ -75,8 +75,8 @@ def _arranged(
   """Arranges devices so that mesh axes follow the axes of a TPU slice."""
   one_axis = max(shape) == len(devices)
   if one_axis and all(hasattr(device, "coords") for device in devices):
-    # Row by row, which collectives along one physical axis after the other
-    # rest on (`row_sums`). JAX would lay a ring through 4 x 4 chips.
+    # In row-major order, which `row_sums` requires for collectives along one
+    # physical axis after the other. JAX would order 4 x 4 chips as a ring.
     devices = sorted(
       devices, key=lambda device: (*device.coords, device.core_on_chip)
     )

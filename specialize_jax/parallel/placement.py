@@ -38,10 +38,10 @@ class Placement:
 
   @property
   def compiler_options(self) -> dict[str, bool]:
-    """Options with which a train step is compiled for the mesh's devices.
+    """Returns the compiler options of a train step on the mesh's devices.
 
-    Of small kernels a TPU's compiler would make every all-gather an all-reduce
-    of zeros, which sends twice the bytes.
+    They keep the TPU compiler from replacing the all-gather of a small kernel
+    by an all-reduce with zeros, which sends twice the bytes.
     """
     if self.mesh.devices.flat[0].platform != "tpu":
       return {}

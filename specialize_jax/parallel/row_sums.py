@@ -1,12 +1,13 @@
-"""Sums over a batch whose rows are sharded, left as shards of the result.
+"""Reduce-scatter of sums over the sharded rows of a batch.
 
 The gradient of a kernel is a sum over the rows of the batch. Under `fsdp` each
-device keeps one shard of it: a reduce-scatter. Left to the partitioner, that is
-an all-reduce of whole gradients on a TPU, twice the bytes: its compiler knows
-no reduce-scatter over all chips of a slice, only along one physical axis. So
-the sum is written out here: each device sums its own rows, and reduce-scatters
-follow one another along the physical axes. With s axes the sum is divided into
-s parts, part i of which starts along axis i, so that all links are busy.
+device keeps one shard of it: a reduce-scatter. The partitioner emits an
+all-reduce of whole gradients on a TPU, which sends twice the bytes, since its
+compiler has no reduce-scatter over all chips of a slice, only along one
+physical axis. So this module writes the sum explicitly: each device sums its
+own rows, and reduce-scatters along the physical axes follow. With s axes the
+sum is divided into s parts, part i of which starts along axis i, so that all
+links are busy.
 """
 
 import contextlib
@@ -38,17 +39,17 @@ def over_links_of(mesh: jax.sharding.Mesh) -> Iterator[None]:
 
 
 def phases(mesh: jax.sharding.Mesh, axis: str) -> tuple[int, ...]:
-  """Returns how a mesh axis divides into physical axes of its slice.
+  """Returns the sizes of the physical axes that a mesh axis consists of.
 
   Args:
-    mesh: a mesh.
+    mesh: the mesh.
     axis: the name of one of its axes.
 
   Returns:
-    Their sizes, the slowest first, whose product is the size of the mesh axis:
-    `(8, 8)` of 64 devices that are all of a v5e 8x8 slice, row by row. The
-    size of the mesh axis alone where the devices have no coordinates, as on a
-    CPU, or are not in such an order.
+    The sizes, the slowest axis first, whose product is the size of the mesh
+    axis: `(8, 8)` for the 64 devices of a v5e 8x8 slice in row-major order.
+    Only the size of the mesh axis if devices have no coordinates, as on a CPU,
+    or are not in such an order.
   """
   place = mesh.axis_names.index(axis)
   line = np.moveaxis(mesh.devices, place, -1).reshape(-1, mesh.shape[axis])[0]
@@ -69,7 +70,7 @@ def phases(mesh: jax.sharding.Mesh, axis: str) -> tuple[int, ...]:
 
 
 def num_shards(logical_axis: str) -> int:
-  """Returns over how many devices of the mesh a logical axis is sharded."""
+  """Returns the number of devices over which a logical axis is sharded."""
   mesh = jax.sharding.get_abstract_mesh()
   spec = nn.logical_to_mesh_axes((logical_axis,)) or (None,)
   return math.prod(mesh.shape.get(axis, 1) for axis in _names(spec[0]))
@@ -82,18 +83,18 @@ def row_sum(
   logical_axes: Sequence[LogicalAxes],
   result_axes: LogicalAxes,
 ) -> jax.Array:
-  """Computes a sum over rows, sharded as its logical axes say.
+  """Computes a sum over rows, sharded by its logical axes.
 
-  Within a mesh that shards the batch, devices sum their own rows, and then
-  reduce over each other in the dtype that `partial_sum` returns. Where the
-  mesh does not divide an array, or no mesh is entered, the partitioner is left
-  to it.
+  Within a mesh that shards the batch, each device sums its own rows, and the
+  sums are reduced over devices in the dtype that `partial_sum` returns. If the
+  mesh does not divide an array, or no mesh is entered, the partitioner chooses
+  the collectives.
 
   Args:
-    partial_sum: computes the sum over the rows it is given.
-    arrays: whose first axis are the rows.
-    logical_axes: of each array, "batch" first.
-    result_axes: of the sum.
+    partial_sum: computes the sum over the rows of its arguments.
+    arrays: the arrays, whose first axis is that of the rows.
+    logical_axes: the logical axes of each array, "batch" first.
+    result_axes: the logical axes of the sum.
 
   Returns:
     `partial_sum(*arrays)`.
@@ -138,10 +139,10 @@ def _reduce_scattered(
   """Sums over devices; device i keeps block i of a dimension.
 
   Args:
-    array: of each device along a mesh axis.
-    axis: its name.
-    dimension: of the array, which `size` divides.
-    size: of the mesh axis.
+    array: the array of each device along a mesh axis.
+    axis: the name of the mesh axis.
+    dimension: the dimension to scatter, which `size` divides.
+    size: the size of the mesh axis.
   """
   sizes = _phases.get().get(axis, (size,))
   if size == 1:
@@ -171,10 +172,10 @@ def _reduce_scattered(
 
 
 def _as_laid_out(array: jax.Array) -> jax.Array:
-  """Keeps a TPU's compiler from transposing by the layout alone.
+  """Keeps the TPU compiler from transposing by a change of layout.
 
-  It makes an all-reduce of a reduce-scatter along a dimension that is not the
-  slowest in memory.
+  It replaces a reduce-scatter along a dimension that is not the slowest in
+  memory by an all-reduce.
   """
 
   def tpu(array: jax.Array) -> jax.Array:
@@ -189,7 +190,7 @@ _LEAST_PART = 128
 
 
 def _groups(sizes: tuple[int, ...], physical: int) -> list[list[int]]:
-  """Returns which places along a mesh axis differ in one physical axis."""
+  """Returns the groups along a mesh axis that differ in one physical axis."""
   places = np.arange(math.prod(sizes)).reshape(sizes)
   return np.moveaxis(places, physical, -1).reshape(-1, sizes[physical]).tolist()
 

@@ -107,7 +107,7 @@ class T5Config:
   attention_block_sizes: tuple[int, int] | None = None
 
   def __post_init__(self) -> None:
-    """Normalises spellings; raises UserError for a value that cannot be."""
+    """Normalizes spellings; raises UserError for an invalid value."""
     for name in ("dtype", "param_dtype", "gradient_dtype"):
       object.__setattr__(self, name, _dtype_name(name, getattr(self, name)))
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))

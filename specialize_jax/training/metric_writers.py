@@ -1,8 +1,8 @@
-"""Where the metrics of a run go: one protocol, and a writer for each place.
+"""Writers of a run's metrics: JSON lines, TensorBoard, W&B and MLflow.
 
 `metrics.jsonl` is always written, since `select` and `report` read it; the
-others are named by `METRIC_WRITERS`. Each is created in the first process
-alone, once the step that the run goes on from is known.
+others are chosen by `METRIC_WRITERS`. Writers are created in the first process
+only, once the step that the run resumes from is known.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ Group = Literal["train", "evaluation"]
 
 
 class MetricWriter(Protocol):
-  """Takes the metrics of a run, step by step."""
+  """Writes the metrics of a run, step by step."""
 
   def write(self, step: int, group: Group, values: Mapping[str, float]) -> None:
     """Writes the values of a step."""
@@ -29,18 +29,18 @@ class MetricWriter(Protocol):
     """Makes what was written durable; called before every checkpoint."""
 
   def close(self) -> None:
-    """Ends the writing."""
+    """Flushes and closes the writer."""
 
 
 class JsonLines:
-  """Rows of `{"step", "group", "values"}`, sealed, flushed one by one."""
+  """Rows `{"step", "group", "values"}` with checksums, each flushed at once."""
 
   def __init__(self, directory: epath.Path, *, after: int | None) -> None:
     """Opens `directory/metrics.jsonl`.
 
     Args:
       directory: MODEL_DIR.
-      after: the step that the run goes on from. Later rows, and an incomplete
+      after: the step that the run resumes from. Later rows, and an incomplete
         last line, are removed; None removes all rows.
     """
     self._rows = open_after(directory / "metrics.jsonl", after)
@@ -92,7 +92,7 @@ class WeightsAndBiases:
   """
 
   def __init__(self, directory: epath.Path, *, after: int | None) -> None:
-    """Starts the run, or goes on with that of `directory`."""
+    """Starts the run, or resumes that of `directory`."""
     import wandb
 
     self._run = wandb.init(
@@ -121,7 +121,7 @@ class MLflow:
   """
 
   def __init__(self, directory: epath.Path, *, after: int | None) -> None:
-    """Starts the run, or goes on with that of `directory`."""
+    """Starts the run, or resumes that of `directory`."""
     import mlflow
 
     self._mlflow = mlflow
@@ -145,8 +145,8 @@ class MLflow:
     self._mlflow.end_run()
 
 
-# The writer of a name in METRIC_WRITERS, the module that it needs, and what
-# pip installs it by.
+# By name in METRIC_WRITERS: the writer, the module that it needs, and the
+# requirement for pip.
 _WRITERS = {
   "tensorboard": (TensorBoard, "clu", "specialize-jax[train]"),
   "wandb": (WeightsAndBiases, "wandb", "wandb"),
@@ -185,7 +185,7 @@ def create(
   Args:
     names: as in `check`.
     directory: MODEL_DIR.
-    after: the step that the run goes on from, None for a new run.
+    after: the step that the run resumes from; None for a new run.
   """
   made: list[MetricWriter] = [JsonLines(directory, after=after)]
   made += [_WRITERS[name][0](directory, after=after) for name in names]
@@ -227,7 +227,7 @@ def _named(group: Group, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _identity(place: epath.Path, generate: Callable[[], str]) -> str:
-  """Returns the id that a directory's run has, or a new one, kept there."""
+  """Returns the id of a directory's run; writes a new one if it has none."""
   if place.is_file():
     return reading.read_text(place).strip()
   identity = generate()

@@ -144,14 +144,14 @@ def start_from(
 def with_moments(
   train_state: TrainState, moments: adafactor_moments.Moments
 ) -> TrainState:
-  """Returns a state whose Adafactor goes on from another run's moments.
+  """Returns a state with the Adafactor moments of another run.
 
   Args:
-    train_state: with an optimizer of the name "adafactor".
-    moments: of the same parameters.
+    train_state: a state of the optimizer "adafactor".
+    moments: the moments of the same parameters.
 
   Raises:
-    UserError: the optimizer is another.
+    UserError: the optimizer is not Adafactor.
   """
   shapes = {
     name: leaf.shape

@@ -71,7 +71,7 @@ def test_the_compiler_s_own_slice_takes_the_mesh(name):
     devices=topology.load(name).devices,
   )
   assert mesh.size == slices.parse(name).num_chips
-  # Chips that share a row are neighbours: their exchanges are many and small.
+  # Chips that share a row are neighbors: their collectives are many and small.
   if shape.model > 1:
     pair = mesh.devices.reshape(-1, shape.model)[0]
     distances = [

@@ -1,4 +1,4 @@
-"""The automaton is locally normalised, and a wrong number stays consistent."""
+"""The automaton is locally normalized, and a wrong number stays consistent."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Parity with PyTorch's T5, randomly initialised, in float32.
+"""Parity with PyTorch's T5, randomly initialized, in float32.
 
 `transformers` v5 ties the head of a fresh T5 1.1 whatever the family, so the
 untied model here is given a head of its own.
