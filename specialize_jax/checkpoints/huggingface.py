@@ -55,6 +55,9 @@ _DEFAULTS = {
 }
 """Defaults of the T5 of transformers."""
 
+_DEPTHS = ("num_encoder_layers", "num_decoder_layers")
+_MAX_SIZE = 10**9  # of any other size
+
 _FEED_FORWARD = {
   "relu": ("relu",),
   "gelu_new": ("gelu",),
@@ -128,6 +131,7 @@ class Folder:
       ours: self._number(ours, theirs)
       for ours, theirs in _CONFIG_KEYS.items()
       if (_DEFAULTS | self._json).get(theirs) is not None
+      or theirs in _DEFAULTS  # of which null is no value
     }
     # Theirs defaults to the depth of the encoder.
     given.setdefault("num_decoder_layers", given["num_encoder_layers"])
@@ -146,8 +150,11 @@ class Folder:
     value = (_DEFAULTS | self._json)[theirs]
     is_whole = _FIELD_TYPES[ours] is int
     fits = type(value) is int or (not is_whole and type(value) is float)
-    if not fits or not math.isfinite(value) or value < is_whole:
+    largest = sources.MAX_LAYERS if ours in _DEPTHS else _MAX_SIZE
+    if not fits or not is_whole <= value <= largest:  # NaN is not
       wanted = "a whole number of at least 1" if is_whole else "a number from 0"
+      if fits and value > largest:
+        wanted = f"at most {largest:,}"
       raise self._wrong(theirs, wanted)
     return value
 

@@ -33,7 +33,8 @@ ZarrDriver = Literal["zarr", "zarr3"]
 # Bounds on sizes in metadata: the largest tensor of T5 11B, all 24 layers of an
 # MLP, has 6.4 GiB in float32.
 _MAX_ARRAY_BYTES = 64 << 30
-_MAX_LAYERS = 1000
+MAX_LAYERS = 1000
+"""Of a stack: bounds what metadata may ask for."""
 
 
 def table_name(stack: str, *, layer: int | None = None) -> str:
@@ -95,10 +96,10 @@ class Leaves:
         shapes[name] = shape
         continue
       one = shape[: self._axis] + shape[self._axis + 1 :]
-      if shape[self._axis] > _MAX_LAYERS:
+      if shape[self._axis] > MAX_LAYERS:
         raise errors.UserError(
           f"{self.where}: {name} of the shape {shape} would be of "
-          f"{shape[self._axis]:,} layers: expected at most {_MAX_LAYERS:,}."
+          f"{shape[self._axis]:,} layers: expected at most {MAX_LAYERS:,}."
         )
       for layer in range(shape[self._axis]):
         shapes[name.replace(STACKED, f"/layers_{layer}/", 1)] = one

@@ -1,6 +1,9 @@
 """Tensors are cut out of what is stored, whatever the layout of its chunks."""
 
+import gzip
 import json
+import resource
+import struct
 
 import numpy as np
 import pytest
@@ -66,6 +69,73 @@ def test_metadata_that_ask_for_absurd_sizes_are_refused(
   path.write_text(json.dumps(metadata))
   with pytest.raises(ValueError, match="GiB: expected at most|too large|limit"):
     sources.open_zarr(epath.Path(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"chunks": [0, 0, 0]},
+    {"chunks": [-1, -1, -1]},
+    {"shape": [-4, 3, 2]},
+    {"shape": [1] * 100, "chunks": [1] * 100},
+    {"dtype": "|O", "filters": [{"id": "pickle"}]},
+    {"dtype": [["a", "<f4"], ["b", "<i8"]]},
+    {"compressor": {"id": "blosc", "cname": "x" * 10**6}},
+    {"fill_value": "x" * 10**6},
+  ],
+)
+def test_metadata_of_nonsense_are_a_value_error(tmp_path, changes):
+  stored(tmp_path / "a", [4, 3, 2])
+  path = tmp_path / "a" / ".zarray"
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  with pytest.raises(ValueError, match="zarr"):
+    sources.open_zarr(epath.Path(tmp_path / "a"))
+
+
+def test_a_chunk_that_grows_without_end_is_cut_at_its_size(tmp_path):
+  stored(tmp_path / "a", [4, 3, 2])
+  path = tmp_path / "a" / ".zarray"
+  compressor = {"compressor": {"id": "gzip", "level": 1}}
+  path.write_text(json.dumps(json.loads(path.read_text()) | compressor))
+  (tmp_path / "a" / "0.0.0").write_bytes(gzip.compress(bytes(1 << 27), 1))
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  opened = sources.open_zarr(epath.Path(tmp_path / "a"))
+  with pytest.raises(ValueError, match="End of data expected"):
+    sources.read_leaf(opened)
+  after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  assert after - before < 64 << 10  # KiB: half of what it unpacks to
+
+
+def _crc32c(content):
+  found = 0xFFFFFFFF
+  for byte in content:
+    found ^= byte
+    for _ in range(8):
+      found = found >> 1 ^ (0x82F63B78 if found & 1 else 0)
+  return found ^ 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+  "leads", ["../other/", "/etc/passwd/", "d/../../../x/"]
+)
+def test_a_database_that_leads_out_of_its_folder_is_refused(tmp_path, leads):
+  base = {"driver": "file", "path": f"{tmp_path}/"}
+  config = {"compression": None}
+  place = {"driver": "ocdbt", "base": base, "path": "w/", "config": config}
+  metadata = {"shape": [40, 30], "chunks": [20, 30], "dtype": "<f4"}
+  spec = {"driver": "zarr", "kvstore": place, "metadata": metadata}
+  value = np.arange(1200, dtype=np.float32).reshape(40, 30)
+  tensorstore.open(spec, create=True).result().write(value).result()
+  opened = sources.open_zarr(epath.Path(tmp_path), key="w")
+  np.testing.assert_array_equal(sources.read_leaf(opened), value)
+  manifest = tmp_path / "manifest.ocdbt"
+  body = manifest.read_bytes()[:-4]
+  assert _crc32c(body) == struct.unpack("<I", manifest.read_bytes()[-4:])[0]
+  at = body.index(b"d/")  # of a name of 34 characters
+  body = body[:at] + leads.encode().ljust(34, b"x") + body[at + 34 :]
+  manifest.write_bytes(body + struct.pack("<I", _crc32c(body)))
+  with pytest.raises(ValueError, match="Invalid key"):
+    sources.open_zarr(epath.Path(tmp_path), key="w")
 
 
 def test_a_stack_of_absurdly_many_layers_is_refused():
