@@ -317,7 +317,7 @@ def solved(row: Mapping[str, str]) -> object:
 def example(
   inputs: np.ndarray, targets: np.ndarray, vocab_size: int
 ) -> Example:
-  """Adds a teacher: the target's token and four neighbours."""
+  """Adds a teacher: the target's token and four neighbors."""
   ids = (targets[:, None] + np.arange(CANDIDATES)) % vocab_size
   return {
     "inputs": inputs.astype(np.int32),

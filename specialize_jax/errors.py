@@ -1,21 +1,21 @@
-"""The one exception that means: the person at the keyboard can mend this."""
+"""The exception for errors that the user can correct."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
-  """An error in what the user gave: a flag, a gin binding, a file, a name.
+  """An error in the user's input: a flag, a gin binding, a file or a name.
 
-  The message is one sentence that names the argument as the user wrote it,
-  what was got, what was expected and the way out. `specialize` prints it
-  alone, without a traceback, and exits with status 2; every other exception
-  is a defect or a failing machine, keeps its traceback, and exits with 1.
+  The message is one sentence with the argument as the user wrote it, its value,
+  what was expected, and how to correct it. `specialize` prints only the message
+  and exits with status 2; any other exception is a defect or a failure of the
+  machine, and is printed with its traceback and exit status 1.
   """
 
 
 class ReportError(UserError):
-  """Several mistakes in one file that a user wrote, reported at once.
+  """Several mistakes in a file of the user, reported at once.
 
   Attributes:
     lines: one for each mistake, which begins with its file and line.
@@ -29,10 +29,10 @@ class ReportError(UserError):
 
 
 MAX_STEPS = 2**31 - 1
-"""Of a run: steps are int32 on a device."""
+"""Largest step of a run: steps are int32 on a device."""
 
 MAX_SEED = 2**32 - 1
-"""Of random draws."""
+"""Largest random seed."""
 
 
 def require_range(
@@ -44,15 +44,15 @@ def require_range(
   at_most: float | None = None,
   below: float | None = None,
 ) -> None:
-  """Raises UserError for a number outside of a range, or that is none (NaN).
+  """Raises UserError for a number out of range, or nan.
 
   Args:
-    name: The argument, as the user wrote it or can find it.
-    value: The number; None is taken for "not set", and passes.
-    at_least: The smallest possible value.
-    above: What the value must be greater than.
-    at_most: The greatest possible value.
-    below: What the value must be less than.
+    name: the argument, as the user wrote it or can find it.
+    value: the number; None means "not set", and passes.
+    at_least: the smallest possible value.
+    above: a value that the number must be greater than.
+    at_most: the greatest possible value.
+    below: a value that the number must be less than.
 
   Example:
     >>> require_range("LoopConfig.log_every", 0, at_least=1)
@@ -78,7 +78,7 @@ expected at least 1.
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-  """Returns the known name that is most like one; None where none is near.
+  """Returns the known name that is most similar; None if none is similar.
 
   Example:
     >>> nearest("valdation", ["train", "validation", "test"])

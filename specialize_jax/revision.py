@@ -1,4 +1,4 @@
-"""Which code a run ran: the git revision that this package was made from."""
+"""The git revision of the installed package."""
 
 import importlib.metadata
 import json
@@ -11,11 +11,11 @@ _DISTRIBUTION = "specialize-jax"
 def find() -> str | None:
   """Returns the commit, followed by "-dirty" if files differ from it.
 
-  Where the package was installed from a repository pip wrote the commit down
-  (PEP 610); where it lies in a checkout, git is asked.
+  It is read from pip's record if the package was installed from a repository
+  (PEP 610), and from git in a checkout.
 
   Returns:
-    None where neither says, as of a wheel.
+    The commit; None if neither has it, as for a wheel.
   """
   return _installed() or _checked_out(pathlib.Path(__file__).parents[1])
 
@@ -31,7 +31,7 @@ def _installed() -> str | None:
 
 def _checked_out(root: pathlib.Path) -> str | None:
   if not (root / ".git").exists():
-    return None  # in some other repository's folder, git would name that one
+    return None  # in a folder of another repository git would return its commit
   command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
   try:
     finished = subprocess.run(
@@ -40,6 +40,6 @@ def _checked_out(root: pathlib.Path) -> str | None:
       text=True,
       check=False,
     )
-  except FileNotFoundError:  # no git here
+  except FileNotFoundError:  # git is not installed
     return None
   return finished.stdout.strip() or None

@@ -1,12 +1,11 @@
-"""The arguments of `seqio.TaskRegistry.add` for each kind of task.
+"""What a task of each kind is put together from.
 
-There are three kinds:
+A task file names its dataset's source and its formats; these give the rest
+as the arguments of `seqio.TaskRegistry.add`:
 
   evaluation    text in, text out; decoded and graded
   pretraining   the row's own rationale or answer as a one-hot target
   distillation  the teacher's distributions as the target
-
-Tasks of all kinds read a seqio source and have a vocabulary.
 """
 
 import functools
@@ -37,7 +36,7 @@ def add_once(name: str, **arguments: object) -> None:
 def evaluation_features(
   vocabulary: seqio.Vocabulary,
 ) -> Mapping[str, seqio.Feature]:
-  """Returns the output features of an evaluation task."""
+  """Returns the output features of a task that is only decoded."""
   return {
     features.INPUTS: seqio.Feature(vocabulary, add_eos=True),
     features.TARGETS: seqio.Feature(vocabulary, add_eos=True),
@@ -71,16 +70,16 @@ def evaluation(
   read_demonstrations: ReadDemonstrations | None = None,
   num_demonstrations: int = 4,
 ) -> Mapping[str, object]:
-  """Returns the arguments of a task that is decoded and graded.
+  """Gives the parts of a task that is decoded and graded.
 
-  Its examples have `question_id`, `answer`, and the texts as well as the ids.
+  Its examples carry `question_id`, `answer` and the texts beside the ids.
 
   Args:
-    source: A source of question rows.
-    vocabulary: The student's vocabulary.
-    data_format: The format in which rows are rendered.
-    read_demonstrations: Returns demonstrations, for in-context formats.
-    num_demonstrations: The number of demonstrations in a prompt.
+    source: question rows.
+    vocabulary: the student's.
+    data_format: how rows are written.
+    read_demonstrations: what in-context formats draw from.
+    num_demonstrations: how many they show.
   """
   return {
     "source": source,
@@ -96,11 +95,11 @@ def evaluation(
 def written_prompt(
   source: seqio.DataSource, vocabulary: seqio.Vocabulary
 ) -> Mapping[str, object]:
-  """Returns the arguments of an evaluation task whose rows are prompts already.
+  """Gives the parts of an evaluated task whose rows are prompts already.
 
   Args:
-    source: A source of rows with the texts `inputs` and `targets`.
-    vocabulary: The student's vocabulary.
+    source: rows with the texts `inputs` and `targets`.
+    vocabulary: the student's.
   """
   return {
     "source": source,
@@ -116,13 +115,13 @@ def pretraining(
   *,
   to_text: Sequence[Callable],
 ) -> Mapping[str, object]:
-  """Returns the arguments of a training task with one-hot targets.
+  """Gives the parts of a task whose rows are their own, certain target.
 
   Args:
-    source: A source of any rows.
-    vocabulary: The student's vocabulary.
-    to_text: Preprocessors that add `inputs` and `targets`, as text or as ids,
-      and keep `question_id`.
+    source: any rows.
+    vocabulary: the student's.
+    to_text: preprocessors that end with `inputs` and `targets`, as text or
+      as ids, and keep `question_id`.
   """
   return {
     "source": source,
@@ -144,17 +143,17 @@ def distillation(
   read_demonstrations: ReadDemonstrations | None = None,
   num_demonstrations: int = 4,
 ) -> Mapping[str, object]:
-  """Returns the arguments of a distillation task.
+  """Gives the parts of a task that learns from the teacher.
 
-  The targets of chain-of-thought formats are the teacher's distributions; those
-  of answer-only formats are "The answer is X", one-hot.
+  Chain-of-thought formats take the teacher's distributions; answer-only
+  formats have "The answer is X", certain, as their target.
 
   Args:
-    source: A source of teacher rows.
-    vocabulary: The student's vocabulary, with which the rows were aligned.
-    data_format: The format in which rows are rendered.
-    read_demonstrations: Returns demonstrations, for in-context formats.
-    num_demonstrations: The number of demonstrations in a prompt.
+    source: teacher rows.
+    vocabulary: the student's, that the rows were aligned to.
+    data_format: how rows are written.
+    read_demonstrations: what in-context formats draw from.
+    num_demonstrations: how many they show.
   """
   return {
     "source": source,
@@ -177,7 +176,7 @@ def rendering(
   read_demonstrations: ReadDemonstrations | None = None,
   num_demonstrations: int = 4,
 ) -> Callable:
-  """Returns the preprocessor that renders question rows in a format."""
+  """Gives the preprocessor that writes question rows in a format."""
   return functools.partial(
     preprocessors.render,
     data_format=data_format,
@@ -187,12 +186,12 @@ def rendering(
 
 
 def check_size(mixture_or_task_name: str, vocab_size: int) -> None:
-  """Raises UserError if a task's vocabulary has more tokens than the model.
+  """Raises UserError where a task's vocabulary has more tokens than the model.
 
   Args:
-    mixture_or_task_name: A name registered with seqio; an unknown name is
-      ignored here.
-    vocab_size: The number of rows of the model's embedding.
+    mixture_or_task_name: a name registered with seqio; one that is not is left
+      to what reads it.
+    vocab_size: rows of the model's embedding.
   """
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if mixture_or_task_name not in known:
@@ -209,12 +208,12 @@ def check_size(mixture_or_task_name: str, vocab_size: int) -> None:
 
 
 def check_eos(mixture_or_task_name: str, eos_ids: Collection[int]) -> None:
-  """Raises UserError if the model does not end sequences with a task's EOS.
+  """Raises UserError where a task's texts do not end as the model's do.
 
   Args:
-    mixture_or_task_name: A name registered with seqio; an unknown name is
-      ignored here.
-    eos_ids: The tokens that end a sequence of the model.
+    mixture_or_task_name: a name registered with seqio; one that is not is left
+      to what reads it.
+    eos_ids: the tokens that end a sequence of the model.
   """
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if mixture_or_task_name not in known:

@@ -87,7 +87,7 @@ def load(path: str, flag: str = "--dataset") -> DatasetFile:
 
 
 def wording_of(content: bytes, path: str) -> formats.Wording:
-  """Reads the student's prompts; the files of the sets need not exist.
+  """Reads only how the student is asked, whether the sets are there or not.
 
   Args:
     content: of a dataset file, such as a run keeps.
@@ -576,7 +576,7 @@ class _Sets:
           continue
         rows = self._rows[member.kind, member.name, split]
         name = ".".join(filter(None, (member.kind, member.name, split)))
-        # One file for both splits is divided by question, without leaks.
+        # One file is divided by its questions, and leaks into no other part.
         roles[name] = (split or "test", one.path, rows)
     return roles
 

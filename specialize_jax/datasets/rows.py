@@ -41,10 +41,9 @@ class Row:
 
 
 def same_words(question: str) -> str:
-  """Returns a key that is equal for questions that are considered the same.
+  """Returns what makes two questions of a user's data the same.
 
-  It ignores case, width, white space and punctuation, but not the operators of
-  formulas.
+  Case, width, white space and punctuation do not; the signs of formulas do.
 
   Example:
     >>> same_words(" What is 3 + 4? ") == same_words("what is 3 + 4")
@@ -142,7 +141,7 @@ def _parsed(
   rule: answer_rules.AnswerRule,
   wording: formats.Wording,
 ) -> Row | str:
-  """Returns a row, or the text of its mistake."""
+  """Returns a row, or what is wrong with it."""
   missing = [name for name in ("question", "answer") if row.get(name) is None]
   if missing:
     has = ", ".join(map(repr, list(row)[:6])) or "nothing"

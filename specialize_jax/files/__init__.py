@@ -1,9 +1,8 @@
-r"""Where files are found, read and written: one rule for each.
+r"""Paths, text files and JSON, on local disks and in buckets.
 
-`paths` checks a path that a user gave, at a command's edge and before any
-work; `reading` reads text and JSON; `writing` writes them, whole or not at
-all. A path is local or in a bucket (`gs://bucket/...`), and the same functions
-take both.
+`paths` checks the paths of a command's flags before any work; `reading` reads
+text and JSON; `writing` writes them atomically; `locks` allows one writer at a
+time. All functions take local paths and those in a bucket (`gs://bucket/...`).
 
   >>> import tempfile
   >>> from specialize_jax.files import paths, reading, writing

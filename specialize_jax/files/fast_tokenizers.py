@@ -1,7 +1,7 @@
-"""Loads Hugging Face's fast tokenizers from `tokenizer.json` files of others.
+"""Loads Hugging Face's fast tokenizers from untrusted `tokenizer.json` files.
 
-The library is written in Rust: where a file makes it fail, it may panic, which
-Python sees as a `BaseException` that no `except Exception` catches.
+The library is written in Rust: a damaged file may make it panic, which Python
+sees as a `BaseException` that no `except Exception` catches.
 """
 
 import contextlib
@@ -16,25 +16,26 @@ if typing.TYPE_CHECKING:
   import tokenizers
 
 _MAX_TOKENS = 10_000_000
-# How much longer steps of a normalizer or a decoder can make a text.
+# Largest factor by which a normalizer or decoder may lengthen a text.
 _MAX_GROWTH = 1000
-# What the library notices only when it is used: an unknown token that is not
-# in the vocabulary, a character map that is damaged.
+# A text to encode, since the library reports some errors only when it is used:
+# an unknown token that is not in the vocabulary, a damaged character map.
 _PROBE = "a \u0378"
 _NUM_PROBED_IDS = 8
 
 
 def load(content: str, where: str | os.PathLike[str]) -> "tokenizers.Tokenizer":
-  """Loads a tokenizer, which neither truncates nor pads what it encodes.
+  """Loads a tokenizer, without truncation and padding.
 
-  `tokenizer.json` keeps the lengths of the last call before it was saved.
+  `tokenizer.json` contains the truncation and padding of the last call before
+  it was saved.
 
   Args:
-    content: Text of the file.
-    where: The file's path, for errors.
+    content: the text of the file.
+    where: the path of the file, for error messages.
 
   Raises:
-    UserError: It is not a tokenizer, cannot encode and decode a short text, has
+    UserError: it is not a tokenizer, cannot encode and decode a short text, has
       ids beyond ten million, or makes any text a thousand times longer.
   """
   import tokenizers
@@ -66,7 +67,7 @@ def named(where: str | os.PathLike[str]) -> Iterator[None]:
   """Converts any error of the library into a UserError.
 
   Args:
-    where: The tokenizer's path, for errors.
+    where: the path of the tokenizer, for error messages.
   """
   try:
     yield
@@ -87,7 +88,7 @@ def _is_panic(error: BaseException) -> bool:
 
 
 def _growth(step: object) -> int:
-  """Returns an upper bound of the characters that one becomes."""
+  """Returns an upper bound of the factor by which a step lengthens a text."""
   if not isinstance(step, Mapping):
     return 1
   content = step.get("content")

@@ -1,16 +1,16 @@
-r"""Locks: an output has one writer at a time, and a second one is refused.
+r"""Locks that allow one writer of an output at a time.
 
-A run that goes on from what it finds would go on from another writer's rows as
-if they were its own. So whoever writes an output holds its lock, and the lock
-ends with its holder, however that ends:
+A run that resumes would continue another writer's rows as if they were its own.
+So every writer of an output holds its lock, which ends with the process,
+however the process ends:
 
-- on a disk, the lock is the kernel's (`flock`) on a hidden file in a directory,
-  or beside a file. The kernel releases it with the process, so that the file
-  alone, which `kill -9` leaves, locks nothing;
+- on a disk, it is a lock of the kernel (`flock`) on a hidden file in the output
+  directory, or beside the output file. The kernel releases it at the end of the
+  process; the hidden file that `kill -9` leaves behind locks nothing;
 - in a bucket, which has no such locks, it is a lease: an object that its holder
-  replaces every few seconds under another name. A second writer who sees it
-  replaced is refused; one who does not for a minute takes the lease, and a
-  holder that finds its lease taken ends at once.
+  replaces every few seconds under another name. A second writer that sees it
+  replaced ends with an error; if it is not replaced for a minute, the second
+  writer takes the lease. A holder whose lease was taken ends at once.
 
   >>> import tempfile
   >>> from specialize_jax.files import locks
@@ -46,39 +46,39 @@ from specialize_jax.files import paths
 Path = str | os.PathLike[str]
 
 _BEAT_SECONDS = 15.0
-# Of a holder that is alive, some beats may be late.
+# Several intervals, since a live holder may renew its lease late.
 _SILENT_SECONDS = 60.0
 _MAX_TRIES = 5
 _HOLDER_BYTES = 4096
-# File systems that keep no locks: some of Lustre, FUSE and NFS.
+# Errors of file systems without locks: some of Lustre, FUSE and NFS.
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 
 def directory(
   path: Path, flag: str, *, part: str = ""
 ) -> contextlib.AbstractContextManager[None]:
-  """Holds an output directory, which is created if missing.
+  """Locks an output directory, which is created if missing.
 
   Args:
     path: the directory, local or in a bucket.
-    flag: the flag or gin macro that names it, which an error mentions.
-    part: which of several independent outputs in the directory is held: a
-      selection is written beside the training that it follows.
+    flag: the flag or gin macro that names it, for error messages.
+    part: the name of one of several independent outputs in the directory, such
+      as a selection beside the training that it follows; "" for all.
 
   Raises:
-    UserError: another process holds it; the message names its host, its
-      process, and since when.
+    UserError: another process holds the lock; the message has its host, its
+      process id and the time at which it took the lock.
   """
   name = f".{part}.lock" if part else ".lock"
   return _held(path, flag, epath.Path(_real(path)) / name)
 
 
 def file(path: Path, flag: str) -> contextlib.AbstractContextManager[None]:
-  """Holds an output file, or a directory that will appear whole.
+  """Locks an output file, or a directory that is written atomically.
 
   Args:
     path: the file, which need not exist, local or in a bucket.
-    flag: the flag that names it, which an error mentions.
+    flag: the flag that names it, for error messages.
 
   Raises:
     UserError: see `directory`.
@@ -92,13 +92,13 @@ def file(path: Path, flag: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def files(paths_by_flag: Mapping[str, Path | None]) -> Iterator[None]:
-  """Holds every file that a command writes; see `file`.
+  """Locks every file that a command writes; see `file`.
 
   Args:
-    paths_by_flag: the files by their flags; None of a flag that was not given.
+    paths_by_flag: the files by their flags; None for a flag that is not set.
 
   Raises:
-    UserError: another process holds one of them.
+    UserError: another process holds one of the locks.
   """
   with contextlib.ExitStack() as held:
     for flag, path in paths_by_flag.items():
@@ -126,7 +126,7 @@ def _held(
 def _kernel_lock(
   lock: pathlib.Path, shown: str, way_out: str
 ) -> Iterator[None]:
-  """Holds a lock of the kernel's; removes its file, and empty directories."""
+  """Holds a lock of the kernel; then removes its file and empty directories."""
   missing = [place for place in lock.parents if not place.exists()]
   descriptor = None
   while descriptor is None:
@@ -151,7 +151,7 @@ def _locked(lock: pathlib.Path, shown: str, way_out: str) -> int | None:
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
   except FileNotFoundError:
     return None
-  except FileExistsError:  # a directory removed as soon as it was found
+  except FileExistsError:  # a directory that was removed meanwhile
     if lock.parent.exists() and not lock.parent.is_dir():
       raise
     return None
@@ -187,7 +187,7 @@ def _lease(lock: epath.Path, shown: str, way_out: str) -> Iterator[None]:
     others = lease.others()
     if not others:
       break
-    # Of two that came at once either sees the other: both step back.
+    # If two processes start at once, each sees the other, and both end.
     lease.end()
     _wait_for_silence(lock, others, shown, way_out)
     time.sleep(random.uniform(0, _BEAT_SECONDS / 5))
@@ -207,7 +207,7 @@ def _lease(lock: epath.Path, shown: str, way_out: str) -> Iterator[None]:
     yield
     ended.set()
     thread.join()
-    lease.renew_or_exit()  # no success is reported over a lease that was lost
+    lease.renew_or_exit()  # a lost lease must not end as a success
   finally:
     ended.set()
     thread.join()
@@ -215,7 +215,7 @@ def _lease(lock: epath.Path, shown: str, way_out: str) -> Iterator[None]:
 
 
 class _Lease:
-  """An object `TOKEN-COUNT`, whose count grows while its holder lives."""
+  """An object `TOKEN-COUNT`, whose count grows as long as its holder runs."""
 
   def __init__(self, directory: epath.Path, shown: str) -> None:
     self._directory = directory
@@ -225,17 +225,17 @@ class _Lease:
     self._myself = _myself()
 
   def renew(self) -> None:
-    """Writes the object under its next name, then removes the last one."""
+    """Writes the object under its next name, then removes the previous one."""
     self._count += 1
     self._place(self._count).write_text(self._myself)
     if self._count > 1:
       self._place(self._count - 1).unlink()
 
   def renew_or_exit(self) -> None:
-    """Renews; ends the process if another has taken the lease.
+    """Renews the lease; ends the process if another one has taken it.
 
-    A bucket that does not answer is asked again at the next beat: what cannot
-    reach the lease cannot write the output either.
+    If the bucket does not respond, the next renewal tries again: a process that
+    cannot reach the lease cannot write the output either.
     """
     try:
       if self._place(self._count).name in _objects(self._directory):
@@ -281,10 +281,10 @@ def _objects(directory: epath.Path) -> set[str]:
 def _wait_for_silence(
   lock: epath.Path, names: set[str], shown: str, way_out: str
 ) -> None:
-  """Removes leases that are not renewed for long enough.
+  """Removes leases that are not renewed for `_SILENT_SECONDS`.
 
   Raises:
-    UserError: one of them is renewed: its holder lives.
+    UserError: one of them is renewed, so its holder is running.
   """
   holder = _holder(lock, names)
   print(
@@ -308,7 +308,7 @@ def _wait_for_silence(
 
 
 def _holder(lock: epath.Path, names: set[str]) -> str:
-  """Returns what a lease says of its holder; "" if it was just renewed."""
+  """Returns the content of a lease; "" if it was renewed meanwhile."""
   for name in sorted(names):
     with contextlib.suppress(FileNotFoundError):
       return (lock / name).read_text()

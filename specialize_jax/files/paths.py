@@ -1,4 +1,4 @@
-"""The rule for paths that a user gives: checked at the edge, before any work.
+"""Checks the paths that a user gives, before any work.
 
 A path is local, or an object or folder in a bucket of Google Cloud Storage,
 `gs://bucket/name`, which TensorFlow's client reads and writes (through
@@ -26,7 +26,7 @@ from specialize_jax import errors
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/{1,2})")
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _BUCKET = "gs://"
-# The first request of a bucket: with none of its answer the network is silent.
+# Timeout of the first request to a bucket.
 _PATIENCE_SECONDS = 20.0
 _METADATA_SECONDS = 2.0
 
@@ -35,17 +35,17 @@ MAX_NAME_BYTES = 255
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-  """What a path has to be.
+  """The requirements of a path.
 
   Attributes:
     what: "file", "directory", or "path" for either.
-    is_read: whether it has to be there; else it is one to write.
-    local_because: why it cannot be in a bucket, as half a sentence; "" where
-      it can.
-    suffix: what the name of a neighbour that is written with it adds.
-    or_name: whether a name may be given instead, of a model on a hub or of
-      what is packaged: what is not there and could be one is not refused.
-    expected: the words for what has to be there; "" for "a file to read".
+    is_read: whether it is an input, which must exist, rather than an output.
+    local_because: why it cannot be in a bucket, as half a sentence; "" if it
+      can.
+    suffix: the longest suffix of files that are written beside it.
+    or_name: whether it may be a name instead, of a model on a hub or of a
+      packaged file: a path that does not exist and may be a name is accepted.
+    expected: what must exist, for error messages; "" for "a file to read".
   """
 
   what: str
@@ -84,14 +84,14 @@ RESUMED_FILE = dataclasses.replace(
 
 
 def check_flags(flags: argparse.Namespace, kinds: Mapping[str, Kind]) -> None:
-  """Checks the paths among a command's flags; one that is None is not given.
+  """Checks the paths among a command's flags; None is a flag that is not set.
 
   Args:
-    flags: what argparse parsed.
-    kinds: by the flag's name without its dashes.
+    flags: the parsed flags.
+    kinds: the requirements of paths by the flag's name without its dashes.
 
   Raises:
-    UserError: as `check`.
+    UserError: see `check`.
   """
   for name, kind in kinds.items():
     given = getattr(flags, name)
@@ -100,19 +100,19 @@ def check_flags(flags: argparse.Namespace, kinds: Mapping[str, Kind]) -> None:
 
 
 def check(name: str, given: str, kind: Kind) -> None:
-  """Checks that a path can be read or written, before any work is done.
+  """Checks that a path can be read or written.
 
-  Makes nothing, not even a directory. The first path in a bucket costs a
-  request to it.
+  Creates nothing, not even a directory. The first path in a bucket takes a
+  request to the bucket.
 
   Args:
     name: the flag or gin macro, as the user writes it: "--output".
     given: the path, as the user wrote it.
-    kind: what it has to be.
+    kind: the requirements of the path.
 
   Raises:
-    UserError: it is empty, or of another scheme, or of another kind, or is
-      not there, or cannot be written, or the bucket does not answer.
+    UserError: the path is empty, of another scheme or kind, does not exist, or
+      cannot be written; or the bucket does not respond.
   """
   shown = f"{name}={given}"
   if not isinstance(given, str):
@@ -144,24 +144,24 @@ def is_in_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def are_same(one: str, other: str) -> bool:
-  """Whether two paths that were given name one file or directory."""
+  """Returns whether two paths name the same file or directory."""
   return _identity(one) == _identity(other)
 
 
-# No space; over the user's quota; over the process's file size limit.
+# No space left; over the user's quota; over the process's file size limit.
 NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def is_mendable(error: OSError) -> bool:
-  """Whether a user can mend it: the path is at fault, not the machine."""
+  """Returns whether the user can correct an error: that of a path or disk."""
   return error.errno in NO_SPACE or (
     error.filename is not None and error.errno in _MENDABLE
   )
 
 
 def reason(error: OSError) -> str:
-  """Returns a mendable error as a sentence without its end."""
-  # A write fails without the name of its file.
+  """Returns the message of such an error, without a period."""
+  # The error of a write lacks the name of its file.
   where = "" if error.filename is None else f"{error.filename}: "
   if error.errno in NO_SPACE:
     return (
@@ -209,7 +209,7 @@ def _refuse_scheme(shown: str, given: str) -> None:
 
 
 def is_device(path: str | os.PathLike[str]) -> bool:
-  """Whether a local path is a device, but for /dev/null, which is empty."""
+  """Returns whether a local path is a device, other than /dev/null."""
   try:
     found = os.stat(path)
   except (OSError, ValueError):
@@ -229,7 +229,7 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
   is_there = mode is not None
   is_dir = is_there and path.is_dir()
   if kind.or_name and not is_there and _may_be_name(path):
-    return  # whoever opens it says what it could have been
+    return  # the function that resolves names reports an unknown one
   if kind.is_read and not is_there:
     raise errors.UserError(f"{shown} does not exist: {_expected(kind)}")
   if is_dir and kind.what == "file":
@@ -250,13 +250,13 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
 
 
 def _may_be_name(path: pathlib.Path) -> bool:
-  """Whether it may be a name on a hub, or a step where others are."""
+  """Whether it may be a name on a hub, or a step of a run's directory."""
   is_step = path.name.isdecimal() and path.parent.is_dir()
   return is_step or _NAME.fullmatch(str(path)) is not None
 
 
 def _check_names(shown: str, path: pathlib.Path, suffix: str) -> None:
-  """Checks names that are not there yet, which the system cannot judge."""
+  """Checks the length of names that do not exist yet."""
   names = [*path.parts[:-1], path.name + suffix]
   if max(len(os.fsencode(name)) for name in names) <= MAX_NAME_BYTES:
     return
@@ -268,7 +268,7 @@ def _check_names(shown: str, path: pathlib.Path, suffix: str) -> None:
 
 
 def _check_writable(shown: str, path: pathlib.Path, is_there: bool) -> None:
-  """Checks the directory that a file or folder would be made in."""
+  """Checks the directory that a file or folder would be created in."""
   place = path if is_there and path.is_dir() else path.parent
   while not os.path.lexists(place):
     place = place.parent
@@ -323,7 +323,7 @@ def _check_in_bucket(shown: str, given: str, kind: Kind) -> None:
 
 
 def _found_in_bucket(given: str, bucket: str) -> tuple[bool, bool]:
-  """Asks whether a path is there, and is a directory.
+  """Returns whether a path exists, and whether it is a directory.
 
   Raises:
     FileNotFoundError: there is no such bucket.
@@ -339,20 +339,20 @@ def _found_in_bucket(given: str, bucket: str) -> tuple[bool, bool]:
 def _may_exist(bucket: str) -> bool:
   try:
     return epath.Path(bucket).is_dir()
-  except Exception as error:  # TensorFlow's classes cost its import to name
+  except Exception as error:  # naming TensorFlow's classes would import it
     if type(error).__name__ == "PermissionDeniedError":
-      return True  # who may only use its objects may not ask for the bucket
+      return True  # access to objects does not imply access to the bucket
     raise
 
 
 def _answer(shown: str, ask: object) -> tuple[bool, bool]:
-  """Asks a bucket, and says in one sentence why it does not answer.
+  """Sends a request to a bucket, with a timeout and short error messages.
 
-  The client repeats a request that the network swallows for many minutes, so
-  it is asked on a thread that may be left behind.
+  The client repeats a lost request for many minutes, so the request runs on a
+  thread that is abandoned after the timeout.
   """
   has_credentials = _prepare_credentials()
-  # Its import takes seconds, which are not the bucket's.
+  # Imported here, since the import would take seconds of the timeout.
   importlib.import_module("tensorflow")
   answers, failures = [], []
 
@@ -386,7 +386,7 @@ def _answer(shown: str, ask: object) -> tuple[bool, bool]:
 
 
 def bucket_reason(error: BaseException) -> str | None:
-  """Returns why a bucket refused; None for an error of another kind."""
+  """Returns the message of a bucket's error; None for other errors."""
   if type(error).__module__ != "tensorflow.python.framework.errors_impl":
     return None
   first_line = str(error).strip().splitlines()[0]
@@ -397,10 +397,10 @@ def bucket_reason(error: BaseException) -> str | None:
 
 
 def _prepare_credentials() -> bool:
-  """Whether there are credentials; where not, keeps the client from waiting.
+  """Returns whether there are credentials; configures the client.
 
-  Without a key file the client asks the metadata server of a Google VM, and
-  elsewhere repeats that for minutes. It reads public buckets without any.
+  Without a key file the client asks the metadata server of Google's VMs, and
+  would retry for minutes elsewhere. Public buckets need no credentials.
   """
   home = os.environ.get("CLOUDSDK_CONFIG") or os.path.expanduser(
     "~/.config/gcloud"

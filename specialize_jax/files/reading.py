@@ -1,8 +1,8 @@
-r"""How text that others bring is read: UTF-8, and each error names its line.
+r"""Reads text and JSON of any origin, with the line number in every error.
 
-A byte order mark, which Windows puts before the text, is no part of it, and
-its line ends `\r\n` are read as `\n`. Bytes that are not UTF-8 are an error:
-whatever stood for them would be learned, or graded, as if it had been there.
+Text is UTF-8. A byte order mark, which Windows puts first, is removed, and line
+ends `\r\n` are read as `\n`. Bytes that are not UTF-8 are an error: replacement
+characters would be trained on, or graded, as if they were in the file.
 """
 
 import json
@@ -17,7 +17,7 @@ from specialize_jax import errors
 from specialize_jax.files import paths, seals
 
 _MARK = "\ufeff"
-# By the mark, or by the zero byte of an ASCII character, which no text holds.
+# UTF-16 is recognized by its mark, or by the zero byte of an ASCII character.
 _UTF16_STARTS = (
   (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16"),
   (re.compile(rb"[\x01-\x7f]\x00"), "UTF-16LE"),
@@ -31,7 +31,7 @@ Path = str | os.PathLike[str]
 
 
 def read_text(path: Path) -> str:
-  r"""Reads a whole text file; a byte order mark and the `\r` of `\r\n` go.
+  r"""Reads a whole text file, without byte order mark and the `\r` of `\r\n`.
 
   Raises:
     UserError: there is no such file, or it is not UTF-8; the message names
@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
 
 
 def lines(path: Path) -> Iterator[str]:
-  r"""Yields a large text file's lines, each with its `\n`: no other ends one.
+  r"""Yields a text file's lines with their `\n`, which alone ends a line.
 
   Raises:
     UserError: a line is not UTF-8, or longer than a row may be; the message
@@ -64,8 +64,8 @@ def read_json(path: Path) -> object:
   """Reads a file that holds one JSON value.
 
   Raises:
-    UserError: there is no such file, or it is not JSON, or not what was
-      written (see `seals`); the message names the line.
+    UserError: there is no such file, it is not JSON, or its checksum differs
+      (see `seals`); the message names the line.
   """
   text = decode(read_bytes(path), path)
   try:
@@ -83,22 +83,22 @@ def read_json(path: Path) -> object:
 
 
 def read_rows(path: Path) -> list[dict[str, object]]:
-  """Reads JSON lines, one object a line; empty lines are passed over.
+  """Reads JSON lines, one object per line; skips empty lines.
 
   Raises:
-    UserError: as `read_numbered_rows`.
+    UserError: see `read_numbered_rows`.
   """
   return [row for _, row in read_numbered_rows(path)]
 
 
 def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
-  r"""Reads JSON lines, each with the number of its line, from 1.
+  r"""Reads JSON lines, each with its line number, from 1.
 
   Only `\n` ends a line: a text may hold other line separators.
 
   Raises:
-    UserError: there is no such file, or a line is not a JSON object, or not
-      what was written (see `seals`); the message names the line.
+    UserError: there is no such file, or a line is not a JSON object, or its
+      checksum differs (see `seals`); the message names the line.
   """
   lines = decode(read_bytes(path), path).split("\n")
   rows = []
@@ -110,11 +110,11 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
 
 
 def check_row_size(row: str | bytes, where: str) -> None:
-  """Refuses a row that is too large to be one.
+  """Checks that a row is not too large.
 
   Args:
     row: a line of a file of rows.
-    where: the file and the line's number, for the error.
+    where: the file and the line number, for error messages.
 
   Raises:
     UserError: the row has more than `MAX_ROW_SIZE` characters or bytes.
@@ -130,11 +130,11 @@ def parsed_row(text: str, where: str) -> dict[str, object]:
   """Parses one row, a JSON object.
 
   Args:
-    text: the row, of one line.
-    where: the file and the line's number, for the error.
+    text: the line of the row.
+    where: the file and the line number, for error messages.
 
   Raises:
-    UserError: it is no JSON object, or too large.
+    UserError: it is not a JSON object, or too large.
   """
   check_row_size(text, where)
   try:
@@ -153,7 +153,7 @@ def parsed_row(text: str, where: str) -> dict[str, object]:
 
 
 def _unsealed(value: object, text: str, where: str) -> object:
-  """Returns a value without its checksum, which it is compared with."""
+  """Checks a value against its checksum, and returns it without that."""
   if isinstance(value, dict) and seals.FIELD in value:
     seals.check(text, where)
     del value[seals.FIELD]
@@ -161,11 +161,11 @@ def _unsealed(value: object, text: str, where: str) -> object:
 
 
 def loads(text: str | bytes) -> object:
-  """Parses JSON, the fast way where it is taken: orjson, else json.
+  """Parses JSON with orjson, or with json what orjson rejects.
 
-  orjson takes no lone surrogate and no NaN, and makes a float of a whole
-  number beyond 64 bits: for responses and records by the million, not for
-  what a user wrote.
+  orjson rejects lone surrogates and NaN, and reads an integer beyond 64 bits as
+  a float: use it for millions of responses and records, not for the files that
+  users write.
 
   Raises:
     json.JSONDecodeError: it is not JSON.
@@ -182,8 +182,8 @@ def decode(content: bytes, path: Path) -> str:
   """Decodes UTF-8, without its byte order mark.
 
   Args:
-    content: of a whole file.
-    path: the file that an error names.
+    content: the content of a whole file.
+    path: the path of the file, for error messages.
 
   Raises:
     UserError: it is not UTF-8; the message names the line.
@@ -203,7 +203,7 @@ def check_encoding(start: bytes, path: Path) -> None:
 
   Args:
     start: the first bytes of a file, or all.
-    path: the file that an error names.
+    path: the path of the file, for error messages.
 
   Raises:
     UserError: the bytes begin as UTF-16 does.
@@ -226,11 +226,11 @@ def _not_utf8(
 
 
 def read_bytes(path: Path) -> bytes:
-  """Reads a whole file, local, a pipe or in a bucket.
+  """Reads a whole file, which may be local, a pipe, or in a bucket.
 
   Raises:
     UserError: there is no such file, or it is a directory, or a device, such
-      as /dev/zero, which has no end.
+      as /dev/zero, which is endless.
   """
   if paths.is_device(path):
     raise errors.UserError(f"{path} is a device: expected a file to read")

@@ -1,13 +1,13 @@
-"""Checksums of JSON: what was altered after it was written is refused.
+"""Checksums within JSON objects, to detect later changes.
 
-A disk, a copy or an editor may change a digit of a result, and what it leaves
-is JSON still. So objects that a later command goes by (a teacher's records,
-metrics, predictions, selections) end with a checksum of all before it:
+A disk, a copy or an editor may change a digit of a result, and the file is
+still JSON. So objects that later commands depend on (a teacher's records,
+metrics, predictions, selections) end with a checksum of the text before it:
 
     {"step": 7, "accuracy": 0.5, "specialize_crc32": "1ca4a03a"}
 
-A row without one, as others write them, is taken as it is. Whoever changes a
-row by hand removes its checksum, as the error says.
+An object without a checksum is accepted, since other programs write none. To
+change a row by hand, remove its checksum, as the error message says.
 
   >>> line = sealed('{"step": 7, "accuracy": 0.5}')
   >>> line
@@ -32,7 +32,7 @@ def sealed(text: str) -> str:
   """Returns the text of a JSON object with its checksum as the last field.
 
   Args:
-    text: an object that is not empty, on one line or indented.
+    text: a non-empty object, on one line or indented.
   """
   body, end = text.rstrip()[:-1].rstrip(), text[len(text.rstrip()) :]
   indented = "\n" in body
@@ -44,11 +44,11 @@ def check(text: str, where: str) -> None:
   """Compares an object with its checksum, if it has one.
 
   Args:
-    text: of the object.
-    where: the file, and the line if it has several, for the error.
+    text: the text of the object.
+    where: the file, and the line if it has several, for error messages.
 
   Raises:
-    UserError: they differ.
+    UserError: the checksum differs.
   """
   if FIELD not in text[-_LONGEST_SEAL:]:
     return

@@ -1,4 +1,4 @@
-"""Where outputs are opened: each appears whole under its name, or not at all.
+"""Writes files atomically, and text that UTF-8 or a terminal cannot show.
 
 A local file is written beside its place, synchronised to disk, and then takes
 the name: a reader never sees half a file, and a killed writer leaves the old
@@ -6,9 +6,9 @@ one, with a hidden `.….NAME.unfinished` beside it that the next writer of that
 name removes. A file in a bucket is written to local disk and then uploaded as
 one object, which a bucket shows whole or not at all.
 
-Python's strings can hold half of a pair of surrogates, which UTF-8 cannot: a
-model that stops within an emoji makes one. JSON has an escape for it, and
-reading returns the same string; a text for people shows U+FFFD in its place.
+A Python string can contain a lone surrogate, which UTF-8 cannot encode: a model
+that stops within an emoji generates one. JSON escapes it, so that reading
+returns the same string; plain text has U+FFFD in its place.
 """
 
 import codecs
@@ -35,13 +35,13 @@ from specialize_jax.files import paths, seals
 Path = str | os.PathLike[str]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# All but tab and line feed; and what overrides the direction of writing.
+# Control characters but tab and line feed, and overrides of text direction.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# What readers other than ours take for the end of a line.
+# Characters that other readers take for the end of a line.
 _LINE_END = re.compile("[\x85\u2028\u2029]")
 
-# The error handler of standard output, and how it spells signs that our own
-# tables and messages have, where a terminal cannot show them.
+# The error handler of standard output, and its ASCII spellings of characters in
+# our own tables and messages.
 _SPELLED = "specialize_jax.spelled"
 _TYPEWRITTEN = {
   "\N{MINUS SIGN}": "-",
@@ -63,14 +63,14 @@ _TYPEWRITTEN = {
 
 @contextlib.contextmanager
 def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
-  """Opens a UTF-8 file that takes its name when the block ends well.
+  """Opens a UTF-8 file, which is renamed to `path` if the block succeeds.
 
   Args:
-    path: where to, local or in a bucket; missing directories are made.
-    binary: whether it takes bytes instead of text.
+    path: the file, local or in a bucket; missing directories are created.
+    binary: whether to write bytes instead of text.
 
   Yields:
-    The stream to write to; text shows U+FFFD for half of a pair.
+    The stream to write to; text has U+FFFD for lone surrogates.
 
   Raises:
     UserError: `path` is a directory.
@@ -105,9 +105,9 @@ def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
 
 
 def appended(path: Path) -> typing.TextIO:
-  """Opens a UTF-8 file to add to it; what is flushed survives the process.
+  """Opens a UTF-8 file for appending; flushed text survives the process.
 
-  An object in a bucket cannot grow: each flush uploads it whole.
+  An object in a bucket cannot grow, so each flush uploads it as a whole.
   """
   if not paths.is_in_bucket(path):
     return open(path, "a", encoding="utf-8")
@@ -119,13 +119,13 @@ def appended(path: Path) -> typing.TextIO:
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[pathlib.Path]:
-  """Makes a local directory that takes its name when the block ends well.
+  """Creates a local directory, which is renamed if the block succeeds.
 
   Args:
-    path: where to; nothing, or an empty directory, lies there.
+    path: the final path, which does not exist or is an empty directory.
 
   Yields:
-    The directory to write in, beside its place.
+    The temporary directory to write in, beside the final one.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,24 +149,24 @@ def new_directory(path: Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes a whole text file; see `opened`."""
+  """Writes a text file atomically; see `opened`."""
   with opened(path) as stream:
     stream.write(text)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-  """Writes a whole file; see `opened`."""
+  """Writes a file atomically; see `opened`."""
   with opened(path, binary=True) as stream:
     stream.write(content)
 
 
 def write_json(path: Path, value: object, *, sealed: bool = False) -> None:
-  """Writes one JSON value, indented for people, whole or not at all.
+  """Writes one JSON value atomically, indented.
 
   Args:
     path: the file.
-    value: an object, if it is sealed.
-    sealed: whether its checksum is its last field; see `seals`.
+    value: the value; an object, if `sealed`.
+    sealed: whether to add a checksum as its last field; see `seals`.
   """
   text = to_json(value, indent=2)
   write_text(path, (seals.sealed(text) if sealed else text) + "\n")
@@ -175,12 +175,12 @@ def write_json(path: Path, value: object, *, sealed: bool = False) -> None:
 def write_rows(
   path: Path, rows: Iterable[Mapping[str, object]], *, sealed: bool = False
 ) -> None:
-  """Writes JSON lines, whole or not at all.
+  """Writes JSON lines atomically.
 
   Args:
     path: the file.
-    rows: the objects; not empty, if they are sealed.
-    sealed: whether the last field of each is its checksum; see `seals`.
+    rows: the objects; none of them empty, if `sealed`.
+    sealed: whether to add a checksum as the last field of each; see `seals`.
   """
   with opened(path) as stream:
     for row in rows:
@@ -189,10 +189,10 @@ def write_rows(
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
-  r"""Returns a value as JSON that any program reads, on one line or indented.
+  r"""Returns a value as standard JSON, on one line or indented.
 
-  JSON has no NaN and no infinity, which Python reads and would write: null
-  stands in their place, as in JavaScript.
+  JSON has no NaN and infinity, which Python's json would write: they become
+  null, as in JavaScript.
 
   Example:
     >>> to_json({"text": "5 £ \ud83d", "loss": float("nan")})
@@ -210,7 +210,7 @@ def to_json(value: object, *, indent: int | None = None) -> str:
 
 
 def _finite(value: object) -> object:
-  """Returns a JSON value with None for each number that is not finite."""
+  """Returns a JSON value with None for every number that is not finite."""
   if isinstance(value, Mapping):
     return {key: _finite(inner) for key, inner in value.items()}
   if isinstance(value, list | tuple):
@@ -220,12 +220,12 @@ def _finite(value: object) -> object:
 
 
 def printable(text: str) -> str:
-  """Returns a text with U+FFFD for each half of a pair of surrogates."""
+  """Returns a text with U+FFFD for each lone surrogate."""
   return _SURROGATE.sub("\ufffd", text)
 
 
 def printable_json(value: object) -> object:
-  """Returns a JSON value with every text in it, names too, `printable`."""
+  """Returns a JSON value with `printable` applied to all texts and names."""
   if isinstance(value, str):
     return printable(value)
   if isinstance(value, list):
@@ -236,10 +236,10 @@ def printable_json(value: object) -> object:
 
 
 def visible(text: str) -> str:
-  r"""Returns a text whose control characters are spelled out, for a terminal.
+  r"""Returns a text with its control characters escaped, for a terminal.
 
-  A text that others wrote could otherwise clear the screen, retitle or answer
-  the terminal, or show its characters in another order than they have.
+  Untrusted text could otherwise clear the screen, change the title of the
+  terminal or write to its input, or display characters out of order.
 
   Example:
     >>> visible("5 pens\x1b[2J")
@@ -249,10 +249,10 @@ def visible(text: str) -> str:
 
 
 def survive_any_text() -> None:
-  """Makes standard output and error show every text in their own encoding.
+  """Keeps standard output and error from failing on any text.
 
-  A terminal or pipe may take ASCII or Latin-1 alone: signs of our own tables
-  are then spelled as on a typewriter, and everything else is escaped.
+  If their encoding is ASCII or Latin-1, the characters of our own tables are
+  replaced by ASCII spellings, and all others are escaped.
   """
   codecs.register_error(_SPELLED, _spelled)
   for stream in (sys.stdout, sys.stderr):
@@ -274,7 +274,7 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Printable(io.TextIOWrapper):
-  """A UTF-8 stream that takes every string."""
+  """A UTF-8 stream that accepts every string."""
 
   def write(self, text: str) -> int:
     return super().write(printable(text))
@@ -294,20 +294,20 @@ def _stream(file: IO[bytes], binary: bool) -> Iterator[IO]:
 
 
 def _unfinished_suffix(name: str) -> str:
-  """Returns a suffix that names the final file, as far as 255 bytes allow."""
+  """Returns a suffix with the final file's name, as far as 255 bytes allow."""
   room = paths.MAX_NAME_BYTES - len("..unfinished") - 16
   kept = os.fsencode(name)[:room].decode("utf-8", "ignore")
   return f".{kept}.unfinished"
 
 
 def _name_file(error: BaseException, path: pathlib.Path) -> None:
-  """Adds the file's name to an error of a write, which lacks it."""
+  """Adds the file's name to the error of a write, which lacks it."""
   if isinstance(error, OSError) and error.errno in paths.NO_SPACE:
     error.filename = os.fspath(path)
 
 
 def _hold(handle: int) -> None:
-  """Locks what is being written, as long as its writer lives."""
+  """Locks the file being written, until its writer ends."""
   with contextlib.suppress(OSError):  # a file system without locks
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -1,13 +1,12 @@
-"""Reduce-scatter of sums over the sharded rows of a batch.
+"""Sums over a batch whose rows are sharded, left as shards of the result.
 
 The gradient of a kernel is a sum over the rows of the batch. Under `fsdp` each
-device keeps one shard of it: a reduce-scatter. The partitioner emits an
-all-reduce of whole gradients on a TPU, which sends twice the bytes, since its
-compiler has no reduce-scatter over all chips of a slice, only along one
-physical axis. So this module writes the sum explicitly: each device sums its
-own rows, and reduce-scatters along the physical axes follow. With s axes the
-sum is divided into s parts, part i of which starts along axis i, so that all
-links are busy.
+device keeps one shard of it: a reduce-scatter. Left to the partitioner, that is
+an all-reduce of whole gradients on a TPU, twice the bytes: its compiler knows
+no reduce-scatter over all chips of a slice, only along one physical axis. So
+the sum is written out here: each device sums its own rows, and reduce-scatters
+follow one another along the physical axes. With s axes the sum is divided into
+s parts, part i of which starts along axis i, so that all links are busy.
 """
 
 import contextlib

@@ -88,7 +88,7 @@ class Evaluation:
   num_examples: int | None = None
 
   def __post_init__(self) -> None:
-    """Raises UserError for a number below 1."""
+    """Raises UserError for a number that counts nothing."""
     _require_lengths("Evaluation", self.task_feature_lengths, ("inputs",))
     for name in ("batch_size", "max_new_tokens", "num_examples"):
       errors.require_range(
@@ -173,7 +173,7 @@ class Experiment:
   metric_writers: Sequence[str] = ("tensorboard",)
 
   def __post_init__(self) -> None:
-    """Raises UserError for numbers that are out of range or inconsistent."""
+    """Raises UserError for numbers that count nothing, or contradict."""
     _require_lengths(
       "Experiment", self.task_feature_lengths, ("inputs", "targets")
     )
@@ -198,7 +198,7 @@ class Experiment:
 def _require_lengths(
   owner: str, lengths: Mapping[str, int], needed: Sequence[str]
 ) -> None:
-  """Raises UserError if TASK_FEATURE_LENGTHS lacks a feature."""
+  """Raises UserError for TASK_FEATURE_LENGTHS that lack a feature."""
   for feature in needed:
     if feature not in lengths:
       raise errors.UserError(

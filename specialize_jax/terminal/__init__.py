@@ -1,4 +1,4 @@
-"""What people see while a command runs, on standard error.
+"""Progress of a command on standard error.
 
 Example:
   >>> from specialize_jax.terminal import progress

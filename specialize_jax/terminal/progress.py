@@ -1,9 +1,9 @@
-"""The progress bar of every long command, and the lines said beside it.
+"""The progress bar of long commands, and lines printed above it.
 
-On a terminal it is tqdm's bar, which several may share; elsewhere, as in a
-log file, a line every ten seconds. tqdm was chosen over rich, which draws the
-tables, because it imports in milliseconds, runs no thread that redraws, and
-nests: an evaluation has its bar below that of training.
+On a terminal it is tqdm's bar; elsewhere, as in a log file, a line every ten
+seconds. tqdm was chosen over rich, which prints the tables, because it imports
+in milliseconds, needs no thread, and nests: an evaluation has its bar below
+that of training.
 """
 
 import sys
@@ -18,12 +18,12 @@ _DRAW_EVERY_SECONDS = 0.5
 
 
 class Progress:
-  """How far a computation is, how fast, and how long it still takes.
+  """Shows progress, rate and remaining time of a computation.
 
   Attributes:
     done: number of units that are done.
-    total: number of units in all, None if it is not known; may be set until
-      the bar is shown.
+    total: total number of units, None if unknown; may be set until the bar is
+      shown.
   """
 
   def __init__(
@@ -40,13 +40,13 @@ class Progress:
     """Counts from `done` up to `total`.
 
     Args:
-      total: number of units; None if it is not known.
-      unit: what is counted, in the plural: "steps".
-      title: what is computed, shown before the numbers.
+      total: total number of units; None if unknown.
+      unit: name of the units, in the plural: "steps".
+      title: name of the computation, shown before the numbers.
       done: number of units that an earlier run has done.
       speaks: False for no output, as in all processes but the first.
-      line_every_seconds: the interval between lines where there is no terminal.
-      stream: where to, standard error by default.
+      line_every_seconds: interval between lines without a terminal.
+      stream: the output stream; None for standard error.
     """
     self.done = done
     self.total = total
@@ -56,8 +56,8 @@ class Progress:
     self._stream = _Patient(stream or sys.stderr)
     self._line_every_seconds = line_every_seconds
     self._last_line = time.monotonic()
-    # Rates are measured from the first update on: what comes before it, such
-    # as compilation, does not come again.
+    # Rates are measured from the first update: compilation, for example, comes
+    # before it and does not recur.
     self._first: tuple[int, float] | None = None
     self._bar: tqdm.tqdm | None = None
 
@@ -93,11 +93,11 @@ class Progress:
     self.update(self.done + count, detail)
 
   def update(self, done: int, detail: str = "") -> None:
-    """Shows that `done` units are done, if it is time to.
+    """Sets the number of units done, and refreshes the bar at intervals.
 
     Args:
-      done: number of units, those of earlier runs included.
-      detail: further words, such as "loss 0.5".
+      done: number of units, including those of earlier runs.
+      detail: further text, such as "loss 0.5".
     """
     now = time.monotonic()
     before, self.done = self.done, done
@@ -152,10 +152,10 @@ def duration(seconds: float) -> str:
 
 
 class _Patient:
-  """A stream whose end is no end of the computation.
+  """A stream that ignores writes after its reader has left.
 
-  A terminal that is closed, or a pipe that nobody reads any more, takes no
-  further line; the run that was told about goes on, as under `nohup`.
+  A terminal may be closed, or a pipe no longer read; the run continues, as
+  under `nohup`.
   """
 
   def __init__(self, stream: TextIO) -> None:

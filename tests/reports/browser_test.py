@@ -1,4 +1,4 @@
-"""The page as a browser shows it: every axis labelled, no text on another."""
+"""The page as a browser shows it: every axis labeled, no text on another."""
 
 import html
 import json
@@ -90,7 +90,7 @@ def faults(figures):
 
 
 @pytest.mark.third_party
-def test_every_figure_has_labelled_axes_and_no_text_on_another(
+def test_every_figure_has_labeled_axes_and_no_text_on_another(
   results_dir, tmp_path
 ):
   text = page.render(page.document(results_lib.load(results_dir)))

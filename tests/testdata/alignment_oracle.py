@@ -483,7 +483,7 @@ def _tokens_within(spans, num_bytes):
 
 
 def marginal(laid, student):
-  """Sums the tree's leaves at each position, and normalises."""
+  """Sums the tree's leaves at each position, and normalizes."""
   steps = steps_of(laid, student)
   if any(stays == 0 for stays, _, _ in steps):
     return targets.Rejected("the teacher gives a sampled token probability 0")

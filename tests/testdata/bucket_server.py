@@ -1,7 +1,7 @@
 """A bucket on this machine, for clients that only know Google's address.
 
 TensorFlow's client of Google Cloud Storage has no setting for another address,
-but it honours `https_proxy` and `CURL_CA_BUNDLE`. So this is a proxy that
+but it honors `https_proxy` and `CURL_CA_BUNDLE`. So this is a proxy that
 answers for `*.googleapis.com` itself, with a certificate of its own, and passes
 each request to gcp-storage-emulator: the clients are the real ones.
 """
