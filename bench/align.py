@@ -1,4 +1,4 @@
-r"""How fast samples are aligned, and what share of their tokens is covered.
+r"""Measures the speed of alignment, and the share of tokens that it covers.
 
 Two corpora: the 40 real records of code-davinci-002, repeated; and GSM8K's
 training solutions without their calculator marks, in p50k_base's tokens, each
@@ -319,7 +319,7 @@ def _flat(batch):
 
 
 def _coverage(corpus):
-  """What each mode covers of a corpus."""
+  """Coverage of a corpus by each alignment mode."""
   student = real_files.t5()
   result = {}
   for mode in align.MODES:

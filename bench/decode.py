@@ -1,4 +1,4 @@
-"""How fast three systems decode the same FlanT5, in one run.
+"""Compares the decoding speed of three systems on the same FlanT5.
 
   python bench/decode.py --geometry=small --geometry=base --output=decode.json
 
@@ -125,7 +125,7 @@ def write_model(folder: pathlib.Path, geometry: str) -> None:
 
 
 def token_names() -> list[str]:
-  """What CTranslate2 calls each id."""
+  """Returns CTranslate2's name of each id."""
   return ["<pad>", "</s>", "<unk>"] + [
     f"token_{index}" for index in range(3, VOCAB_SIZE)
   ]

@@ -1,4 +1,4 @@
-"""What the sparse loss costs beside a dense teacher: memory and time.
+"""Compares memory and time of the sparse loss with a dense teacher's.
 
   python bench/loss.py --output=loss.json
 

@@ -1,4 +1,4 @@
-"""How fast a record store becomes a dataset, and how small it is.
+"""Measures the time to prepare a dataset from a record store, and its size.
 
 Makes up a store of the paper's size (see `synthetic_store.py`), unless it is
 there, and runs `specialize prepare` on it as a process of its own. Prints

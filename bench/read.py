@@ -1,4 +1,4 @@
-"""How fast a prepared dataset is read: cold start, and then examples a second.
+"""Measures reading of a prepared dataset: cold start, and examples per second.
 
 A process of its own imports everything, opens the dataset that
 `bench/prepare.py` or `specialize prepare` wrote, and makes packed batches of

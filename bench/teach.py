@@ -1,4 +1,4 @@
-"""How fast `specialize teach` samples, beside what its server can give.
+"""Measures the sampling rate of `specialize teach` against its server's.
 
 Two processes on two cores: a local server that answers at once, without
 faults, with texts of a hundred tokens and five alternatives each; and, on one

@@ -1,4 +1,4 @@
-"""What the base installation can do: everything but SeqIO tasks and training.
+"""The base installation can do everything but SeqIO tasks and training.
 
 TensorFlow and what comes with it are two thirds of an installation's size, so
 alignment, losses, the network, checkpoints, decoding and planning go without.

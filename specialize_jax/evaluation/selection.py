@@ -53,7 +53,7 @@ class Selection:
 
   @property
   def criterion(self) -> tuple[str, tuple[str, ...]]:
-    """What the step was selected by: the metric and the tasks."""
+    """The metric and the tasks that the step was selected by."""
     return self.metric, tuple(sorted(self.out_of_distribution))
 
   def as_json(self) -> dict[str, object]:

@@ -188,7 +188,7 @@ def _padded(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Plan:
-  """How the work of one call is divided.
+  """The division of one call into blocks.
 
   Attributes:
     num_heads: H.
@@ -406,7 +406,7 @@ def _heads_of_a_step(num_heads: int, head_dim: int) -> int:
 
 
 def _vmem_bytes() -> int:
-  """What a kernel may take of the VMEM of the chip that is compiled for."""
+  """Returns the VMEM that a kernel may use on the chip compiled for."""
   try:
     capacity = pltpu.get_tpu_info().vmem_capacity_bytes
   except (ValueError, NotImplementedError):  # no TPU: the kernel is interpreted

@@ -13,7 +13,7 @@ _MEMORY = {"hbm_gib": "bytes_in_use", "hbm_peak_gib": "peak_bytes_in_use"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Efficiency:
-  """What is needed to compute MFU and memory use, as far as it is known.
+  """The flops and devices to compute MFU and memory use, if known.
 
   Attributes:
     step_flops: floating point operations of the model in one step, forward

@@ -15,7 +15,7 @@ from absl import logging
 
 
 class Reason(enum.IntEnum):
-  """Why a run stops before its last step; the greatest of several counts."""
+  """The reason why a run stops before its last step; the greatest one wins."""
 
   NONE = 0
   PREEMPTED = 1

@@ -1,4 +1,4 @@
-"""What damages a checkpoint is noticed, and the one before takes its place."""
+"""Damage of a checkpoint is noticed, and the one before it is used."""
 
 import os
 import pathlib

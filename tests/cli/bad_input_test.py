@@ -1,4 +1,4 @@
-"""What a user gets wrong is one sentence and status 2; nothing is written."""
+"""A user's mistake is one sentence and status 2, and nothing is written."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the page on paths says may be in a bucket is read and written there."""
+"""Paths that may be in a bucket by docs/ are read and written there."""
 
 import json
 import pathlib

@@ -84,7 +84,7 @@ def answered(output_dir):
 
 @pytest.fixture(scope="module")
 def unbroken(world, tmp_path_factory):
-  """Where an evaluation that nobody killed wrote, and what it printed."""
+  """Returns the output directory and output of an uninterrupted evaluation."""
   output_dir = tmp_path_factory.mktemp("unbroken")
   return output_dir, finish(start(world, output_dir))
 

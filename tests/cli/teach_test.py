@@ -1,4 +1,4 @@
-"""What can go wrong with `specialize teach` is one sentence that helps."""
+"""Errors of `specialize teach` are one sentence with a way out."""
 
 import pathlib
 import re

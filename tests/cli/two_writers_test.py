@@ -1,4 +1,4 @@
-"""Of two commands with one output, the second is refused by name."""
+"""Of two commands with one output, the second ends with an error."""
 
 import json
 import os

@@ -143,7 +143,7 @@ class Command:
 
 
 class Inputs:
-  """What the commands read, made once; nothing changes it afterwards."""
+  """The inputs of the commands, built once and never changed."""
 
   def __init__(self, directory, server, base_url):
     self.directory = pathlib.Path(directory)
@@ -508,7 +508,7 @@ def prepared(out):
 
 
 def selected(run):
-  """What a selection wrote."""
+  """Returns the content that a selection wrote."""
   return {
     "selection": json.loads((run / "selection.json").read_text()),
     "run": trained(run),
@@ -555,7 +555,7 @@ def planned(out):
 
 
 def demonstrated(out):
-  """What a demo found."""
+  """Returns the results of a demo."""
   demo = out / "demo"
   results = json.loads((demo / "results.json").read_text())
   for name in ("seconds", "peak_rss_gib"):

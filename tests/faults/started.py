@@ -15,14 +15,14 @@ _PROGRAM = pathlib.Path(__file__).with_name("fork_server.py")
 
 @dataclasses.dataclass
 class Ended:
-  """How a process ended.
+  """The exit of a process.
 
   Attributes:
-    status: its exit status, negative after a signal; None if it has not.
-    stdout: what it printed.
-    stderr: what it printed there.
-    changes: how often it changed something below `below`.
-    cpu_seconds: what it computed.
+    status: its exit status, negative after a signal; None if it is running.
+    stdout: its standard output.
+    stderr: its standard error.
+    changes: number of its changes to files below `below`.
+    cpu_seconds: its processor time.
   """
 
   status: int | None

@@ -1,4 +1,4 @@
-"""What was altered after it was written is refused, wherever it is read."""
+"""An object altered after it was written is refused by every reader."""
 
 import json
 import random

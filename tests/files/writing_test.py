@@ -1,4 +1,4 @@
-"""What is written appears whole under its name, or not at all."""
+"""Files are written atomically."""
 
 import contextlib
 import io

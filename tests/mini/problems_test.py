@@ -1,4 +1,4 @@
-"""What makes two problems the same, and what a plan works out to."""
+"""Equality of problems, and the results of their plans."""
 
 import dataclasses
 import random

@@ -65,14 +65,14 @@ def _measured(text, path):
 
 
 def _overlap(one, other):
-  """How many pixels two boxes share, the lesser of width and height."""
+  """Returns the overlap of two boxes in pixels, in the narrower dimension."""
   left, top = max(one[0], other[0]), max(one[1], other[1])
   right, bottom = min(one[2], other[2]), min(one[3], other[3])
   return min(right - left, bottom - top)
 
 
 def faults(figures):
-  """What is wrong with some measured figures, in words."""
+  """Returns the flaws of measured figures, in words."""
   found = []
   for figure in figures:
     for number, axis in enumerate(figure["axes"]):

@@ -1,4 +1,4 @@
-"""What a configuration accepts, and what it says of what it does not."""
+"""A configuration accepts valid values, and names the invalid ones."""
 
 import dataclasses
 import json

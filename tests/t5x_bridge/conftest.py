@@ -1,4 +1,4 @@
-"""What every test with T5X needs: T5X itself, and its laxer arithmetic."""
+"""Fixtures of all tests with T5X: T5X itself, and its dtype promotion."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""What `specialize convert --to=t5x` writes, as T5X's own code restores it."""
+"""T5X's own code restores the checkpoints of `specialize convert --to=t5x`."""
 
 import dataclasses
 

@@ -26,7 +26,7 @@ def started(*flags):
 
 
 def stats(base_url):
-  """What the server was asked and what it delivered."""
+  """The requests and responses of the server."""
   with urllib.request.urlopen(base_url.replace("/v1", "/stats")) as answer:
     return json.load(answer)
 

@@ -1,4 +1,4 @@
-"""What the arms of a study write, made up: accuracies that are known."""
+"""Writes made-up outputs of the arms of a study, with known accuracies."""
 
 import json
 

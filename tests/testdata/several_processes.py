@@ -91,7 +91,7 @@ class Run:
         process.kill()
 
   def errors(self, index):
-    """What a process said on standard error."""
+    """Returns the standard error of a process."""
     return self._errors[index].read_text()
 
   def rows(self):

@@ -38,7 +38,7 @@ def install(directory, name, body=""):
 
 
 def calls(directory):
-  """What was called so far, in order: program, arguments, input."""
+  """Returns the calls so far, in order: program, arguments, input."""
   path = pathlib.Path(directory) / "calls.jsonl"
   if not path.exists():
     return []

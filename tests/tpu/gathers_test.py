@@ -1,4 +1,4 @@
-"""What a TPU's compiler makes of a kernel's gather and its gradient's sum."""
+"""The TPU compiler's collectives for kernels and their gradients."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the walker counts of compiled programs equals a count by hand."""
+"""Costs of compiled programs equal a count by hand."""
 
 import jax
 import jax.numpy as jnp

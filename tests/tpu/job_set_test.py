@@ -115,7 +115,7 @@ def _validate(manifest):
 
 
 def _expanded(argument):
-  """What Kubernetes makes of an argument, where HOME is "/root"."""
+  """Returns an argument as Kubernetes expands it, where HOME is "/root"."""
   return re.sub(
     r"\$(\$|\(HOME\))",
     lambda found: "$" if found[1] == "$" else "/root",

@@ -30,7 +30,7 @@ def compiled(function, *arguments, **sizes):
 
 
 def cost(function, *arguments, **sizes):
-  """What the compiled function costs one of the four chips."""
+  """Returns the cost of the compiled function on one of the four chips."""
   text = compiled(function, *arguments, **sizes).as_text()
   return hlo_cost.cost(hlo_text.parse(text), num_devices=4)
 

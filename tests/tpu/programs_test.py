@@ -1,4 +1,4 @@
-"""What the compiler makes is read; what is too large says how large."""
+"""Compiled programs are read; one that is too large says how large."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""How a run handles faults, and which checkpoints and traces it keeps."""
+"""A run survives faults, and keeps the right checkpoints and traces."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What the loop writes, and that it survives kills, signals and nan."""
+"""The loop writes its log, and survives kills, signals and nan."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""The lines and the bar that a run prints."""
 
 import dataclasses
 import io
