@@ -13,6 +13,13 @@ import numpy as np
 
 from specialize_jax.align import tables, targets, token_classes
 
+MAX_CANDIDATES = 100
+"""Of a step: of more, which no alignment needs, the most probable are read.
+
+Candidates are compared with one another, and every step of a batch has as many
+slots as the step with the most. The mass of the others is that of the tail.
+"""
+
 Sample = tuple[Sequence[targets.TeacherToken], str]
 """The teacher's tokens, and the text that they spell."""
 
@@ -78,12 +85,18 @@ def from_strings(
     spellings: The L sampled tokens.
     log_probs: Their log-probabilities, in nats.
     top_counts: The number of candidates of each of the L tokens.
-    top_spellings: The candidates of all tokens, concatenated.
+    top_spellings: The candidates of all tokens, concatenated; of each token the
+      `MAX_CANDIDATES` most probable are kept.
     top_log_probs: Their log-probabilities, in nats.
     table: The table in which the spellings are looked up.
   """
   counts = np.asarray(counts, np.int64)
   top_counts = np.asarray(top_counts, np.int64)
+  if top_counts.max(initial=0) > MAX_CANDIDATES:
+    kept = _most_probable(top_counts, np.asarray(top_log_probs, np.float64))
+    top_spellings = [top_spellings[index] for index in kept]
+    top_log_probs = [top_log_probs[index] for index in kept]
+    top_counts = np.minimum(top_counts, MAX_CANDIDATES)
   rows_L = table.look_up(spellings)
   top_rows = table.look_up(top_spellings)
   num_candidates = int(top_counts.max(initial=0))
@@ -109,6 +122,14 @@ def from_strings(
     top_rows_KL=top_rows_KL,
     top_log_probs_KL=top_log_probs_KL,
   )
+
+
+def _most_probable(top_counts: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+  """Returns the indices of each step's most probable candidates, in order."""
+  token = np.repeat(np.arange(len(top_counts)), top_counts)
+  order = np.lexsort((-log_probs, token))
+  rank = tables.ragged_index(np.zeros(len(top_counts), np.int64), top_counts)
+  return np.sort(order[rank < MAX_CANDIDATES])
 
 
 def tokens_alone(

@@ -1,5 +1,8 @@
 """Many samples at once are aligned as the oracle aligns each, in every mode."""
 
+import math
+import time
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -72,3 +75,22 @@ def test_a_batch_equals_its_samples_for_a_tiny_student(tiny, many):
 @given(st.lists(trees.samples(), max_size=4))
 def test_a_batch_equals_its_samples_for_t5(t5, many):
   check_batch(t5, many)
+
+
+def test_of_thousands_of_candidates_the_most_probable_are_read_at_once(tiny):
+  """A stranger's record may list a whole vocabulary at a step."""
+  likely = [(f" {n}".encode(), math.log(0.004)) for n in range(100)]
+  unlikely = [(f" x{n}".encode(), -20.0) for n in range(20_000)]
+
+  def tokens(top):
+    return [
+      targets.TeacherToken(spelling=b"Ann", log_prob=-0.1, top=()),
+      targets.TeacherToken(spelling=b" has", log_prob=-0.7, top=tuple(top)),
+    ]
+
+  start = time.process_time()
+  many = tiny.align([(tokens([*unlikely, *likely]), "Ann has")])
+  assert time.process_time() - start < 3
+  few = tiny.align([(tokens(likely), "Ann has")])
+  for found, expected in zip(many.results(), few.results(), strict=True):
+    check_equal(found, expected)
