@@ -45,6 +45,8 @@ class Plan:
     source: the tensors, without dropped rows of the vocabulary.
     tokenizer_files: contents of the tokenizer's files by name.
     num_rows_read: rows of the vocabulary in the input.
+    dataset_files: by name, the dataset file that it was trained with, if there
+      is one: how it is asked.
   """
 
   checkpoint: opening.Checkpoint
@@ -52,6 +54,7 @@ class Plan:
   source: sources.Source
   tokenizer_files: Mapping[str, bytes]
   num_rows_read: int
+  dataset_files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
   @property
   def num_tensors(self) -> int:
@@ -111,7 +114,7 @@ def plan(
     vocab_size=rows,
     param_dtype=dtype or _common_dtype(checkpoint.source),
   )
-  own = vocabulary is None and checkpoint.kind == "ours"
+  own = vocabulary is None and checkpoint.is_ours
   if vocabulary is None:
     vocabulary = tokenizers.beside(checkpoint.tokenizer_files)
   if vocabulary is not None:
@@ -119,12 +122,14 @@ def plan(
   source: sources.Source = _Watched(checkpoint.source, on_tensor)
   if rows < read:
     source = sources.Trimmed(source, rows)
+  kept = opening.dataset_file(checkpoint)
   return Plan(
     checkpoint=checkpoint,
     config=config,
     source=source,
     tokenizer_files=vocabulary.files if vocabulary else {},
     num_rows_read=read,
+    dataset_files={opening.DATASET: kept.read_bytes()} if kept else {},
   )
 
 
@@ -146,6 +151,8 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
       file = output / opening.VOCABULARY_DIR / name
       file.parent.mkdir(parents=True, exist_ok=True)
       file.write_bytes(content)
+    for name, content in planned.dataset_files.items():
+      (output / name).write_bytes(content)
     vocabulary_dir = output / opening.VOCABULARY_DIR
     vocabulary = (
       manifests.entries(vocabulary_dir) if planned.tokenizer_files else {}
@@ -187,7 +194,7 @@ def write_folder(
     planned.config,
     planned.source,
     dtype=planned.config.param_dtype,
-    other_files=planned.tokenizer_files,
+    other_files={**planned.tokenizer_files, **planned.dataset_files},
     generation_config=planned.checkpoint.generation_config,
     max_shard_bytes=max_shard_bytes,
   )
@@ -314,5 +321,5 @@ def _foreign(output: epath.Path) -> list[str]:
   """Returns the names in a folder that no interrupted conversion left."""
   if not output.exists():
     return []
-  known = {"checkpoints", opening.VOCABULARY_DIR}
+  known = {"checkpoints", opening.VOCABULARY_DIR, opening.DATASET}
   return [child.name for child in output.iterdir() if child.name not in known]

@@ -41,7 +41,8 @@ VOCABULARY_DIR = "vocabulary"
 """The directory of the tokenizer's files, next to a run's checkpoints."""
 
 DATASET = "dataset.yaml"
-"""In a run's directory: the dataset file that it was trained with."""
+"""In the directory of a run, or of what was converted from one: the dataset
+file that it was trained with."""
 
 _OF_THE_FUNCTION = (
   "mlp_activations",
@@ -96,6 +97,11 @@ class Checkpoint:
     """The SentencePiece model next to it; None if there is none."""
     found = {file.name: file for file in self.tokenizer_files}
     return found.get(tokenizers.SENTENCEPIECE)
+
+  @property
+  def is_ours(self) -> bool:
+    """Whether we wrote it, and so its tokenizer: our run's, or our export."""
+    return self.kind == "ours" or (self.directory / manifests.NAME).is_file()
 
   def fingerprint(self) -> str:
     """Returns a string that no other checkpoint has, also a later one here.
@@ -270,11 +276,12 @@ def open_checkpoint(
 
 def dataset_file(checkpoint: Checkpoint) -> epath.Path | None:
   """Returns the dataset file that a checkpoint's run kept; None if none."""
-  if checkpoint.kind != "ours":
-    return None
-  run = checkpoint.directory.parent
-  # MODEL_DIR/best/checkpoints lies a level deeper than MODEL_DIR/checkpoints.
-  for place in (run, run.parent):
+  places = [checkpoint.directory]
+  if checkpoint.kind == "ours":
+    run = checkpoint.directory.parent
+    # MODEL_DIR/best/checkpoints lies a level deeper than MODEL_DIR/checkpoints.
+    places = [run, run.parent]
+  for place in places:
     if (place / DATASET).is_file():
       return place / DATASET
   return None

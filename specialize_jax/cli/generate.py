@@ -17,6 +17,7 @@ from specialize_jax import errors
 from specialize_jax.cli import (
   devices,
   flag_types,
+  logs,
   parsers,
   registered_tasks,
 )
@@ -25,6 +26,7 @@ from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import opening
+  from specialize_jax.cot import answer_rules
   from specialize_jax.datasets import files
   from specialize_jax.decoding import (
     generator,
@@ -40,7 +42,8 @@ have?"}' > inputs.jsonl
     --vocabulary=demo_output/world/mini/student.model \\
     --inputs=inputs.jsonl --outputs=outputs.jsonl --max_new_tokens=64
 A question is rendered as in the student's training data, with the wording of
---dataset or of the run's dataset file, or else the paper's. An interrupted
+--dataset or of the dataset file beside the checkpoint, or else the paper's. So
+samples vote by that file's answer rule; without one, on numbers. An interrupted
 command is resumed when it is started again.
 """
 
@@ -64,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
   _add_strategy(parser.add_argument_group("decoding"))
   _add_machine(parser.add_argument_group("execution"))
   devices.add_flags(parser)
+  logs.add_flags(parser)
   return parser
 
 
@@ -186,6 +190,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Decodes a file, or the rest of it."""
   flags = build_parser().parse_args(argv)
+  logs.start(flags)
   paths.check_flags(
     flags,
     {
@@ -212,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
   from specialize_jax.checkpoints import opening
+  from specialize_jax.cot import answer_rules
   from specialize_jax.decoding import bucketing, generator, requests, resumable
   from specialize_jax.decoding import rows as file_rows
   from specialize_jax.files import reading
@@ -224,6 +230,8 @@ def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
       for field in dataclasses.fields(requests.Settings)
     }
   )
+  if settings.self_consistency and own is not None:
+    own.dataset.in_distribution.answer.check_votes()
   rows = reading.read_numbered_rows(flags.inputs)
   if not rows:
     raise errors.UserError(
@@ -240,7 +248,11 @@ def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
     input_limit=flags.max_input_length,
     truncate=flags.truncate,
   )
-  written = _written(rows, flags, checkpoint, own)
+  kept = _kept(checkpoint) if own is None else None
+  written = _written(rows, flags, kept, own)
+  rule = answer_rules.NUMBER
+  if settings.self_consistency:
+    rule = _rule(kept, own)
   asked, num_cut = reader.read(written)
   config = dataclasses.replace(
     checkpoint.config, dtype=flags.dtype, scan_layers=False
@@ -257,11 +269,13 @@ def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
     vocabulary=vocabulary_,
     batch_size=batch_size,
     input_limit=flags.max_input_length,
+    rule=rule,
   )
   outputs = resumable.ResumableRows(
     flags.outputs,
     made_of=_made_of(rows, flags, settings, checkpoint, vocabulary_)
-    | ({} if written == rows else {"the prompts": _fingerprint(written)}),
+    | ({} if written == rows else {"the prompts": _fingerprint(written)})
+    | ({} if rule == answer_rules.NUMBER else {"the answer rule": repr(rule)}),
     num_rows=len(rows),
     belongs=lambda number, row: file_rows.is_output_of(row, rows[number][1]),
     overwrite=flags.overwrite,
@@ -284,7 +298,7 @@ def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
 def _written(
   rows: Sequence[tuple[int, Mapping[str, object]]],
   flags: argparse.Namespace,
-  checkpoint: opening.Checkpoint,
+  kept: files.Kept | None,
   own: files.DatasetFile | None,
 ) -> Sequence[tuple[int, Mapping[str, object]]]:
   """Returns rows whose "question" is written as a prompt, as "text".
@@ -310,7 +324,11 @@ def _written(
         f'--inputs={flags.inputs}, line {line}: "question" is'
         f" {str(row['question'])[:40]!r}, and must be a string."
       )
-  wording = _wording(checkpoint, own)
+  wording = formats.PAPER
+  if own is not None:
+    wording = own.dataset.wording
+  elif kept is not None:
+    wording = kept.wording
   data_format = formats.by_name(
     flags.format or formats.ZERO_SHOT_CHAIN_OF_THOUGHT.name, wording
   )
@@ -339,20 +357,27 @@ def _written(
   ]
 
 
-def _wording(
-  checkpoint: opening.Checkpoint, own: files.DatasetFile | None
-) -> formats.Wording:
-  """Returns the words that the student was trained to read."""
+def _kept(checkpoint: opening.Checkpoint) -> files.Kept | None:
+  """Reads the dataset file that lies with a checkpoint, if one does."""
   from specialize_jax.checkpoints import opening
   from specialize_jax.datasets import files
   from specialize_jax.files import reading
 
+  path = opening.dataset_file(checkpoint)
+  if path is None:
+    return None
+  return files.kept(reading.read_bytes(path), os.fspath(path))
+
+
+def _rule(
+  kept: files.Kept | None, own: files.DatasetFile | None
+) -> answer_rules.AnswerRule:
+  """Returns what an answer is, by which samples vote."""
+  from specialize_jax.cot import answer_rules
+
   if own is not None:
-    return own.dataset.wording
-  kept = opening.dataset_file(checkpoint)
-  if kept is None:
-    return formats.PAPER
-  return files.wording_of(reading.read_bytes(kept), os.fspath(kept))
+    return own.dataset.in_distribution.answer
+  return kept.rule_to_run() if kept is not None else answer_rules.NUMBER
 
 
 def _drawn(
@@ -421,7 +446,7 @@ def _vocabulary(
     opened,
     checkpoint.config.vocab_size,
     found,
-    own=path is None and checkpoint.kind == "ours",
+    own=path is None and checkpoint.is_ours,
   )
   return opened
 

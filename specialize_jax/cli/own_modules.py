@@ -91,7 +91,7 @@ def import_named(names: Sequence[str]) -> None:
       importlib.import_module(name)
     except errors.UserError:
       raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
       missing = getattr(error, "name", None)
       if isinstance(error, ModuleNotFoundError) and (
         missing == name or name.startswith(f"{missing}.")

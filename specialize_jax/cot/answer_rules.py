@@ -11,6 +11,7 @@ import functools
 import importlib
 import json
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping
 
@@ -30,12 +31,14 @@ COMPARISONS = ("exact", "number", "option", "choice", "words")
 PYTHON = "python:"
 """What a function's name begins with where another word could stand."""
 
+_BRACKETED = re.compile(r"[(\[<]\s*([^()\[\]<>]+?)\s*[)\]>]")
 _REACH = 20_000  # characters at a text's end in which an answer is looked for
 # Characters that are compared in their folded form: no answer is as long.
 _MAX_FOLDED = 100_000
 _MAX_OBJECTS = 100  # of JSON, tried from the end
 # Of a text: what takes longer backtracks without an end in sight.
 _MAX_PATTERN_SECONDS = 0.3
+_TRIAL_SIZE = 2_000  # characters of a text that an expression is tried on
 # Where a word of ASCII begins or ends.
 _WORD_EDGE = re.compile(r"(?<![0-9a-z])(?=[0-9a-z])|(?<=[0-9a-z])(?![0-9a-z])")
 _MAX_SHOWN = 60
@@ -146,21 +149,48 @@ class AnswerRule:
     """Whether a text gives the answer `target` by this rule."""
     return self.grade(text, target).correct
 
+  def check_votes(self) -> None:
+    """Raises UserError where texts cannot vote on an answer by this rule."""
+    if self.kind == "contains":
+      raise errors.UserError(
+        "answer: contains looks for the gold answer in a text, and samples that"
+        " vote have none: say how an answer is found (exact, a regex, a json"
+        " field)"
+      )
+
+  def same(self, one: str, other: str) -> bool:
+    """Whether two answers, as `read` returns them, are one.
+
+    Example:
+      >>> NUMBER.same("72", "72.0")
+      True
+    """
+    if one == other:
+      return True
+    if self.kind in ("number", "numeral"):
+      return answers.numbers_equal(one, other)
+    return self.kind in FOUND_KINDS and self._same(one, other)
+
   def _same(self, said: str, gold: str) -> bool:
     if self.compare.startswith(PYTHON):
       return bool(_called(self.compare.removeprefix(PYTHON), said, gold))
     if max(len(said), len(gold)) > _MAX_FOLDED:
       return said == gold
     if self.compare == "exact":
-      return _folded(said) == _folded(gold) != ""
+      return _bare(said) == _bare(gold) != ""
     return answers.grade(said, gold, kind=self.compare).correct
 
 
 NUMBER = AnswerRule()
 
 
-def why_not(rule: AnswerRule) -> str | None:
-  """Returns why a rule cannot be used, as half a sentence; None if it can."""
+def why_not(rule: AnswerRule, *, imports: bool = True) -> str | None:
+  """Returns why a rule cannot be used, as half a sentence; None if it can.
+
+  Args:
+    rule: the rule.
+    imports: whether functions that it names are imported, to see.
+  """
   known = (*KINDS, "contains", *FOUND_KINDS)
   if rule.kind not in known:
     return f"{rule.kind!r} is unknown: expected one of {', '.join(known)}"
@@ -168,6 +198,11 @@ def why_not(rule: AnswerRule) -> str | None:
     why = _why_no_pattern(rule.pattern)
     if why:
       return why
+  if rule.kind == "json" and not all(rule.field.split(".")):
+    return (
+      f"json: {rule.field!r} names no field: expected one such as label, or"
+      " result.label for one within another"
+    )
   names = [rule.function] if rule.kind == "python" else []
   if rule.compare.startswith(PYTHON):
     names.append(rule.compare.removeprefix(PYTHON))
@@ -176,7 +211,7 @@ def why_not(rule: AnswerRule) -> str | None:
       f"compare: {rule.compare!r} is unknown: expected one of"
       f" {', '.join(COMPARISONS)} or {PYTHON}module.function"
     )
-  for name in names:
+  for name in names if imports else ():
     try:
       _function(name)
     except errors.UserError as error:
@@ -194,7 +229,32 @@ def _why_no_pattern(pattern: str) -> str | None:
       f"regex: {pattern!r} has {len(groups)} named groups: name the one that"
       " holds the answer, as in (?P<answer>...)"
     )
+  if _is_slow(pattern):
+    return (
+      f"regex: {pattern!r} takes more than {_MAX_PATTERN_SECONDS:g} s on a text of"
+      f" {_TRIAL_SIZE:,} characters: write it without a repetition within a"
+      " repetition, such as (a+)+"
+    )
   return None
+
+
+@functools.lru_cache(maxsize=64)
+def _is_slow(pattern: str) -> bool:
+  """Returns whether an expression takes too long on texts that nearly match.
+
+  A repetition within a repetition, such as `(.*)*$`, tries all partitions of a
+  text. It is tried on runs of letters, including those in the pattern.
+  """
+  literal = "".join(dict.fromkeys(re.sub(r"\\.|\W", "", pattern)))[:20]
+  start = re.match(r"[\w ,:;<>=#\"']*", pattern)[0]
+  for unit in dict.fromkeys(("a", "0", " ", "a ", ".", *literal)):
+    run = (unit * _TRIAL_SIZE)[:_TRIAL_SIZE]
+    for text in (f"{start}{run}\0", f"{start}{run}\0{literal}"):
+      try:
+        _last_match(pattern, text)
+      except TimeoutError:
+        return True
+  return False
 
 
 @functools.lru_cache(maxsize=64)
@@ -205,12 +265,8 @@ def _pattern(pattern: str) -> tuple[regex.Pattern[str], str]:
 
 
 def _matched(pattern: str, text: str) -> str | None:
-  compiled, group = _pattern(pattern)
-  said = None
   try:
-    for match in compiled.finditer(text, timeout=_MAX_PATTERN_SECONDS):
-      if match[group] is not None:
-        said = match[group].strip()
+    return _last_match(pattern, text)
   except TimeoutError as error:
     raise errors.UserError(
       f"regex: {pattern!r} takes more than {_MAX_PATTERN_SECONDS:g} s on a text"
@@ -218,6 +274,19 @@ def _matched(pattern: str, text: str) -> str | None:
       " repetition within a repetition, such as (a+)+, and without two of the"
       " same characters in a row, such as .*.*"
     ) from error
+
+
+def _last_match(pattern: str, text: str) -> str | None:
+  """Returns the group of the last match.
+
+  Raises:
+    TimeoutError: it takes longer than `_MAX_PATTERN_SECONDS`.
+  """
+  compiled, group = _pattern(pattern)
+  said = None
+  for match in compiled.finditer(text, timeout=_MAX_PATTERN_SECONDS):
+    if match[group] is not None:
+      said = match[group].strip()
   return said or None
 
 
@@ -232,8 +301,11 @@ def _field(text: str, name: str) -> str | None:
       value, _ = _DECODER.raw_decode(text, end)
     except (ValueError, RecursionError):
       continue
-    for part in name.split("."):
-      value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping) and name in value:
+      value = value[name]  # a name may hold a period
+    else:
+      for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
     if value is not None:
       return _as_text(value)
   return None
@@ -267,6 +339,13 @@ def _folded(text: str) -> str:
   return " ".join(text.split()).strip("\"'`*$ ").rstrip(".\u3002 ")
 
 
+def _bare(text: str) -> str:
+  """Returns a folded answer without brackets around the whole: "(B)" is "b"."""
+  folded = _folded(text)
+  bracketed = _BRACKETED.fullmatch(folded)
+  return bracketed[1] if bracketed else folded
+
+
 @functools.lru_cache(maxsize=64)
 def _function(name: str) -> Callable[..., object]:
   """Returns a function by its name, "module.function".
@@ -281,9 +360,15 @@ def _function(name: str) -> Callable[..., object]:
     raise errors.UserError(
       f"{PYTHON}{name} names no function: expected {PYTHON}module.function"
     )
+  if module_name.partition(".")[0] in sys.stdlib_module_names:
+    # A stranger's file would otherwise hand a model's text to os.system.
+    raise errors.UserError(
+      f"{PYTHON}{name} is of Python's own library: expected a function of your"
+      " own, in a module of the working directory or an installed one"
+    )
   try:
     function = getattr(importlib.import_module(module_name), attribute)
-  except Exception as error:  # whatever a stranger's module raises
+  except (Exception, SystemExit) as error:  # whatever a stranger's raises
     raise errors.UserError(
       f"{PYTHON}{name} cannot be imported ({type(error).__name__}: {error}):"
       " the module has to lie in the working directory or be installed"
@@ -298,7 +383,7 @@ def _called(name: str, *arguments: str) -> object:
     return _function(name)(*arguments)
   except errors.UserError:
     raise
-  except Exception as error:  # whatever a stranger's function raises
+  except (Exception, SystemExit) as error:  # whatever a stranger's raises
     shown = ", ".join(map(_short, arguments))
     raise errors.UserError(
       f"{PYTHON}{name} failed on {shown} ({type(error).__name__}: {error})"

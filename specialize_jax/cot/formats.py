@@ -8,6 +8,7 @@ that it was trained on. A dataset file can define another wording.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from specialize_jax import errors
@@ -46,12 +47,15 @@ class Wording:
     in_context_answer_only: The answer-only prompt after demonstrations.
     answer: The sentence that is an answer-only target, and that ends a
       rationale.
+    answer_is_json: Whether the answer is part of a JSON string there, in which
+      quotation marks, backslashes and line breaks are escaped.
   """
 
   chain_of_thought: str = f"Q: {QUESTION}\nLet's think step by step"
   answer_only: str = f"Q: {QUESTION} A:"
   in_context_answer_only: str = f"Q: {QUESTION}\nA:"
   answer: str = f"The answer is {ANSWER}"
+  answer_is_json: bool = False
 
 
 PAPER = Wording()
@@ -149,6 +153,8 @@ def render_answer(answer: str, wording: Wording = PAPER) -> str:
     >>> render_answer("72")
     'The answer is 72'
   """
+  if wording.answer_is_json:
+    answer = json.dumps(answer, ensure_ascii=False)[1:-1]
   return _filled(wording.answer, ANSWER, answer)
 
 

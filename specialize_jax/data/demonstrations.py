@@ -36,9 +36,9 @@ def different(
   by_question = {one.question.strip(): one for one in demonstrations}
   if len(by_question) <= num_demonstrations:
     raise errors.UserError(
-      f"num_demonstrations={num_demonstrations}: expected fewer than the"
-      f" {len(by_question)} different questions of the train split, since none"
-      " may show itself"
+      f"num_demonstrations={num_demonstrations} (student.demonstrations of a"
+      f" dataset file): expected fewer than the {len(by_question)} different"
+      " questions that are solved, since none may show itself"
     )
   return by_question
 

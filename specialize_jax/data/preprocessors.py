@@ -16,7 +16,7 @@ from specialize_jax.data import demonstrations, features
 Example = Mapping[str, tf.Tensor]
 
 # A character that no question contains, to take a template apart.
-_MARK = "\0"
+_MARK = "\x7f"
 
 # Autograph would rewrite, for seconds, what has no Python control flow over
 # tensors: a mixture of a dozen tasks is built from a hundred such functions.
@@ -276,7 +276,11 @@ def _rendered(
     targets = row["rationale"]
   else:
     before, after = formats.render_target(data_format, "", _MARK).split(_MARK)
-    targets = tf.strings.join([before, row["answer"], after])
+    answer = row["answer"]
+    if data_format.wording.answer_is_json:
+      answer = tf.strings.regex_replace(answer, r'(["\\])', r"\\\1")
+      answer = tf.strings.regex_replace(answer, "\n", r"\\n")
+    targets = tf.strings.join([before, answer, after])
   return {
     **row,
     features.INPUTS: inputs,

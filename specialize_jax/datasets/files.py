@@ -22,7 +22,7 @@ from specialize_jax.data import questions, record_filter, splits
 from specialize_jax.datasets import description
 from specialize_jax.datasets import mistakes as mistakes_lib
 from specialize_jax.datasets import rows as rows_lib
-from specialize_jax.files import reading
+from specialize_jax.files import paths, reading
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MAX_BYTES = 1 << 20
@@ -30,7 +30,19 @@ _MAX_DEPTH = 100
 _BRACKET = re.compile(r"[\[\]{}]")
 _TFDS_DIR = "tfds"
 _CHECKED_ROWS = 1000  # of each set, written and read by the vocabulary
+_MAX_UNKNOWN = 0.2  # of the tokens of all questions
 _DEMONSTRATIONS = 4
+_MAX_DEMONSTRATIONS = 64
+_MAX_EXTRA_IDS = 10_000
+_MAX_NAME = 60  # characters: files and folders are called after it
+# Datasets and benchmarks of ours, and what all names of such ones begin with.
+_OURS = re.compile(
+  r"(gsm8k|multiarith|asdiv|svamp|math|math_all|math_ood)"
+  r"(_teacher|_specialize|_validation|_test|_general|_ood)?|(mini|bbh)(_.*)?"
+)
+# A set of one of these names would have a mixture's, or the teacher's tasks.
+_MIXTURES = ("teacher", "specialize", "validation", "test", "general",
+             "out_of_distribution_validation")  # fmt: skip
 
 _STUDENT = ("chain_of_thought", "answer_only", "answer", "demonstrations")
 _KEYS = ("name", "vocabulary", "sets", "answer", "out_of_distribution",
@@ -86,8 +98,39 @@ def load(path: str, flag: str = "--dataset") -> DatasetFile:
   return sets.file(path, content)
 
 
-def wording_of(content: bytes, path: str) -> formats.Wording:
-  """Reads only how the student is asked, whether the sets are there or not.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept:
+  """What a dataset file says that needs none of its sets.
+
+  Attributes:
+    path: the file.
+    wording: how the student is asked.
+    rule: what an answer is.
+  """
+
+  path: str
+  wording: formats.Wording
+  rule: answer_rules.AnswerRule
+
+  def rule_to_run(self) -> answer_rules.AnswerRule:
+    """Returns the rule, unless it runs code that only the file names.
+
+    Raises:
+      UserError: it names a Python function. Whoever gives the file by a flag
+        has chosen to run it; a checkpoint may be a stranger's.
+    """
+    if self.rule.kind == "python" or self.rule.compare.startswith(
+      answer_rules.PYTHON
+    ):
+      raise errors.UserError(
+        f"{self.path} finds answers by a Python function, which the file in a"
+        " checkpoint cannot choose: give --dataset=FILE.yaml"
+      )
+    return self.rule
+
+
+def kept(content: bytes, path: str) -> Kept:
+  """Reads a dataset file whose sets need not be there; imports nothing.
 
   Args:
     content: of a dataset file, such as a run keeps.
@@ -97,12 +140,12 @@ def wording_of(content: bytes, path: str) -> formats.Wording:
     UserError: it is no dataset file.
   """
   mistakes = mistakes_lib.Mistakes()
-  reader = _Reader(path, mistakes)
+  reader = _Reader(path, mistakes, imports=False)
   top = reader.mapping(_composed(path, content, path), "the file", _KEYS)
   rule = reader.rule(top.get("answer"))
   wording, _ = reader.student(top.get("student"), rule)
   mistakes.raise_any(path)
-  return wording
+  return Kept(path=path, wording=wording, rule=rule)
 
 
 def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
@@ -120,6 +163,9 @@ def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
     mark = getattr(error, "problem_mark", None)
     place = f", line {mark.line + 1}" if mark else ""
     problem = getattr(error, "problem", None) or type(error).__name__
+    if isinstance(error, yaml.reader.ReaderError):
+      place = f", line {text.count(chr(10), 0, error.position) + 1}"
+      problem = f"the character U+{error.character:04X} is no text"
     raise errors.UserError(
       f"{flag}={path}{place} is not YAML: {problem}"
     ) from error
@@ -185,6 +231,7 @@ class _Parts:
   rule: answer_rules.AnswerRule
   wording: formats.Wording
   num_demonstrations: int
+  demonstrations_line: int
   teacher_prompt: str | None
   tfds_dir: str
 
@@ -192,8 +239,13 @@ class _Parts:
 class _Reader:
   """Reads nodes, and collects their mistakes."""
 
-  def __init__(self, path: str, mistakes: mistakes_lib.Mistakes) -> None:
+  def __init__(
+    self, path: str, mistakes: mistakes_lib.Mistakes, *, imports: bool = True
+  ) -> None:
     self._path = path
+    self._imports = imports
+    self._dataset_name = ""
+    self._kinds: dict[str, str] = {}  # of the sets that have names
     self._folder = os.path.dirname(os.path.abspath(path))
     self._mistakes = mistakes
     self.is_answer_known = True
@@ -211,7 +263,6 @@ class _Reader:
     for kind in ("out_of_distribution", "general"):
       members += self._members(kind, top.get(kind), rule)
     vocabulary = self._vocabulary(top.get("vocabulary"))
-    tfds_dir = self._text(top.get("tfds_dir"), "tfds_dir") or _TFDS_DIR
     return _Parts(
       name=name,
       folder=self._folder,
@@ -223,8 +274,9 @@ class _Reader:
       rule=rule,
       wording=wording,
       num_demonstrations=num_demonstrations,
+      demonstrations_line=_line(top.get("student")),
       teacher_prompt=self._teacher(top.get("teacher")),
-      tfds_dir=os.path.join(self._folder, tfds_dir),
+      tfds_dir=self._tfds_dir(top.get("tfds_dir")),
     )
 
   def mapping(
@@ -292,7 +344,7 @@ class _Reader:
           self._add(node, f"answer: {word} needs a value, as in `{word}: ...`")
           return answer_rules.NUMBER
     made = answer_rules.AnswerRule(**fields)
-    why = answer_rules.why_not(made)
+    why = answer_rules.why_not(made, imports=self._imports)
     if why:
       self._add(node, f"answer: {why}")
       return answer_rules.NUMBER
@@ -306,6 +358,7 @@ class _Reader:
     words: dict[str, str] = {}
     if rule.kind == "json" and "answer" not in parts:
       words["answer"] = _json_answer(rule.field)
+    is_json = rule.kind == "json"
     for key in ("chain_of_thought", "answer_only", "answer"):
       place = formats.ANSWER if key == "answer" else formats.QUESTION
       template = self._template(parts.get(key), f"student.{key}", place)
@@ -316,15 +369,24 @@ class _Reader:
     number = _DEMONSTRATIONS
     if "demonstrations" in parts:
       value = parts["demonstrations"]
-      if value.tag == _INT and value.value.isdecimal() and int(value.value) > 0:
-        number = int(value.value)
-      else:
-        self._add(
-          value,
-          f"student.demonstrations is {_shown(value)}: expected a whole number"
-          " of at least 1",
-        )
-    return formats.Wording(**words), number
+      number = self._whole(
+        value, "student.demonstrations", 1, _MAX_DEMONSTRATIONS
+      )
+    return formats.Wording(**words, answer_is_json=is_json), number
+
+  def _whole(
+    self, node: yaml.Node, what: str, at_least: int, at_most: int
+  ) -> int:
+    """Reads a whole number; `at_least` where there is another value."""
+    text = node.value if node.tag == _INT else ""
+    if text.isdecimal() and at_least <= int(text[:20]) <= at_most:
+      return int(text)
+    self._add(
+      node,
+      f"{what} is {_shown(node)}: expected a whole number from {at_least} to"
+      f" {at_most:,}",
+    )
+    return at_least
 
   def _add(self, node: yaml.Node, text: str) -> None:
     self._mistakes.add(self._path, _line(node), text)
@@ -333,7 +395,10 @@ class _Reader:
     if node is None:
       return None
     if not isinstance(node, yaml.ScalarNode) or node.tag != _STR:
-      self._add(node, f"{what} is {_shown(node)}: expected text")
+      hint = ""
+      if isinstance(node, yaml.ScalarNode) and node.value:
+        hint = f", in quotes where it looks like none: '{node.value[:40]}'"
+      self._add(node, f"{what} is {_shown(node)}: expected text{hint}")
       return None
     if not node.value.strip():
       self._add(node, f"{what} is empty")
@@ -341,14 +406,22 @@ class _Reader:
     return node.value
 
   def _name(self, node: yaml.Node | None) -> str:
-    name = self._text(node, "name")
-    if name is not None and not _NAME.fullmatch(name):
+    name = self._text(node, "name") or ""
+    if name and not (_NAME.fullmatch(name) and len(name) <= _MAX_NAME):
       self._add(
         node,
-        f"name is {name!r}: expected small letters, digits and underscores,"
-        " since tasks and folders are called after it",
+        f"name is {name[:_MAX_NAME]!r}: expected at most {_MAX_NAME} small"
+        " letters, digits and underscores, since tasks and folders are called"
+        " after it",
       )
-    return name or ""
+    elif _OURS.fullmatch(name):
+      self._add(
+        node,
+        f"name is {name!r}, as datasets and mixtures of ours are called: choose"
+        f" another, such as my_{name}",
+      )
+    self._dataset_name = name
+    return name
 
   def _vocabulary(self, node: yaml.Node | None) -> description.Vocabulary:
     extra_ids = 100
@@ -359,28 +432,36 @@ class _Reader:
       )
       file = parts.get("file")
       if "extra_ids" in parts:
-        value = parts["extra_ids"]
-        if value.tag == _INT and value.value.isdecimal():
-          extra_ids = int(value.value)
-        else:
-          self._add(
-            value,
-            f"vocabulary.extra_ids is {_shown(value)}: expected a whole number",
-          )
+        extra_ids = self._whole(
+          parts["extra_ids"], "vocabulary.extra_ids", 0, _MAX_EXTRA_IDS
+        )
     path = self._file(file, "vocabulary") or ""
     return description.Vocabulary(
       path=os.path.abspath(path), extra_ids=extra_ids
     )
+
+  def _tfds_dir(self, node: yaml.Node | None) -> str:
+    given = self._text(node, "tfds_dir") or _TFDS_DIR
+    if paths.is_in_bucket(given):
+      return given
+    path = os.path.join(self._folder, given)
+    if "://" in given or (os.path.exists(path) and not os.path.isdir(path)):
+      self._add(node, f"tfds_dir is {given!r}: expected a folder or gs://...")
+    return path
 
   def _file(self, node: yaml.Node | None, what: str) -> str | None:
     """Reads the name of a file, which must exist."""
     given = self._text(node, what)
     if given is None:
       return None
-    path = os.path.normpath(os.path.join(self._folder, given))
-    here = os.path.relpath(path)
-    if not here.startswith(os.pardir):
-      path = here  # as a user in the working directory would write it
+    if "://" in given:
+      self._add(
+        node,
+        f"{what} is {given!r}: expected a file on this machine, its path"
+        " relative to the dataset file's folder; copy it there",
+      )
+      return None
+    path = _as_written(os.path.normpath(os.path.join(self._folder, given)))
     if not os.path.isfile(path):
       self._add(node, f"{what} is {given!r}, and {path} is no file")
       return None
@@ -398,6 +479,18 @@ class _Reader:
     members = []
     for name, value in self.mapping(node, kind).items():
       what = f"{kind}.{name}"
+      if name in (*_MIXTURES, self._dataset_name):
+        self._add(
+          value, f"{what}: the name {name!r} has a meaning of its own; choose"
+          " another"
+        )  # fmt: skip
+      other = self._kinds.setdefault(name, kind)
+      if other != kind:
+        self._add(
+          value,
+          f"{what}: {other} has a set of this name, too, whose tasks would be"
+          " called the same; choose another",
+        )
       if not _NAME.fullmatch(name):
         self._add(
           value,
@@ -465,6 +558,10 @@ class _Reader:
       self._add(
         node, f"{what} has {place} {count} times: expected it exactly once"
       )
+    elif f"{{{place}}}" in text:
+      self._add(
+        node, f"{what} has {{{place}}}: expected {place}, in single braces"
+      )
     return count == 1
 
 
@@ -474,13 +571,19 @@ def _json_answer(field: str) -> str:
   return f'{before}"{formats.ANSWER}"{"}" * len(field.split("."))}'
 
 
+def _as_written(path: str) -> str:
+  """Returns a path as a user in the working directory would write it."""
+  here = os.path.relpath(path)
+  return path if here.startswith(os.pardir) else here
+
+
 def _line(node: yaml.Node | None) -> int:
   return 0 if node is None else node.start_mark.line + 1
 
 
 def _shown(node: yaml.Node) -> str:
   if isinstance(node, yaml.ScalarNode):
-    return repr(node.value[:40])
+    return repr(node.value[:40]) if node.value else "empty"
   return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
@@ -490,13 +593,17 @@ class _Sets:
   def __init__(self, parts: _Parts, mistakes: mistakes_lib.Mistakes) -> None:
     self._parts = parts
     self._mistakes = mistakes
+    before = len(mistakes)
     self._rows = {
       (member.kind, member.name, split): self._read(member, split, one)
       for member in parts.members
       for split, one in member.sets.items()
     }
+    self._note_sizes()
     if self._rows.get(("", "", "train")):
       self._note_rule()
+      if len(mistakes) == before:  # else rows are missing that are there
+        self._note_demonstrations()
       if os.path.isfile(parts.vocabulary.path):
         self._note_spelling()
     rows_lib.note_leaks(self._roles(), mistakes)
@@ -519,10 +626,59 @@ class _Sets:
     """
     if member.rule == self._parts.rule:
       return self._parts.wording
-    words = {}
-    if member.rule.kind == "json":
-      words["answer"] = _json_answer(member.rule.field)
-    return formats.Wording(**words)
+    if member.rule.kind != "json":
+      return formats.Wording()
+    return formats.Wording(
+      answer=_json_answer(member.rule.field), answer_is_json=True
+    )
+
+  def _note_sizes(self) -> None:
+    """Notes files of which a part is held out, and that have too few rows."""
+    for member in self._parts.members:
+      key = "" if member.kind else "train"
+      if member.kind == "general" or key not in member.sets:
+        continue
+      if not member.kind and "validation" in member.sets:
+        continue
+      rows = self._rows[member.kind, member.name, key]
+      if rows and not self._split(member.kind, member.name, "validation"):
+        self._mistakes.add(
+          self._parts.file,
+          member.sets[key].line,
+          f"{member.sets[key].path} has {len(rows):,} questions, too few to"
+          " hold some out for validation: give a file of its own as"
+          " 'validation'",
+        )
+
+  def _note_demonstrations(self) -> None:
+    """Notes a prompt that shows more solved questions than there are."""
+    parts = self._parts
+    for member in parts.members:
+      for row in self._rows.get(
+        (member.kind, member.name, "demonstrations"), ()
+      ):
+        if not row.question.rationale:
+          self._mistakes.add(
+            member.sets["demonstrations"].path,
+            row.line,
+            "lacks 'rationale': a solved question is shown with it",
+            kind="no rationale",
+          )
+      if member.kind and "demonstrations" not in member.sets:
+        continue  # it shows those of `sets`
+      shown = self._shown(member)
+      solved = questions.to_demonstrations(shown)
+      # Without any, `prepare` keeps samples of the training questions.
+      number = len({one.question.strip() for one in solved or shown})
+      if number <= parts.num_demonstrations:
+        named = f"{member.kind}.{member.name}" if member.kind else "sets"
+        self._mistakes.add(
+          parts.file,
+          parts.demonstrations_line,
+          f"student.demonstrations is {parts.num_demonstrations}: expected"
+          f" fewer than the {number:,} solved questions of {named}, since no"
+          " prompt may show the question that it asks",
+        )
 
   def _note_rule(self) -> None:
     """Reports a rule that finds the same in every training answer."""
@@ -545,10 +701,27 @@ class _Sets:
       self._mistakes.add(
         self._parts.file,
         self._parts.vocabulary_line,
-        f"vocabulary {path} is no SentencePiece model: give the student's own,"
+        f"vocabulary {_as_written(path)} is no SentencePiece model: give the"
+        " student's own,"
         " such as T5's spiece.model",
       )
       return
+    missing = [
+      name
+      for name, index in (
+        ("padding", processor.pad_id()),
+        ("end-of-sequence", processor.eos_id()),
+      )
+      if index < 0
+    ]
+    if missing:
+      self._mistakes.add(
+        self._parts.file,
+        self._parts.vocabulary_line,
+        f"vocabulary {_as_written(path)} has no {' and no '.join(missing)}"
+        " token: train it with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1, as"
+        " T5's",
+      )
     rows = self._rows["", "", "train"][:_CHECKED_ROWS]
     rule, lost = self._parts.rule, []
     for row in rows:
@@ -567,17 +740,31 @@ class _Sets:
         f" {written[:60]!r}; give a vocabulary with these characters (or byte"
         " fallback), or state answers without them (student.answer)",
       )
+    tokens = [
+      token
+      for ids in processor.encode([row.question.question for row in rows])
+      for token in ids
+    ]
+    unknown = tokens.count(processor.unk_id()) / max(1, len(tokens))
+    if unknown > _MAX_UNKNOWN and not lost:
+      self._mistakes.add(
+        self._parts.file,
+        self._parts.vocabulary_line,
+        f"the vocabulary does not know {unknown:.0%} of the tokens of the"
+        " training questions, which the student could not read: give one that"
+        " was made from such texts (or has byte fallback)",
+      )
 
   def _roles(self) -> dict[str, tuple[str, str, Sequence[rows_lib.Row]]]:
     roles = {}
     for member in self._parts.members:
       for split, one in member.sets.items():
-        if split == "demonstrations":
-          continue
         rows = self._rows[member.kind, member.name, split]
         name = ".".join(filter(None, (member.kind, member.name, split)))
-        # One file is divided by its questions, and leaks into no other part.
-        roles[name] = (split or "test", one.path, rows)
+        # One file is divided by its questions, and leaks into no other part. A
+        # demonstration is read with its answer, as in training.
+        role = {"": "test", "demonstrations": "train"}.get(split, split)
+        roles[name] = (role, one.path, rows)
     return roles
 
   def file(self, path: str, content: bytes) -> DatasetFile:

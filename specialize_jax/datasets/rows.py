@@ -8,8 +8,10 @@ in "#### 72".
 
 import dataclasses
 import json
+import math
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
@@ -19,7 +21,13 @@ from specialize_jax.datasets import mistakes as mistakes_lib
 from specialize_jax.files import reading, writing
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-_PUNCTUATION = re.compile(r"[.,;:!?\"'`\u3001\u3002\u2018-\u201d]")
+_PUNCTUATION = re.compile(r"[.,;:!?\"'`\u3001\u3002\u2018-\u201d\u2026]")
+_BULLET = re.compile(
+  r"\A\s*(?:[-*\u2022]\s+(?=[^\W\d])|\(?\d{1,4}[.)]\s+(?=\w))"
+)
+_HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u2010-\u2015](?=[^\W\d_])")
+_AROUND = "*_~()[]<> "
+_LINE_OF = re.compile(r"(?:, line (\d+))?:? ?(.*)", re.DOTALL)
 _MAX_SHOWN = 40
 _RULE_FINDS = "the answer rule finds"
 
@@ -43,16 +51,24 @@ class Row:
 def same_words(question: str) -> str:
   """Returns what makes two questions of a user's data the same.
 
-  Case, width, white space and punctuation do not; the signs of formulas do.
+  Case, width, white space, punctuation, bullets, pictures and what is not
+  printed do not; the signs of formulas do.
 
   Example:
-    >>> same_words(" What is 3 + 4? ") == same_words("what is 3 + 4")
+    >>> same_words(" * What is **3 + 4**? ") == same_words("what is 3 + 4")
     True
     >>> same_words("What is 3 + 4?") == same_words("What is 3 - 4?")
     False
   """
   text = spelling.nfkc(question).casefold()
-  return " ".join(_PUNCTUATION.sub(" ", text).split())
+  # Cf is not printed, such as a zero-width space; So are pictures.
+  text = "".join(
+    char for char in text if unicodedata.category(char) not in ("Cf", "So")
+  )
+  text = _HYPHEN.sub(" ", _BULLET.sub("", text, count=1)).replace("**", "")
+  text = " ".join(_PUNCTUATION.sub(" ", text).split())
+  bare = text.strip(_AROUND)
+  return bare if any(map(str.isalnum, bare)) else text
 
 
 def read(
@@ -77,9 +93,10 @@ def read(
     The rows without mistakes.
   """
   try:
-    numbered = reading.read_numbered_rows(path)
+    numbered = list(reading.numbered_texts(path))
   except errors.UserError as error:
-    mistakes.add(path, 0, str(error).removeprefix(f"{path}: "))
+    line, text = _LINE_OF.fullmatch(str(error).removeprefix(path)).groups()
+    mistakes.add(path, int(line or 0), text)
     return []
   except OSError as error:
     mistakes.add(path, 0, f"cannot be read: {error.strerror}")
@@ -89,15 +106,20 @@ def read(
   if not numbered:
     mistakes.add(path, 0, "holds no row: expected at least one question")
   seen: dict[str, int] = {}
-  for number, (line, row) in enumerate(numbered):
-    parsed = _parsed(
-      row,
-      number=number,
-      line=line,
-      prefix=prefix,
-      rule=rule,
-      wording=wording,
-    )
+  answered: dict[str, tuple[str, int]] = {}  # by question
+  for number, (line, text) in enumerate(numbered):
+    try:
+      parsed = _parsed(
+        reading.parsed_row(text, "this row"),
+        number=number,
+        line=line,
+        prefix=prefix,
+        rule=rule,
+        wording=wording,
+      )
+    except errors.UserError as error:  # no JSON, or a function that fails
+      mistakes.add(path, line, str(error), kind="no row")
+      continue
     if isinstance(parsed, str) and parsed.startswith(_RULE_FINDS):
       unfound.append((line, parsed))
       continue
@@ -109,10 +131,22 @@ def read(
       mistakes.add(
         path,
         line,
-        f"question_id {name!r} is that of line {seen[name]}, too",
+        f"question_id {_short(name)} is that of line {seen[name]}, too",
         kind="repeated id",
       )
     seen[name] = line
+    asked = _PUNCTUATION.sub(" ", parsed.question.question)
+    asked = " ".join(asked.split())
+    answer, first = answered.setdefault(asked, (parsed.question.answer, line))
+    if not rule.same(answer, parsed.question.answer):
+      mistakes.add(
+        path,
+        line,
+        f"asks what line {first} asks, and answers"
+        f" {_short(parsed.question.answer)} where that answers"
+        f" {_short(answer)}: mend or remove one",
+        kind="contradiction",
+      )
     found.append(parsed)
   if unfound and len(unfound) == len(numbered):
     line, text = unfound[0]
@@ -142,7 +176,11 @@ def _parsed(
   wording: formats.Wording,
 ) -> Row | str:
   """Returns a row, or what is wrong with it."""
-  missing = [name for name in ("question", "answer") if row.get(name) is None]
+  needed = ("question", "answer")
+  missing = [name for name in needed if name not in row]
+  empty = [name for name in needed if name in row and row[name] is None]
+  if empty:
+    return f"{' and '.join(map(repr, empty))} is null: expected a string"
   if missing:
     has = ", ".join(map(repr, list(row)[:6])) or "nothing"
     return (
@@ -161,6 +199,8 @@ def _parsed(
       value = json.dumps(value) if name == "answer" else None
     if value is None and name == "rationale":
       value = ""
+    if isinstance(value, float) and not math.isfinite(value):
+      return f"{name!r} is {value}, which is no number"
     if not isinstance(value, str | int | float):
       return f"{name!r} is {_short(row[name])}: expected a string"
     text = str(value).strip()
@@ -175,10 +215,14 @@ def _parsed(
   if "####" in answer:
     solution, _, answer = answer.rpartition("####")
     rationale = rationale or _CALCULATOR_MARK.sub("", solution).strip()
-  answer = rule.bare(answer)
+  written, answer = answer, rule.bare(answer)
   if not answer:
     return "'answer' is empty"
+  if rule.kind == "json" and answer.startswith("{"):
+    return f"'answer' has no field {rule.field!r}: {_short(answer)}"
   stated = formats.render_answer(answer, wording)
+  if "\n" in written and rule.kind in ("regex", "json"):
+    rationale = rationale or written  # a solution, which ends with its answer
   if not rule.finds(stated, answer):
     return (
       f"{_RULE_FINDS} {_short(rule.read(stated))} in {_short(stated)},"

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from specialize_jax import errors
+from specialize_jax.cot import answer_rules
 from specialize_jax.decoding import (
   beam,
   bucketing,
@@ -90,6 +91,7 @@ class Generator:
     vocabulary: vocabularies.Vocabulary | None = None,
     batch_size: int = 32,
     input_limit: int = 1024,
+    rule: answer_rules.AnswerRule = answer_rules.NUMBER,
   ) -> None:
     """Validates the arguments; computes nothing yet.
 
@@ -101,10 +103,11 @@ class Generator:
       batch_size: number of requests decoded together, each with all its
         samples.
       input_limit: maximum length of an input, and of a batch.
+      rule: what an answer is, for samples that vote.
 
     Raises:
-      UserError: the settings require a vocabulary, or the batch size is not
-        positive.
+      UserError: the settings require a vocabulary, the batch size is not
+        positive, or samples cannot vote by the rule.
     """
     if batch_size < 1:
       raise errors.UserError(
@@ -116,8 +119,11 @@ class Generator:
           f"{name} reads texts, which needs a vocabulary: give the model's, "
           "such as --vocabulary=spiece.model."
         )
+    if settings.self_consistency:
+      rule.check_votes()
     self._model = model
     self._settings = settings
+    self._answer = rule
     self._vocabulary = vocabulary
     self._batch_size = batch_size
     self._input_limit = input_limit
@@ -305,6 +311,7 @@ class Generator:
     vote = self_consistency.vote(
       [sequence.text for sequence in sequences],
       [sequence.score for sequence in sequences],
+      rule=self._answer,
     )
     return requests.Result(sequences=sequences, best=vote.index, vote=vote)
 

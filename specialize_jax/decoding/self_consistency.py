@@ -7,9 +7,9 @@ take the majority of their answers, argmax over a of sum_i 1(a_i = a) (section
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from specialize_jax.cot import answers
+from specialize_jax.cot import answer_rules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,14 @@ def vote(
   texts: Sequence[str],
   log_probs: Sequence[float],
   *,
-  extract_fn: Callable[[str], str | None] = answers.extract_number,
+  rule: answer_rules.AnswerRule = answer_rules.NUMBER,
 ) -> Vote:
   """Counts the answers of a prompt's samples.
 
-  Equal numbers are one answer, however they are written. Samples without an
-  answer do not vote. A tie goes to the answer whose samples have the larger sum
-  of log-probabilities, then to the one that occurred first.
+  The rule finds an answer and decides which are the same: equal numbers are one
+  answer, however they are written. Samples without an answer do not vote. A tie
+  goes to the answer whose samples have the larger sum of log-probabilities,
+  then to the one that occurred first.
 
   Example: for texts that answer "72", "72.0", "70" and nothing, the answer is
   "72" with shares {"72": 2/3, "70": 1/3}.
@@ -48,36 +49,31 @@ def vote(
   Args:
     texts: the samples, at least one.
     log_probs: the log-probability of each whole sample, in nats.
-    extract_fn: extracts the answer of a text; "" and None mean no answer.
+    rule: what an answer is.
 
   Returns:
     The vote.
   """
-  voters: dict[object, list[int]] = {}
-  written: dict[object, str] = {}
+  voters: dict[str, list[int]] = {}  # by an answer as it was first written
+  written: dict[str, str] = {}  # the key in `voters` of every spelling
   for index, text in enumerate(texts):
-    answer = extract_fn(text)
+    answer = rule.read(text)
     if not answer:
       continue
-    key = _key(answer)
-    voters.setdefault(key, []).append(index)
-    written.setdefault(key, answer)
+    if answer not in written:
+      same = (key for key in voters if rule.same(answer, key))
+      written[answer] = next(same, answer)
+    voters.setdefault(written[answer], []).append(index)
 
-  def weight(key: object) -> tuple[int, float]:
-    return len(voters[key]), sum(log_probs[i] for i in voters[key])
+  def weight(answer: str) -> tuple[int, float]:
+    return len(voters[answer]), sum(log_probs[i] for i in voters[answer])
 
   # The sort is stable: in a tie, the answer that occurred first stays first.
   ranking = sorted(voters, key=weight, reverse=True)
   num_votes = sum(map(len, voters.values()))
   candidates = voters[ranking[0]] if ranking else range(len(texts))
   return Vote(
-    answer=written[ranking[0]] if ranking else None,
-    shares={written[key]: len(voters[key]) / num_votes for key in ranking},
+    answer=ranking[0] if ranking else None,
+    shares={key: len(voters[key]) / num_votes for key in ranking},
     index=max(candidates, key=lambda i: log_probs[i]),
   )
-
-
-def _key(answer: str) -> object:
-  """Returns the value of a number, otherwise the text."""
-  value = answers.value_of(answer)
-  return answer if value is None else value

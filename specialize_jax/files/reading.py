@@ -100,13 +100,25 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
     UserError: there is no such file, or a line is not a JSON object, or its
       checksum differs (see `seals`); the message names the line.
   """
-  lines = decode(read_bytes(path), path).split("\n")
-  rows = []
-  for number, line in enumerate(lines, start=1):
-    row_text = line.strip().removeprefix(_MARK)  # of files that were joined
-    if row_text:
-      rows.append((number, parsed_row(row_text, f"{path}, line {number}")))
-  return rows
+  return [
+    (number, parsed_row(text, f"{path}, line {number}"))
+    for number, text in numbered_texts(path)
+  ]
+
+
+def numbered_texts(path: Path) -> Iterator[tuple[int, str]]:
+  r"""Yields the lines that are not empty, each with its number, from 1.
+
+  Only `\n` ends a line: a text may hold other line separators.
+
+  Raises:
+    UserError: there is no such file, or it is not UTF-8.
+  """
+  lines_ = decode(read_bytes(path), path).split("\n")
+  for number, line in enumerate(lines_, start=1):
+    text = line.strip().removeprefix(_MARK)  # of files that were joined
+    if text:
+      yield number, text
 
 
 def check_row_size(row: str | bytes, where: str) -> None:
@@ -146,8 +158,8 @@ def parsed_row(text: str, where: str) -> dict[str, object]:
     ) from error
   if not isinstance(row, dict):
     raise errors.UserError(
-      f"{where} is not a JSON object: got {text[:60]!r}; expected a row such"
-      ' as {"text": ...}.'
+      f"{where} is not a JSON object: got {text[:60]!r}; expected one object a"
+      ' line, such as {"text": ...}.'
     )
   return _unsealed(row, text, where)
 

@@ -4,6 +4,7 @@ import codecs
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import transformers
-from testdata import tiny_vocabulary
+from testdata import own_domain, tiny_vocabulary
 
 from specialize_jax.cli import main
-from specialize_jax.cot import answers
+from specialize_jax.cot import answer_rules, answers
 
 torch = pytest.importorskip("torch", reason="the parity oracle")
 
@@ -136,6 +137,57 @@ def test_samples_vote_with_the_calculator(folder, inputs, tmp_path):
   assert len(row["outputs"]) == 3
   assert "voted_answer" in row
   assert sum(row["vote_shares"].values()) in (0, pytest.approx(1.0))
+
+
+_VOTING = ("--strategy=sample", "--num_samples=6", "--self_consistency")
+
+
+@pytest.mark.parametrize("given", ["checkpoint", "flag"])
+def test_samples_vote_by_the_rule_of_the_dataset(
+  folder, tmp_path, monkeypatch, given
+):
+  monkeypatch.chdir(tmp_path)
+  yaml = own_domain.YAML.replace("queue: (?P", "(?P")
+  flags = _VOTING
+  if given == "flag":
+    own_domain.write(tmp_path, yaml)
+    flags = (*flags, "--dataset=queues.yaml")
+  else:  # as `convert` leaves it; its sets are not there
+    folder = shutil.copytree(folder, tmp_path / "folder")
+    (folder / "dataset.yaml").write_text(yaml)
+  inputs, outputs = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+  inputs.write_text('{"text": "ab 12"}\n{"question": "cd"}\n')
+  assert run(folder, inputs, outputs, *flags) == 0
+  rule = answer_rules.AnswerRule(kind="regex", pattern="(?P<answer>[a-z]+)")
+  rows = read(outputs)
+  assert any(row["vote_shares"] for row in rows)
+  for row in rows:
+    found = [rule.read(one["output"]) for one in row["outputs"]]
+    voted = {one for one in found if one}
+    assert row["vote_shares"].keys() == voted
+    assert row["voted_answer"] in (voted or {None})
+
+
+@pytest.mark.parametrize(
+  ("answer", "words"),
+  [
+    ("python:os.system", "a Python function, which the file in a checkpoint"),
+    ("contains", "answer: contains looks for the gold answer in a text"),
+  ],
+)
+def test_a_rule_by_which_none_can_vote_is_one_sentence(
+  folder, tmp_path, capsys, answer, words
+):
+  folder = shutil.copytree(folder, tmp_path / "folder")
+  yaml = own_domain.YAML.replace("{regex: 'queue: (?P<answer>[a-z]+)'}", answer)
+  (folder / "dataset.yaml").write_text(yaml)
+  inputs, outputs = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+  inputs.write_text('{"question": "cd"}\n')
+  assert run(folder, inputs, outputs, *_VOTING) == 2
+  assert words in capsys.readouterr().err
+  assert not outputs.exists()
+  # A question is written in the file's words, whatever finds its answer.
+  assert run(folder, inputs, outputs) == 0
 
 
 @pytest.mark.parametrize(

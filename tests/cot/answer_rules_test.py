@@ -22,6 +22,10 @@ KOREAN = answer_rules.AnswerRule(kind="json", field="정답")
     (KOREAN, '{"정답": "가"} 다시 {"정답": "나"}', '{"정답": "나"}', True),
     (KOREAN, '{"정답": "나", "이유": {', "나", False),
     (KOREAN, '{"정답": null}', "나", False),
+    (KOREAN, '{"정답": "(나)"}', "나", True),
+    (KOREAN, '{"정답": "나"}', "［나］", True),
+    (KOREAN, '{"정답": "(나) 둘"}', "나", False),
+    (KOREAN, '{"정답": "가) (나"}', "가", False),
     (KOREAN, "{" * 20_000, "나", False),
   ],
 )
@@ -38,6 +42,7 @@ def test_a_field_may_be_within_another_and_no_string():
   assert rule.grade('so {"result": {"count": 1200}}', "1,200").correct
   assert rule.bare('{"result": {"count": 3}}') == "3"
   assert not rule.grade('{"result": [3]}', "3").correct
+  assert rule.read('{"result.count": 4}') == "4"
 
 
 @pytest.mark.parametrize(

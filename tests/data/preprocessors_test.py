@@ -1,4 +1,5 @@
 import collections
+import json
 
 import numpy as np
 import pytest
@@ -101,6 +102,19 @@ def test_rendering_in_tensorflow_is_rendering_in_python(data_format):
   assert one["targets"].decode() == formats.render_target(
     data_format, row["rationale"], row["answer"]
   )
+
+
+@pytest.mark.parametrize("answer", ["나", 'so "he" said', "a\\b\nc"])
+def test_an_answer_within_json_is_escaped_in_tensorflow_as_in_python(answer):
+  wording = formats.Wording(answer='{"정답": "{answer}"}', answer_is_json=True)
+  data_format = formats.worded(wording)[2]
+  row = {"question": "q", "rationale": "r", "answer": answer}
+  (rendered,) = preprocessors.render(
+    tf.data.Dataset.from_tensors(row), data_format=data_format
+  ).as_numpy_iterator()
+  target = rendered["targets"].decode()
+  assert target == formats.render_target(data_format, "", answer)
+  assert json.loads(target) == {"정답": answer}
 
 
 def test_an_in_context_format_needs_demonstrations():

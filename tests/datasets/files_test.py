@@ -1,5 +1,7 @@
 """A dataset file: what it says, and everything that can be wrong with it."""
 
+import codecs
+import json
 import time
 
 import pytest
@@ -173,6 +175,21 @@ def test_signs_make_two_questions_and_punctuation_does_not():
   assert rows.same_words("(]") != rows.same_words("[)")
 
 
+def test_a_vocabulary_with_sentencepiece_s_own_special_tokens_is_told(
+  mistakes, tmp_path
+):
+  texts = [row["question"] + " queue: late lost" for row in
+           own_domain.rows("train", 24)] * 9  # fmt: skip
+  (tmp_path / "spiece.model").write_bytes(
+    tiny_vocabulary.train(texts, vocab_size=90, pad_id=-1, eos_id=-1, unk_id=0)
+  )
+  (line,) = mistakes()
+  assert line.startswith(
+    "queues.yaml:2: vocabulary spiece.model has no padding and no"
+    " end-of-sequence token: train it with --pad_id=0 --eos_id=1"
+  )
+
+
 def test_a_vocabulary_that_cannot_write_the_answers_is_told(mistakes, tmp_path):
   (tmp_path / "spiece.model").write_bytes(tiny_vocabulary.model())
   (line,) = mistakes()
@@ -181,12 +198,159 @@ def test_a_vocabulary_that_cannot_write_the_answers_is_told(mistakes, tmp_path):
   )
 
 
+_RULE = "{regex: 'queue: (?P<answer>[a-z]+)'}"
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "place", "words"),
+  [
+    ("name: queues", "name: gsm8k", 1, "name is 'gsm8k', as datasets and mix"),
+    ("name: queues", "name: mini_gsm", 1, "as datasets and mixtures of ours"),
+    ("name: queues", f"name: {'a' * 99}", 1, "expected at most 60 small lette"),
+    ("name: queues", "name: yes", 1, "name is 'yes': expected text, in quotes"),
+    ("ids: 0", "ids: 99999999", 2, "expected a whole number from 0 to 10,000"),
+    ("test: test.jsonl", "test: ", 3, "sets.test is empty: expected text"),
+    ("test: test.jsonl", "test: .", 3, "sets.test is '.', and . is no file"),
+    ("test: test.jsonl", "test: 'https://h/t'", 3, "a file on this machine"),
+    ("sets: {", "sets: {train: a, ", 3, "'train' stands twice in sets"),
+    (_RULE, "[number]", 4, "answer is a list: expected text"),
+    (_RULE, "{json: a..b}", 4, "json: 'a..b' names no field"),
+    (_RULE, "python:os.system", 4, "is of Python's own library"),
+    (_RULE, "python:no_such.f", 4, "No module named 'no_such'"),
+    (_RULE, "python:mine_ends.f", 4, "cannot be imported (SystemExit: 0)"),
+    (_RULE, r"{regex: '(?P<answer>(\w+\s?)*)$'}", 4, "takes more than 0.3 s"),
+    (_RULE, "{regex: '(?P<a>(x+x+)+y|late)'}", 4, "takes more than 0.3 s o"),
+    ("  phone:", "  teacher:", 6, "the name 'teacher' has a meaning of its o"),
+    ("  phone:", "  queues:", 6, "the name 'queues' has a meaning of its own"),
+    ("  sums:", "  phone:", 8, "out_of_distribution has a set of this name"),
+    ("Ticket: {question}\\n", "{{question}}", 9, "in single braces"),
+    ("demonstrations: 2", "demonstrations: 24", 11,
+     "expected fewer than the 24 solved questions of sets"),
+    ("demonstrations: 2", "demonstrations: 1000", 14, "number from 1 to 64"),
+    ("student:", "tfds_dir: train.jsonl\nstudent:", 10, "a folder or gs://"),
+  ],
+)  # fmt: skip
+def test_one_mistake_of_any_kind_is_one_line_of_its_place(
+  mistakes, tmp_path, monkeypatch, old, new, place, words
+):
+  (tmp_path / "mine_ends.py").write_text("raise SystemExit(0)")
+  monkeypatch.syspath_prepend(tmp_path)
+  assert own_domain.YAML.count(old) == 1
+  (line,) = mistakes(own_domain.YAML.replace(old, new))
+  assert line.startswith(f"queues.yaml:{place}: ")
+  assert words in line
+
+
+def test_a_file_of_windows_is_read_as_any_other(tmp_path):
+  path = own_domain.write(tmp_path)
+  for file in (path, tmp_path / "train.jsonl"):
+    text = file.read_text().replace("\n", "\r\n")
+    file.write_bytes(codecs.BOM_UTF8 + text.encode())
+  own = files.load(str(path))
+  assert own.sizes["train"] == 24
+  assert own.dataset.wording.chain_of_thought == "ticket: {question}\nthink."
+
+
+@pytest.mark.parametrize(
+  ("row", "words"),
+  [
+    ('{"question": "x", ', "this row is not JSON"),
+    ("[1]", "this row is not a JSON object: got '[1]'; expected one object"),
+    ('{"question": "x", "answer": NaN}', "'answer' is nan, which is no num"),
+    ('{"question": "x", "answer": 1e999}', "'answer' is inf, which is no nu"),
+    ('{"question": null, "answer": "late"}', "'question' is null"),
+    ('{"question": "x", "answer": "\\ud800"}', "half of a surrogate pair"),
+    ('{"question": "train parcel 9  is lost", "answer": "late"}',
+     "asks what line 10 asks, and answers 'late' where that answers 'lost'"),
+  ],
+)  # fmt: skip
+def test_a_bad_row_of_many_is_named_by_its_line_and_so_is_the_next(
+  mistakes, tmp_path, monkeypatch, row, words
+):
+  train = own_domain.rows("train", 800)
+  texts = [json.dumps(one) for one in train]
+  texts[699:701] = [row, "{}"]
+  write_rows = own_domain.write_rows
+
+  def with_texts(path, rows_):
+    write_rows(path, rows_)
+    if path.name == "train.jsonl":
+      path.write_text("\n".join(texts))
+
+  monkeypatch.setattr(own_domain, "write_rows", with_texts)
+  first, second = mistakes()
+  assert first.startswith("train.jsonl:700: ")
+  assert words in first
+  assert second.startswith("train.jsonl:701: lacks 'question' and 'answer'")
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"phone": own_domain.rows("phone", 3)},
+    {"train": own_domain.rows("train", 3)},
+  ],
+)
+def test_a_file_too_small_to_hold_some_out_is_told(mistakes, changes):
+  (name,) = changes
+  yaml = own_domain.YAML.replace("validation: validation.jsonl, ", "")
+  yaml = yaml.replace("demonstrations: 2", "demonstrations: 1")
+  yaml = yaml.replace(
+    "{validation: phone.jsonl, test: phone_test.jsonl}", "phone.jsonl"
+  )
+  (line,) = mistakes(yaml, **changes)
+  assert f"{name}.jsonl has 3 questions, too few to hold some out" in line
+
+
+def test_demonstrations_have_rationales_and_are_in_no_test(mistakes, tmp_path):
+  yaml = own_domain.YAML.replace(
+    "test: test.jsonl}", "test: test.jsonl, demonstrations: shown.jsonl}"
+  ).replace("demonstrations: 2", "demonstrations: 1")
+  shown = own_domain.rows("test", 2, rationale="it is so.")
+  own_domain.write_rows(
+    tmp_path / "shown.jsonl", [*shown, *own_domain.rows("s", 1)]
+  )
+  lines = mistakes(yaml)
+  assert "demonstrations asks 'test parcel 0 is late.', which test" in lines[0]
+  assert "shown.jsonl:2: demonstrations asks" in lines[1]
+  assert lines[2].startswith("shown.jsonl:3: lacks 'rationale'")
+
+
+@pytest.mark.parametrize(
+  "spelling",
+  [
+    "TRAIN  parcel\t4 is late",
+    "\u201ctrain parcel 4, is late\u201d",
+    "- train parcel 4 is late.",
+    "3) train parcel 4 is late",
+    "**train parcel 4** is late",
+    "(train parcel 4 is late)",
+    "train-parcel 4 is late",
+    "tr\u200bain parcel 4 is late",
+    "\uff34rain parcel 4 is late\u3002",
+    "train parcel 4 is late \u2713",
+  ],
+)
+def test_a_leak_is_found_however_it_is_spelt(mistakes, spelling):
+  rows_ = [
+    *own_domain.rows("other", 3),
+    {"question": spelling, "answer": "late"},
+  ]
+  (line,) = mistakes(test=rows_)
+  assert "which train asks, too (train.jsonl:5)" in line
+
+
 @pytest.mark.parametrize(
   ("text", "words"),
   [
     ("", "is empty"),
     ("a: [1", "line 1 is not YAML"),
     ("a: b: c", "line 1 is not YAML"),
+    ("# nothing\n", "is empty"),
+    ("a: 1\n---\na: 2\n", "line 2 is not YAML: but found another document"),
+    ("a: b\n\tc: d", "line 2 is not YAML: .*t' that cannot start any token"),
+    ("a: b\nc: \x07", r"line 2 is not YAML: the character U\+0007 is no text"),
+    ("a: *b", "line 1 is not YAML: found undefined alias 'b'"),
   ],
 )
 def test_what_is_no_yaml_is_one_sentence(tmp_path, text, words):
@@ -228,11 +392,63 @@ def test_gsm8k_s_own_rows_are_rows(tmp_path):
     for name in ("validation", "test", "phone", "phone_test")
   }
   (tmp_path / "spiece.model").write_bytes(
-    tiny_vocabulary.train(["The answer is 0 1 2 3 4 5 6 7 8 9"] * 30)
+    tiny_vocabulary.train(
+      ["The answer is How much 0 1 2 3 4 5 6 7 8 9 + ?"] * 30
+    )
   )
   own = files.load(str(own_domain.write(tmp_path, yaml, train=train, **sets)))
   assert own.train[2].question.answer == "3"
   assert own.train[2].question.rationale == "2+1 = 3\nThe answer is 3"
+
+
+def test_a_vocabulary_that_cannot_read_the_questions_is_told(mistakes):
+  texts = own_domain.rows("train", 24)
+  korean = [{**row, "question": f"상자는 {i}번"} for i, row in enumerate(texts)]
+  (line,) = mistakes(train=korean)
+  assert line.startswith("queues.yaml:2: the vocabulary does not know ")
+  assert "of the training questions" in line
+
+
+@pytest.mark.parametrize(
+  ("answer", "field", "bare"),
+  [
+    (lambda mark: json.dumps({"정답": mark}, ensure_ascii=False), "정답", "나"),
+    (lambda mark: json.dumps({"정답": mark}), "정답", "나"),
+    (lambda mark: {"정답": mark}, "정답", "나"),
+    (lambda mark: {"결과": {"정답": mark}}, "결과.정답", "나"),
+    (lambda mark: f'그래서 둘째.\n{{"정답":"{mark}"}}', "정답", "나"),
+    (lambda mark: {"정답": "가나".index(mark) + 1}, "정답", "2"),
+    (lambda mark: {"정답": mark == "가"}, "정답", "false"),
+    (lambda mark: {"정답": f'"{mark}"라고'}, "정답", '"나"라고'),
+    (lambda mark: mark, "정답", "나"),
+  ],
+)
+def test_an_answer_in_json_may_be_written_in_any_way(
+  tmp_path, answer, field, bare
+):
+  yaml = own_domain.YAML.replace(
+    "{regex: 'queue: (?P<answer>[a-z]+)'}", f"{{json: {field}}}"
+  ).replace('  answer: "queue: {answer}"\n', "")
+  sets = {
+    name: [
+      {"question": f"{name} {i}번?", "answer": answer("가나"[i % 2])}
+      for i in range(n)
+    ]
+    for name, n in own_domain.SIZES.items()
+  }
+  (tmp_path / "spiece.model").write_bytes(
+    tiny_vocabulary.train(
+      ["정답 가 나"] * 9, vocab_size=300, byte_fallback=True
+    )
+  )
+  own = files.load(str(own_domain.write(tmp_path, yaml, **sets)))
+  question = own.train[1].question
+  assert question.answer == bare
+  target = formats.render_target(own.dataset.formats[0], "", bare)
+  rule = own.dataset.in_distribution.answer
+  assert rule.read(target) == bare
+  if "둘째" in str(answer("나")):
+    assert question.rationale == answer("나")
 
 
 def test_multiple_choice_in_korean_with_json_answers(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from specialize_jax.cot import answer_rules
 from specialize_jax.decoding import self_consistency
 
 
@@ -35,10 +36,47 @@ def test_samples_without_answer_do_not_vote():
   assert (nobody.answer, nobody.shares, nobody.index) == (None, {}, 1)
 
 
-def test_words_vote_with_their_own_extractor():
+def test_a_choice_s_spellings_are_one_answer():
   vote = self_consistency.vote(
-    ["Yes.", "no", "yes"],
+    ["Yes.", "no", "yes, it is"],
     [-1.0, -1.0, -1.0],
-    extract_fn=lambda text: text.strip(".").lower(),
+    rule=answer_rules.AnswerRule(kind="choice"),
   )
-  assert vote.answer == "yes"
+  assert (vote.answer, vote.index) == ("yes", 0)
+
+
+@pytest.mark.parametrize(
+  ("rule", "texts", "shares"),
+  [
+    (
+      {"kind": "json", "field": "정답"},
+      ['1번. {"정답": "나"}', '2번.\n{"정답": "나"}', '{"정답": "다"}', "12"],
+      {"나": 2 / 3, "다": 1 / 3},
+    ),
+    (
+      {"kind": "json", "field": "결과.값", "compare": "number"},
+      ['{"결과": {"값": 1200}}', '{"결과": {"값": "1,200"}}', '{"결과": {}}'],
+      {"1200": 1.0},
+    ),
+    (
+      {"kind": "regex", "pattern": "queue: (?P<queue>[A-Za-z]+)"},
+      ["queue: late", "5 queue: Late", "queue: lost", "late"],
+      {"late": 2 / 3, "lost": 1 / 3},
+    ),
+    (
+      {"kind": "python", "function": "testdata.own_rules.last_word",
+       "compare": "python:testdata.own_rules.begin_alike"},
+      ["it is late", "it is lateness", "lost"],
+      {"late": 2 / 3, "lost": 1 / 3},
+    ),
+    ({"kind": "option"}, ["(B)", "The answer is b", "A."], {"(b)": 2 / 3,
+                                                             "(a)": 1 / 3}),
+  ],
+)  # fmt: skip
+def test_samples_vote_by_the_rule_of_their_dataset(rule, texts, shares):
+  vote = self_consistency.vote(
+    texts, [-1.0] * len(texts), rule=answer_rules.AnswerRule(**rule)
+  )
+  assert vote.shares == pytest.approx(shares)
+  assert vote.answer == next(iter(shares))
+  assert vote.index == 0

@@ -1,6 +1,8 @@
 """A small domain of a user's own, as files: two queues, one word each."""
 
+import contextlib
 import json
+import sys
 
 from testdata import tiny_vocabulary
 
@@ -22,6 +24,21 @@ student:
 """
 QUEUES = ("late", "lost")
 SIZES = {"train": 24, "validation": 4, "test": 4, "phone": 4, "phone_test": 4}
+
+
+@contextlib.contextmanager
+def unregistered_after():
+  """Unregisters the domain at the end: its folder goes, and a registered one
+  never changes."""
+  try:
+    yield
+  finally:
+    seqio = sys.modules.get("seqio")
+    for registry in (
+      (seqio.MixtureRegistry, seqio.TaskRegistry) if seqio else ()
+    ):
+      for name in [one for one in registry.names() if one.startswith("queues")]:
+        registry.remove(name)
 
 
 def rows(name, size, **more):

@@ -19,19 +19,16 @@ def model():
 def train(texts, vocab_size=200, **options):
   """Trains a vocabulary of one's own text."""
   model = io.BytesIO()
+  special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(texts),
     model_writer=model,
     vocab_size=vocab_size,
     hard_vocab_limit=False,
     character_coverage=1.0,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
     minloglevel=2,
     num_threads=1,
-    **options,
+    **{**special, **options},
   )
   return model.getvalue()
 
