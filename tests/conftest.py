@@ -114,7 +114,3 @@ def _data_directories_end_with_their_module():
   seqio = sys.modules.get("seqio")
   if seqio is not None:
     seqio.set_tfds_data_dir_override(None)
-    # The domain of `testdata/own_domain.py` lies in a folder that ends too.
-    for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
-      for name in [one for one in registry.names() if "queues" in one]:
-        registry.remove(name)

@@ -231,8 +231,8 @@ def _why_no_pattern(pattern: str) -> str | None:
     )
   if _is_slow(pattern):
     return (
-      f"regex: {pattern!r} takes more than {_MAX_PATTERN_SECONDS:g} s on a text of"
-      f" {_TRIAL_SIZE:,} characters: write it without a repetition within a"
+      f"regex: {pattern!r} takes more than {_MAX_PATTERN_SECONDS:g} s on a text"
+      f" of {_TRIAL_SIZE:,} characters: write it without a repetition within a"
       " repetition, such as (a+)+"
     )
   return None

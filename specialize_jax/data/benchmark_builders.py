@@ -55,6 +55,16 @@ def files() -> Mapping[str, File]:
 class _Benchmark(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """The base class of the five builders."""
 
+  def __init_subclass__(cls, *, skip_registration: bool = False) -> None:
+    """Registers a builder, unless TFDS has registered its own of that name.
+
+    TFDS has a gsm8k, which it registers as soon as anybody asks it for any
+    dataset of a name.
+    """
+    name = cls.__name__.lower()
+    taken = name in tfds.core.registered._DATASET_REGISTRY  # noqa: SLF001
+    super().__init_subclass__(skip_registration=skip_registration or taken)
+
   VERSION = tfds.core.Version(benchmarks.BUILT_VERSION)
   MANUAL_DOWNLOAD_INSTRUCTIONS = None  # files can be downloaded
 

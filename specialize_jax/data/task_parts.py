@@ -17,6 +17,7 @@ import tensorflow as tf
 from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.data import (
+  comparison,
   features,
   preprocessors,
   teacher_formats,
@@ -28,9 +29,42 @@ ReadDemonstrations = Callable[[], Sequence[formats.Demonstration]]
 
 
 def add_once(name: str, **arguments: object) -> None:
-  """Registers a task unless its name is registered already."""
+  """Registers a task, unless an identical one is: modules may be reloaded.
+
+  Args:
+    name: the task's.
+    **arguments: those of `seqio.TaskRegistry.add`.
+
+  Raises:
+    UserError: the name is taken by another task, or by a mixture.
+  """
+  if name in seqio.MixtureRegistry.names():
+    raise errors.UserError(
+      f"task {name!r} cannot be registered: a mixture has this name; give the"
+      " dataset or the set that it is of another name"
+    )
   if name not in seqio.TaskRegistry.names():
     seqio.TaskRegistry.add(name, **arguments)
+  elif _made_of(seqio.TaskRegistry.get(name)) != _made_of(
+    seqio.Task(name, **arguments)
+  ):
+    raise errors.UserError(
+      f"task {name!r} is registered already, with other data, words or answers:"
+      " a registered task never changes, so give this one, or the dataset that"
+      " it is of, a name of its own"
+    )
+
+
+def _made_of(task: seqio.Task) -> object:
+  return comparison.described(
+    (
+      task.source,
+      task.output_features,
+      task.preprocessors,
+      task.postprocessor,
+      task.metric_fns,
+    )
+  )
 
 
 def evaluation_features(
@@ -185,6 +219,12 @@ def rendering(
   )
 
 
+def num_tokens(mixture_or_task_name: str) -> int:
+  """Returns the number of tokens of a task's vocabulary, extra ids included."""
+  named = seqio.get_mixture_or_task(mixture_or_task_name)
+  return named.output_features[features.TARGETS].vocabulary.vocab_size
+
+
 def check_size(mixture_or_task_name: str, vocab_size: int) -> None:
   """Raises UserError where a task's vocabulary has more tokens than the model.
 
@@ -196,12 +236,11 @@ def check_size(mixture_or_task_name: str, vocab_size: int) -> None:
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if mixture_or_task_name not in known:
     return
-  named = seqio.get_mixture_or_task(mixture_or_task_name)
-  vocabulary = named.output_features[features.TARGETS].vocabulary
-  if vocabulary.vocab_size > vocab_size:
+  given = num_tokens(mixture_or_task_name)
+  if given > vocab_size:
     raise errors.UserError(
       f"T5Config.vocab_size={vocab_size:,}: the vocabulary of"
-      f" {mixture_or_task_name!r} has {vocabulary.vocab_size:,} tokens, its"
+      f" {mixture_or_task_name!r} has {given:,} tokens, its"
       " extra ids included; give the model as many rows or, padded, up to 127"
       " more."
     )

@@ -221,7 +221,10 @@ def _bad_paths(kind: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def good():
   """A directory of files that the commands take."""
-  with tempfile.TemporaryDirectory(prefix="good files ") as folder:
+  with (
+    tempfile.TemporaryDirectory(prefix="good files ") as folder,
+    own_domain.unregistered_after(),
+  ):
     yield _filled(pathlib.Path(folder))
 
 

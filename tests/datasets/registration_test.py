@@ -1,6 +1,11 @@
 """A dataset file becomes tasks and mixtures, by the path that ours take."""
 
+import importlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import seqio
@@ -8,7 +13,7 @@ from testdata import own_domain
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import preparation, questions
+from specialize_jax.data import preparation, questions, task_parts
 from specialize_jax.datasets import files, registration
 from specialize_jax.records import schema, store
 
@@ -20,8 +25,9 @@ def own(tmp_path_factory):
   """A registered domain whose training rows have no rationale."""
   folder = tmp_path_factory.mktemp("own")
   own = files.load(str(own_domain.write(folder)))
-  registration.add(own.dataset)
-  return own
+  with own_domain.unregistered_after():
+    registration.add(own.dataset)
+    yield own
 
 
 def first(name, split):
@@ -136,3 +142,51 @@ def test_the_metric_is_the_domain_s_rule():
 def test_a_general_set_of_one_split_has_no_other(own):
   assert own.dataset.general[0].splits == ("test",)
   assert json.dumps(own.sizes)
+
+
+def test_the_same_domain_is_registered_twice_and_another_of_its_name_not(
+  own, tmp_path
+):
+  registration.add(files.load(own.path).dataset)
+  # Another rule; the rows of another test set.
+  yaml = own_domain.YAML.replace("(?P<answer>[a-z]+)", "(?P<answer>[a-z]*)")
+  for number, change in enumerate(
+    ({"yaml": yaml}, {"test": own_domain.rows("another", 4)})
+  ):
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    shutil.copy(own.dataset.vocabulary.path, folder)
+    path = own_domain.write(folder, **change)
+    with pytest.raises(errors.UserError, match="is registered already, wit"):
+      registration.add(files.load(str(path)).dataset)
+
+
+def test_a_module_of_ours_that_is_imported_twice_registers_the_same():
+  """As a test, or a notebook's autoreload, does it."""
+  from specialize_jax.tasks import gsm8k, mini, mixtures
+
+  for module in (gsm8k, mini, mixtures):
+    importlib.reload(module)
+
+
+def test_a_task_of_a_mixture_s_name_is_refused(own):
+  del own
+  with pytest.raises(errors.UserError, match="a mixture has this name"):
+    task_parts.add_once("queues_test", source=None, output_features={})
+
+
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_our_builders_and_those_of_tfds_live_in_one_process(first):
+  """TFDS registers its own gsm8k when it is asked for any dataset."""
+  theirs = "tfds.core.registered._import_legacy_builders();"
+  ours = "from specialize_jax.data import benchmark_builders as b;"
+  order = (theirs, ours) if first == "theirs" else (ours, theirs)
+  done = subprocess.run(
+    [sys.executable, "-c", "import tensorflow_datasets as tfds;"
+     + "".join(order) + "print(b.BUILDERS['gsm8k'].__module__)"],
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )  # fmt: skip
+  assert done.stdout.strip() == "specialize_jax.data.benchmark_builders"
