@@ -29,7 +29,7 @@ FILES = (
 _T5_EXTRA_IDS = 100
 _MAX_EXTRA_IDS = 100_000
 # Vocabularies are padded to a multiple of this (T5X's gin files).
-_ROWS_MULTIPLE = 128
+ROWS_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,11 +123,11 @@ def check(
       leave at most 127, so that another model's is noticed.
   """
   num_padding = vocab_size - vocabulary.num_tokens
-  if num_padding < 0 or not (own or num_padding < _ROWS_MULTIPLE):
+  if num_padding < 0 or not (own or num_padding < ROWS_MULTIPLE):
     raise errors.UserError(
       f"{vocabulary.where} has {vocabulary.num_tokens:,} tokens, extra ids "
       f"included, and the model's vocabulary has {vocab_size:,} rows: they "
-      f"may be fewer than {_ROWS_MULTIPLE} more than the tokens, to pad them. "
+      f"may be fewer than {ROWS_MULTIPLE} more than the tokens, to pad them. "
       "Give the vocabulary that the model was trained with, and its number of "
       "extra ids."
     )

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import parsers, teacher_records
+from specialize_jax.cli import logs, parsers, teacher_records
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -47,12 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="FILE.json",
     help="counts of positions by kind, and the fraction of teacher mass kept",
   )
+  logs.add_flags(parser)
   return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Aligns a store, and writes both files atomically."""
   flags = build_parser().parse_args(argv)
+  logs.start(flags)
   paths.check_flags(
     flags,
     {

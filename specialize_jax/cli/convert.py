@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import flag_types, parsers
+from specialize_jax.cli import flag_types, logs, parsers
 
 if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import conversion, opening
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     " listed)",
   )
   _add_options(parser)
+  logs.add_flags(parser)
   return parser
 
 
@@ -122,6 +123,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Converts; prints what was written and where."""
   flags = build_parser().parse_args(argv)
+  logs.start(flags)
   paths.check_flags(
     flags,
     {

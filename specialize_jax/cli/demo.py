@@ -11,6 +11,7 @@ from specialize_jax.cli import (
   devices,
   flag_types,
   gin_files,
+  logs,
   parsers,
   registered_tasks,
 )
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
       help=f"of {what}, as `specialize train` takes it",
     )
   demo_study.add_flags(parser)
+  logs.add_flags(parser)
   return parser
 
 
@@ -69,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the demo, and prints its table and the path of the report."""
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
+  logs.start(flags)
   paths.check_flags(
     flags,
     {

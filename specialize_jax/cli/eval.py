@@ -5,7 +5,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
-from specialize_jax.cli import devices, gin_files, parsers, registered_tasks
+from specialize_jax.cli import (
+  devices,
+  gin_files,
+  logs,
+  parsers,
+  registered_tasks,
+)
 
 _EXAMPLE = """example (after `specialize demo --output_dir=demo_output`):
   specialize eval --data_dir=demo_output/world \\
@@ -29,16 +35,20 @@ def build_parser() -> argparse.ArgumentParser:
   registered_tasks.add_flags(parser)
   devices.add_flags(parser)
   devices.add_process_flags(parser)
+  logs.add_flags(parser)
   return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Evaluates; prints a line for each task."""
+  """Evaluates; the first process prints a line for each task."""
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
+  logs.start(flags)
 
   own = registered_tasks.register_for(flags)
   devices.start(flags)
+
+  import jax
 
   from specialize_jax.runs import experiment
 
@@ -46,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   with gin_files.loaded(flags, bindings, defaults):
     gin_files.check_paths()
     values = gin_files.configured(experiment.evaluate_checkpoint)()
-  print(json.dumps(_shown(values)))
+  if jax.process_index() == 0:
+    print(json.dumps(_shown(values)))
   return 0
 
 

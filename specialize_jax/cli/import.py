@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Iterator, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import parsers, registered_tasks
+from specialize_jax.cli import logs, parsers, registered_tasks
 from specialize_jax.files import locks, paths, writing
 
 if typing.TYPE_CHECKING:
@@ -79,12 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="DIR",
     help="the new record store; must not exist",
   )
+  logs.add_flags(parser)
   return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Imports a source whole, or leaves nothing."""
   flags = build_parser().parse_args(argv)
+  logs.start(flags)
   paths.check_flags(
     flags,
     {

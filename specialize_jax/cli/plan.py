@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import gin_files, parsers, registered_tasks
+from specialize_jax.cli import gin_files, logs, parsers, registered_tasks
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     "each part of the network",
   )
   gin_files.add_flags(parser, default_file="that of --model")
+  logs.add_flags(parser)
   return parser
 
 
@@ -134,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags, bindings = gin_files.parse(
     build_parser(), sys.argv[1:] if argv is None else argv
   )
+  logs.start(flags)
   paths.check_flags(
     flags,
     {

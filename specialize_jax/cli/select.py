@@ -15,6 +15,7 @@ from specialize_jax.cli import (
   devices,
   flag_types,
   gin_files,
+  logs,
   parsers,
   registered_tasks,
 )
@@ -90,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
   registered_tasks.add_flags(parser)
   devices.add_flags(parser)
   devices.add_process_flags(parser)
+  logs.add_flags(parser)
   return parser
 
 
@@ -128,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Selects, shows the ranking and writes the choice."""
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
+  logs.start(flags)
   paths.check_flags(
     flags,
     {

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterator, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import parsers, registered_tasks
+from specialize_jax.cli import logs, parsers, registered_tasks
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -69,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
       " request is sent only if its longest possible response is within them.",
     )
   )
+  logs.add_flags(parser)
   return parser
 
 
@@ -232,6 +233,7 @@ def _not_negative(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
   """Samples until the store is complete or a limit is reached."""
   flags = build_parser().parse_args(argv)
+  logs.start(flags)
   paths.check_flags(
     flags,
     {

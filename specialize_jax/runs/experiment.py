@@ -15,7 +15,7 @@ from etils import epath
 import specialize_jax
 from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
-from specialize_jax.checkpoints import opening
+from specialize_jax.checkpoints import opening, tokenizers
 from specialize_jax.data import identity, pipeline, task_parts
 from specialize_jax.evaluation import evaluator
 from specialize_jax.files import locks, writing
@@ -353,11 +353,21 @@ def facts(
   evaluations = ", ".join(
     one.mixture_or_task_name for one in experiment.evaluations
   )
+  rows = config.vocab_size
+  tokens = task_parts.num_tokens(experiment.mixture_or_task_name)
+  unused = {}
+  if rows - tokens >= tokenizers.ROWS_MULTIPLE:
+    unused["vocabulary"] = (
+      f"{tokens:,} tokens, for which T5Config.vocab_size={rows:,} has"
+      f" {rows - tokens:,} rows too many: they are never used, and other"
+      " programs may not take the vocabulary for this model's"
+    )
   return {
     "devices": f"{devices.size} x {first.device_kind} ({first.platform})"
     f"{several}, mesh {mesh}",
     "model": f"{num_parameters(abstract_state):,} parameters in "
     f"{config.param_dtype}, computing in {config.dtype}",
+    **unused,
     "data": f"{experiment.mixture_or_task_name}, batches of "
     f"{experiment.batch_size} rows, {lengths['inputs']} + "
     f"{lengths['targets']} tokens each"

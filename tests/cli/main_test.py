@@ -8,7 +8,7 @@ import time
 import pytest
 
 from specialize_jax import errors
-from specialize_jax.cli import main
+from specialize_jax.cli import logs, main
 
 _HEAVY = ("jax", "tensorflow", "seqio", "flax", "numpy", "matplotlib")
 
@@ -36,6 +36,28 @@ def test_every_command_is_a_module_with_a_parser():
   for command in main.COMMANDS:
     module = importlib.import_module(f"specialize_jax.cli.{command}")
     assert module.build_parser().prog == f"specialize {command}"
+
+
+@pytest.mark.parametrize(
+  "command",
+  ["teach", "import", "align", "prepare", "train", "eval", "generate",
+   "select", "convert", "demo", "plan"],
+)  # fmt: skip
+def test_what_runs_long_takes_a_log_level_before_all_else(
+  monkeypatch, capsys, command
+):
+  def start(flags):
+    raise errors.UserError(f"the level is {flags.log_level}")
+
+  monkeypatch.setattr(logs, "start", start)
+  parser = importlib.import_module(f"specialize_jax.cli.{command}")
+  needed = [
+    f"{action.option_strings[0]}=x"
+    for action in parser.build_parser()._actions
+    if action.required
+  ]
+  assert main.main([command, *needed, "--log_level=info"]) == 2
+  assert "the level is info" in capsys.readouterr().err
 
 
 def test_an_error_of_the_user_is_one_sentence_and_status_2(monkeypatch, capsys):

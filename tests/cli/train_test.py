@@ -133,6 +133,18 @@ def test_a_dry_run_shows_the_batch_as_text_and_writes_nothing(train):
   assert not train.model_dir.exists()
 
 
+def test_rows_of_the_model_that_no_token_uses_are_told(train):
+  status, shown, _ = train("--dry_run", "--gin.T5Config.vocab_size=1024")
+  assert status == 0
+  (tokens, unused) = re.search(
+    r"^vocabulary +(\d+) tokens, for which T5Config.vocab_size=1,024 has (\d+)"
+    r" rows too many",
+    shown,
+    re.MULTILINE,
+  ).groups()
+  assert int(tokens) + int(unused) == 1024
+
+
 def test_a_dry_run_finds_what_a_run_would_stop_at(train):
   for argument, named in (
     ("--gin.INITIAL_CHECKPOINT_PATH=/no/such/run", "/no/such/run"),
