@@ -8,6 +8,7 @@ them, in the terminal and as a self-contained HTML page.
 from __future__ import annotations
 
 import argparse
+import codecs
 import itertools
 import math
 import sys
@@ -165,9 +166,7 @@ def _example(
 ) -> dict[str, typing.Any]:
   """Returns a sample as `reports.alignment_view` takes it."""
   return {
-    "teacher_tokens": [
-      step.spelling.decode("utf-8", "replace") for step in record.steps
-    ],
+    "teacher_tokens": _legible([step.spelling for step in record.steps]),
     "student_pieces": list(aligned.pieces),
     "groups": [
       [list(group.teacher), list(group.student)] for group in aligned.groups
@@ -186,6 +185,23 @@ def _example(
     ],
     "mask": aligned.mask_T.tolist(),
   }
+
+
+def _legible(spellings: Sequence[bytes]) -> list[str]:
+  """Decodes tokens, which may end within a character.
+
+  The token that completes a character has it; an ellipsis stands for bytes that
+  a later token completes.
+
+  Example: "이것" in tokens of two bytes is "…", "이…", "것".
+  """
+  decoder = codecs.getincrementaldecoder("utf-8")("replace")
+  texts = []
+  for number, spelling in enumerate(spellings, start=1):
+    text = decoder.decode(spelling, final=number == len(spellings))
+    begun, _ = decoder.getstate()
+    texts.append(f"{text}…" if begun else text)
+  return texts
 
 
 def _task_example(

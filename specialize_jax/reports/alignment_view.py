@@ -69,13 +69,13 @@ def heat_map(example: Example) -> drawing.Drawing:
       [_shown_token(t) for t in example["teacher_tokens"][:num_tokens]],
       rotation=90,
       fontsize=8,
-      family="DejaVu Sans Mono",
+      family="monospace",
     )
     axes.set_yticks(
       range(num_pieces),
       [str(p) for p in example["student_pieces"][:num_pieces]],
       fontsize=8,
-      family="DejaVu Sans Mono",
+      family="monospace",
     )
     for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
       tick.set_color(drawing.INK)

@@ -6,6 +6,7 @@ figures are legible in grayscale.
 """
 
 import contextlib
+import functools
 import hashlib
 import html
 import io
@@ -17,6 +18,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib import font_manager
+from matplotlib import text as mpl_text
 from matplotlib import ticker as mpl_ticker
 
 # Okabe and Ito (2008), "Color universal design".
@@ -33,10 +36,18 @@ GREY = "#5F6B7A"
 PALE = "#C3CAD3"
 LINE = "#E4E8ED"
 
+_FONT = "DejaVu Sans"  # which comes with matplotlib
+# Of Chinese, Japanese and Korean, on Linux, macOS and Windows.
+_OTHER_SCRIPTS = (
+  "Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans KR",
+  "NanumGothic", "Apple SD Gothic Neo", "PingFang SC", "Hiragino Sans",
+  "Malgun Gothic", "Microsoft YaHei", "Yu Gothic", "Arial Unicode MS",
+  "Droid Sans Fallback", "WenQuanYi Zen Hei",
+)  # fmt: skip
+
 _STYLE = {
   "text.parse_math": False,  # a name may hold a dollar
   "font.family": "sans-serif",
-  "font.sans-serif": ["DejaVu Sans"],
   "font.size": 10,
   "axes.titlesize": 11,
   "axes.titleweight": "bold",
@@ -86,6 +97,8 @@ def _style() -> Iterator[None]:
   with mpl.rc_context(), warnings.catch_warnings():
     mpl.rcdefaults()  # whatever `matplotlibrc` the working directory has
     mpl.rcParams.update(_STYLE)
+    mpl.rcParams["font.sans-serif"] = _fonts()
+    mpl.rcParams["font.monospace"] = ["DejaVu Sans Mono", *_fonts()]
     warnings.filterwarnings("ignore", "Glyph .* missing from font")
     yield
 
@@ -141,11 +154,37 @@ def figure(
   with styled(height) as made:
     yield made, lambda: drawn["svg"]
     buffer = io.StringIO()
+    if not _has_all_glyphs(made):
+      # As text, which a browser writes in whatever font it has.
+      mpl.rcParams["svg.fonttype"] = "none"
     made.savefig(
       buffer, format="svg", metadata={"Date": None}, transparent=True
     )
   svg = _inline(buffer.getvalue(), description)
   drawn["svg"] = Drawing(svg, made, description)
+
+
+def _has_all_glyphs(made: mpl_figure.Figure) -> bool:
+  """Whether the font that we draw with has every character of a figure."""
+  known = _characters()
+  return all(
+    ord(character) in known or character.isspace()
+    for text in made.findobj(mpl_text.Text)
+    for character in text.get_text()
+  )
+
+
+@functools.cache
+def _characters() -> frozenset[int]:
+  path = font_manager.findfont(_FONT)
+  return frozenset(font_manager.get_font(path).get_charmap())
+
+
+@functools.cache
+def _fonts() -> list[str]:
+  """Returns our font and, for what it lacks, those that are installed."""
+  installed = set(font_manager.get_font_names())
+  return [_FONT, *(name for name in _OTHER_SCRIPTS if name in installed)]
 
 
 def percents(values: Sequence[float]) -> np.ndarray:

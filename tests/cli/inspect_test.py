@@ -4,6 +4,7 @@ import re
 import pytest
 from testdata import real_files, tiny_world
 
+from specialize_jax.cli import inspect as inspect_
 from specialize_jax.cli import main
 from specialize_jax.data import preparation, sources
 
@@ -73,3 +74,10 @@ def test_a_negative_sample_is_refused(real, capsys):
   with pytest.raises(SystemExit, match="2"):
     main.run("inspect", [*real, "--sample=-1"])
   assert "--sample: '-1' is not possible" in capsys.readouterr().err
+
+
+def test_tokens_that_end_within_a_character_are_legible_together():
+  spelling = "이것은".encode()
+  tokens = [spelling[i : i + 2] for i in range(0, len(spelling), 2)]
+  assert inspect_._legible(tokens) == ["…", "이…", "것", "…", "은"]
+  assert inspect_._legible([b"a", b"\xec"]) == ["a", "\ufffd"]
