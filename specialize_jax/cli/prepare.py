@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import parsers, registered_tasks, teacher_records
+from specialize_jax.cli import logs, parsers, registered_tasks, teacher_records
 from specialize_jax.files import paths
 
 DATASETS = {"gsm8k_teacher": "gsm8k", "mini_gsm_teacher": "mini"}
@@ -92,12 +92,14 @@ def build_parser() -> argparse.ArgumentParser:
     metavar="FILE.json",
     help="counts of records kept and dropped, and the alignment's coverage",
   )
+  logs.add_flags(parser)
   return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Filters and aligns records, and writes the dataset atomically."""
   flags = build_parser().parse_args(argv)
+  logs.start(flags)
   paths.check_flags(
     flags,
     {
@@ -156,6 +158,14 @@ def _prepare_teacher(
   dataset = own or mixtures.DATASETS[DATASETS[flags.dataset_name]]
   if flags.questions and own is None:
     preparation.check_questions_file(flags.questions)
+    try:
+      dataset.read_training(flags.questions)
+    except errors.UserError as error:
+      raise errors.UserError(
+        f"--questions={flags.questions} is no training file of"
+        f" {flags.dataset_name} ({error}); questions of a domain of your own"
+        " are described by --dataset=FILE.yaml (docs/own_domain.md)"
+      ) from error
   if own is None and not flags.questions:
     try:
       dataset.read_training(None)

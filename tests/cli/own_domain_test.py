@@ -4,14 +4,18 @@ Each is a process, as a user starts it, in a project with a `tasks.py` and a
 `gin_configs/` of its own, which are none of ours.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 from testdata import local_teacher, own_domain
+
+from specialize_jax.records import store
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -215,8 +219,8 @@ def test_predictions_are_scored_by_the_dataset_s_rule(run, project):
 
 
 @pytest.fixture(scope="module")
-def trained(run, project):
-  """A run of two steps, which also evaluates a task of the user's own."""
+def imported(run, project):
+  """A record store of a right answer to every training question."""
   rows = own_domain.rows("train", own_domain.SIZES["train"])
   responses = [
     {
@@ -236,16 +240,123 @@ def trained(run, project):
     for number, row in enumerate(rows)
   ]  # fmt: skip
   own_domain.write_rows(project / "batch.jsonl", responses)
-  for argv in (
-    ["import", "--dataset=queues.yaml", "--input=batch.jsonl",
-     "--output=batch"],
-    ["prepare", "--dataset=queues.yaml", "--records=batch"],
-    ["train", "--dataset=queues.yaml", "--import=own_tasks",
-     "--gin_file=student.gin", "--gin.MODEL_DIR=run"],
-  ):  # fmt: skip
-    status, _, err = run(*argv)
-    assert status == 0, err
+  status, _, err = run(
+    "import", "--dataset=queues.yaml", "--input=batch.jsonl", "--output=batch"
+  )
+  assert status == 0, err
+  return project / "batch"
+
+
+@pytest.fixture(scope="module")
+def prepared(run, imported):
+  """What `prepare` printed of it."""
+  status, out, err = run(
+    "prepare", "--dataset=queues.yaml", f"--records={imported}"
+  )
+  assert status == 0, err
+  return out
+
+
+def test_rows_need_neither_a_solution_nor_a_rationale_nor_an_id(prepared):
+  assert "24 samples of 24 questions (0 of 24 records dropped)" in prepared
+
+
+def test_questions_that_are_not_gsm8k_s_are_sent_to_a_dataset_file(
+  run, imported
+):
+  status, _, err = run(
+    "prepare", f"--records={imported}", "--vocabulary=spiece.model",
+    "--questions=train.jsonl", "--data_dir=elsewhere",
+  )  # fmt: skip
+  assert status == 2
+  assert err.strip() == (
+    "specialize prepare: error: --questions=train.jsonl is no training file of"
+    " gsm8k_teacher (train.jsonl, row 1: expected an answer that ends in '####"
+    " NUMBER', got 'late'); questions of a domain of your own are described by"
+    " --dataset=FILE.yaml (docs/own_domain.md)"
+  )
+
+
+def test_a_verdict_that_was_stored_wrong_is_derived_anew(
+  run, project, imported
+):
+  status, out, err = run(
+    "import", "--input=batch.jsonl", "--output=graded_as_numbers",
+    "--questions=train.jsonl",
+  )  # fmt: skip
+  assert status == 2, "it has no numbers, and is not graded as if it had"
+  assert "has no number: give --dataset=FILE.yaml" in err
+  # A store of an earlier version, whose grader of numbers found none.
+  records = list(store.read_records(imported))
+  assert all(one.verdicts["fixed"] for one in records)
+  with store.RecordWriter(project / "earlier") as writer:
+    for one in records:
+      writer.append(dataclasses.replace(one, verdicts={"fixed": False}))
+  status, out, err = run(
+    "prepare", "--dataset=queues.yaml", "--records=earlier",
+    "--data_dir=earlier_tfds",
+  )  # fmt: skip
+  assert status == 0, err
+  assert "24 samples of 24 questions (0 of 24 records dropped)" in out
+
+
+def test_tasks_of_one_s_own_are_shown(run, prepared):
+  del prepared
+  name = "queues_teacher_in_context_chain_of_thought_v1"
+  status, out, err = run("inspect", "--dataset=queues.yaml", f"--task={name}")
+  assert status == 0, err
+  assert out.startswith(f"{name}, train 0\n")
+  shown = re.sub(r"[\s\u2581|]", "", out)
+  assert shown.count("ticket:") == 3
+  status, out, err = run("inspect", "--import=own_tasks", "--task=own_task")
+  assert status == 0, err
+  assert out.startswith("own_task, test 0\n")
+  status, _, err = run("inspect", f"--task={name}")
+  assert status == 2
+  assert "--dataset=FILE.yaml" in err
+
+
+def test_a_report_of_nothing_is_no_empty_page(run, project):
+  (project / "empty").mkdir()
+  status, _, err = run("report", "--run=empty", "--output=page.html")
+  assert status == 2
+  assert err.startswith("specialize report: error: --run=empty")
+  assert not (project / "page.html").exists()
+
+
+def test_a_teacher_is_not_asked_gsm8k_s_way(run, project):
+  yaml = re.sub("teacher: .*\n", "", own_domain.YAML)
+  (project / "unasked.yaml").write_text(yaml)
+  status, _, err = run(
+    "teach", "--dataset=unasked.yaml", "--base_url=http://127.0.0.1:9/v1",
+    "--model=m", "--output=store",
+  )  # fmt: skip
+  assert status == 2
+  assert err.strip() == (
+    "specialize teach: error: --dataset=unasked.yaml does not say how the"
+    " teacher is asked: add `teacher: {prompt: ...}` with {question} in it, or"
+    " give --prompt"
+  )
+
+
+@pytest.fixture(scope="module")
+def trained(run, project, prepared):
+  """A run of two steps, which also evaluates a task of the user's own."""
+  del prepared
+  status, _, err = run(
+    "train", "--dataset=queues.yaml", "--import=own_tasks",
+    "--gin_file=student.gin", "--gin.MODEL_DIR=run",
+  )  # fmt: skip
+  assert status == 0, err
   return project / "run"
+
+
+@pytest.mark.slow
+def test_a_report_shows_what_a_run_has_and_names_what_it_lacks(trained, run):
+  del trained
+  status, out, err = run("report", "--run=run", "--dataset=queues.yaml")
+  assert status == 0, err
+  assert out.strip() == "report: run/report.html"
 
 
 @pytest.mark.slow
