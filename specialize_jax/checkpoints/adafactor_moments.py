@@ -250,7 +250,11 @@ class OptaxMoments:
     self._shapes = shapes
 
   def second_moment(self, name: str) -> SecondMoment:
-    """Reads the second moment of one tensor, layers listed."""
+    """Reads the second moment of one tensor of one layer.
+
+    Raises:
+      UserError: it is an average over layers.
+    """
     leaf, layer = place_of(name, self._shapes)
     shape = self._shapes[leaf]
     axes = ("layers",) * (layer is not None) + ("",) * len(

@@ -186,6 +186,11 @@ def write_folder(
 ) -> epath.Path:
   """Writes a Hugging Face folder and returns its path.
 
+  Args:
+    planned: the conversion.
+    output: the folder, which must not exist.
+    max_shard_bytes: largest size of a safetensors file.
+
   Raises:
     UserError: `output` exists already.
   """

@@ -255,10 +255,13 @@ class _WithoutEntities(ET.TreeBuilder):
 def read_asdiv(path: str) -> list[Question]:
   """Reads ASDiv: an XML list of problems.
 
-  Kept are the problems whose answer is one number, whole, decimal or a
-  fraction, without its unit: what the graders of numbers can judge. Left out
-  are those with several answers ("5 (hr); 10 (hr)"), ratios ("5:6"), times
-  ("3:30 p.m.") and words ("Mrs. Hilt").
+  Problems whose answer is one number (an integer, a decimal or a fraction) are
+  kept, without its unit. Those with several answers ("5 (hr); 10 (hr)"), ratios
+  ("5:6"), times ("3:30 p.m.") and words ("Mrs. Hilt") are left out, since the
+  graders of numbers cannot judge them.
+
+  Raises:
+    UserError: the file is not ASDiv's XML.
   """
   try:
     parser = ET.XMLParser(target=_WithoutEntities())

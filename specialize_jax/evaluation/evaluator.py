@@ -294,6 +294,11 @@ def num_questions(
 ) -> dict[str, int]:
   """Returns the number of questions of each task, without tokenizing.
 
+  Args:
+    mixture_or_task_name: see `Evaluator`.
+    split: see `Evaluator`.
+    num_examples: see `Evaluator`.
+
   Raises:
     UserError: see `Evaluator`.
   """

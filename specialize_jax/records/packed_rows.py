@@ -155,7 +155,13 @@ def _split(content: bytes, ends: np.ndarray) -> list[bytes]:
 def unpack(
   flags: Sequence[bytes], ids: Sequence[bytes], log_probs: Sequence[bytes]
 ) -> Positions:
-  """Returns the positions that `pack` packed of several rows."""
+  """Returns the positions of several rows from the bytes of `pack`.
+
+  Args:
+    flags: the flags of each row.
+    ids: the token ids of each row.
+    log_probs: the log-probabilities of each row.
+  """
   lengths = np.array([len(row) for row in flags], np.int64)
   flags_P = np.frombuffer(b"".join(flags), np.uint8)  # noqa: N806
   counts = (flags_P >> COUNT_SHIFT) & COUNT_MASK

@@ -65,6 +65,13 @@ def to_record(
   The end of the prompt and the stop are removed if present, and recorded in
   `request`. The source does not say why a sample without a stop ended.
 
+  Args:
+    steps: the tokens of the sample, each with its alternatives.
+    question_id: the id of the question.
+    sample: the number of the sample of the question, from 0.
+    question: the text of the question.
+    gold_answer: the answer to grade against.
+
   Raises:
     TypeError, ValueError, IndexError: the steps are invalid.
   """

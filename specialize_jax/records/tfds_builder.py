@@ -137,7 +137,14 @@ def write_questions(
   name: str,
   metadata: Mapping[str, str],
 ) -> None:
-  """Writes the questions to a dataset's folder, beside the rows."""
+  """Writes the questions to a dataset's folder, beside the rows.
+
+  Args:
+    questions: the questions.
+    folder: the folder of the dataset.
+    name: the name of the dataset.
+    metadata: further metadata of the dataset.
+  """
   _write_config(questions, folder, name, QUESTIONS, metadata)
 
 
@@ -162,6 +169,11 @@ def open_dataset(
   data_dir: str | os.PathLike, name: str, config: str = ROWS
 ) -> tfds.core.DatasetBuilder:
   """Opens a dataset that `write` wrote.
+
+  Args:
+    data_dir: the directory of datasets.
+    name: the name of the dataset.
+    config: the builder config, for the rows or the questions.
 
   Raises:
     UserError: the dataset does not exist, has another version or is damaged.

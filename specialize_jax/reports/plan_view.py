@@ -50,7 +50,16 @@ _SHORT = {
 
 
 def terminal(rows: Sequence[Row], title: str, width: int | None = None) -> str:
-  """Renders the table for a terminal, the best mesh first."""
+  """Renders the table for a terminal.
+
+  Args:
+    rows: the rows of `plan.plan`, in their order.
+    title: the title of the table.
+    width: the width in characters; None for the default.
+
+  Returns:
+    The table, followed by advice and bytes sent for each mesh.
+  """
   table = rich_table.Table(
     title=title, title_justify="left", header_style="bold", box=None
   )
@@ -143,6 +152,11 @@ def write_figure(
   path: str | os.PathLike[str], rows: Sequence[Row], title: str
 ) -> None:
   """Draws memory and time of each mesh to a PNG or SVG file.
+
+  Args:
+    path: the file, whose suffix is .png or .svg.
+    rows: the rows of `plan.plan`.
+    title: the title of the figure.
 
   Raises:
     UserError: the suffix is neither .png nor .svg.

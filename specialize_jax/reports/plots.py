@@ -289,14 +289,27 @@ class Line:
 def mean_line(
   results: results_lib.Results, tasks: Sequence[str], name: str, *how: str
 ) -> Line:
-  """Returns the mean over tasks as a line in some color, marker and dash."""
+  """Returns the mean accuracy over tasks by step, as a line.
+
+  Args:
+    results: the results of a run.
+    tasks: the tasks to average.
+    name: the label of the line.
+    *how: color, marker and dash of the line.
+  """
   return Line(name, *results_lib.mean_curve(results, tasks), *how)
 
 
 def accuracy_lines(
   axes: mpl_axes.Axes, lines: Sequence[Line], thin: Sequence[Line]
 ) -> None:
-  """Draws accuracies over steps, as labeled lines and thin lines."""
+  """Draws accuracies over steps.
+
+  Args:
+    axes: the axes to draw on.
+    lines: the main lines, with labels and markers.
+    thin: thin lines, such as those of single tasks.
+  """
   for line in lines:
     axes.plot(
       line.steps,
@@ -400,7 +413,13 @@ def mark_selection(
   *,
   only_selected: bool = False,
 ) -> None:
-  """Marks the selected step, and the one of in-distribution selection."""
+  """Marks the selected step, and the one of in-distribution selection.
+
+  Args:
+    axes: axes over steps.
+    selection: the content of selection.json; None to mark nothing.
+    only_selected: whether to mark the selected step only.
+  """
   if not selection:
     return
   step = selection["step"]

@@ -105,6 +105,16 @@ def scores(
 
   Questions are sorted by id, so that the verdicts of two arms on the same
   questions can be subtracted.
+
+  Args:
+    results: the results by arm and seed.
+    arm: the name of the arm.
+    tasks: the tasks.
+    seeds: the seeds.
+    rule: the rule by which the tested checkpoint was selected.
+
+  Returns:
+    Verdicts, 0 or 1, `[questions]` for each task of each seed.
   """
   return [
     [
@@ -146,6 +156,12 @@ def curve(
   seeds: Sequence[int],
 ) -> dict[str, list]:
   """Returns the mean validation accuracy of tasks over an arm's steps.
+
+  Args:
+    results: the results by arm and seed.
+    arm: the name of the arm.
+    tasks: the tasks to average.
+    seeds: the seeds.
 
   Returns:
     {"steps": [...], "seeds": [[one value per step], for each seed]}, with the

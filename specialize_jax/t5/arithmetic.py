@@ -19,6 +19,12 @@ def forward_flops(
   Example: an encoder layer of width D, with H heads of width K and a gated
   feed-forward block of width F, has `2 (4 D H K + 3 D F)` operations per
   position, and `4 S H K` for attention's scores and weighted sums.
+
+  Args:
+    config: the network.
+    batch_size: number of rows.
+    input_length: length of encoder rows, S, in tokens.
+    target_length: length of decoder rows in tokens.
   """
   width, heads = config.embed_dim, config.joined_kv_dim
   inputs, targets = batch_size * input_length, batch_size * target_length

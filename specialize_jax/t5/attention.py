@@ -88,10 +88,15 @@ def runs_kernel(
   lengths: tuple[int, int],
   bias: relative_position.Bias | None,
 ) -> bool:
-  """Returns whether attention is the TPU's kernel.
+  """Returns whether attention uses the Pallas kernel for TPUs.
+
+  Args:
+    config: the network.
+    lengths: the lengths of queries and keys.
+    bias: the relative position bias; None without one.
 
   Raises:
-    UserError: `config` asks for it where it cannot run.
+    UserError: `config` requires the kernel where it cannot run.
   """
   if config.attention == "plain":
     return False

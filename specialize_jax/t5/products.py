@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 def product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-  """An einsum that sums in float32."""
+  """Computes an einsum that accumulates in float32, and returns float32."""
   return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
 
 

@@ -85,6 +85,12 @@ def row(
 ) -> Row:
   """Compiles one step for one mesh.
 
+  Args:
+    request: the configuration.
+    placement: the mesh and the axis rules.
+    sizes: number of chips along each axis of the mesh.
+    step_name: one of `STEPS`.
+
   Returns:
     mesh, step, fits; hbm_gib (the peak), hbm_limit_gib, parameters_gib,
     optimizer_gib and activations_gib (all else: gradients, activations, the

@@ -102,7 +102,13 @@ def check(job: Job, placement: placements.Placement) -> None:
 def state_bytes(
   job: Job, placement: placements.Placement, step_name: str
 ) -> StateBytes:
-  """Returns the bytes per chip of a step's inputs."""
+  """Returns the bytes per chip of a step's state.
+
+  Args:
+    job: the model, batch and optimizer.
+    placement: the mesh and the axis rules.
+    step_name: "train" or "decode".
+  """
   if step_name == "decode":
     params = state.abstract_params(_model(job, step_name), placement)
     return StateBytes(parameters=_shard_bytes(params), optimizer=0.0)

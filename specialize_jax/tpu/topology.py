@@ -201,6 +201,14 @@ def sensible_meshes(
   replicas of 16 chips, whose all-gathers are those of 16 chips alone; and pure
   data parallelism. Meshes over which the batch or the network is not divisible
   are left out.
+
+  Args:
+    config: the network.
+    batch_size: number of rows of a global batch.
+    num_chips: number of chips.
+
+  Raises:
+    UserError: no mesh divides the batch.
   """
   found = []
   for sizes in _candidates(num_chips):

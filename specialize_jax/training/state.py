@@ -130,7 +130,14 @@ def start_from(
   optimizer: optimizers.Optimizer,
   placement: placements.Placement,
 ) -> TrainState:
-  """Creates the state of step zero from given parameters, sharded."""
+  """Creates the sharded state of step zero from given parameters.
+
+  Args:
+    params: the parameters; donated.
+    model: the network.
+    optimizer: the optimizer, whose state is new.
+    placement: the mesh and the axis rules.
+  """
   shardings = _shardings(abstract(model, optimizer, placement))
   params = jax.device_put(params, shardings.params)
   with placement.entered():

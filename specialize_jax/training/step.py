@@ -85,7 +85,14 @@ def loss_sums(
   params: optax.Params,
   batch: Batch,
 ) -> Metrics:
-  """Returns the sums that `metrics.shares` reads, without dropout."""
+  """Computes the sums of a batch for `metrics.shares`, without dropout.
+
+  Args:
+    model: the network.
+    loss_config: the objective.
+    params: the network's parameters.
+    batch: the batch.
+  """
   _, sums = _loss_sum(model, loss_config, params, batch, None)
   return sums
 
