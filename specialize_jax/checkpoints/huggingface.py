@@ -510,8 +510,8 @@ def _special_ids(
   if pad in eos:
     raise errors.UserError(
       f"{where}: pad_token_id and eos_token_id are both {pad}, so that padding "
-      "could not be told from the end of a sequence: give the padding an id "
-      "of its own, such as an unused row of the vocabulary."
+      "could not be distinguished from the end of a sequence: give the padding "
+      "an id of its own, such as an unused row of the vocabulary."
     )
   return {
     "pad_id": pad,

@@ -110,7 +110,7 @@ def _read(path: epath.Path) -> dict[str, dict[str, Any]]:
     listed = json.loads(path.read_text())["files"]
     for name, entry in listed.items():
       if pathlib.PurePath(name).name != name or name == "..":
-        raise ValueError(f"{name!r} is no name of a file")
+        raise ValueError(f"{name!r} is not the name of a file")
       if not isinstance(entry["bytes"], int) or len(entry["crc32"]) != 8:
         raise ValueError(f"{name!r} has no size and CRC-32")
   except (

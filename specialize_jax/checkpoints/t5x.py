@@ -476,7 +476,7 @@ def _open(
   if pathlib.PurePath(key).name != key or key in ("", ".."):
     raise errors.UserError(
       f"{place} is not a T5X checkpoint: its index refers {name} to {key!r}, "
-      "which is no name of an array in the checkpoint's own directory."
+      "which is not the name of an array in the checkpoint's own directory."
     )
   in_database = (place / _DATABASE).is_file() and not (place / key).is_dir()
   try:

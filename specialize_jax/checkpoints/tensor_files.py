@@ -97,7 +97,7 @@ class TensorFiles:
       weight_map = json.loads(index.read_text())["weight_map"]
       for file in set(weight_map.values()):
         if pathlib.PurePath(file).name != file or file in ("", ".."):
-          raise ValueError(f"{file!r} is no name of a file in the folder")
+          raise ValueError(f"{file!r} is not the name of a file in the folder")
       files = {n: self._folder / file for n, file in weight_map.items()}
     except (
       OSError,

@@ -304,7 +304,7 @@ def _written(
   """Returns rows whose "question" is written as a prompt, as "text".
 
   Raises:
-    UserError: a question is no text, or there is nothing to show before it.
+    UserError: a question is not text, or there is nothing to show before it.
   """
   asked = [
     (line, row)

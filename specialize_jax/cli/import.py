@@ -136,8 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   words.append(f"{right:,} of {graded:,} graded are right")
   if graded < count:
     words.append(
-      f"{count - graded:,} not graded, as their gold answer is no number (give"
-      " --dataset=FILE.yaml, which says what an answer is) or is not known"
+      f"{count - graded:,} not graded, as their gold answer is not a number"
+      " (give --dataset=FILE.yaml, which has the answer rule) or is unknown"
     )
   if unfinished:
     words.append(f"{unfinished:,} not finished, which prepare drops")

@@ -63,7 +63,7 @@ def check_named(names: Sequence[str]) -> None:
   for name in names:
     if not all(part.isidentifier() for part in name.split(".")):
       raise errors.UserError(
-        f"--import={name} is no module's name: expected one such as my_tasks"
+        f"--import={name} is not a module's name: expected one such as my_tasks"
         " or my_project.tasks, without .py"
       )
     top = name.partition(".")[0]

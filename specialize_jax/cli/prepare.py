@@ -162,7 +162,7 @@ def _prepare_teacher(
       dataset.read_training(flags.questions)
     except errors.UserError as error:
       raise errors.UserError(
-        f"--questions={flags.questions} is no training file of"
+        f"--questions={flags.questions} is not a training file of"
         f" {flags.dataset_name} ({error}); questions of a domain of your own"
         " are described by --dataset=FILE.yaml (docs/own_domain.md)"
       ) from error

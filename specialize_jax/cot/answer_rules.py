@@ -223,7 +223,7 @@ def _why_no_pattern(pattern: str) -> str | None:
   try:
     groups = regex.compile(pattern).groupindex
   except (regex.error, RecursionError, OverflowError) as error:
-    return f"regex: {pattern!r} is no regular expression ({error})"
+    return f"regex: {pattern!r} is not a regular expression ({error})"
   if "answer" not in groups and len(groups) != 1:
     return (
       f"regex: {pattern!r} has {len(groups)} named groups: name the one that"
@@ -375,7 +375,7 @@ def _function(name: str) -> Callable[..., object]:
       " the module has to lie in the working directory or be installed"
     ) from error
   if not callable(function):
-    raise errors.UserError(f"{PYTHON}{name} is no function")
+    raise errors.UserError(f"{PYTHON}{name} is not a function")
   return function
 
 

@@ -165,7 +165,7 @@ def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
     problem = getattr(error, "problem", None) or type(error).__name__
     if isinstance(error, yaml.reader.ReaderError):
       place = f", line {text.count(chr(10), 0, error.position) + 1}"
-      problem = f"the character U+{error.character:04X} is no text"
+      problem = f"the character U+{error.character:04X} is not text"
     raise errors.UserError(
       f"{flag}={path}{place} is not YAML: {problem}"
     ) from error
@@ -297,13 +297,13 @@ class _Reader:
     for key_node, value in node.value:
       key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
       if key in found:
-        self._add(key_node, f"{key!r} stands twice in {what}")
+        self._add(key_node, f"{key!r} occurs twice in {what}")
       elif keys is not None and key not in keys:
         near = errors.nearest(key, keys)
         hint = (
           f"did you mean {near!r}?" if near else f"known: {', '.join(keys)}"
         )
-        self._add(key_node, f"{key!r} is no key of {what}; {hint}")
+        self._add(key_node, f"{key!r} is not a key of {what}; {hint}")
       found[key] = value
     for key in required:
       if key not in found:
@@ -463,7 +463,7 @@ class _Reader:
       return None
     path = _as_written(os.path.normpath(os.path.join(self._folder, given)))
     if not os.path.isfile(path):
-      self._add(node, f"{what} is {given!r}, and {path} is no file")
+      self._add(node, f"{what} is {given!r}, and {path} is not a file")
       return None
     return path
 

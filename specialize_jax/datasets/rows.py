@@ -144,7 +144,7 @@ def read(
         line,
         f"asks what line {first} asks, and answers"
         f" {_short(parsed.question.answer)} where that answers"
-        f" {_short(answer)}: mend or remove one",
+        f" {_short(answer)}: correct or remove one",
         kind="contradiction",
       )
     found.append(parsed)
@@ -200,7 +200,7 @@ def _parsed(
     if value is None and name == "rationale":
       value = ""
     if isinstance(value, float) and not math.isfinite(value):
-      return f"{name!r} is {value}, which is no number"
+      return f"{name!r} is {value}, which is not a number"
     if not isinstance(value, str | int | float):
       return f"{name!r} is {_short(row[name])}: expected a string"
     text = str(value).strip()
@@ -210,7 +210,7 @@ def _parsed(
   if not texts["question"]:
     return "'question' is empty"
   if "\0" in texts["question"]:
-    return "'question' holds a zero byte, which is no text"
+    return "'question' holds a zero byte, which is not text"
   answer, rationale = texts["answer"], texts["rationale"]
   if "####" in answer:
     solution, _, answer = answer.rpartition("####")

@@ -78,8 +78,8 @@ def named(where: str | os.PathLike[str]) -> Iterator[None]:
       raise
     reason = " ".join(str(error).split())[:200]
     raise errors.UserError(
-      f"{where} is no tokenizer that can be used ({reason}): copy or download"
-      " the file again, or give another"
+      f"{where} is not a tokenizer that can be used ({reason}): copy or"
+      " download the file again, or give another"
     ) from error
 
 

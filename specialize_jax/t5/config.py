@@ -202,8 +202,8 @@ class T5Config:
     if self.pad_id in self.eos_ids:
       raise errors.UserError(
         f"T5Config.pad_id and eos_ids are both {self.pad_id}: what is padding "
-        "could not be told from the end of a sequence. Give the padding token "
-        "an id of its own."
+        "could not be distinguished from the end of a sequence. Give the "
+        "padding token an id of its own."
       )
 
   @property

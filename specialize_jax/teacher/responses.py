@@ -955,7 +955,7 @@ def _log_probs(values: list) -> list[float]:
     for value in values
     if type(value) not in (float, int) or not value <= high
   )
-  raise ResponseError(f"{shown(wrong)} is no log-probability")
+  raise ResponseError(f"{shown(wrong)} is not a log-probability")
 
 
 def _count(value: object) -> int | None:

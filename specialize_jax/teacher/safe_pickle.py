@@ -55,5 +55,5 @@ def load(path: pathlib.Path) -> object:
       raise
     except Exception as error:  # a broken pickle fails in any way it likes
       raise errors.UserError(
-        f"{path} is no whole pickle ({type(error).__name__}: {error})"
+        f"{path} is not a complete pickle ({type(error).__name__}: {error})"
       ) from error

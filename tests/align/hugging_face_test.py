@@ -181,7 +181,7 @@ def test_what_is_no_fast_tokenizer_is_named(tmp_path):
   with pytest.raises(errors.UserError, match="does not exist"):
     align.HuggingFaceStudent.from_file(tmp_path)
   (tmp_path / "tokenizer.json").write_text("{}")
-  with pytest.raises(errors.UserError, match="is no tokenizer"):
+  with pytest.raises(errors.UserError, match="is not a tokenizer"):
     align.HuggingFaceStudent.from_file(tmp_path)
 
 

@@ -127,7 +127,7 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path, file):
   safetensors.numpy.save_file(TENSORS, tmp_path / "secret.safetensors")
   index = folder / "model.safetensors.index.json"
   index.write_text(json.dumps({"weight_map": {"a": file}}))
-  with pytest.raises(errors.UserError, match="is no name of a file in the fol"):
+  with pytest.raises(errors.UserError, match="is not the name of a file in"):
     tensor_files.TensorFiles(folder)
 
 

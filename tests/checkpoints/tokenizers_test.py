@@ -55,7 +55,7 @@ def test_what_is_no_vocabulary_is_named(tmp_path, spiece):
     tokenizers.from_sentencepiece(tmp_path / "nowhere")
   broken = tmp_path / "tokenizer.json"
   broken.write_text("{}")
-  with pytest.raises(errors.UserError, match="tokenizer.json is no tokenizer"):
+  with pytest.raises(errors.UserError, match="json is not a tokenizer"):
     tokenizers.beside([epath.Path(broken)])
   config = tmp_path / "tokenizer_config.json"
   for extra_ids in ("a hundred", -1, 10**12, None, True):

@@ -270,10 +270,10 @@ def test_questions_that_are_not_gsm8k_s_are_sent_to_a_dataset_file(
   )  # fmt: skip
   assert status == 2
   assert err.strip() == (
-    "specialize prepare: error: --questions=train.jsonl is no training file of"
-    " gsm8k_teacher (train.jsonl, row 1: expected an answer that ends in '####"
-    " NUMBER', got 'late'); questions of a domain of your own are described by"
-    " --dataset=FILE.yaml (docs/own_domain.md)"
+    "specialize prepare: error: --questions=train.jsonl is not a training file"
+    " of gsm8k_teacher (train.jsonl, row 1: expected an answer that ends in"
+    " '#### NUMBER', got 'late'); questions of a domain of your own are"
+    " described by --dataset=FILE.yaml (docs/own_domain.md)"
   )
 
 

@@ -102,7 +102,7 @@ def test_a_function_of_one_s_own_reads_and_compares(tmp_path, monkeypatch):
   ("rule", "words"),
   [
     ({"kind": "numbr"}, "'numbr' is unknown"),
-    ({"kind": "regex", "pattern": "("}, "is no regular expression"),
+    ({"kind": "regex", "pattern": "("}, "is not a regular expression"),
     ({"kind": "regex", "pattern": "x"}, "has 0 named groups"),
     ({"kind": "python", "function": "no.such"}, "cannot be imported"),
     ({"kind": "python", "function": "read"}, "expected python:module.function"),

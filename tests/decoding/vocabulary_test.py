@@ -61,7 +61,7 @@ def test_a_file_that_is_not_a_vocabulary_is_an_error(tmp_path):
     vocabularies.from_file(tmp_path / "none.model")
   for name, match in (
     ("bad.model", "cannot be read"),
-    ("bad.json", "is no tokenizer"),
+    ("bad.json", "is not a tokenizer"),
   ):
     (tmp_path / name).write_text("{}")
     with pytest.raises(errors.UserError, match=match):

@@ -32,13 +32,13 @@ def _split(pattern):
 @pytest.mark.parametrize(
   ("content", "match"),
   [
-    (_content(normalizer={"type": "Nothing"}), "is no tokenizer"),
-    ('{"normalizer":' * 100_000, "is no tokenizer"),
-    (_content(model={"unk_token": "c"}), "is no tokenizer"),
-    (_content(model={"merges": [["z", "a"]]}), "is no tokenizer"),
+    (_content(normalizer={"type": "Nothing"}), "is not a tokenizer"),
+    ('{"normalizer":' * 100_000, "is not a tokenizer"),
+    (_content(model={"unk_token": "c"}), "is not a tokenizer"),
+    (_content(model={"merges": [["z", "a"]]}), "is not a tokenizer"),
     (  # which the library panics on
       _content(normalizer={"type": "Precompiled", "precompiled_charsmap": "A"}),
-      "is no tokenizer",
+      "is not a tokenizer",
     ),
     (
       _content(
@@ -47,13 +47,13 @@ def _split(pattern):
           "precompiled_charsmap": "BAAAAP///w==",
         }
       ),
-      "is no tokenizer",
+      "is not a tokenizer",
     ),
     (
       _content(
         decoder={"type": "Strip", "content": "a", "start": 2**40, "stop": 2**40}
       ),
-      "is no tokenizer",
+      "is not a tokenizer",
     ),
     (
       _content(normalizer={"type": "Sequence", "normalizers": [_REPLACE] * 3}),
@@ -83,7 +83,7 @@ def test_a_pattern_that_backtracks_is_a_sentence_when_it_is_used(pattern):
   tokenizer = fast_tokenizers.load(_content(pre_tokenizer=_split(pattern)), "t")
   start = time.process_time()
   with (
-    pytest.raises(errors.UserError, match="t is no tokenizer that can be used"),
+    pytest.raises(errors.UserError, match="t is not a tokenizer that can be"),
     fast_tokenizers.named("t"),
   ):
     tokenizer.encode("a" * 50_000 + "b")

@@ -411,7 +411,7 @@ def test_a_choice_that_cannot_be_used_is_counted_and_its_neighbours_stored(
   assert status == 0
   assert [(r.sample, r.text) for r in records] == [(0, "7"), (1, "9")]
   assert "1 not finished, which prepare drops" in out
-  assert "left out: 1 None is no log-probability" in out
+  assert "left out: 1 None is not a log-probability" in out
   assert "1 without a log-probability" in out
   assert "1 that spell nothing" in out
 

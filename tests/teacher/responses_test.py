@@ -719,7 +719,7 @@ def test_one_choice_that_cannot_be_used_leaves_its_neighbours():
   answer = parse(legacy(), legacy(token_logprobs=[-1, "low"]), 7, legacy())
   assert len(answer.choices) == 2
   assert len(answer.rejected) == 2
-  assert "'low' is no log-probability" in str(answer.rejected[0])
+  assert "'low' is not a log-probability" in str(answer.rejected[0])
 
 
 _SCALARS = (
