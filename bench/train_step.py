@@ -1,6 +1,6 @@
 """One train step of FlanT5, ours beside PyTorch's, in one run.
 
-  python bench/train_step.py --data_dir=../shared/data --output=step.json
+  python bench/train_step.py --data_dir=data --output=step.json
 
 needs the `bench` extra: `pip install -e '.[bench]'`. Both train a random T5
 1.1 of small's geometry (`--geometry`; 77.0 M parameters: the head is a matrix
@@ -26,6 +26,7 @@ this machine's fastest one.
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -70,7 +71,11 @@ def report(args: argparse.Namespace, result: Mapping, text: str) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
   """Parses the flags; the defaults are those of the figures in README.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-  parser.add_argument("--data_dir", default="../shared/data")
+  parser.add_argument(
+    "--data_dir",
+    default=os.environ.get("SPECIALIZE_DATA"),
+    help="default: $SPECIALIZE_DATA",
+  )
   measured.add_platform(parser)
   parser.add_argument("--batch_size", type=int, default=8)
   parser.add_argument("--input_length", type=int, default=256)
@@ -99,7 +104,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument(
     "--system", choices=(PYTORCH, OURS), help=argparse.SUPPRESS
   )
-  return parser.parse_args(argv)
+  flags = parser.parse_args(argv)
+  if flags.mixture_batches and not flags.data_dir:
+    parser.error("--mixture_batches needs --data_dir, which has GSM8K")
+  return flags
 
 
 def same_batch(

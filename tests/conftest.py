@@ -13,6 +13,10 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# Real data for the tests that need it; without it they are skipped.
+_REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+if _REAL_DATA.is_dir():
+  os.environ.setdefault("SPECIALIZE_DATA", str(_REAL_DATA))
 # The suite compiles far more than it computes: with the optimizer off, a tiny
 # train step compiles in a sixth of the time.
 _FLAGS = {

@@ -1,8 +1,9 @@
-"""The four mathematics benchmarks, read from their authors' own files.
+"""Readers of the four mathematics benchmarks, from their authors' files.
 
-Each reader knows its file's quirks and gives clean question rows; `read`
-parts them into splits. GSM8K's validation questions come from its training
-file; the others are never trained on, so validation and test share theirs.
+Each reader corrects the irregularities of its file and returns question rows;
+`read` splits them. GSM8K's validation questions are from its training file. The
+other benchmarks are not used for training, so their questions are divided into
+validation and test.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ _ONE_NUMBER = re.compile(
 )
 
 BUILT_VERSION = "1.0.0"
-"""Of the TFDS datasets that `benchmark_builders` builds."""
+"""The names of the TFDS datasets that `benchmark_builders` builds."""
 
 FILES: Mapping[str, tuple[str, ...]] = {
   "gsm8k": ("gsm8k/train.jsonl", "gsm8k/test.jsonl"),
@@ -52,15 +53,15 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 def read(dataset: str, split: str) -> list[Question]:
   """Reads a split of a benchmark.
 
-  The authors' own files in the data directory come first, then the TFDS
-  dataset that `specialize prepare --dataset_name=DATASET` built.
+  The authors' files in the data directory take precedence over the TFDS dataset
+  that `specialize prepare --dataset_name=DATASET` builds.
 
   Args:
-    dataset: a key of `SPLITS`.
-    split: one of its splits.
+    dataset: A key of `SPLITS`.
+    split: One of its splits.
 
   Raises:
-    UserError: neither is there, or a file is not that benchmark's.
+    UserError: neither exists, or a file is not the benchmark's.
   """
   built = built_questions(dataset, split, beside=FILES[dataset])
   return rows_of(dataset, split, sources.find) if built is None else built
@@ -72,9 +73,9 @@ def rows_of(
   """Reads a split of a benchmark from its authors' files.
 
   Args:
-    dataset: a key of `SPLITS`.
-    split: one of its splits.
-    find: gives where a file of `FILES` lies.
+    dataset: A key of `SPLITS`.
+    split: One of its splits.
+    find: Returns the path of a file of `FILES`.
   """
   path = FILES[dataset][0]
   if dataset == "gsm8k" and split == "test":
@@ -90,15 +91,15 @@ def rows_of(
 def built_questions(
   name: str, split: str, *, beside: Sequence[str]
 ) -> list[Question] | None:
-  """Reads a built TFDS dataset, where the authors' files are not there.
+  """Reads a built TFDS dataset if the authors' files are missing.
 
   Args:
-    name: the dataset, with its configuration where it has some.
-    split: which split.
-    beside: the authors' files that come before it.
+    name: The dataset's name, with its configuration if it has any.
+    split: The split.
+    beside: The authors' files, which take precedence.
 
   Returns:
-    Its questions; None where a file is there, or no dataset.
+    The questions; None if one of the files exists, or the dataset does not.
   """
   builder = built(name, beside=beside)
   if builder is None:
@@ -117,7 +118,7 @@ def built_questions(
 def built(
   name: str, *, beside: Sequence[str]
 ) -> tfds.core.DatasetBuilder | None:
-  """Opens a built TFDS dataset; None as for `built_questions`."""
+  """Opens a built TFDS dataset; returns None like `built_questions`."""
   if any(sources.exists(path) for path in beside):
     return None
   folder = epath.Path(sources.tfds_dir()) / name / BUILT_VERSION
@@ -127,20 +128,20 @@ def built(
 
 
 def demonstrations() -> list[formats.Demonstration]:
-  """Gives what in-context prompts may show: GSM8K's training questions.
+  """Returns GSM8K's training questions, as demonstrations.
 
-  The other three have no rationales, and validation questions are left out.
+  The other benchmarks have no rationales. Validation questions are excluded.
   """
   return questions.to_demonstrations(read("gsm8k", "train"))
 
 
 def gsm8k_training(path: str | None = None) -> record_filter.TrainingQuestions:
-  """Reads what a teacher of GSM8K was asked: its training file.
+  """Reads the questions that a GSM8K teacher is asked, its training file.
 
-  Its validation questions are in that file, and are held out.
+  The validation questions in that file are marked as held out.
 
   Args:
-    path: the authors' file; None for that of the data directory.
+    path: The authors' file; None for the one in the data directory.
   """
   asked = read_gsm8k(path or sources.find(FILES["gsm8k"][0]), "train")
   held_out, _ = splits.split_validation(asked)
@@ -150,17 +151,18 @@ def gsm8k_training(path: str | None = None) -> record_filter.TrainingQuestions:
 
 
 def read_gsm8k(path: str, split: str) -> list[Question]:
-  r"""Reads a GSM8K file: `question` and `answer`, one problem a line.
+  r"""Reads a GSM8K file: `question` and `answer`, one problem per line.
 
-  The calculator's marks go, and the last line becomes the sentence that
-  every format ends with.
+  Calculator annotations are removed, and the last line is replaced by the
+  sentence with which every rationale ends.
 
-  Example: the answer "48/2 = <<48/2=24>>24 clips.\n#### 24" gives the
-  rationale "48/2 = 24 clips.\nThe answer is 24" and the answer "24".
+  Example: from "48/2 = <<48/2=24>>24 clips.\n#### 24", the rationale is "48/2 =
+  24 clips.\nThe answer is 24" and the answer "24".
 
   Args:
-    path: the file.
-    split: which file it is, for the ids: `gsm8k/SPLIT/LINE`, from 0.
+    path: The file.
+    split: The name of the file in the ids, `gsm8k/SPLIT/LINE`; lines are
+      counted from 0.
   """
   rows = questions.read_json_lines(path, ["question", "answer"])
   read_rows = []
@@ -187,7 +189,7 @@ def read_gsm8k(path: str, split: str) -> list[Question]:
 def read_multiarith(path: str) -> list[Question]:
   """Reads MultiArith: a JSON list with `sQuestion` and one `lSolutions`.
 
-  Of its 600 problems 20 repeat another's words.
+  20 of its 600 problems repeat another problem's text.
   """
   return [
     _without_rationale(
@@ -218,9 +220,9 @@ def read_svamp(path: str) -> list[Question]:
 def join_svamp(body: str, question: str) -> str:
   """Joins a body and its question with the punctuation that is missing.
 
-  A body that ends in a subordinate clause takes a comma and the question its
-  small letter; another takes a full stop. A question that does not end in a
-  question mark (one does, in a stray "3") gets one.
+  After a body that ends in a subordinate clause, adds a comma and writes the
+  question in lower case; otherwise adds a period. Adds a missing question mark
+  (in one case replacing a stray "3").
 
   Example:
     >>> join_svamp("Dan has 3 cats. If he buys 2", "How many has he?")
@@ -242,14 +244,14 @@ def join_svamp(body: str, question: str) -> str:
 
 
 class _WithoutEntities(ET.TreeBuilder):
-  """Builds a tree; entities, whose expansion has no bound, may not be declared.
+  """Builds a tree, rejecting any DOCTYPE, whose entities could be unbounded.
 
-  ASDiv declares none.
+  ASDiv's file has none.
   """
 
   def doctype(self, *_: str) -> None:
-    """Called where a DOCTYPE begins, before its declarations."""
-    raise ValueError("a DOCTYPE, which ASDiv's has not")
+    """Rejects a DOCTYPE before its declarations are read."""
+    raise ValueError("a DOCTYPE, which ASDiv's file does not have")
 
 
 def read_asdiv(path: str) -> list[Question]:
@@ -285,7 +287,7 @@ def read_asdiv(path: str) -> list[Question]:
 
 
 def one_number(answer: str) -> str | None:
-  """Gives an ASDiv answer's number, or None where it is not just one.
+  """Returns the number of an ASDiv answer; None if it is not a single number.
 
   Example:
     >>> one_number("9 (apples)"), one_number("0.46 (dollars)")
@@ -300,7 +302,7 @@ def one_number(answer: str) -> str | None:
 
 
 def plain_number(value: float) -> str:
-  """Writes a number as people do: 39.0 as "39", 2.5 as "2.5"."""
+  """Formats a number without needless decimals: 39.0 as "39", 2.5 as "2.5"."""
   if not math.isfinite(value):
     raise ValueError(f"an answer cannot be {value}")
   return str(int(value)) if value == int(value) else repr(float(value))
@@ -320,7 +322,7 @@ def _last_sentence(answer: str) -> str:
 
 
 def _read_json(path: str, keys: tuple[str, ...]) -> list[Mapping]:
-  """Reads a JSON list of objects that have `keys`."""
+  """Reads a JSON list of objects, each with all of `keys`."""
   rows = reading.read_json(path)
   if not isinstance(rows, list) or not all(
     isinstance(row, dict) and set(keys) <= set(row) for row in rows

@@ -2,8 +2,8 @@
 
 Source: Suzgun et al., "Challenging BIG-Bench Tasks and Whether
 Chain-of-Thought Can Solve Them" (2022), whose files and prompts these are.
-A prompt file opens with two lines that are no prompt: a canary against
-training on it, and a rule.
+A prompt file begins with two lines that are not part of the prompt: a canary
+string, to detect training on it, and a separator.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from specialize_jax.files import reading
 Rule = Literal["chain_of_thought", "answer_only", "answer_only_paper_code"]
 
 PROMPT = "prompt_file"
-"""The metadata of a task's TFDS dataset that holds its prompt file."""
+"""The key of the prompt file's text in the metadata of a TFDS dataset."""
 
 _CANARY_LINES = 2
 _QUESTION = "Q: "
@@ -30,29 +30,28 @@ _FINAL_ANSWER = re.compile(r".*the answer is (.*?)\.?\s*\Z", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-  """A task's instruction and its solved examples.
+  """A task's instruction and demonstrations.
 
   Attributes:
-    instruction: what the task is.
-    demonstrations: the examples; a rationale here opens with "Let's think
-      step by step." and ends in "So the answer is X.", as the file has it.
+    instruction: The description of the task.
+    demonstrations: The solved examples. As in the file, a rationale begins with
+      "Let's think step by step." and ends with "So the answer is X.".
   """
 
   instruction: str
   demonstrations: Sequence[formats.Demonstration]
 
 
-def read_prompt(path: str) -> Prompt:
-  """Reads a chain-of-thought prompt file, its canary left out.
+def parse_prompt(text: str, path: str) -> Prompt:
+  """Parses the text of a chain-of-thought prompt file, without its canary.
+
+  Args:
+    text: The text.
+    path: The file, for errors.
 
   Raises:
-    UserError: the file has no demonstration, or one without a final answer.
+    UserError: it has no demonstration, or one without a final answer.
   """
-  return parse_prompt(reading.read_text(path), path)
-
-
-def parse_prompt(text: str, path: str) -> Prompt:
-  """Takes a prompt file's text apart; errors name `path`."""
   text = "\n".join(text.split("\n")[_CANARY_LINES:])
   instruction, *blocks = text.strip().split(f"\n\n{_QUESTION}")
   demonstrations = []
@@ -79,20 +78,19 @@ def parse_prompt(text: str, path: str) -> Prompt:
 
 
 def render(prompt: Prompt, question: str, *, chain_of_thought: bool) -> str:
-  r"""Writes a question after the task's prompt.
+  r"""Renders a task's prompt for a question.
 
-  With answer only, each of the demonstrations shows its question and its
-  final answer and nothing between.
-
-  Example: with the instruction "Add." and one demonstration, of "1 + 1" with
-  "Let's think step by step.\nIt is 2. So the answer is 2.", answer only:
+  Example: with the instruction "Add.", one demonstration of "1 + 1" with
+  "Let's think step by step.\nIt is 2. So the answer is 2.", and without chain
+  of thought:
 
     Add.\n\nQ: 1 + 1\nA: 2\n\nQ: 3 + 4\nA:
 
   Args:
-    prompt: the task's prompt.
-    question: the question.
-    chain_of_thought: whether demonstrations show their rationales.
+    prompt: The task's instruction and demonstrations.
+    question: The question.
+    chain_of_thought: Whether demonstrations include their rationales; if not,
+      they consist of question and final answer.
   """
   shown = [
     f"{_QUESTION}{one.question}{_ANSWER}"
@@ -105,17 +103,17 @@ def render(prompt: Prompt, question: str, *, chain_of_thought: bool) -> str:
 
 
 def render_as_paper_code(file_text: str, question: str) -> str:
-  """Writes an answer-only prompt as the paper's released code does.
+  """Renders an answer-only prompt as the paper's released code does.
 
-  It cuts the file at its first "A:" and at "the answer is ", and so keeps
-  the canary, the first question with its answer, and behind that the second
-  demonstration's question and chain of thought up to its answer; the rest is
-  lost. (FranxYao/FlanT5-CoT-Specialization: test_bbh.py, `modify_prompt`.)
-  For comparison only; `render` is what a prompt should be.
+  The code splits the file at its first "A:" and at "the answer is ". The result
+  therefore contains the canary, the first question with its answer, and the
+  second demonstration's question and chain of thought up to its answer, but
+  nothing after that. (FranxYao/FlanT5-CoT-Specialization: test_bbh.py,
+  `modify_prompt`.) For comparison only; `render` returns a correct prompt.
 
   Args:
-    file_text: the prompt file whole.
-    question: the question.
+    file_text: The content of the prompt file.
+    question: The question.
   """
   before = file_text.split("A:", maxsplit=1)[0]
   between = file_text.split("the answer is ")[1]
@@ -128,16 +126,16 @@ def render_as_paper_code(file_text: str, question: str) -> str:
 def source(
   task: str, rule: Rule, *, in_context: bool = True
 ) -> sources.TableSource:
-  """Gives the seqio source of a task: its questions, prompt included.
+  """Builds the seqio source of a task's questions, with their prompts.
 
-  Rows have `inputs` and `targets` as text beside a question's columns. The
+  Rows have the texts `inputs` and `targets`, and a question's columns. The
   split `test` has every question, `validation` a fixed quarter of them.
 
   Args:
-    task: one of the 27, such as `boolean_expressions`.
-    rule: how its prompt is written.
-    in_context: whether the prompt shows the task's demonstrations, or only
-      its instruction. The paper's code always shows what it keeps of them.
+    task: One of the 27 tasks, such as `boolean_expressions`.
+    rule: The way in which the prompt is rendered.
+    in_context: Whether the prompt includes the task's demonstrations, or only
+      its instruction. Ignored for the prompts of the paper's code.
   """
 
   def read_columns(split: str) -> Mapping[str, Sequence[str]]:
@@ -158,7 +156,7 @@ def source(
 
 
 def read(task: str, split: str) -> list[questions.Question]:
-  """Reads a task's questions; for the splits see `source`."""
+  """Reads a split of a task's questions; see `source` for the splits."""
   return _of_split(_read_task(task)[0], split)
 
 
@@ -167,20 +165,23 @@ def _of_split(
 ) -> list[questions.Question]:
   if split != "validation":
     return rows
-  # Whole texts: the words of a row of brackets are none.
+  # Compare whole texts, since a sequence of brackets has no words.
   return splits.split_validation(rows, words_fn=str)[0]
 
 
 def paths(task: str) -> tuple[str, str]:
-  """Gives a task's two files below a data directory: questions and prompt."""
+  """Returns a task's files, relative to a data directory: questions, prompt."""
   return f"bbh/{task}.json", f"bbh/cot-prompts/{task}.txt"
 
 
 def _read_task(task: str) -> tuple[list[questions.Question], str, str]:
-  """Reads questions and the prompt file's text, and tells where it lies.
+  """Reads a task's questions and prompt.
 
-  The authors' own files in the data directory come first, then the TFDS
-  dataset that `specialize prepare --dataset_name=bbh` built.
+  The authors' files in the data directory take precedence over the TFDS dataset
+  that `specialize prepare --dataset_name=bbh` builds.
+
+  Returns:
+    The questions, the text of the prompt file, and its path.
   """
   name = f"bbh/{task}"
   built = benchmarks.built(name, beside=paths(task))
@@ -195,7 +196,7 @@ def _read_task(task: str) -> tuple[list[questions.Question], str, str]:
 def _writer(
   prompt_text: str, path: str, rule: Rule, *, in_context: bool
 ) -> Callable[[str], str]:
-  """Gives the function that writes a question by a rule."""
+  """Returns the function that renders a question's prompt by a rule."""
   if rule == "answer_only_paper_code":
     return lambda question: render_as_paper_code(prompt_text, question)
   prompt = parse_prompt(prompt_text, path)
@@ -210,8 +211,12 @@ def _writer(
 def read_questions(path: str, task: str) -> list[questions.Question]:
   """Reads a task file: `examples` of `input` and `target`.
 
+  Args:
+    path: The file.
+    task: The task's name, for the ids of the questions.
+
   Raises:
-    UserError: the file is not such JSON.
+    UserError: the file is not JSON of this form.
   """
   content = reading.read_json(path)
   try:

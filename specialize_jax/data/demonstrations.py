@@ -1,4 +1,4 @@
-"""Demonstrations for in-context prompts, drawn for many examples at once."""
+"""Draws demonstrations for in-context prompts, in batches."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,11 @@ def read(
   data_format: formats.DataFormat,
   read_demonstrations: Callable[[], Sequence[formats.Demonstration]] | None,
 ) -> Sequence[formats.Demonstration]:
-  """Reads the demonstrations that an in-context format draws from.
+  """Reads the demonstrations from which an in-context format draws.
 
   Raises:
-    UserError: there are none.
+    UserError: the format needs demonstrations, and `read_demonstrations` is
+      None.
   """
   if read_demonstrations is None:
     raise errors.UserError(
@@ -28,10 +29,10 @@ def read(
 def different(
   demonstrations: Sequence[formats.Demonstration], num_demonstrations: int
 ) -> dict[str, formats.Demonstration]:
-  """Returns demonstrations by question; repeated questions count once.
+  """Returns demonstrations by question, without repeated questions.
 
   Raises:
-    UserError: there are no more demonstrations than are to be drawn.
+    UserError: there are not more than `num_demonstrations`.
   """
   by_question = {one.question.strip(): one for one in demonstrations}
   if len(by_question) <= num_demonstrations:
@@ -44,10 +45,10 @@ def different(
 
 
 class Drawer:
-  """Draws demonstrations for questions, which are named by number.
+  """Draws demonstrations for questions, in TensorFlow.
 
   Attributes:
-    demonstrations: those drawn from; `draw` returns indices into them.
+    demonstrations: All demonstrations; `draw` returns indices into them.
   """
 
   def __init__(
@@ -57,15 +58,15 @@ class Drawer:
     *,
     asked: Sequence[str],
   ) -> None:
-    """Finds the demonstrations that are themselves among the questions.
+    """Finds the demonstrations that are among the questions themselves.
 
     Args:
-      demonstrations: what to draw from; repeated questions count once.
-      num_demonstrations: how many to draw.
-      asked: the questions; `draw` takes indices into them.
+      demonstrations: The demonstrations, in which questions may be repeated.
+      num_demonstrations: The number to draw for each question.
+      asked: The questions; the argument of `draw` are indices into them.
 
     Raises:
-      UserError: there are no more demonstrations than are to be drawn.
+      UserError: there are not more than `num_demonstrations`.
     """
     by_question = different(demonstrations, num_demonstrations)
     self.demonstrations = list(by_question.values())
@@ -76,17 +77,17 @@ class Drawer:
     )
 
   def draw(self, places: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws for a batch.
+    """Draws demonstrations for a batch of questions.
 
     Args:
-      places: int [B], indices into `asked`.
-      seed: int64 [2].
+      places: int[B], indices of the questions.
+      seed: int64[2].
 
     Returns:
-      int64 [B, num_demonstrations]: distinct indices in random order, never
-      that of the question itself.
+      int64[B, num_demonstrations], distinct indices in random order, never that
+      of the question itself.
     """
-    # One more than needed: at most one of them is the question itself.
+    # One more than needed, since one of them may be the question itself.
     drawn = distinct_rows(
       tf.shape(places)[0], len(self.demonstrations), self._count + 1, seed
     )
@@ -100,18 +101,39 @@ def distinct_rows(
 ) -> tf.Tensor:
   """Draws `count` distinct numbers below `total` for each row, in random order.
 
-  Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", 1987) draws
-  the set with `count` random numbers, however large `total` is; ordering the
-  set by random keys then makes its order uniform too.
-
   Args:
-    num_rows: number of rows.
-    total: exclusive upper bound, at least `count`.
-    count: how many to draw in each row.
-    seed: int64 [2].
+    num_rows: The number of rows.
+    total: The exclusive upper bound, at least `count`.
+    count: The number of draws in each row.
+    seed: int64[2].
 
   Returns:
-    int64 [num_rows, count].
+    int64[num_rows, count].
+  """
+  chosen = distinct_sets(num_rows, total, count, seed)
+  keys = tf.random.stateless_uniform(
+    tf.shape(chosen), seed + 1, dtype=tf.float64
+  )
+  return tf.gather(chosen, tf.argsort(keys, axis=1), axis=1, batch_dims=1)
+
+
+def distinct_sets(
+  num_rows: tf.Tensor | int, total: int, count: int, seed: tf.Tensor
+) -> tf.Tensor:
+  """Draws a uniform set of `count` numbers below `total` for each row.
+
+  Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", 1987) needs
+  only `count` random numbers, however large `total` is. The order of the result
+  is not uniform.
+
+  Args:
+    num_rows: The number of rows.
+    total: The exclusive upper bound, at least `count`.
+    count: The number of draws in each row.
+    seed: int64[2].
+
+  Returns:
+    int64[num_rows, count].
   """
   shape = tf.stack([num_rows, count])
   uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
@@ -122,6 +144,4 @@ def distinct_rows(
     taken = tf.reduce_any(chosen == drawn[:, i : i + 1], axis=1)
     number = tf.where(taken, limits[i] - 1, drawn[:, i])
     chosen = tf.concat([chosen, number[:, None]], 1)
-  keys = tf.random.stateless_uniform(shape, seed + 1, dtype=tf.float64)
-  order = tf.argsort(keys, axis=1)
-  return tf.gather(chosen, order, axis=1, batch_dims=1)
+  return chosen

@@ -1,8 +1,7 @@
-"""From question rows to token ids and targets, in tf.data.
+"""seqio preprocessors that render and tokenize question rows, in tf.data.
 
-Each preprocessor takes and gives a dataset, as seqio calls it. The wording
-lives in `cot/formats.py` alone: a template is taken apart there by rendering
-a marker, and put together here around a tensor.
+The wording is defined in `cot/formats.py` alone: here its templates are
+rendered with a marker in place of the question, and split at the marker.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,8 @@ Example = Mapping[str, tf.Tensor]
 # A character that no question contains, to take a template apart.
 _MARK = "\x7f"
 
-# Autograph would rewrite, for seconds, what has no Python control flow over
-# tensors: a mixture of a dozen tasks is built from a hundred such functions.
+# Autograph is disabled, as there is no Python control flow to convert: for the
+# hundred functions of a mixture of a dozen tasks it would take seconds.
 _as_written = tf.autograph.experimental.do_not_convert
 
 
@@ -33,27 +32,27 @@ def render(
 ) -> tf.data.Dataset:
   r"""Adds the text `inputs` and `targets` of a format to question rows.
 
-  In-context formats draw demonstrations afresh for every example, without
-  replacement, never the example's own question.
+  For in-context formats, demonstrations are drawn anew for every example,
+  without replacement and never the example's own question.
 
-  Example: `zero_shot_chain_of_thought` turns the row
+  Example: `zero_shot_chain_of_thought` adds to the row
 
     question "1 + 1?"  rationale "1 + 1 = 2. The answer is 2"  answer "2"
 
-  into the same row with
+  the features
 
     inputs "Q: 1 + 1?\nLet's think step by step"
     targets "1 + 1 = 2. The answer is 2"
 
   Args:
-    dataset: rows with `question`, `rationale` and `answer`.
-    data_format: how to write them.
-    read_demonstrations: what to draw from; called once, when the dataset is
-      built. For in-context formats only.
-    num_demonstrations: how many to show.
+    dataset: Rows with `question`, `rationale` and `answer`.
+    data_format: The format.
+    read_demonstrations: Returns the demonstrations to draw from, for in-context
+      formats only; called once, when the dataset is built.
+    num_demonstrations: The number of demonstrations in a prompt.
 
   Raises:
-    UserError: there are too few demonstrations to draw from.
+    UserError: there are too few demonstrations.
   """
   if not data_format.in_context:
     return dataset.map(
@@ -79,19 +78,19 @@ def demonstration_drawer(
   data_format: formats.DataFormat,
   num_demonstrations: int,
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-  """Gives a function that draws demonstrations for a question.
+  """Returns a function that draws demonstrations for a question.
 
   Args:
-    shown: what to draw from; repeated questions count once.
-    data_format: how a demonstration is written.
-    num_demonstrations: how many to draw.
+    shown: The demonstrations, in which questions may be repeated.
+    data_format: The format of a demonstration.
+    num_demonstrations: The number to draw.
 
   Returns:
-    A function of a question and a seed (int64 [2]) that gives the text of
-    `num_demonstrations` different demonstrations, none of them the question.
+    A function of a question and a seed (int64[2]) that returns the text of
+    `num_demonstrations` distinct demonstrations, none of them of the question.
 
   Raises:
-    UserError: there are not more demonstrations than shall be drawn.
+    UserError: there are not more than `num_demonstrations`.
   """
   by_question = demonstrations.different(shown, num_demonstrations)
   total = len(by_question)
@@ -104,7 +103,7 @@ def demonstration_drawer(
   )
 
   def draw(question: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    # One more than needed: at most one of them is the question itself.
+    # One more than needed, since one of them may be the question itself.
     drawn = distinct(total, num_demonstrations + 1, seed)
     others = tf.boolean_mask(
       drawn, tf.gather(asked, drawn) != tf.strings.strip(question)
@@ -117,25 +116,17 @@ def demonstration_drawer(
 
 
 def distinct(total: int, count: int, seed: tf.Tensor) -> tf.Tensor:
-  """Draws `count` different numbers below `total`, uniformly, in any order.
+  """Draws `count` distinct numbers below `total`, in random order.
 
-  Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", 1987) draws
-  the set with `count` random numbers, however large `total` is; a shuffle
-  then makes its order uniform too.
+  Evaluation prompts depend on this order, which differs from that of
+  `demonstrations.distinct_rows`.
 
   Args:
-    total: how many numbers there are, at least `count`.
-    count: how many to draw.
-    seed: int64 [2].
+    total: The exclusive upper bound, at least `count`.
+    count: The number of draws.
+    seed: int64[2].
   """
-  chosen = tf.zeros([0], tf.int64)
-  limits = tf.range(total - count + 1, total + 1, dtype=tf.int64)
-  uniform = tf.random.stateless_uniform([count], seed, dtype=tf.float64)
-  drawn = tf.cast(uniform * tf.cast(limits, tf.float64), tf.int64)
-  for i in range(count):
-    taken = tf.reduce_any(chosen == drawn[i])
-    number = tf.where(taken, limits[i] - 1, drawn[i])
-    chosen = tf.concat([chosen, number[None]], 0)
+  chosen = demonstrations.distinct_sets(1, total, count, seed)[0]
   return tf.random.experimental.stateless_shuffle(chosen, seed + 1)
 
 
@@ -165,9 +156,9 @@ def tokenize(
 ) -> tf.data.Dataset:
   """Replaces the text of `inputs` and `targets` by ids that end in EOS.
 
-  The text stays as `inputs_pretokenized` and `targets_pretokenized`; what is
-  ids already, as a teacher's targets are, stays. Nothing is cut: what is too
-  long is dropped, and counted, where batches are made.
+  The text is kept as `inputs_pretokenized` and `targets_pretokenized`. Features
+  that are ids already, such as a teacher's targets, are not changed. Nothing is
+  truncated: long examples are dropped, and counted, when batches are built.
   """
 
   @_as_written
@@ -185,10 +176,10 @@ def tokenize(
 
 
 def name_examples(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Adds `example_id`, by which a training example can be found again.
+  """Adds `example_id`, which identifies a training example in logs.
 
   Args:
-    dataset: rows with `question_id`, and `data_format` where they have one.
+    dataset: Rows with `question_id` and, optionally, `data_format`.
   """
 
   @_as_written
@@ -204,11 +195,10 @@ def names_of(
   data_formats: tf.Tensor,
   samples: tf.Tensor | None = None,
 ) -> Example:
-  """Gives `features.EXAMPLE_FEATURES`, of one example or of many.
+  """Returns `features.EXAMPLE_FEATURES` of one example or of a batch.
 
-  Example: "gsm8k/train/7#3:zero_shot_chain_of_thought" is the fourth sample
-  of a question; what has no samples lacks the "#3", what is of no format the
-  rest.
+  An id such as "gsm8k/train/7#3:zero_shot_chain_of_thought" consists of the
+  question's id, the index of the sample (if any) and the format (if any).
   """
   endings = tf.constant(["", *(f":{one.name}" for one in formats.FORMATS)])
   parts = [question_ids]
@@ -225,13 +215,13 @@ def names_of(
 def add_one_hot_teacher(
   dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
-  """Adds teacher features that say: the target, with certainty, mask 0.
+  """Adds the teacher features of one-hot targets, with mask 0.
 
-  The vocabulary's unknown piece is no target: see `features`.
+  The unknown piece has no target: see `features`.
 
   Args:
-    dataset: rows with `targets` as ids.
-    output_features: the task's, for the vocabulary.
+    dataset: Rows with `targets` as ids.
+    output_features: The task's output features, for the vocabulary.
   """
   unknown_id = output_features[features.TARGETS].vocabulary.unk_id
 
@@ -246,11 +236,11 @@ def add_one_hot_teacher(
 def one_hot_teacher(
   targets: tf.Tensor, unknown_id: int
 ) -> Mapping[str, tf.Tensor]:
-  """Returns teacher features of targets that are certain, mask 0.
+  """Returns the teacher features of one-hot targets, with mask 0.
 
   Args:
-    targets: int32 [P].
-    unknown_id: the vocabulary's unknown piece, which is not taught.
+    targets: int32[P].
+    unknown_id: The id of the unknown piece, which has no target.
   """
   first = [[0, 0], [0, features.NUM_CANDIDATES - 1]]
   known = tf.cast(targets != unknown_id, tf.int32)

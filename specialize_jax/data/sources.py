@@ -1,20 +1,19 @@
-"""Where data lies, and seqio sources over small tables in memory.
+"""The data directory, and seqio sources for tables in memory.
 
-Where: one directory a process, set once by the command (`set_data_dir`), else
-the environment's `SPECIALIZE_DATA`, else `../shared/data` beside the project.
-Files are looked for when a dataset is read, never when a task is registered.
+The data directory of a process is the one that the command sets
+(`set_data_dir`), or else the environment variable `SPECIALIZE_DATA`. Files are
+opened when a dataset is read, never when a task is registered.
 
-Tables: word problems are few and short, so a split's columns are held in
-memory and a dataset is a stream of row numbers. Shuffling is then a uniform
-permutation of a whole epoch, and an iterator's checkpoint is a few counters
-instead of a buffer of examples.
+Word problems are few and short, so all columns of a split are in memory, and a
+dataset is a stream of row numbers. A shuffle is then a uniform permutation of a
+whole epoch, and the state of an iterator consists of a few counters instead of
+a buffer of examples.
 """
 
 import contextlib
 import contextvars
 import hashlib
 import os
-import pathlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -24,12 +23,11 @@ import tensorflow as tf
 from specialize_jax import errors
 
 ENVIRONMENT_VARIABLE = "SPECIALIZE_DATA"
-_BESIDE_THE_PROJECT = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
-# The one thing here that changes: seqio sets its directories the same way.
+# The module's only mutable state; seqio's directories are global as well.
 _chosen: dict[str, str] = {}
 
-# How many passes over its rows a dataset holds; see `passes`.
+# The number of passes over the rows of a new dataset; see `passes`.
 _PASSES: contextvars.ContextVar[int | None] = contextvars.ContextVar(
   "passes", default=1
 )
@@ -39,24 +37,23 @@ Columns = Mapping[str, Sequence[str | bytes | int]]
 
 
 def set_data_dir(path: str | os.PathLike | None) -> None:
-  """Chooses the data directory of this process; None undoes the choice."""
+  """Sets the data directory of this process; None resets it."""
   _chosen.clear()
   if path is not None:
     _chosen["path"] = os.fspath(path)
 
 
 def data_dir() -> str:
-  """Gives the data directory: chosen, from the environment, or beside.
+  """Returns the data directory: the one set, or that of the environment.
 
   Raises:
-    UserError: none of the three is there.
+    UserError: neither is set.
   """
   if "path" in _chosen:
     return _chosen["path"]
   if ENVIRONMENT_VARIABLE in os.environ:
     return os.environ[ENVIRONMENT_VARIABLE]
-  if _BESIDE_THE_PROJECT.is_dir():
-    return str(_BESIDE_THE_PROJECT)
+
   raise errors.UserError(
     "no data directory: pass --data_dir, or set the environment variable"
     f" {ENVIRONMENT_VARIABLE} to the folder that holds gsm8k/, svamp/, ..."
@@ -64,10 +61,14 @@ def data_dir() -> str:
 
 
 def find(relative_path: str) -> str:
-  """Returns the path of a file of the data directory; an absolute one as it is.
+  """Returns the path of a file of the data directory.
+
+  Args:
+    relative_path: Relative to the data directory; absolute paths are returned
+      unchanged.
 
   Raises:
-    UserError: there is no such file.
+    UserError: the file does not exist.
   """
   if os.path.isabs(relative_path) and os.path.exists(relative_path):
     return relative_path
@@ -81,7 +82,7 @@ def find(relative_path: str) -> str:
 
 
 def exists(relative_path: str) -> bool:
-  """Tells whether the data directory, if there is one, has a file."""
+  """Returns whether there is a data directory that has a file."""
   try:
     return os.path.exists(os.path.join(data_dir(), relative_path))
   except errors.UserError:
@@ -89,23 +90,24 @@ def exists(relative_path: str) -> bool:
 
 
 def tfds_dir(default: str | None = None) -> str:
-  """Returns the folder of TFDS datasets.
+  """Returns the directory of TFDS datasets.
 
   Args:
-    default: where none is set; None for `tfds/` in the data directory.
+    default: The directory if seqio has no override; None for `tfds/` in the
+      data directory.
 
   Raises:
-    UserError: neither it nor a data directory is set.
+    UserError: neither seqio's override nor a data directory is set.
   """
-  # The override itself is private to seqio; a loader resolves it.
+  # The override is private to seqio, but a loader returns it.
   chosen = seqio.utils.LazyTfdsLoader("teacher:1.0.0").data_dir
   return chosen or default or os.path.join(data_dir(), "tfds")
 
 
 class TableSource(seqio.DataSource):
-  """A seqio source over columns that fit in memory.
+  """A seqio source of a table in memory.
 
-  A dataset element has one scalar for each column.
+  A dataset element has a scalar for each column.
   """
 
   def __init__(
@@ -116,15 +118,14 @@ class TableSource(seqio.DataSource):
     description: str,
     salt: str = "",
   ) -> None:
-    """Remembers how to read; reads nothing.
+    """Creates a source, without reading anything.
 
     Args:
-      read_columns: gives a split's columns; called when a dataset is asked
-        for, and each time anew.
-      splits: names that `read_columns` knows.
-      description: what the rows are, for error messages.
-      salt: makes two sources over the same rows shuffle differently under
-        the same seed.
+      read_columns: Returns a split's columns; called for every new dataset.
+      splits: The names of the splits.
+      description: A description of the rows, for error messages.
+      salt: Added to the seed, so that two sources of the same rows are shuffled
+        differently.
     """
     super().__init__(
       splits=splits, caching_permitted=False, performs_internal_shuffling=True
@@ -135,18 +136,18 @@ class TableSource(seqio.DataSource):
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
-    """Rows are numbered, so any shard is a stride over them."""
+    """True, since a shard is a stride over the rows."""
     return True
 
   def list_shards(self, split: str) -> Sequence[str]:
-    """One table is one shard."""
+    """Returns a single shard, the whole table."""
     return [split]
 
   def columns(self, split: str) -> Columns:
-    """Reads a split.
+    """Reads the columns of a split.
 
     Raises:
-      UserError: no such split, or it has no row.
+      UserError: the split does not exist or has no rows.
     """
     if split not in self.splits:
       raise errors.UserError(
@@ -162,7 +163,7 @@ class TableSource(seqio.DataSource):
     return columns
 
   def num_input_examples(self, split: str) -> int:
-    """Counts a split's rows; reads its file."""
+    """Returns the number of a split's rows, by reading its file."""
     return len(next(iter(self.columns(split).values())))
 
   def get_dataset(
@@ -173,7 +174,7 @@ class TableSource(seqio.DataSource):
     shard_info: seqio.ShardInfo | None = None,
     **unused_options: object,
   ) -> tf.data.Dataset:
-    """Gives a split's rows, one pass unless `passes` says otherwise."""
+    """Returns a dataset of a split's rows: one pass, or as set by `passes`."""
     tensors = {
       name: tf.constant(values) for name, values in self.columns(split).items()
     }
@@ -182,7 +183,7 @@ class TableSource(seqio.DataSource):
     if shard_info is not None:
       rows = rows.shard(shard_info.num_shards, shard_info.index)
     return rows.map(
-      # As written: autograph has nothing to rewrite here.
+      # Without autograph: there is no Python control flow to convert.
       tf.autograph.experimental.do_not_convert(
         lambda row: {name: tensor[row] for name, tensor in tensors.items()}
       ),
@@ -193,18 +194,19 @@ class TableSource(seqio.DataSource):
 def row_numbers(
   num_rows: int, *, shuffle: bool, seed: int | None, salt: str = ""
 ) -> tf.data.Dataset:
-  """Gives the numbers 0 to num_rows - 1, once for each pass asked for.
+  """Returns a dataset of the numbers 0 to num_rows - 1, in one or more passes.
 
   With `shuffle` every pass is a uniform permutation, a pure function of the
-  seed, the salt and the pass. So the iterator's state is two counters,
-  however many rows there are; tf.data's own shuffling under `repeat` keeps
-  its place in a generator that a checkpoint taken as a pass ends can miss.
+  seed, the salt and the pass, so that the iterator's state is two counters,
+  whatever the number of rows. (The state of tf.data's own shuffle under
+  `repeat` depends on a random generator, which a checkpoint taken at the end of
+  a pass can miss.)
 
   Args:
-    num_rows: at least 1.
-    shuffle: whether to permute.
-    seed: fixes the permutations; None draws one.
-    salt: see `TableSource`.
+    num_rows: The number of rows, at least 1.
+    shuffle: Whether to permute the rows.
+    seed: The seed; None for a random one.
+    salt: See `TableSource`.
   """
   num_passes = _PASSES.get()
   passes = tf.data.Dataset.range(
@@ -226,10 +228,13 @@ def row_numbers(
 
 @contextlib.contextmanager
 def passes(num_passes: int | None) -> Iterator[None]:
-  """Makes datasets built inside hold so many passes; None for no end.
+  """Sets the number of passes of datasets built in this context.
 
-  seqio repeats what a source gives, but cannot tell the source which pass it
-  is in; so a training stream asks the source itself for all of them.
+  seqio repeats a source's dataset, but cannot pass the index of the epoch to
+  the source; so the source itself repeats its rows.
+
+  Args:
+    num_passes: The number of passes; None to repeat forever.
   """
   token = _PASSES.set(num_passes)
   try:
@@ -239,6 +244,6 @@ def passes(num_passes: int | None) -> Iterator[None]:
 
 
 def salted(seed: int, salt: str) -> int:
-  """Mixes a name into a seed: non-negative, below 2**31."""
+  """Derives a seed from a seed and a name; the result is in [0, 2**31)."""
   digest = hashlib.sha256(f"{seed}/{salt}".encode()).digest()
   return int.from_bytes(digest[:4], "big") >> 1

@@ -34,11 +34,6 @@ class Chip:
   cores_per_chip: int
   pod_axis: int | None = None
 
-  @property
-  def interconnect_bytes_per_second(self) -> float:
-    """Peak bytes per second that a chip sends over all its links."""
-    return 2 * self.torus_axes * self.link_bytes_per_second
-
 
 def of_device_kind(device_kind: str) -> Chip | None:
   """Returns the chip of a device kind, or None if it is unknown."""

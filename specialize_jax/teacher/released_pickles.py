@@ -1,6 +1,6 @@
 r"""The pickles that the paper's authors released.
 
-Two kinds. The decoded samples lie in one folder, four lists over questions:
+Two kinds. The decoded samples are in one directory, as four lists by question:
 `codex_questions.pkl` ("Question 0: ...\n"), `codex_answers.pkl` ("Answer:
 ...\n#### 72\n"), `codex_predictions.pkl` (of each question the texts "Model
 output 0: \n..."), `codex_per_step_probs.pkl` (of each text the steps, each a
@@ -21,8 +21,6 @@ from specialize_jax import errors
 from specialize_jax.records import released, schema
 from specialize_jax.teacher import released_text, safe_pickle
 
-SAMPLES_FILE = "codex_per_step_probs.pkl"
-
 _LISTS = ("questions", "answers", "predictions", "per_step_probs")
 _QUESTION = re.compile(r"Question (\d+): (.*)", re.DOTALL)
 _FORMAT_KEYS = ("question", "answer", "answer_gold", "per_step_probs")
@@ -34,7 +32,7 @@ def read_samples(folder: pathlib.Path) -> Iterator[released_text.Sample]:
   """Reads the four lists of decoded samples.
 
   Raises:
-    UserError: a file is missing or refused, or the lists do not fit.
+    UserError: a file is missing or refused, or the lists do not match.
   """
   lists = {}
   for name in _LISTS:
@@ -64,9 +62,9 @@ def read_samples(folder: pathlib.Path) -> Iterator[released_text.Sample]:
 
 
 def _without_repeats(questions: Sequence[str]) -> list[str]:
-  """Drops a question that follows itself.
+  """Removes consecutive repetitions of a question.
 
-  The authors' reader adds a question again at each line of a model's text
+  The authors' parser appends a question again for each line of a model's text
   that begins with "Answer: " (src/utils.py, `parse_codex_outputs`).
   """
   return [
@@ -100,11 +98,11 @@ def _samples(
 def _unescaped(
   text: str, steps: list[list[tuple[str, float]]]
 ) -> list[list[tuple[str, float]]]:
-  r"""Reads tokens that the authors left as Python writes them.
+  r"""Decodes tokens that the authors' parser left as Python literals.
 
-  Their reader took a token's quotes off and turned "\\n" into a line break;
-  other escapes it left ("\\xa0" for a no-break space). Where the tokens do not
-  spell the text so, they are read whole.
+  The parser removes a token's quotes and replaces "\\n" by a newline, but no
+  other escapes ("\\xa0" for a no-break space). If the tokens do not spell the
+  text, they are parsed as complete literals.
   """
   spelt = "".join(step[0][0] for step in steps)
   if "\\" not in spelt or text in spelt:
@@ -126,8 +124,8 @@ def read_format(path: pathlib.Path) -> Iterator[schema.TeacherRecord | str]:
   """Reads a format's data.
 
   Yields:
-    Records without verdicts, numbered by question in the order of the file;
-    for a row that gives none, why.
+    Records without verdicts, numbered by question in the order of the file; for
+    a rejected row, the reason.
 
   Raises:
     UserError: the file is refused or is not such data.
@@ -169,7 +167,7 @@ def read_format(path: pathlib.Path) -> Iterator[schema.TeacherRecord | str]:
 
 
 def _asked(prompt: str) -> str:
-  """Gives the last question of a prompt as `cot.formats` writes it."""
+  """Extracts the last question of a prompt that `cot.formats` rendered."""
   question = prompt.rpartition("Q: ")[2]
   for ending in ("\nLet's think step by step", "\nA:", " A:"):
     question = question.partition(ending)[0]
@@ -179,10 +177,10 @@ def _asked(prompt: str) -> str:
 def _piece_steps(
   text: str, steps: Sequence[Mapping[str, float]]
 ) -> tuple[schema.TeacherStep, ...]:
-  """Lays T5's pieces on the text that they came from.
+  """Assigns the characters of a text to T5's pieces.
 
-  A piece that begins a word takes the white space before it, which T5 does
-  not tell apart; an unknown one what stands there up to the next piece.
+  A piece that begins a word includes the white space before it, which T5 does
+  not distinguish; an unknown piece extends to the next piece.
   """
   text = text.strip()
   made, position = [], 0
@@ -197,7 +195,7 @@ def _piece_steps(
       ahead = known[0].replace(_BOUNDARY, " ").strip() if known else ""
       found = text.find(ahead, position + 1) if ahead else len(text)
       position = len(text) if found < 0 else found
-      # White space before the next piece is that piece's.
+      # White space before the next piece belongs to that piece.
       position = start + len(text[start:position].rstrip())
     elif text.startswith(body, position):
       position += len(body)

@@ -1,6 +1,7 @@
 import collections
 import json
 import os
+import pathlib
 
 import pytest
 
@@ -214,7 +215,8 @@ def test_the_real_prompts_have_three_graded_demonstrations(real):
   names = sorted(name.removesuffix(".txt") for name in os.listdir(folder))
   assert len(names) == 27
   for name in names:
-    prompt = big_bench_hard.read_prompt(os.path.join(folder, f"{name}.txt"))
+    path = pathlib.Path(folder, f"{name}.txt")
+    prompt = big_bench_hard.parse_prompt(path.read_text("utf-8"), str(path))
     assert len(prompt.demonstrations) == 3, name
     for chain_of_thought in (True, False):
       text = big_bench_hard.render(
@@ -226,13 +228,12 @@ def test_the_real_prompts_have_three_graded_demonstrations(real):
       assert ("So the answer is" in text) == chain_of_thought, name
 
 
-def test_an_answer_only_prompt_has_questions_and_final_answers(tmp_path):
-  file = tmp_path / "add.txt"
-  file.write_text(
+def test_an_answer_only_prompt_has_questions_and_final_answers():
+  prompt = big_bench_hard.parse_prompt(
     "canary\n-----\nAdd.\n\nQ: 1 + 1\nA: Let's think step by step.\n"
-    "It is 2. So the answer is 2.\n"
+    "It is 2. So the answer is 2.\n",
+    "add.txt",
   )
-  prompt = big_bench_hard.read_prompt(str(file))
   assert (
     big_bench_hard.render(prompt, "3 + 4", chain_of_thought=False)
     == "Add.\n\nQ: 1 + 1\nA: 2\n\nQ: 3 + 4\nA:"
@@ -258,11 +259,9 @@ def test_the_paper_s_code_leaks_a_chain_of_thought_and_loses_a_shot():
 @pytest.mark.parametrize(
   "body", ["Add.\n", "Add.\n\nQ: 1 + 1\nA: It is 2.\n", "Add.\n\nQ: 1\n"]
 )
-def test_a_prompt_without_final_answers_is_an_error(tmp_path, body):
-  file = tmp_path / "add.txt"
-  file.write_text(f"canary\n-----\n{body}")
+def test_a_prompt_without_final_answers_is_an_error(body):
   with pytest.raises(errors.UserError, match="add.txt"):
-    big_bench_hard.read_prompt(str(file))
+    big_bench_hard.parse_prompt(f"canary\n-----\n{body}", "add.txt")
 
 
 def test_a_task_file_that_is_not_one_is_an_error(tmp_path):

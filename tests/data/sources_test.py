@@ -1,6 +1,5 @@
 import collections
 import os
-import pathlib
 
 import pytest
 import sentencepiece
@@ -100,7 +99,7 @@ def test_an_unknown_split_and_an_empty_table_are_errors():
     table([]).get_dataset()
 
 
-def test_the_data_directory_is_chosen_then_environment_then_beside(
+def test_the_data_directory_is_chosen_then_from_the_environment(
   monkeypatch, tmp_path
 ):
   monkeypatch.setenv(sources.ENVIRONMENT_VARIABLE, "/from/environment")
@@ -109,11 +108,6 @@ def test_the_data_directory_is_chosen_then_environment_then_beside(
   sources.set_data_dir(None)
   assert sources.data_dir() == "/from/environment"
   monkeypatch.delenv(sources.ENVIRONMENT_VARIABLE)
-  monkeypatch.setattr(sources, "_BESIDE_THE_PROJECT", tmp_path)
-  assert sources.data_dir() == str(tmp_path)
-  monkeypatch.setattr(
-    sources, "_BESIDE_THE_PROJECT", pathlib.Path(tmp_path / "none")
-  )
   with pytest.raises(errors.UserError, match="SPECIALIZE_DATA"):
     sources.data_dir()
 

@@ -1,7 +1,7 @@
-"""Real tokenizers and records, where they lie; a skip where they do not.
+"""Real tokenizers and records; tests that need them are skipped without them.
 
-They are found at the environment's `SPECIALIZE_DATA`, else at
-`../shared/data` beside the project.
+They are found in the directory that the environment's `SPECIALIZE_DATA` names
+(see `tests/conftest.py` for its default).
 """
 
 import base64
@@ -14,9 +14,7 @@ import regex
 
 from specialize_jax.align import student
 
-_BESIDE = pathlib.Path(__file__).parents[3] / "shared" / "data"
-
-# How GPT-2, and code-davinci-002 after it, cuts a text before merging.
+# How GPT-2, and code-davinci-002 after it, splits a text before merging.
 WORDS = regex.compile(
   r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
   r"|\s+(?!\S)|\s+"
@@ -24,8 +22,8 @@ WORDS = regex.compile(
 
 
 def find(*parts):
-  """Gives a file of the real data, or skips the test that asks for it."""
-  path = pathlib.Path(os.environ.get("SPECIALIZE_DATA", _BESIDE), *parts)
+  """Returns a file of the real data, or skips the test that asks for it."""
+  path = pathlib.Path(os.environ.get("SPECIALIZE_DATA", "no data"), *parts)
   if not path.exists():
     pytest.skip(f"there is no {path}; set SPECIALIZE_DATA to the real data")
   return path
@@ -33,7 +31,7 @@ def find(*parts):
 
 @functools.cache
 def t5():
-  """Gives T5's own tokenizer."""
+  """Returns T5's own tokenizer."""
   return student.SentencePieceStudent.from_file(
     find("tokenizers", "t5_spiece.model")
   )
@@ -63,7 +61,7 @@ def _merge(word):
 
 
 def p50k(text):
-  """Gives the byte tokens of code-davinci-002's tokenizer."""
+  """Returns the byte tokens of code-davinci-002's tokenizer."""
   return [
     part for word in WORDS.findall(text) for part in _merge(word.encode())
   ]
