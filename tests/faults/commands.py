@@ -1,6 +1,7 @@
 """Every command that writes, on an input of a second, and what it made."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -96,6 +97,8 @@ config.T5Config:
 TASK = "mini_svamp_zero_shot_chain_of_thought_v1"
 NUM_QUESTIONS, NUM_SAMPLES = 12, 4
 
+# That neither train nor decode nor read what did: cheap to be started.
+LIGHT = ("teach", "import", "align", "score", "inspect --html")
 NAMES = (
   "teach",
   "import",
@@ -143,7 +146,7 @@ class Command:
 
 
 class Inputs:
-  """The inputs of the commands, built once and never changed."""
+  """What the commands read, made once; nothing changes it afterwards."""
 
   def __init__(self, directory, server, base_url):
     self.directory = pathlib.Path(directory)
@@ -168,10 +171,20 @@ class Inputs:
     }.items():
       self.gin(name).write_text(text)
     self._write_rows()
-    self.run = self.directory / "run"
-    ended = server.run(["train", *self.train_flags(self.run)])
+    self._server = server
+
+  @functools.cached_property
+  def run(self):
+    """The MODEL_DIR of a run, which is trained when it is first asked for."""
+    place = self.directory / "run"
+    ended = self._server.run(["train", *self.train_flags(place)])
     assert ended.status == 0, ended.stderr
-    self._write_results()
+    return place
+
+  @functools.cached_property
+  def results(self):
+    """The results of a demo, with that run."""
+    return self._write_results()
 
   def gin(self, name):
     """The path of a gin file."""
@@ -221,6 +234,7 @@ class Inputs:
         }
       )
     )
+    return results
 
 
 def _response(row, number):
@@ -250,7 +264,7 @@ def _response(row, number):
 
 def table(inputs):
   """Returns the commands by name."""
-  base, run = inputs.directory, inputs.run
+  base = inputs.directory
   teacher = [
     f"--records={inputs.records}",
     f"--vocabulary={inputs.spiece}",
@@ -309,7 +323,7 @@ def table(inputs):
       "eval",
       lambda out: [
         f"--data_dir={inputs.world}",
-        f"--gin.CHECKPOINT_PATH={run}",
+        f"--gin.CHECKPOINT_PATH={inputs.run}",
         f"--gin.MIXTURE_OR_TASK_NAME={TASK}",
         '--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 64}',
         "--gin.MAX_NEW_TOKENS=8",
@@ -330,7 +344,7 @@ def table(inputs):
       ],
       lambda out: selected(out / "run"),
       lambda out: (out / "run/selection.json").exists(),
-      prepare=lambda out: shutil.copytree(run, out / "run"),
+      prepare=lambda out: shutil.copytree(inputs.run, out / "run"),
       resumes=True,
     ),
     Command(
@@ -346,7 +360,7 @@ def table(inputs):
     Command(
       "generate",
       lambda out: [
-        f"--checkpoint={run}",
+        f"--checkpoint={inputs.run}",
         f"--vocabulary={inputs.spiece}",
         f"--inputs={base}/inputs.jsonl",
         f"--outputs={out}/outputs.jsonl",
@@ -360,7 +374,7 @@ def table(inputs):
       Command(
         f"convert --to={kind}",
         lambda out, kind=kind: [
-          f"--checkpoint={run}",
+          f"--checkpoint={inputs.run}",
           f"--to={kind}",
           f"--vocabulary={inputs.spiece}",
           f"--output={out}/converted",
@@ -374,7 +388,7 @@ def table(inputs):
     Command(
       "report",
       lambda out: [
-        f"--results_dir={base}/results",
+        f"--results_dir={inputs.results}",
         f"--output={out}/report.html",
         f"--figures_dir={out}/figures",
         f"--markdown={out}/report.md",
@@ -508,7 +522,7 @@ def prepared(out):
 
 
 def selected(run):
-  """Returns the content that a selection wrote."""
+  """What a selection wrote."""
   return {
     "selection": json.loads((run / "selection.json").read_text()),
     "run": trained(run),
@@ -555,7 +569,7 @@ def planned(out):
 
 
 def demonstrated(out):
-  """Returns the results of a demo."""
+  """What a demo found."""
   demo = out / "demo"
   results = json.loads((demo / "results.json").read_text())
   for name in ("seconds", "peak_rss_gib"):

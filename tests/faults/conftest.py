@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import fcntl
 import json
 import os
 import pathlib
@@ -80,9 +81,19 @@ class Bench:
     return self._unbroken[name]
 
 
+def environment(session):
+  """What the server imports, by the commands of the tests that were chosen."""
+  names = {
+    getattr(item, "callspec", None) and item.callspec.params.get("name")
+    for item in session.items
+    if item.module.__name__.rpartition(".")[2] != "hostile_files_test"
+  }
+  return {"FAULTS_WARM": "light"} if names <= {*commands.LIGHT} else {}
+
+
 @pytest.fixture(scope="session")
-def server():
-  with started.Server() as running:
+def server(request):
+  with started.Server(environment(request.session)) as running:
     yield running
 
 
@@ -100,19 +111,18 @@ def record():
   """Writes what happened into the results, from which the table is made."""
 
   def write(row, fault, outcome, said=""):
-    reliability.RESULTS.parent.mkdir(exist_ok=True)
-    known = (
-      json.loads(reliability.RESULTS.read_text())
-      if reliability.RESULTS.exists()
-      else {}
-    )
-    known.setdefault(row, {})[fault] = {
-      "outcome": outcome,
-      "said": said,
-      "commit": _commit(),
-      "date": datetime.date.today().isoformat(),
-    }
-    reliability.RESULTS.write_text(json.dumps(known, indent=1, sort_keys=True))
+    results = reliability.RESULTS
+    results.parent.mkdir(exist_ok=True)
+    with results.with_name("lock").open("w") as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)  # parts of the suite may run at once
+      known = json.loads(results.read_text()) if results.exists() else {}
+      known.setdefault(row, {})[fault] = {
+        "outcome": outcome,
+        "said": said,
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+      }
+      results.write_text(json.dumps(known, indent=1, sort_keys=True))
 
   return write
 

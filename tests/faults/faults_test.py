@@ -196,7 +196,7 @@ def test_a_clock_set_back(name, skewed, bench, record):
 
 
 @pytest.fixture(scope="module")
-def skewed(tmp_path_factory):
+def skewed(request, tmp_path_factory):
   """A server whose wall clock is off by as many seconds as it is told."""
   compiler = shutil.which("cc")
   if compiler is None:
@@ -213,7 +213,7 @@ def skewed(tmp_path_factory):
       stream.write(seconds.to_bytes(8, sys.byteorder, signed=True))
 
   set_clock(0)
-  environment = {
+  environment = conftest.environment(request.session) | {
     "LD_PRELOAD": os.fspath(library),
     "CLOCK_OFFSET": os.fspath(offset),
   }

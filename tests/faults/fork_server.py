@@ -1,8 +1,10 @@
 """Starts commands by forking from a process that has imported everything.
 
 The imports of a command take eight seconds and its work on a tiny input one:
-with them done once, a command can be killed hundreds of times. What is forked
-runs `cli.main.console`, as the console script does, up to Python's own end.
+with them done once, a command can be killed hundreds of times. (With
+`FAULTS_WARM=light` only those of commands that neither train nor decode.) What
+is forked runs `cli.main.console`, as the console script does, up to Python's
+own end.
 
 A program: reads one JSON request a line, and answers each with a line.
 """
@@ -14,6 +16,7 @@ import importlib
 import json
 import os
 import pathlib
+import resource
 import signal
 import sys
 import threading
@@ -33,44 +36,51 @@ _CHANGES = {
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
+# What every command imports, and what those need that train or decode.
+_LIGHT = (
+  "huggingface_hub",
+  "orjson",
+  "rich.progress",
+  "sentencepiece",
+  "specialize_jax.align",
+  "specialize_jax.reports.sample_view",
+  "specialize_jax.teacher.importing",
+  "specialize_jax.teacher.sampling",
+)
+_HEAVY = (
+  "clu.metric_writers",
+  "matplotlib.pyplot",
+  "orbax.checkpoint",
+  "safetensors.numpy",
+  "seqio",
+  "specialize_jax.checkpoints.conversion",
+  "specialize_jax.data.preparation",
+  "specialize_jax.decoding.self_consistency",
+  "specialize_jax.reports.markdown",
+  "specialize_jax.reports.page",
+  "specialize_jax.reports.plan_view",
+  "specialize_jax.runs.experiment",
+  "specialize_jax.runs.selecting",
+  "specialize_jax.study.demo",
+  "specialize_jax.study.findings_page",
+  "specialize_jax.tpu.plan",
+  "tasks.mixtures",
+  "tensorflow",
+  "tensorflow_datasets",
+  "tensorstore",
+  "tokenizers",
+  "transformers",
+)
+
+
 def _warm_up():
   from specialize_jax.cli import main, registered_tasks
 
   for command in main.COMMANDS:
     importlib.import_module(f"specialize_jax.cli.{command}")
+  is_light = os.environ.get("FAULTS_WARM") == "light"
   with registered_tasks.quiet_import():
-    for name in (
-      "clu.metric_writers",
-      "huggingface_hub",
-      "matplotlib.pyplot",
-      "orbax.checkpoint",
-      "orjson",
-      "rich.progress",
-      "safetensors.numpy",
-      "seqio",
-      "sentencepiece",
-      "specialize_jax.align",
-      "specialize_jax.checkpoints.conversion",
-      "specialize_jax.data.preparation",
-      "specialize_jax.reports.markdown",
-      "specialize_jax.reports.page",
-      "specialize_jax.reports.sample_view",
-      "specialize_jax.reports.plan_view",
-      "specialize_jax.runs.experiment",
-      "specialize_jax.runs.selecting",
-      "specialize_jax.decoding.self_consistency",
-      "specialize_jax.study.demo",
-      "specialize_jax.study.findings_page",
-      "specialize_jax.teacher.importing",
-      "specialize_jax.teacher.sampling",
-      "specialize_jax.tpu.plan",
-      "tasks.mixtures",
-      "tensorflow",
-      "tensorflow_datasets",
-      "tensorstore",
-      "tokenizers",
-      "transformers",
-    ):
+    for name in _LIGHT if is_light else _LIGHT + _HEAVY:
       importlib.import_module(name)
 
 
@@ -141,6 +151,9 @@ def _become_command(request):
     sys.stdout = None
   if "below" in request:
     _watch_changes(request)
+  if request.get("memory_gib"):
+    limit = request["memory_gib"] << 30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
   if request.get("user"):
     os.setgid(request["user"])
     os.setuid(request["user"])
@@ -158,6 +171,7 @@ def _wait(request):
       return {
         "status": os.waitstatus_to_exitcode(status),
         "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_mib": used.ru_maxrss / 1024,
       }
     if time.monotonic() > deadline:
       return {"status": None}

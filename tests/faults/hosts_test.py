@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from faults import commands
+from faults import commands, reliability
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-ROW = "train, two hosts"
+ROW = reliability.HOSTS
 HEARTBEAT_SECONDS = 10
 # Heartbeats may be missed twice, and this machine may be busy.
 BOUND_SECONDS = 60
@@ -48,7 +48,7 @@ class Hosts:
     return self.processes[index]
 
   def wait(self, seconds=300):
-    """Returns the exit of each process, by its number."""
+    """How each ended, by its number."""
     return {i: p.wait(seconds) for i, p in self.processes.items()}
 
 

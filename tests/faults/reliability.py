@@ -25,13 +25,23 @@ FAULTS = (
   "stdout full",
   "clock set back",
 )
+HOSTS = "train, two hosts"
+FILES = "a stranger's file"
+_WORDS = {
+  HOSTS: "Two processes of one `train`, through `jax.distributed`.\n",
+  FILES: "One command reads each, in a process whose time (at most 20 seconds"
+  " of a core) and memory (at most 1.5 GiB more than an idle one) are"
+  " measured.\n",
+}
 _HEAD = """# What happens when things go wrong?
 
 `make test-faults` does it to every command that writes, by real processes on a
 small input: kills, full and read-only disks, a second writer, signals, a
-standard output that takes nothing, a clock that is set back; and to two hosts
-of one run. This page is what it found, on {date} at commit `{commit}`. It is
-generated: change `tests/faults/`, not this page.
+standard output that takes nothing, a clock that is set back; to two hosts of
+one run; and with files that were made to hurt. This page is what it found. The
+suite may be run in parts: a row's last column has the commits at which its
+cells were found, the newest of all on {date}. It is generated: change
+`tests/faults/`, not this page.
 
 "Equal" compares what the command made, file by file, with a run that nothing
 disturbed: {compared}. A cell is written by a test that has passed, so none says
@@ -56,19 +66,16 @@ def write():
   results = json.loads(RESULTS.read_text())
   cells = [cell for row in results.values() for cell in row.values()]
   newest = max(cells, key=lambda cell: cell["date"])
-  lines = [
-    _HEAD.format(
-      date=newest["date"], commit=newest["commit"], compared=_COMPARED
-    )
-  ]
-  lines += _table(results, ["command", *FAULTS], commands.NAMES)
-  hosts = {
-    row: found for row, found in results.items() if row not in commands.NAMES
-  }
-  lines += ["\n## Hosts\n"]
-  for row, found in hosts.items():
-    lines += [f"{row}:\n", "| fault | what happens |", "|---|---|"]
-    lines += [f"| {fault} | {_told(cell)} |" for fault, cell in found.items()]
+  lines = [_HEAD.format(date=newest["date"], compared=_COMPARED)]
+  lines += _table(results)
+  for row, title in ((HOSTS, "Hosts"), (FILES, "Files of strangers")):
+    found = results.get(row, {})
+    lines += [f"\n## {title}\n", _WORDS[row]]
+    lines += ["| what is done | what happens | at |", "|---|---|---|"]
+    lines += [
+      f"| {fault} | {_told(cell)} | `{cell['commit']}` |"
+      for fault, cell in found.items()
+    ]
   lines += ["\n## What is said\n"]
   for name in commands.NAMES:
     said = {
@@ -81,17 +88,19 @@ def write():
   PAGE.write_text("\n".join(lines) + "\n")
 
 
-def _table(results, head, names):
-  yield f"| {' | '.join(head)} |"
-  yield f"|{'---|' * len(head)}"
-  for name in names:
+def _table(results):
+  yield f"| {' | '.join(['command', *FAULTS, 'at'])} |"
+  yield f"|{'---|' * (len(FAULTS) + 2)}"
+  for name in commands.NAMES:
     row = results.get(name, {})
-    cells = [row[f]["outcome"] if f in row else _MISSING for f in head[1:]]
-    yield f"| `{name}` | {' | '.join(cells)} |"
+    cells = [row[f]["outcome"] if f in row else _MISSING for f in FAULTS]
+    commits = sorted({f"`{cell['commit']}`" for cell in row.values()})
+    yield f"| `{name}` | {' | '.join([*cells, ', '.join(commits)])} |"
 
 
 def _told(cell):
-  return cell["outcome"] + (f": {cell['said']}" if cell["said"] else "")
+  said = cell["said"].replace("|", "\\|").replace("<", "&lt;")
+  return cell["outcome"] + (f": {said}" if said else "")
 
 
 if __name__ == "__main__":

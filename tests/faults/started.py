@@ -15,14 +15,15 @@ _PROGRAM = pathlib.Path(__file__).with_name("fork_server.py")
 
 @dataclasses.dataclass
 class Ended:
-  """The exit of a process.
+  """How a process ended.
 
   Attributes:
-    status: its exit status, negative after a signal; None if it is running.
-    stdout: its standard output.
-    stderr: its standard error.
-    changes: number of its changes to files below `below`.
-    cpu_seconds: its processor time.
+    status: its exit status, negative after a signal; None if it has not.
+    stdout: what it printed.
+    stderr: what it printed there.
+    changes: how often it changed something below `below`.
+    cpu_seconds: what it computed.
+    peak_mib: the most memory that it had at once.
   """
 
   status: int | None
@@ -30,6 +31,7 @@ class Ended:
   stderr: str = ""
   changes: int = 0
   cpu_seconds: float = 0.0
+  peak_mib: float = 0.0
 
   @property
   def last_line(self):
@@ -60,6 +62,7 @@ class Process:
       files["stderr"],
       int(files["changes"] or 0),
       answer.get("cpu_seconds", 0.0),
+      answer.get("peak_mib", 0.0),
     )
 
   def send(self, number):
@@ -133,6 +136,11 @@ class Server:
       **more,
     )
     return Process(self, answer["pid"], folder)
+
+  def idle_mib(self):
+    """The memory of a process that has done nothing yet."""
+    status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
   def run(self, argv, *, seconds=400, **more):
     """Starts a command and waits for its end."""
