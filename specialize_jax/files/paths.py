@@ -4,7 +4,9 @@ A path is local, or an object or folder in a bucket of Google Cloud Storage,
 `gs://bucket/name`, which TensorFlow's client reads and writes (through
 `etils.epath`, as Orbax, TFDS and SeqIO do). Every other `scheme://` is
 refused: `pathlib` would make a local folder called `s3:` of it, and the result
-would die with the machine.
+would die with the machine. So is what only a shell or a parser replaces (`~`,
+`$HOME`, quotation marks), where nothing of that name is there: a folder called
+`~` is what nobody meant.
 """
 
 import argparse
@@ -23,7 +25,23 @@ from etils import epath
 
 from specialize_jax import errors
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/{1,2})")
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/{0,2})")
+# With one slash, as `pathlib` leaves them, or none: any other word before a
+# colon may be the name of a local folder.
+_STORES = frozenset(
+  ("file", "ftp", "http", "https", "sftp", "dbfs", "hdfs", "webhdfs", "hf")
+  + ("gs", "gcs", "s3", "s3a", "s3n", "r2", "minio", "oss", "cos", "swift")
+  + ("abfs", "abfss", "adl", "az", "azure", "wasb", "wasbs")
+)
+_GOOGLE = ("gs", "gcs")
+_SHELL_NAME = re.compile(r"\$(?:\w+|\{[^{}]*\}|\([^()]*\))")
+_QUOTED = re.compile(r"(['\"`]).*\1", re.DOTALL)
+_WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")
+# Standard output and the like, which a process has open already.
+_DESCRIPTOR = re.compile(
+  r"/dev/(?P<name>stdin|stdout|stderr)|(?:/dev|/proc/self)/fd/(?P<number>\d+)"
+)
+_STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _BUCKET = "gs://"
 # Timeout of the first request to a bucket.
@@ -93,10 +111,43 @@ def check_flags(flags: argparse.Namespace, kinds: Mapping[str, Kind]) -> None:
   Raises:
     UserError: see `check`.
   """
-  for name, kind in kinds.items():
-    given = getattr(flags, name)
-    if given is not None:
-      check(f"--{name}", given, kind)
+  given = {
+    name: getattr(flags, name)
+    for name in kinds
+    if getattr(flags, name) is not None
+  }
+  for name, path in given.items():
+    check(f"--{name}", path, kinds[name])
+  for name in given:
+    if kinds[name].what == "file" and not kinds[name].is_read:
+      _refuse_given_twice(name, given, kinds)
+
+
+def _refuse_given_twice(
+  name: str, given: Mapping[str, str], kinds: Mapping[str, Kind]
+) -> None:
+  """Refuses an output file that another flag names, to read or to write."""
+  path = given[name]
+  if is_stream(path):
+    return
+  for other, place in given.items():
+    if other == name:
+      continue
+    if are_same(path, place):
+      first, second = (flag for flag in given if flag in (name, other))
+      raise errors.UserError(
+        f"--{first} and --{second} are both {given[first]}: give two files"
+      )
+    is_store = dataclasses.replace(kinds[other], local_because="") == INPUT_PATH
+    if (
+      is_store
+      and os.path.isfile(path)
+      and are_same(os.path.dirname(path) or ".", place)
+    ):
+      raise errors.UserError(
+        f"--{name}={path} is a file of --{other}={place}, which is read: give"
+        " another"
+      )
 
 
 def check(name: str, given: str, kind: Kind) -> None:
@@ -124,14 +175,21 @@ def check(name: str, given: str, kind: Kind) -> None:
     raise errors.UserError(
       f"{name}={given!r} is an empty path: expected a {kind.what}'s name"
     )
+  try:
+    os.fsencode(given)
+  except UnicodeEncodeError as error:
+    raise errors.UserError(
+      f"{name}={given!r} is no Unicode: no file can have that name"
+    ) from error
   if "\0" in given:
     raise errors.UserError(
       f"{name}={given!r} holds a zero byte, which no path can"
     )
+  if not os.path.lexists(given):
+    _refuse_unmeant(name, given, kind)
   if is_in_bucket(given):
     _check_in_bucket(shown, given, kind)
     return
-  _refuse_scheme(shown, given)
   try:
     _check_local(shown, given, kind)
   except OSError as error:
@@ -141,6 +199,34 @@ def check(name: str, given: str, kind: Kind) -> None:
 def is_in_bucket(path: str | os.PathLike[str]) -> bool:
   """Returns whether a path is in a bucket, `gs://bucket/name`."""
   return os.fspath(path).startswith(_BUCKET)
+
+
+def is_stream(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a local path is a pipe or a device, `/dev/null` for one.
+
+  Such a path is written to as it is: nothing may take its name.
+  """
+  path = os.fspath(path)
+  if is_in_bucket(path):
+    return False
+  if _DESCRIPTOR.fullmatch(path):
+    return True
+  try:
+    mode = os.stat(path).st_mode
+  except OSError:
+    return False
+  return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def open_descriptor(path: str | os.PathLike[str]) -> int | None:
+  """Returns the descriptor that a path such as `/dev/stdout` names, or None.
+
+  Opened by its name, a file that it was redirected to would be truncated.
+  """
+  found = _DESCRIPTOR.fullmatch(os.fspath(path))
+  if found is None:
+    return None
+  return _STANDARD[found["name"]] if found["name"] else int(found["number"])
 
 
 def are_same(one: str, other: str) -> bool:
@@ -189,18 +275,55 @@ def _identity(path: str) -> str:
   return path.rstrip("/") if is_in_bucket(path) else os.path.realpath(path)
 
 
+def _refuse_unmeant(name: str, given: str, kind: Kind) -> None:
+  """Refuses what is not there and would not be what was meant."""
+  shown = f"{name}={given}"
+  if given == "-":
+    standard = "/dev/stdin" if kind.is_read else "/dev/stdout"
+    raise errors.UserError(
+      f"{shown} is a file's name here: for a pipe give {standard}"
+    )
+  if given != given.strip() or any(sign in given for sign in "\n\r\t"):
+    raise errors.UserError(
+      f"{name}={given!r} has blanks at its ends, or the end of a line within:"
+      f" expected {' '.join(given.split())!r}"
+    )
+  if _QUOTED.fullmatch(given):
+    raise errors.UserError(
+      f"{shown} has quotation marks in it: expected {given[1:-1]}"
+    )
+  if given.startswith("~"):
+    raise errors.UserError(
+      f"{shown}: a shell replaces ~ only where a word begins with it; expected"
+      f" {os.path.expanduser(given)}"
+    )
+  variable = _SHELL_NAME.search(given)
+  if variable:
+    raise errors.UserError(
+      f"{shown}: only a shell replaces {variable[0]}, and not within single"
+      " quotation marks or a gin file; expected the path itself"
+    )
+  if given.startswith("gs//"):
+    raise errors.UserError(f"{shown} lacks a colon: expected gs:{given[2:]}")
+  if _WINDOWS.match(given):
+    raise errors.UserError(
+      f"{shown} is a path of Windows: expected one of this system, with /"
+    )
+  _refuse_scheme(shown, given)
+
+
 def _refuse_scheme(shown: str, given: str) -> None:
   found = _SCHEME.match(given)
-  if found is None or os.path.lexists(given):
-    return  # a local folder may have a colon in its name
+  if found is None or is_in_bucket(given):
+    return
   scheme, slashes = found[1].lower(), found[2]
-  rest = given[found.end() :]
-  if slashes == "/" and scheme != "gs":
-    return  # `C:/x`, `notes:/x`: only two slashes make a scheme
-  if scheme == "gs":
-    way_out = f"expected gs://{rest}"
+  if slashes != "//" and scheme not in _STORES:
+    return  # `C:/x`, `notes:/x`
+  rest = given[found.end() :].lstrip("/\\")
+  if scheme in _GOOGLE:
+    way_out = f"expected gs://{rest or 'BUCKET/NAME'}"
   elif scheme == "file":
-    way_out = f"give the path alone, /{rest.lstrip('/')}"
+    way_out = f"give the path alone, /{rest}"
   else:
     way_out = "expected a local path, or gs://BUCKET/NAME"
   raise errors.UserError(
@@ -246,7 +369,22 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
     if not _may(given, os.R_OK | (os.X_OK if is_dir else 0)):
       raise errors.UserError(f"{shown} may not be read: permission denied")
     return
-  _check_writable(shown, path, is_there)
+  if is_stream(given):
+    _check_stream(shown, given, kind)
+    return
+  # What a link leads to is what is written.
+  _check_writable(shown, pathlib.Path(os.path.realpath(given)), is_there)
+
+
+def _check_stream(shown: str, given: str, kind: Kind) -> None:
+  """Checks a pipe or device that is to be written."""
+  if kind.suffix:
+    raise errors.UserError(
+      f"{shown} is a pipe or device, and a run that was stopped goes on from"
+      " the rows that it finds: expected a file"
+    )
+  if not _may(given, os.W_OK):
+    raise errors.UserError(f"{shown} cannot be written: permission denied")
 
 
 def _may_be_name(path: pathlib.Path) -> bool:

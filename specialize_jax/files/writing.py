@@ -3,8 +3,10 @@
 A local file is written beside its place, synchronised to disk, and then takes
 the name: a reader never sees half a file, and a killed writer leaves the old
 one, with a hidden `.….NAME.unfinished` beside it that the next writer of that
-name removes. A file in a bucket is written to local disk and then uploaded as
-one object, which a bucket shows whole or not at all.
+name removes. A link stays, and what it leads to is written. A pipe or a device,
+`/dev/null` for one, is written to as it is. A file in a bucket is written to
+local disk and then uploaded as one object, which a bucket shows whole or not at
+all.
 
 A Python string can contain a lone surrogate, which UTF-8 cannot encode: a model
 that stops within an emoji generates one. JSON escapes it, so that reading
@@ -82,7 +84,11 @@ def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
         yield from _stream(file, binary)
       epath.Path(unfinished).copy(path, overwrite=True)
     return
-  path = pathlib.Path(path)
+  if paths.is_stream(path):
+    with _opened_stream(path) as file:
+      yield from _stream(file, binary)
+    return
+  path = pathlib.Path(os.path.realpath(path))
   if path.is_dir():
     raise errors.UserError(f"{path} is a directory; give a file's name.")
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +108,18 @@ def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
     os.unlink(unfinished)
     _name_file(error, path)
     raise
+
+
+def _opened_stream(path: Path) -> IO[bytes]:
+  """Opens a pipe or device; of one that is open already, a copy."""
+  descriptor = paths.open_descriptor(path)
+  if descriptor is None:
+    return open(path, "wb")
+  sys.stdout.flush()
+  try:
+    return os.fdopen(os.dup(descriptor), "wb")
+  except OSError as error:
+    raise errors.UserError(f"{path} is not open: {error.strerror}") from error
 
 
 def appended(path: Path) -> typing.TextIO:
@@ -127,7 +145,7 @@ def new_directory(path: Path) -> Iterator[pathlib.Path]:
   Yields:
     The temporary directory to write in, beside the final one.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(os.path.realpath(path))
   path.parent.mkdir(parents=True, exist_ok=True)
   suffix = _unfinished_suffix(path.name)
   _remove_abandoned(path.parent, suffix)

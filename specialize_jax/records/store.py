@@ -118,6 +118,11 @@ def records_file(path: epath.Path) -> epath.Path:
         " directory that `specialize teach` or `specialize import` wrote"
       )
     return file
+  if paths.is_stream(path):
+    raise errors.UserError(
+      f"{path} is a pipe or device, and records are read more than once: write"
+      " them to a file first"
+    )
   if not path.is_file():
     raise errors.UserError(
       f"record store {path} does not exist; give a store's directory, a"

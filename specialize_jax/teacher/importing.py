@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cot import answer_rules
-from specialize_jax.files import reading
+from specialize_jax.files import paths, reading
 from specialize_jax.records import released, schema, store
 from specialize_jax.teacher import (
   released_pickles,
@@ -36,6 +36,11 @@ def kind_of(path: pathlib.Path) -> str:
   """
   if path.is_dir() or path.suffix == ".pkl":
     return "pickles"
+  if paths.is_stream(path):
+    raise errors.UserError(
+      f"--input={path} is a pipe or device, and it is read twice: write it to a"
+      " file first"
+    )
   if not path.is_file():
     raise errors.UserError(f"--input={path} does not exist")
   with path.open("rb") as stream:

@@ -1,5 +1,6 @@
 """A path that a user gave is right, or refused in one sentence before work."""
 
+import argparse
 import dataclasses
 import os
 
@@ -37,6 +38,16 @@ def _refused(given, kind, match):
     ("https://host/x", "expected a local path, or gs://BUCKET/NAME"),
     ("S3://bucket/x", "expected a local path, or gs://BUCKET/NAME"),
     ("file:///tmp/x", "give the path alone, /tmp/x"),
+    ("s3:/bucket/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("s3a://bucket/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("s3:bucket/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("dbfs:/mnt/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("https:/host/x", "expected a local path, or gs://BUCKET/NAME"),
+    ("file:/tmp/x", "give the path alone, /tmp/x"),
+    ("gs:bucket/x", "expected gs://bucket/x"),
+    ("gs//bucket/x", "lacks a colon: expected gs://bucket/x"),
+    ("gcs://bucket/x", "expected gs://bucket/x"),
+    ("gs:\\\\bucket\\x", "expected gs://bucket"),
     ("gs:/bucket/x", "expected gs://bucket/x"),
     ("GS://bucket/x", "expected gs://bucket/x"),
     ("gs://", "expected gs://BUCKET/NAME"),
@@ -48,12 +59,92 @@ def test_a_scheme_that_is_not_read_or_written_is_refused(kind, given, match):
 
 
 @pytest.mark.parametrize("kind", [*READ, *WRITTEN])
+@pytest.mark.parametrize(
+  ("given", "match"),
+  [
+    ("~/x", "a shell replaces ~ only .* expected /"),
+    ("~", "a shell replaces ~ only"),
+    ("$HOME/x", r"only a shell replaces \$HOME"),
+    ("runs/${NAME}/x", r"only a shell replaces \$\{NAME\}"),
+    ("gs://$BUCKET/x", r"only a shell replaces \$BUCKET"),
+    ("runs/$(date +%F)/x", r"only a shell replaces \$\(date \+%F\)"),
+    ('"runs/x"', "quotation marks in it: expected runs/x"),
+    ("'gs://bucket/x'", "quotation marks in it: expected gs://bucket/x"),
+    ("C:\\Users\\x", "a path of Windows"),
+    ("\\\\server\\x", "a path of Windows"),
+    ("-", "a file's name here: for a pipe give /dev/std"),
+  ],
+)
+def test_what_only_a_shell_or_parser_replaces_is_refused(kind, given, match):
+  _refused(given, kind, match)
+
+
+@pytest.mark.parametrize("given", ["gs://b/x\r", " x", "x\n", "x ", "a\nb"])
+def test_blanks_that_were_left_around_a_path_are_refused(given):
+  expected = " ".join(given.split())
+  for kind in (*READ, *WRITTEN):
+    with pytest.raises(errors.UserError, match=f"expected '{expected}'$"):
+      paths.check("--flag", given, kind)
+
+
+def test_a_name_that_is_there_is_taken_as_it_is(place, monkeypatch):
+  monkeypatch.chdir(place)
+  for name in ("~", "$HOME", "'x'", " x ", "-", "s3:x", "C:\\x"):
+    (place / name).write_text("text")
+    paths.check("--flag", name, paths.INPUT_FILE)
+    paths.check("--flag", name, paths.OUTPUT_FILE)
+
+
+def test_a_pipe_or_device_may_be_written_but_nothing_goes_on_in_it(place):
+  os.mkfifo(place / "pipe")
+  resumed = dataclasses.replace(paths.OUTPUT_FILE, suffix=".progress")
+  for given in (f"{place}/pipe", os.devnull, "/dev/stdout"):
+    assert paths.is_stream(given)
+    paths.check("--flag", given, paths.OUTPUT_FILE)
+    _refused(given, resumed, "is a pipe or device")
+    _refused(given, paths.OUTPUT_DIRECTORY, "is a file: expected a directory")
+  assert not paths.is_stream(place / "file")
+  assert not paths.is_stream(place / "absent")
+  assert not paths.is_stream("gs://bucket/x")
+
+
+def test_no_flag_writes_over_what_another_reads_or_writes(place, monkeypatch):
+  monkeypatch.chdir(place)
+  (place / "a folder" / "records").write_text("text")
+  kinds = {
+    "records": paths.INPUT_PATH,
+    "output": paths.OUTPUT_FILE,
+    "report": paths.OUTPUT_FILE,
+  }
+
+  def check(**given):
+    flags = argparse.Namespace(**dict.fromkeys(kinds) | given)
+    paths.check_flags(flags, kinds)
+
+  check(records="file", output="new", report="a folder/new")
+  check(records="a folder", output="a folder/new", report="/dev/null")
+  check(records="file", output="/dev/null", report="/dev/null")
+  for given, match in (
+    ({"records": "file", "output": "./file"}, "--records and --output are bot"),
+    ({"output": "new", "report": f"{place}/new"}, "--output and --report are"),
+    (
+      {"records": "a folder", "output": "a folder/records"},
+      "a file of --re",
+    ),
+  ):
+    with pytest.raises(errors.UserError, match=match):
+      check(**given)
+
+
+@pytest.mark.parametrize("kind", [*READ, *WRITTEN])
 def test_an_empty_path_is_refused(kind):
   for given in ("", "  ", "\t"):
     with pytest.raises(errors.UserError, match="--flag=.* is an empty path"):
       paths.check("--flag", given, kind)
   with pytest.raises(errors.UserError, match="holds a zero byte"):
     paths.check("--flag", "a\0b", kind)
+  with pytest.raises(errors.UserError, match="is no Unicode: no file"):
+    paths.check("--flag", "a\ud800", kind)
   with pytest.raises(errors.UserError, match="--flag=7 is no path"):
     paths.check("--flag", 7, kind)
 

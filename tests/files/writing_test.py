@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import stat
 import sys
 
 import hypothesis
@@ -45,6 +46,48 @@ def test_a_file_has_the_rights_that_any_new_file_has(tmp_path):
   assert os.stat(tmp_path / "ours").st_mode == (
     os.stat(tmp_path / "plain").st_mode
   )
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+  link, target = tmp_path / "link", tmp_path / "disk" / "rows.jsonl"
+  link.symlink_to(target)
+  for text in ("one", "two"):
+    writing.write_text(link, text)
+    assert link.is_symlink()
+    assert target.read_text() == text
+  folder = tmp_path / "folder"
+  folder.symlink_to(tmp_path / "disk" / "new")
+  with writing.new_directory(folder) as unfinished:
+    (unfinished / "file").write_text("three")
+  assert folder.is_symlink()
+  assert (tmp_path / "disk" / "new" / "file").read_text() == "three"
+
+
+def test_a_pipe_or_device_is_written_to_and_stays_one(tmp_path):
+  pipe = tmp_path / "pipe"
+  os.mkfifo(pipe)
+  reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+  try:
+    writing.write_text(pipe, "rows")
+    assert os.read(reader, 10) == b"rows"
+  finally:
+    os.close(reader)
+  assert stat.S_ISFIFO(pipe.stat().st_mode)
+  writing.write_text(os.devnull, "rows")
+  assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+  assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_standard_output_is_added_to_and_not_truncated(tmp_path):
+  out = tmp_path / "out"
+  with open(out, "wb") as stream:
+    stream.write(b"before\n")
+    stream.flush()
+    writing.write_text(f"/dev/fd/{stream.fileno()}", "rows\n")
+    stream.write(b"after\n")
+  assert out.read_text() == "before\nrows\nafter\n"
+  with pytest.raises(errors.UserError, match="/dev/fd/999 is not open"):
+    writing.write_text("/dev/fd/999", "rows")
 
 
 def test_a_directory_is_no_file(tmp_path):
