@@ -169,7 +169,7 @@ def _rejects(
 ) -> str | None:
   """Returns why a sample cannot be used, or None."""
   if mode == "paper":
-    if record.finish_reason != "stop":
+    if not schema.has_stopped(record.finish_reason):
       return (
         f"paper: the sample ended by {record.finish_reason[:40]!r}, not by"
         " 'stop'"

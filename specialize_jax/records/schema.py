@@ -21,11 +21,17 @@ MAX_LOG_PROB = 1e-3  # rounding by servers may yield values above 0
 UNKNOWN_FINISH = "unknown"
 """The `finish_reason` of samples whose source has none."""
 
+NULL_FINISH = "null"
+"""That of samples whose server says null, as of an answer in progress."""
+
 # OpenAI's word for an answer that ended by itself or at a stop sequence, and
-# those of Together and text-generation-inference.
-_FINISHED = frozenset(
-  ("stop", "eos", "eos_token", "stop_sequence", "end_turn", UNKNOWN_FINISH)
+# those of Together, text-generation-inference, Anthropic, Cohere and TensorRT.
+_STOPPED = frozenset(
+  ("stop", "eos", "eos_token", "stop_sequence", "stop_token", "stop_words")
+  + ("end_turn", "end_id", "complete", "completed")
 )
+# What requests call the most tokens that an answer may have.
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict")
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
@@ -116,7 +122,8 @@ def why_unfinished(
   """Returns why a sample is not a finished answer, or None if it may be one.
 
   Samples whose source has no finish reason, as in the paper's released dumps,
-  count as finished unless they have the maximum number of tokens.
+  count as finished unless they have the maximum number of tokens. Those whose
+  server says null do where that number is known.
 
   Args:
     record: The sample.
@@ -136,15 +143,29 @@ def why_unfinished(
     "not finished: it ended by 'length'"
   """
   reason = record.finish_reason
-  if reason.lower() not in _FINISHED:
+  if has_stopped(reason):
+    return None
+  if reason.lower() not in (UNKNOWN_FINISH, NULL_FINISH):
     return f"not finished: it ended by {reason[:40]!r}"
-  limit = record.request.get("max_tokens")
-  if reason == UNKNOWN_FINISH and type(limit) is int and 0 < limit <= num_steps:
-    return (
-      "not finished: cut at max_tokens, as its length says where no"
-      " finish_reason does"
-    )
+  usage = record.request.get("usage")
+  reasoning = usage.get("reasoning_tokens") if isinstance(usage, dict) else 0
+  num_tokens = num_steps + (reasoning if type(reasoning) is int else 0)
+  limits = {name: record.request.get(name) for name in _LIMITS}
+  limits = {k: v for k, v in limits.items() if type(v) is int and v > 0}
+  for name, limit in limits.items():
+    if limit <= num_tokens:
+      return (
+        f"not finished: cut at {name}, as its length says where no"
+        " finish_reason does"
+      )
+  if reason.lower() == NULL_FINISH and not limits:
+    return "not finished: its finish_reason is null, as of one in progress"
   return None
+
+
+def has_stopped(finish_reason: str) -> bool:
+  """Returns whether an API's reason says that an answer ended by itself."""
+  return finish_reason.lower() in _STOPPED
 
 
 def check_spelling(record: TeacherRecord) -> None:

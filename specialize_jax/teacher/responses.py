@@ -308,9 +308,7 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
   if said is not None:
     raise ResponseError(f"the server answered with an error: {_cut(said)}")
   text, reasoning = _text(choice)
-  reason = choice.get("finish_reason")
-  if reason is not None and not isinstance(reason, str):
-    raise ResponseError(f"'finish_reason' is {shown(reason)}, not a string")
+  reason = _finish_reason(choice)
   steps = _steps(choice, left_out)
   if text and not steps:
     raise NoLogProbsError("the server answered without log-probabilities")
@@ -339,9 +337,24 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
   return Choice(
     text=text,
     steps=steps,
-    finish_reason=reason or schema.UNKNOWN_FINISH,
+    finish_reason=reason,
     reasoning_tokens=reasoning_tokens,
   )
+
+
+def _finish_reason(choice: Mapping) -> str:
+  """Returns why an answer ended, in the server's word.
+
+  SGLang's own endpoint has an object, {"type": "stop", "matched": 151645}.
+  """
+  reason = choice.get("finish_reason")
+  if isinstance(reason, dict):
+    reason = reason.get("type")
+  if reason is not None and not isinstance(reason, str):
+    raise ResponseError(f"'finish_reason' is {shown(reason)}, not a string")
+  if reason is None and "finish_reason" in choice:
+    return schema.NULL_FINISH
+  return (reason or "").strip() or schema.UNKNOWN_FINISH
 
 
 def _text(choice: Mapping) -> tuple[str | None, str]:

@@ -157,6 +157,10 @@ def test_the_paper_rejects_a_sample_that_did_not_end_by_itself():
   _, batch = aligned_positions([cut], "paper")
   (result,) = batch.results()
   assert "'length'" in result.reason
+  for reason in ("eos_token", "STOP"):
+    ended = make_record(finish_reason=reason)
+    _, found = aligned_positions([ended], "paper")
+    assert found.rejected == {}
   assert coverage.Coverage.of_batch(batch) == coverage.Coverage(
     samples=1, rejected={result.reason: 1}
   )

@@ -124,7 +124,7 @@ def test_what_is_not_finished_is_dropped_with_the_servers_word(reason):
 
 
 @pytest.mark.parametrize(
-  "reason", ["stop", "eos", "STOP", "eos_token", "unknown"]
+  "reason", ["stop", "eos", "STOP", "eos_token", "COMPLETE", "unknown"]
 )
 def test_what_may_be_finished_is_kept(reason):
   assert kept(record(finish_reason=reason)) == ([1], {})
@@ -145,9 +145,19 @@ def test_without_a_reason_the_number_of_tokens_speaks():
   assert kept(sample(3, max_tokens=4)) == ([1], {})
   assert kept(sample(4, max_tokens=None)) == ([1], {})
   assert kept(sample(4, reason="stop", max_tokens=4)) == ([1], {})
-  numbers, dropped = kept(sample(4, max_tokens=4))
+  for name in ("max_tokens", "max_completion_tokens", "n_predict"):
+    numbers, dropped = kept(sample(4, **{name: 4}))
+    assert not numbers
+    assert f"cut at {name}" in next(iter(dropped))
+  assert kept(sample(3, reason="null", max_tokens=4)) == ([1], {})
+  assert kept(sample(4, reason="null", max_tokens=4))[0] == []
+  numbers, dropped = kept(sample(3, reason="null"))
   assert not numbers
-  assert "cut at max_tokens" in next(iter(dropped))
+  assert "its finish_reason is null" in next(iter(dropped))
+  # A reasoning that was cut off took its share.
+  usage = {"reasoning_tokens": 96}
+  assert kept(sample(3, max_tokens=100, usage=usage)) == ([1], {})
+  assert kept(sample(4, max_tokens=100, usage=usage))[0] == []
 
 
 def test_a_wrong_answer_that_was_cut_off_is_counted_as_cut_off():

@@ -92,6 +92,22 @@ def test_a_legacy_endpoint_may_answer_in_the_chat_shape():
   assert read.finish_reason == "unknown"
 
 
+@pytest.mark.parametrize(
+  ("reason", "stored"),
+  [
+    ({"type": "stop", "matched": 151645}, "stop"),
+    ({"type": "length", "length": 256}, "length"),
+    ({"type": "abort", "message": "aborted"}, "abort"),
+    (" stop\n", "stop"),
+    ("", "unknown"),
+    (None, "null"),
+  ],
+)
+def test_a_finish_reason_is_the_servers_word(reason, stored):
+  (read,) = parse(legacy() | {"finish_reason": reason}).choices
+  assert read.finish_reason == stored
+
+
 def test_an_empty_text_needs_no_log_probabilities():
   (choice,) = parse({"text": "", "logprobs": None}).choices
   assert choice.steps == ()
