@@ -32,7 +32,10 @@ _PAPER_NUMBER = re.compile(r"\d*\.?\d+")
 _REMARK = re.compile(
   r"\s\([^()]*\)|\b(?:because|since)\b.*", re.IGNORECASE | re.DOTALL
 )
-_LAST_REMARK = re.compile(r"\s\([^()=]*\)[.\s]*\Z")
+# "18 (as 20 - 2)", "18, not 20"
+_LAST_REMARK = re.compile(
+  r"(?:\s\([^()=]*\)|,\s(?:and\s)?not\s[^,;=\n]{1,40})[.\s]*\Z"
+)
 _SENTENCE_END = re.compile(r"\n|[.!]\s")
 # "1 200 metres": within a text a space is rarely a thousands separator.
 _GROUPS = re.compile(

@@ -52,12 +52,13 @@ _SPEAKS = re.compile(
 )
 _SPEAKS_ON = re.compile(
   rf"\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:"
-  # Any name with a question, except labels of the reasoning itself.
-  r"|\n[ \t>*_-]{0,12}+"
-  r"(?!(?:Hypothes[ie]s|Premises?|Conclusion|Claim|Argument|Step|Case|Check)\b)"
-  r"[A-Z][\w.'-]{0,20}(?:[ ][A-Z][\w.'-]{0,20})?[*_]{0,3}:"
-  r"[^\n]{1,400}\?[ \t*_\"]{0,5}(?:\n|\Z)"
   rf"|[.?!][ ](?i:{_SPEAKER}):"
+)
+# Any other name with a question, after the model has answered; before that the
+# line is part of its reasoning, such as "Hypothesis: could it be 5?".
+_ASKS_ON = re.compile(
+  r"\n[ \t>*_-]{0,12}+[A-Z][\w.'-]{0,20}(?:[ ][A-Z][\w.'-]{0,20})?[*_]{0,3}:"
+  r"[^\n]{1,400}\?[ \t*_\"]{0,5}(?:\n|\Z)"
 )
 # A text can repeat its prompt: the answer is then in the reply to it.
 _BEGINS_WITH_PROMPT = re.compile(
@@ -80,18 +81,29 @@ _OPENING_TOKENS = re.compile(rf"(?:{_TOKEN}|\s){{0,20}}")
 _THOUGHT = re.compile(r"</think(?:ing)?>|<\|channel\|>final<\|message\|>")
 
 _HEADING = r"step|part|case|solution|explanation|note|method|approach|example"
-# "A:" must be at the beginning of a line or sentence: "Plan A: $50" is not an
-# answer; nor is the heading "#### Step 2".
-_MARKERS = (
-  re.compile(
-    r"[aA](?i:nswer)\b(?:\s(?:to|for|of|in)\s[^.\n:=]{1,60}?)?[\s*_]{0,20}"
-    r"(?:(?i:is|was|(?:w|sh)ould\ be|(?:will|must)\ be|equals"
-    r"|(?:comes|came)\ (?:out\ )?to|turns\ out\ to\ be)\b|[:=])"
-  ),
+_ANSWER = r"(?i:nswer)\b(?:\s(?:to|for|of|in)\s[^.\n:=]{1,60}?)?[\s*_]{0,20}"
+_IS = (
+  r"(?:(?i:is|was|(?:w|sh)ould\ be|(?:will|must)\ be|equals"
+  r"|(?:comes|came)\ (?:out\ )?to|turns\ out\ to\ be)\b)"
+)
+# The heading "#### Step 2" is not one.
+_SIGNS = (
   re.compile(rf"\#\#\#\#(?!\#|\s{{0,5}}(?i:{_HEADING})\b)"),
   re.compile(r"\\(?:boxed|fbox)(?=\s{0,5}\{)"),
   re.compile(r"<answer>"),
+)
+# "A:" must be at the beginning of a line or sentence: "Plan A: $50" is not an
+# answer.
+_MARKERS = (
+  re.compile(rf"[aA]{_ANSWER}(?:{_IS}|[:=])"),
+  *_SIGNS,
   re.compile(r"A:(?:(?<=\nA:)|(?<=[.?!]\ A:)|(?<=\AA:))"),
+)
+# "A:" and "Answer:" at the beginning of a line open a reply, and the answer may
+# be at its end; these markers conclude it.
+_CONCLUDING = (
+  re.compile(rf"[aA](?:{_ANSWER}{_IS}|(?<![\n*\#_][aA]){_ANSWER}[:=])"),
+  *_SIGNS,
 )
 _OPTION_MARKERS = (
   re.compile(r"[cCrRbB](?i:orrect|ight|est)\s(?i:option|choice)\sis\b"),
@@ -145,7 +157,7 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   if _BEGINS_WITH_PROMPT.match(text):
     reply = _REPLY.search(text)
   reply = reply or _REPLY.match(text)
-  if reply:
+  if reply and text[reply.end() :].strip():  # "AI" alone is an answer
     text = text[reply.end() :]
   text = "\n" + text[_OPENING_TOKENS.match(text).end() :]
   first = answered(text)
@@ -155,10 +167,11 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   first = max(first, 2)
   patterns = (_ASKS, _ASKS_IN_LINE, _SPEAKS)
   asks = [pattern.search(text, first) for pattern in patterns]
-  if _SPEAKS_ON.search(text, first):
-    markers = (marker.search(text) for marker in _MARKERS)
-    marked = min((one.end() for one in markers if one), default=len(text))
-    asks.append(_SPEAKS_ON.search(text, max(marked, first)))
+  for pattern, markers in ((_SPEAKS_ON, _MARKERS), (_ASKS_ON, _CONCLUDING)):
+    if pattern.search(text, first):
+      found = (marker.search(text) for marker in markers)
+      marked = min((one.end() for one in found if one), default=len(text))
+      asks.append(pattern.search(text, max(marked, first)))
   return text[: min((ask.start() for ask in asks if ask), default=len(text))]
 
 

@@ -284,6 +284,12 @@ def test_a_number_is_read_as_people_write_it(text, number):
     ("The answer is 72.\n\nNext question: 5 + 6?", "72"),
     ("Student: $4\nTeacher: $5\nThe answer is 9", "9"),
     ("The answer is 71?\nCheck: it is not.\nThe answer is 72.", "72"),
+    ("A: Let's see.\nHypothesis: could it be 5?\nNo. The answer is 72.", "72"),
+    ("**Answer:** Let's see.\nLemma: is 5 odd?\nYes. The answer is 72.", "72"),
+    ("Answer: 72\nStudent: And 5 + 6?\nTutor: The answer is 11.", "72"),
+    ("Final answer: 72\nJoan: And 5 + 6?\nThe answer is 11.", "72"),
+    ("9 * 8 = 72, not 80.", "72"),
+    ("That is 72 apples (and not 80).", "72"),
   ],
 )
 def test_a_right_number_counts_however_it_is_spelt(prediction, target):
@@ -412,6 +418,7 @@ def test_a_gold_answer_that_is_a_formula_is_met_by_no_part_of_it():
       "apple cat dog",
     ),
     ("words", "1. apple\n2. cat\n3. dog", "apple cat dog"),
+    ("words", "AI", "ai"),
     ("words", "The sorted list:\n- apple\n- cat\n- dog", "apple cat dog"),
     ("words", "Sorted:\napple cat dog", "apple cat dog"),
     ("words", "['apple', 'cat', 'dog']", "apple cat dog"),
