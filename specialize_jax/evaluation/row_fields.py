@@ -11,25 +11,28 @@ be graded without renaming fields:
                                   |                  | "gold" or "reference"
     lm_eval --log_samples         | "resps", else    | "target", else the same
                                   | "filtered_resps" | names within "doc"
+    T5X's infer                   | "prediction"     | "targets_pretokenized"
+                                  |                  | within "inputs"
 
 "resps" takes precedence over "filtered_resps": it is the model's whole output,
 from which our graders extract the answer.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 
 _PREDICTIONS = ("prediction", "output")
 _HARNESS_PREDICTIONS = ("resps", "filtered_resps")
-_TARGETS = ("target", "answer", "gold", "reference")
+_TARGETS = ("target", "answer", "gold", "reference", "targets_pretokenized")
 _EXPECTED = 'expected {"prediction": "...", "target": "..."}'
 
 Row = Mapping[str, object]
 
 
 def prediction_of(row: Row, where: str) -> str:
-  """Returns the prediction of a row; "" if the field is null.
+  """Returns the prediction of a row; "" if the field is null or NaN.
 
   Args:
     row: the row.
@@ -43,7 +46,7 @@ def prediction_of(row: Row, where: str) -> str:
     'So 72.'
   """
   found = {
-    name: "" if row[name] is None else _text(row[name], name, where)
+    name: "" if _is_missing(row[name]) else _text(row[name], name, where)
     for name in _PREDICTIONS
     if name in row
   }
@@ -88,8 +91,8 @@ def target_of(row: Row, where: str) -> str:
   """
   if "target" in row:
     return _text(row["target"], "target", where)
-  document = row.get("doc")
-  for named in (row, document if isinstance(document, Mapping) else {}):
+  documents = (row, row.get("doc"), row.get("inputs"))
+  for named in (one for one in documents if isinstance(one, Mapping)):
     known = [name for name in _TARGETS if named.get(name) not in (None, "")]
     texts = {name: _text(named[name], name, where) for name in known}
     if len(set(texts.values())) > 1 and "target" not in texts:
@@ -107,11 +110,17 @@ def target_of(row: Row, where: str) -> str:
   )
 
 
+def _is_missing(value: object) -> bool:
+  """Whether a field is null, or NaN, as tables without the value have it."""
+  return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _text(value: object, name: str, where: str) -> str:
   """Returns a field as text; an answer may be written as a bare number."""
   if isinstance(value, str):
     return value
-  if isinstance(value, int | float) and not isinstance(value, bool):
+  is_whole = isinstance(value, int) and not isinstance(value, bool)
+  if is_whole or (isinstance(value, float) and math.isfinite(value)):
     return str(value)
   if isinstance(value, Sequence) and len(value) == 1:
     return _text(value[0], name, where)

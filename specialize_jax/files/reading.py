@@ -19,9 +19,19 @@ from specialize_jax.files import paths, seals
 _MARK = "\ufeff"
 # UTF-16 is recognized by its mark, or by the zero byte of an ASCII character.
 _UTF16_STARTS = (
+  (re.compile(rb"\xff\xfe\0\0|\0\0\xfe\xff"), "UTF-32"),
   (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16"),
   (re.compile(rb"[\x01-\x7f]\x00"), "UTF-16LE"),
   (re.compile(rb"\x00[\x01-\x7f]"), "UTF-16BE"),
+)
+
+_BINARY_STARTS = (
+  (b"\x1f\x8b", "gzip"),
+  (b"BZh", "bzip2"),
+  (b"\xfd7zXZ", "xz"),
+  (b"(\xb5/\xfd", "Zstandard"),
+  (b"PK\x03\x04", "a zip archive"),
+  (b"PAR1", "Parquet"),
 )
 
 # Of one row: the longest text that a model reads is a thousandth of it.
@@ -94,15 +104,21 @@ def read_rows(path: Path) -> list[dict[str, object]]:
 def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
   r"""Reads JSON lines, each with its line number, from 1.
 
-  Only `\n` ends a line: a text may hold other line separators.
+  Only `\n` ends a line: a text may hold other line separators. A file that is
+  one JSON list of objects, as early releases of lm-evaluation-harness write
+  their samples, has its entries for rows.
 
   Raises:
     UserError: there is no such file, or a line is not a JSON object, or its
       checksum differs (see `seals`); the message names the line.
   """
+  text = decode(read_bytes(path), path)
+  rows = _listed_rows(text)
+  if rows is not None:
+    return list(enumerate(rows, start=1))
   return [
-    (number, parsed_row(text, f"{path}, line {number}"))
-    for number, text in numbered_texts(path)
+    (number, parsed_row(line, f"{path}, line {number}"))
+    for number, line in _numbered(text)
   ]
 
 
@@ -114,11 +130,27 @@ def numbered_texts(path: Path) -> Iterator[tuple[int, str]]:
   Raises:
     UserError: there is no such file, or it is not UTF-8.
   """
-  lines_ = decode(read_bytes(path), path).split("\n")
-  for number, line in enumerate(lines_, start=1):
-    text = line.strip().removeprefix(_MARK)  # of files that were joined
-    if text:
-      yield number, text
+  yield from _numbered(decode(read_bytes(path), path))
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+  """Yields a text's lines that are not empty, with their numbers."""
+  for number, line in enumerate(text.split("\n"), start=1):
+    stripped = line.strip().removeprefix(_MARK)  # of files that were joined
+    if stripped:
+      yield number, stripped
+
+
+def _listed_rows(text: str) -> list[dict[str, object]] | None:
+  """Returns the objects of a JSON list; None if a text is none."""
+  if not text.lstrip().startswith("["):
+    return None
+  try:
+    rows = json.loads(text)
+  except (ValueError, RecursionError):
+    return None
+  are_rows = bool(rows) and all(isinstance(row, dict) for row in rows)
+  return rows if are_rows else None
 
 
 def check_row_size(row: str | bytes, where: str) -> None:
@@ -211,21 +243,27 @@ def decode(content: bytes, path: Path) -> str:
 
 
 def check_encoding(start: bytes, path: Path) -> None:
-  """Refuses UTF-16, with a byte order mark or without one.
+  """Refuses what is no UTF-8 at first sight: UTF-16, and compressed files.
 
   Args:
     start: the first bytes of a file, or all.
     path: the path of the file, for error messages.
 
   Raises:
-    UserError: the bytes begin as UTF-16 does.
+    UserError: the bytes begin as UTF-16 or UTF-32 do, or a compressed file.
   """
   name = next((name for mark, name in _UTF16_STARTS if mark.match(start)), None)
   if name is not None:
     raise errors.UserError(
-      f"{path} is UTF-16: expected UTF-8; save it as UTF-8, or convert it"
+      f"{path} is {name[:6]}: expected UTF-8; save it as UTF-8, or convert it"
       f" with `iconv -f {name} -t UTF-8`"
     )
+  for mark, name in _BINARY_STARTS:
+    if start.startswith(mark):
+      raise errors.UserError(
+        f"{path} is {name}: expected UTF-8 text; unpack it, or save it as JSON"
+        " lines"
+      )
 
 
 def _not_utf8(

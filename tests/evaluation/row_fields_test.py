@@ -1,6 +1,7 @@
 """The prediction and the target of a row are found, whoever wrote it."""
 
 import doctest
+import math
 
 import pytest
 
@@ -19,6 +20,7 @@ def test_the_docstrings_rows_are_true():
   [
     ({"prediction": "So 7."}, "So 7."),
     ({"prediction": None}, ""),
+    ({"prediction": math.nan}, ""),
     ({"prediction": 7}, "7"),
     ({"output": "So 7.", "output_ids": [3, 1]}, "So 7."),
     ({"prediction": "So 7.", "output": "So 7."}, "So 7."),
@@ -46,6 +48,8 @@ def test_a_prediction_is_found(row, prediction):
     ({"target": "7", "reference": "So 7."}, "7"),
     ({"doc": {"answer": "#### 7"}}, "#### 7"),
     ({"answer": "7", "doc": {"answer": "#### 8"}}, "7"),
+    ({"inputs": {"targets_pretokenized": "7"}}, "7"),
+    ({"target": 10**400}, f"1{'0' * 400}"),
   ],
 )
 def test_a_target_is_found(row, target):
@@ -81,6 +85,8 @@ def test_a_row_without_one_prediction_is_refused(row, sentence):
     ({"target": {"value": 7}}, "no text under 'target'"),
     ({"target": ["7", "8"]}, "no text under 'target'"),
     ({"doc": "7"}, "no text under 'target'"),
+    ({"target": math.nan}, "no text under 'target' (got nan)"),
+    ({"answer": -math.inf}, "no text under 'answer' (got -inf)"),
   ],
 )
 def test_a_row_without_one_target_is_refused(row, sentence):

@@ -1,6 +1,9 @@
 """Text that others bring is read as what it says, or refused by its line."""
 
+import bz2
+import gzip
 import json
+import lzma
 
 import hypothesis
 import pytest
@@ -78,6 +81,21 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path, read):
     path.write_bytes('{"a": "£"}\n'.encode(encoding))
     with pytest.raises(errors.UserError, match="is UTF-16: expected UTF-8"):
       read(path)
+  path.write_bytes('{"a": "£"}\n'.encode("utf-32"))
+  with pytest.raises(errors.UserError, match="is UTF-32: .*iconv -f UTF-32"):
+    read(path)
+
+
+def test_a_file_that_has_to_be_unpacked_is_named_as_such(tmp_path):
+  path = tmp_path / "rows.jsonl.gz"
+  for content, name in (
+    (gzip.compress(b'{"a": 1}'), "gzip"),
+    (bz2.compress(b'{"a": 1}'), "bzip2"),
+    (lzma.compress(b'{"a": 1}'), "xz"),
+  ):
+    path.write_bytes(content)
+    with pytest.raises(errors.UserError, match=f"is {name}: .* unpack it"):
+      reading.read_rows(path)
 
 
 def test_whole_numbers_of_any_size_stay_whole(tmp_path):
@@ -137,3 +155,15 @@ def test_a_row_that_is_nested_too_deeply_is_refused(tmp_path, opening):
     reading.read_rows(path)
   with pytest.raises(errors.UserError, match="is not JSON"):
     reading.read_json(path)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_list_of_objects_is_rows_as_lines_are(tmp_path, indent):
+  rows = [{"doc_id": 0, "resps": [["\u2028 72"]]}, {"doc_id": 1}]
+  path = tmp_path / "samples.jsonl"
+  path.write_text(json.dumps(rows, indent=indent))
+  assert reading.read_numbered_rows(path) == [(1, rows[0]), (2, rows[1])]
+  for text in ("[]", "[1]", '[{"a": 1}, 2]', '[{"a": 1}', '[{"a": 1}]\n{}'):
+    path.write_text(text)
+    with pytest.raises(errors.UserError, match="line 1 is not"):
+      reading.read_numbered_rows(path)
