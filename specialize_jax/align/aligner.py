@@ -338,6 +338,13 @@ class Aligner:
       characters_lost_A=batch.student.lost_B,
       mass_offered_A=offered_A,
       mass_kept_A=np.minimum(found.kept_B, offered_A),
+      log_prob_A=transfer.per_sample(
+        batch.teacher.log_probs_L, batch.teacher.offsets
+      ),
+      visible_log_prob_A=transfer.per_sample(
+        np.where(batch.places.visible_L > 0, batch.teacher.log_probs_L, 0.0),
+        batch.teacher.offsets,
+      ),
       words=self.words,
     )
     has_token = np.diff(batch.student.offsets) > 0

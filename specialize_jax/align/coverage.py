@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -38,6 +39,11 @@ class Coverage:
     teacher_mass: The part of it that became part of a target.
     characters_lost: Characters that the student's pieces do not spell.
     samples_with_lost_characters: Samples that have any.
+    log_prob: The teacher's log-probability of the texts, of all tokens, in
+      nats.
+    visible_log_prob: That of the tokens that are not white space.
+    target_log_prob: What the targets say of the texts' own student tokens. In
+      `marginal` it lies between the other two.
   """
 
   samples: int = 0
@@ -47,20 +53,9 @@ class Coverage:
   teacher_mass: float = 0.0
   characters_lost: int = 0
   samples_with_lost_characters: int = 0
-
-  @classmethod
-  def of(cls, result: targets.AlignedTargets | targets.Rejected) -> Self:
-    """Counts one sample."""
-    if isinstance(result, targets.Rejected):
-      return cls(samples=1, rejected={result.reason: 1})
-    return cls(
-      samples=1,
-      positions_by_class=_counts(result.classes_T, result.kinds_T),
-      teacher_mass_offered=result.mass_offered,
-      teacher_mass=result.mass_kept,
-      characters_lost=result.characters_lost,
-      samples_with_lost_characters=int(result.characters_lost > 0),
-    )
+  log_prob: float = 0.0
+  visible_log_prob: float = 0.0
+  target_log_prob: float = 0.0
 
   @classmethod
   def of_batch(cls, batch: targets.TargetBatch) -> Self:
@@ -73,6 +68,9 @@ class Coverage:
       teacher_mass=float(batch.mass_kept_A.sum()),
       characters_lost=int(batch.characters_lost_A.sum()),
       samples_with_lost_characters=int((batch.characters_lost_A > 0).sum()),
+      log_prob=float(batch.log_prob_A.sum()),
+      visible_log_prob=float(batch.visible_log_prob_A.sum()),
+      target_log_prob=float(_own_log_probs(batch).sum()),
     )
 
   def __add__(self, other: Self) -> Self:
@@ -153,7 +151,23 @@ class Coverage:
       "teacher_mass_offered": self.teacher_mass_offered,
       "characters_lost": self.characters_lost,
       "samples_with_lost_characters": self.samples_with_lost_characters,
+      "log_likelihood": {
+        name: value if math.isfinite(value) else None
+        for name, value in (
+          ("all_tokens", self.log_prob),
+          ("targets", self.target_log_prob),
+          ("without_white_space", self.visible_log_prob),
+        )
+      },
     }
+
+
+def _own_log_probs(batch: targets.TargetBatch) -> np.ndarray:
+  """Returns the targets' log-probabilities of the texts' own tokens, [P]."""
+  own_PC = batch.top_ids_PC == batch.ids_P[:, None]
+  log_probs_PC = np.where(own_PC, batch.top_log_probs_PC, -np.inf)
+  masked_P = batch.kinds_P == targets.Kind.MASKED
+  return np.where(masked_P, 0.0, log_probs_PC.max(axis=1, initial=-np.inf))
 
 
 def _counts(classes_T: np.ndarray, kinds_T: np.ndarray) -> Counts:

@@ -269,13 +269,13 @@ def _first_of_equals(rows: np.ndarray, own_ids: np.ndarray) -> np.ndarray:
     own_ids: int64[N].
   """
   first = np.arange(len(rows))
-  active, distance = first, 1
-  while len(active):
-    active = active[: np.searchsorted(active, len(rows) - distance)]
-    active = active[rows[active + distance] == rows[active]]
-    equal = active[own_ids[active + distance] == own_ids[active]]
+  for distance in range(1, len(rows)):
+    same_row = rows[distance:] == rows[:-distance]
+    if not same_row.any():
+      break
+    same_row &= own_ids[distance:] == own_ids[:-distance]
+    equal = np.flatnonzero(same_row)
     first[equal + distance] = np.minimum(first[equal + distance], equal)
-    distance += 1
   return first
 
 

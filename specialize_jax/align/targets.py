@@ -149,7 +149,13 @@ _POSITIONS = (
   "classes_P",
   "student_group_P",
 )
-_SAMPLES = ("characters_lost_A", "mass_offered_A", "mass_kept_A")
+_SAMPLES = (
+  "characters_lost_A",
+  "mass_offered_A",
+  "mass_kept_A",
+  "log_prob_A",
+  "visible_log_prob_A",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,6 +183,9 @@ class TargetBatch:
     characters_lost_A: int64[A].
     mass_offered_A: float64[A].
     mass_kept_A: float64[A].
+    log_prob_A: float64[A], the teacher's log-probability of the text, summed
+      over all tokens, in nats.
+    visible_log_prob_A: float64[A], the same without white-space tokens.
     words: The student's table, for the pieces of its ids.
   """
 
@@ -195,6 +204,8 @@ class TargetBatch:
   characters_lost_A: np.ndarray
   mass_offered_A: np.ndarray
   mass_kept_A: np.ndarray
+  log_prob_A: np.ndarray
+  visible_log_prob_A: np.ndarray
   words: tables.StudentTable
 
   @property

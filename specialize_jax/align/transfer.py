@@ -333,9 +333,13 @@ def sum_by_id(
   ids = np.where(used, ids_SM, 0)
   probs_SM[~used] = 0.0
   gaps = np.flatnonzero((used[1:] > used[:-1]).any(axis=0))
-  order = np.argsort(~used[:, gaps], axis=0, kind="stable")
-  ids[:, gaps] = np.take_along_axis(ids[:, gaps], order, axis=0)
-  probs_SM[:, gaps] = np.take_along_axis(probs_SM[:, gaps], order, axis=0)
+  used_SG = used[:, gaps]
+  _, column = np.nonzero(used_SG)
+  into = (np.cumsum(used_SG, axis=0) - 1)[used_SG], column
+  for values in (ids, probs_SM):
+    closed = np.zeros(used_SG.shape, values.dtype)
+    closed[into] = values[:, gaps][used_SG]
+    values[:, gaps] = closed
   return ids, probs_SM
 
 

@@ -64,10 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       "report": paths.OUTPUT_FILE,
     },
   )
-  if paths.are_same(flags.output, flags.report):
-    raise errors.UserError(
-      f"--output and --report are both {flags.output}; give two files"
-    )
 
   from specialize_jax.files import locks
 
@@ -106,6 +102,13 @@ def _align_store(flags: argparse.Namespace) -> int:
     }
     report_file.write(json.dumps(report, indent=2) + "\n")
   print(_summary(total, flags.mode))
+  if flags.mode == "marginal":
+    print(
+      "log-likelihood of the texts in nats: the teacher's tokens"
+      f" {total.log_prob:,.2f}, the targets {total.target_log_prob:,.2f}, the"
+      " teacher's tokens without white space alone"
+      f" {total.visible_log_prob:,.2f}"
+    )
   teacher_records.print_coverage(report)
   return 0
 

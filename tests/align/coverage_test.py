@@ -3,14 +3,14 @@
 from testdata import trees
 
 from specialize_jax import align
-from specialize_jax.align import coverage, targets
+from specialize_jax.align import coverage
 
 
 def cover(spellings, mode="whitespace"):
   text = b"".join(spellings).decode()
-  return coverage.Coverage.of(
-    trees.align(trees.plain_tokens(spellings), text, trees.tiny_student(), mode)
-  )
+  aligner = align.Aligner(trees.tiny_student(), mode=mode)
+  sample = trees.plain_tokens(spellings), text
+  return coverage.Coverage.of_batch(aligner.align([sample]))
 
 
 def test_kinds_of_positions_add_up_to_all():
@@ -34,8 +34,8 @@ def test_coverage_of_two_samples_is_the_sum():
 
 
 def test_rejected_samples_are_counted_by_reason():
-  a = coverage.Coverage.of(targets.Rejected("a"))
-  b = coverage.Coverage.of(targets.Rejected("b"))
+  a = coverage.Coverage(samples=1, rejected={"a": 1})
+  b = coverage.Coverage(samples=1, rejected={"b": 1})
   total = a + b + a
   assert total.rejected == {"a": 2, "b": 1}
   assert total.samples == 3

@@ -165,6 +165,18 @@ def test_the_papers_alignment_of_the_real_samples_is_written(tmp_path):
   assert report["one_to_one"] == sum(sum(row["mask"]) for row in rows)
 
 
+def test_marginal_prints_the_likelihood_and_its_bounds(tmp_path, capsys):
+  records = real_files.find("codex", "gsm8k_train_0.json")
+  vocabulary = real_files.find("tokenizers", "t5_spiece.model")
+  assert run(tmp_path, records, vocabulary, "marginal") == 0
+  said = capsys.readouterr().out
+  assert "the teacher's tokens -578.82, the targets -577.83, the" in said
+  assert "without white space alone -566.28" in said
+  _, report = written(tmp_path)
+  low, found, high = report["log_likelihood"].values()
+  assert low < found < high
+
+
 def test_a_truncated_store_is_one_sentence(
   tmp_path, records, vocabulary, capsys
 ):
