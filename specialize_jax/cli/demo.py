@@ -78,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       "output_dir": _OUTPUT,
     },
   )
+  for run in ("pretrain", "specialize"):
+    name = f"{run}_gin_file"
+    gin_files.check_files(
+      [getattr(flags, name)], flags.gin_search_paths, f"--{name}"
+    )
   from specialize_jax.files import locks
 
   with locks.directory(flags.output_dir, "--output_dir"):
@@ -94,13 +99,11 @@ def _demo(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   from specialize_jax.study import demo
 
   output_dir = pathlib.Path(flags.output_dir)
-  pretraining = _experiment(
-    flags, flags.pretrain_gin_file, output_dir / "pretrain"
-  )
+  pretraining = _experiment(flags, "pretrain", output_dir)
   specialization = _experiment(
     flags,
-    flags.specialize_gin_file,
-    output_dir / "specialize",
+    "specialize",
+    output_dir,
     f"INITIAL_CHECKPOINT_PATH = {str(output_dir / 'pretrain')!r}",
   )
   with gin_files.loaded(flags, bindings):
@@ -118,15 +121,17 @@ def _demo(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
 
 def _experiment(
   flags: argparse.Namespace,
-  gin_file: str,
-  model_dir: pathlib.Path,
+  run: str,
+  output_dir: pathlib.Path,
   *bindings: str,
 ) -> object:
-  """Configures one of the two runs, in a subdirectory of the output."""
+  """Configures "pretrain" or "specialize", a subdirectory of the output."""
   from specialize_jax.runs import experiment
 
+  gin_file = getattr(flags, f"{run}_gin_file")
   run_flags = argparse.Namespace(**{**vars(flags), "gin_file": [gin_file]})
-  placed = [f"MODEL_DIR = {str(model_dir)!r}", f"SEED = {flags.seed}"]
+  model_dir = str(output_dir / run)
+  placed = [f"MODEL_DIR = {model_dir!r}", f"SEED = {flags.seed}"]
   with gin_files.loaded(run_flags, [*placed, *bindings]):
     return gin_files.configured(experiment.Experiment)()
 

@@ -14,6 +14,7 @@ silently, and the run then trains with the value that was meant to change.
 import argparse
 import ast
 import contextlib
+import dataclasses
 import difflib
 import functools
 import io
@@ -23,6 +24,7 @@ import pathlib
 import re
 import sys
 import tokenize
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -48,6 +50,8 @@ _UNBOUND = re.compile(
   r" [\w-]+ arguments?: ([^\n]+)"
 )
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
+_REFERENCE_NAME = re.compile(r"[@%][A-Za-z_]")
+_PYTHON_ONLY = (set, frozenset, type(Ellipsis))
 
 
 def add_flags(parser: argparse.ArgumentParser, default_file: str) -> None:
@@ -87,6 +91,9 @@ def parse(
   Returns:
     The parsed flags, and the overrides as gin bindings, "NAME = value".
 
+  Raises:
+    UserError: a gin file is not where it is looked for.
+
   Example:
     `--gin.MODEL_DIR=/tmp/m` is `MODEL_DIR = '/tmp/m'`, and so does
     `--gin.MODEL_DIR='"/tmp/m"'`, which is how T5X wants it quoted.
@@ -105,7 +112,10 @@ def parse(
       plain.append(argument)
   if {"-h", "--help"} & {*plain}:
     parser.epilog = f"{parser.epilog or ''}\n{_macro_help(parser, plain)}"
-  return parser.parse_args(plain), bindings
+  flags = parser.parse_args(plain)
+  if "gin_file" in flags:
+    check_files(flags.gin_file or (), flags.gin_search_paths, "--gin_file")
+  return flags, bindings
 
 
 def _macro_help(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
@@ -134,26 +144,34 @@ def _macro_help(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
   return gin_macros.listing(macros) if macros else ""
 
 
-_PATH_MACROS = {
-  "MODEL_DIR": paths.OUTPUT_DIRECTORY,
-  "EVAL_OUTPUT_DIR": paths.OUTPUT_DIRECTORY,
-  "CHECKPOINT_PATH": paths.CHECKPOINT,
-  "INITIAL_CHECKPOINT_PATH": paths.CHECKPOINT,
+_ON_A_DISK = "gin files are read from a disk"
+_GIN_FILE = dataclasses.replace(
+  paths.INPUT_FILE.local(_ON_A_DISK),
+  expected="a gin file of the package, of --gin_search_paths or of this"
+  " directory",
+)
+_GIN_DIRECTORY = paths.INPUT_DIRECTORY.local(_ON_A_DISK)
+
+_PATH_PARAMETERS = {
+  "Experiment.model_dir": paths.OUTPUT_DIRECTORY,
+  "Experiment.initial_checkpoint_path": paths.CHECKPOINT,
+  "evaluate_checkpoint.checkpoint_path": paths.CHECKPOINT,
+  "evaluate_checkpoint.output_dir": paths.OUTPUT_DIRECTORY,
 }
 
 
 def check_paths() -> None:
-  """Checks the macros that name paths, in what `loaded` has loaded.
+  """Checks the parameters that are paths, in what `loaded` has loaded.
 
   Raises:
-    UserError: one of them cannot be read, or written.
+    UserError: one of them cannot be read, or written; the message names the
+      macro that sets it, where one does.
   """
   import gin
 
-  macros = _macros(gin)
-  for name, kind in _PATH_MACROS.items():
-    if macros.get(name) is not None:
-      paths.check(name, macros[name], kind)
+  for name, value, parameter in gin_values.values_of(gin, _PATH_PARAMETERS):
+    if value is not None:
+      paths.check(name, value, _PATH_PARAMETERS[parameter])
 
 
 @contextlib.contextmanager
@@ -191,12 +209,14 @@ def loaded(
       gin.parse_config_files_and_bindings(files, None, finalize_config=False)
     _refuse_unknown_macros(gin, bindings)
     with gin.unlock_config():
-      gin.parse_config(list(bindings))
+      for binding in bindings:
+        _bind(gin, binding)
       unbound = _unbound_macros(gin)
       for name, value in (defaults or {}).items():
         if name in unbound:
           gin.parse_config(f"{name} = {value!r}")
     _refuse_unbound_macros(gin)
+    gin_values.check_macros(gin)
     given = dict(binding.split(" = ", 1) for binding in bindings)
     with gin.unlock_config():
       for name, text in gin_values.check(gin, given).items():
@@ -215,7 +235,6 @@ def loaded(
     what = " ".join(str(e).split())
     raise errors.UserError(
       f"the gin configuration ({', '.join(files)}) does not load: {what}"
-      f"{_near_files(files, places)}"
     ) from e
   try:
     yield gin.config_str()
@@ -223,17 +242,48 @@ def loaded(
     gin.clear_config()
 
 
-def _near_files(files: Sequence[str], places: Sequence[str]) -> str:
-  """Returns a hint at installed files with names like one that is not there."""
-  installed = [
-    os.fspath(path.relative_to(_INSTALLED))
-    for path in pathlib.Path(_INSTALLED).rglob("*.gin")
-  ]
+def _bind(gin: types.ModuleType, binding: str) -> None:
+  """Binds what the command line gives, "NAME = value".
+
+  Raises:
+    UserError: gin cannot read it, or knows no such parameter.
+  """
+  try:
+    gin.parse_config(binding)
+  except (SyntaxError, tokenize.TokenError, ValueError, AttributeError) as e:
+    name, _, value = binding.partition(" = ")
+    what = str(e).strip().splitlines()[0].partition(" In bindings string")[0]
+    raise errors.UserError(
+      f"--gin.{name}={value} cannot be bound: {' '.join(what.split())}"
+    ) from e
+
+
+def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:
+  """Checks that each file is in one of the places where it is looked for.
+
+  Args:
+    files: as the user named them.
+    search_paths: of `--gin_search_paths`.
+    flag: the one that named them.
+
+  Raises:
+    UserError: it is not; the message names an installed file that is near.
+  """
+  for place in filter(None, search_paths.split(",")):
+    paths.check("--gin_search_paths", place, _GIN_DIRECTORY)
+  places = _search_paths(search_paths)
   for file in files:
-    found = (os.path.join(place, file) for place in places)
-    if not any(_is_in(places, path) for path in found):
-      return parsers.did_you_mean(file, installed)
-  return ""
+    if any(_is_in(places, os.path.join(place, file)) for place in places):
+      continue
+    try:
+      paths.check(flag, file, _GIN_FILE)
+    except errors.UserError as error:
+      installed = [
+        os.fspath(path.relative_to(_INSTALLED))
+        for path in pathlib.Path(_INSTALLED).rglob("*.gin")
+      ]
+      near = parsers.did_you_mean(file, installed)
+      raise errors.UserError(f"{error}{near}") from error
 
 
 def _opened(path: str) -> io.StringIO:
@@ -295,7 +345,7 @@ def _silent_search() -> Iterator[None]:
 
 def _as_literal(value: str) -> str:
   """The value as gin reads it; text that is no literal becomes a string."""
-  if value.startswith(("@", "%")):
+  if _REFERENCE_NAME.match(value):
     return value
   # A list of references is none of Python's literals, and no text either.
   if value[:1] in ("[", "(", "{") and _REFERENCE.search(value):
@@ -304,10 +354,13 @@ def _as_literal(value: str) -> str:
   if escaped:
     value = f"{escaped[1]}{escaped[2]}{escaped[1]}"
   try:
-    ast.literal_eval(value)
+    literal = ast.literal_eval(value)
   except (ValueError, SyntaxError):
     return repr(value)
-  return value
+  if isinstance(literal, tuple):
+    return repr(literal)  # gin wants the parentheses
+  # Python's other literals, such as {1, 2}, are none of gin's.
+  return repr(value) if isinstance(literal, _PYTHON_ONLY) else value
 
 
 def _search_paths(text: str) -> list[str]:

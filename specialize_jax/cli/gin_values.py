@@ -16,9 +16,10 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cli import parsers
 
 _MAX_SHOWN = 60
 
@@ -76,6 +77,54 @@ def check(gin: types.ModuleType, given: Mapping[str, str]) -> dict[str, str]:
       f"{bound.owner}.{bound.parameter}: {problem}."
     )
   return texts
+
+
+def check_macros(gin: types.ModuleType) -> None:
+  """Checks that each macro that is used is set somewhere.
+
+  Raises:
+    UserError: one is not, and a macro of a name that is near may be meant.
+  """
+  known = {
+    scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"
+  }
+  for (scope, selector), parameters in list(gin.config._CONFIG.items()):
+    for parameter, value in parameters.items():
+      for name in _macro_names(gin, value):
+        if name not in known:
+          owner = selector.rpartition(".")[2]
+          user = scope if owner == "macro" else f"{owner}.{parameter}"
+          raise errors.UserError(
+            f"{user}=%{name}: no gin file of this run sets a macro of that"
+            f" name{parsers.did_you_mean(name, known)}"
+          )
+
+
+def _macro_names(gin: types.ModuleType, value: object) -> Iterator[str]:
+  """Yields the names of the macros in a value, also within collections."""
+  if _is_macro(gin, value):
+    yield value.config_key[0]
+  elif isinstance(value, Mapping):
+    for pair in value.items():
+      yield from _macro_names(gin, pair)
+  elif isinstance(value, list | tuple | set):
+    for element in value:
+      yield from _macro_names(gin, element)
+
+
+def values_of(
+  gin: types.ModuleType, parameters: Collection[str]
+) -> Iterator[tuple[str, object, str]]:
+  """Yields what is bound to some parameters, such as "Experiment.model_dir".
+
+  Yields:
+    The name under which the value was written, the value behind all macros,
+    and the parameter.
+  """
+  for one in _bound_parameters(gin):
+    parameter = f"{one.owner}.{one.parameter}"
+    if parameter in parameters:
+      yield one.written, one.value, parameter
 
 
 def with_written_name(gin: types.ModuleType, sentence: str) -> str:

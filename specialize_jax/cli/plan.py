@@ -224,16 +224,17 @@ def _model(
     default_gin_file=path,
   )
   try:
-    with gin_files.loaded(files, bindings):
-      config = gin_files.configured(t5_config.T5Config)()
+    gin_files.check_files([path], flags.gin_search_paths, "--model")
   except errors.UserError as error:
-    if not named or "Unable to open file" not in str(error):
+    if not named or not str(error).startswith("--model"):
       raise
     raise errors.UserError(
       f"--model={flags.model} is no file of gin_configs/models: expected one "
       "such as flan_t5_base, flan_t5_xl or t5_1_0_large, or the path of a "
       "file that ends in .gin."
     ) from error
+  with gin_files.loaded(files, bindings):
+    config = gin_files.configured(t5_config.T5Config)()
   return dataclasses.replace(config, remat_policy=flags.remat)
 
 

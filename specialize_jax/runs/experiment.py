@@ -89,10 +89,15 @@ class Evaluation:
 
   def __post_init__(self) -> None:
     """Raises UserError for a number that counts nothing."""
-    _require_lengths("Evaluation", self.task_feature_lengths, ("inputs",))
+    held_out.require_lengths(
+      "Evaluation", self.task_feature_lengths, ("inputs",)
+    )
     for name in ("batch_size", "max_new_tokens", "num_examples"):
       errors.require_range(
-        f"Evaluation.{name}", getattr(self, name), at_least=1
+        f"Evaluation.{name}",
+        getattr(self, name),
+        at_least=1,
+        at_most=errors.MAX_COUNT,
       )
 
   def num_questions(self) -> dict[str, int]:
@@ -174,12 +179,12 @@ class Experiment:
 
   def __post_init__(self) -> None:
     """Raises UserError for numbers that count nothing, or contradict."""
-    _require_lengths(
+    held_out.require_lengths(
       "Experiment", self.task_feature_lengths, ("inputs", "targets")
     )
     for name, limits in (
-      ("batch_size", {"at_least": 1}),
-      ("num_microbatches", {"at_least": 1}),
+      ("batch_size", {"at_least": 1, "at_most": errors.MAX_COUNT}),
+      ("num_microbatches", {"at_least": 1, "at_most": errors.MAX_COUNT}),
       ("seed", {"at_least": 0, "at_most": errors.MAX_SEED}),
       ("keep", {"at_least": 1}),
       ("keep_period", {"at_least": 1}),
@@ -193,23 +198,6 @@ class Experiment:
         "LoopConfig.best_metrics to names of evaluation metrics, such as "
         '["svamp_zero_shot_chain_of_thought_v1/accuracy"].'
       )
-
-
-def _require_lengths(
-  owner: str, lengths: Mapping[str, int], needed: Sequence[str]
-) -> None:
-  """Raises UserError for TASK_FEATURE_LENGTHS that lack a feature."""
-  for feature in needed:
-    if feature not in lengths:
-      raise errors.UserError(
-        f"{owner}.task_feature_lengths={dict(lengths)} (TASK_FEATURE_LENGTHS) "
-        f'has no "{feature}": expected {{"inputs": S, "targets": T}}, lengths '
-        "in tokens."
-      )
-  for feature, length in lengths.items():
-    errors.require_range(
-      f"{owner}.task_feature_lengths[{feature!r}]", length, at_least=1
-    )
 
 
 def train(

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from specialize_jax import errors
 from specialize_jax.data import pipeline
 from specialize_jax.losses import distillation
 from specialize_jax.parallel import placement
@@ -42,6 +43,18 @@ class HeldOutLoss:
     default_factory=distillation.LossConfig
   )
 
+  def __post_init__(self) -> None:
+    """Raises UserError for a number that counts nothing."""
+    require_lengths(
+      "HeldOutLoss", self.task_feature_lengths, ("inputs", "targets")
+    )
+    errors.require_range(
+      "HeldOutLoss.batch_size",
+      self.batch_size,
+      at_least=1,
+      at_most=errors.MAX_COUNT,
+    )
+
   def evaluator(
     self,
     model: network.EncoderDecoder,
@@ -69,6 +82,7 @@ class HeldOutLoss:
         split=self.split,
         num_epochs=1,
         rows=placed.local_rows(self.batch_size),
+        decoder_start_id=model.config.decoder_start_id,
       )
 
     def evaluate(params: optax.Params, _: int) -> Mapping[str, float]:
@@ -84,6 +98,36 @@ class HeldOutLoss:
 
     batches().close()  # A wrong name or split is an error here.
     return evaluate
+
+
+def require_lengths(
+  owner: str, lengths: Mapping[str, int], needed: Sequence[str]
+) -> None:
+  """Checks TASK_FEATURE_LENGTHS.
+
+  Args:
+    owner: the dataclass that has them.
+    lengths: by the feature's name.
+    needed: the features that have to be among them.
+
+  Raises:
+    UserError: they lack a feature, have one that no task has, or a length
+      that is none.
+  """
+  shown = f"{owner}.task_feature_lengths={dict(lengths)} (TASK_FEATURE_LENGTHS)"
+  expected = 'expected {"inputs": S, "targets": T}, lengths in tokens.'
+  for feature in needed:
+    if feature not in lengths:
+      raise errors.UserError(f'{shown} has no "{feature}": {expected}')
+  for feature, length in lengths.items():
+    if feature not in ("inputs", "targets"):
+      raise errors.UserError(f'{shown} has "{feature}": {expected}')
+    errors.require_range(
+      f"{owner}.task_feature_lengths[{feature!r}]",
+      length,
+      at_least=1,
+      at_most=errors.MAX_COUNT,
+    )
 
 
 _REPORTED = ("loss", "loss_kl", "loss_one_hot", "nll", "token_accuracy")

@@ -4,7 +4,9 @@ Each flag is tried with all others right, so that only the path under test can
 be refused; and nothing may appear anywhere, whatever the command had begun.
 """
 
+import argparse
 import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -14,7 +16,8 @@ import tempfile
 import pytest
 from testdata import own_domain, tiny_vocabulary
 
-from specialize_jax.cli import main
+from specialize_jax.cli import gin_files, main
+from specialize_jax.runs import experiment
 
 _ROW = {"prediction": "The answer is 7.", "target": "7", "text": "3 + 4?"}
 _RESPONSE = {
@@ -137,14 +140,25 @@ _COMMANDS = {
   "plan": (
     "--model=flan_t5_base --topology=v5e:2x2 --output={}/new.json"
     " --figure={}/new.png",
-    {"--output": "written file", "--figure": "written file"},
+    {
+      "--output": "written file",
+      "--figure": "written file",
+      "--model": "read gin",
+    },
   ),
   "launch": (
     "--on=gke --name=x --topology=v5e:4x4 --image=i --manifest={}/new.yaml"
     " -- train --gin.MODEL_DIR=gs://b/run",
     {"--manifest": "written file"},
   ),
-  "demo": ("--output_dir={}/new", {"--output_dir": "written directory"}),
+  "demo": (
+    "--output_dir={}/new",
+    {
+      "--output_dir": "written directory",
+      "--pretrain_gin_file": "read gin",
+      "--specialize_gin_file": "read gin",
+    },
+  ),
   "train": (
     "--gin_file=runs/train.gin --gin_file=models/flan_t5_small.gin"
     " --gin_file=losses/distribution_matching.gin"
@@ -181,7 +195,20 @@ for _name in (
     _text + " --dataset={}/own/queues.yaml",
     {**_kinds, "--dataset": "read file"},
   )
-_IS_PATH = re.compile("DIR|FILE|PATH|SPIECE")
+for _name in ("demo", "eval", "plan", "select", "train"):
+  _text, _kinds = _COMMANDS[_name]
+  _gin = {"--gin_file": "read gin", "--gin_search_paths": "read directory"}
+  _COMMANDS[_name] = (_text, {**_kinds, **_gin})
+# Flags whose text is no path of this machine.
+_NO_PATHS = frozenset(
+  ("--api_key_env", "--base_url", "--benchmark", "--cluster")
+  + ("--coordinator_address", "--extra_body", "--gin.NAME=value", "--image")
+  + ("--import", "--in_distribution", "--mesh", "--metric", "--mode", "--name")
+  + ("--namespace", "--out_of_distribution", "--package", "--project")
+  + ("--runner", "--runner_options", "--runtime_version", "--service_account")
+  + ("--split", "--stop", "--task", "--topology", "--zone")
+)
+_NO_PATHS_OF = {"teach": {"--model"}}
 _LONG = "n" * 256
 
 
@@ -203,7 +230,7 @@ def _bad_paths(kind: str) -> dict[str, str]:
   if how == "read":
     bad["missing"] = "{}/absent"
     bad["in a missing directory"] = "{}/absent/x"
-  if what == "file":
+  if what in ("file", "gin"):
     bad["a directory"] = "{}/folder"
     bad["a directory with a slash"] = "{}/folder/"
     bad["a file with a slash"] = "{}/rows.jsonl/"
@@ -262,22 +289,55 @@ def _cases():
   for command, (_, kinds) in _COMMANDS.items():
     for flag, kind in kinds.items():
       for name in _bad_paths(kind):
+        if (flag, name) == ("--gin_search_paths", "nothing"):
+          continue  # as without the flag
         yield pytest.param(
           command, flag, name, id=f"{command} {flag}: {name}".replace(" ", "_")
         )
 
 
+def _takes_text(action: argparse.Action) -> bool:
+  """Whether a flag takes any text: no number, and none of a few words."""
+  if action.nargs == 0 or action.choices or not action.option_strings:
+    return False
+  if action.type is None:
+    return True
+  try:
+    action.type("folder/file")
+  except (ValueError, argparse.ArgumentTypeError):
+    return False
+  return True
+
+
 @pytest.mark.parametrize("command", list(main.COMMANDS))
-def test_every_path_that_a_command_takes_is_tried(command):
+def test_every_flag_that_may_be_a_path_is_tried(command):
   module = importlib.import_module(f"specialize_jax.cli.{command}")
   names = {
-    flag
+    action.option_strings[-1]
     for action in module.build_parser()._actions
-    for flag in action.option_strings
-    if _IS_PATH.search(action.metavar or "") and "gin" not in flag
+    if _takes_text(action)
   }
   _, kinds = _COMMANDS[command]
-  assert names == {name for name in kinds if not name.startswith("--gin.")}
+  tried = {name for name in kinds if not name.startswith("--gin.")}
+  assert names - _NO_PATHS - _NO_PATHS_OF.get(command, set()) == tried
+
+
+def test_every_gin_parameter_that_is_a_path_is_tried():
+  """By its name: what is called so is checked, and stands in the table."""
+  named = {
+    f"{owner.__name__}.{name}"
+    for owner in (experiment.Experiment, experiment.evaluate_checkpoint)
+    for name in inspect.signature(owner).parameters
+    if re.search(r"(?:_dir|_path)\Z", name)
+  }
+  assert named == gin_files._PATH_PARAMETERS.keys()
+  tried = {name for _, kinds in _COMMANDS.values() for name in kinds}
+  assert {
+    "--gin.MODEL_DIR",
+    "--gin.INITIAL_CHECKPOINT_PATH",
+    "--gin.CHECKPOINT_PATH",
+    "--gin.EVAL_OUTPUT_DIR",
+  } == {name for name in tried if name.startswith("--gin.")}
 
 
 @pytest.mark.parametrize(("command", "flag", "bad"), [*_cases()])
@@ -291,7 +351,10 @@ def test_a_bad_path_is_one_sentence_and_nothing_is_written(
   def run(path):
     words = [word.replace("{}", os.fspath(good)) for word in text.split()]
     argv = [f"{flag}={path}" if w.startswith(f"{flag}=") else w for w in words]
-    assert argv != words
+    if argv == words:
+      argv.append(f"{flag}={path}")
+    if command == "select" and flag.startswith("--gin_"):
+      argv.append("--evaluate")  # which alone reads them
     status = main.main([command, *argv])
     return status, capsys.readouterr().err.strip().splitlines()[-1]
 

@@ -12,7 +12,8 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
 from specialize_jax.data import sources
 from specialize_jax.files import locks
-from specialize_jax.runs import experiment
+from specialize_jax.runs import experiment, held_out
+from specialize_jax.t5 import network
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 
@@ -50,6 +51,23 @@ def test_a_checkpoint_has_metadata_of_its_run(trained):
     output_dir=f"{run.model_dir}/eval",
   )
   assert values["mini_gsm_zero_shot_chain_of_thought_v1/n"] == 6
+
+
+def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained):
+  run, state = trained
+  held = held_out.HeldOutLoss(
+    mixture_or_task_name=run.mixture_or_task_name,
+    task_feature_lengths=run.task_feature_lengths,
+    split="train",
+    loss=run.loss,
+  )
+  placed = run.mesh.placement()
+  losses = []
+  for start in (0, 7):
+    model = dataclasses.replace(run.model, decoder_start_id=start)
+    evaluate = held.evaluator(network.EncoderDecoder(model), placed)
+    losses.append(evaluate(state.params, 1)["held_out/loss"])
+  assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("below", ["", "checkpoints", "checkpoints/4"])
