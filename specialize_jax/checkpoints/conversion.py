@@ -85,7 +85,7 @@ def plan(
     checkpoint: the input.
     to: "ours", "huggingface" or "t5x".
     dtype: dtype of the output; None for that of the input, or float32 if its
-      tensors differ.
+      tensors differ or are float64.
     vocab_size: rows of the vocabulary in the output. None for those of the
       input, except that 32,100 become T5's 32,128 in ours, and 32,100 again in
       a Hugging Face folder if ours was converted from such.
@@ -105,6 +105,8 @@ def plan(
       "layer, as T5X's scalable_t5 trains it, and a Hugging Face T5 has one "
       "for all layers of a stack: convert it with --to=ours."
     )
+  if to == "t5x":
+    t5x_export.check_function(checkpoint.config, checkpoint.path)
   checkpoint.check_files()
   read = checkpoint.source.shapes.get(sources.EMBEDDING, (0,))[0]
   name_table.check(checkpoint.config, checkpoint.source)
@@ -319,7 +321,8 @@ def _default_rows(checkpoint: opening.Checkpoint, read: int, to: str) -> int:
 
 def _common_dtype(source: sources.Source) -> str:
   dtypes = {dtype.name for dtype in source.dtypes}
-  return dtypes.pop() if len(dtypes) == 1 else "float32"
+  # A device has no float64.
+  return "float32" if len(dtypes) != 1 or "float64" in dtypes else dtypes.pop()
 
 
 def _foreign(output: epath.Path) -> list[str]:

@@ -72,6 +72,42 @@ class _Leaf:
     return (*self.axes[:SCAN_AXIS], "layers", *self.axes[SCAN_AXIS:])
 
 
+_FIXED = (
+  "pad_id",
+  "decoder_start_id",
+  "relative_attention_max_distance",
+  "layer_norm_epsilon",
+)
+"""Fields that T5X's networks have as constants, with the defaults of ours."""
+
+_ACTIVATIONS = (("relu",), ("gelu", "linear"))
+"""What can be told from the shapes of a checkpoint, which says no other."""
+
+
+def check_function(config: t5_config.T5Config, where: str) -> None:
+  """Checks that T5X's networks compute a model's function.
+
+  Args:
+    config: the model.
+    where: its checkpoint, for the error.
+
+  Raises:
+    UserError: it has special tokens or constants that T5X's have not.
+  """
+  defaults = {field.name: field.default for field in dataclasses.fields(config)}
+  possible = {name: (defaults[name],) for name in _FIXED}
+  possible["mlp_activations"] = _ACTIVATIONS
+  for name, values in possible.items():
+    value = getattr(config, name)
+    if value not in values:
+      raise errors.UserError(
+        f"{where} is of a model whose T5Config.{name} is {value!r}, and a"
+        f" checkpoint of T5X has no place for it, whose networks have"
+        f" {' or '.join(map(repr, values))}: convert it with --to=ours or"
+        " --to=huggingface"
+      )
+
+
 def network_name(config: t5_config.T5Config, layers: Layers) -> str:
   """Returns the network of t5x/examples/ that reads the checkpoint."""
   per_stack = config.relative_bias == "per_stack"

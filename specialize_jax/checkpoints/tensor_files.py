@@ -38,7 +38,9 @@ class TensorFiles:
   """All tensors of a folder, by their name in the files."""
 
   def __init__(self, folder: str | os.PathLike) -> None:
-    """Finds the files: safetensors before PyTorch's, an index before a file.
+    """Finds the files as transformers does.
+
+    Safetensors come before PyTorch's, and a whole file before an index.
 
     Raises:
       UserError: there is none, one is missing, or cannot be read.
@@ -80,13 +82,13 @@ class TensorFiles:
 
   def _find(self) -> Mapping[str, pathlib.Path]:
     for single in (SINGLE, _TORCH):
-      index = self._folder / f"{single}.index.json"
-      if index.exists():
-        return self._indexed(index)
       path = self._folder / single
       if path.exists():
         with _opened(path) as file:
           return dict.fromkeys(file.names(), path)
+      index = self._folder / f"{single}.index.json"
+      if index.exists():
+        return self._indexed(index)
     raise errors.UserError(
       f"{self._folder} holds neither {SINGLE} nor {_TORCH}, whole or sharded: "
       "save the model with save_pretrained of a recent transformers."
@@ -240,9 +242,21 @@ def _opened(path: pathlib.Path) -> Iterator[_Safetensors | _Torch]:
     pickle.UnpicklingError,
   ) as error:
     what = " ".join(str(error).split())[:200]
+    way_out = "copy the folder again"
+    if _is_lfs_pointer(path):
+      what = "it is a pointer of Git LFS and not the file itself"
+      way_out = "run `git lfs pull` in its repository"
     raise errors.UserError(
-      f"{path} cannot be read ({what}): copy the folder again."
+      f"{path} cannot be read ({what}): {way_out}."
     ) from error
+
+
+def _is_lfs_pointer(path: pathlib.Path) -> bool:
+  try:
+    with open(path, "rb") as file:
+      return file.read(40).startswith(b"version https://git-lfs")
+  except OSError:
+    return False
 
 
 def _unknown_dtype(

@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   from specialize_jax.checkpoints import conversion, opening, tokenizers
   from specialize_jax.files import locks
+  from specialize_jax.t5 import config as t5_config
 
   if flags.verify == (flags.output is not None) or (
     flags.verify and flags.no_verify
@@ -179,6 +180,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         planned, flags.output, max_shard_bytes=flags.max_shard_mib * 2**20
       )
   print(_summary(planned, path))
+  eos_ids = planned.config.eos_ids
+  if to == "t5x" and eos_ids != (t5_config.EOS_ID,):
+    print(
+      f"T5X ends sequences by its vocabulary's token: it has to be {eos_ids[0]}"
+      " here, and whatever reads the checkpoint needs"
+      f" --gin.T5Config.eos_ids='{eos_ids}'"
+    )
   _say_decoding_settings(checkpoint)
   return 0
 

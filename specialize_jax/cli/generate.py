@@ -201,10 +201,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       "outputs": paths.RESUMED_FILE,
     },
   )
-  if paths.are_same(flags.inputs, flags.outputs):
-    raise errors.UserError(
-      f"--inputs and --outputs are both {flags.inputs}: give two files."
-    )
 
   own = registered_tasks.load_dataset(flags.dataset, flags.imports)
   devices.start(flags)
@@ -436,9 +432,7 @@ def _vocabulary(
   """Opens the vocabulary that is named, or else the checkpoint's own."""
   from specialize_jax.decoding import vocabulary
 
-  found = path or checkpoint.vocabulary_path
-  if found is None and checkpoint.kind == "huggingface":
-    found = vocabulary.beside(checkpoint.directory)
+  found = path or vocabulary.beside(checkpoint.tokenizer_files)
   if found is None:
     return None
   opened = vocabulary.from_file(found)

@@ -9,7 +9,8 @@ and the padding rows of an embedding) are omitted from texts.
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import sentencepiece
@@ -24,7 +25,8 @@ WORD_START = "\u2581"  # how both kinds spell a space
 # padded to a multiple of 128 rows.
 _MAX_SPARE_ROWS = 100 + 127
 
-_FILES = ("spiece.model", "tokenizer.json")
+_PIECES, _WHOLE, _ADDED = "spiece.model", "tokenizer.json", "added_tokens.json"
+_T5_TOKEN = re.compile(r"<extra_id_\d+>|<pad>|</?s>|<unk>")
 
 
 class Vocabulary(Protocol):
@@ -144,10 +146,43 @@ def from_file(path: str | os.PathLike[str]) -> Vocabulary:
     ) from error
 
 
-def beside(folder: str | os.PathLike[str]) -> epath.Path | None:
-  """Finds a checkpoint folder's own vocabulary file; None if it has none."""
-  files = [epath.Path(folder) / name for name in _FILES]
-  return next((file for file in files if file.is_file()), None)
+def beside(files: Iterable[epath.Path]) -> epath.Path | None:
+  """Chooses the vocabulary among the files of a checkpoint's tokenizer.
+
+  That is the SentencePiece model, unless tokens were added to it, which only
+  `tokenizer.json` has.
+
+  Returns:
+    The file; None if there is none.
+
+  Raises:
+    UserError: tokens were added, and there is no `tokenizer.json`.
+  """
+  found = {file.name: file for file in files}
+  pieces, whole = found.get(_PIECES), found.get(_WHOLE)
+  if pieces is None or whole is not None and _added_tokens(whole):
+    return whole
+  if whole is None and _ADDED in found:
+    words = _added_tokens(found[_ADDED])
+    if words:
+      raise errors.UserError(
+        f"{os.fspath(found[_ADDED])} adds {', '.join(map(repr, words[:3]))} to"
+        f" the pieces of {_PIECES}: expected a {_WHOLE}, which has both, as"
+        " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes"
+        " it"
+      )
+  return pieces
+
+
+def _added_tokens(file: epath.Path) -> list[str]:
+  """Returns the tokens that a file adds to T5's own."""
+  content = reading.read_json(file)
+  if isinstance(content, dict) and file.name == _WHOLE:
+    rows = content.get("added_tokens")
+    rows = rows if isinstance(rows, list) else []
+    content = [row.get("content") for row in rows if isinstance(row, dict)]
+  names = map(str, content if isinstance(content, dict | list) else ())
+  return [name for name in names if not _T5_TOKEN.fullmatch(name)]
 
 
 def check_size(

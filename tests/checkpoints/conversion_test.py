@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import transformers
 from testdata import real_files, tiny_checkpoints
 
@@ -74,6 +75,21 @@ def test_a_folder_comes_back_bit_by_bit(family, dtype, tmp_path):
   params = ours.params(one_device(), trained)
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
   assert_same_tensors(folder, to_folder(tmp_path / "ours", tmp_path / "again"))
+
+
+def test_double_precision_which_no_device_has_becomes_single(tmp_path):
+  tiny_checkpoints.theirs("t5_1_1").save_pretrained(tmp_path / "folder")
+  file = tmp_path / "folder" / "model.safetensors"
+  tensors = safetensors.numpy.load_file(file)
+  safetensors.numpy.save_file(
+    {name: value.astype(np.float64) for name, value in tensors.items()}, file
+  )
+  opened = opening.open_checkpoint(tmp_path / "folder")
+  planned = conversion.plan(opened, to="ours")
+  assert planned.config.param_dtype == "float32"
+  conversion.write_ours(planned, tmp_path / "ours")
+  (dtype,) = opening.open_checkpoint(tmp_path / "ours").source.dtypes
+  assert dtype == np.float32
 
 
 @BOTH

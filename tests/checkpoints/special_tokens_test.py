@@ -157,6 +157,30 @@ def test_what_ours_gives_back_says_the_same(model, folder, ours, tmp_path):
   np.testing.assert_array_equal(_their_greedy(loaded), _their_greedy(model))
 
 
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("decoder_start_id", START),
+    ("pad_id", PAD),
+    ("layer_norm_epsilon", 1e-5),
+    ("relative_attention_max_distance", 64),
+    ("mlp_activations", ("relu", "linear")),
+  ],
+)
+def test_t5x_which_has_no_place_for_them_is_not_written(ours, field, value):
+  fixed = dataclasses.replace(
+    ours.config,
+    pad_id=0,
+    decoder_start_id=0,
+    relative_attention_max_distance=128,
+  )
+  one = dataclasses.replace(
+    ours, config=dataclasses.replace(fixed, **{field: value})
+  )
+  with pytest.raises(errors.UserError, match=f"T5Config.{field} is .* T5X has"):
+    conversion.plan(one, to="t5x")
+
+
 def test_settings_of_a_generation_config_come_back(folder, tmp_path):
   path = _edited(folder, tmp_path / "in", generation={"num_beams": 4})
   planned = conversion.plan(opening.open_checkpoint(path), to="ours")

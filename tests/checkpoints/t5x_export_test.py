@@ -20,7 +20,9 @@ from specialize_jax.checkpoints import (
 from specialize_jax.training import optimizer, state
 
 # Some kernels have 128 entries on both sides, and are factored by everyone.
-CONFIG = tiny_checkpoints.config("t5_1_1", embed_dim=128, mlp_dim=130)
+CONFIG = tiny_checkpoints.config(
+  "t5_1_1", embed_dim=128, mlp_dim=130, relative_attention_max_distance=128
+)
 LAYERS = pytest.mark.parametrize("layers", ["listed", "scanned"])
 
 

@@ -111,6 +111,23 @@ def test_an_index_that_does_not_fit_its_files_is_named(tmp_path):
     _ = tensor_files.TensorFiles(tmp_path).shapes
 
 
+def test_a_whole_file_comes_before_an_index_that_was_left_there(tmp_path):
+  """As in transformers, which saves one file and leaves an older index."""
+  single_safetensors(tmp_path)
+  index = tmp_path / "model.safetensors.index.json"
+  index.write_text(json.dumps({"weight_map": {"a": "old.safetensors"}}))
+  files = tensor_files.TensorFiles(tmp_path)
+  np.testing.assert_array_equal(files.read("a"), TENSORS["a"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_named_as_one(tmp_path, name):
+  pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n"
+  (tmp_path / name).write_bytes(pointer)
+  with pytest.raises(errors.UserError, match="pointer of Git LFS.*lfs pull"):
+    _ = tensor_files.TensorFiles(tmp_path).shapes
+
+
 def test_a_quantized_tensor_is_refused_by_name(tmp_path):
   quantized = {"a": np.zeros(3, np.int8)}
   safetensors.numpy.save_file(quantized, tmp_path / "model.safetensors")

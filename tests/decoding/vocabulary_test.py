@@ -2,6 +2,7 @@
 
 import pytest
 import tokenizers
+from etils import epath
 from testdata import real_files, tiny_vocabulary
 
 from specialize_jax import errors
@@ -71,9 +72,27 @@ def test_a_file_that_is_not_a_vocabulary_is_an_error(tmp_path):
     vocabularies.from_file(tmp_path / "empty.model")
 
 
+def _files(folder, **contents):
+  for name, content in contents.items():
+    (folder / name.replace("__", ".")).write_text(content)
+  return [epath.Path(file) for file in sorted(folder.iterdir())]
+
+
 def test_a_folders_own_file_is_found(tmp_path):
-  assert vocabularies.beside(tmp_path) is None
-  (tmp_path / "tokenizer.json").write_text("{}")
-  assert vocabularies.beside(tmp_path).name == "tokenizer.json"
-  (tmp_path / "spiece.model").write_text("")
-  assert vocabularies.beside(tmp_path).name == "spiece.model"
+  assert vocabularies.beside([]) is None
+  whole = _files(tmp_path, tokenizer__json="{}")
+  assert vocabularies.beside(whole).name == "tokenizer.json"
+  both = _files(tmp_path, spiece__model="")
+  assert vocabularies.beside(both).name == "spiece.model"
+
+
+def test_tokens_that_were_added_are_never_left_out(tmp_path):
+  sentinels = '{"<extra_id_0>": 32099}'
+  files = _files(tmp_path, spiece__model="", added_tokens__json=sentinels)
+  assert vocabularies.beside(files).name == "spiece.model"
+  files = _files(tmp_path, added_tokens__json='{"\\n": 32100, "<sep>": 32101}')
+  with pytest.raises(errors.UserError, match=r"adds '\\n', '<sep>' to the"):
+    vocabularies.beside(files)
+  added = '{"added_tokens": [{"content": "</s>"}, {"content": "<sep>"}]}'
+  files = _files(tmp_path, tokenizer__json=added)
+  assert vocabularies.beside(files).name == "tokenizer.json"
