@@ -281,6 +281,8 @@ def _takes(annotation: object, made: object) -> bool:
     return any(_takes(one, made) for one in typing.get_args(annotation))
   if annotation in (typing.Any, object):
     return True
+  if origin is typing.Literal:
+    return False
   kind = origin or annotation
   if made is collections.abc.Callable:
     return kind is collections.abc.Callable

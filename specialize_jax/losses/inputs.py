@@ -142,9 +142,10 @@ def check_leading_dimensions(
 
 def check_num_chunks(num_chunks: int) -> None:
   """Raises UserError unless the number of chunks is positive."""
-  if num_chunks < 1:
+  if not 1 <= num_chunks <= errors.MAX_COUNT:
     raise errors.UserError(
-      f"num_chunks={num_chunks} is not possible: expected 1 or more."
+      f"num_chunks={num_chunks} is not possible: expected 1 or more, and at"
+      f" most {errors.MAX_COUNT}."
     )
 
 

@@ -6,6 +6,7 @@ head. There are no other differences between the families.
 """
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
@@ -115,11 +116,13 @@ class T5Config:
       value = getattr(self, field.name)
       if field.name in ("pad_id", "decoder_start_id"):
         continue  # see `_check_special_ids`
-      if field.type is int and not (type(value) is int and value >= 1):
+      if field.type is int and not (
+        type(value) is int and 1 <= value <= errors.MAX_COUNT
+      ):
         raise errors.UserError(
           f"T5Config.{field.name} is {value!r}, and must be a whole number of "
-          "at least 1: include the gin file of a size, such as "
-          "models/flan_t5_base.gin."
+          f"at least 1 and at most {errors.MAX_COUNT}: include the gin file of "
+          "a size, such as models/flan_t5_base.gin."
         )
     unknown = sorted(set(self.mlp_activations) - set(ACTIVATIONS))
     if unknown or not self.mlp_activations:
@@ -144,6 +147,11 @@ class T5Config:
       raise errors.UserError(
         f"T5Config.dropout_rate is {self.dropout_rate}, and must be at least "
         "0 and below 1."
+      )
+    if not 0.0 <= self.layer_norm_epsilon < math.inf:
+      raise errors.UserError(
+        f"T5Config.layer_norm_epsilon is {self.layer_norm_epsilon}, and must be"
+        " at least 0."
       )
     if self.relative_attention_num_buckets < 4:
       raise errors.UserError(
@@ -227,7 +235,7 @@ class T5Config:
 def _dtype_name(name: str, value: object) -> str:
   try:
     dtype = jnp.dtype(value)
-  except TypeError as error:
+  except (TypeError, ValueError, SyntaxError) as error:  # NumPy parses text
     raise errors.UserError(
       f"T5Config.{name} is {value!r}, and must be a floating point type such "
       "as 'bfloat16' or 'float32'."

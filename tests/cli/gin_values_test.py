@@ -120,6 +120,15 @@ def test_what_a_parameter_takes_is_taken(argument):
     ("OptimizerConfig.beta2=1.5", "expected at least 0.0 and less than 1.0"),
     ("T5Config.attention_block_sizes=(3,)", r"\(a whole number, a whole numb"),
     ("T5Config.mlp_activations=relu", "expected a list of text"),
+    ("T5Config.dtype='1 2'", "T5Config.dtype is '1 2', and must be a floating"),
+    ("T5Config.dtype=1e-3", "T5Config.dtype is '1e-3', and must be a floating"),
+    ("T5Config.embed_dim=99999999999999999999", "at most 2147483647"),
+    ("T5Config.layer_norm_epsilon=-1", "must be at least 0"),
+    ("LossConfig.num_chunks=99999999999999999999", "at most 2147483647"),
+    (
+      "OptimizerConfig.name=@experiment.MeshShape()",
+      "expected 'adamw' or 'adafactor'",
+    ),
   ],
 )
 def test_a_value_of_another_type_is_named_as_it_was_written(argument, sentence):
