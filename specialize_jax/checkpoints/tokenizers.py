@@ -135,6 +135,8 @@ def check(
 
 def _num_pieces(where: str, content: bytes) -> int:
   try:
+    if not content:
+      raise RuntimeError("the file is empty")
     processor = sentencepiece.SentencePieceProcessor(model_proto=content)
     return processor.get_piece_size()
   except RuntimeError as error:

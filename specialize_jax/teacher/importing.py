@@ -231,8 +231,13 @@ def _body(row: Mapping) -> object:
   if isinstance(body, dict) and body.get("choices"):
     return body
   said = responses.server_message(row) or responses.server_message(body)
-  if said is None and body is not row:
-    said = body if isinstance(body, str) and body.strip() else None
+  if said is None and body is not row and isinstance(body, str):
+    if status is None:
+      raise responses.ResponseError(
+        "'response' is a text: expected the answer of an OpenAI-compatible"
+        " endpoint, as Ollama's is under /v1"
+      )
+    said = body.strip() or None
   if said is not None:
     where = f"HTTP {status}" if type(status) is int else "an error"
     raise responses.ResponseError(

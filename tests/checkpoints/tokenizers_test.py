@@ -62,6 +62,7 @@ def test_what_is_no_vocabulary_is_named(tmp_path, spiece):
     config.write_text(json.dumps({"extra_ids": extra_ids}))
     with pytest.raises(errors.UserError, match="whole number from 0 to 100,00"):
       tokenizers.beside([epath.Path(config), epath.Path(spiece)])
-  spiece.write_bytes(b"no model")
-  with pytest.raises(errors.UserError, match="is no SentencePiece model"):
-    tokenizers.from_sentencepiece(spiece)
+  for content in (b"no model", b""):
+    spiece.write_bytes(content)
+    with pytest.raises(errors.UserError, match="is no SentencePiece model"):
+      tokenizers.from_sentencepiece(spiece)

@@ -416,6 +416,16 @@ def test_a_choice_that_cannot_be_used_is_counted_and_its_neighbours_stored(
   assert "1 that spell nothing" in out
 
 
+def test_a_text_in_place_of_a_response_is_no_error_of_the_server(tmp_path):
+  """As Ollama's own endpoint answers."""
+  path = tmp_path / "responses.jsonl"
+  path.write_text('{"model": "x", "response": "It is 7.", "done": true}\n')
+  records, rejected = read(path)
+  assert records == []
+  (reason,) = rejected
+  assert reason.startswith("'response' is a text: expected the answer of an Op")
+
+
 def test_a_batch_files_body_may_be_a_string_of_json(tmp_path):
   body = {"choices": [legacy_choice("7")]}
   rows = [
