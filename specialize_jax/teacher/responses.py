@@ -237,9 +237,8 @@ def _of_responses_api(body: Mapping) -> dict[str, object]:
     content = item.get("content") if isinstance(item, dict) else None
     if not isinstance(item, dict) or item.get("type") != "message":
       continue  # reasoning, or a tool call
-    _check_kind(
-      content if isinstance(content, list) else [content], dict, "content"
-    )
+    content = content if isinstance(content, list) else [content]
+    _check_kind(content, dict, "content")
     for part in content:
       if part.get("type") == "refusal":
         refusals.append(part)

@@ -679,6 +679,12 @@ def test_an_answer_of_the_responses_api_is_read():
   bare["output"][1]["content"][0]["logprobs"] = []
   with pytest.raises(responses.NoLogProbsError):
     responses.parse(bare)
+  (part,) = responses_api()["output"][1]["content"]
+  alone = responses_api(output=[{"type": "message", "content": part}])
+  assert responses.parse(alone).choices[0].text == "It is"
+  other = responses_api(output=[{"type": "message", "content": {"x": None}}])
+  with pytest.raises(responses.ResponseError, match="'text' is None"):
+    responses.parse(other)
   failed = responses_api(error={"message": "overloaded"}, output=[])
   with pytest.raises(responses.ResponseError, match="overloaded"):
     responses.parse(failed)
