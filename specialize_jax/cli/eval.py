@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
   logs.start(flags)
+  gin_files.check_flags(flags)
 
   own = registered_tasks.register_for(flags)
   devices.start(flags)

@@ -91,9 +91,6 @@ def parse(
   Returns:
     The parsed flags, and the overrides as gin bindings, "NAME = value".
 
-  Raises:
-    UserError: a gin file is not where it is looked for.
-
   Example:
     `--gin.MODEL_DIR=/tmp/m` is `MODEL_DIR = '/tmp/m'`, and so does
     `--gin.MODEL_DIR='"/tmp/m"'`, which is how T5X wants it quoted.
@@ -112,10 +109,7 @@ def parse(
       plain.append(argument)
   if {"-h", "--help"} & {*plain}:
     parser.epilog = f"{parser.epilog or ''}\n{_macro_help(parser, plain)}"
-  flags = parser.parse_args(plain)
-  if "gin_file" in flags:
-    check_files(flags.gin_file or (), flags.gin_search_paths, "--gin_file")
-  return flags, bindings
+  return parser.parse_args(plain), bindings
 
 
 def _macro_help(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
@@ -196,6 +190,7 @@ def loaded(
   """
   import gin
 
+  check_flags(flags)
   gin.clear_config()
   # gin only ever adds places, and keeps them from one load to the next.
   places = _search_paths(flags.gin_search_paths)
@@ -256,6 +251,15 @@ def _bind(gin: types.ModuleType, binding: str) -> None:
     raise errors.UserError(
       f"--gin.{name}={value} cannot be bound: {' '.join(what.split())}"
     ) from e
+
+
+def check_flags(flags: argparse.Namespace) -> None:
+  """Checks `--gin_file` and `--gin_search_paths`, before any work is done.
+
+  Raises:
+    UserError: a file or directory does not exist.
+  """
+  check_files(flags.gin_file or (), flags.gin_search_paths, "--gin_file")
 
 
 def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:

@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build_parser(), sys.argv[1:] if argv is None else argv
   )
   logs.start(flags)
+  gin_files.check_flags(flags)
   paths.check_flags(
     flags,
     {

@@ -131,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
   logs.start(flags)
+  gin_files.check_flags(flags)
   paths.check_flags(
     flags,
     {

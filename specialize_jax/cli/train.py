@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
+  gin_files.check_flags(flags)
   if flags.topology is not None and not flags.dry_run:
     raise errors.UserError(
       f"--topology={flags.topology} goes with --dry_run: a run takes the "
