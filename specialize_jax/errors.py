@@ -32,7 +32,7 @@ MAX_STEPS = 2**31 - 1
 """Largest step of a run: steps are int32 on a device."""
 
 MAX_COUNT = 2**31 - 1
-"""Of rows, tokens and the like, which are int32 on a device."""
+"""Largest number of rows, tokens and so on, which are int32 on a device."""
 
 MAX_SEED = 2**32 - 1
 """Largest random seed."""

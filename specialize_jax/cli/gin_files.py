@@ -155,7 +155,7 @@ _PATH_PARAMETERS = {
 
 
 def check_paths() -> None:
-  """Checks the parameters that are paths, in what `loaded` has loaded.
+  """Checks the parameters that are paths, in a configuration from `loaded`.
 
   Raises:
     UserError: one of them cannot be read, or written; the message names the
@@ -238,7 +238,7 @@ def loaded(
 
 
 def _bind(gin: types.ModuleType, binding: str) -> None:
-  """Binds what the command line gives, "NAME = value".
+  """Applies bindings of the command line, "NAME = value".
 
   Raises:
     UserError: gin cannot read it, or knows no such parameter.
@@ -263,7 +263,7 @@ def check_flags(flags: argparse.Namespace) -> None:
 
 
 def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:
-  """Checks that each file is in one of the places where it is looked for.
+  """Checks that each file is in one of the search paths.
 
   Args:
     files: as the user named them.
@@ -271,7 +271,7 @@ def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:
     flag: the one that named them.
 
   Raises:
-    UserError: it is not; the message names an installed file that is near.
+    UserError: it is not; the message suggests a similar installed file.
   """
   for place in filter(None, search_paths.split(",")):
     paths.check("--gin_search_paths", place, _GIN_DIRECTORY)
@@ -362,8 +362,8 @@ def _as_literal(value: str) -> str:
   except (ValueError, SyntaxError):
     return repr(value)
   if isinstance(literal, tuple):
-    return repr(literal)  # gin wants the parentheses
-  # Python's other literals, such as {1, 2}, are none of gin's.
+    return repr(literal)  # gin requires the parentheses
+  # gin has no other literals of Python, such as {1, 2}.
   return repr(value) if isinstance(literal, _PYTHON_ONLY) else value
 
 

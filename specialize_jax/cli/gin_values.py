@@ -80,10 +80,10 @@ def check(gin: types.ModuleType, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_macros(gin: types.ModuleType) -> None:
-  """Checks that each macro that is used is set somewhere.
+  """Checks that every macro that is used is bound.
 
   Raises:
-    UserError: one is not, and a macro of a name that is near may be meant.
+    UserError: one is not; the message may suggest a similar name.
   """
   known = {
     scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"
@@ -101,7 +101,7 @@ def check_macros(gin: types.ModuleType) -> None:
 
 
 def _macro_names(gin: types.ModuleType, value: object) -> Iterator[str]:
-  """Yields the names of the macros in a value, also within collections."""
+  """Yields the names of the macros in a value, including in collections."""
   if _is_macro(gin, value):
     yield value.config_key[0]
   elif isinstance(value, Mapping):
@@ -115,7 +115,7 @@ def _macro_names(gin: types.ModuleType, value: object) -> Iterator[str]:
 def values_of(
   gin: types.ModuleType, parameters: Collection[str]
 ) -> Iterator[tuple[str, object, str]]:
-  """Yields what is bound to some parameters, such as "Experiment.model_dir".
+  """Yields the values bound to parameters, such as "Experiment.model_dir".
 
   Yields:
     The name under which the value was written, the value behind all macros,

@@ -83,7 +83,7 @@ def file(path: Path, flag: str) -> contextlib.AbstractContextManager[None]:
   Raises:
     UserError: see `directory`.
   """
-  if paths.is_stream(path):  # whose writers mix their lines, as everywhere
+  if paths.is_stream(path):  # several writers may share it
     return contextlib.nullcontext()
   place = epath.Path(_real(path))
   name = f".{place.name}.lock"

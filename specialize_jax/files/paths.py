@@ -2,11 +2,10 @@
 
 A path is local, or an object or folder in a bucket of Google Cloud Storage,
 `gs://bucket/name`, which TensorFlow's client reads and writes (through
-`etils.epath`, as Orbax, TFDS and SeqIO do). Every other `scheme://` is
-refused: `pathlib` would make a local folder called `s3:` of it, and the result
-would die with the machine. So is what only a shell or a parser replaces (`~`,
-`$HOME`, quotation marks), where nothing of that name is there: a folder called
-`~` is what nobody meant.
+`etils.epath`, as Orbax, TFDS and SeqIO do). Any other `scheme://` is an error:
+`pathlib` would take it for a local folder named `s3:`, and the outputs would be
+lost with the machine. So are unexpanded `~` and `$HOME`, and quotation marks,
+unless a file of that name exists.
 """
 
 import argparse
@@ -26,8 +25,8 @@ from etils import epath
 from specialize_jax import errors
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/{0,2})")
-# With one slash, as `pathlib` leaves them, or none: any other word before a
-# colon may be the name of a local folder.
+# Schemes that are errors also with one slash, as `pathlib` leaves them, or
+# none: any other word before a colon may be the name of a local folder.
 _STORES = frozenset(
   ("file", "ftp", "http", "https", "sftp", "dbfs", "hdfs", "webhdfs", "hf")
   + ("gs", "gcs", "s3", "s3a", "s3n", "r2", "minio", "oss", "cos", "swift")
@@ -37,7 +36,7 @@ _GOOGLE = ("gs", "gcs")
 _SHELL_NAME = re.compile(r"\$(?:\w+|\{[^{}]*\}|\([^()]*\))")
 _QUOTED = re.compile(r"(['\"`]).*\1", re.DOTALL)
 _WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")
-# Standard output and the like, which a process has open already.
+# Names of files that a process has open already, such as standard output.
 _DESCRIPTOR = re.compile(
   r"/dev/(?P<name>stdin|stdout|stderr)|(?:/dev|/proc/self)/fd/(?P<number>\d+)"
 )
@@ -126,7 +125,7 @@ def check_flags(flags: argparse.Namespace, kinds: Mapping[str, Kind]) -> None:
 def _refuse_given_twice(
   name: str, given: Mapping[str, str], kinds: Mapping[str, Kind]
 ) -> None:
-  """Refuses an output file that another flag names, to read or to write."""
+  """Checks that an output file is not also the file of another flag."""
   path = given[name]
   if is_stream(path):
     return
@@ -202,9 +201,9 @@ def is_in_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
-  """Returns whether a local path is a pipe or a device, `/dev/null` for one.
+  """Returns whether a local path is a pipe or a device, such as `/dev/null`.
 
-  Such a path is written to as it is: nothing may take its name.
+  Such a path is written to directly, and never replaced by a rename.
   """
   path = os.fspath(path)
   if is_in_bucket(path):
@@ -221,7 +220,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 def open_descriptor(path: str | os.PathLike[str]) -> int | None:
   """Returns the descriptor that a path such as `/dev/stdout` names, or None.
 
-  Opened by its name, a file that it was redirected to would be truncated.
+  Opening it by name would truncate a file that it is redirected to.
   """
   found = _DESCRIPTOR.fullmatch(os.fspath(path))
   if found is None:
@@ -276,7 +275,7 @@ def _identity(path: str) -> str:
 
 
 def _refuse_unmeant(name: str, given: str, kind: Kind) -> None:
-  """Refuses what is not there and would not be what was meant."""
+  """Checks that a path is not one that a shell should have expanded."""
   shown = f"{name}={given}"
   if given == "-":
     standard = "/dev/stdin" if kind.is_read else "/dev/stdout"
@@ -372,12 +371,12 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
   if is_stream(given):
     _check_stream(shown, given, kind)
     return
-  # What a link leads to is what is written.
+  # The target of a link is written.
   _check_writable(shown, pathlib.Path(os.path.realpath(given)), is_there)
 
 
 def _check_stream(shown: str, given: str, kind: Kind) -> None:
-  """Checks a pipe or device that is to be written."""
+  """Checks a pipe or device to write to."""
   if kind.suffix:
     raise errors.UserError(
       f"{shown} is a pipe or device, and a run that was stopped goes on from"

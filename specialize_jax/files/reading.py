@@ -34,7 +34,7 @@ _BINARY_STARTS = (
   (b"PAR1", "Parquet"),
 )
 
-# Of one row: the longest text that a model reads is a thousandth of it.
+# Largest size of a row, a thousand times that of the longest model input.
 MAX_ROW_SIZE = 32 << 20
 
 Path = str | os.PathLike[str]
@@ -104,9 +104,9 @@ def read_rows(path: Path) -> list[dict[str, object]]:
 def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
   r"""Reads JSON lines, each with its line number, from 1.
 
-  Only `\n` ends a line: a text may hold other line separators. A file that is
-  one JSON list of objects, as early releases of lm-evaluation-harness write
-  their samples, has its entries for rows.
+  Only `\n` ends a line: a text may contain other line separators. The rows of a
+  file that is one JSON list of objects, the format of samples in early releases
+  of lm-evaluation-harness, are the entries of the list.
 
   Raises:
     UserError: there is no such file, or a line is not a JSON object, or its
@@ -125,7 +125,7 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
 def numbered_texts(path: Path) -> Iterator[tuple[int, str]]:
   r"""Yields the lines that are not empty, each with its number, from 1.
 
-  Only `\n` ends a line: a text may hold other line separators.
+  Only `\n` ends a line: a text may contain other line separators.
 
   Raises:
     UserError: there is no such file, or it is not UTF-8.
@@ -134,15 +134,15 @@ def numbered_texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _numbered(text: str) -> Iterator[tuple[int, str]]:
-  """Yields a text's lines that are not empty, with their numbers."""
+  """Yields the lines of a text that are not empty, with their numbers."""
   for number, line in enumerate(text.split("\n"), start=1):
-    stripped = line.strip().removeprefix(_MARK)  # of files that were joined
+    stripped = line.strip().removeprefix(_MARK)  # of concatenated files
     if stripped:
       yield number, stripped
 
 
 def _listed_rows(text: str) -> list[dict[str, object]] | None:
-  """Returns the objects of a JSON list; None if a text is none."""
+  """Returns the objects of a JSON list; None if the text is not a list."""
   if not text.lstrip().startswith("["):
     return None
   try:
@@ -243,14 +243,14 @@ def decode(content: bytes, path: Path) -> str:
 
 
 def check_encoding(start: bytes, path: Path) -> None:
-  """Refuses what is no UTF-8 at first sight: UTF-16, and compressed files.
+  """Checks that content is not UTF-16, UTF-32 or a compressed file.
 
   Args:
     start: the first bytes of a file, or all.
     path: the path of the file, for error messages.
 
   Raises:
-    UserError: the bytes begin as UTF-16 or UTF-32 do, or a compressed file.
+    UserError: the bytes are the beginning of one of these.
   """
   name = next((name for mark, name in _UTF16_STARTS if mark.match(start)), None)
   if name is not None:

@@ -1,12 +1,11 @@
 """Writes files atomically, and text that UTF-8 or a terminal cannot show.
 
-A local file is written beside its place, synchronised to disk, and then takes
-the name: a reader never sees half a file, and a killed writer leaves the old
-one, with a hidden `.….NAME.unfinished` beside it that the next writer of that
-name removes. A link stays, and what it leads to is written. A pipe or a device,
-`/dev/null` for one, is written to as it is. A file in a bucket is written to
-local disk and then uploaded as one object, which a bucket shows whole or not at
-all.
+A local file is written under a temporary name in the same directory, synced to
+disk, and renamed: a reader never sees an incomplete file, and a killed writer
+leaves the old file, and a hidden `.….NAME.unfinished` that the next writer of
+that name removes. Of a link, the target is written; a pipe or a device, such as
+`/dev/null`, is written to directly. A file in a bucket is written to local disk
+and then uploaded as one object, which is atomic.
 
 A Python string can contain a lone surrogate, which UTF-8 cannot encode: a model
 that stops within an emoji generates one. JSON escapes it, so that reading
@@ -111,7 +110,7 @@ def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
 
 
 def _opened_stream(path: Path) -> IO[bytes]:
-  """Opens a pipe or device; of one that is open already, a copy."""
+  """Opens a pipe or device; duplicates a descriptor that is open already."""
   descriptor = paths.open_descriptor(path)
   if descriptor is None:
     return open(path, "wb")
@@ -331,9 +330,10 @@ def _hold(handle: int) -> None:
 
 
 def _remove_abandoned(directory: pathlib.Path, suffix: str) -> None:
-  """Removes what writers of the same name began before they were killed.
+  """Removes the unfinished files of killed writers of the same name.
 
-  What a living writer holds, or one on a file system without locks may, stays.
+  Files that are locked by a running writer, or are on a file system without
+  locks, are kept.
   """
   for name in os.listdir(directory):
     if not (name.startswith(".") and name.endswith(suffix)):
@@ -352,7 +352,7 @@ def _remove_abandoned(directory: pathlib.Path, suffix: str) -> None:
 
 
 def _umask() -> int:
-  """The process's file mode mask, which can only be read by setting it."""
+  """Returns the process's file mode mask, which is read by setting it."""
   mask = os.umask(0)
   os.umask(mask)
   return mask

@@ -22,7 +22,7 @@ UNKNOWN_FINISH = "unknown"
 """The `finish_reason` of samples whose source has none."""
 
 NULL_FINISH = "null"
-"""That of samples whose server says null, as of an answer in progress."""
+"""The reason of samples whose server says null, as of a partial answer."""
 
 # OpenAI's word for an answer that ended by itself or at a stop sequence, and
 # those of Together, text-generation-inference, Anthropic, Cohere and TensorRT.
@@ -30,7 +30,7 @@ _STOPPED = frozenset(
   ("stop", "eos", "eos_token", "stop_sequence", "stop_token", "stop_words")
   + ("end_turn", "end_id", "complete", "completed")
 )
-# What requests call the most tokens that an answer may have.
+# Names of the maximum number of tokens of an answer, in requests.
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict")
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)

@@ -88,7 +88,7 @@ class Evaluation:
   num_examples: int | None = None
 
   def __post_init__(self) -> None:
-    """Raises UserError for a number that counts nothing."""
+    """Raises UserError for a number below 1."""
     held_out.require_lengths(
       "Evaluation", self.task_feature_lengths, ("inputs",)
     )
@@ -178,7 +178,7 @@ class Experiment:
   metric_writers: Sequence[str] = ("tensorboard",)
 
   def __post_init__(self) -> None:
-    """Raises UserError for numbers that count nothing, or contradict."""
+    """Raises UserError for numbers that are out of range or inconsistent."""
     held_out.require_lengths(
       "Experiment", self.task_feature_lengths, ("inputs", "targets")
     )

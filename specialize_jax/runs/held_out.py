@@ -44,7 +44,7 @@ class HeldOutLoss:
   )
 
   def __post_init__(self) -> None:
-    """Raises UserError for a number that counts nothing."""
+    """Raises UserError for a number below 1."""
     require_lengths(
       "HeldOutLoss", self.task_feature_lengths, ("inputs", "targets")
     )
