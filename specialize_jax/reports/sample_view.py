@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from rich import cells
 
 from specialize_jax.files import writing
-from specialize_jax.reports import alignment_view, stylesheet
+from specialize_jax.reports import alignment_view, blocks
+from specialize_jax.reports import page as page_lib
 
 _ALTERNATIVES = 3
 
@@ -106,45 +107,68 @@ def _taught(mask: Sequence[int] | None) -> str:
   return f", {sum(mask)} of them with the teacher's distribution"
 
 
-def alignment_section(title: str, example: alignment_view.Example) -> str:
-  """Renders a sample as HTML."""
-  return (
-    f"<section><h2>{html.escape(title)}</h2>"
-    "<p>The teacher's tokens above; below, the student's pieces with their"
-    " target probabilities and alternatives.</p>"
-    f"{alignment_view.links(example).html}"
-    f"<figure>{alignment_view.heat_map(example)}</figure></section>"
+def alignment_section(
+  title: str, example: alignment_view.Example
+) -> blocks.Section:
+  """Returns a section with a sample's groups and heat map."""
+  return blocks.Section(
+    name="alignment",
+    title=title,
+    blocks=[
+      blocks.Text(
+        "The teacher's tokens above; below, the student's pieces with their"
+        " target probabilities and alternatives."
+      ),
+      alignment_view.links(example),
+      blocks.Figure(
+        name="alignment",
+        drawn=alignment_view.heat_map(example),
+        caption="Each frame aligns teacher tokens with the student pieces that"
+        " spell the same text.",
+      ),
+    ],
   )
 
 
-def text_section(title: str, text: str) -> str:
-  """Renders lines of text as HTML."""
-  return (
-    f"<section><h2>{html.escape(title)}</h2><pre>{html.escape(text)}</pre>"
-    "</section>"
+def text_section(title: str, text: str) -> blocks.Section:
+  """Returns a section with lines of text."""
+  return blocks.Section(
+    name="dataset",
+    title=title,
+    blocks=[
+      blocks.Markup(
+        html=f"<pre>{html.escape(text)}</pre>", markdown=blocks.code(text)
+      )
+    ],
   )
 
 
-def parts_section(title: str, parts: Sequence[Part]) -> str:
-  """Renders the features of an example as HTML."""
-  blocks = []
+def parts_section(title: str, parts: Sequence[Part]) -> blocks.Section:
+  """Returns a section with the features of an example."""
+  made: list[blocks.Block] = []
   for name, pieces, mask in parts:
     tokens = "".join(
       f'<span class="token">{html.escape(piece)}</span>' for piece in pieces
     )
-    blocks.append(
-      f"<h3>{html.escape(name)}, {len(pieces)} tokens{_taught(mask)}</h3>"
-      f'<div class="links">{tokens}</div>'
+    made += [
+      blocks.Heading(f"{name}, {len(pieces)} tokens{_taught(mask)}"),
+      blocks.Markup(
+        html=f'<div class="links">{tokens}</div>',
+        markdown=blocks.code("|".join(pieces)),
+      ),
+    ]
+  return blocks.Section(name="example", title=title, blocks=made)
+
+
+def page(sections: Sequence[blocks.Section]) -> str:
+  """Renders sections as a self-contained HTML page."""
+  return page_lib.render(
+    blocks.Document(
+      title="What the model will see",
+      lead="",
+      sections=sections,
+      footer="Made by `specialize inspect`",
     )
-  return f"<section><h2>{html.escape(title)}</h2>{''.join(blocks)}</section>"
-
-
-def page(sections: Sequence[str]) -> str:
-  """Renders a page that uses neither network nor scripts."""
-  return (
-    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-    f"<title>specialize inspect</title><style>{stylesheet.CSS}</style>"
-    f"</head><body><main>{''.join(sections)}</main></body></html>\n"
   )
 
 
