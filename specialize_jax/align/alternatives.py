@@ -27,7 +27,7 @@ _MAX_TAILS = 1 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-  """Where N alternatives first differ from the sampled text, in student tokens.
+  """Positions at which N alternatives first differ from the sampled text.
 
   Attributes:
     at_N: int64, index (over the batch) of the first student token that differs
@@ -45,7 +45,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
-  """Where the text before each teacher token ends, in student tokens.
+  """Student positions at which the text before each teacher token ends.
 
   Attributes:
     rest_L: int64[L], the number of student tokens (over the batch) that are

@@ -65,7 +65,7 @@ class Batch:
 
   @functools.cached_property
   def known(self) -> alternatives.Known:
-    """Where the text before each teacher token ends."""
+    """Student positions at which the text before each teacher token ends."""
     return self.alternatives.known(
       self.teacher, self.student, self.places, self.layout
     )

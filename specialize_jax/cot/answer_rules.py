@@ -1,9 +1,9 @@
-"""What an answer is in a dataset: how it is found in a text and compared.
+"""Answer rules: how a dataset's answers are found in texts and compared.
 
-The kinds of `answers` (a number, an option's letter, words in a row, ...) find
-and compare answers as people write them in English. Data of any other domain or
-language say where their answer stands: a regular expression with a named group,
-a field of a JSON object, or a function of their own.
+The kinds of `answers` (a number, the letter of an option, a list of words, ...)
+find and compare answers in English prose. For other domains and languages a
+dataset defines where the answer is: by a regular expression with a named group,
+a field of a JSON object, or a function.
 """
 
 import dataclasses
@@ -24,22 +24,22 @@ KINDS: tuple[str, ...] = typing.get_args(answers.Kind)
 """The kinds that `answers` finds and compares."""
 
 FOUND_KINDS = ("regex", "json", "python")
-"""The kinds that find a text, which `compare` compares."""
+"""The kinds that find a text, to be compared by `compare`."""
 
 COMPARISONS = ("exact", "number", "option", "choice", "words")
 
 PYTHON = "python:"
-"""What a function's name begins with where another word could stand."""
+"""The prefix of a function's name in a field that may have other values."""
 
 _BRACKETED = re.compile(r"[(\[<]\s*([^()\[\]<>]+?)\s*[)\]>]")
-_REACH = 20_000  # characters at a text's end in which an answer is looked for
-# Characters that are compared in their folded form: no answer is as long.
+_REACH = 20_000  # number of last characters of a text that are searched
+# Largest number of characters that are folded before they are compared.
 _MAX_FOLDED = 100_000
 _MAX_OBJECTS = 100  # of JSON, tried from the end
-# Of a text: what takes longer backtracks without an end in sight.
+# Time limit for a text, against endless backtracking.
 _MAX_PATTERN_SECONDS = 0.3
 _TRIAL_SIZE = 2_000  # characters of a text that an expression is tried on
-# Where a word of ASCII begins or ends.
+# The boundaries of ASCII words.
 _WORD_EDGE = re.compile(r"(?<![0-9a-z])(?=[0-9a-z])|(?<=[0-9a-z])(?![0-9a-z])")
 _MAX_SHOWN = 60
 _DECODER = json.JSONDecoder()
@@ -47,7 +47,7 @@ _DECODER = json.JSONDecoder()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnswerRule:
-  """How an answer is found in a text, and when it is right.
+  """A rule that finds answers in texts and compares them.
 
   Attributes:
     kind: One of `KINDS`; "contains", right where the gold answer occurs in the
@@ -113,9 +113,10 @@ class AnswerRule:
     return answers.Verdict(extracted=said, correct=self._same(said, gold))
 
   def read(self, text: str) -> str | None:
-    """Returns the answer that a text gives; None for none.
+    """Returns the answer in a text; None if there is none.
 
-    Of "contains", which needs the gold answer to find it, the whole text.
+    For "contains", which cannot find an answer without the gold answer, it is
+    the whole text.
     """
     if self.kind in KINDS:
       return answers.grade(text, "", kind=self.kind).extracted
@@ -135,7 +136,7 @@ class AnswerRule:
     return said
 
   def bare(self, target: str) -> str:
-    """Returns a gold answer alone, where it is written as an answer is.
+    """Returns the gold answer in a target that the rule can read.
 
     Example:
       >>> AnswerRule(kind="json", field="answer").bare('{"answer": "B"}')
@@ -146,11 +147,11 @@ class AnswerRule:
     return target.strip()
 
   def finds(self, text: str, target: str) -> bool:
-    """Whether a text gives the answer `target` by this rule."""
+    """Returns whether the answer in a text is `target` by this rule."""
     return self.grade(text, target).correct
 
   def check_votes(self) -> None:
-    """Raises UserError where texts cannot vote on an answer by this rule."""
+    """Raises UserError if the rule cannot find answers for a vote."""
     if self.kind == "contains":
       raise errors.UserError(
         "answer: contains looks for the gold answer in a text, and samples that"
@@ -159,7 +160,7 @@ class AnswerRule:
       )
 
   def same(self, one: str, other: str) -> bool:
-    """Whether two answers, as `read` returns them, are one.
+    """Returns whether two answers from `read` are equal.
 
     Example:
       >>> NUMBER.same("72", "72.0")
@@ -185,11 +186,11 @@ NUMBER = AnswerRule()
 
 
 def why_not(rule: AnswerRule, *, imports: bool = True) -> str | None:
-  """Returns why a rule cannot be used, as half a sentence; None if it can.
+  """Returns why a rule is invalid, as half a sentence; None if it is valid.
 
   Args:
     rule: the rule.
-    imports: whether functions that it names are imported, to see.
+    imports: whether to import the functions that it names, as a check.
   """
   known = (*KINDS, "contains", *FOUND_KINDS)
   if rule.kind not in known:
@@ -249,7 +250,7 @@ def _is_slow(pattern: str) -> bool:
   start = re.match(r"[\w ,:;<>=#\"']*", pattern)[0]
   for unit in dict.fromkeys(("a", "0", " ", "a ", ".", *literal)):
     run = (unit * _TRIAL_SIZE)[:_TRIAL_SIZE]
-    # An expression is not even tried on a text without its last literal.
+    # The regex module skips a text that lacks the expression's last literal.
     for text in (f"{start}{run}\0", f"{start}{run}\0{literal}.,:;!?)]}}"):
       try:
         _last_match(pattern, text)
@@ -321,11 +322,11 @@ def _as_text(value: object) -> str | None:
 
 
 def _contains(text: str, target: str) -> bool:
-  """Whether a text has a target in it, as words.
+  """Returns whether a text contains a target as whole words.
 
-  "no" does not stand in "not"; other scripts write words without a gap. With
-  every edge of a word marked in both, by what a folded text has none of, this
-  is one search for a string, in time linear in both.
+  "not" does not contain "no"; in scripts without spaces any substring counts.
+  With every word boundary marked, in both, by a character that folded texts do
+  not have, this is a single string search, which takes linear time.
   """
   if len(target) > _MAX_FOLDED:
     return False
@@ -335,7 +336,7 @@ def _contains(text: str, target: str) -> bool:
 
 
 def _folded(text: str) -> str:
-  """Returns a text in a form to compare: without case, quotes and blanks."""
+  """Returns a text without case, quotes and blanks, for comparison."""
   text = spelling.nfkc(text).casefold()
   return " ".join(text.split()).strip("\"'`*$ ").rstrip(".\u3002 ")
 
@@ -362,7 +363,7 @@ def _function(name: str) -> Callable[..., object]:
       f"{PYTHON}{name} names no function: expected {PYTHON}module.function"
     )
   if module_name.partition(".")[0] in sys.stdlib_module_names:
-    # A stranger's file would otherwise hand a model's text to os.system.
+    # An untrusted file could otherwise pass a model's text to os.system.
     raise errors.UserError(
       f"{PYTHON}{name} is of Python's own library: expected a function of your"
       " own, in a module of the working directory or an installed one"

@@ -1,4 +1,4 @@
-"""What a task of each kind is put together from.
+"""The parts of seqio tasks, by the kind of task.
 
 A task file names its dataset's source and its formats; these give the rest
 as the arguments of `seqio.TaskRegistry.add`:

@@ -100,12 +100,12 @@ def load(path: str, flag: str = "--dataset") -> DatasetFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kept:
-  """What a dataset file says that needs none of its sets.
+  """The parts of a dataset file that do not depend on its sets.
 
   Attributes:
-    path: the file.
-    wording: how the student is asked.
-    rule: what an answer is.
+    path: the path of the file.
+    wording: the student's prompts and statements of answers.
+    rule: the rule that finds an answer and compares it.
   """
 
   path: str
@@ -113,11 +113,11 @@ class Kept:
   rule: answer_rules.AnswerRule
 
   def rule_to_run(self) -> answer_rules.AnswerRule:
-    """Returns the rule, unless it runs code that only the file names.
+    """Returns the rule, unless it names a Python function.
 
     Raises:
-      UserError: it names a Python function. Whoever gives the file by a flag
-        has chosen to run it; a checkpoint may be a stranger's.
+      UserError: it names a function. The file in a checkpoint is not trusted
+        to choose code to run; one that the user gives by a flag is.
     """
     if self.rule.kind == "python" or self.rule.compare.startswith(
       answer_rules.PYTHON
@@ -130,14 +130,14 @@ class Kept:
 
 
 def kept(content: bytes, path: str) -> Kept:
-  """Reads a dataset file whose sets need not be there; imports nothing.
+  """Reads a dataset file whose sets need not exist; imports nothing.
 
   Args:
-    content: of a dataset file, such as a run keeps.
-    path: where it lies, for errors.
+    content: the content of a dataset file, such as that of a run.
+    path: the path of the file, for error messages.
 
   Raises:
-    UserError: it is no dataset file.
+    UserError: it is not a dataset file.
   """
   mistakes = mistakes_lib.Mistakes()
   reader = _Reader(path, mistakes, imports=False)
