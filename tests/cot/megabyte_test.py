@@ -21,7 +21,6 @@ from specialize_jax.cot import (
   calculator,
   spelling,
   turns,
-  written_numbers,
 )
 from specialize_jax.decoding import self_consistency
 
@@ -191,9 +190,6 @@ def _rules():
       kind="regex", pattern=r"Queue:\s*(?P<answer>\w*)", compare=compare
     )
     yield answer_rules.AnswerRule(kind="json", field="answer", compare=compare)
-    yield answer_rules.AnswerRule(
-      kind="python", function="builtins.str", compare=compare
-    )
   yield answer_rules.AnswerRule(kind="contains")
 
 
@@ -230,12 +226,6 @@ def _entries():
     yield f"{name}, read", lambda text, rule=rule: rule.read(text)
   yield "numbers_equal", lambda text: answers.numbers_equal(text, "7")
   yield "a vote", lambda text: self_consistency.vote([text, "7"], [0.0, -1.0])
-  yield (
-    "a vote of words",
-    lambda text: self_consistency.vote(
-      [text, "7"], [0.0, -1.0], extract_fn=lambda said: said
-    ),
-  )
   yield "result_of", lambda text: calculator.result_of(f"{text}=")
   yield "result_of a mark", lambda text: calculator.result_of(f"<<{text}=")
   yield "result_of a sum", lambda text: calculator.result_of(f"{text} 48 / 2 =")
@@ -244,8 +234,6 @@ def _entries():
   yield "plain_characters", spelling.plain_characters
   yield "plain_latex", spelling.plain_latex
   yield "box_content", lambda text: turns.box_content(f"{{{text}")
-  yield "numbers in digits", written_numbers.in_digits
-  yield "numbers in words", written_numbers.in_words
 
 
 ENTRIES = dict(_entries())
