@@ -1,11 +1,11 @@
 """Softmax attention with a backward pass of its own.
 
-What differentiation makes of attention is slow on a CPU: products whose left
-side lies transposed miss the fast path (a third of the speed), the bias's
-gradient sums over rows one number at a time, and softmax is differentiated
-with two passes over `[B, H, T, S]` more than it needs. Here each pass is as
-few as it can be, and less is kept for it: the exponentials in the compute
-dtype and one float32 number a query, where it was the float32 weights too.
+JAX's own gradient of attention is slow on a CPU: matmuls with a transposed left
+operand are not on XLA's fast path (a third of the speed), the bias's gradient
+is summed over rows one number at a time, and softmax needs two more passes over
+`[B, H, T, S]` than necessary. This implementation avoids them, and has smaller
+residuals: the exponentials in the compute dtype and one float32 number per
+query, instead of the float32 weights as well.
 
 With m the largest score of a query, e = exp(score - m) and l = sum(e):
 
@@ -19,11 +19,11 @@ import jax.numpy as jnp
 
 from specialize_jax.t5 import products
 
-# Finite, and so far below the lowest score that its exponential is 0 beside
-# any: a query that may look at nothing has `LOWEST_SCORE` for a maximum.
+# Finite, and so low that its exponential is 0 relative to any score. It is the
+# maximum of a query without visible keys.
 MASKED_SCORE = -1e30
 LOWEST_SCORE = -1e20
-# Such a query has no weights, and its sum is not divided by 0.
+# Avoids a division by 0 for such a query, whose weights are all 0.
 LEAST_SUM = 1e-30
 
 
@@ -35,15 +35,15 @@ def attend(
   bias_HTS: jax.Array | None,
   mask: jax.Array,
 ) -> jax.Array:
-  """Gives what each query gathers from the values it may look at.
+  """Computes attention: the weighted sum of values for each query.
 
-  Scores and their softmax are float32; products run in the arguments' dtype.
+  Scores and softmax are float32; matmuls are in the arguments' dtype.
 
   Args:
-    queries_BHTK: not to be divided by `sqrt(K)`, see `attention`.
-    keys_BHSK: one a position that can be looked at.
-    values_BHSK: of the same positions.
-    bias_HTS: float32, added to the scores; None for none.
+    queries_BHTK: Scores are not divided by `sqrt(K)`, see `attention`.
+    keys_BHSK: The keys.
+    values_BHSK: The values.
+    bias_HTS: float32, added to the scores; None for no bias.
     mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look at
       key s. A query that may look at nothing gets zeros, and gradients of
       zero.
@@ -76,7 +76,7 @@ def _attend_forward(
     queries_BHTK,
     keys_BHSK,
     values_BHSK,
-    # Only whether there is a bias is read of it.
+    # The backward pass only checks whether there is a bias.
     None if bias_HTS is None else (),
     mask,
     exps_BHTS,
@@ -97,7 +97,7 @@ def exponentials(
 
   Returns:
     `exp(score - m)` with m the query's largest score, 0 where masked; and its
-    sum `[B, H, T, 1]`, tiny where all of a query's are 0, to divide by.
+    sum over keys `[B, H, T, 1]`, a tiny number instead of 0.
   """
   scores_BHTS = jnp.where(mask, scores_BHTS, jnp.float32(MASKED_SCORE))
   largest_BHT1 = jnp.maximum(
@@ -118,8 +118,8 @@ def _attend_backward(
     gradient_BHTK * output.astype(jnp.float32), axis=-1, keepdims=True
   )
   gradient_BHTK = gradient_BHTK.astype(dtype)
-  # Rounded, as differentiation would: in float32 it would be the largest array
-  # of a layer, beside the float32 scores' gradient.
+  # Rounded, like the gradient that JAX computes: in float32 it would be the
+  # largest array of a layer, next to the gradient of the float32 scores.
   weights_gradient_BHTS = products.product(
     "BHTK,BHSK->BHTS", gradient_BHTK, values
   ).astype(dtype)
@@ -135,10 +135,12 @@ def _attend_backward(
     products.product("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(
       dtype
     ),
-    gathered_by_keys(queries, scores_gradient_BHTS)
+    transposed_sum_over_queries(queries, scores_gradient_BHTS)
     .swapaxes(-1, -2)
     .astype(dtype),
-    gathered_by_keys(gradient_BHTK, exps_BHTS).swapaxes(-1, -2).astype(dtype),
+    transposed_sum_over_queries(gradient_BHTK, exps_BHTS)
+    .swapaxes(-1, -2)
+    .astype(dtype),
     bias_gradient_HTS,
     None,
   )
@@ -147,12 +149,12 @@ def _attend_backward(
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def gathered_by_keys(
+def transposed_sum_over_queries(
   queries_BHTK: jax.Array, weights_BHTS: jax.Array
 ) -> jax.Array:
-  """Sums over queries: `weights^T queries`, turned, `[..., H, K, S]`, float32.
+  """Computes `(weights^T queries)^T`, float32 `[..., H, K, S]`.
 
-  It is the small array that is turned, and not `[B, H, T, S]`.
+  This transposes the smaller array instead of `[B, H, T, S]`.
   """
   turned_BHKT = products.as_written(queries_BHTK.swapaxes(-1, -2))
   return products.as_written(
@@ -163,8 +165,8 @@ def gathered_by_keys(
 def _sum_rows(rows_BHTS: jax.Array) -> jax.Array:
   """Sums over the batch, in float32.
 
-  XLA's CPU reduces the first axis forty times slower than it multiplies; its
-  TPU would turn the whole array for that product.
+  On a CPU, XLA's reduction of the first axis is forty times slower than a
+  matmul; on a TPU, that matmul would transpose the whole array.
   """
 
   def multiplied(rows_BHTS: jax.Array) -> jax.Array:

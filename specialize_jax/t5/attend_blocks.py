@@ -1,15 +1,15 @@
-"""Attention over packed rows, which leaves out what its mask leaves out.
+"""Blockwise attention over packed rows, which skips masked blocks.
 
-Of a packed row of 1,536 tokens an example of 600 looks at two fifths, and
-whole attention computes and hides the rest. Here queries and keys are cut in
-blocks, and each block of queries visits the keys from the first block that
-one of its queries may look at to the last. Softmax is taken along the way, as
-in FlashAttention (Dao et al., 2022, arXiv:2205.14135, algorithms 1 and 2):
-nothing of size `[T, S]` is kept but the bias and its gradient, and the
-backward pass computes weights again from each query's log-normalizer.
+An example of 600 tokens in a packed row of 1,536 attends to two fifths of it;
+plain attention computes and masks the rest. Here queries and keys are divided
+into blocks, and each block of queries visits the blocks of keys from the first
+to the last with a key that is visible to one of its queries. Softmax is
+computed online, as in FlashAttention (Dao et al., 2022, arXiv:2205.14135,
+algorithms 1 and 2): only the bias and its gradient have shape `[T, S]`, and the
+backward pass recomputes weights from each query's log-normalizer.
 
-Rows are visited one after another, each with its own blocks: on a mesh a
-device visits those it holds.
+Rows are processed one after another, each with its own blocks; on a mesh each
+device processes its own rows.
 """
 
 import dataclasses
@@ -44,16 +44,15 @@ def attend_in_blocks(
   """`attend.attend`, block by block; see there for the arguments.
 
   Args:
-    queries_BHTK: not to be divided by `sqrt(K)`.
-    keys_BHSK: one a position that can be looked at.
-    values_BHSK: of the same positions.
-    bias_HTS: float32, added to the scores; None for none.
+    queries_BHTK: Scores are not divided by `sqrt(K)`.
+    keys_BHSK: The keys.
+    values_BHSK: The values.
+    bias_HTS: float32, added to the scores; None for no bias.
     mask: bool, broadcasts to `[B, 1, T, S]`.
-    block_sizes: the most queries and keys of a block.
+    block_sizes: The maximum numbers of queries and of keys of a block.
 
   Returns:
-    `[B, H, T, K]` in the values' dtype. A query that may look at nothing gets
-    zeros, where `attend.attend` gives it the mean of all values.
+    `[B, H, T, K]` in the values' dtype; zeros for a query without visible keys.
   """
   batch_size, _, num_queries, _ = queries_BHTK.shape
   num_keys = keys_BHSK.shape[2]
@@ -74,7 +73,7 @@ def attend_in_blocks(
 def _on_each_device(
   blocks: "_Blocks", arrays: Mapping[str, jax.Array]
 ) -> jax.Array:
-  """Attends to the rows and heads of each device where they lie."""
+  """Computes attention on each device's rows and heads (`shard_map`)."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return _attend(blocks, arrays)
@@ -90,13 +89,13 @@ def _on_each_device(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Blocks:
-  """How the queries and the keys of a row are cut.
+  """The division of a row's queries and keys into blocks.
 
   Attributes:
-    queries: of a block.
-    keys: of a block.
-    num_queries: blocks of queries.
-    num_keys: blocks of keys.
+    queries: The number of queries of a block.
+    keys: The number of keys of a block.
+    num_queries: The number of blocks of queries.
+    num_keys: The number of blocks of keys.
   """
 
   queries: int
@@ -108,7 +107,7 @@ class _Blocks:
   def of(
     cls, num_queries: int, num_keys: int, most: tuple[int, int]
   ) -> "_Blocks":
-    """Cuts evenly, so that as little as can be is padding."""
+    """Divides evenly, to minimize padding."""
     blocks = [
       math.ceil(length / size)
       for length, size in zip((num_queries, num_keys), most, strict=True)
@@ -122,18 +121,18 @@ class _Blocks:
 
   @property
   def all_queries(self) -> int:
-    """Queries of all blocks."""
+    """The number of queries of all blocks, including padding."""
     return self.queries * self.num_queries
 
   @property
   def all_keys(self) -> int:
-    """Keys of all blocks."""
+    """The number of keys of all blocks, including padding."""
     return self.keys * self.num_keys
 
   def visits(
     self, arrays: Mapping[str, jax.Array]
   ) -> Callable[[jax.Array], "_Visit"]:
-    """Gives the visit of a number: all blocks of queries, row by row."""
+    """Returns a function from a number to its visit, in row-major order."""
     seen = (
       arrays["mask"]
       .reshape(-1, self.num_queries, self.queries, self.num_keys, self.keys)
@@ -162,12 +161,12 @@ class _Visit:
   """A block of queries and the blocks of keys that it visits.
 
   Attributes:
-    blocks: how rows are cut.
-    arrays: queries, keys, values, mask and maybe a bias, of all rows.
-    row: of the batch.
-    query: number of the block of queries.
-    first: the first block of keys that one of the queries may look at.
-    stop: one past the last; no key is visited where none may be looked at.
+    blocks: The division into blocks.
+    arrays: Queries, keys, values, mask and possibly a bias, of all rows.
+    row: The row of the batch.
+    query: The number of the block of queries.
+    first: The first block of keys that is visible to one of the queries.
+    stop: The number after the last one; equal to `first` if none is visible.
   """
 
   blocks: _Blocks
@@ -179,26 +178,26 @@ class _Visit:
 
   @property
   def at(self) -> "_At":
-    """Where the queries lie in `[B, H, T, K]`."""
+    """The position of the queries in `[B, H, T, K]`."""
     return {0: (self.row, 1), 2: (self.query, self.blocks.queries)}
 
   def of_queries(self, array_BHTK: jax.Array) -> jax.Array:
-    """Gives the part of the visiting queries, `[H, t, K]`."""
+    """Slices an array to the block of queries, `[H, t, K]`."""
     return _part(array_BHTK, self.at)[0]
 
   def of_keys(self, name: str, key: jax.Array) -> jax.Array:
-    """Gives a block's part of `keys` or `values`, `[H, s, K]`."""
+    """Slices `keys` or `values` to a block of keys, `[H, s, K]`."""
     at = {0: (self.row, 1), 2: (key, self.blocks.keys)}
     return _part(self.arrays[name], at)[0]
 
   def plane(self, key: jax.Array) -> "_At":
-    """Where a block of keys lies in `[.., T, S]`."""
+    """Returns the position of a block of keys in `[.., T, S]`."""
     return {1: (self.query, self.blocks.queries), 2: (key, self.blocks.keys)}
 
   def scores(
     self, queries: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Gives a block's scores, float32 `[H, t, s]`, and mask `[1, t, s]`."""
+    """Computes a block's scores, float32 `[H, t, s]`, and mask `[1, t, s]`."""
     scores = products.product(
       "HTK,HSK->HTS", queries, self.of_keys("keys", key)
     )
@@ -210,7 +209,7 @@ class _Visit:
   def over_keys(
     self, body: Callable[[jax.Array, tuple], tuple], start: tuple
   ) -> tuple:
-    """Runs `body(block of keys, carried)` for each block that is visited."""
+    """Runs `body(block of keys, carry)` for each block that is visited."""
     return jax.lax.fori_loop(self.first, self.stop, body, start)
 
 
@@ -227,7 +226,7 @@ def _attend_forward(
 
   def one_visit(number: jax.Array, outputs: tuple) -> tuple:
     visit = visits(number)
-    found = _gathered(visit, visit.of_queries(arrays["queries"]))
+    found = _weighted_sums(visit, visit.of_queries(arrays["queries"]))
     return tuple(
       _put(whole, part[None].astype(whole.dtype), visit.at)
       for whole, part in zip(outputs, found, strict=True)
@@ -245,8 +244,10 @@ def _attend_forward(
   return output_BHTK, (arrays, output_BHTK, normalizer_BHT1)
 
 
-def _gathered(visit: _Visit, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """What queries gather, `[H, t, K]`, and log-normalizers, `[H, t, 1]`."""
+def _weighted_sums(
+  visit: _Visit, queries: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Computes weighted sums `[H, t, K]` and log-normalizers `[H, t, 1]`."""
 
   def one_block(key: jax.Array, sums: tuple) -> tuple:
     gathered, total, highest = sums
@@ -324,15 +325,18 @@ def _pulled_back(
   normalizer: jax.Array,
   gradients: Sequence[jax.Array],
 ) -> tuple:
-  """Gives the queries' gradient, float32 `[H, t, K]`, and adds to the others.
+  """Computes the queries' gradient, and adds to those of keys, values, bias.
 
   Args:
-    visit: of the queries.
-    gradient: of what the queries gathered.
-    centre: `sum(gradient * output)` of each.
-    normalizer: of each, from the forward pass.
-    gradients: of all keys and values, turned, float32 `[B, H, K, S]`, and of
-      the bias, by its name, if there is one.
+    visit: The block of queries.
+    gradient: The gradient with respect to the attention output.
+    centre: `sum(gradient * output)` of each query.
+    normalizer: The log-normalizer of each query, from the forward pass.
+    gradients: The gradients of all keys and values, transposed, float32
+      `[B, H, K, S]`, and of the bias, if there is one.
+
+  Returns:
+    The queries' gradient, float32 `[H, t, K]`, and the updated `gradients`.
   """
   queries = visit.of_queries(visit.arrays["queries"])
 
@@ -347,8 +351,8 @@ def _pulled_back(
     queries_gradient += products.product(
       "HTS,HSK->HTK", scores_gradient, visit.of_keys("keys", key)
     )
-    keys_part = attend.gathered_by_keys(queries, scores_gradient)
-    values_part = attend.gathered_by_keys(
+    keys_part = attend.transposed_sum_over_queries(queries, scores_gradient)
+    values_part = attend.transposed_sum_over_queries(
       gradient, weights.astype(values.dtype)
     )
     at = {0: (visit.row, 1), 3: (key, visit.blocks.keys)}
@@ -368,7 +372,7 @@ def _pulled_back(
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-# An axis's block: its number and its size.
+# A block along each axis: its number and its size.
 _At = dict[int, tuple[jax.Array, int]]
 
 
@@ -390,7 +394,7 @@ def _added(array: jax.Array, part: jax.Array, at: _At) -> jax.Array:
 
 
 def _pad(array: jax.Array, lengths: Mapping[int, int]) -> jax.Array:
-  """Lengthens axes with zeros."""
+  """Pads axes with zeros."""
   widths = [
     (0, lengths.get(axis, size) - size) for axis, size in enumerate(array.shape)
   ]
