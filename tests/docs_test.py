@@ -82,7 +82,10 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_have_the_flags_that_are_shown(page):
   for needs, text in blocks(page):
-    assert needs in (None, "TPU", "network", "minutes", "T5X", "docker")
+    assert needs in (
+      *(None, "TPU", "network", "minutes", "docker"),
+      *("T5X", "T5X and Beam"),
+    )
     for command, *argv in commands(text):
       module = importlib.import_module(f"specialize_jax.cli.{command}")
       own = argv[: argv.index("--")] if command == "launch" else argv

@@ -128,7 +128,7 @@ class TableSource(seqio.DataSource):
         differently.
     """
     super().__init__(
-      splits=splits, caching_permitted=False, performs_internal_shuffling=True
+      splits=splits, caching_permitted=True, performs_internal_shuffling=True
     )
     self._read_columns = read_columns
     self._description = description

@@ -6,6 +6,11 @@ as the arguments of `seqio.TaskRegistry.add`:
   evaluation    text in, text out; decoded and graded
   pretraining   the row's own rationale or answer as a one-hot target
   distillation  the teacher's distributions as the target
+
+Evaluation and distillation in a zero-shot format can be cached offline by
+`seqio_cache_tasks`: their examples are finished before the placeholder of the
+cache. In-context formats cannot: they draw new demonstrations in every epoch,
+which a cache would freeze.
 """
 
 import functools
@@ -104,7 +109,7 @@ def evaluation(
   read_demonstrations: ReadDemonstrations | None = None,
   num_demonstrations: int = 4,
 ) -> Mapping[str, object]:
-  """Gives the parts of a task that is decoded and graded.
+  """Returns the parts of a task that is decoded and graded.
 
   Its examples carry `question_id`, `answer` and the texts beside the ids.
 
@@ -121,6 +126,7 @@ def evaluation(
     "preprocessors": [
       rendering(data_format, read_demonstrations, num_demonstrations),
       preprocessors.tokenize,
+      *_cache(data_format),
     ],
     "shuffle_buffer_size": None,
   }
@@ -129,7 +135,7 @@ def evaluation(
 def written_prompt(
   source: seqio.DataSource, vocabulary: seqio.Vocabulary
 ) -> Mapping[str, object]:
-  """Gives the parts of an evaluated task whose rows are prompts already.
+  """Returns the parts of an evaluated task whose rows are prompts already.
 
   Args:
     source: rows with the texts `inputs` and `targets`.
@@ -138,7 +144,10 @@ def written_prompt(
   return {
     "source": source,
     "output_features": evaluation_features(vocabulary),
-    "preprocessors": [preprocessors.tokenize],
+    "preprocessors": [
+      preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
+    ],
     "shuffle_buffer_size": None,
   }
 
@@ -149,7 +158,7 @@ def pretraining(
   *,
   to_text: Sequence[Callable],
 ) -> Mapping[str, object]:
-  """Gives the parts of a task whose rows are their own, certain target.
+  """Returns the parts of a task whose rows are their own, certain target.
 
   Args:
     source: any rows.
@@ -177,7 +186,7 @@ def distillation(
   read_demonstrations: ReadDemonstrations | None = None,
   num_demonstrations: int = 4,
 ) -> Mapping[str, object]:
-  """Gives the parts of a task that learns from the teacher.
+  """Returns the parts of a task that learns from the teacher.
 
   Chain-of-thought formats take the teacher's distributions; answer-only
   formats have "The answer is X", certain, as their target.
@@ -199,10 +208,18 @@ def distillation(
         data_format=data_format,
         read_demonstrations=read_demonstrations,
         num_demonstrations=num_demonstrations,
-      )
+      ),
+      *_cache(data_format),
     ],
     "shuffle_buffer_size": None,
   }
+
+
+def _cache(
+  data_format: formats.DataFormat,
+) -> Sequence[seqio.CacheDatasetPlaceholder]:
+  """Returns the placeholder of the offline cache, if a format can be cached."""
+  return () if data_format.in_context else (seqio.CacheDatasetPlaceholder(),)
 
 
 def rendering(
@@ -210,7 +227,7 @@ def rendering(
   read_demonstrations: ReadDemonstrations | None = None,
   num_demonstrations: int = 4,
 ) -> Callable:
-  """Gives the preprocessor that writes question rows in a format."""
+  """Returns the preprocessor that writes question rows in a format."""
   return functools.partial(
     preprocessors.render,
     data_format=data_format,

@@ -4,7 +4,6 @@ seqio cannot pack a teacher's candidates, so the project's own packer builds
 packed rows, from the examples in the order of T5X's dataset.
 """
 
-import functools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -14,6 +13,8 @@ import tensorflow as tf
 from specialize_jax import errors
 from specialize_jax.data import feature_converter, features, packing
 from specialize_jax.t5 import config as t5_config
+
+_MOST_DROPPED = 10_000
 
 
 class FeatureConverter(feature_converter.DistillationFeatureConverter):
@@ -57,18 +58,18 @@ class FeatureConverter(feature_converter.DistillationFeatureConverter):
 
     Returns:
       Rows of the features that `DistillationFeatureConverter` documents.
+
+    Raises:
+      UserError: a length is missing.
     """
-    lengths = {
-      name: task_feature_lengths[name]
-      for name in (features.INPUTS, features.TARGETS)
-    }
+    lengths = _row_lengths(task_feature_lengths)
     if features.TEACHER_TOP_IDS not in ds.element_spec:
       if self._pack_rows:
         return seqio.EncDecFeatureConverter(pack=True)(ds, lengths)
       return feature_converter.DistillationFeatureConverter(teacher=False)(
         ds, lengths
       )
-    whole = ds.filter(functools.partial(_is_whole, lengths=lengths))
+    whole = _only_whole(ds, lengths)
     if self._pack_rows:
       return self._packed(whole, lengths)
     return super().__call__(whole, self.task_feature_lengths(lengths))
@@ -89,9 +90,14 @@ class FeatureConverter(feature_converter.DistillationFeatureConverter):
 
     def rows() -> Iterator[Mapping[str, np.ndarray]]:
       packer, num_examples = packing.Packer(lengths), 0
-      for example in examples.as_numpy_iterator():
-        num_examples += 1
-        yield from map(to_arrays, packer.add(example))
+      try:
+        for example in examples.as_numpy_iterator():
+          num_examples += 1
+          yield from map(to_arrays, packer.add(example))
+      except tf.errors.InvalidArgumentError as error:
+        if _nothing_fits(lengths) not in str(error):
+          raise
+        raise errors.UserError(_nothing_fits(lengths)) from None
       if not num_examples:
         raise errors.UserError(
           f"TASK_FEATURE_LENGTHS={dict(lengths)}: no example of a task fits, "
@@ -110,6 +116,53 @@ def _trailing_shape(name: str) -> tuple[int, ...]:
   feature = name.removeprefix("decoder_")
   _, shape = features.TARGET_FEATURES.get(feature, (None, ()))
   return shape
+
+
+def _row_lengths(
+  task_feature_lengths: Mapping[str, int] | None,
+) -> Mapping[str, int]:
+  """Returns the lengths of `inputs` and `targets`."""
+  given = task_feature_lengths or {}
+  names = (features.INPUTS, features.TARGETS)
+  if missing := [name for name in names if not given.get(name)]:
+    raise errors.UserError(
+      f"TASK_FEATURE_LENGTHS={task_feature_lengths} has no length of "
+      f"{' and '.join(missing)}: give both in tokens, such as "
+      '{"inputs": 768, "targets": 256}.'
+    )
+  return {name: given[name] for name in names}
+
+
+def _only_whole(
+  ds: tf.data.Dataset, lengths: Mapping[str, int]
+) -> tf.data.Dataset:
+  """Drops examples that are too long or truncated.
+
+  A training dataset has no end: one of which nothing fits is noticed by the
+  number of examples that have been dropped in a row.
+  """
+
+  def check(
+    num_dropped: tf.Tensor, example: Mapping[str, tf.Tensor]
+  ) -> tuple[tf.Tensor, tuple[tf.Tensor, Mapping[str, tf.Tensor]]]:
+    fits = _is_whole(example, lengths=lengths)
+    num_dropped = tf.where(fits, tf.zeros_like(num_dropped), num_dropped + 1)
+    tf.debugging.assert_less(
+      num_dropped,
+      tf.constant(_MOST_DROPPED, tf.int64),
+      _nothing_fits(lengths),
+    )
+    return num_dropped, (fits, example)
+
+  checked = ds.scan(tf.constant(0, tf.int64), check)
+  return checked.filter(lambda fits, _: fits).map(lambda _, example: example)
+
+
+def _nothing_fits(lengths: Mapping[str, int]) -> str:
+  return (
+    f"TASK_FEATURE_LENGTHS={dict(lengths)}: none of {_MOST_DROPPED:,} examples "
+    "in a row fits: raise the lengths."
+  )
 
 
 def _is_whole(

@@ -84,11 +84,7 @@ def test_records_of_validation_questions_are_a_split_of_their_own(
         assert example["question"].decode() == asked["question"]
         taught = bool(example["teacher_top_mask"].any())
         assert taught == data_format.chain_of_thought
-        # Nothing is cached, and a run that asks for it goes on without.
-        assert not task.supports_caching
-        trained = task.get_dataset(
-          None, split="train", shuffle=False, use_cached=True
-        )
+        trained = task.get_dataset(None, split="train", shuffle=False)
         assert all(
           one["question"].decode() != asked["question"]
           for one in trained.as_numpy_iterator()

@@ -12,18 +12,25 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import seqio
 import tensorflow as tf
 from testdata import tiny_world
 
+import specialize_jax.tasks.mixtures  # noqa: F401  (registers the tasks)
 from specialize_jax.checkpoints import manager, opening
 from specialize_jax.cli import prepare
+from specialize_jax.data import sources
 
 pytestmark = pytest.mark.t5x
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "t5x.md"
-_BLOCK = re.compile(r"<!-- needs: T5X -->\n```sh\n(.*?)```", re.DOTALL)
+_BLOCK = re.compile(
+  r"<!-- needs: (T5X|T5X and Beam) -->\n```sh\n(.*?)```", re.DOTALL
+)
+_TASK = "mini_gsm_teacher_zero_shot_chain_of_thought_v1"
 # Of the page's runs: how much smaller they are here, and that the tiny world
 # has no answer worth decoding 64 tokens for.
 _SMALLER = {
@@ -62,7 +69,6 @@ def _write_student(path):
   import dataclasses
 
   import jax
-  import numpy as np
 
   from specialize_jax.checkpoints import name_table
   from specialize_jax.t5 import config as t5_config
@@ -95,6 +101,12 @@ def _write_student(path):
     )
 
 
+def blocks(needs):
+  return [
+    text for one, text in _BLOCK.findall(PAGE.read_text()) if one == needs
+  ]
+
+
 def run(block, place):
   for old, new in _SMALLER.items():
     block = re.sub(old, new, block)
@@ -118,9 +130,11 @@ def run(block, place):
 
 
 def test_the_page_s_commands_run_one_after_the_other(demo):
-  blocks = _BLOCK.findall(PAGE.read_text())
-  assert [block.count("python -m t5x.") for block in blocks] == [1, 2, 0]
-  train, evaluate, back = blocks
+  train, evaluate, back = blocks("T5X")
+  assert [train.count("python -m t5x."), evaluate.count("python -m t5x.")] == [
+    1,
+    2,
+  ]
   run(train, demo)
   of_run = opening.open_checkpoint(demo / "t5x_run")
   assert (of_run.kind, of_run.step) == ("t5x", 1002)
@@ -151,12 +165,52 @@ def test_the_page_s_commands_run_one_after_the_other(demo):
   shutil.rmtree(demo / "further")
 
 
+def test_a_task_that_seqio_cached_trains_as_it_does_without_a_cache(demo):
+  pytest.importorskip("apache_beam", reason="Apache Beam is not installed")
+  (block,) = blocks("T5X and Beam")
+  cache, train = block.split("python -m t5x.train", maxsplit=1)
+  run(cache, demo)
+  assert (demo / "t5x_cache" / _TASK / "COMPLETED").exists()
+  check_cached_examples(demo)
+  if not (demo / "t5x_start").exists():  # where the other test has not run
+    run(
+      "specialize convert --checkpoint=demo_output/pretrain --to=t5x"
+      " --output=t5x_start",
+      demo,
+    )
+  run(f"python -m t5x.train{train}", demo)
+  assert opening.open_checkpoint(demo / "t5x_cached_run").step == 1002
+
+
+def check_cached_examples(demo):
+  """Cached and uncached examples of both splits are equal, in some order."""
+  task = seqio.get_mixture_or_task(_TASK)
+  sources.set_data_dir(demo / "demo_output/world")
+  seqio.add_global_cache_dirs([str(demo / "t5x_cache")])
+  for split in ("train", "validation"):
+    cached, fresh = (
+      {
+        example["example_id"]: example
+        for example in task.get_dataset(
+          None, split=split, shuffle=False, use_cached=use_cached
+        ).as_numpy_iterator()
+      }
+      for use_cached in (True, False)
+    )
+    assert cached.keys() == fresh.keys()
+    assert fresh
+    for name, example in fresh.items():
+      for feature in task.output_features:
+        value, expected = cached[name][feature], example[feature]
+        assert np.asarray(value).dtype == np.asarray(expected).dtype
+        np.testing.assert_array_equal(value, expected, err_msg=feature)
+
+
 def last_kl(model_dir):
   """The last divergence that t5x.train measured on validation records."""
-  task = "mini_gsm_teacher_zero_shot_chain_of_thought_v1"
   values = {
     event.step: float(tf.make_ndarray(value.tensor))
-    for file in (model_dir / "training_eval" / task).glob("events.*")
+    for file in (model_dir / "training_eval" / _TASK).glob("events.*")
     for event in tf.compat.v1.train.summary_iterator(str(file))
     for value in event.summary.value
     if value.tag == "distillation/kl"

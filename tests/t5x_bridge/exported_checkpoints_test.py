@@ -75,8 +75,6 @@ def run(tmp_path_factory):
 
 
 def restored(t5x_models, run, tmp_path, layers):
-  from t5x import utils
-
   *_, checkpoint = run
   path = conversion.write_t5x(
     conversion.plan(checkpoint, to="t5x"), tmp_path / "t5x", layers=layers
@@ -84,16 +82,7 @@ def restored(t5x_models, run, tmp_path, layers):
   module = t5x_models.module(
     "t5" if layers == "listed" else "scalable_t5", emb_dim=128, mlp_dim=130
   )
-  _, initializer = t5x_models.random_state(module)
-  theirs, _ = utils.create_checkpoint_manager_and_restore(
-    initializer,
-    t5x_models.partitioner(),
-    utils.RestoreCheckpointConfig(path=str(path), mode="specific"),
-    str(path),
-    None,
-    use_orbax=True,  # as t5x.train does by default
-  )
-  return module, theirs
+  return module, t5x_models.restored(module, path)
 
 
 def test_t5x_goes_on_where_our_run_stopped(t5x_models, run, tmp_path):

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from testdata.taught_rows import batch
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import name_table, sources
-from specialize_jax.data import packing
 from specialize_jax.losses import distillation, head, normalization
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
@@ -22,40 +22,11 @@ from specialize_jax.t5x_bridge import model as bridge
 
 pytestmark = pytest.mark.t5x
 
-LENGTHS = {"inputs": 12, "targets": 10}
 NETWORKS = [
   ("t5", "t5_1_1", {}),
   ("t5", "t5_1_0", {}),
   ("scalable_t5", "t5_1_1", {"scan_layers": True, "remat_policy": "minimal"}),
 ]
-
-
-def examples(count=6):
-  rng = np.random.default_rng(0)
-  for _ in range(count):
-    source, target = rng.integers(2, 6, 2)
-    ids = np.stack([rng.permutation(384)[:5] for _ in range(target)])
-    targets = np.append(rng.integers(2, 384, target - 1), 1)
-    yield {
-      "inputs": np.append(rng.integers(2, 384, source), 1).astype(np.int32),
-      "targets": targets.astype(np.int32),
-      "teacher_top_ids": ids.astype(np.int32),
-      "teacher_top_probs": np.tile(
-        np.array([0.5, 0.2, 0.1, 0.05, 0.0], np.float32), (target, 1)
-      ),
-      "teacher_top_mask": np.append(np.ones(target - 1), 0).astype(np.int32),
-    }
-
-
-@functools.cache
-def batch(packed):
-  packer = packing.Packer(LENGTHS, pack=packed)
-  rows = [row for one in examples() for row in packer.add(one)]
-  rows += packer.flush()
-  assert packed == (len(rows) < 6)
-  arrays = packing.to_batch(rows, LENGTHS)
-  arrays.pop("decoder_data_formats")
-  return arrays
 
 
 def our_tree(params, config):

@@ -111,6 +111,24 @@ def test_a_split_of_which_nothing_fits_is_told():
     next(rows.as_numpy_iterator())
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_an_endless_dataset_of_which_nothing_fits_is_told(pack, monkeypatch):
+  monkeypatch.setattr(features, "_MOST_DROPPED", 20)
+  rows = features.FeatureConverter(pack=pack)(
+    as_dataset(list(examples())).repeat(), {"inputs": 1, "targets": 1}
+  )
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match="20 examples in a r"
+  ):
+    next(rows.as_numpy_iterator())
+
+
+@pytest.mark.parametrize("lengths", [None, {"inputs": 8}])
+def test_a_missing_length_is_named(lengths):
+  with pytest.raises(errors.UserError, match="no length of .*targets: give"):
+    features.FeatureConverter()(dataset(teacher=True), lengths)
+
+
 def test_a_dataset_without_a_teacher_is_packed_by_seqio():
   converter = features.FeatureConverter(pack=True)
   (row,) = converter(dataset(teacher=False), LENGTHS).as_numpy_iterator()

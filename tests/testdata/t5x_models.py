@@ -128,6 +128,20 @@ def save(directory, state, *, through):
   return directory / f"checkpoint_{int(state.step)}"
 
 
+def restored(network_module, path):
+  """Restores a checkpoint by T5X's own code, as t5x.train does by default."""
+  _, initializer = random_state(network_module)
+  train_state, _ = utils.create_checkpoint_manager_and_restore(
+    initializer,
+    partitioner(),
+    utils.RestoreCheckpointConfig(path=str(path), mode="specific"),
+    str(path),
+    None,
+    use_orbax=True,
+  )
+  return train_state
+
+
 def state_of(params, step=7):
   """A train state without an optimizer around any tree of parameters."""
   return train_state.InferenceState(
