@@ -159,9 +159,11 @@ def _only_whole(
 
 
 def _nothing_fits(lengths: Mapping[str, int]) -> str:
+  # Without quotes, which TensorFlow escapes.
+  given = ", ".join(f"{name} {length}" for name, length in lengths.items())
   return (
-    f"TASK_FEATURE_LENGTHS={dict(lengths)}: none of {_MOST_DROPPED:,} examples "
-    "in a row fits: raise the lengths."
+    f"TASK_FEATURE_LENGTHS of {given}: none of {_MOST_DROPPED:,} examples in a "
+    "row fits: raise the lengths."
   )
 
 
