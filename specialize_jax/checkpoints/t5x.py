@@ -28,13 +28,11 @@ from typing import Any
 import flax.serialization
 import flax.traverse_util
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import adafactor_moments, damage, sources
-from specialize_jax.files import paths
 from specialize_jax.t5 import config as t5_config
 
 INDEX = "checkpoint"
@@ -54,6 +52,7 @@ OUT_OF_HEADS = re.compile(r"/out/kernel$")
 _PLACEHOLDER = "PLACEHOLDER://"
 _ITEMS = ("state", "default")
 _DATABASE = "manifest.ocdbt"
+_METADATA = "_METADATA"
 
 # Networks with the tensors of a T5 1.1, distinguished by vocabulary size alone.
 _OTHER_VOCABULARIES = {250_112: "mT5", 256_384: "UMT5"}
@@ -71,7 +70,7 @@ def item(directory: epath.Path) -> epath.Path | None:
   """
   for place in (directory, *(directory / name for name in _ITEMS)):
     if (place / INDEX).is_file() or any(
-      (place / name).is_file() for name in ("_METADATA", _DATABASE)
+      (place / name).is_file() for name in (_METADATA, _DATABASE)
     ):
       return place
   return None
@@ -409,20 +408,30 @@ def _in_index(
 def _in_orbax(
   place: epath.Path, select: Callable[[Any], Mapping[str, Any]]
 ) -> dict[str, str | np.ndarray]:
-  """Returns the names under which Orbax stores the selected leaves."""
+  """Returns the names under which Orbax stores the selected leaves.
+
+  They are read from Orbax's file: its `metadata()` would open every array, the
+  optimizer's too, and print tracebacks for those of a torn checkpoint.
+  """
   try:
-    # Orbax rejects relative paths.
-    absolute = place if paths.is_in_bucket(place) else place.resolve()
-    tree = select(ocp.PyTreeCheckpointHandler().metadata(absolute).tree)
-    flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    return {name: leaf.name for name, leaf in flat.items()}
+    entries = json.loads((place / _METADATA).read_text())["tree_metadata"]
+    keys = [
+      tuple(str(part["key"]) for part in entry["key_metadata"])
+      for entry in entries.values()
+      if not entry["value_metadata"].get("skip_deserialize")
+    ]
+    tree = select(
+      flax.traverse_util.unflatten_dict({key: ".".join(key) for key in keys})
+    )
+    return flax.traverse_util.flatten_dict(tree, sep="/")
   except Exception as error:
     if not damage.is_damage(error):
       raise
     raise errors.UserError(
-      f"{place} is not a T5X checkpoint, or torn: Orbax cannot read its tree "
-      f"({type(error).__name__}: {_first_line(error)}). Give the directory "
-      "checkpoint_<step> itself, or copy the checkpoint again."
+      f"{place} is not a T5X checkpoint, or torn: its tree, a file called "
+      f"'{_METADATA}', cannot be read ({type(error).__name__}: "
+      f"{_first_line(error)}). Give the directory checkpoint_<step> itself, or "
+      "copy the checkpoint again."
     ) from error
 
 
@@ -498,7 +507,7 @@ def _open(
 def _driver(place: epath.Path) -> sources.ZarrDriver:
   """Returns the array format, according to Orbax's metadata."""
   try:
-    metadata = json.loads((place / "_METADATA").read_text())
+    metadata = json.loads((place / _METADATA).read_text())
   except (FileNotFoundError, ValueError):
     # Legacy, or an early Orbax; reading the tree has refused what is torn.
     return "zarr"
