@@ -149,14 +149,10 @@ def find_provider(
   near = difflib.get_close_matches(
     mixture_or_task_name, sorted(names), n=3, cutoff=0.4
   )
-  hint = (
-    f"did you mean {' or '.join(map(repr, near))}?"
-    if near
-    else "give --dataset=FILE.yaml, or --import=MODULE with the module that"
-    " registers it."
-  )
+  hint = f", or did you mean {' or '.join(map(repr, near))}?" if near else ""
   raise errors.UserError(
-    f"{flag}={mixture_or_task_name!r} is not registered: {hint}"
+    f"{flag}={mixture_or_task_name!r} is not registered: give"
+    f" --dataset=FILE.yaml or --import=MODULE if it is your own{hint}"
   )
 
 
