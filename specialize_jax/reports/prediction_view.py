@@ -39,7 +39,8 @@ def examples(results: results_lib.Results) -> list[blocks.Block]:
     ("Lost", "Right before, wrong after.", general, (True, False), 2),
     ("Kept", "Right before and after.", general, (True, True), 1),
   )
-  if not results.predictions["before"]:
+  # Without an evaluation after it, the predictions are the run's own.
+  if not results.predictions["before"] or (results.run and not results.after):
     groups = (
       ("Right", "Right answers.", [*targets, *general], (False, True), 3),
       ("Wrong", "Wrong answers.", [*targets, *general], (False, False), 3),

@@ -91,6 +91,18 @@ def test_one_side_alone_is_a_table_and_the_other_a_command(run, tmp_path):
   assert "It is &lt;b&gt; 0." in shown
 
 
+def test_the_run_s_own_predictions_are_not_called_those_after_another(
+  run, tmp_path
+):
+  own = _evaluation(tmp_path / "own", OWN, 0.5)
+  shutil.copytree(own / "7", run / "predictions" / "20")
+  before = _evaluation(tmp_path / "before", OWN, 0.2)
+  _, shown = _page(run, before=before)
+  assert "From the validation sets of the run itself." in shown
+  assert "Right answers." in shown
+  assert "Wrong before" not in shown
+
+
 def test_both_sides_are_compared_question_by_question(run, tmp_path):
   before = _evaluation(tmp_path / "before", OWN, 0.2)
   after = _evaluation(tmp_path / "after", OWN, 0.8)
