@@ -42,11 +42,11 @@ config.T5Config:
   scan_layers = False
 TASK_FEATURE_LENGTHS = {{"inputs": 256, "targets": 128}}
 BATCH_SIZE = 8
-TRAIN_STEPS = 200
+TRAIN_STEPS = 120
 LEARNING_RATE = 3e-3
-WARMUP_STEPS = 50
-CHECKPOINT_EVERY = 100
-EVAL_EVERY = 100
+WARMUP_STEPS = 30
+CHECKPOINT_EVERY = 60
+EVAL_EVERY = 60
 EVALUATIONS = [@experiment.Evaluation()]
 experiment.Evaluation:
   mixture_or_task_name = "quiz_validation"
