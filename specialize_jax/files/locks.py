@@ -49,6 +49,7 @@ _BEAT_SECONDS = 15.0
 # Several intervals, since a live holder may renew its lease late.
 _SILENT_SECONDS = 60.0
 _MAX_TRIES = 5
+_MAX_READS = 20
 _HOLDER_BYTES = 4096
 # Errors of file systems without locks: some of Lustre, FUSE and NFS.
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
@@ -288,32 +289,38 @@ def _wait_for_silence(
   Raises:
     UserError: one of them is renewed, so its holder is running.
   """
-  holder = _holder(lock, names)
+  tokens = {name.partition("-")[0] for name in names}
+  holder = _holder(lock, tokens)
   print(
     f"{shown} may still be written by {_described(holder)}: waiting up to"
     f" {_SILENT_SECONDS:g} s for a sign of it",
     file=sys.stderr,
     flush=True,
   )
-  tokens = {name.partition("-")[0] for name in names}
   deadline = time.monotonic() + _SILENT_SECONDS
   while time.monotonic() < deadline:
     now = {n for n in _objects(lock) if n.partition("-")[0] in tokens}
     if not now:
       return
     if now - names:
-      raise _refusal(shown, holder or _holder(lock, now), way_out)
+      raise _refusal(shown, holder or _holder(lock, tokens), way_out)
     time.sleep(_BEAT_SECONDS / 5)
   for name in names:
     with contextlib.suppress(FileNotFoundError):
       (lock / name).unlink()
 
 
-def _holder(lock: epath.Path, names: set[str]) -> str:
-  """Returns the content of a lease; "" if it was renewed meanwhile."""
-  for name in sorted(names):
-    with contextlib.suppress(FileNotFoundError):
-      return (lock / name).read_text()
+def _holder(lock: epath.Path, tokens: set[str]) -> str:
+  """Returns what a lease says of its holder; "" if there is none any more.
+
+  A lease may be replaced between its listing and its reading: then it is listed
+  again.
+  """
+  for _ in range(_MAX_READS):
+    for name in sorted(_objects(lock)):
+      if name.partition("-")[0] in tokens:
+        with contextlib.suppress(FileNotFoundError):
+          return (lock / name).read_text()
   return ""
 
 

@@ -210,7 +210,7 @@ def test_a_held_output_is_refused_and_its_holder_named(name, tmp_path, capsys):
 def test_an_output_in_a_bucket_is_held_likewise(
   name, bucket, tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.3)
+  monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.5)
   place = Place(tmp_path, f"{bucket}/{name.replace(' ', '_').strip('-')}")
   _refused(name, place, capsys)
   assert not any(tmp_path.glob("gs:*"))
