@@ -229,7 +229,8 @@ def _indexed_chunks(
 
 def gather_embed(kernel_DV: jax.Array) -> jax.Array:
   """All-gathers a kernel along D if it is sharded along D."""
-  return nn.with_logical_constraint(kernel_DV, (None, "vocab"))
+  gathered_DV = row_sums.gathered(kernel_DV, ("embed", "vocab"))
+  return nn.with_logical_constraint(gathered_DV, (None, "vocab"))
 
 
 def head_logits(hidden_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Sums over a batch whose rows are sharded, left as shards of the result.
+"""Sums over a batch whose rows are sharded, and parameters all-gathered.
 
 The gradient of a kernel is a sum over the rows of the batch. Under `fsdp` each
 device keeps one shard of it: a reduce-scatter. Left to the partitioner, that is
@@ -7,10 +7,15 @@ no reduce-scatter over all chips of a slice, only along one physical axis. So
 the sum is written out here: each device sums its own rows, and reduce-scatters
 follow one another along the physical axes. With s axes the sum is divided into
 s parts, part i of which starts along axis i, so that all links are busy.
+
+All-gathers of parameters are left to the partitioner on slices of two axes. On
+those of three (v4, v5p) the compiler makes an all-reduce of zeros of every one
+of them, whatever its size, and they are written out likewise.
 """
 
 import contextlib
 import contextvars
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -19,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.experimental import layout
+
+from specialize_jax.parallel import chips
 
 LogicalAxes = tuple[str | None, ...]
 
@@ -132,6 +139,57 @@ def row_sum(
   )(*arrays)
 
 
+def gathered(array: jax.Array, logical_axes: LogicalAxes) -> jax.Array:
+  """All-gathers a parameter over the devices among which a batch is divided.
+
+  Args:
+    array: a parameter, in the dtype in which it is to be sent.
+    logical_axes: of the array.
+
+  Returns:
+    The array, whole but for axes of the mesh that do not divide a batch, on
+    slices of three axes; elsewhere sharded as its logical axes say, for the
+    partitioner to gather.
+  """
+  array = nn.with_logical_constraint(array, logical_axes)
+  mesh = jax.sharding.get_abstract_mesh()
+  spec = _spec(logical_axes, array)
+  batch = nn.logical_to_mesh_axes(("batch",)) or (None,)
+  over = {axis for axis in _names(batch[0]) if mesh.shape[axis] > 1}
+  if (
+    not _writes_gathers_out(mesh)
+    or mesh.manual_axes
+    or over.isdisjoint(itertools.chain(*map(_names, spec)))
+    or not _divides(spec, array)
+  ):
+    return array
+  left = jax.P(
+    *(
+      tuple(axis for axis in _names(axes) if axis not in over) or None
+      for axes in spec
+    )
+  )
+
+  def on_device(shard: jax.Array) -> jax.Array:
+    for dimension, axes in enumerate(spec):
+      for axis in reversed(_names(axes)):
+        if axis in over:
+          shard = _all_gathered(shard, axis, dimension, mesh.shape[axis])
+    return shard
+
+  return jax.shard_map(
+    on_device, mesh=mesh, in_specs=spec, out_specs=left, check_vma=False
+  )(array)
+
+
+def _writes_gathers_out(mesh: jax.sharding.AbstractMesh) -> bool:
+  """Whether all-gathers must be written out: on slices of three axes."""
+  if mesh.empty or mesh.abstract_device is None:
+    return False
+  chip = chips.of_device_kind(mesh.abstract_device.device_kind)
+  return chip is not None and chip.torus_axes == 3
+
+
 def _reduce_scattered(
   array: jax.Array, axis: str, dimension: int, size: int
 ) -> jax.Array:
@@ -146,13 +204,7 @@ def _reduce_scattered(
   sizes = _phases.get().get(axis, (size,))
   if size == 1:
     return array
-  # A part for each physical axis, along the longest of the other dimensions.
-  others = [place for place in range(array.ndim) if place != dimension]
-  along = max(others, key=lambda place: array.shape[place], default=None)
-  if along is None or array.shape[along] % (len(sizes) * _LEAST_PART):
-    parts = [array]
-  else:
-    parts = jnp.split(array, len(sizes), axis=along)
+  along, parts = _parts(array, dimension, len(sizes))
   reduced = []
   for first, part in enumerate(parts):
     order = [(first + place) % len(sizes) for place in range(len(sizes))]
@@ -167,7 +219,64 @@ def _reduce_scattered(
         blocks, axis, axis_index_groups=_groups(sizes, physical)
       )
     reduced.append(jnp.moveaxis(blocks, 0, dimension))
-  return reduced[0] if along is None else jnp.concatenate(reduced, axis=along)
+  return jnp.concatenate(reduced, axis=along)
+
+
+def _all_gathered(
+  array: jax.Array, axis: str, dimension: int, size: int
+) -> jax.Array:
+  """Joins the blocks of devices along a dimension: `_reduce_scattered` undone.
+
+  Args:
+    array: of each device along a mesh axis.
+    axis: its name.
+    dimension: of the array.
+    size: of the mesh axis.
+  """
+  sizes = _phases.get().get(axis, (size,))
+  if size == 1:
+    return array
+  along, parts = _parts(array, dimension, len(sizes))
+  gathered = []
+  for last, part in enumerate(parts):
+    # The last phase sends most: along another axis for each part.
+    order = [(last + place) % len(sizes) for place in range(len(sizes))]
+    blocks = part
+    for physical in reversed(order):
+      blocks = jax.lax.all_gather(
+        blocks,
+        axis,
+        axis=dimension,
+        axis_index_groups=_groups(sizes, physical),
+      )
+    axes = list(range(blocks.ndim))
+    axes[dimension : dimension + len(sizes)] = [
+      dimension + order.index(physical) for physical in range(len(sizes))
+    ]
+    shape = list(part.shape)
+    shape[dimension] *= size
+    gathered.append(blocks.transpose(axes).reshape(shape))
+  return jnp.concatenate(gathered, axis=along)
+
+
+def _parts(
+  array: jax.Array, dimension: int, num_parts: int
+) -> tuple[int, list[jax.Array]]:
+  """Splits an array for the physical axes, along its longest other dimension.
+
+  Returns:
+    The dimension that was split, and one part for each axis, whole registers
+    each; or `dimension` and the array, where it has too few columns.
+  """
+  others = [place for place in range(array.ndim) if place != dimension]
+  along = max(others, key=lambda place: array.shape[place], default=dimension)
+  columns, rest = divmod(array.shape[along], _LEAST_PART)
+  if along == dimension or columns < num_parts or rest:
+    return dimension, [array]
+  ends = [
+    columns * part // num_parts * _LEAST_PART for part in range(1, num_parts)
+  ]
+  return along, jnp.split(array, ends, axis=along)
 
 
 def _as_laid_out(array: jax.Array) -> jax.Array:

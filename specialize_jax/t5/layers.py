@@ -134,7 +134,7 @@ def _cast(
   kernel: jax.Array, dtype: jnp.dtype, kernel_axes: tuple[str | None, ...]
 ) -> jax.Array:
   """Casts a kernel on the shard of each device, before it is all-gathered."""
-  return nn.with_logical_constraint(kernel.astype(dtype), kernel_axes)
+  return row_sums.gathered(kernel.astype(dtype), kernel_axes)
 
 
 class RMSNorm(nn.Module):
@@ -228,7 +228,8 @@ def _rows(
   have thousands of terms, and in `sum_dtype` over devices.
   """
   del sum_dtype
-  whole_VD = nn.with_logical_constraint(table_VD.astype(dtype), ("vocab", None))
+  gathered_VD = row_sums.gathered(table_VD.astype(dtype), ("vocab", "embed"))
+  whole_VD = nn.with_logical_constraint(gathered_VD, ("vocab", None))
   return jnp.take(whole_VD, tokens_BT, axis=0, mode="fill")
 
 

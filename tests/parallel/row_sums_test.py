@@ -1,4 +1,4 @@
-"""A sum over sharded rows is the sum, left on the shards of the result."""
+"""Sums over sharded rows, and all-gathers, written out along physical axes."""
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,40 @@ def test_what_the_mesh_does_not_divide_is_left_to_the_partitioner():
       )
     )(*arrays)
   np.testing.assert_allclose(result, _gradient(*arrays), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ("sizes", "divided"),
+  [
+    ({"fsdp": 8}, {}),
+    ({"fsdp": 8}, {"fsdp": (2, 4)}),
+    ({"fsdp": 8}, {"fsdp": (2, 2, 2)}),
+    ({"fsdp": 4, "model": 2}, {"fsdp": (2, 2)}),
+    ({"data": 2, "fsdp": 4}, {"fsdp": (2, 2)}),
+  ],
+)
+@pytest.mark.parametrize("axes", [("embed", "mlp"), ("mlp", "embed")])
+@pytest.mark.parametrize("columns", [24, 640])
+def test_a_gathered_parameter_is_the_parameter(
+  monkeypatch, sizes, divided, axes, columns
+):
+  monkeypatch.setattr(row_sums, "_writes_gathers_out", lambda _: True)
+  place = placement.Placement(mesh=meshes.make_mesh(**{"data": 1, **sizes}))
+  shape = (32, columns) if axes[0] == "embed" else (columns, 32)
+  kernel = np.arange(32 * columns, dtype=np.float32).reshape(shape)
+  sharding = jax.NamedSharding(place.mesh, place.rules.partition_spec(axes))
+  with place.entered():
+    token = row_sums._phases.set(divided)
+    try:
+      result = jax.jit(lambda kernel: row_sums.gathered(kernel, axes))(
+        jax.device_put(kernel, sharding)
+      )
+    finally:
+      row_sums._phases.reset(token)
+  np.testing.assert_array_equal(result, kernel)
+  whole = jax.P(*("model" if axis == "mlp" else None for axis in axes))
+  whole = jax.NamedSharding(place.mesh, whole)
+  assert result.sharding.is_equivalent_to(whole, 2)
 
 
 def test_without_a_mesh_a_sum_is_computed_as_it_is_given():

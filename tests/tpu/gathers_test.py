@@ -55,6 +55,8 @@ def _exchanges(slice_name, kernel_axes, sum_dtype):
     ("v5e:8x8", 64, ("joined_kv", "embed"), "float32"),
     ("v5e:8x8", 64, ("embed", "joined_kv"), "bfloat16"),
     ("v5e:16x16", 256, ("embed", "joined_kv"), "float32"),
+    ("v5p:4x4x4", 64, ("embed", "joined_kv"), "float32"),
+    ("v4:2x2x2", 8, ("joined_kv", "embed"), "float32"),
   ],
 )
 def test_a_kernel_is_gathered_and_its_gradient_reduce_scattered(
