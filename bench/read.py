@@ -9,6 +9,12 @@ and the process's peak memory. From the repository's root:
 
   python bench/read.py --data_dir=data --tfds_data_dir=tfds
 
+`--hosts 1 2 4` measures as many processes at a time, each with its own rows of
+the same global batches, as the hosts of a pod have: global examples a second of
+the slowest, and the processor time that each spends for one of them. What does
+not fall with their number is what all of them do: draw and pack by lengths.
+With fewer cores than processes the processor time tells, not the seconds.
+
 `--compare` reads the same rows as text instead, example by example, with
 seqio's own tokenization: what the batched formats replace.
 """
@@ -34,15 +40,53 @@ def main(argv):
   parser.add_argument("--tfds_data_dir", required=True)
   parser.add_argument("--mixture", default="gsm8k_specialize_v1")
   parser.add_argument("--batch_size", type=int, default=32)
-  parser.add_argument("--seconds", type=float, default=20.0)
+  parser.add_argument("--batches", type=int, default=200)
   parser.add_argument("--compare", action="store_true")
+  parser.add_argument("--hosts", type=int, nargs="+", default=[1])
   parser.add_argument("--output")
+  parser.add_argument("--host", type=int, help=argparse.SUPPRESS)
   parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
   flags = parser.parse_args(argv)
   if flags.started is not None:
-    return _measure(flags)
-  command = [sys.executable, __file__, *argv, f"--started={time.time()}"]
-  return subprocess.run(command, check=False).returncode
+    print(json.dumps(_measure(flags)))
+    return 0
+  results = [_together(argv, num_hosts) for num_hosts in flags.hosts]
+  text = json.dumps(results, indent=2)
+  print(text)
+  if flags.output:
+    path = pathlib.Path(flags.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+  return 0
+
+
+def _together(argv, num_hosts):
+  """Runs the processes of so many hosts at a time; returns what they found."""
+  processes = [
+    subprocess.Popen(
+      [
+        *(sys.executable, __file__, *argv, f"--hosts={num_hosts}"),
+        *(f"--host={host}", f"--started={time.time()}"),
+      ],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for host in range(num_hosts)
+  ]
+  outputs = [process.communicate()[0] for process in processes]
+  if any(process.returncode for process in processes):
+    raise SystemExit(f"a process of {num_hosts} failed")
+  found = [json.loads(output) for output in outputs]
+  digests = {one.pop("digest") for one in found}
+  if len(digests) > 1:
+    raise SystemExit(f"processes read different batches: {digests}")
+  name = "cpu_microseconds_per_example"
+  return {
+    "hosts": num_hosts,
+    "examples_per_second": min(one["examples_per_second"] for one in found),
+    name: [one.pop(name) for one in found],
+    "first": found[0],
+  }
 
 
 def _measure(flags):
@@ -51,7 +95,6 @@ def _measure(flags):
 
   registered_tasks.register(flags.data_dir, flags.tfds_data_dir)
   from specialize_jax.data import packing, pipeline
-  from specialize_jax.files import writing
 
   imported = time.time() - flags.started
   mixture = _as_text() if flags.compare else flags.mixture
@@ -60,16 +103,19 @@ def _measure(flags):
     task_feature_lengths=_LENGTHS,
     batch_size=flags.batch_size,
     seed=0,
+    rows=range(flags.host, flags.batch_size, *flags.hosts),
+    sums_up=True,
   )
   batch = next(iterator)
   first = time.time() - flags.started
   _settle(iterator)
   before, start, cpu = _now(iterator)
-  while time.perf_counter() - start < flags.seconds:
+  for _ in range(flags.batches):
     batch = next(iterator)
   after, end, cpu_end = _now(iterator)
   examples = after - before
   result = {
+    "digest": iterator.digest(),
     "mixture": mixture,
     "imported_seconds": round(imported, 2),
     "first_batch_seconds": round(first, 2),
@@ -84,11 +130,7 @@ def _measure(flags):
     "load_average": os.getloadavg()[0],
   }
   iterator.close()
-  print(json.dumps(result, indent=2))
-  if flags.output:
-    pathlib.Path(flags.output).parent.mkdir(parents=True, exist_ok=True)
-    writing.write_text(flags.output, json.dumps(result, indent=2) + "\n")
-  return 0
+  return result
 
 
 def _settle(iterator, batches=20):

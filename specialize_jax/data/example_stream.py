@@ -2,24 +2,63 @@
 
 This module is the boundary between TensorFlow and NumPy: it yields examples as
 NumPy arrays, and its state has a few kilobytes.
+
+A stream yields examples (`ExampleStream`) or, where their lengths are known
+before they are rendered, outlines of them (`OutlineStream`), which are rendered
+only for the rows that a host trains on. Both yield the same examples in the
+same order.
 """
 
 import difflib
+import functools
 import io
+import itertools
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from specialize_jax import errors
-from specialize_jax.data import features, packing, sources
+from specialize_jax.data import (
+  features,
+  packing,
+  sources,
+  teacher_formats,
+  teacher_source,
+)
 
 # The number of examples that are converted to NumPy at once. Converting them
 # one by one would take longer than packing.
 _CHUNK_EXAMPLES = 32
+
+
+# The number of examples whose tasks are chosen at once.
+_CHUNK_CHOICES = 256
+
+
+class Stream(Protocol):
+  """The training examples of a mixture, in order."""
+
+  def next_examples(self) -> Sequence[packing.Example | packing.Outline]:
+    """Returns the next chunk of examples; empty at the end of the data."""
+
+  def rendered(
+    self, rows: Sequence[packing.Row]
+  ) -> Sequence[Sequence[packing.Example]]:
+    """Returns rows with all outlines rendered."""
+
+  def ids(self, examples: packing.Row) -> Sequence[str]:
+    """Returns the ids of examples."""
+
+  def state(self) -> bytes:
+    """Serializes the position."""
+
+  def restore(self, state: bytes) -> None:
+    """Moves to a position that `state` returned."""
 
 
 class ExampleStream:
@@ -38,28 +77,286 @@ class ExampleStream:
     chunk = next(self._elements, None)
     return [] if chunk is None else list(_examples(chunk))
 
+  def rendered(
+    self, rows: Sequence[packing.Row]
+  ) -> Sequence[Sequence[packing.Example]]:
+    """Returns the rows, whose examples are rendered already."""
+    return rows
+
+  def ids(self, examples: packing.Row) -> Sequence[str]:
+    """Returns the ids of examples."""
+    return [example[features.EXAMPLE_ID].decode() for example in examples]
+
   def state(self) -> bytes:
     """Serializes the position."""
-    with tempfile.TemporaryDirectory() as directory:
-      prefix = f"{directory}/elements"
-      tf.train.Checkpoint(elements=self._elements).write(prefix)
-      files = {
-        path.name: np.frombuffer(path.read_bytes(), np.uint8)
-        for path in sorted(pathlib.Path(directory).iterdir())
-      }
-    file = io.BytesIO()
-    np.savez(file, **files)
-    return file.getvalue()
+    return _to_bytes(_saved(elements=self._elements))
 
   def restore(self, state: bytes) -> None:
     """Moves to a position that `state` returned."""
-    with tempfile.TemporaryDirectory() as directory:
-      with np.load(io.BytesIO(state), allow_pickle=False) as files:
-        for name in files.files:
-          (pathlib.Path(directory) / name).write_bytes(files[name].tobytes())
-      prefix = f"{directory}/elements"
-      status = tf.train.Checkpoint(elements=self._elements).read(prefix)
-      status.assert_consumed()
+    _load(_from_bytes(state), elements=self._elements)
+
+
+class OutlineStream:
+  """Reads outlines of a mixture of the teacher's formats, and renders them.
+
+  Its examples are those of the mixture's own dataset, in the same order: each
+  task reads the same source with the same seeds, and the same function mixes
+  the tasks.
+  """
+
+  def __init__(
+    self,
+    tasks: Sequence[tuple[seqio.Task, float]],
+    *,
+    seed: int,
+    split: str,
+    num_epochs: int | None,
+  ) -> None:
+    """Reads the tables of each task, and starts at the beginning.
+
+    Args:
+      tasks: Tasks that `renders_by_table`, each with its mixing rate.
+      seed: The seed of order, mixing and demonstrations.
+      split: The split to read.
+      num_epochs: The number of passes over the data; None for no end.
+    """
+    self._renderings, self._outlines, endings = [], [], []
+    for task, _ in tasks:
+      (render,) = task.preprocessors
+      rendering = teacher_formats.Rendering(
+        task.output_features, split=split, **render.keywords
+      )
+      with sources.passes(num_epochs), seqio.utils.map_seed_manager(seed):
+        rows = task.source.get_dataset(split, shuffle=True, seed=seed)
+        outlines = teacher_formats.outlines(rows, rendering)
+      self._renderings.append(rendering)
+      self._outlines.append(iter(outlines.prefetch(tf.data.AUTOTUNE)))
+      endings.append(
+        None
+        if num_epochs is None
+        else num_epochs * task.source.num_input_examples(split)
+      )
+    choices = tf.data.Dataset.sample_from_datasets(
+      [
+        tf.data.Dataset.from_tensors(number).repeat(ending)
+        for number, ending in enumerate(endings)
+      ],
+      [rate for _, rate in tasks],
+      seed,
+      stop_on_empty_dataset=True,
+    )
+    self._choices = iter(choices.batch(_CHUNK_CHOICES))
+    # Outlines of each task that were read and not returned yet.
+    self._waiting: list[list[packing.Outline]] = [[] for _ in tasks]
+    self._render = [_rendering_fn(one) for one in self._renderings]
+
+  @property
+  def knows_lengths(self) -> bool:
+    """Whether the lengths of all outlines are known."""
+    return all(one.knows_lengths for one in self._renderings)
+
+  def next_examples(self) -> Sequence[packing.Outline]:
+    """Returns the next chunk of outlines; empty at the end of the data."""
+    choices = next(self._choices, None)
+    if choices is None:
+      return []
+    choices = choices.numpy()
+    taken = []
+    for task, waiting in enumerate(self._waiting):
+      count = int((choices == task).sum())
+      while len(waiting) < count:
+        waiting.extend(self._read(task))
+      taken.append(iter(waiting[:count]))
+      del waiting[:count]
+    return [next(taken[task]) for task in choices.tolist()]
+
+  def _read(self, task: int) -> list[packing.Outline]:
+    batch = next(self._outlines[task])
+    columns = (
+      batch[name].numpy().tolist() for name in ("row", "shown", "sizes")
+    )
+    return [
+      packing.Outline(task, row, tuple(shown), tuple(sizes))
+      for row, shown, sizes in zip(*columns, strict=True)
+    ]
+
+  def rendered(
+    self, rows: Sequence[packing.Row]
+  ) -> Sequence[Sequence[packing.Example]]:
+    """Returns rows with all outlines rendered."""
+    found = iter(self._by_task([*itertools.chain(*rows)], self._examples))
+    return [[*itertools.islice(found, len(row))] for row in rows]
+
+  def ids(self, examples: packing.Row) -> Sequence[str]:
+    """Returns the ids of examples."""
+    return self._by_task(examples, self._ids)
+
+  def _by_task(
+    self, outlines: Sequence[packing.Outline], make: Callable[..., list]
+  ) -> list:
+    """Returns what `make` returns for the outlines of each task, in order."""
+    made: list = [None] * len(outlines)
+    for task in range(len(self._renderings)):
+      places = [i for i, one in enumerate(outlines) if one.task == task]
+      if places:
+        of_task = make(task, [outlines[place] for place in places])
+        for place, one in zip(places, of_task, strict=True):
+          made[place] = one
+    return made
+
+  def _examples(
+    self, task: int, outlines: Sequence[packing.Outline]
+  ) -> list[packing.Example]:
+    runs, scalars = self._render[task](*_tensors(outlines))
+    columns = {
+      name: np.split(values.numpy(), ends.numpy()[1:-1])
+      for values_by_name, ends in runs
+      for name, values in values_by_name.items()
+    }
+    columns |= {name: values.numpy() for name, values in scalars.items()}
+    return [
+      dict(zip(columns, values, strict=True))
+      for values in zip(*columns.values(), strict=True)
+    ]
+
+  def _ids(self, task: int, outlines: Sequence[packing.Outline]) -> list[str]:
+    rows, _ = _tensors(outlines)
+    names = self._renderings[task].names(rows)[features.EXAMPLE_ID]
+    return [name.decode() for name in names.numpy().tolist()]
+
+  def state(self) -> bytes:
+    """Serializes the position."""
+    waiting = np.frombuffer(packing.rows_to_bytes(self._waiting), np.uint8)
+    return _to_bytes({**self._iterators(_saved), _WAITING: waiting})
+
+  def restore(self, state: bytes) -> None:
+    """Moves to a position that `state` returned."""
+    files = _from_bytes(state)
+    waiting = packing.rows_from_bytes(files.pop(_WAITING).tobytes())
+    self._iterators(functools.partial(_load, files))
+    self._waiting = [list(outlines) for outlines in waiting]
+
+  def _iterators(self, use: Callable[..., object]) -> object:
+    return use(
+      choices=self._choices,
+      **{f"task_{n}": one for n, one in enumerate(self._outlines)},
+    )
+
+
+# Beside the files of a checkpoint of iterators.
+_WAITING = "waiting"
+
+
+def _rendering_fn(rendering: teacher_formats.Rendering) -> Callable[..., tuple]:
+  """Returns the function that renders rows, compiled for any number of them."""
+
+  @tf.function(
+    autograph=False,
+    input_signature=[
+      tf.TensorSpec([None], tf.int64),
+      tf.TensorSpec([None, None], tf.int64),
+    ],
+  )
+  def render(rows: tf.Tensor, shown: tf.Tensor) -> tuple:
+    runs, scalars = rendering.of(rows, shown)
+    return (
+      [(dict(one.values), one.ends) for one in runs],
+      {name: scalars[name] for name in features.EXAMPLE_FEATURES},
+    )
+
+  return render
+
+
+def _tensors(
+  outlines: Sequence[packing.Outline],
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the rows, int64 [B], and the demonstrations, int64 [B, n]."""
+  shown = np.array([one.shown for one in outlines], np.int64)
+  return (
+    tf.constant([one.row for one in outlines], tf.int64),
+    tf.constant(shown.reshape(len(outlines), -1)),
+  )
+
+
+def _saved(**iterators: tf.data.Iterator) -> dict[str, np.ndarray]:
+  """Returns the files of a checkpoint of iterators."""
+  with tempfile.TemporaryDirectory() as directory:
+    tf.train.Checkpoint(**iterators).write(f"{directory}/elements")
+    return {
+      path.name: np.frombuffer(path.read_bytes(), np.uint8)
+      for path in sorted(pathlib.Path(directory).iterdir())
+    }
+
+
+def _load(
+  files: Mapping[str, np.ndarray], **iterators: tf.data.Iterator
+) -> None:
+  """Moves iterators to where `_saved` found them."""
+  with tempfile.TemporaryDirectory() as directory:
+    for name, content in files.items():
+      (pathlib.Path(directory) / name).write_bytes(content.tobytes())
+    status = tf.train.Checkpoint(**iterators).read(f"{directory}/elements")
+    status.assert_consumed()
+
+
+def _to_bytes(files: Mapping[str, np.ndarray]) -> bytes:
+  file = io.BytesIO()
+  np.savez(file, **files)
+  return file.getvalue()
+
+
+def _from_bytes(state: bytes) -> dict[str, np.ndarray]:
+  with np.load(io.BytesIO(state), allow_pickle=False) as files:
+    return {name: files[name] for name in files.files}
+
+
+def training_stream(
+  mixture_or_task_name: str,
+  *,
+  task_feature_lengths: Mapping[str, int],
+  seed: int,
+  split: str = "train",
+  num_epochs: int | None = None,
+) -> Stream:
+  """Returns the training examples of a mixture, as outlines where possible.
+
+  Raises:
+    UserError: as `training_dataset`.
+  """
+  provider = find_provider(mixture_or_task_name)
+  tasks = [
+    task for task in seqio.get_subtasks(provider) if split in task.splits
+  ]
+  if tasks and all(map(renders_by_table, tasks)):
+    rate = getattr(provider, "get_rate", lambda _: 1.0)
+    stream = OutlineStream(
+      [(task, rate(task)) for task in tasks],
+      seed=seed,
+      split=split,
+      num_epochs=num_epochs,
+    )
+    if stream.knows_lengths:
+      return stream
+  return ExampleStream(
+    training_dataset(
+      mixture_or_task_name,
+      task_feature_lengths=task_feature_lengths,
+      seed=seed,
+      split=split,
+      num_epochs=num_epochs,
+    )
+  )
+
+
+def renders_by_table(task: seqio.Task) -> bool:
+  """Returns whether a task's examples are the teacher's rows in a format."""
+  steps = task.preprocessors
+  return (
+    isinstance(task.source, teacher_source.TeacherSource)
+    and len(steps) == 1
+    and isinstance(steps[0], functools.partial)
+    and steps[0].func is teacher_formats.render
+  )
 
 
 def training_dataset(

@@ -23,8 +23,10 @@ fill one row:
 """
 
 import io
+import itertools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +36,26 @@ from specialize_jax.data import features
 # A task example: arrays for all of `features.TRAINING_FEATURES`, and for some
 # of `features.EXAMPLE_FEATURES`.
 Example = Mapping[str, np.ndarray]
-# The examples that share one row, in order.
-Row = Sequence[Example]
+
+
+class Outline(NamedTuple):
+  """An example before it is rendered: its content by number, and its lengths.
+
+  Attributes:
+    task: The index of its task in the mixture.
+    row: The row of the task's source.
+    shown: The indices of the demonstrations before its question.
+    sizes: The number of tokens of its inputs and of its targets.
+  """
+
+  task: int
+  row: int
+  shown: tuple[int, ...]
+  sizes: tuple[int, int]
+
+
+# The examples that share one row, in order: all rendered, or all outlines.
+Row = Sequence[Example | Outline]
 
 
 class Packer:
@@ -77,52 +97,63 @@ class Packer:
       raise errors.UserError(
         f"max_open_rows={max_open_rows}: expected at least one open row."
       )
-    self._lengths = np.array(
-      [task_feature_lengths[features.INPUTS]]
-      + [task_feature_lengths[features.TARGETS]]
+    self._lengths = (
+      task_feature_lengths[features.INPUTS],
+      task_feature_lengths[features.TARGETS],
     )
     self._max_open_rows = max_open_rows
     self._pack = pack
-    self._open: list[list[Example]] = []
-    # Free tokens of each open row, [rows, 2]: inputs and targets.
-    self._free = np.zeros((0, 2), np.int64)
+    self._open: list[list[Example | Outline]] = []
+    # Free tokens of each open row, [2, rows]: inputs and targets.
+    self._free = np.zeros((2, 0), np.int64)
+    # And of all of them together.
+    self._total_free = [0, 0]
 
-  def fits(self, example: Example) -> bool:
+  def fits(self, example: Example | Outline) -> bool:
     """Returns whether an example fits into an empty row."""
-    return bool((_sizes(example) <= self._lengths).all())
+    inputs, targets = sizes(example)
+    return inputs <= self._lengths[0] and targets <= self._lengths[1]
 
-  def add(self, example: Example) -> list[Row]:
+  def add(self, example: Example | Outline) -> list[Row]:
     """Places an example, and returns the rows that were closed.
 
     Raises:
       ValueError: the example is longer than a row; check with `fits` first.
     """
-    if not self.fits(example):
+    inputs, targets = sizes(example)
+    if inputs > self._lengths[0] or targets > self._lengths[1]:
       raise ValueError(
-        f"an example of {_sizes(example).tolist()} tokens does not fit a row"
-        f" of {self._lengths.tolist()}; drop it by `fits` first"
+        f"an example of {[inputs, targets]} tokens does not fit a row"
+        f" of {list(self._lengths)}; drop it by `fits` first"
       )
     if not self._pack:
       return [[example]]
-    sizes = _sizes(example)
     closed: list[Row] = []
-    place = self._best_fit(sizes)
+    place = self._best_fit(inputs, targets)
     if place is None:
       if len(self._open) == self._max_open_rows:
         closed.append(self._close(self._fullest()))
       self._open.append([])
-      self._free = np.concatenate([self._free, self._lengths[None]])
+      self._free = np.concatenate(
+        [self._free, np.array(self._lengths)[:, None]], axis=1
+      )
+      self._total_free[0] += self._lengths[0]
+      self._total_free[1] += self._lengths[1]
       place = len(self._open) - 1
     self._open[place].append(example)
-    self._free[place] -= sizes
-    if not self._free[place].all():  # one side is full, so no example fits
+    left = self._free[:, place]
+    left -= inputs, targets
+    self._total_free[0] -= inputs
+    self._total_free[1] -= targets
+    if not left.all():  # one side is full, so no example fits
       closed.append(self._close(place))
     return closed
 
   def flush(self) -> list[Row]:
     """Closes and returns all open rows, oldest first."""
     rows, self._open = self._open, []
-    self._free = self._free[:0]
+    self._free = self._free[:, :0]
+    self._total_free = [0, 0]
     return rows
 
   def state(self) -> bytes:
@@ -132,22 +163,32 @@ class Packer:
   def restore(self, state: bytes) -> None:
     """Replaces the open rows by those of a `state`."""
     self._open = [list(row) for row in rows_from_bytes(state)]
-    used = [sum(map(_sizes, row), np.zeros(2, np.int64)) for row in self._open]
-    self._free = self._lengths - np.array(used, np.int64).reshape(-1, 2)
+    used = [np.sum([*map(sizes, row)], axis=0) for row in self._open]
+    lengths = np.array(self._lengths)[:, None]
+    self._free = lengths - np.array(used, np.int64).reshape(-1, 2).T
+    self._total_free = self._free.sum(axis=1).tolist()
 
-  def _best_fit(self, sizes: np.ndarray) -> int | None:
+  def _best_fit(self, inputs: int, targets: int) -> int | None:
     """Returns the best open row for an example (ties: the oldest), or None."""
-    fitting = np.flatnonzero((self._free >= sizes).all(axis=1))
+    free = self._free
+    fitting = ((free[0] >= inputs) & (free[1] >= targets)).nonzero()[0]
     if not fitting.size:
       return None
-    scarcer = np.argmin(self._free.sum(axis=0) / self._lengths)
-    return int(fitting[np.argmin(self._free[fitting, scarcer])])
+    shares = [
+      free / length
+      for free, length in zip(self._total_free, self._lengths, strict=True)
+    ]
+    scarcer = free[0] if shares[0] <= shares[1] else free[1]
+    return int(fitting[scarcer[fitting].argmin()])
 
   def _fullest(self) -> int:
-    return int(np.argmin((self._free / self._lengths).min(axis=1)))
+    lengths = np.array(self._lengths)[:, None]
+    return int(np.argmin((self._free / lengths).min(axis=0)))
 
   def _close(self, place: int) -> Row:
-    self._free = np.delete(self._free, place, axis=0)
+    for side in (0, 1):
+      self._total_free[side] -= int(self._free[side, place])
+    self._free = np.delete(self._free, place, axis=1)
     return self._open.pop(place)
 
 
@@ -220,6 +261,9 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
   rows = [list(row) for row in rows]
   examples = [example for row in rows for example in row]
   arrays = {"row_sizes": np.array([len(row) for row in rows], np.int64)}
+  if examples and isinstance(examples[0], Outline):
+    arrays["outlines"] = _numbers(examples)
+    return _to_bytes(arrays)
   for name in (features.INPUTS, features.TARGETS):
     arrays[f"{name}_sizes"] = np.array(
       [len(example[name]) for example in examples], np.int64
@@ -231,16 +275,48 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
     # `dtype()` is the default: an empty id, or 0 for no format.
     values = [example.get(name, dtype()) for example in examples]
     arrays[name] = np.array(values, dtype)
+  return _to_bytes(arrays)
+
+
+def _to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
   file = io.BytesIO()
   np.savez(file, **arrays)
   return file.getvalue()
 
 
+def _numbers(outlines: Iterable[Outline]) -> np.ndarray:
+  """Returns outlines as int64, one after another."""
+  return np.array(
+    [
+      number
+      for task, row, shown, (inputs, targets) in outlines
+      for number in (task, row, inputs, targets, len(shown), *shown)
+    ],
+    np.int64,
+  )
+
+
+def _outlines(numbers: np.ndarray) -> list[Outline]:
+  found, values = [], iter(numbers.tolist())
+  for task in values:
+    row, inputs, targets, count = itertools.islice(values, 4)
+    shown = tuple(itertools.islice(values, count))
+    found.append(Outline(task, row, shown, (inputs, targets)))
+  return found
+
+
 def checksum(rows: Iterable[Row]) -> int:
-  """Returns a CRC-32 of the content of rows."""
+  """Returns a CRC-32 of the content of rows.
+
+  The checksum of outlines is that of what is to be rendered: processes with the
+  same data render the same examples from it.
+  """
   value = 0
   for row in rows:
     value = zlib.crc32(len(row).to_bytes(4), value)
+    if row and isinstance(row[0], Outline):
+      value = zlib.crc32(_numbers(row).data, value)
+      continue
     for example in row:
       for name, (dtype, _) in features.TRAINING_FEATURES.items():
         array = np.ascontiguousarray(example[name], dtype)
@@ -251,6 +327,11 @@ def checksum(rows: Iterable[Row]) -> int:
 def rows_from_bytes(state: bytes) -> list[Row]:
   """Deserializes the result of `rows_to_bytes`."""
   with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+    if "outlines" in arrays:
+      outlines = iter(_outlines(arrays["outlines"]))
+      return [
+        [*itertools.islice(outlines, size)] for size in arrays["row_sizes"]
+      ]
     columns = {}
     for name in features.TRAINING_FEATURES:
       side = features.INPUTS if name == features.INPUTS else features.TARGETS
@@ -267,8 +348,11 @@ def rows_from_bytes(state: bytes) -> list[Row]:
   return [[next(examples) for _ in range(size)] for size in row_sizes]
 
 
-def _sizes(example: Example) -> np.ndarray:
-  return np.array([len(example["inputs"]), len(example["targets"])])
+def sizes(example: Example | Outline) -> tuple[int, int]:
+  """Returns the number of tokens of an example's inputs and targets."""
+  if isinstance(example, Outline):
+    return example.sizes
+  return len(example[features.INPUTS]), len(example[features.TARGETS])
 
 
 def empty_batch(rows: int, source: int, target: int) -> dict[str, np.ndarray]:

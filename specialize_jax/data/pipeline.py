@@ -4,15 +4,18 @@ It has three parts: `_Batches` reads and packs examples, and has a position in
 the data; `prefetching.Prefetcher` runs it ahead of time in a thread; and
 `TrainIterator` returns the batches and serializes the state.
 
-Global batch n is a pure function of (seed, mixture, n). Every host reads the
-same examples and packs the same global batch, but builds arrays for its own
-rows only, so a run can be resumed on another number of hosts with the same
-batches.
+Global batch n is a pure function of (seed, mixture, n). Every host packs the
+same global batch, but builds arrays for its own rows only, so a run can be
+resumed on another number of hosts with the same batches. Packing needs lengths
+alone: of the teacher's formats a host renders only the examples of its own rows
+(`example_stream.OutlineStream`). Of other tasks, whose lengths are known only
+once they are tokenized, it renders all examples.
 """
 
 import collections
 import dataclasses
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +29,7 @@ from specialize_jax.data import example_stream, features, packing, prefetching
 PREFETCHED_BATCHES = 2
 # After this many consecutive examples that are too long, raise an error.
 _MAX_DROPPED_IN_A_ROW = 10_000
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 
 
 @dataclasses.dataclass
@@ -104,7 +107,7 @@ class TrainIterator:
       "split": split,
       "num_epochs": num_epochs,
     }
-    dataset = example_stream.training_dataset(
+    self._stream = example_stream.training_stream(
       mixture_or_task_name,
       task_feature_lengths=task_feature_lengths,
       seed=seed,
@@ -112,7 +115,7 @@ class TrainIterator:
       num_epochs=num_epochs,
     )
     self._batches = _Batches(
-      example_stream.ExampleStream(dataset),
+      self._stream,
       packing.Packer(task_feature_lengths, pack=pack),
       self._options,
       local_rows=range(batch_size) if rows is None else rows,
@@ -149,15 +152,13 @@ class TrainIterator:
 
   def example_ids(self) -> list[list[str]]:
     """Returns the ids of the examples of each row of the last global batch."""
-    return [
-      [example[features.EXAMPLE_ID].decode() for example in row]
-      for row in self._last_rows
-    ]
+    ids = iter(self._stream.ids([*itertools.chain(*self._last_rows)]))
+    return [[*itertools.islice(ids, len(row))] for row in self._last_rows]
 
   def digest(self) -> str:
     """Returns a checksum of all global batches returned so far.
 
-    Every process reads all examples, so processes with different digests have
+    Every process packs all examples, so processes with different digests have
     different data.
     """
     return f"{self._digest:08x}"
@@ -217,7 +218,7 @@ class _Batches:
 
   def __init__(
     self,
-    stream: example_stream.ExampleStream,
+    stream: example_stream.Stream,
     packer: packing.Packer,
     options: Mapping,
     *,
@@ -250,7 +251,7 @@ class _Batches:
     rows = [self._rows.popleft() for _ in range(size)]
     padded = [*rows, *[[]] * (batch_size - size)]
     arrays = packing.to_batch(
-      [padded[row] for row in self._local_rows],
+      self._stream.rendered([padded[row] for row in self._local_rows]),
       self._lengths,
       decoder_start_id=self._decoder_start_id,
     )
@@ -304,8 +305,9 @@ class _Batches:
       else:
         self._drop(example)
 
-  def _drop(self, example: packing.Example) -> None:
-    if len(example[features.INPUTS]) > self._lengths[features.INPUTS]:
+  def _drop(self, example: packing.Example | packing.Outline) -> None:
+    num_inputs, _ = packing.sizes(example)
+    if num_inputs > self._lengths[features.INPUTS]:
       self.counters.inputs_too_long += 1
     else:
       self.counters.targets_too_long += 1

@@ -141,30 +141,14 @@ def render(
   Raises:
     UserError: there are too few demonstrations.
   """
-  vocabulary = output_features[features.INPUTS].vocabulary
   is_validation = teacher_source.VALIDATION in dataset.element_spec
-  split = teacher_source.VALIDATION if is_validation else "train"
-  questions = source.questions(split)
-  # Read the rows in a thread while the questions are tokenized.
-  with concurrent.futures.ThreadPoolExecutor(1) as reader:
-    if data_format.chain_of_thought:
-      rows = reader.submit(source.rows, split)
-    prompts = _Prompts(
-      questions,
-      vocabulary,
-      data_format,
-      demonstrations.Drawer(
-        demonstrations.read(data_format, read_demonstrations),
-        num_demonstrations,
-        asked=questions.texts,
-      )
-      if data_format.in_context
-      else None,
-    )
-  targets = (
-    _TeacherTargets(rows.result(), vocabulary.eos_id)
-    if data_format.chain_of_thought
-    else _AnswerTargets(questions, vocabulary, data_format)
+  rendering = Rendering(
+    output_features,
+    source=source,
+    data_format=data_format,
+    read_demonstrations=read_demonstrations,
+    num_demonstrations=num_demonstrations,
+    split=teacher_source.VALIDATION if is_validation else "train",
   )
 
   # Autograph is disabled: it would take seconds, and there is no Python control
@@ -172,20 +156,136 @@ def render(
   @tf.autograph.experimental.do_not_convert
   def examples(batch: Example) -> tf.data.Dataset:
     rows = batch["row"]
-    places = rows if source.one_per_question else targets.questions_of(rows)
-    texts, inputs = prompts.of(places, batch["seed"])
-    named = prompts.named(places)
-    names = preprocessors.names_of(
-      named["question_id"],
-      tf.fill(tf.shape(rows), 1 + formats.number_of(data_format)),
-      targets.samples_of(rows),
-    )
     return _one_by_one(
-      [inputs, targets.of(rows)],
-      {**named, **names, f"{features.INPUTS}_pretokenized": texts},
+      *rendering.of(rows, rendering.shown(rows, batch["seed"]))
     )
 
-  return _with_seeds(dataset.batch(BATCH_SIZE)).flat_map(examples)
+  return _in_batches(dataset).flat_map(examples)
+
+
+def outlines(
+  dataset: tf.data.Dataset, rendering: "Rendering"
+) -> tf.data.Dataset:
+  """Converts row numbers to outlines of the examples that `render` returns.
+
+  Args:
+    dataset: A dataset of the rendering's source.
+    rendering: A rendering that `knows_lengths`.
+
+  Returns:
+    Batches of `row`, int64[B]; `shown`, int64[B, n], the indices of the
+    demonstrations drawn for it; and `sizes`, int64[B, 2], the number of tokens
+    of its inputs and targets. With the same seeds the examples are those of
+    `render`.
+  """
+
+  @tf.autograph.experimental.do_not_convert
+  def outline(batch: Example) -> Example:
+    rows = batch["row"]
+    shown = rendering.shown(rows, batch["seed"])
+    sizes = rendering.sizes(rows, shown)
+    return {"row": rows, "shown": shown, "sizes": sizes}
+
+  return _in_batches(dataset).map(outline)
+
+
+class Rendering:
+  """Renders the rows of a source in a format, from tables read once."""
+
+  def __init__(
+    self,
+    output_features: Mapping[str, seqio.Feature],
+    *,
+    source: teacher_source.TeacherSource,
+    data_format: formats.DataFormat,
+    read_demonstrations: Callable[[], Sequence[formats.Demonstration]]
+    | None = None,
+    num_demonstrations: int = 4,
+    split: str = "train",
+  ) -> None:
+    """Reads the tables and tokenizes their texts; see `render`."""
+    vocabulary = output_features[features.INPUTS].vocabulary
+    questions = source.questions(split)
+    # Read the rows in a thread while the questions are tokenized.
+    with concurrent.futures.ThreadPoolExecutor(1) as reader:
+      if data_format.chain_of_thought:
+        rows = reader.submit(source.rows, split)
+      self._prompts = _Prompts(
+        questions,
+        vocabulary,
+        data_format,
+        demonstrations.Drawer(
+          demonstrations.read(data_format, read_demonstrations),
+          num_demonstrations,
+          asked=questions.texts,
+        )
+        if data_format.in_context
+        else None,
+      )
+    self._targets = (
+      _TeacherTargets(rows.result(), vocabulary.eos_id)
+      if data_format.chain_of_thought
+      else _AnswerTargets(questions, vocabulary, data_format)
+    )
+    self._one_per_question = source.one_per_question
+    self._format_number = 1 + formats.number_of(data_format)
+
+  @property
+  def knows_lengths(self) -> bool:
+    """Whether `sizes` returns lengths without tokenizing texts."""
+    return self._prompts.is_joined_from_tokens
+
+  def shown(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draws demonstrations for rows.
+
+    Args:
+      rows: int64[B].
+      seed: int64[2].
+
+    Returns:
+      Their indices, int64[B, n], where n is 0 for a zero-shot format.
+    """
+    return self._prompts.shown(self._places(rows), seed)
+
+  def sizes(self, rows: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of inputs and targets, int64[B, 2]."""
+    return tf.stack(
+      [
+        self._prompts.lengths(self._places(rows), shown),
+        self._targets.lengths(rows),
+      ],
+      axis=1,
+    )
+
+  def of(
+    self, rows: tf.Tensor, shown: tf.Tensor
+  ) -> tuple[Sequence["Runs"], Example]:
+    """Returns the examples of rows: features of any length, and scalars."""
+    places = self._places(rows)
+    texts, inputs = self._prompts.of(places, shown)
+    scalars = {
+      **self._prompts.named(places),
+      **self.names(rows),
+      f"{features.INPUTS}_pretokenized": texts,
+    }
+    return [inputs, self._targets.of(rows)], scalars
+
+  def names(self, rows: tf.Tensor) -> Example:
+    """Returns `features.EXAMPLE_FEATURES` of rows."""
+    return preprocessors.names_of(
+      self._prompts.named(self._places(rows))["question_id"],
+      tf.fill(tf.shape(rows), self._format_number),
+      self._targets.samples_of(rows),
+    )
+
+  def _places(self, rows: tf.Tensor) -> tf.Tensor:
+    if self._one_per_question:
+      return rows
+    return self._targets.questions_of(rows)
+
+
+def _in_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  return _with_seeds(dataset.batch(BATCH_SIZE))
 
 
 @seqio.map_over_dataset(num_seeds=1)
@@ -266,11 +366,29 @@ class _Prompts:
       vocabulary.sentencepiece_model_file
     ).word_local
 
-  def of(self, places: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, Runs]:
+  @property
+  def is_joined_from_tokens(self) -> bool:
+    """Whether the tokens of a prompt are those of its parts."""
+    return self._word_local
+
+  def shown(self, places: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draws demonstrations, int64[B, n]; none for a zero-shot format."""
+    if self._drawer is None:
+      return tf.zeros([tf.shape(places)[0], 0], tf.int64)
+    return self._drawer.draw(places, seed)
+
+  def lengths(self, places: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of prompts, EOS included, int64[B]."""
+    lengths = tf.gather(self._table.lengths, self._parts(places, shown))
+    return tf.reduce_sum(lengths, 1) + 1
+
+  def _parts(self, places: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
+    questions = tf.cast(places, tf.int64)[:, None] + self._num_shown
+    return tf.concat([shown, questions], 1)
+
+  def of(self, places: tf.Tensor, shown: tf.Tensor) -> tuple[tf.Tensor, Runs]:
     """Returns the texts, string[B], and the tokens of prompts."""
-    parts = tf.cast(places, tf.int64)[:, None] + self._num_shown
-    if self._drawer is not None:
-      parts = tf.concat([self._drawer.draw(places, seed), parts], 1)
+    parts = self._parts(places, shown)
     texts = tf.strings.reduce_join(tf.gather(self._table.texts, parts), axis=1)
     if self._word_local:
       ids, ends = _gather(self._table, parts, self._vocabulary.eos_id)
@@ -311,6 +429,10 @@ class _AnswerTargets:
     """Returns None, since an answer belongs to no sample."""
     del rows
 
+  def lengths(self, rows: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of targets, EOS included, int64[B]."""
+    return tf.gather(self._table.lengths, rows) + 1
+
   def of(self, rows: tf.Tensor) -> Runs:
     """Returns one-hot targets, except for unknown pieces, which have none."""
     ids, ends = _gather(
@@ -337,6 +459,23 @@ class _TeacherTargets:
   def samples_of(self, rows: tf.Tensor) -> tf.Tensor:
     """Returns the index of each row among its question's samples."""
     return tf.gather(self._table.sample, rows)
+
+  @functools.cached_property
+  def _lengths(self) -> tf.Tensor:
+    """The number of tokens of every row's target, int64[N]."""
+    # Outside of the graph that asks for it first.
+    with tf.init_scope():
+      flags = self._table.flags
+      lengths = tf.strings.length(flags).numpy().astype(np.int64)
+      joined = tf.strings.reduce_join(flags).numpy()
+    last = np.maximum(np.cumsum(lengths) - 1, 0)
+    bits = np.frombuffer(joined or b"\0", np.uint8)[last]
+    is_whole = ((bits & packed_rows.TRUNCATED_BIT) == 0) | (lengths == 0)
+    return tf.constant(lengths + is_whole)
+
+  def lengths(self, rows: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of targets, EOS included, int64[B]."""
+    return tf.gather(self._lengths, rows)
 
   def of(self, rows: tf.Tensor) -> Runs:
     """Returns the teacher's distributions."""

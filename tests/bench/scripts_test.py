@@ -115,9 +115,11 @@ def test_the_smallest_dataset_is_prepared_and_read(tmp_path):
   (dataset,) = tmp_path.glob("**/gsm8k_teacher")
   run(
     *("read", f"--data_dir={data_dir}", f"--tfds_data_dir={dataset.parent}"),
-    *("--batch_size=2", "--seconds=1", f"--output={tmp_path / 'read.json'}"),
+    *("--batch_size=2", "--batches=4", "--hosts", "1", "2"),
+    f"--output={tmp_path / 'read.json'}",
   )
-  assert json.loads((tmp_path / "read.json").read_text())
+  found = json.loads((tmp_path / "read.json").read_text())
+  assert [one["hosts"] for one in found] == [1, 2]
 
 
 @pytest.mark.slow

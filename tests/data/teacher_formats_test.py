@@ -152,7 +152,7 @@ def test_a_vocabulary_whose_pieces_cross_spaces_reads_whole_texts(
     prompts = teacher_formats._Prompts(
       questions, vocabulary, formats.ZERO_SHOT_CHAIN_OF_THOUGHT, None
     )
-    texts, runs = prompts.of(tf.constant([0]), tf.constant([0, 0], tf.int64))
+    texts, runs = prompts.of(tf.constant([0]), tf.zeros([1, 0], tf.int64))
     text = texts.numpy()[0].decode()
     assert runs.values["inputs"].numpy().tolist() == [
       *vocabulary.encode(text),

@@ -1,4 +1,6 @@
+import contextlib
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -7,7 +9,14 @@ from testdata import tiny_world
 
 from specialize_jax import errors
 from specialize_jax.cot import formats
-from specialize_jax.data import pipeline, preparation, sources
+from specialize_jax.data import (
+  example_stream,
+  features,
+  packing,
+  pipeline,
+  preparation,
+  sources,
+)
 from tasks import mini, mixtures
 
 
@@ -130,6 +139,110 @@ def test_the_mixture_trains_packed_and_resumes(teacher_dir):
   assert batches[0]["decoder_segment_ids"].max() > 1
   for iterator in (whole, stopped, resumed):
     iterator.close()
+
+
+_LENGTHS = {"inputs": 256, "targets": 96}
+
+
+def _rendered(stream):
+  """All examples of a stream, rendered one chunk at a time."""
+  while chunk := stream.next_examples():
+    (examples,) = stream.rendered([chunk])
+    ids = stream.ids(chunk)
+    assert [one["example_id"].decode() for one in examples] == ids
+    yield from examples
+
+
+def _assert_same_examples(examples, others, count=None):
+  for one, other in zip(
+    itertools.islice(examples, count),
+    itertools.islice(others, count),
+    strict=True,
+  ):
+    for name in (*features.TRAINING_FEATURES, *features.EXAMPLE_FEATURES):
+      np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+      assert np.asarray(one[name]).dtype == np.asarray(other[name]).dtype
+
+
+@pytest.mark.parametrize("num_epochs", [2, None])
+@pytest.mark.parametrize(
+  "name",
+  ["mini_specialize_v1", "mini_gsm_teacher_in_context_answer_only_v1"],
+)
+def test_outlines_are_the_examples_of_the_mixtures_own_dataset(
+  teacher_dir, name, num_epochs
+):
+  options = {
+    "task_feature_lengths": _LENGTHS, "seed": 3, "num_epochs": num_epochs
+  }  # fmt: skip
+  outlines = example_stream.training_stream(name, **options)
+  assert isinstance(outlines, example_stream.OutlineStream)
+  dataset = example_stream.training_dataset(name, **options)
+  _assert_same_examples(
+    _rendered(outlines),
+    _rendered(example_stream.ExampleStream(dataset)),
+    None if num_epochs else 400,
+  )
+
+
+def test_outlines_know_the_lengths_of_their_examples(teacher_dir):
+  stream = example_stream.training_stream(
+    "mini_specialize_v1", task_feature_lengths=_LENGTHS, seed=0, num_epochs=1
+  )
+  outlines = stream.next_examples()
+  (examples,) = stream.rendered([outlines])
+  assert [*map(packing.sizes, outlines)] == [*map(packing.sizes, examples)]
+
+
+def test_hosts_render_their_own_rows_alone(teacher_dir, monkeypatch):
+  rendered = []
+  of_stream = example_stream.OutlineStream.rendered
+
+  def counted(stream, rows):
+    rendered.append(sum(map(len, rows)))
+    return of_stream(stream, rows)
+
+  monkeypatch.setattr(example_stream.OutlineStream, "rendered", counted)
+
+  def take(rows, state=None, count=6):
+    with contextlib.closing(
+      pipeline.TrainIterator(
+        "mini_specialize_v1",
+        task_feature_lengths=_LENGTHS,
+        batch_size=4,
+        seed=0,
+        rows=rows,
+        sums_up=True,
+      )
+    ) as iterator:
+      if state is not None:
+        iterator.restore(state)
+      batches = [next(iterator) for _ in range(count)]
+      return (
+        batches,
+        iterator.digest(),
+        iterator.example_ids(),
+        iterator.state(),
+      )
+
+  whole, digest, ids, _ = take([0, 1, 2, 3])
+  in_all = sum(rendered[:6])
+  first, _, _, state = take([0, 1, 2, 3], count=3)
+  hosts = [[1, 3], [0, 2]]
+  of_hosts = 0
+  for rows in hosts:
+    rendered.clear()
+    share, own_digest, own_ids, _ = take(rows)
+    of_hosts += sum(rendered[:6])
+    assert (own_digest, own_ids) == (digest, ids)
+    resumed, *_ = take(rows, state=state, count=3)
+    for batch, one in zip(whole, share, strict=True):
+      for name, values in one.items():
+        np.testing.assert_array_equal(values, batch[name][rows])
+    for batch, one in zip(whole[3:], resumed, strict=True):
+      for name, values in one.items():
+        np.testing.assert_array_equal(values, batch[name][rows])
+  assert of_hosts == in_all
 
 
 def test_data_of_another_vocabulary_is_refused(teacher_dir, tmp_path):
