@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--figure", metavar="FILE.png", help="also draw them, as .png or .svg"
+  )
+  parser.add_argument(
+    "--write_topology",
+    metavar="FILE.gin",
+    help="also write the best mesh as a file of gin_configs/topologies, with "
+    "what it was chosen by",
   )
   parser.add_argument(
     "--breakdown",
@@ -132,9 +139,8 @@ def _at_least_one(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the table, the best mesh first, and writes what was asked for."""
-  flags, bindings = gin_files.parse(
-    build_parser(), sys.argv[1:] if argv is None else argv
-  )
+  argv = sys.argv[1:] if argv is None else argv
+  flags, bindings = gin_files.parse(build_parser(), argv)
   logs.start(flags)
   gin_files.check_flags(flags)
   paths.check_flags(
@@ -142,26 +148,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     {
       "output": paths.OUTPUT_FILE,
       "figure": paths.OUTPUT_FILE,
+      "write_topology": paths.OUTPUT_FILE,
     },
   )
   if flags.figure and not flags.figure.endswith(_FIGURES):
     raise errors.UserError(
       f"--figure={flags.figure}: expected a name that ends in .png or .svg."
     )
+  written = flags.write_topology
+  if written and not written.endswith(".gin"):
+    raise errors.UserError(
+      f"--write_topology={written}: expected a name that ends in .gin, such as "
+      "topologies/v5e-64.gin."
+    )
+  if written and flags.step == "decode":
+    raise errors.UserError(
+      "--write_topology chooses the mesh of a train step, and --step=decode "
+      "plans none: give --step=train."
+    )
   from specialize_jax.files import locks
 
-  with locks.files({"--output": flags.output, "--figure": flags.figure}):
-    return _plan(flags, bindings)
+  outputs = {
+    f"--{name}": getattr(flags, name)
+    for name in ("output", "figure", "write_topology")
+  }
+  with locks.files(outputs):
+    return _plan(flags, bindings, argv)
 
 
-def _plan(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
+def _plan(
+  flags: argparse.Namespace, bindings: Sequence[str], argv: Sequence[str]
+) -> int:
   # Nothing is computed, and a TPU of this machine may be in use.
   os.environ["JAX_PLATFORMS"] = "cpu"
 
   with registered_tasks.quiet_import():
     from specialize_jax.files import writing
     from specialize_jax.reports import plan_view
-    from specialize_jax.tpu import plan, topology
+    from specialize_jax.tpu import plan, topology, topology_gin
   asked = _request(flags, bindings)
   slice_, config = asked.topology, asked.job.config
   if flags.mesh:
@@ -171,6 +195,10 @@ def _plan(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
       config, batch_size=flags.batch_size, num_chips=slice_.num_chips
     )
   rows = plan.plan(asked, meshes, progress=_say)
+  topology_text = None
+  if flags.write_topology:
+    trained = [row for row in rows if row["step"] == "train"]
+    topology_text = topology_gin.text(asked, trained, _without_outputs(argv))
   title = (
     f"{flags.model} on {slice_.name} ({slice_.num_chips} chips): batch "
     f"{flags.batch_size}, {flags.input_length}/{flags.target_length} tokens, "
@@ -182,10 +210,25 @@ def _plan(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   if flags.output:
     writing.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
     print(f"rows: {flags.output}")
+  if topology_text is not None:
+    writing.write_text(flags.write_topology, topology_text)
+    print(f"topology: {flags.write_topology}")
   if flags.figure:
     plan_view.write_figure(flags.figure, rows, title)
     print(f"figure: {flags.figure}")
   return 0
+
+
+def _without_outputs(argv: Sequence[str]) -> str:
+  """Returns the command line, but for where its results are written."""
+  outputs = ("--output", "--figure", "--write_topology")
+  kept, skips = [], False
+  for argument in argv:
+    name, given, _ = argument.partition("=")
+    if not skips and name not in outputs and argument != "--breakdown":
+      kept.append(argument)
+    skips = name in outputs and not given
+  return shlex.join(["specialize", "plan", *kept])
 
 
 def request(argv: Sequence[str]) -> plan.Request:

@@ -122,6 +122,12 @@ class Slice:
     return self.num_chips // self.chips_per_host
 
   @property
+  def name(self) -> str:
+    """As the files of gin_configs/topologies are called: "v5e-16"."""
+    counted = _GENERATIONS[self.generation].counted
+    return f"{self.generation}-{self.num_chips * counted}"
+
+  @property
   def accelerator_type(self) -> str:
     """The name in gcloud; v4 and v5p count cores, two per chip."""
     generation = _GENERATIONS[self.generation]

@@ -139,10 +139,11 @@ _COMMANDS = {
   ),
   "plan": (
     "--model=flan_t5_base --topology=v5e:2x2 --output={}/new.json"
-    " --figure={}/new.png",
+    " --figure={}/new.png --write_topology={}/new.gin",
     {
       "--output": "written file",
       "--figure": "written file",
+      "--write_topology": "written file",
       "--model": "read gin",
     },
   ),

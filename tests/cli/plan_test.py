@@ -34,8 +34,13 @@ def plan(tmp_path, capsys):
 
 def test_a_step_is_planned_in_numbers_that_agree(plan, tmp_path):
   figure = tmp_path / "plan.png"
+  gin = tmp_path / "v5e-4.gin"
   status, table, progress, rows = plan(
-    *_SMALL, "--mesh=fsdp=2,model=2", "--train_steps=1000", f"--figure={figure}"
+    *_SMALL,
+    "--mesh=fsdp=2,model=2",
+    "--train_steps=1000",
+    f"--figure={figure}",
+    f"--write_topology={gin}",
   )
   assert status == 0
   (row,) = rows
@@ -64,6 +69,15 @@ def test_a_step_is_planned_in_numbers_that_agree(plan, tmp_path):
   assert "compiling train for fsdp=2,model=2" in progress
   assert "fsdp=2,model=2" in table
   assert figure.read_bytes().startswith(b"\x89PNG")
+  chosen = gin.read_text()
+  assert chosen.endswith(
+    "\nDATA_AXIS = 1\nFSDP_AXIS = 2\nMODEL_AXIS = 2\n\n"
+    'REMAT_POLICY = "minimal"\n'
+  )
+  comment = " ".join(chosen.replace("\n#", " ").split())
+  assert f"fsdp=2,model=2: at least {row['step_seconds']:.3f} s" in comment
+  assert f"Chosen by: specialize plan {' '.join(_SMALL)} --mesh" in comment
+  assert str(tmp_path) not in comment
 
 
 def test_what_does_not_fit_is_a_row_that_says_by_how_much(plan):
@@ -100,6 +114,11 @@ def test_what_does_not_fit_is_a_row_that_says_by_how_much(plan):
     (("--topology=v9:2x2",), "--topology=v9:2x2 is unknown"),
     (("--model=flan_t5_huge",), "--model=flan_t5_huge is no file of"),
     (("--figure=plan.gif",), "--figure=plan.gif: expected a name that ends"),
+    (("--write_topology=v5e",), "--write_topology=v5e: expected a name that"),
+    (
+      ("--write_topology=v5e.gin", "--step=decode"),
+      "--write_topology chooses the mesh of a train step",
+    ),
     (("--batch_size=0",), "expected a whole number of at least 1"),
     (("--remat=some",), "invalid choice: 'some'"),
   ],
@@ -114,6 +133,19 @@ def test_what_cannot_be_planned_is_one_sentence_and_status_2(
   assert status == 2
   assert message in said
   assert rows is None
+
+
+def test_a_topology_that_fits_no_mesh_is_not_written(plan, tmp_path):
+  gin = tmp_path / "v5e-4.gin"
+  status, _, said, rows = plan(
+    "--model=flan_t5_xxl",
+    "--topology=v5e:2x2",
+    "--optimizer=adamw",
+    "--mesh=fsdp=4",
+    f"--write_topology={gin}",
+  )
+  assert (status, rows, gin.exists()) == (2, None, False)
+  assert "--write_topology: no mesh of v5e:2x2 fits this job" in said
 
 
 @pytest.mark.slow

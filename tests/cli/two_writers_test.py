@@ -176,6 +176,7 @@ OUTPUTS = {
   "inspect --html": _file("--html", *_RECORDS),
   "plan --output": _plan("--output", "plan.json"),
   "plan --figure": _plan("--figure", "plan.svg"),
+  "plan --write_topology": _plan("--write_topology", "plan.gin"),
   "teach --output": _teach,
   "demo --output_dir": _demo(),
   "demo --study --output_dir": _demo("--study"),
