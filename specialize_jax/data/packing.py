@@ -22,6 +22,7 @@ fill one row:
   decoder_data_formats      0 0 0 0 0    the example's, at each of its tokens
 """
 
+import bisect
 import io
 import itertools
 import zlib
@@ -103,11 +104,15 @@ class Packer:
     )
     self._max_open_rows = max_open_rows
     self._pack = pack
-    self._open: list[list[Example | Outline]] = []
-    # Free tokens of each open row, [2, rows]: inputs and targets.
-    self._free = np.zeros((2, 0), np.int64)
-    # And of all of them together.
+    # Open rows by number, the oldest first, and their free tokens, inputs and
+    # targets.
+    self._open: dict[int, list[Example | Outline]] = {}
+    self._free: dict[int, tuple[int, int]] = {}
+    # For either side (free tokens, number) of every open row, sorted, and the
+    # free tokens of all rows.
+    self._by_free: tuple[list[tuple[int, int]], ...] = ([], [])
     self._total_free = [0, 0]
+    self._numbers = itertools.count()
 
   def fits(self, example: Example | Outline) -> bool:
     """Returns whether an example fits into an empty row."""
@@ -129,67 +134,82 @@ class Packer:
     if not self._pack:
       return [[example]]
     closed: list[Row] = []
-    place = self._best_fit(inputs, targets)
-    if place is None:
+    number = self._best_fit((inputs, targets))
+    if number is None:
       if len(self._open) == self._max_open_rows:
         closed.append(self._close(self._fullest()))
-      self._open.append([])
-      self._free = np.concatenate(
-        [self._free, np.array(self._lengths)[:, None]], axis=1
-      )
-      self._total_free[0] += self._lengths[0]
-      self._total_free[1] += self._lengths[1]
-      place = len(self._open) - 1
-    self._open[place].append(example)
-    left = self._free[:, place]
-    left -= inputs, targets
-    self._total_free[0] -= inputs
-    self._total_free[1] -= targets
-    if not left.all():  # one side is full, so no example fits
-      closed.append(self._close(place))
+      number = self._opened([], self._lengths)
+    free = self._remove(number)
+    left = free[0] - inputs, free[1] - targets
+    self._insert(number, left)
+    self._open[number].append(example)
+    if not all(left):  # one side is full, so no example fits
+      closed.append(self._close(number))
     return closed
 
   def flush(self) -> list[Row]:
     """Closes and returns all open rows, oldest first."""
-    rows, self._open = self._open, []
-    self._free = self._free[:, :0]
-    self._total_free = [0, 0]
-    return rows
+    return [self._close(number) for number in list(self._open)]
 
   def state(self) -> bytes:
     """Serializes the open rows, for `restore`."""
-    return rows_to_bytes(self._open)
+    return rows_to_bytes(self._open.values())
 
   def restore(self, state: bytes) -> None:
     """Replaces the open rows by those of a `state`."""
-    self._open = [list(row) for row in rows_from_bytes(state)]
-    used = [np.sum([*map(sizes, row)], axis=0) for row in self._open]
-    lengths = np.array(self._lengths)[:, None]
-    self._free = lengths - np.array(used, np.int64).reshape(-1, 2).T
-    self._total_free = self._free.sum(axis=1).tolist()
+    self.flush()
+    for row in rows_from_bytes(state):
+      used = np.sum([*map(sizes, row)], axis=0).tolist()
+      left = self._lengths[0] - used[0], self._lengths[1] - used[1]
+      self._opened(list(row), left)
 
-  def _best_fit(self, inputs: int, targets: int) -> int | None:
+  def _best_fit(self, needed: tuple[int, int]) -> int | None:
     """Returns the best open row for an example (ties: the oldest), or None."""
-    free = self._free
-    fitting = ((free[0] >= inputs) & (free[1] >= targets)).nonzero()[0]
-    if not fitting.size:
-      return None
     shares = [
-      free / length
-      for free, length in zip(self._total_free, self._lengths, strict=True)
+      total / length
+      for total, length in zip(self._total_free, self._lengths, strict=True)
     ]
-    scarcer = free[0] if shares[0] <= shares[1] else free[1]
-    return int(fitting[scarcer[fitting].argmin()])
+    scarcer = 0 if shares[0] <= shares[1] else 1
+    other = 1 - scarcer
+    by_free = self._by_free[scarcer]
+    first = bisect.bisect_left(by_free, (needed[scarcer], 0))
+    for place in range(first, len(by_free)):
+      number = by_free[place][1]
+      if self._free[number][other] >= needed[other]:
+        return number
+    return None
 
   def _fullest(self) -> int:
-    lengths = np.array(self._lengths)[:, None]
-    return int(np.argmin((self._free / lengths).min(axis=0)))
+    """Returns the row with the least room on either side (ties: the oldest)."""
+    candidates = [
+      (by_free[0][0] / length, by_free[0][1])
+      for by_free, length in zip(self._by_free, self._lengths, strict=True)
+    ]
+    return min(candidates)[1]
 
-  def _close(self, place: int) -> Row:
-    for side in (0, 1):
-      self._total_free[side] -= int(self._free[side, place])
-    self._free = np.delete(self._free, place, axis=1)
-    return self._open.pop(place)
+  def _opened(self, row: list[Example | Outline], free: tuple[int, int]) -> int:
+    number = next(self._numbers)
+    self._open[number] = row
+    self._insert(number, free)
+    return number
+
+  def _close(self, number: int) -> Row:
+    self._remove(number)
+    return self._open.pop(number)
+
+  def _insert(self, number: int, free: tuple[int, int]) -> None:
+    self._free[number] = free
+    for side, tokens in enumerate(free):
+      bisect.insort(self._by_free[side], (tokens, number))
+      self._total_free[side] += tokens
+
+  def _remove(self, number: int) -> tuple[int, int]:
+    free = self._free.pop(number)
+    for side, tokens in enumerate(free):
+      by_free = self._by_free[side]
+      del by_free[bisect.bisect_left(by_free, (tokens, number))]
+      self._total_free[side] -= tokens
+    return free
 
 
 def check_lengths(task_feature_lengths: Mapping[str, int]) -> None:
