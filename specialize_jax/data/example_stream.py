@@ -122,7 +122,7 @@ class OutlineStream:
     """
     self._renderings, self._outlines, endings = [], [], []
     for task, _ in tasks:
-      (render,) = task.preprocessors
+      (render,) = _steps(task)
       rendering = teacher_formats.Rendering(
         task.output_features, split=split, **render.keywords
       )
@@ -350,13 +350,22 @@ def training_stream(
 
 def renders_by_table(task: seqio.Task) -> bool:
   """Returns whether a task's examples are the teacher's rows in a format."""
-  steps = task.preprocessors
+  steps = _steps(task)
   return (
     isinstance(task.source, teacher_source.TeacherSource)
     and len(steps) == 1
     and isinstance(steps[0], functools.partial)
     and steps[0].func is teacher_formats.render
   )
+
+
+def _steps(task: seqio.Task) -> list[Callable]:
+  """Returns a task's preprocessors, without the place of its offline cache."""
+  return [
+    step
+    for step in task.preprocessors
+    if not isinstance(step, seqio.CacheDatasetPlaceholder)
+  ]
 
 
 def training_dataset(
