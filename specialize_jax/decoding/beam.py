@@ -179,20 +179,12 @@ def _decode(
   length_penalty: float,
   eos_ids: tuple[int, ...],
 ) -> BeamOutput:
-  encoded_BSD = model.apply(
-    {"params": params},
-    encoder_input_tokens_BS,
-    deterministic=True,
-    method="encode",
-  )
-  model, params = network.unrolled(model, params)
-  cache = model.apply(
-    {"params": params},
-    encoded_BSD,
+  model, params, cache = loop.encode(
+    model,
+    params,
     encoder_input_tokens_BS,
     max_length=max_new_tokens,
     num_beams=num_beams,
-    method="start_cache",
   )
 
   def should_continue(state: _State) -> jax.Array:

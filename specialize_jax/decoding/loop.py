@@ -249,17 +249,28 @@ def _check(
     )
 
 
-@functools.partial(
-  jax.jit, static_argnames=("model", "max_new_tokens", "num_continuations")
-)
-def _start(
+def encode(
+  model: network.EncoderDecoder,
   params: network.Params,
   encoder_input_tokens_BS: jax.Array,
   *,
-  model: network.EncoderDecoder,
-  max_new_tokens: int,
-  num_continuations: int,
-) -> DecodeState:
+  max_length: int,
+  num_continuations: int = 1,
+  num_beams: int = 1,
+) -> tuple[network.EncoderDecoder, network.Params, network.DecodeCache]:
+  """Encodes the inputs, and starts the cache of decoding.
+
+  Args:
+    model: The network.
+    params: Its parameters.
+    encoder_input_tokens_BS: The inputs.
+    max_length: The maximum number of positions to decode.
+    num_continuations: See `EncoderDecoder.start_cache`.
+    num_beams: See `EncoderDecoder.start_cache`.
+
+  Returns:
+    The network with unrolled layers, its parameters, and the cache.
+  """
   encoded_BSD = model.apply(
     {"params": params},
     encoder_input_tokens_BS,
@@ -271,9 +282,31 @@ def _start(
     {"params": params},
     encoded_BSD,
     encoder_input_tokens_BS,
+    max_length=max_length,
+    num_continuations=num_continuations,
+    num_beams=num_beams,
+    method="start_cache",
+  )
+  return model, params, cache
+
+
+@functools.partial(
+  jax.jit, static_argnames=("model", "max_new_tokens", "num_continuations")
+)
+def _start(
+  params: network.Params,
+  encoder_input_tokens_BS: jax.Array,
+  *,
+  model: network.EncoderDecoder,
+  max_new_tokens: int,
+  num_continuations: int,
+) -> DecodeState:
+  model, params, cache = encode(
+    model,
+    params,
+    encoder_input_tokens_BS,
     max_length=max_new_tokens,
     num_continuations=num_continuations,
-    method="start_cache",
   )
   rows = (encoder_input_tokens_BS.shape[0], num_continuations)
   shape = (*rows, max_new_tokens)
