@@ -85,6 +85,55 @@ def as_nobody():
   return entered
 
 
+@pytest.fixture(scope="module")
+def tiny_world_dir(tmp_path_factory):
+  """A tiny world of the module's own, as a data directory."""
+  from testdata import tiny_world
+
+  return tiny_world.build(tmp_path_factory.mktemp("tiny_world"))
+
+
+@pytest.fixture
+def world(tiny_world_dir):
+  """The module's tiny world, set as the data directory during a test."""
+  from specialize_jax.data import sources
+
+  sources.set_data_dir(tiny_world_dir)
+  yield tiny_world_dir
+  sources.set_data_dir(None)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+  """A finished run of six steps, with checkpoints 2, 4 and 6.
+
+  It is trained once a session: a test that writes to its directory copies it.
+
+  Returns:
+    The `Experiment`, whose directory is called `model`, and its last state.
+  """
+  from testdata import tiny_demo, tiny_world
+
+  from specialize_jax.data import sources
+  from specialize_jax.runs import experiment
+  from specialize_jax.training import loop
+  from tasks import mixtures  # noqa: F401  (registers every task)
+
+  directory = tmp_path_factory.mktemp("trained_run")
+  world = tiny_world.build(directory / "world")
+  run = tiny_demo.run(
+    directory / "model",
+    loop=loop.LoopConfig(
+      num_steps=6, log_every=1, eval_every=2, checkpoint_every=2
+    ),
+  )
+  # A module may have set a data directory of its own, which returns here.
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sources, "_chosen", {"path": str(world)})
+    state = experiment.train(run, config_text="A = 1")
+  return run, state
+
+
 @pytest.fixture(scope="session")
 def bucket_environment():
   """The environment of the clients of an empty bucket on this machine."""

@@ -108,7 +108,9 @@ def test_other_teachers_are_aligned_as_the_oracle_does(kind, mode, drawn):
   assert found.kinds_T.tolist() == expected.kinds_T.tolist()
   assert found.groups == expected.groups
   assert found.mass_kept == pytest.approx(expected.mass_kept)
-  for mine, theirs in zip(by_id(found), by_id(expected), strict=True):
+  for mine, theirs in zip(
+    trees.probs_by_id(found), trees.probs_by_id(expected), strict=True
+  ):
     assert mine == pytest.approx(theirs, abs=1e-9)
 
 
@@ -129,25 +131,12 @@ def test_white_space_that_a_student_normalizes_is_one_text(before):
   text = before + "   "
   found = trees.align(tokens, text, student, "marginal")
   expected = oracle.align(tokens, text, student, "marginal")
-  (space,) = by_id(found)[len(before)].values()
+  (space,) = trees.probs_by_id(found)[len(before)].values()
   assert space == pytest.approx(2 / 3)
-  for mine, theirs in zip(by_id(found), by_id(expected), strict=True):
+  for mine, theirs in zip(
+    trees.probs_by_id(found), trees.probs_by_id(expected), strict=True
+  ):
     assert mine == pytest.approx(theirs, abs=1e-9)
-
-
-def by_id(aligned):
-  return [
-    {
-      index: math.exp(log_prob)
-      for index, log_prob in zip(ids, log_probs, strict=True)
-      if log_prob > -math.inf
-    }
-    for ids, log_probs in zip(
-      aligned.top_ids_TC.tolist(),
-      aligned.top_log_probs_TC.tolist(),
-      strict=True,
-    )
-  ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,21 +17,6 @@ SETTINGS = settings(
 )
 
 
-def target_dicts(aligned):
-  return [
-    {
-      index: math.exp(log_prob)
-      for index, log_prob in zip(ids, log_probs, strict=True)
-      if log_prob > -math.inf
-    }
-    for ids, log_probs in zip(
-      aligned.top_ids_TC.tolist(),
-      aligned.top_log_probs_TC.tolist(),
-      strict=True,
-    )
-  ]
-
-
 def marginal(tokens, student=None):
   text = b"".join(token.spelling for token in tokens).decode()
   return trees.align(tokens, text, student or real_files.t5(), "marginal")
@@ -42,7 +27,7 @@ def named(aligned, student=None):
   student = student or real_files.t5()
   return [
     {student.id_to_piece(index): prob for index, prob in target.items()}
-    for target in target_dicts(aligned)
+    for target in trees.probs_by_id(aligned)
   ]
 
 
@@ -59,7 +44,7 @@ def test_likelihood_is_conserved(drawn, real):
   product = math.prod(
     target[index]
     for index, target in zip(
-      aligned.ids_T.tolist(), target_dicts(aligned), strict=True
+      aligned.ids_T.tolist(), trees.probs_by_id(aligned), strict=True
     )
   )
   laid = oracle.lay(tokens, text, student)
@@ -153,7 +138,7 @@ def test_what_the_student_cannot_spell_has_no_target_and_no_mass():
   assert aligned.kinds_T[2] == targets.Kind.MASKED
   assert aligned.mask_T.tolist() == [1, 1, 0, 1]
   assert named(aligned)[2] == {}
-  assert all(student.unknown_id not in t for t in target_dicts(aligned))
+  assert all(student.unknown_id not in t for t in trees.probs_by_id(aligned))
   # "{" and "}" are of no student token, and neither is "~" after them; nor
   # has the masked position a place for "y".
   assert aligned.mass_offered == pytest.approx(1.0 + 0.875 + 0.875)
@@ -170,7 +155,7 @@ def test_a_candidate_that_resegments_parts_where_its_own_piece_begins():
     trees.token("2", 0.5, **{"3": 0.5}),
   ]
   aligned = marginal(tokens)
-  last = target_dicts(aligned)[-1]
+  last = trees.probs_by_id(aligned)[-1]
   assert last == pytest.approx(
     {
       student.piece_id("\u258112"): 0.25,
@@ -189,7 +174,7 @@ def test_a_one_to_one_position_gets_the_papers_rule():
   ]
   aligned = marginal(tokens)
   assert aligned.pieces[-1] == "\u2581sold"
-  assert target_dicts(aligned)[-1] == pytest.approx(
+  assert trees.probs_by_id(aligned)[-1] == pytest.approx(
     {
       student.piece_id("\u2581sold"): 0.5,
       student.piece_id("\u2581had"): 0.25,
@@ -228,7 +213,7 @@ def test_a_long_text_does_not_underflow():
     for spelling in spellings
   ]
   aligned = trees.align(tokens, text, student, "marginal")
-  found = target_dicts(aligned)
+  found = trees.probs_by_id(aligned)
   log_product = sum(
     math.log(target[index])
     for index, target in zip(aligned.ids_T.tolist(), found, strict=True)

@@ -1,13 +1,13 @@
 """A user's mistake is one sentence and status 2, and nothing is written."""
 
 import json
+import shutil
 
 import pytest
 from testdata import several_processes, tiny_demo, tiny_gin, tiny_world
 
 from specialize_jax.cli import main
 from specialize_jax.data import sources
-from specialize_jax.runs import experiment
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 _TINY = (
@@ -98,13 +98,14 @@ def test_an_empty_mixture_is_an_error(train, tmp_path):
 
 
 def test_a_checkpoint_directory_of_another_model_is_kept(
-  train, tmp_path, data_dir
+  train, trained_run, tmp_path
 ):
-  sources.set_data_dir(data_dir)
-  model_dir = tmp_path / "other"
-  experiment.train(tiny_demo.run(model_dir, model=tiny_demo.model(mlp_dim=24)))
+  other, _ = trained_run
+  model_dir = shutil.copytree(other.model_dir, tmp_path / "other")
   before = sorted(path.name for path in model_dir.glob("checkpoints/*"))
-  status, error = train("--gin.TRAIN_STEPS=9", model_dir=model_dir)
+  status, error = train(
+    "--gin.TRAIN_STEPS=9", "--gin.T5Config.mlp_dim=24", model_dir=model_dir
+  )
   assert status == 2
   assert "mlp" in error
   after = sorted(path.name for path in model_dir.glob("checkpoints/*"))

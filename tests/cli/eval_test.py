@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,30 +11,28 @@ import sys
 import time
 
 import pytest
-from testdata import tiny_demo, tiny_world
+from testdata import tiny_world
 
 from specialize_jax.cli import main
-from specialize_jax.data import sources
 from specialize_jax.files import reading
-from specialize_jax.runs import experiment
-from specialize_jax.training import loop
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
 pytestmark = pytest.mark.slow
+STEP = "2"
 ROOT = pathlib.Path(__file__).parents[2]
 FAMILIES = ("mini_gsm", "mini_multiarith", "mini_asdiv", "mini_svamp")
 SUFFIX = "_zero_shot_chain_of_thought_v1"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-  """A data directory with a run of one step in it."""
-  path = tiny_world.build(tmp_path_factory.mktemp("world"))
-  sources.set_data_dir(path)
-  one_step = loop.LoopConfig(num_steps=1, log_every=1, checkpoint_every=1)
-  experiment.train(tiny_demo.run(f"{path}/run", loop=one_step))
-  sources.set_data_dir(None)
-  return pathlib.Path(path)
+def world(trained_run, tmp_path_factory):
+  """A data directory with a run in it, whose only checkpoint is STEP."""
+  path = pathlib.Path(tiny_world.build(tmp_path_factory.mktemp("world")))
+  run, _ = trained_run
+  shutil.copytree(run.model_dir, path / "run")
+  for step in (4, 6):
+    shutil.rmtree(path / f"run/checkpoints/{step}")
+  return path
 
 
 def start(world, output_dir, *flags, num_devices=1):
@@ -69,7 +68,7 @@ def finish(process):
 def predictions(output_dir):
   """The rows of every task."""
   return {
-    family: reading.read_rows(output_dir / "1" / f"{family}{SUFFIX}.jsonl")
+    family: reading.read_rows(output_dir / STEP / f"{family}{SUFFIX}.jsonl")
     for family in FAMILIES
   }
 
@@ -78,7 +77,7 @@ def answered(output_dir):
   """The outputs that are on disk, as lines, by file."""
   return {
     path.name: path.read_text()
-    for path in sorted((output_dir / "1").glob("*.outputs.jsonl"))
+    for path in sorted((output_dir / STEP).glob("*.outputs.jsonl"))
   }
 
 
@@ -94,7 +93,7 @@ def test_score_grades_what_eval_wrote(unbroken, tmp_path, capsys):
   accuracies = json.loads(printed.splitlines()[-1])
   for family in FAMILIES:
     name = f"{family}{SUFFIX}"
-    inputs = output_dir / "1" / f"{name}.jsonl"
+    inputs = output_dir / STEP / f"{name}.jsonl"
     arguments = [f"--inputs={inputs}", f"--output={tmp_path / family}"]
     assert main.main(["score", "--task=gsm8k", *arguments]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -117,7 +116,7 @@ def test_a_killed_evaluation_asks_the_model_nothing_twice(
   # Were the model asked again, it would not say this.
   marked = {name: _marked(text) for name, text in before.items()}
   for name, text in marked.items():
-    (tmp_path / "1" / name).write_text(text)
+    (tmp_path / STEP / name).write_text(text)
   finish(start(world, tmp_path))
   after = answered(tmp_path)
   for name, text in marked.items():

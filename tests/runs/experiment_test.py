@@ -25,22 +25,15 @@ def data_dir(tmp_path_factory):
   sources.set_data_dir(None)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-  model_dir = tmp_path_factory.mktemp("run") / "model"
-  run = tiny_demo.run(model_dir)
-  return run, experiment.train(run, config_text="A = 1")
-
-
 def metrics_of(run):
   return pathlib.Path(run.model_dir, "metrics.jsonl").read_text()
 
 
-def test_a_checkpoint_has_metadata_of_its_run(trained):
-  run, state = trained
-  assert int(state.step) == tiny_demo.STEPS
+def test_a_run_ends_at_its_last_step_and_is_evaluated(trained_run, tmp_path):
+  run, state = trained_run
+  assert int(state.step) == run.loop.num_steps
   rows = [json.loads(line) for line in metrics_of(run).splitlines()]
-  assert [row["step"] for row in rows] == [1, 2, 3, 4]
+  assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
   values = experiment.evaluate_checkpoint(
     run.model_dir,
     evaluations=[
@@ -48,13 +41,13 @@ def test_a_checkpoint_has_metadata_of_its_run(trained):
         "mini_gsm_zero_shot_chain_of_thought_v1", num_examples=None
       )
     ],
-    output_dir=f"{run.model_dir}/eval",
+    output_dir=tmp_path / "eval",
   )
   assert values["mini_gsm_zero_shot_chain_of_thought_v1/n"] == 6
 
 
-def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained):
-  run, state = trained
+def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained_run):
+  run, state = trained_run
   held = held_out.HeldOutLoss(
     mixture_or_task_name=run.mixture_or_task_name,
     task_feature_lengths=run.task_feature_lengths,
@@ -70,9 +63,9 @@ def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained):
   assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("below", ["", "checkpoints", "checkpoints/4"])
-def test_a_run_starts_from_another_run_s_parameters(trained, tmp_path, below):
-  run, state = trained
+@pytest.mark.parametrize("below", ["", "checkpoints", "checkpoints/6"])
+def test_a_run_s_last_parameters_are_opened(trained_run, below):
+  run, state = trained_run
   placed = run.mesh.placement()
   checkpoint = opening.open_checkpoint(f"{run.model_dir}/{below}")
   params = checkpoint.params(placed, run.model)
@@ -82,8 +75,8 @@ def test_a_run_starts_from_another_run_s_parameters(trained, tmp_path, below):
   )
 
 
-def test_a_run_s_export_is_evaluated_like_the_run(trained, tmp_path):
-  run, _ = trained
+def test_a_run_s_export_is_evaluated_like_the_run(trained_run, tmp_path):
+  run, _ = trained_run
   plan = conversion.plan(
     opening.open_checkpoint(run.model_dir), to="huggingface"
   )
@@ -100,14 +93,14 @@ def test_a_run_s_export_is_evaluated_like_the_run(trained, tmp_path):
   assert ours.read_text() == theirs.read_text()
 
 
-def test_a_missing_step_is_an_error(trained):
-  run, _ = trained
+def test_a_missing_step_is_an_error(trained_run):
+  run, _ = trained_run
   with pytest.raises(errors.UserError, match="3"):
     opening.open_checkpoint(f"{run.model_dir}/checkpoints/3")
 
 
-def test_a_directory_of_another_model_is_refused_and_kept(trained):
-  run, _ = trained
+def test_a_directory_of_another_model_is_refused_and_kept(trained_run):
+  run, _ = trained_run
   other = dataclasses.replace(
     run,
     model=tiny_demo.model(mlp_dim=24),

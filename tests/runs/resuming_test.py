@@ -263,13 +263,15 @@ def test_other_demonstrations_are_other_prompts():
   assert identity._of_prompts(changed) != identity._of_prompts(provider)
 
 
-def test_a_resumed_run_records_and_its_report_shows(data_dir, tmp_path):
-  run = tiny_demo.run(tmp_path / "specialize")
-  run = _with("loop", num_steps=2, eval_every=None)(run)
-  experiment.train(run)
+def test_a_resumed_run_records_and_its_report_shows(
+  trained_run, data_dir, tmp_path
+):
+  trained, _ = trained_run
+  directory = shutil.copytree(trained.model_dir, tmp_path / "specialize")
+  run = dataclasses.replace(trained, model_dir=str(directory))
   with pytest.raises(errors.UserError, match="BATCH_SIZE=16 .* with 8"):
     experiment.train(dataclasses.replace(run, batch_size=16))
-  experiment.train(_with("loop", num_steps=3)(run))
+  experiment.train(_with("loop", num_steps=7)(run))
   text = page.render(page.document(results_lib.load(tmp_path)))
   assert "Changed as a run resumed" in text
-  assert re.search(r"TRAIN_STEPS.*?2.*?3", text)
+  assert re.search(r"TRAIN_STEPS.*?6.*?7", text)

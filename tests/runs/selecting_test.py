@@ -16,7 +16,6 @@ from specialize_jax.data import sources
 from specialize_jax.evaluation import history
 from specialize_jax.files import reading
 from specialize_jax.runs import choosing, experiment
-from specialize_jax.training import loop
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
 SUFFIX = "_zero_shot_chain_of_thought_v1"
@@ -36,24 +35,14 @@ def world(tmp_path_factory):
   sources.set_data_dir(None)
 
 
-@pytest.fixture(scope="module")
-def trained(world, tmp_path_factory):
+@pytest.fixture
+def run_dir(trained_run, world, tmp_path):
   """A run of six steps that died after its fourth: it has steps 2 and 4."""
   sources.set_data_dir(world)
-  run_dir = tmp_path_factory.mktemp("trained") / "run"
-  every_second = loop.LoopConfig(
-    num_steps=6, log_every=1, eval_every=2, checkpoint_every=2
-  )
-  experiment.train(tiny_demo.run(run_dir, loop=every_second))
-  shutil.rmtree(run_dir / "checkpoints/6")
-  return run_dir
-
-
-@pytest.fixture
-def run_dir(trained, world, tmp_path):
-  """A copy of that run, for one test."""
-  sources.set_data_dir(world)
-  return shutil.copytree(trained, tmp_path / "run")
+  run, _ = trained_run
+  directory = shutil.copytree(run.model_dir, tmp_path / "run")
+  shutil.rmtree(directory / "checkpoints/6")
+  return directory
 
 
 def flags(world, model_dir, *more):

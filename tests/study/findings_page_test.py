@@ -8,29 +8,17 @@ from testdata import made_up_study
 
 from specialize_jax import errors
 from specialize_jax.files import writing
-from specialize_jax.reports import markdown as markdown_lib
 from specialize_jax.study import (
-  findings,
   findings_page,
   findings_plots,
   findings_text,
 )
 
 
-def collect(directory, **made_up):
-  places = made_up_study.write(directory, **made_up)
-  return findings.collect(
-    made_up_study.study(), places, made_up_study.SEEDS, directory=directory
-  )
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-  return collect(tmp_path_factory.mktemp("study"))
-
-
-def markdown(study):
-  return markdown_lib.render(findings_page.document(study), "{name}.png")
+def words(study):
+  """Everything that a page says of a study, without drawing its figures."""
+  tables = [finding.table for finding in findings_text.findings(study)]
+  return f"{findings_text.terminal(study)}\n{tables}"
 
 
 def verdicts(study):
@@ -45,9 +33,9 @@ def test_findings_that_hold_appear(study):
 
 
 def test_findings_that_do_not_hold_are_reported_as_absent(tmp_path, study):
-  without = collect(tmp_path, cost=0.0, parts=False)
+  without = made_up_study.collect(tmp_path, cost=0.0, parts=False)
   assert verdicts(without)["selection"] == findings_text.ABSENT
-  text = markdown(without)
+  text = words(without)
   assert "do not part in a run as short as this" in text
   assert "4 appear, 0 in part and 1 do not" in text
   swapped = {**study["matching"]}
@@ -73,7 +61,7 @@ def test_a_level_that_is_never_reached_is_reported(study):
   matching = {**study["matching"], "levels": [never]}
   changed = {**study, "matching": matching}
   assert verdicts(changed)["distribution matching"] == findings_text.PARTLY
-  assert "never against" in markdown(changed)
+  assert "never against" in words(changed)
 
 
 def test_the_page_is_self_contained_and_shows_five_figures(study, tmp_path):

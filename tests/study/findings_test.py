@@ -10,18 +10,6 @@ from specialize_jax import errors
 from specialize_jax.study import arm_results, arms, findings
 
 
-def collect(directory, **made_up):
-  places = made_up_study.write(directory, **made_up)
-  return findings.collect(
-    made_up_study.study(), places, made_up_study.SEEDS, directory=directory
-  )
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-  return collect(tmp_path_factory.mktemp("study"))
-
-
 def test_a_study_is_json_without_what_json_has_not(study):
   json.dumps(study, allow_nan=False)
 

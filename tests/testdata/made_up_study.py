@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from specialize_jax.study import arms, demo, jobs
+from specialize_jax.study import arms, demo, findings, jobs
 
 MATHS = ("gsm", "multiarith", "asdiv", "svamp")
 IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION = (
@@ -58,8 +58,14 @@ def study():
   )
 
 
+def collect(directory, **made_up):
+  """Returns the `study.json` of the arms that `write` writes."""
+  places = write(directory, **made_up)
+  return findings.collect(study(), places, SEEDS, directory=directory)
+
+
 def write(directory, *, cost=0.1, parts=True):
-  """Writes every arm's job; gives the places of `jobs.run`.
+  """Writes every arm's job, and returns their directories.
 
   Args:
     directory: where to.

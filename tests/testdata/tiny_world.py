@@ -1,14 +1,17 @@
-"""A data directory of a few dozen problems, laid out as the mini world is.
+"""A data directory of a few dozen problems, with the mini world's layout.
 
-The student's SentencePiece model is trained on the spot: a second, and no
-binary file to keep.
+Its SentencePiece model is trained here, which takes a second, so that there is
+no binary file in the repository. A process builds each world once.
 """
 
+import functools
 import json
 import math
 import pathlib
 import random
 import re
+import shutil
+import tempfile
 
 import sentencepiece
 
@@ -28,8 +31,20 @@ _THINGS = ("apples", "cups", "pens", "books")
 
 
 def build(directory, seed=0):
-  """Writes the tiny world under `directory` and gives its path."""
-  root = pathlib.Path(directory)
+  """Writes the tiny world to `directory`, and returns its path."""
+  shutil.copytree(_built(seed).name, directory, dirs_exist_ok=True)
+  return str(directory)
+
+
+@functools.cache
+def _built(seed):
+  """Returns a temporary directory with the world of a seed."""
+  made = tempfile.TemporaryDirectory(prefix="tiny_world_")
+  _write_world(pathlib.Path(made.name), seed)
+  return made
+
+
+def _write_world(root, seed):
   rng = random.Random(seed)
   texts = []
   for family in FAMILIES:
@@ -69,11 +84,10 @@ def build(directory, seed=0):
     bos_id=-1,
     minloglevel=2,
   )
-  return str(root)
 
 
 def problem(rng, question_id):
-  """Gives one question row."""
+  """Returns a question row."""
   name, thing = rng.choice(_NAMES), rng.choice(_THINGS)
   a, b = rng.randrange(2, 40), rng.randrange(2, 40)
   return {
@@ -107,7 +121,7 @@ def _fact(i):
 
 
 def teacher_records(root, num_questions=10):
-  """Gives two right samples of each question, and what must be dropped."""
+  """Returns two right samples of each question, and what must be dropped."""
   train = read(f"{root}/mini/mini_gsm/train.jsonl")[:num_questions]
   held_out = read(f"{root}/mini/mini_gsm/validation.jsonl")[0]
   wrong = {**train[0], "rationale": "So. The answer is 1000."}
@@ -119,7 +133,7 @@ def teacher_records(root, num_questions=10):
 
 
 def record(row, sample):
-  """Gives a record whose tokens are words, each with one alternative."""
+  """Returns a record whose tokens are words, each with one alternative."""
   words = re.findall(r"\s*\S+", row["rationale"])
   steps = tuple(
     schema.TeacherStep(

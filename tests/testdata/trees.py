@@ -20,7 +20,7 @@ SENTENCES = (
 
 @functools.cache
 def tiny_model():
-  """Gives a SentencePiece model of 120 pieces, trained on the spot."""
+  """Returns a SentencePiece model of 120 pieces, trained on the spot."""
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(SENTENCES * 20),
@@ -39,7 +39,7 @@ def tiny_model():
 
 @functools.cache
 def tiny_student():
-  """Gives a student of 120 pieces."""
+  """Returns a student of 120 pieces."""
   return student.SentencePieceStudent(tiny_model())
 
 
@@ -78,7 +78,7 @@ def cuts(draw, text):
 
 @st.composite
 def teacher_tokens(draw, spellings):
-  """Gives each token a probability and up to three candidates."""
+  """Returns each token a probability and up to three candidates."""
   tokens = []
   for spelling in spellings:
     others = draw(
@@ -116,13 +116,13 @@ def teacher_tokens(draw, spellings):
 
 @st.composite
 def samples(draw):
-  """Gives a text and teacher tokens that spell it."""
+  """Returns a text and teacher tokens that spell it."""
   text = draw(texts)
   return text, draw(teacher_tokens(draw(cuts(text))))
 
 
 def plain_tokens(spellings, prob=0.5):
-  """Gives tokens of one probability, without candidates."""
+  """Returns tokens of one probability, without candidates."""
   return [
     targets.TeacherToken(spelling=spelling, log_prob=math.log(prob), top=())
     for spelling in spellings
@@ -130,7 +130,7 @@ def plain_tokens(spellings, prob=0.5):
 
 
 def token(spelling, prob, **candidates):
-  """Gives one token; candidates are written out as keyword arguments."""
+  """Returns one token; candidates are written out as keyword arguments."""
   return targets.TeacherToken(
     spelling=spelling.encode(),
     log_prob=math.log(prob),
@@ -149,3 +149,19 @@ def align(tokens, text, tokenizer, mode):
   """Aligns one sample, as a batch of one."""
   (result,) = _aligner(tokenizer, mode).align([(tokens, text)]).results()
   return result
+
+
+def probs_by_id(aligned):
+  """Returns the target of each position as probabilities by id."""
+  return [
+    {
+      index: math.exp(log_prob)
+      for index, log_prob in zip(ids, log_probs, strict=True)
+      if log_prob > -math.inf
+    }
+    for ids, log_probs in zip(
+      aligned.top_ids_TC.tolist(),
+      aligned.top_log_probs_TC.tolist(),
+      strict=True,
+    )
+  ]
