@@ -20,10 +20,11 @@ class OptimizerConfig:
   """The optimizer and its learning rate schedule.
 
   Attributes:
-    name: "adamw", or "adafactor" as T5 was trained with: factored second
+    name: "adamw"; "adafactor" as T5 was trained with: factored second
       moments, updates scaled by the parameter's root mean square and clipped
-      to a root mean square of 1, decay rate 1 - step ** -0.8. (For layers
-      stacked by a scan, both are taken over the whole stack.)
+      to a root mean square of 1, decay rate 1 - step ** -0.8 (for layers
+      stacked by a scan, both are taken over the whole stack); or "muon": the
+      momentum of each layer's kernel orthogonalized, AdamW for the rest.
     learning_rate: peak learning rate, reached after the warm-up.
     schedule: the learning rate after the warm-up: "constant"; "cosine" decay to
       `final_learning_rate` at `num_steps`; "rsqrt", proportional to

@@ -256,8 +256,8 @@ def test_a_file_of_windows_is_read_as_any_other(tmp_path):
   [
     ('{"question": "x", ', "this row is not JSON"),
     ("[1]", "this row is not a JSON object: got '[1]'; expected one object"),
-    ('{"question": "x", "answer": NaN}', "'answer' is nan, which is no num"),
-    ('{"question": "x", "answer": 1e999}', "'answer' is inf, which is no nu"),
+    ('{"question": "x", "answer": NaN}', "'answer' is nan, which is not a "),
+    ('{"question": "x", "answer": 1e999}', "'answer' is inf, which is not a "),
     ('{"question": null, "answer": "late"}', "'question' is null"),
     ('{"question": "x", "answer": "\\ud800"}', "half of a surrogate pair"),
     ('{"question": "train parcel 9  is lost", "answer": "late"}',

@@ -283,7 +283,7 @@ def test_plain_data_passes_whole(tmp_path, protocol):
   path.write_bytes(pickle.dumps(data, protocol=protocol))
   assert safe_pickle.load(path) == data
   path.write_bytes(path.read_bytes()[:-3])
-  with pytest.raises(errors.UserError, match="no whole pickle"):
+  with pytest.raises(errors.UserError, match="not a complete pickle"):
     safe_pickle.load(path)
 
 
@@ -620,7 +620,7 @@ def test_an_import_that_fails_leaves_nothing(tmp_path, capsys):
   [
     ("a.txt", None, "a.txt does not exist"),
     ("a.txt", "", "nothing that can be imported"),
-    ("a.pkl", b"\x80\x04", "no whole pickle"),
+    ("a.pkl", b"\x80\x04", "not a complete pickle"),
     ("a.pkl", pickle.dumps({"a": 1}), "holds no list of samples"),
     ("a.pkl", pickle.dumps([{"a": 1}]), "entry 0 is not as released"),
     ("a.jsonl", '{"choices": []}\n{"choices"', "line 2"),
