@@ -82,4 +82,11 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
   known = sorted(known)
   near = [given] if given in known else []
   near = near or difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+  # A slip of one letter is not also a slip of a whole word.
+  alike = [difflib.SequenceMatcher(None, given, name).ratio() for name in near]
+  near = [
+    name
+    for name, ratio in zip(near, alike, strict=True)
+    if ratio > alike[0] - 0.1
+  ]
   return f"; did you mean {' or '.join(near)}?" if near else ""
