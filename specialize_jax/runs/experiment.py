@@ -16,7 +16,7 @@ import specialize_jax
 from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import opening, tokenizers
-from specialize_jax.data import identity, pipeline, task_parts
+from specialize_jax.data import example_stream, identity, pipeline, task_parts
 from specialize_jax.evaluation import evaluator
 from specialize_jax.files import locks, writing
 from specialize_jax.losses import distillation
@@ -342,6 +342,8 @@ def facts(
     one.mixture_or_task_name for one in experiment.evaluations
   )
   rows = config.vocab_size
+  # A name that is not registered is told before its vocabulary is asked for.
+  example_stream.find_provider(experiment.mixture_or_task_name)
   tokens = task_parts.num_tokens(experiment.mixture_or_task_name)
   unused = {}
   if rows - tokens >= tokenizers.ROWS_MULTIPLE:
