@@ -81,7 +81,7 @@ _FIXED = (
 """Fields that T5X's networks have as constants, with the defaults of ours."""
 
 _ACTIVATIONS = (("relu",), ("gelu", "linear"))
-"""What can be told from the shapes of a checkpoint, which says no other."""
+"""Activations that are inferred from a T5X checkpoint, which names none."""
 
 
 def check_function(config: t5_config.T5Config, where: str) -> None:

@@ -115,7 +115,7 @@ class OutlineStream:
     """Reads the tables of each task, and starts at the beginning.
 
     Args:
-      tasks: Tasks that `renders_by_table`, each with its mixing rate.
+      tasks: Tasks that pass `_has_outlines`, each with its mixing rate.
       seed: The seed of order, mixing and demonstrations.
       split: The split to read.
       num_epochs: The number of passes over the data; None for no end.
@@ -149,11 +149,6 @@ class OutlineStream:
     # Outlines of each task that were read and not returned yet.
     self._waiting: list[list[packing.Outline]] = [[] for _ in tasks]
     self._render = [_rendering_fn(one) for one in self._renderings]
-
-  @property
-  def knows_lengths(self) -> bool:
-    """Whether the lengths of all outlines are known."""
-    return all(one.knows_lengths for one in self._renderings)
 
   def next_examples(self) -> Sequence[packing.Outline]:
     """Returns the next chunk of outlines; empty at the end of the data."""
@@ -327,16 +322,14 @@ def training_stream(
   tasks = [
     task for task in seqio.get_subtasks(provider) if split in task.splits
   ]
-  if tasks and all(map(renders_by_table, tasks)):
+  if tasks and all(map(_has_outlines, tasks)):
     rate = getattr(provider, "get_rate", lambda _: 1.0)
-    stream = OutlineStream(
+    return OutlineStream(
       [(task, rate(task)) for task in tasks],
       seed=seed,
       split=split,
       num_epochs=num_epochs,
     )
-    if stream.knows_lengths:
-      return stream
   return ExampleStream(
     training_dataset(
       mixture_or_task_name,
@@ -348,14 +341,17 @@ def training_stream(
   )
 
 
-def renders_by_table(task: seqio.Task) -> bool:
-  """Returns whether a task's examples are the teacher's rows in a format."""
+def _has_outlines(task: seqio.Task) -> bool:
+  """Returns whether a task renders the teacher's rows, of known lengths."""
   steps = _steps(task)
   return (
     isinstance(task.source, teacher_source.TeacherSource)
     and len(steps) == 1
     and isinstance(steps[0], functools.partial)
     and steps[0].func is teacher_formats.render
+    and teacher_formats.joins_tokens(
+      task.output_features[features.INPUTS].vocabulary
+    )
   )
 
 

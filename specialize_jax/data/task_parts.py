@@ -236,10 +236,9 @@ def rendering(
   )
 
 
-def num_tokens(mixture_or_task_name: str) -> int:
+def num_tokens(provider: seqio.Task | seqio.Mixture) -> int:
   """Returns the number of tokens of a task's vocabulary, extra ids included."""
-  named = seqio.get_mixture_or_task(mixture_or_task_name)
-  return named.output_features[features.TARGETS].vocabulary.vocab_size
+  return provider.output_features[features.TARGETS].vocabulary.vocab_size
 
 
 def check_size(mixture_or_task_name: str, vocab_size: int) -> None:
@@ -253,7 +252,7 @@ def check_size(mixture_or_task_name: str, vocab_size: int) -> None:
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if mixture_or_task_name not in known:
     return
-  given = num_tokens(mixture_or_task_name)
+  given = num_tokens(seqio.get_mixture_or_task(mixture_or_task_name))
   if given > vocab_size:
     raise errors.UserError(
       f"T5Config.vocab_size={vocab_size:,}: the vocabulary of"

@@ -85,6 +85,13 @@ def tokenize_texts(
   )
 
 
+def joins_tokens(
+  vocabulary: vocabularies.LocatedSentencePieceVocabulary,
+) -> bool:
+  """Returns whether the tokens of a prompt are those of its parts."""
+  return _word_table(vocabulary.sentencepiece_model_file).word_local
+
+
 @functools.lru_cache(maxsize=2)
 def _word_table(path: str) -> tables.StudentTable:
   return tables.StudentTable(student.SentencePieceStudent.from_file(path))
@@ -170,7 +177,7 @@ def outlines(
 
   Args:
     dataset: A dataset of the rendering's source.
-    rendering: A rendering that `knows_lengths`.
+    rendering: A rendering with a vocabulary that `joins_tokens`.
 
   Returns:
     Batches of `row`, int64[B]; `shown`, int64[B, n], the indices of the
@@ -230,11 +237,6 @@ class Rendering:
     self._one_per_question = source.one_per_question
     self._format_number = 1 + formats.number_of(data_format)
 
-  @property
-  def knows_lengths(self) -> bool:
-    """Whether `sizes` returns lengths without tokenizing texts."""
-    return self._prompts.is_joined_from_tokens
-
   def shown(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draws demonstrations for rows.
 
@@ -248,7 +250,10 @@ class Rendering:
     return self._prompts.shown(self._places(rows), seed)
 
   def sizes(self, rows: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
-    """Returns the number of tokens of inputs and targets, int64[B, 2]."""
+    """Returns the number of tokens of inputs and targets, int64[B, 2].
+
+    Those of inputs only where the vocabulary `joins_tokens`.
+    """
     return tf.stack(
       [
         self._prompts.lengths(self._places(rows), shown),
@@ -362,14 +367,7 @@ class _Prompts:
       + [formats.render_question(q, data_format) for q in questions.texts],
       vocabulary,
     )
-    self._word_local = _word_table(
-      vocabulary.sentencepiece_model_file
-    ).word_local
-
-  @property
-  def is_joined_from_tokens(self) -> bool:
-    """Whether the tokens of a prompt are those of its parts."""
-    return self._word_local
+    self._joins_tokens = joins_tokens(vocabulary)
 
   def shown(self, places: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draws demonstrations, int64[B, n]; none for a zero-shot format."""
@@ -390,7 +388,7 @@ class _Prompts:
     """Returns the texts, string[B], and the tokens of prompts."""
     parts = self._parts(places, shown)
     texts = tf.strings.reduce_join(tf.gather(self._table.texts, parts), axis=1)
-    if self._word_local:
+    if self._joins_tokens:
       ids, ends = _gather(self._table, parts, self._vocabulary.eos_id)
     else:
       ragged = tf.cast(self._vocabulary.encode_tf(texts), tf.int32)

@@ -342,9 +342,9 @@ def facts(
     one.mixture_or_task_name for one in experiment.evaluations
   )
   rows = config.vocab_size
-  # A name that is not registered is told before its vocabulary is asked for.
-  example_stream.find_provider(experiment.mixture_or_task_name)
-  tokens = task_parts.num_tokens(experiment.mixture_or_task_name)
+  tokens = task_parts.num_tokens(
+    example_stream.find_provider(experiment.mixture_or_task_name)
+  )
   unused = {}
   if rows - tokens >= tokenizers.ROWS_MULTIPLE:
     unused["vocabulary"] = (
