@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import flag_types, logs, parsers
+from specialize_jax.cli import devices, flag_types, logs, parsers
 
 if typing.TYPE_CHECKING:
   from specialize_jax.checkpoints import conversion, opening
@@ -132,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       "vocabulary": paths.INPUT_FILE,
     },
   )
+  devices.leave_accelerators()
 
   from specialize_jax.checkpoints import conversion, opening, tokenizers
   from specialize_jax.files import locks

@@ -1,6 +1,7 @@
 """Starts the devices that a command computes on, quietly."""
 
 import argparse
+import os
 import traceback
 import types
 
@@ -90,6 +91,20 @@ def start(flags: argparse.Namespace) -> None:
       f"this machine is one of the {num_processes} hosts of a slice: give "
       "--multi_host, and start the same command on all of them."
     )
+
+
+def leave_accelerators() -> None:
+  """Computes on this host's CPUs; to be called before anything is computed.
+
+  A TPU belongs to one process at a time: a command that only reads, ranks or
+  converts a run's checkpoints would fail beside the run, or keep the chips from
+  it.
+  """
+  os.environ["JAX_PLATFORMS"] = "cpu"
+
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")
 
 
 def leave_others(status: int, error: BaseException) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import shlex
 import sys
 import typing
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import gin_files, logs, parsers, registered_tasks
+from specialize_jax.cli import (
+  devices,
+  gin_files,
+  logs,
+  parsers,
+  registered_tasks,
+)
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -180,7 +185,7 @@ def _plan(
   flags: argparse.Namespace, bindings: Sequence[str], argv: Sequence[str]
 ) -> int:
   # Nothing is computed, and a TPU of this machine may be in use.
-  os.environ["JAX_PLATFORMS"] = "cpu"
+  devices.leave_accelerators()
 
   with registered_tasks.quiet_import():
     from specialize_jax.files import writing

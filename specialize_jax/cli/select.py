@@ -146,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     devices.start(flags)
   else:
     own = registered_tasks.load_dataset(flags.dataset, flags.imports)
+    devices.leave_accelerators()
 
   import jax
 

@@ -2,7 +2,9 @@
 
 import argparse
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -111,3 +113,37 @@ def test_every_command_can_be_completed():
       if isinstance(action, argparse._SubParsersAction)
     )
     assert "--help" in choices.choices[command].flags(), command
+
+
+@pytest.mark.parametrize(
+  "command",
+  [
+    "select --model_dir={model_dir} --out_of_distribution={task}",
+    "convert --checkpoint={model_dir}/checkpoints/6 --output={folder}/hf",
+    "report --run={model_dir} --output={folder}/report.html",
+  ],
+)
+def test_what_only_reads_a_run_leaves_the_accelerator_to_it(
+  command, trained_run, tmp_path
+):
+  run, _ = trained_run
+  model_dir = tmp_path / "model"
+  shutil.copytree(run.model_dir, model_dir)
+  task = "mini_gsm_zero_shot_chain_of_thought_v1"
+  row = {
+    "step": 6,
+    "group": "evaluation",
+    "values": {f"{task}/accuracy": 0.5},
+  }
+  with (model_dir / "metrics.jsonl").open("a") as metrics:
+    print(json.dumps(row), file=metrics)
+  filled = command.format(model_dir=model_dir, task=task, folder=tmp_path)
+  ended = subprocess.run(
+    [sys.executable, "-m", "specialize_jax", *filled.split()],
+    # No process can have it here, as none can beside a run on the chips.
+    env={**os.environ, "JAX_PLATFORMS": "tpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (ended.returncode, ended.stderr) == (0, "")
