@@ -80,13 +80,28 @@ expected at least 1.
     raise UserError(f"{name}={value} is not possible: expected {expected}.")
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-  """Returns the known name that is most similar; None if none is similar.
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+  """Returns "did you mean A or B?" for the names most similar to `given`.
+
+  Args:
+    given: a name that is not known.
+    known: the names that are.
+
+  Returns:
+    The question; an empty string if no name is similar.
 
   Example:
-    >>> nearest("valdation", ["train", "validation", "test"])
-    'validation'
+    >>> did_you_mean("trian", ["train", "eval"])
+    'did you mean train?'
   """
-  return next(
-    iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None
-  )
+  known = sorted(known)
+  near = [given] if given in known else []
+  near = near or difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+  # A slip of one letter is not also a slip of a whole word.
+  alike = [difflib.SequenceMatcher(None, given, name).ratio() for name in near]
+  near = [
+    name
+    for name, ratio in zip(near, alike, strict=True)
+    if ratio > alike[0] - 0.1
+  ]
+  return f"did you mean {' or '.join(near)}?" if near else ""

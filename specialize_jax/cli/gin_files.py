@@ -15,7 +15,6 @@ import argparse
 import ast
 import contextlib
 import dataclasses
-import difflib
 import functools
 import io
 import logging
@@ -30,7 +29,7 @@ from typing import TypeVar
 
 import specialize_jax
 from specialize_jax import errors
-from specialize_jax.cli import gin_values, parsers
+from specialize_jax.cli import gin_values
 from specialize_jax.files import paths, reading
 
 Configured = TypeVar("Configured")
@@ -286,8 +285,10 @@ def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:
         os.fspath(path.relative_to(_INSTALLED))
         for path in pathlib.Path(_INSTALLED).rglob("*.gin")
       ]
-      near = parsers.did_you_mean(file, installed)
-      raise errors.UserError(f"{error}{near}") from error
+      hint = errors.did_you_mean(file, installed)
+      raise errors.UserError(
+        f"{error}; {hint}" if hint else str(error)
+      ) from error
 
 
 def _opened(path: str) -> io.StringIO:
@@ -395,11 +396,8 @@ def _refuse_unknown_macros(gin, bindings: Sequence[str]) -> None:  # noqa: ANN00
   for binding in bindings:
     name = binding.split(" = ", 1)[0]
     if _MACRO.match(name) and name not in known:
-      near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-      hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else "they have " + (", ".join(sorted(known)) or "none")
+      hint = errors.did_you_mean(name, known) or (
+        "they have " + (", ".join(sorted(known)) or "none")
       )
       raise errors.UserError(
         f"--gin.{name}: no gin file of this run has a macro of that name; "

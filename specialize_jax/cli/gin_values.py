@@ -19,7 +19,6 @@ import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import parsers
 
 _MAX_SHOWN = 60
 
@@ -94,9 +93,10 @@ def check_macros(gin: types.ModuleType) -> None:
         if name not in known:
           owner = selector.rpartition(".")[2]
           user = scope if owner == "macro" else f"{owner}.{parameter}"
+          hint = errors.did_you_mean(name, known)
           raise errors.UserError(
             f"{user}=%{name}: no gin file of this run sets a macro of that"
-            f" name{parsers.did_you_mean(name, known)}"
+            " name" + (f"; {hint}" if hint else "")
           )
 
 

@@ -117,10 +117,10 @@ def main(argv: Sequence[str]) -> int:
     print(f"specialize {specialize_jax.__version__}")
     return 0
   if argv[0] not in COMMANDS:
-    near = parsers.did_you_mean(argv[0], [*COMMANDS, "--help", "--version"])
+    hint = errors.did_you_mean(argv[0], [*COMMANDS, "--help", "--version"])
     parser.error(
-      f"{argv[0]!r} is not a command"
-      + (near or f": expected one of {', '.join(COMMANDS)}")
+      f"{argv[0]!r} is not a command; "
+      + (hint or f"expected one of {', '.join(COMMANDS)}")
     )
   return run(argv[0], argv[1:])
 

@@ -5,10 +5,11 @@ for a misspelt flag, suggests the right one.
 """
 
 import argparse
-import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from specialize_jax import errors
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,34 +60,7 @@ class Parser(argparse.ArgumentParser):
       return f"{argument} is not a binding: write {name}=VALUE, without a space"
     if not name.startswith("-"):
       return f"{argument!r} is not expected here; {see}"
-    near = did_you_mean(
+    hint = errors.did_you_mean(
       name.replace("-", "_").replace("__", "--", 1), self.flags()
     )
-    return f"{name} is not a flag of {self.prog}{near or f'; {see}'}"
-
-
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-  """Returns "; did you mean A or B?" for the names most like `given`.
-
-  Args:
-    given: a name that is not known.
-    known: the names that are.
-
-  Returns:
-    The hint, empty if no name is like it.
-
-  Example:
-    >>> did_you_mean("trian", ["train", "eval"])
-    '; did you mean train?'
-  """
-  known = sorted(known)
-  near = [given] if given in known else []
-  near = near or difflib.get_close_matches(given, known, n=3, cutoff=0.6)
-  # A slip of one letter is not also a slip of a whole word.
-  alike = [difflib.SequenceMatcher(None, given, name).ratio() for name in near]
-  near = [
-    name
-    for name, ratio in zip(near, alike, strict=True)
-    if ratio > alike[0] - 0.1
-  ]
-  return f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{name} is not a flag of {self.prog}; {hint or see}"

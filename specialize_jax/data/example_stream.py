@@ -9,7 +9,6 @@ only for the rows that a host trains on. Both yield the same examples in the
 same order.
 """
 
-import difflib
 import functools
 import io
 import itertools
@@ -448,13 +447,11 @@ def find_provider(
   names = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
   if mixture_or_task_name in names:
     return seqio.get_mixture_or_task(mixture_or_task_name)
-  near = difflib.get_close_matches(
-    mixture_or_task_name, sorted(names), n=3, cutoff=0.4
-  )
-  hint = f", or did you mean {' or '.join(map(repr, near))}?" if near else ""
+  hint = errors.did_you_mean(mixture_or_task_name, names)
   raise errors.UserError(
     f"{flag}={mixture_or_task_name!r} is not registered: give"
-    f" --dataset=FILE.yaml or --import=MODULE if it is your own{hint}"
+    " --dataset=FILE.yaml or --import=MODULE if it is your own"
+    + (f"; {hint}" if hint else "")
   )
 
 

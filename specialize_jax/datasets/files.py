@@ -299,10 +299,7 @@ class _Reader:
       if key in found:
         self._add(key_node, f"{key!r} occurs twice in {what}")
       elif keys is not None and key not in keys:
-        near = errors.nearest(key, keys)
-        hint = (
-          f"did you mean {near!r}?" if near else f"known: {', '.join(keys)}"
-        )
+        hint = errors.did_you_mean(key, keys) or f"known: {', '.join(keys)}"
         self._add(key_node, f"{key!r} is not a key of {what}; {hint}")
       found[key] = value
     for key in required:

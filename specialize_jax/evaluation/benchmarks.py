@@ -1,6 +1,5 @@
 """The benchmarks, and the kind of answer that each expects."""
 
-import difflib
 from collections.abc import Mapping
 
 from specialize_jax import errors
@@ -59,8 +58,7 @@ def kind(benchmark: str) -> answers.Kind:
   task = benchmark.removeprefix("bbh/")
   if benchmark.startswith("bbh/") and task in BIG_BENCH_HARD:
     return BIG_BENCH_HARD[task]
-  near = difflib.get_close_matches(benchmark, names(), n=3, cutoff=0.5)
-  hint = f"did you mean {' or '.join(near)}?" if near else "see --help."
+  hint = errors.did_you_mean(benchmark, names()) or "see --help."
   raise errors.UserError(
     f"task {benchmark!r} is unknown: expected {', '.join(MATHS)} or bbh/TASK "
     f"with a task of BIG-Bench-Hard; {hint}"

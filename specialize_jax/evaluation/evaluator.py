@@ -7,7 +7,6 @@ calls share a few compiled programs.
 """
 
 import contextlib
-import difflib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from absl import logging
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.data import task_parts
+from specialize_jax.data import example_stream, task_parts
 from specialize_jax.decoding import generator, requests
 from specialize_jax.evaluation import kept_outputs, metrics
 from specialize_jax.files import paths, writing
@@ -329,14 +328,7 @@ def _split_of(name: str, split: str | None) -> str:
 
 def _tasks_to_evaluate(name: str, split: str) -> Sequence[seqio.Task]:
   """Returns the tasks of a name, all of which have the split and a metric."""
-  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
-  if name not in known:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else "none is near."
-    raise errors.UserError(
-      f"mixture_or_task_name {name!r} is not registered with seqio; {hint}"
-    )
-  tasks = seqio.get_subtasks(seqio.get_mixture_or_task(name))
+  tasks = seqio.get_subtasks(example_stream.find_provider(name))
   if not tasks:
     raise errors.UserError(
       f"mixture {name!r} is empty: expected at least one task to evaluate."

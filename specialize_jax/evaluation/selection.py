@@ -7,7 +7,6 @@ by in-distribution accuracy is reported for comparison.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -217,9 +216,10 @@ def _check_evaluated(
       f"task {task!r} has no metric {metric!r} in this run: expected --metric"
       f" to be one of {', '.join(others)}."
     )
-  near = difflib.get_close_matches(task, known, n=3, cutoff=0.5) or known
-  expected = f"one of {', '.join(near)}" if near else "an evaluated run"
+  hint = errors.did_you_mean(task, known) or (
+    f"those that were: {', '.join(known)}" if known else "none was"
+  )
   raise errors.UserError(
-    f"task {task!r} was never evaluated in this run: expected {expected}; "
-    "evaluate it, or name another task."
+    f"task {task!r} was never evaluated in this run: evaluate it, or name "
+    f"another task; {hint}"
   )

@@ -251,7 +251,7 @@ def test_an_invalid_task_is_named(registry, model):
   _add_task("nothing_v1", [])
   _add_task("no_metric_v1", ["1"], metric_fns=[])
   for name, changes, message in (
-    ("gsm_v2", {}, "'gsm_v2' is not registered .* did you mean gsm_v1"),
+    ("gsm_v2", {}, "'gsm_v2' is not registered: .* did you mean gsm_v1"),
     ("gsm_v1", {"split": "test"}, "no split 'test': expected one of valid"),
     ("nothing_v1", {}, "'nothing_v1' is empty"),
     ("no_metric_v1", {}, "'no_metric_v1' has no metric"),

@@ -96,7 +96,7 @@ def test_an_accuracy_that_is_not_a_number_is_an_error():
 
 def test_a_task_never_evaluated_names_the_near_ones():
   history = _history([0.1], [0.2], [0.2], [0.2])
-  with pytest.raises(errors.UserError, match="'svmp'.*expected one of svamp"):
+  with pytest.raises(errors.UserError, match="'svmp'.*did you mean svamp"):
     selection.select(history, ["svmp"])
   with pytest.raises(errors.UserError, match="out_of_distribution is empty"):
     selection.select(history, [])
