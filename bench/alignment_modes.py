@@ -84,6 +84,9 @@ def run_seed(
     For each mode, `{"target_error": number, "one_to_one": share, "divergence":
     {family: [nats per token, for each problem]}, "accuracy": {task: share}}`.
   """
+  results = {mode: output_dir / mode / _RESULT for mode in comparison.modes}
+  if all(path.is_file() for path in results.values()):
+    return {mode: reading.read_json(path) for mode, path in results.items()}
   world.build(output_dir, seed=seed, config=comparison.world)
   sources.set_data_dir(output_dir)
   mini_dir = output_dir / world.DIRECTORY
@@ -111,10 +114,8 @@ def run_seed(
     )
   )
   asked = {p.question_id: p for p in drawn[stories.FAMILY]["train"]}
-  modes = {}
-  for mode in comparison.modes:
-    place = output_dir / mode
-    if not (place / _RESULT).is_file():
+  for mode, path in results.items():
+    if not path.is_file():
       error = teacher_distance.target_error(
         mini_dir / "records",
         asked,
@@ -124,11 +125,10 @@ def run_seed(
         num_records=comparison.num_records,
       )
       student_is = _train_and_test(
-        comparison, mode, place, held_out, start=general, seed=seed
+        comparison, mode, path.parent, held_out, start=general, seed=seed
       )
-      writing.write_json(place / _RESULT, {"target_error": error, **student_is})
-    modes[mode] = reading.read_json(place / _RESULT)
-  return modes
+      writing.write_json(path, {"target_error": error, **student_is})
+  return {mode: reading.read_json(path) for mode, path in results.items()}
 
 
 def _train_and_test(
