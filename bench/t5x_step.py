@@ -193,8 +193,7 @@ def t5x_row(case: Case) -> dict[str, object]:
     ],
   )
   config = _config(case)
-  with jax.set_mesh(mesh):
-    program = programs.compiled(_lowered(case, config, mesh))
+  program = programs.compiled(_lowered(case, config, mesh))
   return {
     "mesh": dict(mesh.shape),
     "hbm_gib": programs.gib(program.peak_bytes),
@@ -271,7 +270,10 @@ def _lowered(
     )
 
   placed = jax.tree.map(lambda leaf: leaf.sharding, state)
-  with nn.logical_axis_rules(partitioner._logical_axis_rules):
+  rules = nn.logical_axis_rules(partitioner._logical_axis_rules)
+  # Not before: what T5X computes to begin with would run on chips that are not
+  # there.
+  with jax.set_mesh(mesh), rules:
     return jax.jit(step, donate_argnums=0, out_shardings=(placed, None)).lower(
       state, batch
     )
@@ -331,9 +333,10 @@ def _abstract_state(initializer: object, mesh: "jax.sharding.Mesh") -> object:  
   """Returns the shapes of T5X's train state, placed as its rules say."""
   import jax
 
-  is_spec = lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)  # noqa: E731
+  # None is T5X's for an array that every chip has: Adafactor's rows and columns.
+  is_spec = lambda leaf: leaf is None or isinstance(leaf, jax.P)  # noqa: E731
   specs = {
-    jax.tree_util.keystr(path): spec
+    jax.tree_util.keystr(path): spec or jax.P()
     for path, spec in jax.tree_util.tree_flatten_with_path(
       initializer.train_state_axes, is_leaf=is_spec
     )[0]
@@ -341,12 +344,12 @@ def _abstract_state(initializer: object, mesh: "jax.sharding.Mesh") -> object:  
 
   def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     name = jax.tree_util.keystr(path)
-    if leaf.ndim and name not in specs:
-      raise ValueError(f"T5X's rules do not place {name}")
+    if name not in specs:
+      raise ValueError(f"T5X's rules do not place {name}, {leaf.shape}")
     return jax.ShapeDtypeStruct(
       leaf.shape,
       leaf.dtype,
-      sharding=jax.NamedSharding(mesh, specs.get(name) or jax.P()),
+      sharding=jax.NamedSharding(mesh, specs[name]),
     )
 
   return jax.tree_util.tree_map_with_path(
