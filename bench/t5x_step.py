@@ -179,7 +179,6 @@ def our_row(case: Case) -> dict[str, object]:
 
 def t5x_row(case: Case) -> dict[str, object]:
   """Compiles T5X's step; returns the same fields."""
-  import jax
   from t5x import partitioning
 
   from specialize_jax.tpu import hlo_text, plan, programs, topology
@@ -333,7 +332,7 @@ def _abstract_state(initializer: object, mesh: "jax.sharding.Mesh") -> object:  
   """Returns the shapes of T5X's train state, placed as its rules say."""
   import jax
 
-  # None is T5X's for an array that every chip has: Adafactor's rows and columns.
+  # None is T5X's for what every chip has: Adafactor's rows and columns.
   is_spec = lambda leaf: leaf is None or isinstance(leaf, jax.P)  # noqa: E731
   specs = {
     jax.tree_util.keystr(path): spec or jax.P()
