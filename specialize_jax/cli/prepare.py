@@ -220,9 +220,12 @@ def _questions_from(flags: argparse.Namespace) -> str:
 
 def _summary(report: Mapping[str, typing.Any], path: str) -> str:
   dropped = sum(report["dropped"].values())
+  reasons = sorted(report["dropped"].items(), key=lambda one: -one[1])
+  why = ", ".join(f"{number:,} for {reason}" for reason, number in reasons)
   return (
     f"{path}: {report['kept']:,} samples of {report['questions']:,} questions"
-    f" ({dropped:,} of {report['records']:,} records dropped); "
+    f" ({dropped:,} of {report['records']:,} records dropped"
+    f"{f': {why}' if why else ''}); "
     f"{report['mode']}: {report['one_to_one']:,} of {report['positions']:,}"
     f" positions one-to-one, {report['one_hot']:,} one-hot,"
     f" {report['masked']:,} masked"

@@ -3,7 +3,7 @@
 The kinds of `answers` (a number, the letter of an option, a list of words, ...)
 find and compare answers in English prose. For other domains and languages a
 dataset defines where the answer is: by a regular expression with a named group,
-a field of a JSON object, or a function.
+one or several fields of a JSON object, or a function.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import regex
 
@@ -26,7 +26,12 @@ KINDS: tuple[str, ...] = typing.get_args(answers.Kind)
 FOUND_KINDS = ("regex", "json", "python")
 """The kinds that find a text, to be compared by `compare`."""
 
-COMPARISONS = ("exact", "number", "option", "choice", "words")
+COMMA = "decimal_comma"
+"""The kind of numbers that are written as in German, "1.234,5"."""
+
+ALL_KINDS = (*KINDS, COMMA, "contains", *FOUND_KINDS)
+
+COMPARISONS = ("exact", "number", COMMA, "option", "choice", "words")
 
 PYTHON = "python:"
 """The prefix of a function's name in a field that may have other values."""
@@ -42,7 +47,9 @@ _TRIAL_SIZE = 2_000  # characters of a text that an expression is tried on
 # The boundaries of ASCII words.
 _WORD_EDGE = re.compile(r"(?<![0-9a-z])(?=[0-9a-z])|(?<=[0-9a-z])(?![0-9a-z])")
 _MAX_SHOWN = 60
+_NOTHING = object()  # no field, which differs from a field that is null
 _DECODER = json.JSONDecoder()
+_SEPARATOR = re.compile(r"(?<=\d)[.,](?=\d)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,13 +57,16 @@ class AnswerRule:
   """A rule that finds answers in texts and compares them.
 
   Attributes:
-    kind: One of `KINDS`; "contains", right where the gold answer occurs in the
-      text (its last 100,000 characters) as a word or words; or one of
-      `FOUND_KINDS`.
+    kind: One of `KINDS`; "decimal_comma", a number whose decimals follow a
+      comma; "contains", right where the gold answer occurs in the text (its
+      last 100,000 characters) as a word or words; or one of `FOUND_KINDS`.
     pattern: Of "regex": an expression whose last match answers, by its group
       `answer` or its only named group.
     field: Of "json": the name of the field, in the last object of the text that
       has it; "result.label" for one within another.
+    fields: Of "json", instead of `field`: the names of several fields, in the
+      last object of the text that has them all. The answer is the JSON object
+      of these fields, and is right if each of them is.
     function: Of "python": "module.function", called with a text, which returns
       the answer as a string or None.
     compare: Of `FOUND_KINDS`: one of `COMPARISONS`, or
@@ -67,11 +77,15 @@ class AnswerRule:
     >>> rule = AnswerRule(kind="json", field="queue")
     >>> rule.grade('It is late, so {"queue": "Late Parcel"}', "late parcel")
     Verdict(extracted='Late Parcel', correct=True)
+    >>> rule = AnswerRule(kind="json", fields=("city", "day"))
+    >>> rule.read('{"day": 3, "mood": "glad", "city": "Ulm"}')
+    '{"city": "Ulm", "day": 3}'
   """
 
   kind: str = "number"
   pattern: str = ""
   field: str = ""
+  fields: tuple[str, ...] = ()
   function: str = ""
   compare: str = "exact"
 
@@ -102,6 +116,8 @@ class AnswerRule:
         grader=grader,
         chain_of_thought=chain_of_thought,
       )
+    if self.kind == COMMA:
+      return _comma_verdict(prediction, target)
     if self.kind == "contains":
       found = _contains(prediction, target)
       return answers.Verdict(
@@ -120,13 +136,15 @@ class AnswerRule:
     """
     if self.kind in KINDS:
       return answers.grade(text, "", kind=self.kind).extracted
+    if self.kind == COMMA:
+      return _comma_verdict(text, "").extracted
     if self.kind == "contains":
       return text.strip() or None
     text = text[-_REACH:]
     if self.kind == "regex":
       return _matched(self.pattern, text)
     if self.kind == "json":
-      return _field(text, self.field)
+      return _object(text, self.fields) or _field(text, self.field)
     said = _called(self.function, text)
     if said is not None and not isinstance(said, str):
       raise errors.UserError(
@@ -142,9 +160,14 @@ class AnswerRule:
       >>> AnswerRule(kind="json", field="answer").bare('{"answer": "B"}')
       'B'
     """
+    target = target.strip()
     if self.kind in ("regex", "json"):
-      return self.read(target) or target.strip()
-    return target.strip()
+      found = self.read(target)
+      if found is None and self.field and target.startswith("["):
+        listed = _loaded(target)  # as the field has it
+        found = _as_text(listed) if isinstance(listed, list) else None
+      return found or target
+    return target
 
   def finds(self, text: str, target: str) -> bool:
     """Returns whether the answer in a text is `target` by this rule."""
@@ -170,6 +193,8 @@ class AnswerRule:
       return True
     if self.kind in ("number", "numeral"):
       return answers.numbers_equal(one, other)
+    if self.kind == COMMA:
+      return _comma_verdict(one, other).correct
     return self.kind in FOUND_KINDS and self._same(one, other)
 
   def _same(self, said: str, gold: str) -> bool:
@@ -177,9 +202,37 @@ class AnswerRule:
       return bool(_called(self.compare.removeprefix(PYTHON), said, gold))
     if max(len(said), len(gold)) > _MAX_FOLDED:
       return said == gold
+    if self.kind == "json" and said[:1] == gold[:1] and said[:1] in "{[":
+      return self._same_value(_loaded(said), _loaded(gold))
+    return self._same_text(said, gold)
+
+  def _same_text(self, said: str, gold: str) -> bool:
     if self.compare == "exact":
-      return _bare(said) == _bare(gold) != ""
+      return any(
+        _bare(said, fold) == _bare(gold, fold) != ""
+        for fold in _folds(said, gold)
+      )
+    if self.compare == COMMA:
+      return _comma_verdict(said, gold).correct
     return answers.grade(said, gold, kind=self.compare).correct
+
+  def _same_value(self, said: object, gold: object) -> bool:
+    """Returns whether two values of JSON are the same.
+
+    The fields of an object have no order, and 3 is 3.0.
+    """
+    if isinstance(gold, Mapping) and isinstance(said, Mapping):
+      return said.keys() == gold.keys() and all(
+        self._same_value(said[name], gold[name]) for name in gold
+      )
+    if isinstance(gold, list) and isinstance(said, list):
+      return len(said) == len(gold) and all(map(self._same_value, said, gold))
+    one, other = _as_text(said), _as_text(gold)
+    if one is None or other is None:  # of ""
+      return one == other
+    if _is_number(said) and _is_number(gold):
+      return answers.numbers_equal(one, other)
+    return self._same_text(one, other)
 
 
 NUMBER = AnswerRule()
@@ -192,18 +245,22 @@ def why_not(rule: AnswerRule, *, imports: bool = True) -> str | None:
     rule: the rule.
     imports: whether to import the functions that it names, as a check.
   """
-  known = (*KINDS, "contains", *FOUND_KINDS)
-  if rule.kind not in known:
-    return f"{rule.kind!r} is unknown: expected one of {', '.join(known)}"
+  if rule.kind not in ALL_KINDS:
+    hint = errors.did_you_mean(rule.kind.lower(), ALL_KINDS)
+    hint = hint or f"expected one of {', '.join(ALL_KINDS)}"
+    return f"{rule.kind[:_MAX_SHOWN]!r} is unknown: {hint}"
   if rule.kind == "regex":
     why = _why_no_pattern(rule.pattern)
     if why:
       return why
-  if rule.kind == "json" and not all(rule.field.split(".")):
-    return (
-      f"json: {rule.field!r} names no field: expected one such as label, or"
-      " result.label for one within another"
-    )
+  for field in (rule.fields or (rule.field,)) if rule.kind == "json" else ():
+    if not all(field.split(".")):
+      return (
+        f"json: {field!r} names no field: expected one such as label, or"
+        " result.label for one within another"
+      )
+  if len(set(rule.fields)) < len(rule.fields):
+    return f"json: a field is named twice in {', '.join(rule.fields)}"
   names = [rule.function] if rule.kind == "python" else []
   if rule.compare.startswith(PYTHON):
     names.append(rule.compare.removeprefix(PYTHON))
@@ -292,24 +349,46 @@ def _last_match(pattern: str, text: str) -> str | None:
   return said or None
 
 
-def _field(text: str, name: str) -> str | None:
-  """Reads a field of the last JSON object that has it."""
+def _objects(text: str) -> Iterator[Mapping[str, object]]:
+  """Yields the JSON objects in a text, the last to begin first."""
   end = len(text)
   for _ in range(_MAX_OBJECTS):
     end = text.rfind("{", 0, end)
     if end < 0:
-      return None
+      return
     try:
       value, _ = _DECODER.raw_decode(text, end)
     except (ValueError, RecursionError):
       continue
-    if isinstance(value, Mapping) and name in value:
-      value = value[name]  # a name may hold a period
-    else:
-      for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if value is not None:
+    yield value
+
+
+def _value(found: object, name: str) -> object:
+  """Returns a field of an object, or of one within it; else `_NOTHING`."""
+  if isinstance(found, Mapping) and name in found:
+    return found[name]  # a name may hold a period
+  for part in name.split("."):
+    found = (
+      found.get(part, _NOTHING) if isinstance(found, Mapping) else _NOTHING
+    )
+  return found
+
+
+def _field(text: str, name: str) -> str | None:
+  """Reads a field of the last JSON object that has it."""
+  for found in _objects(text):
+    value = _value(found, name)
+    if value is not _NOTHING and value is not None:
       return _as_text(value)
+  return None
+
+
+def _object(text: str, names: Sequence[str]) -> str | None:
+  """Reads several fields of the last JSON object that has them, as JSON."""
+  for found in _objects(text) if names else ():
+    values = {name: _value(found, name) for name in names}
+    if _NOTHING not in values.values():
+      return json.dumps(values, ensure_ascii=False)
   return None
 
 
@@ -321,6 +400,35 @@ def _as_text(value: object) -> str | None:
   return json.dumps(value, ensure_ascii=False)
 
 
+def _loaded(text: str) -> object:
+  """Parses a text as JSON; returns the text itself if it is none."""
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError):
+    return text
+
+
+def _is_number(value: object) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _comma_verdict(prediction: str, target: str) -> answers.Verdict:
+  """Grades numbers in which a comma precedes the decimals.
+
+  Example:
+    >>> _comma_verdict("Das sind 1.234,50 Euro.", "1234,5")
+    Verdict(extracted='1234,50', correct=True)
+  """
+  verdict = answers.grade(_swapped(prediction), _swapped(target))
+  said = verdict.extracted
+  return dataclasses.replace(verdict, extracted=said and _swapped(said))
+
+
+def _swapped(text: str) -> str:
+  """Exchanges the points and commas between digits."""
+  return _SEPARATOR.sub(lambda found: "," if found[0] == "." else ".", text)
+
+
 def _contains(text: str, target: str) -> bool:
   """Returns whether a text contains a target as whole words.
 
@@ -330,20 +438,33 @@ def _contains(text: str, target: str) -> bool:
   """
   if len(target) > _MAX_FOLDED:
     return False
-  target = _WORD_EDGE.sub("\n", _folded(target))
-  text = _WORD_EDGE.sub("\n", _folded(text[-_MAX_FOLDED:]))
-  return bool(target) and target in text
+  text = text[-_MAX_FOLDED:]
+  for fold in _folds(text, target):
+    sought = _WORD_EDGE.sub("\n", _folded(target, fold))
+    if sought and sought in _WORD_EDGE.sub("\n", _folded(text, fold)):
+      return True
+  return False
 
 
-def _folded(text: str) -> str:
+def _folds(*texts: str) -> Sequence[Callable[[str], str]]:
+  """Returns the functions that remove the case of texts."""
+  if spelling.is_turkish(*texts):
+    return (
+      str.casefold,
+      lambda text: spelling.small_turkish_i(text).casefold(),
+    )
+  return (str.casefold,)
+
+
+def _folded(text: str, fold: Callable[[str], str]) -> str:
   """Returns a text without case, quotes and blanks, for comparison."""
-  text = spelling.nfkc(text).casefold()
+  text = fold(spelling.nfkc(text))
   return " ".join(text.split()).strip("\"'`*$ ").rstrip(".\u3002 ")
 
 
-def _bare(text: str) -> str:
+def _bare(text: str, fold: Callable[[str], str]) -> str:
   """Returns a folded answer without brackets around the whole: "(B)" is "b"."""
-  folded = _folded(text)
+  folded = _folded(text, fold)
   bracketed = _BRACKETED.fullmatch(folded)
   return bracketed[1] if bracketed else folded
 

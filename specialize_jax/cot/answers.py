@@ -585,8 +585,13 @@ def grade(
     return _grade_words_as_paper(prediction, target, chain_of_thought)
   if kind in ("number", "numeral"):
     return _grade_number(prediction, target)
-  extracted = _EXTRACT[kind](prediction)
-  correct = extracted != "" and extracted == _EXTRACT[kind](target)
+  extract = _EXTRACT[kind]
+  extracted = extract(prediction)
+  correct = extracted != "" and extracted == extract(target)
+  if not correct and spelling.is_turkish(prediction, target):
+    extracted = extract(spelling.small_turkish_i(prediction))
+    gold = extract(spelling.small_turkish_i(target))
+    correct = extracted != "" and extracted == gold
   return Verdict(extracted=extracted or None, correct=correct)
 
 

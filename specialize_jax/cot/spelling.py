@@ -17,6 +17,7 @@ THIN_SPACE = "\u2009"
 
 _MAX_MARKS = 30  # in a row
 _GRAPHEME_JOINER = "\u034f"
+_TURKISH = str.maketrans({"I": "ı", "İ": "i"})
 
 # Marks a vulgar fraction until the preceding character is known.
 _FRACTION_MARK = "\u2044"
@@ -79,6 +80,23 @@ def nfkc(text: str) -> str:
   if not text.isascii():
     text = _marks().sub(lambda run: run[0] + _GRAPHEME_JOINER, text)
   return unicodedata.normalize("NFKC", text)
+
+
+def is_turkish(*texts: str) -> bool:
+  """Returns whether a text has a letter of Turkish and Azerbaijani alone."""
+  return any("ı" in text or "İ" in text for text in texts)
+
+
+def small_turkish_i(text: str) -> str:
+  """Replaces I and İ by their small letters in Turkish, ı and i.
+
+  Unicode's rules, which are those of `str.casefold`, are for other languages.
+
+  Example:
+    >>> small_turkish_i("HAYIR").casefold(), small_turkish_i("İyi")
+    ('hayır', 'iyi')
+  """
+  return text.translate(_TURKISH)
 
 
 @functools.cache

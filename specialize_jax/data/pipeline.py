@@ -48,6 +48,24 @@ class Counters:
   inputs_too_long: int = 0
   targets_too_long: int = 0
 
+  def dropped_in_words(self) -> str:
+    """Describes the examples that were dropped; "" if there are none.
+
+    Example:
+      >>> Counters(examples=60, inputs_too_long=30, targets_too_long=10
+      ...   ).dropped_in_words()
+      '40 of 100 examples dropped as longer than TASK_FEATURE_LENGTHS (30 by \
+their inputs, 10 by their targets)'
+    """
+    dropped = self.inputs_too_long + self.targets_too_long
+    if not dropped:
+      return ""
+    return (
+      f"{dropped:,} of {self.examples + dropped:,} examples dropped as longer"
+      f" than TASK_FEATURE_LENGTHS ({self.inputs_too_long:,} by their inputs,"
+      f" {self.targets_too_long:,} by their targets)"
+    )
+
 
 class TrainIterator:
   """Iterates over this process's rows of the global batches of a mixture.
@@ -154,6 +172,10 @@ class TrainIterator:
     """Returns the ids of the examples of each row of the last global batch."""
     ids = iter(self._stream.ids([*itertools.chain(*self._last_rows)]))
     return [[*itertools.islice(ids, len(row))] for row in self._last_rows]
+
+  def dropped(self) -> str:
+    """Describes the examples dropped so far; see `Counters`."""
+    return self.counters.dropped_in_words()
 
   def digest(self) -> str:
     """Returns a checksum of all global batches returned so far.

@@ -40,19 +40,34 @@ _OURS = re.compile(
   r"(gsm8k|multiarith|asdiv|svamp|math|math_all|math_ood)"
   r"(_teacher|_specialize|_validation|_test|_general|_ood)?|(mini|bbh)(_.*)?"
 )
-# A set of one of these names would have a mixture's, or the teacher's tasks.
+# A set of one of these names would have a mixture's, or the teacher's tasks, or
+# be taken for one of `sets`.
 _MIXTURES = ("teacher", "specialize", "validation", "test", "general",
-             "out_of_distribution_validation")  # fmt: skip
+             "out_of_distribution_validation", "train",
+             "demonstrations")  # fmt: skip
 
 _STUDENT = ("chain_of_thought", "answer_only", "answer", "demonstrations")
 _KEYS = ("name", "vocabulary", "sets", "answer", "out_of_distribution",
          "general", "teacher", "student", "tfds_dir")  # fmt: skip
 _SETS = ("train", "validation", "test", "demonstrations")
 _FOUND = {"regex": "pattern", "json": "field", "python": "function"}
+# What to do about the errors of YAML that text without quotes makes.
+_YAML_HINTS = (
+  ("unknown escape character", "write the text in single quotes, in which a"
+   " backslash is itself: '\\w+'"),
+  ("mapping values are not allowed", "write a text with a colon and a blank in"
+   " it in quotes, and indent the keys of a mapping alike"),
+  ("but got ':'", "write a text with a colon and a blank in it in quotes"),
+  ("expected <block end>", "write a text that begins with {, [ or a quotation"
+   " mark in quotes as a whole, and indent the keys of a mapping alike"),
+  ("'\\t' that cannot start", "use blanks instead of tabs"),
+  ("that cannot start any token", "write the text in quotes"),
+  ("unexpected end of stream", "a quotation mark or bracket is not closed"),
+)  # fmt: skip
+_PLACE = re.compile(r"{[ \t]*([^{}\s\"',:]{1,40})[ \t]*}")
 
-_STR, _INT, _MAP, _SEQ = (
-  f"tag:yaml.org,2002:{name}" for name in ("str", "int", "map", "seq")
-)
+_STR, _INT = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int")
+_MERGE = "<<"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,8 +181,10 @@ def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
     if isinstance(error, yaml.reader.ReaderError):
       place = f", line {text.count(chr(10), 0, error.position) + 1}"
       problem = f"the character U+{error.character:04X} is not text"
+    hints = (hint for words, hint in _YAML_HINTS if words in problem)
+    hint = next((f"; {hint}" for hint in hints), "")
     raise errors.UserError(
-      f"{flag}={path}{place} is not YAML: {problem}"
+      f"{flag}={path}{place} is not YAML: {problem}{hint}"
     ) from error
   if root is None:
     raise errors.UserError(f"{flag}={path} is empty: expected a dataset file")
@@ -234,6 +251,7 @@ class _Parts:
   demonstrations_line: int
   teacher_prompt: str | None
   tfds_dir: str
+  prompts: Mapping[str, tuple[int, str]]  # line and text, by key
 
 
 class _Reader:
@@ -248,6 +266,7 @@ class _Reader:
     self._kinds: dict[str, str] = {}  # of the sets that have names
     self._folder = os.path.dirname(os.path.abspath(path))
     self._mistakes = mistakes
+    self._prompts: dict[str, tuple[int, str]] = {}
     self.is_answer_known = True
 
   def dataset(self, root: yaml.Node) -> _Parts:
@@ -277,6 +296,7 @@ class _Reader:
       demonstrations_line=_line(top.get("student")),
       teacher_prompt=self._teacher(top.get("teacher")),
       tfds_dir=self._tfds_dir(top.get("tfds_dir")),
+      prompts=self._prompts,
     )
 
   def mapping(
@@ -291,16 +311,27 @@ class _Reader:
     if node is None:
       return {}
     if not isinstance(node, yaml.MappingNode):
-      self._add(node, f"{what} is {_shown(node)}: expected keys with values")
+      example = f", such as {keys[0]}: ..." if keys else ""
+      if _is_empty(node):
+        example += "; or leave it out"
+      self._add(
+        node, f"{what} is {_shown(node)}: expected keys with values{example}"
+      )
       return {}
     found: dict[str, yaml.Node] = {}
     for key_node, value in node.value:
       key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+      if key == _MERGE:
+        self._add(
+          key_node,
+          f"{what} has {_MERGE}, which is not read: write out its keys",
+        )
+        continue
       if key in found:
-        self._add(key_node, f"{key!r} occurs twice in {what}")
+        self._add(key_node, f"{_short(key)} occurs twice in {what}")
       elif keys is not None and key not in keys:
         hint = errors.did_you_mean(key, keys) or f"known: {', '.join(keys)}"
-        self._add(key_node, f"{key!r} is not a key of {what}; {hint}")
+        self._add(key_node, f"{_short(key)} is not a key of {what}; {hint}")
       found[key] = value
     for key in required:
       if key not in found:
@@ -311,25 +342,40 @@ class _Reader:
     """Reads the answer rule; if it has a mistake, that of numbers."""
     if node is None:
       return answer_rules.NUMBER
-    fields: dict[str, str] = {}
+    fields: dict[str, str | tuple[str, ...]] = {}
     if isinstance(node, yaml.MappingNode):
+      before = len(self._mistakes)
       parts = self.mapping(node, "answer", (*_FOUND, "compare"))
       kinds = [key for key in parts if key in _FOUND]
-      if len(kinds) != 1:
+      if len(kinds) != 1 and len(self._mistakes) == before:
+        words = (k for k in answer_rules.ALL_KINDS if k not in _FOUND)
         self._add(
           node,
           f"answer has {len(kinds)} of {', '.join(_FOUND)}: expected one, or a"
-          f" word: {', '.join((*answer_rules.KINDS, 'contains'))}",
+          f" word: {', '.join(words)}",
         )
+      if len(self._mistakes) > before:
         return answer_rules.NUMBER
       (kind,) = kinds
       fields["kind"] = kind
-      fields[_FOUND[kind]] = self._text(parts[kind], f"answer.{kind}") or ""
+      value = parts[kind]
+      if kind == "json" and isinstance(value, yaml.SequenceNode):
+        fields["fields"] = tuple(
+          self._text(one, "answer.json") or "" for one in value.value
+        )
+        if not value.value:
+          self._add(value, "answer.json is an empty list: expected fields")
+      else:
+        fields[_FOUND[kind]] = self._text(value, f"answer.{kind}") or ""
       if "compare" in parts:
         compare = self._text(parts["compare"], "answer.compare")
         fields["compare"] = compare or "exact"
+      if len(self._mistakes) > before:
+        return answer_rules.NUMBER
     else:
-      word = self._text(node, "answer") or "number"
+      word = self._text(node, "answer")
+      if word is None:
+        return answer_rules.NUMBER
       if word.startswith(answer_rules.PYTHON):
         fields = {
           "kind": "python",
@@ -354,8 +400,8 @@ class _Reader:
     parts = self.mapping(node, "student", _STUDENT)
     words: dict[str, str] = {}
     if rule.kind == "json" and "answer" not in parts:
-      words["answer"] = _json_answer(rule.field)
-    is_json = rule.kind == "json"
+      words["answer"] = _json_answer(rule)
+    is_json = rule.kind == "json" and not rule.fields
     for key in ("chain_of_thought", "answer_only", "answer"):
       place = formats.ANSWER if key == "answer" else formats.QUESTION
       template = self._template(parts.get(key), f"student.{key}", place)
@@ -378,24 +424,29 @@ class _Reader:
     text = node.value if node.tag == _INT else ""
     if text.isdecimal() and at_least <= int(text[:20]) <= at_most:
       return int(text)
+    is_quoted = node.tag == _STR and node.value.strip().isdecimal()
     self._add(
       node,
       f"{what} is {_shown(node)}: expected a whole number from {at_least} to"
-      f" {at_most:,}",
+      f" {at_most:,}{', without quotes' if is_quoted else ''}",
     )
     return at_least
 
   def _add(self, node: yaml.Node, text: str) -> None:
     self._mistakes.add(self._path, _line(node), text)
 
-  def _text(self, node: yaml.Node | None, what: str) -> str | None:
+  def _text(
+    self, node: yaml.Node | None, what: str, expected: str = "text"
+  ) -> str | None:
     if node is None:
       return None
     if not isinstance(node, yaml.ScalarNode) or node.tag != _STR:
       hint = ""
       if isinstance(node, yaml.ScalarNode) and node.value:
         hint = f", in quotes where it looks like none: '{node.value[:40]}'"
-      self._add(node, f"{what} is {_shown(node)}: expected text{hint}")
+      elif isinstance(node, yaml.CollectionNode) and node.flow_style:
+        hint = ", in quotes if it begins with { or ["
+      self._add(node, f"{what} is {_shown(node)}: expected {expected}{hint}")
       return None
     if not node.value.strip():
       self._add(node, f"{what} is empty")
@@ -407,9 +458,9 @@ class _Reader:
     if name and not (_NAME.fullmatch(name) and len(name) <= _MAX_NAME):
       self._add(
         node,
-        f"name is {name[:_MAX_NAME]!r}: expected at most {_MAX_NAME} small"
-        " letters, digits and underscores, since tasks and folders are called"
-        " after it",
+        f"name is {_short(name)}: expected a small letter of a to z, then"
+        f" such letters, digits and underscores, at most {_MAX_NAME} in all,"
+        " since tasks and folders are called after it",
       )
     elif _OURS.fullmatch(name):
       self._add(
@@ -448,7 +499,7 @@ class _Reader:
 
   def _file(self, node: yaml.Node | None, what: str) -> str | None:
     """Reads the name of a file, which must exist."""
-    given = self._text(node, what)
+    given = self._text(node, what, "the name of a file")
     if given is None:
       return None
     if "://" in given:
@@ -475,7 +526,7 @@ class _Reader:
   ) -> list[_Member]:
     members = []
     for name, value in self.mapping(node, kind).items():
-      what = f"{kind}.{name}"
+      what = f"{kind}.{name[:_MAX_NAME]}"
       if name in (*_MIXTURES, self._dataset_name):
         self._add(
           value, f"{what}: the name {name!r} has a meaning of its own; choose"
@@ -488,20 +539,27 @@ class _Reader:
           f"{what}: {other} has a set of this name, too, whose tasks would be"
           " called the same; choose another",
         )
-      if not _NAME.fullmatch(name):
+      if not (_NAME.fullmatch(name) and len(name) <= _MAX_NAME):
         self._add(
           value,
-          f"{what}: expected a name of small letters, digits and underscores",
+          f"{what}: expected a name of a small letter of a to z, then such"
+          f" letters, digits and underscores, at most {_MAX_NAME} in all",
         )
       own_rule = rule
       if isinstance(value, yaml.MappingNode):
         known = ("validation", "test", "answer", "demonstrations")
         parts = self.mapping(value, what, known)
+        before = len(self._mistakes)
         if "answer" in parts:
           own_rule = self.rule(parts["answer"])
-        if not {"validation", "test"} & parts.keys():
+        is_rule_known = len(self._mistakes) == before
+        if kind == "general" and "test" not in parts:
+          self._add(value, f"{what} lacks 'test'")
+        elif not {"validation", "test"} & parts.keys():
           self._add(value, f"{what} lacks 'validation' and 'test'")
         sets = self._files(parts, what)
+        if not is_rule_known:
+          sets = {}  # whose answers cannot be judged
       else:
         path = self._file(value, what)
         sets = {"": _Set(path=path, line=_line(value))} if path else {}
@@ -552,20 +610,29 @@ class _Reader:
   ) -> bool:
     count = text.count(place)
     if count != 1:
+      others = [] if count else [one[0] for one in _PLACE.finditer(text)]
+      has = f" (it has {', '.join(others[:3])})"
       self._add(
-        node, f"{what} has {place} {count} times: expected it exactly once"
+        node,
+        f"{what} has {place} {count} times{has if others else ''}: expected it"
+        " exactly once",
       )
-    elif f"{{{place}}}" in text:
+    elif place == formats.QUESTION:
+      self._prompts[what] = (_line(node), text)
+    if count == 1 and f"{{{place}}}" in text:
       self._add(
         node, f"{what} has {{{place}}}: expected {place}, in single braces"
       )
     return count == 1
 
 
-def _json_answer(field: str) -> str:
+def _json_answer(rule: answer_rules.AnswerRule) -> str:
   """Returns the template of an answer in JSON: {"result": {"label": ...}}."""
-  before = "".join(f'{{"{part}": ' for part in field.split("."))
-  return f'{before}"{formats.ANSWER}"{"}" * len(field.split("."))}'
+  if rule.fields:
+    return formats.ANSWER  # which is an object
+  parts = rule.field.split(".")
+  before = "".join(f'{{"{part}": ' for part in parts)
+  return f'{before}"{formats.ANSWER}"{"}" * len(parts)}'
 
 
 def _as_written(path: str) -> str:
@@ -576,6 +643,14 @@ def _as_written(path: str) -> str:
 
 def _line(node: yaml.Node | None) -> int:
   return 0 if node is None else node.start_mark.line + 1
+
+
+def _is_empty(node: yaml.Node) -> bool:
+  return isinstance(node, yaml.ScalarNode) and not node.value
+
+
+def _short(text: str) -> str:
+  return repr(text if len(text) <= _MAX_NAME else f"{text[:_MAX_NAME]}...")
 
 
 def _shown(node: yaml.Node) -> str:
@@ -591,11 +666,21 @@ class _Sets:
     self._parts = parts
     self._mistakes = mistakes
     before = len(mistakes)
-    self._rows = {
-      (member.kind, member.name, split): self._read(member, split, one)
-      for member in parts.members
-      for split, one in member.sets.items()
-    }
+    self._rows = {}
+    sets: dict[str, str] = {}  # the name of the set by its file
+    for member in parts.members:
+      for split, one in member.sets.items():
+        key = (member.kind, member.name, split)
+        name = ".".join(filter(None, key)) if member.kind else f"sets.{split}"
+        first = sets.setdefault(os.path.realpath(one.path), name)
+        if first != name and split != "demonstrations":
+          mistakes.add(
+            parts.file, one.line, f"{name} is the file of {first}, too:"
+            f" {one.path}",
+          )  # fmt: skip
+          self._rows[key] = []
+        else:
+          self._rows[key] = self._read(member, split, one)
     self._note_sizes()
     if self._rows.get(("", "", "train")):
       self._note_rule()
@@ -604,6 +689,7 @@ class _Sets:
       if os.path.isfile(parts.vocabulary.path):
         self._note_spelling()
     rows_lib.note_leaks(self._roles(), mistakes)
+    self._note_unfilled()
 
   def _read(self, member: _Member, split: str, one: _Set) -> list[rows_lib.Row]:
     named = ".".join(filter(None, (member.kind, member.name, split)))
@@ -626,7 +712,7 @@ class _Sets:
     if member.rule.kind != "json":
       return formats.Wording()
     return formats.Wording(
-      answer=_json_answer(member.rule.field), answer_is_json=True
+      answer=_json_answer(member.rule), answer_is_json=not member.rule.fields
     )
 
   def _note_sizes(self) -> None:
@@ -688,6 +774,21 @@ class _Sets:
         f"every training row has the answer {next(iter(said))[:40]!r}: there is"
         " nothing to learn",
       )
+
+  def _note_unfilled(self) -> None:
+    """Reports places in prompts that are called after a field of the rows."""
+    parts, rows = self._parts, self._rows.get(("", "", "train"), ())
+    fields = {name for row in rows for name in row.more_fields}
+    for what, (line, text) in parts.prompts.items():
+      unfilled = [one for one in _PLACE.findall(text) if one in fields]
+      if unfilled:
+        self._mistakes.add(
+          parts.file,
+          line,
+          f"{what} has {{{unfilled[0]}}}, a field of the rows, and only"
+          f" {formats.QUESTION} is filled in: write the whole text into each"
+          " row's 'question'",
+        )
 
   def _note_spelling(self) -> None:
     """Reports a vocabulary that cannot encode the answers or the questions."""

@@ -7,6 +7,7 @@ in "#### 72".
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -21,14 +22,21 @@ from specialize_jax.datasets import mistakes as mistakes_lib
 from specialize_jax.files import reading, writing
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-_PUNCTUATION = re.compile(r"[.,;:!?\"'`\u3001\u3002\u2018-\u201d\u2026]")
+# Of the characters that Unicode calls punctuation, those that mean something.
+_SIGNS = "#%&*/@\\\u00b7\u2030\u2032\u2033"
+# Quotation marks that Unicode counts among brackets, and dashes of sentences.
+_MARKS = "`\u201a\u201e\u2014\u2015\u3008-\u300f"
+_FACTORIAL = re.compile(r"(?<=[\d)])!(?=\s*\S)")
 _BULLET = re.compile(
-  r"\A\s*(?:[-*\u2022]\s+(?=[^\W\d])|\(?\d{1,4}[.)]\s+(?=\w))"
+  r"\A\s*(?:[-*\u2022]\s+(?=[^\W\d])|\(?\d{1,4}[.)]\s+(?=\w)"
+  r"|q(?:uestion)?:\s+)"
 )
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u2010-\u2015](?=[^\W\d_])")
 _AROUND = "*_~()[]<> "
 _LINE_OF = re.compile(r"(?:, line (\d+))?:? ?(.*)", re.DOTALL)
 _MAX_SHOWN = 40
+_MAX_ID = 10**18  # what reads a record store has whole numbers of 64 bits
+_FIELDS = ("question", "answer", "rationale", "question_id", "id")
 _RULE_FINDS = "the answer rule finds"
 
 
@@ -41,18 +49,20 @@ class Row:
     given_id: the row's `question_id`; if it has none, its index in the file,
       from 0.
     line: the line of the file, from 1.
+    more_fields: the names of the row's fields that are not read.
   """
 
   question: questions.Question
   given_id: str | int
   line: int
+  more_fields: tuple[str, ...] = ()
 
 
 def same_words(question: str) -> str:
   """Returns what makes two questions of a user's data the same.
 
-  Case, width, white space, punctuation, bullets, pictures and what is not
-  printed do not; the signs of formulas do.
+  Case (in Turkish, too), width, white space, punctuation, bullets and what is
+  not printed do not; the signs of formulas and pictures do.
 
   Example:
     >>> same_words(" * What is **3 + 4**? ") == same_words("what is 3 + 4")
@@ -61,14 +71,42 @@ def same_words(question: str) -> str:
     False
   """
   text = spelling.nfkc(question).casefold()
-  # Cf is not printed, such as a zero-width space; So are pictures.
-  text = "".join(
-    char for char in text if unicodedata.category(char) not in ("Cf", "So")
-  )
+  text = text.replace("i\u0307", "i").replace("ı", "i")
+  if not text.isascii():
+    text = "".join(char for char in text if not _is_unprinted(char))
   text = _HYPHEN.sub(" ", _BULLET.sub("", text, count=1)).replace("**", "")
-  text = " ".join(_PUNCTUATION.sub(" ", text).split())
+  text = _without_punctuation(text)
   bare = text.strip(_AROUND)
   return bare if any(map(str.isalnum, bare)) else text
+
+
+def _is_unprinted(char: str) -> bool:
+  """Whether a character is not seen, such as a zero-width space."""
+  return unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f"
+
+
+def _is_picture(char: str) -> bool:
+  """Whether a character is a picture, such as a check mark or an emoji."""
+  return (
+    unicodedata.category(char) == "So" or "\U0001f3fb" <= char <= "\U0001f3ff"
+  )
+
+
+def _without_punctuation(text: str) -> str:
+  """Returns a text with single blanks instead of punctuation and blanks."""
+  text = _FACTORIAL.sub(" factorial ", text)
+  return " ".join(_punctuation().sub(" ", text).split())
+
+
+@functools.cache
+def _punctuation() -> re.Pattern[str]:
+  """Returns a pattern of the punctuation of every script."""
+  found = (
+    char
+    for char in map(chr, range(0x20000))
+    if unicodedata.category(char) in ("Po", "Pi", "Pf") and char not in _SIGNS
+  )
+  return re.compile(f"[{re.escape(''.join(found))}{_MARKS}]")
 
 
 def read(
@@ -102,6 +140,7 @@ def read(
     mistakes.add(path, 0, f"cannot be read: {error.strerror}")
     return []
   found: list[Row] = []
+  no_rows: list[tuple[int, str]] = []  # lines that are no JSON object
   unfound: list[tuple[int, str]] = []  # lines whose answer is not found
   if not numbered:
     mistakes.add(path, 0, "holds no row: expected at least one question")
@@ -109,15 +148,20 @@ def read(
   answered: dict[str, tuple[str, int]] = {}  # by question
   for number, (line, text) in enumerate(numbered):
     try:
+      row = reading.parsed_row(text, "this row", unique=True)
+    except errors.UserError as error:
+      no_rows.append((line, str(error)))
+      continue
+    try:
       parsed = _parsed(
-        reading.parsed_row(text, "this row"),
+        row,
         number=number,
         line=line,
         prefix=prefix,
         rule=rule,
         wording=wording,
       )
-    except errors.UserError as error:  # no JSON, or a function that fails
+    except errors.UserError as error:  # of a function of the dataset's own
       mistakes.add(path, line, str(error), kind="no row")
       continue
     if isinstance(parsed, str) and parsed.startswith(_RULE_FINDS):
@@ -135,8 +179,7 @@ def read(
         kind="repeated id",
       )
     seen[name] = line
-    asked = _PUNCTUATION.sub(" ", parsed.question.question)
-    asked = " ".join(asked.split())
+    asked = _without_punctuation(parsed.question.question)
     answer, first = answered.setdefault(asked, (parsed.question.answer, line))
     if not rule.same(answer, parsed.question.answer):
       mistakes.add(
@@ -148,6 +191,18 @@ def read(
         kind="contradiction",
       )
     found.append(parsed)
+  if no_rows and len(no_rows) == len(numbered):
+    line, text = numbered[0]
+    mistakes.add(
+      path,
+      line,
+      f"holds no row: expected a JSON object on each line, such as"
+      f' {{"question": ..., "answer": ...}}, and got {_short(text)}; `jq -c'
+      " '.[]' FILE` writes a JSON list so",
+    )
+    no_rows = []
+  for line, text in no_rows:
+    mistakes.add(path, line, text, kind="no row")
   if unfound and len(unfound) == len(numbered):
     line, text = unfound[0]
     mistakes.add(
@@ -189,16 +244,25 @@ def _parsed(
     )
   given_id = row.get("question_id", row.get("id", number))
   if isinstance(given_id, bool) or not isinstance(given_id, str | int):
-    return f"question_id is {_short(given_id)}: expected a string or a number"
+    return (
+      f"question_id is {_short(given_id)}: expected a string or a whole number"
+    )
+  if isinstance(given_id, str) and not given_id.strip():
+    return "question_id is empty: leave it out, or give each row its own"
+  if isinstance(given_id, int) and abs(given_id) >= _MAX_ID:
+    return (
+      f"question_id is {_short(given_id)}: expected at most 18 digits, or"
+      " a string"
+    )
   texts = {}
   for name in ("question", "answer", "rationale"):
     value = row.get(name)
     if name == "answer" and not isinstance(value, str | int | float):
       value = json.dumps(value, ensure_ascii=False) if value else ""
-    if isinstance(value, bool):
-      value = json.dumps(value) if name == "answer" else None
     if value is None and name == "rationale":
       value = ""
+    if isinstance(value, bool):
+      value = json.dumps(value) if name == "answer" else None
     if isinstance(value, float) and not math.isfinite(value):
       return f"{name!r} is {value}, which is not a number"
     if not isinstance(value, str | int | float):
@@ -207,7 +271,7 @@ def _parsed(
     if writing.printable(text) != text:
       return f"{name!r} holds half of a surrogate pair, which is not text"
     texts[name] = text
-  if not texts["question"]:
+  if not same_words(texts["question"]):
     return "'question' is empty"
   if "\0" in texts["question"]:
     return "'question' holds a zero byte, which is not text"
@@ -218,16 +282,23 @@ def _parsed(
   written, answer = answer, rule.bare(answer)
   if not answer:
     return "'answer' is empty"
-  if rule.kind == "json" and answer.startswith("{"):
-    return f"'answer' has no field {rule.field!r}: {_short(answer)}"
+  if rule.kind == "json" and written[0] == "{" and rule.read(written) is None:
+    fields = " or ".join(map(repr, rule.fields or (rule.field,)))
+    return f"'answer' lacks the field {fields}: {_short(written)}"
   stated = formats.render_answer(answer, wording)
   if "\n" in written and rule.kind in ("regex", "json"):
     rationale = rationale or written  # a solution, which ends with its answer
   if not rule.finds(stated, answer):
+    said = rule.read(stated)
+    is_found = rule.kind in answer_rules.FOUND_KINDS and said == answer
+    if is_found and rule.compare != "exact":
+      return (
+        f"{_RULE_FINDS} the answer {_short(answer)} in {_short(stated)}, but"
+        f" `compare: {rule.compare}` calls it wrong"
+      )
     return (
-      f"{_RULE_FINDS} {_short(rule.read(stated))} in {_short(stated)},"
-      f" not the answer {_short(answer)}: correct `answer`, or let"
-      " student.answer state an answer as the rule finds it"
+      f"{_RULE_FINDS} {_short(said)} in {_short(stated)}, which states"
+      f" {_short(answer)}: make `answer` and student.answer agree"
     )
   if rationale:
     if rule.kind in answer_rules.FOUND_KINDS:
@@ -238,8 +309,8 @@ def _parsed(
       rationale = f"{rationale}\n{stated}"
     if not rule.finds(rationale, answer):
       return (
-        f"{_RULE_FINDS} {_short(rule.read(rationale))} in the rationale, not"
-        f" the answer {_short(answer)}"
+        f"{_RULE_FINDS} {_short(rule.read(rationale))} in the rationale, and"
+        f" the row's answer is {_short(answer)}: correct one"
       )
   has_id = "question_id" in row or "id" in row
   return Row(
@@ -251,6 +322,7 @@ def _parsed(
     ),
     given_id=given_id,
     line=line,
+    more_fields=tuple(name for name in row if name not in _FIELDS),
   )
 
 
@@ -265,11 +337,18 @@ def note_leaks(
       its name, such as "validation" or "out_of_distribution.phone.test".
     mistakes: the mistakes are added to it.
   """
-  seen: dict[str, tuple[str, str, str, int]] = {}
+  # By the words, then by the pictures among them, which make two questions if
+  # both have some: "What is this? A, B" with two emojis is not a leak.
+  seen: dict[str, dict[str, tuple[str, str, str, int]]] = {}
   for name, (role, file, rows) in sets.items():
     for row in rows:
-      words = same_words(row.question.question)
-      first = seen.setdefault(words, (role, name, file, row.line))
+      words, pictures = _words_and_pictures(row.question.question)
+      alike = seen.setdefault(words, {})
+      known = alike.get(pictures) or alike.get("")
+      if known is None and not pictures:
+        known = next(iter(alike.values()), None)
+      first = known or (role, name, file, row.line)
+      alike.setdefault(pictures, first)
       if first[0] != role:
         mistakes.add(
           file,
@@ -278,6 +357,16 @@ def note_leaks(
           f" too ({os.path.basename(first[2])}:{first[3]}): take it out of one",
           kind=f"leak {name} {first[1]}",
         )
+
+
+def _words_and_pictures(question: str) -> tuple[str, str]:
+  """Returns what makes a question the same without pictures, and those."""
+  if question.isascii():
+    return same_words(question), ""
+  text = spelling.nfkc(question)
+  pictures = "".join(filter(_is_picture, text))
+  bare = "".join(char for char in text if not _is_picture(char))
+  return same_words(bare), pictures
 
 
 def _short(value: object) -> str:

@@ -18,6 +18,7 @@ be graded without renaming fields:
 from which our graders extract the answer.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
@@ -124,6 +125,8 @@ def _text(value: object, name: str, where: str) -> str:
     return str(value)
   if isinstance(value, Sequence) and len(value) == 1:
     return _text(value[0], name, where)
+  if name == "answer" and isinstance(value, bool | list | dict) and value != []:
+    return json.dumps(value, ensure_ascii=False)  # as in a dataset's rows
   raise errors.UserError(
     f"{where} has no text under {name!r} (got {_short(value)}): {_EXPECTED}."
   )

@@ -170,19 +170,23 @@ def check_row_size(row: str | bytes, where: str) -> None:
     )
 
 
-def parsed_row(text: str, where: str) -> dict[str, object]:
+def parsed_row(
+  text: str, where: str, *, unique: bool = False
+) -> dict[str, object]:
   """Parses one row, a JSON object.
 
   Args:
     text: the line of the row.
     where: the file and the line number, for error messages.
+    unique: whether to refuse a field that an object has twice, of which JSON
+      would keep the last.
 
   Raises:
     UserError: it is not a JSON object, or too large.
   """
   check_row_size(text, where)
   try:
-    row = json.loads(text)
+    row = json.loads(text, object_pairs_hook=_once if unique else None)
   except (ValueError, RecursionError) as error:
     raise errors.UserError(
       f"{where} is not JSON ({error}): got {text[:60]!r}, expected one object"
@@ -194,6 +198,16 @@ def parsed_row(text: str, where: str) -> dict[str, object]:
       ' line, such as {"text": ...}.'
     )
   return _unsealed(row, text, where)
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+  """Returns an object; raises ValueError if it has a field twice."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f"the field {twice[:40]!r} occurs twice")
+  return found
 
 
 def _unsealed(value: object, text: str, where: str) -> object:

@@ -62,7 +62,10 @@ def dry_run(run: experiment.Experiment, placed: placement.Placement) -> DryRun:
     facts["questions"] = "\n".join(questions)
   with contextlib.closing(experiment.batches(run, placed)) as iterator:
     batch = next(iterator)
+    dropped = iterator.dropped()
   facts["first batch"] = _shares(batch)
+  if dropped:
+    facts["dropped"] = dropped
   return DryRun(facts=facts, examples=list(_as_text(run, batch)))
 
 

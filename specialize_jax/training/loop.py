@@ -45,6 +45,9 @@ class BatchIterator(Protocol):
   def digest(self) -> str:
     """Returns a checksum of the global batches returned so far."""
 
+  def dropped(self) -> str:
+    """Describes the examples dropped so far; "" if there are none."""
+
   def state(self) -> bytes:
     """Serializes the position after the batches returned so far."""
 
@@ -242,6 +245,7 @@ def train(
       with reporter.throughput.data_wait():
         batch = run.placement.put_batch(next(iterator))
       if not compiled:
+        told.drops(iterator.dropped())
         told.compiles()
         step.compile_ahead(run.train_step, train_state, batch)
         # Compile times differ by more than the timeout of a collective.
@@ -290,6 +294,8 @@ def train(
     reporter.profiler.close()
     run.manager.wait()
     run.log.flush()
+  if compiled:
+    told.drops(iterator.dropped())
   if stops == termination.Reason.INTERRUPTED:
     told.stopped(step_number, "interrupted")
     raise Interrupted(step_number)

@@ -65,6 +65,11 @@ class Narrator:
     """Removes the bar."""
     self._bar.__exit__(kind, error, traceback)
 
+  def drops(self, dropped: str) -> None:
+    """Prints which examples of the data are not trained on, if any."""
+    if dropped:
+      self._bar.say(dropped)
+
   def compiles(self) -> None:
     """Prints that the first step is being compiled, which can take minutes."""
     self._bar.say("compiling the train step")

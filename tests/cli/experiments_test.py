@@ -174,3 +174,18 @@ def test_every_arm_of_a_study_is_a_run_that_train_takes(file):
   assert sizes == sorted(sizes)
   for before, after in study.roles.sizes:
     assert runs[before].model == runs[after].model
+
+
+def test_the_gin_file_that_a_page_shows_builds(tmp_path):
+  page = CONFIGS.parent / "docs" / "own_domain.md"
+  (text,) = re.findall(
+    r"```python\n(from __gin__ .*?)```", page.read_text(), re.DOTALL
+  )
+  (tmp_path / "student.gin").write_text(text)
+  given = [f"--gin_file={tmp_path}/student.gin", "--gin.MODEL_DIR=run"]
+  flags, bindings = gin_files.parse(train.build_parser(), given)
+  mixture = {"MIXTURE_OR_TASK_NAME": "tickets_specialize"}
+  with gin_files.loaded(flags, bindings, mixture):
+    run = gin_files.configured(experiment.Experiment)()
+  assert run.mixture_or_task_name == "tickets_specialize"
+  assert run.evaluations[0].mixture_or_task_name == "tickets_validation"

@@ -133,6 +133,16 @@ def test_a_dry_run_shows_the_batch_as_text_and_writes_nothing(train):
   assert not train.model_dir.exists()
 
 
+def test_examples_that_are_too_long_are_told(train):
+  lengths = '--gin.TASK_FEATURE_LENGTHS={"inputs": 96, "targets": 24}'
+  _, shown, _ = train("--dry_run", lengths)
+  assert re.search(
+    r"^dropped +\d+ of \d+ examples dropped as longer than TASK_FEATURE_LENGT",
+    shown,
+    re.MULTILINE,
+  )
+
+
 def test_rows_of_the_model_that_no_token_uses_are_told(train):
   status, shown, _ = train("--dry_run", "--gin.T5Config.vocab_size=1024")
   assert status == 0

@@ -45,6 +45,93 @@ def test_a_field_may_be_within_another_and_no_string():
   assert rule.read('{"result.count": 4}') == "4"
 
 
+FIELDS = answer_rules.AnswerRule(kind="json", fields=("name", "pay.sum"))
+
+
+@pytest.mark.parametrize(
+  ("text", "correct"),
+  [
+    ('{"name": "ann", "pay": {"sum": 3}}', True),
+    ('so {"pay": {"sum": 3.0, "by": "card"}, "name": " Ann."} and {}', True),
+    ('{"name": "Ann", "pay": {"sum": "3"}}', True),
+    ('{"name": "Ann", "pay": {"sum": 4}}', False),
+    ('{"name": "Bob", "pay": {"sum": 3}}', False),
+    ('{"name": "Ann"} {"pay": {"sum": 3}}', False),
+    ('{"name": "Ann", "pay": {"sum": null}}', False),
+    ('{"name": "Ann", "pay": {"sum": true}}', False),
+  ],
+)
+def test_several_fields_are_right_if_each_of_one_object_is(text, correct):
+  gold = '{"name": "Ann", "pay": {"sum": 3}}'
+  assert FIELDS.grade(text, gold).correct == correct
+  assert FIELDS.grade(text, FIELDS.bare(gold)).correct == correct
+  read = FIELDS.read(text)
+  assert read is None or FIELDS.read(read) == read
+
+
+def test_a_list_is_the_same_bare_and_in_its_field():
+  rule = answer_rules.AnswerRule(kind="json", field="labels")
+  said = 'So {"labels": ["late", "lost"]}'
+  for gold in ('["late", "lost"]', '{"labels": ["late", "lost"]}'):
+    assert rule.bare(gold) == "late, lost"
+    assert rule.grade(said, gold).correct
+  assert rule.bare("[late]") == "[late]"
+
+
+def test_an_object_s_fields_have_no_order():
+  rule = answer_rules.AnswerRule(kind="json", field="place")
+  gold = rule.bare('{"place": {"town": "Ulm", "at": [1, null]}}')
+  same = '{"place": {"at": [1.0, null], "town": "ulm"}}'
+  assert rule.grade(same, gold).correct
+  assert not rule.grade('{"place": {"at": [null, 1]}}', gold).correct
+
+
+@pytest.mark.parametrize(
+  ("text", "gold", "found", "correct"),
+  [
+    ("Das macht 1.234,56 Euro.", "1234,56", "1234,56", True),
+    ("Das macht 1.234 Euro.", "1234", "1234", True),
+    ("Es sind 1,500 kg.", "1,5", "1,500", True),
+    ("Es sind 3,14159.", "3,14159", "3,14159", True),
+    ("Es sind -0,5 Grad.", "-0,50", "-0,5", True),
+    ("Es sind 1,500 kg.", "1500", "1,500", False),
+    ("Es sind viele.", "3", None, False),
+  ],
+)
+def test_a_decimal_comma_is_read_as_germans_write_it(
+  text, gold, found, correct
+):
+  rule = answer_rules.AnswerRule(kind="decimal_comma")
+  verdict = rule.grade(text, gold)
+  assert (verdict.extracted, verdict.correct) == (found, correct)
+  assert rule.read(text) == found
+  if found:  # of samples that vote
+    assert rule.same(found, rule.read(f"Also {found}."))
+  amount = answer_rules.AnswerRule(
+    kind="regex", pattern="(?P<answer>[-\\d,.]*\\d)", compare="decimal_comma"
+  )
+  assert amount.grade(text, gold).correct == correct
+
+
+@pytest.mark.parametrize("kind", ["exact", "contains", "regex"])
+@pytest.mark.parametrize(
+  ("said", "gold", "correct"),
+  [
+    ("HAYIR", "hayır", True),
+    ("İYİ", "iyi", True),
+    ("Iğdır", "ığdır", True),
+    ("kir", "kır", False),
+    ("ISI", "ısı", True),
+  ],
+)
+def test_capitals_of_turkish_are_those_of_its_letters(
+  kind, said, gold, correct
+):
+  rule = answer_rules.AnswerRule(kind=kind, pattern=r"(?P<answer>\w+)")
+  assert rule.grade(said, gold).correct == correct
+  assert rule.grade(gold, said).correct == correct
+
+
 @pytest.mark.parametrize(
   ("text", "gold", "correct"),
   [

@@ -186,6 +186,11 @@ def test_examples_too_long_are_dropped_and_counted(make):
   batches = list(iterator)
   counters = iterator.counters
   assert counters.inputs_too_long and counters.targets_too_long
+  dropped = counters.inputs_too_long + counters.targets_too_long
+  assert iterator.dropped().startswith(
+    f"{dropped:,} of {dropped + counters.examples:,} examples dropped as longer"
+    f" than TASK_FEATURE_LENGTHS ({counters.inputs_too_long:,} by their inputs"
+  )
   # Every target that was kept ends in EOS: none was cut.
   assert counters.examples == sum(
     (batch["decoder_target_tokens"] == 1).sum() for batch in batches

@@ -61,6 +61,16 @@ def test_a_question_is_found_by_words_by_number_and_by_id():
   assert numbers == [0, 1, 1]
 
 
+def test_of_questions_of_the_same_words_a_record_is_of_the_one_it_asks():
+  texts = ["Is A a capital?", "Is a a capital?"]
+  asked = [dataclasses.replace(question(i), question=texts[i]) for i in (0, 1)]
+  index = record_filter.QuestionIndex(
+    record_filter.TrainingQuestions(asked=asked)
+  )
+  assert [index.find(record(question=text)) for text in texts] == [0, 1]
+  assert index.find(record(question="is A a capital")) == 1
+
+
 def test_a_verdict_is_derived_from_the_text_and_never_remembered():
   numbers, dropped = kept(
     record(verdicts={"fixed": False}),

@@ -100,9 +100,9 @@ teacher: {prompt: "Ticket: {question} {question}"}
     ":5: 'trian' is not a key of sets; did you mean train?",
     ":5: sets lacks 'train'",
     ":6: sets.validation is 'gone.jsonl', and gone.jsonl is not a file",
-    ":7: sets.test is a list: expected text",
+    ":7: sets.test is a list: expected the name of a file",
     ":8: answer: regex: '(oops' is not a regular expression",
-    ":9: out_of_distribution.Phone 1: expected a name of small letters",
+    ":9: out_of_distribution.Phone 1: expected a name of a small letter",
     ":10: 'studnet' is not a key of the file; did you mean student?",
     ":11: student.chain_of_thought has {question} 0 times",
     ":11: student.demonstrations is '0': expected a whole number",
@@ -151,7 +151,7 @@ def test_a_rule_that_finds_no_answer_is_told_once_for_each_set(mistakes):
   lines = mistakes(yaml)
   assert lines[0].startswith(
     "train.jsonl:1: the answer is found in none of 24 rows: the answer rule"
-    " finds nothing in 'queue: late', not the answer 'late'"
+    " finds nothing in 'queue: late', which states 'late': make `answer`"
   )
   assert "student.answer" in lines[0]
   assert len(lines) == 5  # the general set has a rule of its own
@@ -169,7 +169,77 @@ def test_a_question_in_two_sets_is_a_leak_whatever_its_spelling(
   assert "train.jsonl:5" in line
 
 
+def test_pictures_make_two_questions_where_both_have_some(mistakes):
+  shown = [{"question": "How is \U0001f600?", "answer": "late"}]
+  other = [{"question": "How is \U0001f622?", "answer": "lost"}]
+  train = [*own_domain.rows("train", 24), *shown]
+  (line,) = mistakes(train=train, test=other, phone=shown)
+  assert line.startswith("phone.jsonl:1: out_of_distribution.phone.validation")
+
+
+def test_a_prompt_with_a_field_that_nothing_fills_in_is_told(mistakes):
+  yaml = own_domain.YAML.replace("Ticket: {question}", "{context} {question}")
+  yaml = yaml.replace("think.", "think, as in \\\\frac{a}{b}.")
+  train = own_domain.rows("train", 24, context="a shop")
+  (line,) = mistakes(yaml, train=train)
+  assert line.startswith(
+    "queues.yaml:9: teacher.prompt has {context}, a field of the rows, and only"
+    " {question} is filled in"
+  )
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("question,answer\na,late\n", "got 'question,answer'"),
+    (json.dumps(own_domain.rows("train", 24), indent=1), "got '['"),
+    (json.dumps(own_domain.rows("train", 24)), "got '[{"),
+  ],
+)
+def test_a_file_that_is_no_json_lines_is_one_mistake(
+  mistakes, tmp_path, monkeypatch, text, words
+):
+  write_rows = own_domain.write_rows
+
+  def with_text(path, rows_):
+    write_rows(path, rows_)
+    if path.name == "train.jsonl":
+      path.write_text(text)
+
+  monkeypatch.setattr(own_domain, "write_rows", with_text)
+  (line,) = mistakes()
+  assert line.startswith("train.jsonl:1: holds no row: expected a JSON object")
+  assert words in line
+
+
+def test_an_answer_of_several_fields_is_an_object(tmp_path):
+  yaml = own_domain.YAML.replace(_RULE, "{json: [name, day]}")
+  yaml = yaml.replace('  answer: "queue: {answer}"\n', "")
+
+  def questions(name, size):
+    return [
+      {
+        "question": f"{name} {i}?",
+        "answer": {"more": 1, "day": None if i else 3, "name": f"Ü{i}"},
+      }
+      for i in range(size)
+    ]
+
+  sets = {name: questions(name, n) for name, n in own_domain.SIZES.items()}
+  (tmp_path / "spiece.model").write_bytes(
+    tiny_vocabulary.train(["name day"] * 9, vocab_size=300, byte_fallback=True)
+  )
+  own = files.load(str(own_domain.write(tmp_path, yaml, **sets)))
+  answer = own.train[0].question.answer
+  assert answer == '{"name": "Ü0", "day": 3}'
+  target = formats.render_target(own.dataset.formats[0], "", answer)
+  assert target == answer
+  assert own.dataset.in_distribution.answer.finds(target, answer)
+  assert "the fields 'name', 'day' of a JSON object" in overview.text(own)
+
+
 def test_signs_make_two_questions_and_punctuation_does_not():
+  assert rows.same_words("What is 3!?") != rows.same_words("What is 3?")
   assert rows.same_words("3 + 4?") != rows.same_words("3 - 4?")
   assert rows.same_words("Ｗｈｏ?") == rows.same_words("who")
   assert rows.same_words("(]") != rows.same_words("[)")
@@ -206,15 +276,44 @@ _RULE = "{regex: 'queue: (?P<answer>[a-z]+)'}"
   [
     ("name: queues", "name: gsm8k", 1, "name is 'gsm8k', as datasets and mix"),
     ("name: queues", "name: mini_gsm", 1, "as datasets and mixtures of ours"),
-    ("name: queues", f"name: {'a' * 99}", 1, "expected at most 60 small lette"),
+    ("name: queues", f"name: {'a' * 99}", 1, "digits and underscores, at most"),
     ("name: queues", "name: yes", 1, "name is 'yes': expected text, in quotes"),
     ("ids: 0", "ids: 99999999", 2, "expected a whole number from 0 to 10,000"),
-    ("test: test.jsonl", "test: ", 3, "sets.test is empty: expected text"),
+    ("test: test.jsonl", "test: ", 3, "sets.test is empty: expected the n"),
     ("test: test.jsonl", "test: .", 3, "sets.test is '.', and . is not a file"),
     ("test: test.jsonl", "test: 'https://h/t'", 3, "a file on this machine"),
     ("sets: {", "sets: {train: a, ", 3, "'train' occurs twice in sets"),
     (_RULE, "[number]", 4, "answer is a list: expected text"),
     (_RULE, "{json: a..b}", 4, "json: 'a..b' names no field"),
+    (_RULE, "{json: [a, a]}", 4, "json: a field is named twice in a, a"),
+    (_RULE, "{json: []}", 4, "answer.json is an empty list"),
+    (_RULE, "{json: [a, [b]]}", 4, "answer.json is a list: expected text"),
+    (_RULE, "{regexp: a}", 4, "'regexp' is not a key of answer; did you mean"),
+    (_RULE, "{regex: [abc]}", 4, "a list: expected text, in quotes if it be"),
+    (_RULE, "Numbers", 4, "'Numbers' is unknown: did you mean number?"),
+    (_RULE, "yes", 4, "answer is 'yes': expected text, in quotes where it"),
+    ("name: queues", "name: 1e3", 1, "'1e3': expected a small letter of a"),
+    ("name: queues", "name: störung", 1, "expected a small letter of a to z"),
+    ("sets: {", "sets: {<<: {train: a}, ", 3, "<<, which is not read"),
+    ("train: train.jsonl", "train: [a, b]", 3, "expected the name of a file"),
+    ("validation: validation.jsonl", "validation: test.jsonl", 3,
+     "sets.test is the file of sets.validation, too: test.jsonl"),
+    ("test: test.jsonl", "test: ./train.jsonl", 3,
+     "sets.test is the file of sets.train, too"),
+    ("test: phone_test.jsonl", "test: test.jsonl", 6,
+     "out_of_distribution.phone.test is the file of sets.test, too"),
+    ("  phone:", "  train:", 6, "the name 'train' has a meaning of its own"),
+    ("  phone:", "  2024:", 6, "2024: expected a name of a small letter of a"),
+    ("  phone: {", "  - {", 6, "out_of_distribution is a list: expected keys"),
+    ("{test: sums.jsonl", "{validation: sums.jsonl", 8, "sums lacks 'test'"),
+    ("number}", "nummer}", 8, "'nummer' is unknown: did you mean number?"),
+    ("{question}\\n\"}", "{ Question }\"}", 9,
+     "has {question} 0 times (it has { Question })"),
+    ("{prompt: \"Ticket: {question}\\n\"}", "{prompt: {question}}", 9,
+     "teacher.prompt is a mapping: expected text, in quotes if it begins"),
+    ("teacher: {prompt: \"Ticket: {question}\\n\"}", "teacher:", 9,
+     "expected keys with values, such as prompt: ...; or leave it out"),
+    ("demonstrations: 2", "demonstrations: '2'", 14, "64, without quotes"),
     (_RULE, "python:os.system", 4, "is of Python's own library"),
     (_RULE, "python:no_such.f", 4, "No module named 'no_such'"),
     (_RULE, "python:mine_ends.f", 4, "cannot be imported (SystemExit: 0)"),
@@ -257,6 +356,14 @@ def test_a_file_of_windows_is_read_as_any_other(tmp_path):
     ('{"question": "x", ', "this row is not JSON"),
     ("[1]", "this row is not a JSON object: got '[1]'; expected one object"),
     ('{"question": "x", "answer": NaN}', "'answer' is nan, which is not a "),
+    ('{"question": "x", "answer": "late", "answer": "lost"}',
+     "the field 'answer' occurs twice"),
+    ('{"question": "\\u200b?", "answer": "late"}', "'question' is empty"),
+    ('{"question": "x", "answer": "late", "rationale": true}',
+     "'rationale' is True: expected a string"),
+    ('{"question": "x", "answer": "late", "id": " "}', "question_id is empty"),
+    ('{"question": "x", "answer": "late", "id": 12345678901234567890}',
+     "question_id is 12345678901234567890: expected at most 18 digits"),
     ('{"question": "x", "answer": 1e999}', "'answer' is inf, which is not a "),
     ('{"question": null, "answer": "late"}', "'question' is null"),
     ('{"question": "x", "answer": "\\ud800"}', "half of a surrogate pair"),
@@ -329,6 +436,17 @@ def test_demonstrations_have_rationales_and_are_in_no_test(mistakes, tmp_path):
     "tr\u200bain parcel 4 is late",
     "\uff34rain parcel 4 is late\u3002",
     "train parcel 4 is late \u2713",
+    "train parcel 4 is late \u2764\ufe0f",
+    "\u00abtrain parcel 4 is late\u00bb",
+    "\u201etrain parcel 4 is late\u201c",
+    "\u300ctrain parcel 4 is late\u300d",
+    "\u00bftrain parcel 4 is late?",
+    "train parcel 4 is late\u061f",
+    "train parcel 4 is late\u0964",
+    "train \u2014 parcel 4 is late",
+    "Q: train parcel 4 is late",
+    "TRAİN PARCEL 4 IS LATE",
+    "traın parcel 4 ıs late",
   ],
 )
 def test_a_leak_is_found_however_it_is_spelt(mistakes, spelling):
@@ -345,7 +463,10 @@ def test_a_leak_is_found_however_it_is_spelt(mistakes, spelling):
   [
     ("", "is empty"),
     ("a: [1", "line 1 is not YAML"),
-    ("a: b: c", "line 1 is not YAML"),
+    ("a: b: c", "line 1 is not YAML: mapping values .*; write a text with a"),
+    ('a: "\\w"', "line 1 is not YAML: .*character 'w'; write .* in single quo"),
+    ("a: {b: c: d}", "line 1 is not YAML: .*; write a text with a colon"),
+    ("a: {question} b", "line 1 is not YAML: .*; write a text that begins"),
     ("# nothing\n", "is empty"),
     ("a: 1\n---\na: 2\n", "line 2 is not YAML: but found another document"),
     ("a: b\n\tc: d", "line 2 is not YAML: .*t' that cannot start any token"),

@@ -49,6 +49,9 @@ def test_a_prediction_is_found(row, prediction):
     ({"doc": {"answer": "#### 7"}}, "#### 7"),
     ({"answer": "7", "doc": {"answer": "#### 8"}}, "7"),
     ({"inputs": {"targets_pretokenized": "7"}}, "7"),
+    ({"answer": {"day": 3, "name": "Ü"}}, '{"day": 3, "name": "Ü"}'),
+    ({"answer": ["a", "b"]}, '["a", "b"]'),
+    ({"answer": True}, "true"),
     ({"target": 10**400}, f"1{'0' * 400}"),
   ],
 )

@@ -75,6 +75,21 @@ def test_a_run_says_its_evaluations_its_saves_and_what_comes_next(tmp_path):
   ]
 
 
+def test_a_run_says_what_it_drops_at_its_start_and_at_its_end(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(
+    tiny_run.Batches, "dropped", lambda self: f"{self.number} dropped"
+  )
+  said = _said(tmp_path, {}, num_steps=3)
+  assert [line for line in said if "dropped" in line] == [
+    "1 dropped",
+    "3 dropped",
+  ]
+  assert said.index("1 dropped") < said.index("compiling the train step")
+  assert _said(tmp_path, {}, num_steps=3) == []
+
+
 def test_a_finished_run_says_nothing_of_steps(tmp_path):
   config = {"num_steps": 2}
   tiny_run.finish(tiny_run.loop_run(tmp_path, config=config))

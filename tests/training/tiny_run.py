@@ -181,6 +181,10 @@ class Batches:
     """All processes make the same batches."""
     return str(self.number)
 
+  def dropped(self):
+    """All examples fit."""
+    return ""
+
   def state(self):
     """Serializes the position."""
     return json.dumps({"next": self.number}).encode()
