@@ -202,7 +202,9 @@ class AnswerRule:
       return bool(_called(self.compare.removeprefix(PYTHON), said, gold))
     if max(len(said), len(gold)) > _MAX_FOLDED:
       return said == gold
-    if self.kind == "json" and said[:1] == gold[:1] and said[:1] in "{[":
+    if self.kind == "json" and all(
+      one.startswith(("{", "[")) for one in (said, gold)
+    ):
       return self._same_value(_loaded(said), _loaded(gold))
     return self._same_text(said, gold)
 

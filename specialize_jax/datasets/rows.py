@@ -191,7 +191,8 @@ def read(
         kind="contradiction",
       )
     found.append(parsed)
-  if no_rows and len(no_rows) == len(numbered):
+  is_one_object = len(numbered) == 1 and numbered[0][1].startswith("{")
+  if no_rows and len(no_rows) == len(numbered) and not is_one_object:
     line, text = numbered[0]
     mistakes.add(
       path,

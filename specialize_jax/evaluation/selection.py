@@ -220,6 +220,6 @@ def _check_evaluated(
     f"those that were: {', '.join(known)}" if known else "none was"
   )
   raise errors.UserError(
-    f"task {task!r} was never evaluated in this run: evaluate it, or name "
-    f"another task; {hint}"
+    f"task {task!r} was never evaluated in this run: evaluate it (`specialize"
+    f" select --evaluate`), or name another task; {hint}"
   )

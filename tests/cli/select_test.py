@@ -65,4 +65,6 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, capsys):
   assert "has no validation accuracy of" in capsys.readouterr().err
   flags = [f"--model_dir={tmp_path}", "--out_of_distribution=navigate"]
   assert main.run("select", flags) == 2
-  assert "was never evaluated" in capsys.readouterr().err
+  error = capsys.readouterr().err
+  assert "was never evaluated" in error
+  assert "`specialize select --evaluate`" in error
