@@ -73,23 +73,11 @@ def same_words(question: str) -> str:
   text = spelling.nfkc(question).casefold()
   text = text.replace("i\u0307", "i").replace("ı", "i")
   if not text.isascii():
-    text = "".join(char for char in text if not _is_unprinted(char))
+    text = _unprinted().sub("", text)
   text = _HYPHEN.sub(" ", _BULLET.sub("", text, count=1)).replace("**", "")
   text = _without_punctuation(text)
   bare = text.strip(_AROUND)
   return bare if any(map(str.isalnum, bare)) else text
-
-
-def _is_unprinted(char: str) -> bool:
-  """Whether a character is not seen, such as a zero-width space."""
-  return unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f"
-
-
-def _is_picture(char: str) -> bool:
-  """Whether a character is a picture, such as a check mark or an emoji."""
-  return (
-    unicodedata.category(char) == "So" or "\U0001f3fb" <= char <= "\U0001f3ff"
-  )
 
 
 def _without_punctuation(text: str) -> str:
@@ -101,12 +89,38 @@ def _without_punctuation(text: str) -> str:
 @functools.cache
 def _punctuation() -> re.Pattern[str]:
   """Returns a pattern of the punctuation of every script."""
-  found = (
-    char
-    for char in map(chr, range(0x20000))
-    if unicodedata.category(char) in ("Po", "Pi", "Pf") and char not in _SIGNS
+  return re.compile(f"[{_ranges('Po', 'Pi', 'Pf', but=_SIGNS)}{_MARKS}]")
+
+
+@functools.cache
+def _unprinted() -> re.Pattern[str]:
+  """Returns a pattern of what is not seen, such as a zero-width space."""
+  return re.compile(f"[{_ranges('Cf')}\ufe00-\ufe0f\U000e0000-\U000e0fff]")
+
+
+@functools.cache
+def _pictures() -> re.Pattern[str]:
+  """Returns a pattern of pictures, such as check marks and emojis."""
+  return re.compile(f"[{_ranges('So')}\U0001f3fb-\U0001f3ff]")
+
+
+def _ranges(*categories: str, but: str = "") -> str:
+  """Returns the characters of Unicode categories, as ranges of an expression.
+
+  Beyond 65,535 characters `re` tries a class one range after another.
+  """
+  found: list[tuple[int, int]] = []
+  for code in range(0x20000):
+    char = chr(code)
+    if unicodedata.category(char) not in categories or char in but:
+      continue
+    if found and found[-1][1] == code - 1:
+      found[-1] = found[-1][0], code
+    else:
+      found.append((code, code))
+  return "".join(
+    f"{re.escape(chr(first))}-{re.escape(chr(last))}" for first, last in found
   )
-  return re.compile(f"[{re.escape(''.join(found))}{_MARKS}]")
 
 
 def read(
@@ -272,7 +286,8 @@ def _parsed(
     if writing.printable(text) != text:
       return f"{name!r} holds half of a surrogate pair, which is not text"
     texts[name] = text
-  if not same_words(texts["question"]):
+  has_letter = any(map(str.isalnum, texts["question"]))
+  if not has_letter and not same_words(texts["question"]):
     return "'question' is empty"
   if "\0" in texts["question"]:
     return "'question' holds a zero byte, which is not text"
@@ -365,8 +380,8 @@ def _words_and_pictures(question: str) -> tuple[str, str]:
   if question.isascii():
     return same_words(question), ""
   text = spelling.nfkc(question)
-  pictures = "".join(filter(_is_picture, text))
-  bare = "".join(char for char in text if not _is_picture(char))
+  pictures = "".join(_pictures().findall(text))
+  bare = _pictures().sub("", text) if pictures else text
   return same_words(bare), pictures
 
 
