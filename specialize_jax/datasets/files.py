@@ -511,7 +511,8 @@ class _Reader:
       return None
     path = _as_written(os.path.normpath(os.path.join(self._folder, given)))
     if not os.path.isfile(path):
-      self._add(node, f"{what} is {given!r}, and {path} is not a file")
+      hint = "; ~ and $ are read as they are" if given[0] in "~$" else ""
+      self._add(node, f"{what} is {given!r}, and {path} is not a file{hint}")
       return None
     return path
 

@@ -294,6 +294,7 @@ _RULE = "{regex: 'queue: (?P<answer>[a-z]+)'}"
     (_RULE, "yes", 4, "answer is 'yes': expected text, in quotes where it"),
     ("name: queues", "name: 1e3", 1, "'1e3': expected a small letter of a"),
     ("name: queues", "name: störung", 1, "expected a small letter of a to z"),
+    ("test: test.jsonl", "test: ~/a", 3, "~/a is not a file; ~ and $ are read"),
     ("sets: {", "sets: {<<: {train: a}, ", 3, "<<, which is not read"),
     ("train: train.jsonl", "train: [a, b]", 3, "expected the name of a file"),
     ("validation: validation.jsonl", "validation: test.jsonl", 3,
