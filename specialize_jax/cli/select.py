@@ -169,7 +169,6 @@ def _select(
 ) -> int:
   import jax
 
-  from specialize_jax.cot import formats
   from specialize_jax.runs import choosing
 
   out_of_distribution = [
@@ -181,16 +180,9 @@ def _select(
     "TEST_MIXTURE_OR_TASK_NAME": "math_all_test_v1",
   }
   if own is not None:
-    shown = formats.ZERO_SHOT_CHAIN_OF_THOUGHT
     if not out_of_distribution:
-      out_of_distribution = [
-        one.task(shown)
-        for one in own.out_of_distribution
-        if "validation" in one.splits
-      ]
-      in_distribution = in_distribution or own.in_distribution.task(shown)
-      # Without any set out of distribution the one in distribution decides.
-      out_of_distribution = out_of_distribution or [in_distribution]
+      out_of_distribution, inside = own.selection_tasks()
+      in_distribution = in_distribution or inside
     defaults = {
       "MIXTURE_OR_TASK_NAME": f"{own.name}_validation",
       "TEST_MIXTURE_OR_TASK_NAME": f"{own.name}_test",

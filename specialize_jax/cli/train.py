@@ -122,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       configured,
       config_text=config_text,
       files={keeping.DATASET: own.content} if own else {},
+      selected_by=own.dataset.selection_tasks()[0] if own else (),
     )
   return 0
 

@@ -115,6 +115,22 @@ class Dataset:
     """All benchmarks, the one in distribution first."""
     return (self.in_distribution, *self.out_of_distribution, *self.general)
 
+  def selection_tasks(self) -> tuple[list[str], str]:
+    """Returns the tasks that checkpoints are selected by.
+
+    Returns:
+      The tasks whose mean decides: those out of distribution with validation
+      questions, or else the one in distribution; and the one in distribution.
+    """
+    shown = formats.ZERO_SHOT_CHAIN_OF_THOUGHT
+    inside = self.in_distribution.task(shown)
+    outside = [
+      one.task(shown)
+      for one in self.out_of_distribution
+      if "validation" in one.splits
+    ]
+    return outside or [inside], inside
+
   @property
   def formats(self) -> tuple[formats.DataFormat, ...]:
     """The four formats with this dataset's wording."""

@@ -349,6 +349,9 @@ def _hints(
 ) -> dict[str, Sequence[str]]:
   """Returns the commands that make what a report of a run may lack."""
   best = run / "best"
+  has_own = (run / "dataset.yaml").exists()
+  own = " --dataset=FILE.yaml" if has_own else ""
+  tests = "" if has_own else " --gin.MIXTURE_OR_TASK_NAME=TEST_SETS"
   commands = []
   for path, place, checkpoint in (
     (before, run / "before", "GENERAL_MODEL"),
@@ -356,19 +359,20 @@ def _hints(
   ):
     if path is None:
       commands.append(
-        f"specialize eval --gin.CHECKPOINT_PATH={checkpoint} "
-        f"--gin.MIXTURE_OR_TASK_NAME=TEST_SETS --gin.EVAL_OUTPUT_DIR={place}"
+        f"specialize eval{own} --gin.CHECKPOINT_PATH={checkpoint}{tests}"
+        ' --gin.TASK_FEATURE_LENGTHS=\'{"inputs": N, "targets": M}\''
+        f" --gin.EVAL_OUTPUT_DIR={place}"
       )
   report = (
-    f"specialize report --run={run} --before={before or run / 'before'} "
+    f"specialize report{own} --run={run} --before={before or run / 'before'} "
     f"--after={after or run / 'after'}"
   )
-  select = f"specialize select --model_dir={run} --evaluate"
+  select = f"specialize select{own} --model_dir={run} --evaluate"
   return {
     "accuracy": [*commands, report] if commands else [],
     "checkpoint": [select],
     "selection": [select],
-    "training": [f"specialize train --gin.MODEL_DIR={run}  # goes on"],
+    "training": [f"specialize train{own} --gin.MODEL_DIR={run}  # resumes it"],
     "alignment": [
       "specialize align --records=RECORDS --vocabulary=SPIECE "
       f"--output=aligned.jsonl --report={run / 'alignment.json'}"

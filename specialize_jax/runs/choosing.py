@@ -70,7 +70,9 @@ def choose(
 
 
 def best_in_words(
-  model_dir: str | os.PathLike[str], best_metrics: Sequence[str] = ()
+  model_dir: str | os.PathLike[str],
+  best_metrics: Sequence[str] = (),
+  out_of_distribution: Sequence[str] = (),
 ) -> str:
   """Describes the best checkpoint of a run, or how to choose one.
 
@@ -78,12 +80,15 @@ def best_in_words(
     model_dir: the run's directory.
     best_metrics: names of evaluation metrics, whose mean is maximized; empty
       for the rule of `choose`.
+    out_of_distribution: the tasks of that rule; empty for the paper's.
   """
-  unknown = (
-    "no checkpoint has held-out accuracies: `specialize select "
-    f"--model_dir={model_dir} --evaluate` measures them and chooses"
-  )
   values = evaluated(model_dir)
+  names = selection.evaluated_tasks(values)
+  unknown = (
+    "no checkpoint was evaluated on the tasks to select by (evaluated: "
+    f"{', '.join(names) or 'none'}): `specialize select --model_dir={model_dir}"
+    " --evaluate` evaluates the checkpoints and selects one"
+  )
   if best_metrics:
     steps = set(steps_of(model_dir))
     means = {
@@ -97,7 +102,7 @@ def best_in_words(
     score = f"the mean of best_metrics is {means[step]:.4g}"
   else:
     try:
-      chosen = choose(values, model_dir)
+      chosen = choose(values, model_dir, out_of_distribution)
     except errors.UserError:  # not evaluated on the tasks to select by
       return unknown
     step = chosen.step

@@ -205,6 +205,7 @@ def train(
   *,
   config_text: str = "",
   files: Mapping[str, bytes] | None = None,
+  selected_by: Sequence[str] = (),
 ) -> state.TrainState:
   """Trains until the experiment's last step, resuming if it was interrupted.
 
@@ -213,6 +214,8 @@ def train(
     config_text: the configuration's text, saved with every checkpoint.
     files: contents by name of files to keep in `model_dir`, such as the dataset
       file; see `keeping`.
+    selected_by: the tasks by whose mean the best checkpoint is named at the
+      end; empty for the paper's.
 
   Returns:
     The last state, which has been saved.
@@ -229,11 +232,14 @@ def train(
     }
   )
   with _held(experiment.model_dir, "MODEL_DIR"):
-    return _train(experiment, config_text, files or {})
+    return _train(experiment, config_text, files or {}, selected_by)
 
 
 def _train(
-  experiment: Experiment, config_text: str, files: Mapping[str, bytes]
+  experiment: Experiment,
+  config_text: str,
+  files: Mapping[str, bytes],
+  selected_by: Sequence[str],
 ) -> state.TrainState:
   model = network.EncoderDecoder(experiment.model)
   placed = experiment.mesh.placement()
@@ -319,7 +325,7 @@ def _train(
     told.finished(
       int(train_state.step),
       choosing.best_in_words(
-        experiment.model_dir, experiment.loop.best_metrics
+        experiment.model_dir, experiment.loop.best_metrics, selected_by
       ),
     )
     return train_state
@@ -341,6 +347,10 @@ def facts(
   evaluations = ", ".join(
     one.mixture_or_task_name for one in experiment.evaluations
   )
+  schedule = experiment.loop
+  never = ""
+  if evaluations and not (schedule.eval_every or schedule.evaluate_first):
+    never = ", but never, since EVAL_EVERY (LoopConfig.eval_every) is None"
   rows = config.vocab_size
   tokens = task_parts.num_tokens(
     example_stream.find_provider(experiment.mixture_or_task_name)
@@ -348,9 +358,9 @@ def facts(
   unused = {}
   if rows - tokens >= tokenizers.ROWS_MULTIPLE:
     unused["vocabulary"] = (
-      f"{tokens:,} tokens, for which T5Config.vocab_size={rows:,} has"
-      f" {rows - tokens:,} rows too many: they are never used, and other"
-      " programs may not take the vocabulary for this model's"
+      f"{tokens:,} tokens, {rows - tokens:,} fewer than T5Config.vocab_size="
+      f"{rows:,}: the other rows are never used, and other programs may refuse"
+      " a vocabulary of another size than the model's"
     )
   return {
     "devices": f"{devices.size} x {first.device_kind} ({first.platform})"
@@ -362,7 +372,7 @@ def facts(
     f"{experiment.batch_size} rows, {lengths['inputs']} + "
     f"{lengths['targets']} tokens each"
     + (", packed" if experiment.pack else ""),
-    "evaluations": evaluations or "none",
+    "evaluations": f"{evaluations or 'none'}{never}",
     "MODEL_DIR": str(experiment.model_dir),
   }
 

@@ -3,6 +3,7 @@
 import json
 
 from specialize_jax.cli import main
+from specialize_jax.runs import choosing
 
 SUFFIX = "_zero_shot_chain_of_thought_v1"
 
@@ -55,6 +56,17 @@ def test_tasks_can_be_named(tmp_path, capsys):
   assert json.loads(capsys.readouterr().out.splitlines()[-1])["step"] == 100
   assert (tmp_path / "choice.json").exists()
   assert not (tmp_path / "selection.json").exists()
+
+
+def test_the_end_of_a_run_names_the_best_by_the_tasks_that_decide(tmp_path):
+  _run_dir(tmp_path, CURVES)
+  named = choosing.best_in_words(tmp_path)
+  assert named.startswith("best checkpoint: step 200, ")
+  own = choosing.best_in_words(tmp_path, (), [f"mini_navigate{SUFFIX}"])
+  assert own.startswith("best checkpoint: step 100, ")
+  _run_dir(tmp_path, CURVES[4:])
+  named = choosing.best_in_words(tmp_path)
+  assert f"(evaluated: mini_navigate{SUFFIX}): `specialize select" in named
 
 
 def test_what_a_user_can_mend_is_one_sentence(tmp_path, capsys):

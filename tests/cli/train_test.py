@@ -143,12 +143,16 @@ def test_examples_that_are_too_long_are_told(train):
   )
 
 
+def test_evaluations_that_are_never_due_are_told(train):
+  _, shown, _ = train("--dry_run", "--gin.EVAL_EVERY=None")
+  assert re.search(r"^evaluations .*, but never, since EVAL_EVERY", shown, re.M)
+
+
 def test_rows_of_the_model_that_no_token_uses_are_told(train):
   status, shown, _ = train("--dry_run", "--gin.T5Config.vocab_size=1024")
   assert status == 0
   (tokens, unused) = re.search(
-    r"^vocabulary +(\d+) tokens, for which T5Config.vocab_size=1,024 has (\d+)"
-    r" rows too many",
+    r"^vocabulary +(\d+) tokens, (\d+) fewer than T5Config.vocab_size=1,024: ",
     shown,
     re.MULTILINE,
   ).groups()

@@ -1,6 +1,7 @@
 """A dataset file: what it says, and everything that can be wrong with it."""
 
 import codecs
+import dataclasses
 import json
 import time
 
@@ -43,6 +44,11 @@ def test_a_file_describes_a_domain(tmp_path):
     "queues_sums",
   ]
   assert dataset.benchmarks[2].answer.kind == "number"
+  inside = "queues_zero_shot_chain_of_thought_v1"
+  outside = "queues_phone_zero_shot_chain_of_thought_v1"
+  assert dataset.selection_tasks() == ([outside], inside)
+  alone = dataclasses.replace(dataset, out_of_distribution=())
+  assert alone.selection_tasks() == ([inside], inside)
   assert dataset.tfds_dir == str(tmp_path / "tfds")
   prompt = formats.render_question("x", dataset.formats[3])
   assert prompt == "ticket: x\nthink."

@@ -67,6 +67,12 @@ def test_a_run_alone_shows_its_curves_and_the_commands_for_the_rest(run):
     f"specialize report --run={run} --before={run}/before --after={run}/after"
   ) in shown
   assert "results.json" not in shown
+  assert "--gin.MIXTURE_OR_TASK_NAME=TEST_SETS" in shown
+  (run / "dataset.yaml").write_text("name: queues")
+  _, shown = _page(run)
+  assert "specialize eval --dataset=FILE.yaml --gin.CHECKPOINT_PATH" in shown
+  assert "specialize report --dataset=FILE.yaml --run=" in shown
+  assert "TEST_SETS" not in shown
 
 
 def test_a_run_that_has_only_begun_names_what_makes_each_part(tmp_path):
