@@ -35,6 +35,10 @@ _DEMONSTRATIONS = 4
 _MAX_DEMONSTRATIONS = 64
 _MAX_EXTRA_IDS = 10_000
 _MAX_NAME = 60  # characters: files and folders are called after it
+_NAME_EXPECTED = (
+  "expected a name that begins with a small letter (a to z) and has small"
+  f" letters, digits and underscores only, at most {_MAX_NAME} in all"
+)
 # Datasets and benchmarks of ours, and what all names of such ones begin with.
 _OURS = re.compile(
   r"(gsm8k|multiarith|asdiv|svamp|math|math_all|math_ood)"
@@ -312,7 +316,7 @@ class _Reader:
       return {}
     if not isinstance(node, yaml.MappingNode):
       example = f", such as {keys[0]}: ..." if keys else ""
-      if _is_empty(node):
+      if _is_empty(node) and not required:
         example += "; or leave it out"
       self._add(
         node, f"{what} is {_shown(node)}: expected keys with values{example}"
@@ -444,7 +448,7 @@ class _Reader:
       hint = ""
       if isinstance(node, yaml.ScalarNode) and node.value:
         hint = f", in quotes where it looks like none: '{node.value[:40]}'"
-      elif isinstance(node, yaml.CollectionNode) and node.flow_style:
+      elif expected == "text" and isinstance(node, yaml.CollectionNode):
         hint = ", in quotes if it begins with { or ["
       self._add(node, f"{what} is {_shown(node)}: expected {expected}{hint}")
       return None
@@ -458,9 +462,8 @@ class _Reader:
     if name and not (_NAME.fullmatch(name) and len(name) <= _MAX_NAME):
       self._add(
         node,
-        f"name is {_short(name)}: expected a small letter of a to z, then"
-        f" such letters, digits and underscores, at most {_MAX_NAME} in all,"
-        " since tasks and folders are called after it",
+        f"name is {_short(name)}: {_NAME_EXPECTED}, since tasks and folders are"
+        " called after it",
       )
     elif _OURS.fullmatch(name):
       self._add(
@@ -543,8 +546,7 @@ class _Reader:
       if not (_NAME.fullmatch(name) and len(name) <= _MAX_NAME):
         self._add(
           value,
-          f"{what}: expected a name of a small letter of a to z, then such"
-          f" letters, digits and underscores, at most {_MAX_NAME} in all",
+          f"{what}: {_NAME_EXPECTED}",
         )
       own_rule = rule
       if isinstance(value, yaml.MappingNode):
@@ -669,12 +671,14 @@ class _Sets:
     before = len(mistakes)
     self._rows = {}
     sets: dict[str, str] = {}  # the name of the set by its file
+    shared = ("train", "demonstrations")
     for member in parts.members:
       for split, one in member.sets.items():
         key = (member.kind, member.name, split)
         name = ".".join(filter(None, key)) if member.kind else f"sets.{split}"
         first = sets.setdefault(os.path.realpath(one.path), name)
-        if first != name and split != "demonstrations":
+        is_shown = split == shared[1] and first.rpartition(".")[2] in shared
+        if first != name and not is_shown:
           mistakes.add(
             parts.file, one.line, f"{name} is the file of {first}, too:"
             f" {one.path}",
