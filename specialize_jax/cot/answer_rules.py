@@ -421,9 +421,10 @@ def _comma_verdict(prediction: str, target: str) -> answers.Verdict:
     >>> _comma_verdict("Das sind 1.234,50 Euro.", "1234,5")
     Verdict(extracted='1234,50', correct=True)
   """
-  verdict = answers.grade(_swapped(prediction), _swapped(target))
-  said = verdict.extracted
-  return dataclasses.replace(verdict, extracted=said and _swapped(said))
+  said, gold = prediction[-_REACH:], target[-_REACH:]
+  verdict = answers.grade(_swapped(said), _swapped(gold))
+  found = verdict.extracted
+  return dataclasses.replace(verdict, extracted=found and _swapped(found))
 
 
 def _swapped(text: str) -> str:

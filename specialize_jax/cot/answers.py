@@ -104,6 +104,7 @@ _LIST_LINE = re.compile(r"[ \t]*(?:[-*\u2022]|\(?\d{1,3}[.)])[ \t]+")
 _BRACKETS = re.compile(r"[()\[\]{}<>]+")
 
 _REACH = 2000  # the number of last characters searched for the last number
+_MAX_READ_TWICE = 100_000  # characters of a text in Turkish
 # In characters: the longest unit of a loop, and the length of the whole loop.
 _MAX_PERIOD, _MIN_LOOP = 100, 40
 _AROUND = "\"'`*$ "
@@ -588,7 +589,11 @@ def grade(
   extract = _EXTRACT[kind]
   extracted = extract(prediction)
   correct = extracted != "" and extracted == extract(target)
-  if not correct and spelling.is_turkish(prediction, target):
+  if (
+    not correct
+    and max(len(prediction), len(target)) <= _MAX_READ_TWICE
+    and spelling.is_turkish(prediction, target)
+  ):
     extracted = extract(spelling.small_turkish_i(prediction))
     gold = extract(spelling.small_turkish_i(target))
     correct = extracted != "" and extracted == gold

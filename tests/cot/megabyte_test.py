@@ -34,6 +34,7 @@ _REPEATED = {
   "thousands": "111,1",
   "groups by blanks": "1 234 ",
   "commas": ",",
+  "Turkish letters": "\u0130\u0131I",
   "decimals": "1.",
   "points": ".",
   "digits of another script": "\u0663",
@@ -190,6 +191,8 @@ def _rules():
       kind="regex", pattern=r"Queue:\s*(?P<answer>\w*)", compare=compare
     )
     yield answer_rules.AnswerRule(kind="json", field="answer", compare=compare)
+  yield answer_rules.AnswerRule(kind="json", fields=("answer", "why"))
+  yield answer_rules.AnswerRule(kind="decimal_comma")
   yield answer_rules.AnswerRule(kind="contains")
 
 
