@@ -57,7 +57,8 @@ class Evaluator:
       mixture_or_task_name: a name registered with seqio.
       model: the network; see `specialize_jax.t5.network`.
       task_feature_lengths: maximum lengths of "inputs" and "targets", in
-        tokens; longer ones are truncated.
+        tokens; longer ones are truncated, and truncated prompts are counted on
+        standard error.
       split: the split of each task. None for "validation" if the mixture's name
         contains it, otherwise "test".
       batch_size: number of examples decoded together; must be a multiple of the
@@ -101,6 +102,13 @@ class Evaluator:
       name: _read_examples(name, dataset)
       for name, dataset in self._seqio.cached_model_datasets.items()
     }
+    self._notices = [
+      f"{task.name}: {number:,} of {len(self._examples[task.name]):,} prompts"
+      " are truncated, since they are longer than task_feature_lengths"
+      f'["inputs"]={task_feature_lengths["inputs"]:,}'
+      for task in tasks
+      if (number := self._num_truncated(task, task_feature_lengths["inputs"]))
+    ]
 
   def __call__(
     self, params: network.Params, step: int, *, checkpoint: str | None = None
@@ -134,6 +142,8 @@ class Evaluator:
       title=f"evaluating step {step}",
       speaks=jax.process_index() == 0,
     ) as bar:
+      while self._notices:  # once, not with every checkpoint
+        bar.say(self._notices.pop(0))
 
       def predict(
         dataset: tf.data.Dataset,
@@ -155,6 +165,21 @@ class Evaluator:
     for name, value in values.items():
       logging.info("step %d: %s %.3f", step, name, value)
     return values
+
+  def _num_truncated(self, task: seqio.Task, limit: int) -> int:
+    """Returns the number of a task's prompts of more than `limit` tokens."""
+    full = [len(tokens) >= limit for tokens in self._examples[task.name]]
+    if not any(full):
+      return 0
+    feature = task.output_features["inputs"]
+    rows = tfds.as_numpy(self._seqio.cached_task_datasets[task.name])
+    number = 0
+    for row, is_full in zip(rows, full, strict=True):
+      if is_full and "inputs_pretokenized" in row:
+        text = metrics.as_text(row["inputs_pretokenized"])
+        length = len(feature.vocabulary.encode(text)) + feature.add_eos
+        number += length > limit
+    return number
 
   def _name_of(self, dataset: tf.data.Dataset) -> str:
     """Returns the task of a cached dataset that seqio passes to `predict`."""

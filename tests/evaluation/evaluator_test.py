@@ -179,6 +179,26 @@ def test_outputs_that_end_early_and_late_are_graded_together(
   assert [row["prediction"] for row in rows] == said
 
 
+def test_prompts_that_are_truncated_are_counted_once(
+  registry, model, params, capsys
+):
+  _add_task("evaluator_long", "1234567")
+  lengths = [len(VOCABULARY.encode(question)) + 1 for question in QUESTIONS]
+  limit = sorted(lengths)[3]
+  number = sum(length > limit for length in lengths)
+  assert 0 < number < 7
+  evaluate = _make(
+    "evaluator_long", model, task_feature_lengths={**LENGTHS, "inputs": limit}
+  )
+  evaluate(params, 1)
+  told = f"evaluator_long: {number} of 7 prompts are truncated, since they are"
+  assert told in capsys.readouterr().err
+  evaluate(params, 2)
+  assert "truncated" not in capsys.readouterr().err
+  _make("evaluator_long", model)(params, 1)
+  assert "truncated" not in capsys.readouterr().err
+
+
 def test_num_examples_takes_the_first_ones(registry, model, params):
   _add_task("some", ["1"] * 7)
   assert _make("some", model, num_examples=2)(params, 0)["some/n"] == 2
