@@ -34,6 +34,7 @@ _REQUIRES = [
   "regex>=2024.11",  # a dataset's pattern ends after a time
   "rich>=13.9",
   "safetensors>=0.5",
+  "scipy>=1.14",
   "sentencepiece>=0.2.3",  # encode(..., return_type="proto")
   "tenacity>=9.0",
   "tensorstore>=0.1.75",
@@ -63,7 +64,6 @@ _TEST = [
   "pytest>=8.3",
   "pytest-xdist>=3.6",
   "ruff>=0.12",
-  "scipy>=1.14",
   # The parity oracle; its CPU build is enough. On newer Pythons the package
   # index has its CUDA build only, which crashes in a process with TensorFlow:
   # there the parity tests are skipped.
@@ -104,7 +104,6 @@ setuptools.setup(
     # What bench/ measures ours beside, and with.
     "bench": [
       "ctranslate2>=4.8",
-      "scipy>=1.14",
       "spacy-alignments>=0.9",
       "tiktoken>=0.9",
       "torch==2.13.0",

@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seqio
 import teacher_distance
-from scipy import stats
 
 from specialize_jax import align
 from specialize_jax.align import student
@@ -205,8 +204,8 @@ def summarize(
   return {
     name: {
       mode: {
-        "mean": student_interval([one[mode][name] for one in measured]),
-        "difference": student_interval(
+        "mean": intervals.student_t([one[mode][name] for one in measured]),
+        "difference": intervals.student_t(
           [one[mode][name] - one[baseline][name] for one in measured]
         ),
       }
@@ -227,23 +226,6 @@ def _measures(found: Mapping) -> dict[str, float]:
     **{f"accuracy {name}": value for name, value in accuracy.items()},
     "accuracy, mean": float(np.mean(list(accuracy.values()))),
   }
-
-
-def student_interval(values: Sequence[float]) -> intervals.Interval:
-  """Computes the mean and its 95 % Student's t interval.
-
-  mean -+ t sqrt(variance / n), with t the quantile for n - 1 degrees of
-  freedom.
-
-  Raises:
-    ValueError: there are fewer than two values.
-  """
-  if len(values) < 2:
-    raise ValueError(f"{len(values)} values have no variance; expected 2.")
-  mean = float(np.mean(values))
-  quantile = stats.t.ppf(0.975, len(values) - 1)
-  half = float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)
-  return intervals.Interval(mean, mean - half, mean + half)
 
 
 def main(argv):

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,6 +265,30 @@ def bootstrap_over_seeds(
   tail = (1.0 - confidence) / 2.0
   low, high = np.quantile(resampled, [tail, 1.0 - tail])
   return Interval(float(np.mean(means)), float(low), float(high))
+
+
+def student_t(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+  """Computes the mean of some values and its Student's t interval.
+
+  mean -+ t sqrt(variance / n), with t the quantile for n - 1 degrees of
+  freedom.
+
+  Example: [-1.48, 3.48] for 0, 1 and 2.
+
+  Args:
+    values: independent values, such as one for each seed.
+    confidence: coverage of the interval, between 0 and 1.
+
+  Raises:
+    ValueError: there are fewer than two values.
+  """
+  _normal_quantile(confidence)
+  if len(values) < 2:
+    raise ValueError(f"{len(values)} values have no variance; expected 2.")
+  mean = float(np.mean(values))
+  quantile = special.stdtrit(len(values) - 1, (1 + confidence) / 2)
+  half = float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))
+  return Interval(mean, mean - half, mean + half)
 
 
 def _resampled_means(

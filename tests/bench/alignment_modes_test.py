@@ -36,8 +36,3 @@ def test_differences_are_taken_within_a_seed(alignment_modes):
   assert apart.high == pytest.approx(-1 + 4.3027 * 0.1 / math.sqrt(3), abs=1e-4)
   assert summary["accuracy t"]["y"]["difference"].low == pytest.approx(0.1)
   assert summary["divergence, mean"]["x"]["difference"].high == 0.0
-
-
-def test_one_value_has_no_interval(alignment_modes):
-  with pytest.raises(ValueError, match="1 values have no variance"):
-    alignment_modes.student_interval([1.0])

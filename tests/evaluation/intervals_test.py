@@ -10,6 +10,16 @@ from hypothesis import strategies as st
 from specialize_jax.evaluation import intervals
 
 
+def test_students_interval_is_the_tables():
+  # t for 2 degrees of freedom is 4.303; the deviation of 0, 1, 2 is 1.
+  interval = intervals.student_t([0.0, 1.0, 2.0])
+  assert interval.estimate == 1.0
+  assert interval.high == pytest.approx(1 + 4.3027 / math.sqrt(3), abs=1e-4)
+  assert interval.low == pytest.approx(1 - 4.3027 / math.sqrt(3), abs=1e-4)
+  with pytest.raises(ValueError, match="1 values have no variance"):
+    intervals.student_t([1.0])
+
+
 def test_wilson_equals_the_numbers_of_the_docstring():
   interval = intervals.wilson(8, 10)
   assert interval.estimate == 0.8
