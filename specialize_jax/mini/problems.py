@@ -37,7 +37,7 @@ class Step:
     operation: One of `arithmetic.OPERATIONS`.
     left: A number of the question, or the result of an earlier step.
     right: The same.
-    role: The meaning of the result, a key of `grammar.LEADS`: the holder's
+    role: The meaning of the result, a key of `styles.Style.leads`: the holder's
       `own` amount, an intermediate `part`, the amount of the `other` person,
       what they have `together`, or a `plain` number.
     name: The holder's name.

@@ -19,7 +19,7 @@ import random
 from collections.abc import Sequence
 
 from specialize_jax.align import student
-from specialize_jax.mini import grammar, problems, teacher
+from specialize_jax.mini import grammar, problems, styles, teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ class StudentTeacher:
     *,
     end_id: int,
     mistake_rate: float,
+    style: styles.Style = styles.CERTAIN,
   ) -> None:
     """Creates the teacher for a student.
 
@@ -63,9 +64,11 @@ class StudentTeacher:
       tokenizer: The student's tokenizer.
       end_id: The student's end of sequence.
       mistake_rate: The teacher's mistake rate.
+      style: How the teacher writes.
     """
     self._arcs = _Arcs(tokenizer, end_id)
     self._mistake_rate = mistake_rate
+    self._style = style
 
   def draw(
     self, problem: problems.Problem, rng: random.Random, num_solutions: int
@@ -113,7 +116,9 @@ class StudentTeacher:
     return _scored(ids, states)
 
   def _automaton(self, problem: problems.Problem) -> teacher.TokenAutomaton:
-    solutions = grammar.Grammar(problem, mistake_rate=self._mistake_rate)
+    solutions = grammar.Grammar(
+      problem, mistake_rate=self._mistake_rate, style=self._style
+    )
     return teacher.TokenAutomaton(solutions, self._arcs)
 
 

@@ -22,10 +22,8 @@ from typing import Protocol
 import numpy as np
 
 from specialize_jax.cot import answers
-from specialize_jax.mini import grammar, problems, vocabulary
+from specialize_jax.mini import grammar, problems, styles, vocabulary
 from specialize_jax.records import schema
-
-MODEL_NAME = "mini-teacher"
 
 # A position within an arc: its target node and its remaining tokens.
 _Place = tuple[grammar.Node, tuple[int, ...]]
@@ -54,16 +52,19 @@ class State:
     frontier: Positions and their weights, which sum to one.
     tokens: The possible next tokens, likeliest first.
     probs: Their probabilities, which sum to one.
-    states: The state after each token.
+    reached: The positions after each token, and their weights.
+    states: The state after each token, once it is asked for: of two dozen
+      tokens that may follow, a sample takes one.
   """
 
-  __slots__ = ("frontier", "probs", "states", "tokens")
+  __slots__ = ("frontier", "probs", "reached", "states", "tokens")
 
   def __init__(self, frontier: _Frontier) -> None:
     self.frontier = frontier
     self.tokens: tuple[int, ...] = ()
     self.probs: tuple[float, ...] = ()
-    self.states: tuple[State, ...] = ()
+    self.reached: tuple[dict[_Place, float], ...] = ()
+    self.states: list[State | None] = []
 
 
 class TokenAutomaton:
@@ -78,6 +79,8 @@ class TokenAutomaton:
     self._tokenizer = tokenizer
     # Equal frontiers share a state, so that samples share computation.
     self._states: dict[_Frontier, State] = {}
+    # Many frontiers have a node in common.
+    self._leaving: dict[grammar.Node, list[tuple[int, _Place, float]]] = {}
     self.start = self.expand(
       State(
         tuple(
@@ -88,6 +91,11 @@ class TokenAutomaton:
 
   def after(self, state: State, choice: int) -> State:
     """Returns the state after token number `choice` of a state."""
+    if state.states[choice] is None:
+      reached = state.reached[choice]
+      mass = math.fsum(reached.values())
+      frontier = tuple((place, w / mass) for place, w in reached.items())
+      state.states[choice] = self._states.setdefault(frontier, State(frontier))
     return self.expand(state.states[choice])
 
   def expand(self, state: State) -> State:
@@ -100,14 +108,13 @@ class TokenAutomaton:
         reached = masses.setdefault(token, {})
         reached[place] = reached.get(place, 0.0) + weight * probability
     total = math.fsum(w for to in masses.values() for w in to.values())
-    moves = []
-    for token, reached in masses.items():
-      mass = math.fsum(reached.values())
-      frontier = tuple((place, w / mass) for place, w in reached.items())
-      target = self._states.setdefault(frontier, State(frontier))
-      moves.append((token, mass / total, target))
+    moves = [
+      (token, math.fsum(reached.values()) / total, reached)
+      for token, reached in masses.items()
+    ]
     moves.sort(key=lambda move: (-move[1], move[0]))
-    state.tokens, state.probs, state.states = zip(*moves, strict=True)
+    state.tokens, state.probs, state.reached = zip(*moves, strict=True)
+    state.states = [None] * len(moves)
     return state
 
   def _transitions(
@@ -116,6 +123,13 @@ class TokenAutomaton:
     """Returns the next tokens of a position, with targets and probabilities."""
     if rest:
       return [(rest[0], (node, rest[1:]), 1.0)]
+    if node not in self._leaving:
+      self._leaving[node] = self._arcs_leaving(node)
+    return self._leaving[node]
+
+  def _arcs_leaving(
+    self, node: grammar.Node
+  ) -> list[tuple[int, _Place, float]]:
     arcs = self._solutions.arcs(node)
     if not arcs:
       return [(self._tokenizer.end_id, (node, ()), 1.0)]
@@ -132,6 +146,7 @@ class MiniTeacher:
   Attributes:
     tokenizer: The teacher's tokenizer.
     mistake_rate: The probability that a step's result is a near miss.
+    style: How the teacher writes.
   """
 
   def __init__(
@@ -139,6 +154,7 @@ class MiniTeacher:
     tokenizer: vocabulary.TeacherTokenizer,
     *,
     mistake_rate: float = 0.03,
+    style: styles.Style = styles.CERTAIN,
   ) -> None:
     if not 0.0 <= mistake_rate < 1.0:
       raise ValueError(
@@ -146,6 +162,7 @@ class MiniTeacher:
       )
     self.tokenizer = tokenizer
     self.mistake_rate = mistake_rate
+    self.style = style
 
   def next_token_distribution(
     self, problem: problems.Problem, prefix_tokens: Sequence[int]
@@ -203,7 +220,7 @@ class MiniTeacher:
       raise ValueError(f"temperature={temperature} is negative")
     sampler = _Sampler(self._automaton(problem), self.tokenizer, temperature)
     request = {
-      "model": MODEL_NAME,
+      "model": self.style.model_name,
       "temperature": temperature,
       "logprobs": schema.NUM_CANDIDATES,
       "mistake_rate": self.mistake_rate,
@@ -231,12 +248,25 @@ class MiniTeacher:
     return tuple(records)
 
   def _automaton(self, problem: problems.Problem) -> TokenAutomaton:
-    solutions = grammar.Grammar(problem, mistake_rate=self.mistake_rate)
+    solutions = grammar.Grammar(
+      problem, mistake_rate=self.mistake_rate, style=self.style
+    )
     return TokenAutomaton(solutions, self.tokenizer)
 
 
-# Cumulative tempered probabilities of a state's tokens, and the tokens' steps.
-_Choice = tuple[list[float], list[schema.TeacherStep]]
+class _Choice:
+  """The tokens of a state to sample from.
+
+  Attributes:
+    cumulative: Cumulative tempered probabilities.
+    steps: The step of each token, once it was taken.
+  """
+
+  __slots__ = ("cumulative", "steps")
+
+  def __init__(self, odds: Sequence[float]) -> None:
+    self.cumulative = list(itertools.accumulate(odds))
+    self.steps: list[schema.TeacherStep | None] = [None] * len(odds)
 
 
 class _Sampler:
@@ -259,23 +289,19 @@ class _Sampler:
     state = self._automaton.start
     while True:
       if state not in self._choices:
-        self._choices[state] = self._choice(state)
-      cumulative, taken = self._choices[state]
+        self._choices[state] = _Choice(tempered(state.probs, self._temperature))
+      choice = self._choices[state]
+      last = len(choice.steps) - 1
       # Random numbers are only drawn where there is a choice.
       chosen = 0
-      if len(taken) > 1:
-        chosen = bisect.bisect_right(
-          cumulative, rng.random(), hi=len(taken) - 1
-        )
+      if last:
+        chosen = bisect.bisect_right(choice.cumulative, rng.random(), hi=last)
       if state.tokens[chosen] == self._tokenizer.end_id:
         return tuple(steps)
-      steps.append(taken[chosen])
+      if choice.steps[chosen] is None:
+        choice.steps[chosen] = self._step(state, chosen)
+      steps.append(choice.steps[chosen])
       state = self._automaton.after(state, chosen)
-
-  def _choice(self, state: State) -> _Choice:
-    odds = tempered(state.probs, self._temperature)
-    steps = [self._step(state, chosen) for chosen in range(len(state.tokens))]
-    return list(itertools.accumulate(odds)), steps
 
   def _step(self, state: State, chosen: int) -> schema.TeacherStep:
     shown = list(range(min(schema.NUM_CANDIDATES, len(state.tokens))))

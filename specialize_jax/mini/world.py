@@ -37,6 +37,7 @@ from specialize_jax.mini import (
   problems,
   splits,
   stories,
+  styles,
   teacher,
   vocabulary,
 )
@@ -48,6 +49,9 @@ DIRECTORY = "mini"
 _MANIFEST = "world.json"
 _LEAD_REPEATS = 3
 _VERSION = 3  # of the files; a world of another version is rebuilt
+# The default of a field that is newer than this version: a world that was built
+# before the field existed is the world of its default.
+_NEW_DEFAULTS = {"style": "certain"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,7 @@ class WorldConfig:
       validation problem of `mini_gsm`; 0 to write no records.
     temperature: The teacher's sampling temperature.
     mistake_rate: The probability that a step's result is wrong.
+    style: How the teacher writes, by name: one of `styles.STYLES`.
     student_vocab_size: Maximum number of the student's pieces, without
       sentinels.
     teacher_vocab_size: Number of the teacher's tokens; so few that nouns and
@@ -87,8 +92,13 @@ class WorldConfig:
   samples_per_question: int = 2
   temperature: float = 0.7
   mistake_rate: float = 0.03
+  style: str = "certain"
   student_vocab_size: int = 512
   teacher_vocab_size: int = 405
+
+  def __post_init__(self) -> None:
+    """Checks the name of the style."""
+    styles.find(self.style)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,6 +178,21 @@ def draw_world(seed: int, config: WorldConfig) -> World:
   return World(maths=maths, general=general, weak_maths=weak_maths)
 
 
+def sample_teacher(
+  seed: int, config: WorldConfig
+) -> Iterator[schema.TeacherRecord]:
+  """Yields the teacher's records of a world without writing it.
+
+  Raises:
+    UserError: A family has too few distinct problems.
+  """
+  world = draw_world(seed, config)
+  tokenizer = _teacher_tokenizer(
+    world, _random_solutions(world, seed, config), config
+  )
+  yield from _sample_records(world, tokenizer, seed, config)
+
+
 def _write_early_lessons(
   place: pathlib.Path, world: World
 ) -> list[lessons.Row]:
@@ -187,7 +212,11 @@ def _write_early_lessons(
 
 
 def _manifest(seed: int, config: WorldConfig) -> dict[str, object]:
-  written = dataclasses.asdict(config)
+  written = {
+    name: value
+    for name, value in dataclasses.asdict(config).items()
+    if name not in _NEW_DEFAULTS or value != _NEW_DEFAULTS[name]
+  }
   written["step_weights"] = list(config.step_weights)
   return {"version": _VERSION, "seed": seed, "config": written}
 
@@ -233,16 +262,14 @@ def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
     _write_rows(place / "text" / "train.jsonl", questions)
     bar.advance(detail="problems")
 
-    solutions = _random_solutions(world, seed)
+    solutions = _random_solutions(world, seed, config)
     student = vocabulary.train_student(
       _student_texts([*train_rows, *early_rows], solutions),
       vocab_size=config.student_vocab_size,
     )
     (place / "student.model").write_bytes(student)
     bar.advance(detail="tokenizers")
-    tokenizer = vocabulary.train_teacher(
-      _teacher_texts(world, solutions), vocab_size=config.teacher_vocab_size
-    )
+    tokenizer = _teacher_tokenizer(world, solutions, config)
     _write_text(place / "teacher_tokenizer.json", tokenizer)
     bar.advance(detail="tokenizers")
 
@@ -283,23 +310,35 @@ def _student_texts(
   return texts
 
 
-def _teacher_texts(world: World, solutions: Sequence[str]) -> list[str]:
-  """Returns the teacher's texts, with the beginnings of sentences repeated.
+def _teacher_tokenizer(
+  world: World, solutions: Sequence[str], config: WorldConfig
+) -> str:
+  """Trains the teacher's tokenizer, with beginnings of sentences repeated.
 
   In a large vocabulary the first words of sentences are single tokens. The
   repetition makes them so in this small one, while large numbers and nouns
   remain rare and are split.
   """
+  style = styles.find(config.style)
   train = world.maths[stories.FAMILY]["train"]
-  leads = [lead for problem in train for lead in grammar.leads_of(problem)]
-  return [*solutions, *(leads * _LEAD_REPEATS)]
+  leads = [
+    lead for problem in train for lead in grammar.leads_of(problem, style)
+  ]
+  return vocabulary.train_teacher(
+    [*solutions, *(leads * _LEAD_REPEATS)], vocab_size=config.teacher_vocab_size
+  )
 
 
-def _random_solutions(world: World, seed: int) -> list[str]:
+def _random_solutions(
+  world: World, seed: int, config: WorldConfig
+) -> list[str]:
   """Samples a solution of each training problem, with some wrong numbers."""
   rng = random.Random(f"{seed}/tokenizers")
+  style = styles.find(config.style)
   return [
-    grammar.random_solution(grammar.Grammar(problem, mistake_rate=0.1), rng)
+    grammar.random_solution(
+      grammar.Grammar(problem, mistake_rate=0.1, style=style), rng
+    )
     for problem in world.maths[stories.FAMILY]["train"]
   ]
 
@@ -311,6 +350,7 @@ def _sample_records(
   mini_teacher = teacher.MiniTeacher(
     vocabulary.TeacherTokenizer.from_json(tokenizer),
     mistake_rate=config.mistake_rate,
+    style=styles.find(config.style),
   )
   family = world.maths[stories.FAMILY]
   for problem in (*family["train"], *family["validation"]):

@@ -217,6 +217,39 @@ def test_a_built_world_is_kept_and_another_is_refused(directory):
     world.build(directory, seed=0, config=world.WorldConfig())
 
 
+def test_a_worlds_style_is_written_down_unless_it_is_the_first_one(
+  directory, tmp_path
+):
+  """So that worlds which were built before there were styles are kept."""
+  manifest = json.loads((directory / "mini" / "world.json").read_text())
+  assert "style" not in manifest["config"]
+  small = {**vars(CONFIG), "samples_per_question": 1, "temperature": 0.5}
+  calibrated = world.WorldConfig(**{**small, "style": "calibrated"})
+  world.build(tmp_path, seed=0, config=calibrated)
+  manifest = json.loads((tmp_path / "mini" / "world.json").read_text())
+  assert manifest["config"]["style"] == "calibrated"
+  with pytest.raises(errors.UserError, match="differs in config"):
+    world.build(tmp_path, seed=0, config=world.WorldConfig(**small))
+  # The two worlds ask the same questions, and answer them in other words.
+  assert rows_of(tmp_path, "mini_gsm", "test") == rows_of(
+    directory, "mini_gsm", "test"
+  )
+  models = {
+    record.request["model"]
+    for record in store.read_records(tmp_path / "mini" / "records")
+  }
+  assert models == {"mini-teacher-calibrated"}
+  student = sentencepiece.SentencePieceProcessor(
+    model_file=str(tmp_path / "mini" / "student.model")
+  )
+  assert student.get_piece_size() <= 368  # of the demo's student, 16 reserved
+
+
+def test_a_style_that_does_not_exist_is_refused():
+  with pytest.raises(errors.UserError, match="style='sure' is not one of"):
+    world.WorldConfig(style="sure")
+
+
 def test_a_failed_build_leaves_nothing(tmp_path):
   greedy = world.WorldConfig(**{**vars(CONFIG), "general_test_size": 20_000})
   with pytest.raises(errors.UserError, match=r"20000 test problems of mini_"):
