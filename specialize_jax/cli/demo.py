@@ -23,6 +23,16 @@ _EXAMPLE = """example:
 An interrupted demo is resumed when it is started again in its directory.
 """
 
+# What can be compared by name: in words, and the file that makes it so.
+_COMPARISONS = {
+  "sample_matching": (
+    "matching the teacher's samples, not its distribution",
+    "losses/sample_matching.gin",
+  ),
+  "zero_shot": ("zero-shot formats alone", "runs/compare_zero_shot.gin"),
+  "in_context": ("in-context formats alone", "runs/compare_in_context.gin"),
+}
+
 _OUTPUT = paths.OUTPUT_DIRECTORY.local(
   "its steps go on from files that grow, which no object in a bucket does"
 )
@@ -62,6 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
       metavar="FILE",
       help=f"of {what}, as `specialize train` takes it",
     )
+  parser.add_argument(
+    "--compare",
+    metavar="WHAT",
+    help="also specialize the same general model in another way, and compare: "
+    f"{', '.join(_COMPARISONS)}, or a gin file that is read after "
+    "--specialize_gin_file",
+  )
   demo_study.add_flags(parser)
   logs.add_flags(parser)
   return parser
@@ -84,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     gin_files.check_files(
       [getattr(flags, name)], flags.gin_search_paths, f"--{name}"
     )
+  if flags.compare is not None:
+    _check_comparison(flags)
   from specialize_jax.files import locks
 
   with locks.directory(flags.output_dir, "--output_dir"):
@@ -96,7 +115,7 @@ def _demo(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   registered_tasks.register(None, None)
   devices.start(flags)
 
-  from specialize_jax.reports import page, results, tables
+  from specialize_jax.reports import comparison_view, page, results, tables
   from specialize_jax.study import demo
 
   output_dir = pathlib.Path(flags.output_dir)
@@ -107,17 +126,59 @@ def _demo(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
     output_dir,
     f"INITIAL_CHECKPOINT_PATH = {str(output_dir / 'pretrain')!r}",
   )
+  compared = {}
+  if flags.compare is not None:
+    compared = _comparison(flags, output_dir)
   with gin_files.loaded(flags, bindings):
     whole_way = gin_files.configured(demo.Demo)(
-      pretraining=pretraining, specialization=specialization
+      pretraining=pretraining, specialization=specialization, **compared
     )
   demo.run(whole_way, output_dir, seed=flags.seed)
 
   report = output_dir / "report.html"
   page.build(output_dir, report)
-  print(tables.terminal(results.load(output_dir)))
+  written = results.load(output_dir)
+  print(tables.terminal(written))
+  if flags.compare is not None:
+    print(comparison_view.terminal(written.comparison))
   print(f"\nreport: {report}")
   return 0
+
+
+def _check_comparison(flags: argparse.Namespace) -> None:
+  """Raises UserError if --compare is not possible."""
+  if flags.study:
+    raise errors.UserError(
+      f"--compare={flags.compare}: --study makes its own comparisons; leave"
+      " one of the two out"
+    )
+  if flags.compare in _COMPARISONS:
+    return
+  if not flags.compare.endswith(".gin"):
+    raise errors.UserError(
+      f"--compare={flags.compare!r}: expected one of"
+      f" {', '.join(_COMPARISONS)}, or a gin file (NAME.gin)"
+    )
+  gin_files.check_files([flags.compare], flags.gin_search_paths, "--compare")
+
+
+def _comparison(
+  flags: argparse.Namespace, output_dir: pathlib.Path
+) -> dict[str, object]:
+  """Configures the other specialization, in a directory of its own."""
+  words, file = _COMPARISONS.get(
+    flags.compare, (f"what {flags.compare} says", flags.compare)
+  )
+  name = f"compare_{pathlib.PurePath(flags.compare).stem}"
+  run = _experiment(
+    flags,
+    "specialize",
+    output_dir,
+    f"INITIAL_CHECKPOINT_PATH = {str(output_dir / 'pretrain')!r}",
+    name=name,
+    more_files=[file],
+  )
+  return {"comparison": run, "comparison_name": words}
 
 
 def _experiment(
@@ -125,12 +186,24 @@ def _experiment(
   run: str,
   output_dir: pathlib.Path,
   *bindings: str,
+  name: str | None = None,
+  more_files: Sequence[str] = (),
 ) -> object:
-  """Configures "pretrain" or "specialize", a subdirectory of the output."""
+  """Configures "pretrain" or "specialize".
+
+  Args:
+    flags: the command's.
+    run: "pretrain" or "specialize".
+    output_dir: the parent of the run's directory.
+    *bindings: of gin, after the files.
+    name: of the run's directory; None for that of the run.
+    more_files: gin files that are read after the run's own.
+  """
   from specialize_jax.runs import experiment
 
-  gin_file = getattr(flags, f"{run}_gin_file")
-  run_flags = argparse.Namespace(**{**vars(flags), "gin_file": [gin_file]})
+  files = [getattr(flags, f"{run}_gin_file"), *more_files]
+  run_flags = argparse.Namespace(**{**vars(flags), "gin_file": files})
+  run = name or run
   model_dir = str(output_dir / run)
   placed = [f"MODEL_DIR = {model_dir!r}", f"SEED = {flags.seed}"]
   with gin_files.loaded(run_flags, [*placed, *bindings]):

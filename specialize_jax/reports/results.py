@@ -19,6 +19,9 @@ and cannot be read is an error, because a partial report would mislead.
   selection.json                the selected step; see evaluation.selection
   alignment.json                the coverage report of `specialize align`
   alignment_example.json        one sample, aligned
+  comparison.json               another specialization; see study.demo
+  certainty.json                how certain the teacher is; see
+                                teacher.certainty
   study.json                    several seeds and arms; see findings_text
   decoding.json                 ways of decoding a task; see
                                 study.decoding_comparison
@@ -64,6 +67,8 @@ class Results:
     alignment: coverage reports by name, usually of one alignment mode.
     alignment_example: `alignment_example.json`, or None.
     decoding: `decoding.json`, or None.
+    comparison: `comparison.json`, or None.
+    certainty: `certainty.json`, or None.
     study: `study.json`, or None.
     predictions: `{"before" | "after": {task: rows}}`.
     other: tasks of no known role.
@@ -88,6 +93,8 @@ class Results:
   alignment: Mapping[str, Json]
   alignment_example: Json | None
   decoding: Json | None
+  comparison: Json | None
+  certainty: Json | None
   study: Json | None
   predictions: Mapping[str, Mapping[str, Sequence[Json]]]
   other: Sequence[str] = ()
@@ -142,6 +149,8 @@ def load(directory: str | os.PathLike[str]) -> Results:
     alignment=_read_alignment(directory / "alignment.json"),
     alignment_example=_read_json(directory / "alignment_example.json"),
     decoding=_read_json(directory / "decoding.json"),
+    comparison=_read_json(directory / "comparison.json"),
+    certainty=_read_json(directory / "certainty.json"),
     study=_read_json(directory / "study.json"),
     predictions={
       when: _read_predictions(directory / kept[when], tasks)
@@ -246,6 +255,8 @@ def load_run(
     alignment=_read_alignment(run / "alignment.json"),
     alignment_example=_read_json(run / "alignment_example.json"),
     decoding=_read_json(run / "decoding.json"),
+    comparison=None,
+    certainty=None,
     study=None,
     predictions=predicted,
     changes=_changes({run.name: run}),

@@ -9,6 +9,8 @@ from specialize_jax.evaluation import intervals
 from specialize_jax.reports import (
   alignment_view,
   blocks,
+  certainty_view,
+  comparison_view,
   decoding_view,
   format_curves,
   plots,
@@ -27,12 +29,14 @@ def build(results: results_lib.Results) -> list[blocks.Section]:
   made = (
     ("run", "The run", _run(results)),
     ("accuracy", "Accuracy before and after", _accuracy(results, table)),
+    ("comparison", "Beside another specialization", _comparison(results)),
     ("price", "The price in general ability", _price(results, table)),
     ("training", "Training", _training(results)),
     ("checkpoint", "Which checkpoint", _checkpoint(results)),
     ("formats", "In-context and zero-shot", _formats(results)),
     ("decoding", "Ways of decoding", _decoding(results)),
     ("alignment", "What the student is taught", _alignment(results)),
+    ("certainty", "How certain the teacher is", _certainty(results)),
     ("predictions", "Some predictions", _predictions(results)),
   )
   return [
@@ -326,6 +330,18 @@ def _decoding(results: results_lib.Results) -> list[Block]:
       results, "decoding", "decoding.json", "no other ways of decoding"
     )
   return decoding_view.blocks_of(results.decoding)
+
+
+def _comparison(results: results_lib.Results) -> list[Block]:
+  if not results.comparison:
+    return []
+  return comparison_view.blocks_of(results.comparison)
+
+
+def _certainty(results: results_lib.Results) -> list[Block]:
+  if not results.certainty:
+    return []  # as of demos that were run before it was measured
+  return certainty_view.blocks_of(results.certainty)
 
 
 def _alignment(results: results_lib.Results) -> list[Block]:

@@ -22,13 +22,15 @@ from specialize_jax.align import student
 from specialize_jax.align import targets as alignment
 from specialize_jax.cot import answer_rules
 from specialize_jax.data import aligned_records, preparation, sources
+from specialize_jax.evaluation import selection
 from specialize_jax.files import writing
 from specialize_jax.mini import world
 from specialize_jax.records import schema, store
 from specialize_jax.runs import choosing, experiment
-from specialize_jax.study import decoding_comparison
+from specialize_jax.study import comparison, decoding_comparison
+from specialize_jax.teacher import certainty
 
-NUM_STAGES = 7
+_NUM_MEASURED = 1000  # of the teacher's samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,9 @@ class Demo:
     tests: the final evaluations, before and after.
     decoding: the evaluation of ways of decoding, on the in-distribution task.
     tasks: the roles of the evaluated tasks.
+    comparison: another specialization from the same general model, to be
+      compared; None if there is none.
+    comparison_name: what differs in it, in words.
   """
 
   world: world.WorldConfig
@@ -67,6 +72,13 @@ class Demo:
   tests: Sequence[experiment.Evaluation]
   decoding: experiment.Evaluation
   tasks: Tasks
+  comparison: experiment.Experiment | None = None
+  comparison_name: str = ""
+
+  @property
+  def num_stages(self) -> int:
+    """The number of stages of a run."""
+    return 8 if self.comparison else 7
 
 
 def world_dir(output_dir: pathlib.Path | str) -> pathlib.Path:
@@ -78,9 +90,11 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   """Runs the demo and writes the results from which a report is built.
 
   Writes `results.json` (accuracies before and after, roles, seconds, memory),
-  `selection.json`, `alignment.json`, `alignment_example.json`, `decoding.json`
-  (see `decoding_comparison`), the runs `pretrain/` and `specialize/`, and
-  `predictions/{before,after}`.
+  `selection.json`, `alignment.json`, `alignment_example.json`,
+  `certainty.json` (see `teacher.certainty`), `decoding.json` (see
+  `decoding_comparison`), the runs `pretrain/` and `specialize/`, and
+  `predictions/{before,after}`; with a comparison also its run, its predictions
+  and `comparison.json` ({"name", "steps", "rows"}; see `comparison.compare`).
 
   Args:
     demo: the configuration.
@@ -92,6 +106,7 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   """
   start = time.monotonic()
   output_dir = pathlib.Path(output_dir)
+  _stage = functools.partial(_numbered_stage, demo.num_stages)
   with _stage(1, "building the mini world and asking its teacher"):
     world.build(world_dir(output_dir), seed=seed, config=demo.world)
     sources.set_data_dir(world_dir(output_dir))
@@ -102,7 +117,11 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   with _stage(4, "specializing it on the teacher's chains of thought"):
     experiment.train(demo.specialization)
   with _stage(5, "selecting by held-out out-of-distribution mean"):
-    step = _select(demo, output_dir)
+    chosen = _select(demo, demo.specialization)
+    writing.write_json(
+      output_dir / "selection.json", chosen.as_json(), sealed=True
+    )
+    step = chosen.step
   with _stage(6, "testing before and after"):
     predictions = output_dir / "predictions"
     general = pathlib.Path(demo.pretraining.model_dir)
@@ -127,6 +146,9 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
       output_dir=output_dir,
       mesh=demo.specialization.mesh,
     )
+  if demo.comparison:
+    with _stage(8, f"the same again but for {demo.comparison_name}"):
+      _compare(demo, output_dir, step)
   writing.write_json(
     output_dir / "results.json",
     {
@@ -172,6 +194,21 @@ def prepare_teacher(
   return prepared.report
 
 
+def measure_teacher(directory: pathlib.Path) -> dict[str, object]:
+  """Measures how certain a world's teacher is, by a thousand of its samples.
+
+  Args:
+    directory: the world's directory.
+
+  Returns:
+    The fields of `certainty.Certainty`.
+  """
+  records = store.read_records(directory / "mini" / "records")
+  return dataclasses.asdict(
+    certainty.measure(itertools.islice(records, _NUM_MEASURED))
+  )
+
+
 def test(
   checkpoint: pathlib.Path,
   *,
@@ -198,6 +235,9 @@ def _align(demo: Demo, output_dir: pathlib.Path) -> None:
   mini_dir = world_dir(output_dir) / "mini"
   report = prepare_teacher(world_dir(output_dir), demo.alignment_mode)
   writing.write_json(output_dir / "alignment.json", report)
+  writing.write_json(
+    output_dir / "certainty.json", measure_teacher(world_dir(output_dir))
+  )
   tokenizer = student.SentencePieceStudent.from_file(mini_dir / "student.model")
   writing.write_json(
     output_dir / "alignment_example.json",
@@ -247,26 +287,55 @@ def _alignment_example(
   }
 
 
-def _select(demo: Demo, output_dir: pathlib.Path) -> int:
-  """Selects a checkpoint, writes the selection, and returns its step."""
-  model_dir = demo.specialization.model_dir
-  chosen = choosing.choose(
-    choosing.evaluated(model_dir),
-    model_dir,
+def _select(demo: Demo, run: experiment.Experiment) -> selection.Selection:
+  """Selects a checkpoint of a specialization."""
+  return choosing.choose(
+    choosing.evaluated(run.model_dir),
+    run.model_dir,
     demo.tasks.out_of_distribution,
     demo.tasks.in_distribution,
   )
-  writing.write_json(
-    output_dir / "selection.json", chosen.as_json(), sealed=True
+
+
+def _compare(demo: Demo, output_dir: pathlib.Path, step: int) -> None:
+  """Trains, selects and tests the other specialization, and compares it.
+
+  Args:
+    demo: the configuration, with a comparison.
+    output_dir: the demo's.
+    step: the selected step of the specialization.
+  """
+  run = demo.comparison
+  experiment.train(run)
+  other_step = _select(demo, run).step
+  model_dir = pathlib.Path(run.model_dir)
+  other = output_dir / "predictions" / model_dir.name
+  test(
+    model_dir / "checkpoints" / str(other_step),
+    evaluations=demo.tests,
+    mesh=run.mesh,
+    output_dir=other,
   )
-  return chosen.step
+  roles = dataclasses.asdict(demo.tasks)
+  writing.write_json(
+    output_dir / "comparison.json",
+    {
+      "name": demo.comparison_name,
+      "steps": {"first": step, "second": other_step},
+      "rows": comparison.compare(
+        output_dir / "predictions" / "after" / str(step),
+        other / str(other_step),
+        tasks={**roles, "in_distribution": [demo.tasks.in_distribution]},
+      ),
+    },
+  )
 
 
 @contextlib.contextmanager
-def _stage(number: int, what: str) -> Iterator[None]:
+def _numbered_stage(num_stages: int, number: int, what: str) -> Iterator[None]:
   """Prints a stage as it begins, and its duration when it ends."""
   start = time.monotonic()
-  print(f"[{number}/{NUM_STAGES}] {what}", file=sys.stderr, flush=True)
+  print(f"[{number}/{num_stages}] {what}", file=sys.stderr, flush=True)
   yield
   seconds = time.monotonic() - start
   print(f"      done in {seconds:.0f} s", file=sys.stderr, flush=True)

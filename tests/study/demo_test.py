@@ -1,5 +1,6 @@
 """The whole demo at toy size: every file from which a report is built."""
 
+import dataclasses
 import json
 
 import pytest
@@ -61,13 +62,42 @@ def test_the_report_builds_from_what_was_written(output_dir):
   page.build(output_dir, report)
   html = report.read_text()
   assert "mini SVAMP" in html
+  certainty = json.loads((output_dir / "certainty.json").read_text())
+  assert certainty["num_records"] == 100  # 2 samples of 40 + 10 questions
+  assert f"<td>{certainty['entropy']:.3f}</td>" in html
   decoding = json.loads((output_dir / "decoding.json").read_text())
   assert decoding["step"] in (2, 4)
   for way in decoding["ways"]:
     assert f"<td>{way['name']}</td>" in html
 
 
+def test_another_specialization_is_compared_on_the_same_questions(output_dir):
+  compared = json.loads((output_dir / "comparison.json").read_text())
+  results = json.loads((output_dir / "results.json").read_text())
+  assert compared["name"] == "sample matching"
+  assert compared["steps"]["first"] == results["step"]
+  names = [row["task"] for row in compared["rows"]]
+  assert names == [
+    results["in_distribution"],
+    *results["out_of_distribution"],
+    None,  # their mean
+    *results["general"],
+  ]
+  for row in compared["rows"]:
+    apart = row["difference"]
+    assert apart["estimate"] == pytest.approx(row["first"] - row["second"])
+    assert apart["low"] <= apart["estimate"] <= apart["high"]
+    if row["task"]:
+      assert row["first"] == results["after"][row["task"]]["accuracy"]
+      assert row["n"] == 8
+  assert (
+    "Beside another specialization" in (output_dir / "report.html").read_text()
+  )
+
+
 def test_a_second_start_resumes_where_the_first_one_stopped(output_dir):
   before = (output_dir / "specialize/metrics.jsonl").read_text()
-  demo.run(tiny_demo.whole_way(output_dir), output_dir, seed=3)
+  again = tiny_demo.whole_way(output_dir)
+  again = dataclasses.replace(again, comparison=None)  # resumed like the rest
+  demo.run(again, output_dir, seed=3)
   assert (output_dir / "specialize/metrics.jsonl").read_text() == before

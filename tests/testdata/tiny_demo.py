@@ -106,4 +106,12 @@ def whole_way(output_dir):
       out_of_distribution=others,
       general=["mini_navigate_zero_shot_answer_only_v1"],
     ),
+    comparison=run(
+      output_dir / "compare_sample_matching",
+      "mini_specialize_v1",
+      initial_checkpoint_path=str(output_dir / "pretrain"),
+      evaluations=[evaluation("mini_math_test_v1")],
+      loss=distillation.LossConfig(objective="sample_matching", num_chunks=1),
+    ),
+    comparison_name="sample matching",
   )
