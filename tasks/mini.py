@@ -11,7 +11,7 @@ Tasks, with FORMAT one of the four formats:
   mini_{gsm,...}_FORMAT_v1           evaluation; see MATHS
   mini_{navigate,...}_FORMAT_v1      evaluation; see GENERAL
   mini_{navigate,...}_pretrain_FORMAT_v1, mini_facts_v1,
-  mini_weak_maths_v1, mini_sums_v1, mini_reading_v1,
+  mini_weak_maths_v1, mini_weak_maths_FORMAT_v1, mini_sums_v1, mini_reading_v1,
   mini_text_span_corruption_v1       general pre-training
 
 `specialize_jax.mini.world` writes the files.
@@ -129,6 +129,22 @@ for _lesson in ("facts", "weak_maths", "sums", "reading"):
       ),
       VOCABULARY,
       to_text=[preprocessors.render_by_row, preprocessors.tokenize],
+    ),
+  )
+
+# The same one-step problems in any format, after demonstrations too.
+for _format in formats.FORMATS:
+  task_parts.add_once(
+    f"mini_weak_maths_{_format.name}_v1",
+    **task_parts.pretraining(
+      _source("weak_maths", _format.name, "train"),
+      VOCABULARY,
+      to_text=[
+        task_parts.rendering(
+          _format, functools.partial(_demonstrations, IN_DISTRIBUTION)
+        ),
+        preprocessors.tokenize,
+      ],
     ),
   )
 

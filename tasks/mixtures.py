@@ -95,6 +95,8 @@ def mini_pretrain(
   answer_only_rate: float = 1.0,
   facts_rate: float = 4.0,
   weak_maths_rate: float = 6.0,
+  weak_maths_chain_of_thought_rate: float = 0.0,
+  weak_maths_in_context_rate: float = 0.0,
   sums_rate: float = 4.0,
   reading_rate: float = 4.0,
   text_rate: float = 2.0,
@@ -108,6 +110,10 @@ def mini_pretrain(
     answer_only_rate: The rate of each general task, zero-shot and answer-only.
     facts_rate: The rate of calculations without a story.
     weak_maths_rate: The rate of one-step problems with bare answers.
+    weak_maths_chain_of_thought_rate: The rate of the same problems, zero-shot
+      with chain of thought.
+    weak_maths_in_context_rate: The rate of the same problems after
+      demonstrations: of each of the two formats.
     sums_rate: The rate of one-step problems that ask for the calculation.
     reading_rate: The rate of listing a story's names and numbers.
     text_rate: The rate of span corruption.
@@ -131,6 +137,14 @@ def mini_pretrain(
       *general,
       ("mini_facts_v1", facts_rate),
       ("mini_weak_maths_v1", weak_maths_rate),
+      (
+        "mini_weak_maths_zero_shot_chain_of_thought_v1",
+        weak_maths_chain_of_thought_rate,
+      ),
+      *(
+        (f"mini_weak_maths_in_context_{kind}_v1", weak_maths_in_context_rate)
+        for kind in ("answer_only", "chain_of_thought")
+      ),
       ("mini_sums_v1", sums_rate),
       ("mini_reading_v1", reading_rate),
       ("mini_text_span_corruption_v1", text_rate),

@@ -63,6 +63,29 @@ def read(
   }
 
 
+def read_certainty(
+  places: Mapping[str, pathlib.Path], seeds: Sequence[int]
+) -> dict[str, float]:
+  """Returns how certain the teachers are, the mean of the seeds' worlds.
+
+  Args:
+    places: the directory of each job by name, with a result.
+    seeds: the seeds that were run.
+
+  Returns:
+    The fields of `teacher.certainty.Certainty`; counts are summed.
+  """
+  worlds = [places[arms.job_name(arms.WORLD, seed)] for seed in seeds]
+  measured = [
+    reading.read_json(world / jobs.RESULT)["certainty"] for world in worlds
+  ]
+  sums = {name: sum(one[name] for one in measured) for name in measured[0]}
+  return {
+    name: total if name.startswith("num_") else total / len(measured)
+    for name, total in sums.items()
+  }
+
+
 def _read_one(job_dir: pathlib.Path) -> ArmResult:
   result = reading.read_json(job_dir / jobs.RESULT)
   metrics = job_dir / "run" / "metrics.jsonl"

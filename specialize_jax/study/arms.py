@@ -25,7 +25,7 @@ SELECTED, IN_DISTRIBUTION = "selected", "in_distribution"
 """The two rules of checkpoint selection, both of which are tested."""
 
 _WORLD_COST = 25.0  # in seconds on one core, as the costs of arms
-_VERSION = 1  # of what a job computes; jobs of another version are repeated
+_VERSION = 2  # of what a job computes; jobs of another version are repeated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,12 @@ class Roles:
     sample_matching: the same, trained by sample matching.
     formats: arms trained on some formats only, by display name.
     sizes: the general and the specialized model of each size.
+    in_context_shares: arms by the share of in-context data in their training,
+      from 0 to 1.
+    overfitted: the arm that trains for long on few questions, by which
+      selection is tested; None for `specialized`.
+    raw_start: a model that has only read text, and the model specialized from
+      it; None if there is none.
   """
 
   general: str
@@ -66,12 +72,25 @@ class Roles:
   sample_matching: str
   formats: Mapping[str, str]
   sizes: Sequence[tuple[str, str]]
+  in_context_shares: Mapping[float, str] = dataclasses.field(
+    default_factory=dict
+  )
+  overfitted: str | None = None
+  raw_start: tuple[str, str] | None = None
 
   def names(self) -> set[str]:
     """Returns the names of all arms that have a role."""
     pairs = [name for pair in self.sizes for name in pair]
-    single = (self.general, self.specialized, self.sample_matching)
-    return {*single, *self.formats.values(), *pairs}
+    single = [self.general, self.specialized, self.sample_matching]
+    if self.overfitted:
+      single.append(self.overfitted)
+    return {
+      *single,
+      *self.formats.values(),
+      *self.in_context_shares.values(),
+      *(self.raw_start or ()),
+      *pairs,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +200,14 @@ def run_world(study: Study, job_dir: pathlib.Path, *, seed: int) -> None:
   directory = job_dir / WORLD
   world.build(directory, seed=seed, config=study.world)
   report = demo.prepare_teacher(directory, study.alignment_mode)
-  writing.write_json(job_dir / jobs.RESULT, {"seed": seed, "alignment": report})
+  writing.write_json(
+    job_dir / jobs.RESULT,
+    {
+      "seed": seed,
+      "alignment": report,
+      "certainty": demo.measure_teacher(directory),
+    },
+  )
 
 
 def run_arm(

@@ -3,11 +3,13 @@
 `collect` computes the content of `study.json` from the results of the arms:
 
   seeds, num_params, cost        what was run, and its cost
+  certainty                      how certain the teachers are, mean over seeds
   gain_and_price                 test accuracy before and after, by task
   matching                       distribution against sample matching
   formats                        accuracy by training formats
   selection                      in- and out-of-distribution selection
   scaling                        accuracy by the student's size
+  tests                          the registered tests; see `registered`
 
 An interval is {"estimate", "low", "high"}, 95 %, from a bootstrap over seeds
 and over questions; of differences, over the same questions. A curve is
@@ -22,7 +24,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from specialize_jax.evaluation import intervals
-from specialize_jax.study import arm_results, arms, jobs
+from specialize_jax.study import arm_results, arms, jobs, registered
 
 Json = dict[str, object]
 
@@ -56,11 +58,16 @@ def collect(
     "seeds": list(seeds),
     "num_params": results[study.roles.specialized, seeds[0]].num_params,
     "cost": _cost(directory),
+    "certainty": arm_results.read_certainty(places, seeds),
     "gain_and_price": _gain_and_price(reading),
     "matching": _matching(reading),
     "formats": _formats(reading),
     "selection": _selection(reading),
     "scaling": _scaling(reading),
+    "tests": [
+      dataclasses.asdict(test)
+      for test in registered.tests(study, results, seeds)
+    ],
   }
 
 

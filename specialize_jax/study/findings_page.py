@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping
 
 from specialize_jax.files import writing
-from specialize_jax.reports import blocks, markdown, page
+from specialize_jax.reports import blocks, certainty_view, markdown, page
 from specialize_jax.study import findings_plots, findings_text
 
 Json = Mapping[str, object]
@@ -48,10 +48,23 @@ def document(study: Json) -> blocks.Document:
   return blocks.Document(
     title="The findings in miniature",
     lead=findings_text.lead(study),
-    sections=sections(study),
+    sections=[*sections(study), *_teacher(study)],
     footer="Made by `specialize demo --study` from written results only; "
     "intervals are 95 %, from a bootstrap over seeds and questions.",
   )
+
+
+def _teacher(study: Json) -> list[blocks.Section]:
+  """Returns a section about the teacher; none if it was not measured."""
+  if "certainty" not in study:
+    return []
+  return [
+    blocks.Section(
+      name="study-teacher",
+      title="How certain the teacher is",
+      blocks=certainty_view.blocks_of(study["certainty"]),
+    )
+  ]
 
 
 def sections(study: Json, title_prefix: str = "") -> list[blocks.Section]:
@@ -66,19 +79,29 @@ def sections(study: Json, title_prefix: str = "") -> list[blocks.Section]:
     blocks.Section(
       name=f"study-{finding.name.replace(' ', '-')}",
       title=f"{title_prefix}{finding.name.capitalize()}: {finding.verdict}",
-      blocks=[
-        blocks.Text(finding.claim),
-        blocks.Text(" ".join(finding.sentences)),
-        blocks.Figure(
-          name=f"study_{finding.name.replace(' ', '_')}",
-          drawn=drawn[finding.name],
-          caption=_CAPTIONS[finding.name],
-        ),
-        blocks.Table(
-          head=finding.table[0],
-          rows=[blocks.Row(cells) for cells in finding.table[1:]],
-        ),
-      ],
+      blocks=_blocks(finding, drawn),
     )
     for finding in findings_text.findings(study)
   ]
+
+
+def _blocks(
+  finding: findings_text.Finding, drawn: Mapping[str, str]
+) -> list[blocks.Block]:
+  made: list[blocks.Block] = [blocks.Text(finding.claim)]
+  if finding.sentences:
+    made.append(blocks.Text(" ".join(finding.sentences)))
+  if finding.name in drawn:
+    made.append(
+      blocks.Figure(
+        name=f"study_{finding.name.replace(' ', '_')}",
+        drawn=drawn[finding.name],
+        caption=_CAPTIONS[finding.name],
+      )
+    )
+  made += [
+    blocks.Table(head=table[0], rows=[blocks.Row(row) for row in table[1:]])
+    for table in (finding.tests, finding.table)
+    if table
+  ]
+  return made

@@ -16,6 +16,7 @@ from specialize_jax.reports import tables
 Json = Mapping[str, object]
 
 APPEARS, PARTLY, ABSENT = "appears", "appears in part", "does not appear"
+NOT_RUN = "was not run"
 _ROLES = {
   "in_distribution": "in distribution",
   "out_of_distribution": "out of distribution",
@@ -31,9 +32,10 @@ class Finding:
   Attributes:
     name: short name, also used as an anchor.
     claim: the paper's claim.
-    verdict: `APPEARS`, `PARTLY` or `ABSENT`.
+    verdict: `APPEARS`, `PARTLY`, `ABSENT` or `NOT_RUN`.
     sentences: the result.
     table: a head and rows of cells.
+    tests: its registered tests, likewise; empty if the study has none.
   """
 
   name: str
@@ -41,6 +43,7 @@ class Finding:
   verdict: str
   sentences: Sequence[str]
   table: Sequence[Sequence[str]]
+  tests: Sequence[Sequence[str]] = ()
 
 
 def load(path: str | pathlib.Path) -> Json:
@@ -62,26 +65,82 @@ def load(path: str | pathlib.Path) -> Json:
 
 
 def findings(study: Json) -> list[Finding]:
-  """Returns the five findings with their verdicts."""
-  return [
+  """Returns the findings with their verdicts.
+
+  A finding's verdict is that of its registered tests; a study from before there
+  were any has the verdicts of its five findings' own figures.
+  """
+  found = [
     _gain_and_price(study["gain_and_price"]),
     _matching(study["matching"]),
     _formats(study["formats"]),
     _selection(study["selection"]),
     _scaling(study["scaling"]),
   ]
+  if "tests" not in study:
+    return found
+  return [_judged(finding, study["tests"]) for finding in (*found, _STARTS)]
+
+
+_STARTS = Finding(
+  name="starts",
+  claim="An instructed model ends higher than a raw one, which gains more.",
+  verdict=ABSENT,
+  sentences=(),
+  table=(),
+)
+
+
+def _judged(finding: Finding, tests: Sequence[Json]) -> Finding:
+  """Returns a finding with the verdict and the table of its tests."""
+  mine = [test for test in tests if test["finding"] == finding.name]
+  run = [test for test in mine if test["interval"]]
+  held = [test["interval"]["low"] > 0 for test in run]
+  verdict = NOT_RUN
+  if run:
+    missing = [False] * (len(mine) - len(run))
+    verdict = _verdict([*held, *missing])
+  return dataclasses.replace(
+    finding,
+    verdict=verdict,
+    tests=[
+      ["registered test: positive if the claim is true", "", "holds"],
+      *(
+        [
+          f"{_sentence(test['name'])}, {test['unit']}",
+          _statistic(test),
+          "yes" if test in run and test["interval"]["low"] > 0 else "no",
+        ]
+        for test in mine
+      ),
+    ],
+  )
+
+
+def _statistic(test: Json) -> str:
+  if not test["interval"]:
+    return "not run"
+  interval = _interval(test["interval"])
+  if test["unit"] == "points":
+    return (
+      f"{tables.points(interval.estimate)} {tables.interval_text(interval)}"
+    )
+  text = f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+  return text.replace("-", "\u2212")
 
 
 def lead(study: Json) -> str:
   """Summarizes the study and its number of findings in two sentences."""
   found = findings(study)
-  counts = [sum(f.verdict == v for f in found) for v in (APPEARS, PARTLY)]
+  verdicts = (APPEARS, PARTLY, NOT_RUN)
+  counts = [sum(f.verdict == v for f in found) for v in verdicts]
   hours = study["cost"]["cpu_seconds"] / 3600
   return (
     f"{len(study['seeds'])} seeds, each with a world of its own, a student of "
     f"{study['num_params']:,} parameters and {hours:.1f} hours of one core in "
-    f"all. Of the paper's five findings {counts[0]} appear, {counts[1]} in "
-    f"part and {len(found) - sum(counts)} do not."
+    f"all. Of {len(found)} findings of the paper {counts[0]} appear, "
+    f"{counts[1]} in part and {len(found) - sum(counts)} do not"
+    + (f"; {counts[2]} was not run." if counts[2] else ".")
   )
 
 
@@ -91,6 +150,10 @@ def terminal(study: Json) -> str:
   for number, finding in enumerate(findings(study), start=1):
     lines.append(f"{number}. {finding.name}: {finding.verdict}")
     lines += [f"   {sentence}" for sentence in finding.sentences]
+    lines += [
+      f"   {name}: {statistic} ({'holds' if holds == 'yes' else 'does not'})"
+      for name, statistic, holds in finding.tests[1:]
+    ]
   return writing.visible("\n".join(lines))
 
 

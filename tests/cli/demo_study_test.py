@@ -57,6 +57,8 @@ arms.Roles:
   formats = {"four formats": "gain_and_price",
              "zero-shot only": "gain_and_price",
              "in-context only": "gain_and_price"}
+  in_context_shares = {}
+  raw_start = None
   sizes = [("general", "gain_and_price"), ("general", "gain_and_price")]
 general/arms.Arm.gin_files = ["general.gin"]
 gain_and_price/arms.Arm.gin_files = ["gain_and_price.gin"]

@@ -12,6 +12,7 @@ from specialize_jax.study import (
   findings_page,
   findings_plots,
   findings_text,
+  registered,
 )
 
 
@@ -29,7 +30,7 @@ def test_findings_that_hold_appear(study):
   assert set(verdicts(study).values()) == {findings_text.APPEARS}
   assert "General, CoT: " in findings_text.terminal(study)
   assert "2.0 hours of one core" in findings_text.lead(study)
-  assert "5 appear, 0 in part and 0 do not" in findings_text.lead(study)
+  assert "6 appear, 0 in part and 0 do not" in findings_text.lead(study)
 
 
 def test_findings_that_do_not_hold_are_reported_as_absent(tmp_path, study):
@@ -37,19 +38,53 @@ def test_findings_that_do_not_hold_are_reported_as_absent(tmp_path, study):
   assert verdicts(without)["selection"] == findings_text.ABSENT
   text = words(without)
   assert "do not part in a run as short as this" in text
-  assert "4 appear, 0 in part and 1 do not" in text
-  swapped = {**study["matching"]}
-  swapped["levels"] = [
-    {
-      **level,
-      "steps": dict(
-        zip(level["steps"], reversed(level["steps"].values()), strict=True)
-      ),
-    }
-    for level in swapped["levels"]
+  assert "5 appear, 0 in part and 1 do not" in text
+
+
+def with_tests(study, finding, **interval):
+  """The study with other outcomes of a finding's registered tests."""
+  changed = [
+    {**test, "interval": {**test["interval"], **interval}}
+    if test["finding"] == finding
+    else test
+    for test in study["tests"]
   ]
-  changed = {**study, "matching": swapped}
-  assert verdicts(changed)["distribution matching"] == findings_text.ABSENT
+  return {**study, "tests": changed}
+
+
+@pytest.mark.parametrize("finding", registered.FINDINGS)
+def test_a_finding_is_judged_by_its_registered_tests(study, finding):
+  absent = with_tests(study, finding, low=-0.01)
+  assert verdicts(absent) == {
+    **verdicts(study),
+    finding: findings_text.ABSENT,
+  }
+  # A whole interval below zero is no evidence for a claim either.
+  opposite = with_tests(study, finding, estimate=-0.2, low=-0.3, high=-0.1)
+  assert verdicts(opposite)[finding] == findings_text.ABSENT
+  assert "(does not)" in findings_text.terminal(opposite)
+
+
+def test_a_finding_with_a_test_that_was_not_run_does_not_appear(study):
+  tests = [dict(test) for test in study["tests"]]
+  (first, *_) = (test for test in tests if test["finding"] == "starts")
+  first["interval"] = None
+  changed = {**study, "tests": tests}
+  assert verdicts(changed)["starts"] == findings_text.PARTLY
+  assert "not run (does not)" in findings_text.terminal(changed)
+  for test in tests:
+    if test["finding"] == "starts":
+      test["interval"] = None
+  assert verdicts(changed)["starts"] == findings_text.NOT_RUN
+  assert "5 appear, 0 in part and 0 do not; 1 was not run" in (
+    findings_text.lead(changed)
+  )
+
+
+def test_a_study_from_before_there_were_tests_is_still_read(study):
+  old = {name: part for name, part in study.items() if name != "tests"}
+  assert len(findings_text.findings(old)) == 5
+  assert "5 appear" in findings_text.lead(old)
 
 
 def test_a_level_that_is_never_reached_is_reported(study):
@@ -60,7 +95,6 @@ def test_a_level_that_is_never_reached_is_reported(study):
   }
   matching = {**study["matching"], "levels": [never]}
   changed = {**study, "matching": matching}
-  assert verdicts(changed)["distribution matching"] == findings_text.PARTLY
   assert "never against" in words(changed)
 
 
@@ -74,6 +108,7 @@ def test_the_page_is_self_contained_and_shows_five_figures(study, tmp_path):
   assert len(text) < 2_000_000
   for finding in findings_text.findings(study):
     assert f"<h2>{finding.name.capitalize()}: {finding.verdict}</h2>" in text
+  assert "<h2>How certain the teacher is</h2>" in text
   tables = (tmp_path / "study.md").read_text()
   assert "| mean, out of distribution | 10.0 \\[" in tables
 

@@ -14,6 +14,13 @@ def test_a_study_is_json_without_what_json_has_not(study):
   json.dumps(study, allow_nan=False)
 
 
+def test_the_teachers_figures_are_means_over_worlds(study):
+  measured = study["certainty"]
+  assert measured["entropy"] == pytest.approx(0.5)
+  assert measured["right"] == pytest.approx(0.6)
+  assert measured["num_steps"] == 60_000
+
+
 def test_gain_and_price_are_differences_of_accuracies(study):
   rows = {
     row["role"]: row
@@ -65,7 +72,7 @@ def test_selection_costs_what_the_other_rule_loses_on_test(study):
   part = study["selection"]
   assert part["cost"]["estimate"] == pytest.approx(0.1)
   assert part["cost"]["low"] > 0
-  assert len(part["runs"]) == 7 * 3  # the general model is not selected
+  assert len(part["runs"]) == 9 * 3  # a general model is not selected
   assert part["late_change"]["in_distribution"] == pytest.approx([0.05] * 3)
   assert part["late_change"]["out_of_distribution"] == pytest.approx([-0.1] * 3)
 

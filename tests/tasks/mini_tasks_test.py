@@ -83,6 +83,31 @@ def test_weak_maths_is_written_in_each_row_s_own_format(world):
   assert second["targets_pretokenized"] == b"1 + 1 = 2. The answer is 2."
 
 
+@pytest.mark.parametrize("data_format", formats.FORMATS, ids=lambda f: f.name)
+def test_weak_maths_can_be_pretrained_on_in_every_format(world, data_format):
+  one = examples(f"mini_weak_maths_{data_format.name}_v1", "train", 1)[0]
+  prompt = one["inputs_pretokenized"].decode()
+  assert prompt.endswith(formats.render_question("What is 0 + 1?", data_format))
+  assert prompt.count("Q: ") == (5 if data_format.in_context else 1)
+  assert one["targets_pretokenized"].decode() == formats.render_target(
+    data_format, "0 + 1 = 1. The answer is 1.", "1"
+  )
+
+
+def test_abilities_of_the_general_model_are_rates():
+  name = mixtures.mini_pretrain(
+    name="all_abilities_test",
+    weak_maths_chain_of_thought_rate=1.0,
+    weak_maths_in_context_rate=2.0,
+  )
+  mixture = seqio.get_mixture_or_task(name)
+  rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+  assert rates["mini_weak_maths_zero_shot_chain_of_thought_v1"] == 1.0
+  assert rates["mini_weak_maths_in_context_answer_only_v1"] == 2.0
+  default = seqio.get_mixture_or_task("mini_pretrain_v1")
+  assert not any("weak_maths_in_context" in t.name for t in default.tasks)
+
+
 @pytest.mark.parametrize(
   "name",
   [

@@ -19,13 +19,26 @@ SEEDS = (0, 1, 2)
 STEPS = (0, 100, 200, 300)
 QUESTIONS = 60
 SIZES = {"small": 50_000, "middle": 100_000, "large": 200_000, "huge": 400_000}
+CERTAINTY = {
+  "num_records": 1000,
+  "num_steps": 20_000,
+  "none_above_90": 0.5,
+  "none_above_99": 0.8,
+  "top_mass": 0.97,
+  "entropy": 0.4,
+  "cost": 0.3,
+  "right": 0.6,
+}
 # Accuracy after: in distribution, out of distribution, in context, general.
 AFTER = {
-  "general": (0.05, 0.1, 0.05, 0.9),
+  "general": (0.05, 0.1, 0.2, 0.9),
   "middle": (0.6, 0.4, 0.3, 0.1),
   "sample": (0.6, 0.4, 0.3, 0.1),
   "zero_shot": (0.6, 0.4, 0.05, 0.1),
   "in_context": (0.5, 0.3, 0.45, 0.1),
+  "half": (0.55, 0.35, 0.3, 0.1),
+  "raw_general": (0.0, 0.0, 0.0, 0.1),
+  "raw": (0.55, 0.35, 0.3, 0.1),
   "small": (0.5, 0.3, 0.3, 0.1),
   "large": (0.7, 0.5, 0.3, 0.1),
   "huge": (0.8, 0.6, 0.3, 0.1),
@@ -33,7 +46,7 @@ AFTER = {
 
 
 def study():
-  """A study of eight arms, without anything to run them by."""
+  """A study of eleven arms, without anything to run them by."""
   return arms.Study(
     world=None,
     alignment_mode="whitespace",
@@ -54,6 +67,8 @@ def study():
         "in-context only": "in_context",
       },
       sizes=[("general", name) for name in SIZES],
+      in_context_shares={0.0: "zero_shot", 0.5: "half", 1.0: "in_context"},
+      raw_start=("raw_general", "raw"),
     ),
   )
 
@@ -73,6 +88,14 @@ def write(directory, *, cost=0.1, parts=True):
     parts: whether validation out of distribution falls at the last step.
   """
   places = {}
+  for seed in SEEDS:
+    world = arms.job_name(arms.WORLD, seed)
+    places[world] = directory / f"{world}-0"
+    places[world].mkdir(parents=True)
+    measured = {**CERTAINTY, "entropy": 0.4 + seed / 10}
+    (places[world] / jobs.RESULT).write_text(
+      json.dumps({"certainty": measured})
+    )
   for arm, accuracies in AFTER.items():
     for seed in SEEDS:
       place = directory / f"{arms.job_name(arm, seed)}-0"
@@ -85,7 +108,7 @@ def write(directory, *, cost=0.1, parts=True):
 
 def _write_one(place, arm, seed, accuracies, *, cost, parts):
   steps = {arms.SELECTED: 200}
-  if arm != "general":
+  if not arm.endswith("general"):
     steps[arms.IN_DISTRIBUTION] = 300
   tests = {}
   for rule, step in steps.items():
@@ -134,7 +157,7 @@ def _write_metrics(directory, arm, seed, accuracies, parts):
     for step in range(1, STEPS[-1] + 1)
   ]
   for place, step in enumerate(STEPS):
-    grown = min(place, 2) / 2
+    grown = min(place, 2) / 2 * (0.8 if arm == "sample" else 1.0)
     inside, outside, _, _ = accuracies
     last = step == STEPS[-1]
     values = {f"{IN_DISTRIBUTION}/accuracy": inside * grown + 0.05 * last}
@@ -142,6 +165,7 @@ def _write_metrics(directory, arm, seed, accuracies, parts):
       values[f"{task}/accuracy"] = outside * grown - 0.1 * (last and parts)
     for task, left in zip(GENERAL, (0.0, 0.4), strict=True):
       values[f"{task}/accuracy"] = 0.9 if not place else left / place
+    values["held_out/loss_kl"] = 1 / (1 + step / (speed + seed))
     rows.append({"step": step, "group": "evaluation", "values": values})
   _write_rows(directory / "metrics.jsonl", rows)
 
