@@ -144,7 +144,9 @@ class AnswerRule:
     if self.kind == "regex":
       return _matched(self.pattern, text)
     if self.kind == "json":
-      return _object(text, self.fields) or _field(text, self.field)
+      if self.fields:
+        return _object(text, self.fields)
+      return self.written(_field(text, self.field))
     said = _called(self.function, text)
     if said is not None and not isinstance(said, str):
       raise errors.UserError(
@@ -165,9 +167,23 @@ class AnswerRule:
       found = self.read(target)
       if found is None and self.field and target.startswith("["):
         listed = _loaded(target)  # as the field has it
-        found = _as_text(listed) if isinstance(listed, list) else None
+        found = self.written(listed) if isinstance(listed, list) else None
       return found or target
     return target
+
+  def written(self, value: object) -> str | None:
+    """Returns a value of JSON as the text that is compared; None for no text.
+
+    Example:
+      >>> AnswerRule(kind="decimal_comma").written(1.5)
+      '1,5'
+    """
+    if value is _NOTHING:
+      return None
+    text = _as_text(value)
+    if COMMA in (self.kind, self.compare) and _is_number(value):
+      return text.replace(".", ",")
+    return text
 
   def finds(self, text: str, target: str) -> bool:
     """Returns whether the answer in a text is `target` by this rule."""
@@ -229,11 +245,11 @@ class AnswerRule:
       )
     if isinstance(gold, list) and isinstance(said, list):
       return len(said) == len(gold) and all(map(self._same_value, said, gold))
-    one, other = _as_text(said), _as_text(gold)
+    one, other = self.written(said), self.written(gold)
     if one is None or other is None:  # of ""
       return one == other
     if _is_number(said) and _is_number(gold):
-      return answers.numbers_equal(one, other)
+      return answers.numbers_equal(_as_text(said), _as_text(gold))
     return self._same_text(one, other)
 
 
@@ -376,13 +392,13 @@ def _value(found: object, name: str) -> object:
   return found
 
 
-def _field(text: str, name: str) -> str | None:
+def _field(text: str, name: str) -> object:
   """Reads a field of the last JSON object that has it."""
   for found in _objects(text):
     value = _value(found, name)
     if value is not _NOTHING and value is not None:
-      return _as_text(value)
-  return None
+      return value
+  return _NOTHING
 
 
 def _object(text: str, names: Sequence[str]) -> str | None:

@@ -282,6 +282,8 @@ def _parsed(
       return f"{name!r} is {value}, which is not a number"
     if not isinstance(value, str | int | float):
       return f"{name!r} is {_short(row[name])}: expected a string"
+    if name == "answer" and isinstance(value, float):
+      value = rule.written(value)
     text = str(value).strip()
     if writing.printable(text) != text:
       return f"{name!r} holds half of a surrogate pair, which is not text"

@@ -78,6 +78,21 @@ def test_a_list_is_the_same_bare_and_in_its_field():
   assert rule.bare("[late]") == "[late]"
 
 
+def test_a_number_of_json_has_its_point_before_the_decimals():
+  rule = answer_rules.AnswerRule(
+    kind="json", field="kg", compare="decimal_comma"
+  )
+  assert rule.read('{"kg": 1.234}') == "1,234"
+  assert rule.grade('{"kg": 1.234}', "1,234").correct
+  assert not rule.grade('{"kg": 1234}', "1,234").correct
+  assert rule.grade('{"kg": "1.234"}', "1234").correct
+  fields = answer_rules.AnswerRule(
+    kind="json", fields=("kg",), compare="decimal_comma"
+  )
+  assert fields.grade('{"kg": 1.234}', '{"kg": "1,234"}').correct
+  assert fields.grade('{"kg": 1.234}', '{"kg": 1.2340}').correct
+
+
 def test_an_object_s_fields_have_no_order():
   rule = answer_rules.AnswerRule(kind="json", field="place")
   gold = rule.bare('{"place": {"town": "Ulm", "at": [1, null]}}')
