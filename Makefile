@@ -11,7 +11,9 @@ LOCK ?= requirements.lock
 WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet $(if $(LOCK),--constraint $(LOCK))
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+# Files go to them in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile \
+  --no-loadscope-reorder
 
 # T5X is on no package index, and asks for git heads of its dependencies: it is
 # installed without them, from wheels where they lie, else from its sources.

@@ -5,11 +5,13 @@ into an error, and eight CPU devices make every sharding test a real one.
 """
 
 import contextlib
-import importlib.metadata as metadata
+import gc
 import os
 import pathlib
 import sys
 import tempfile
+
+from testdata import xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -17,23 +19,29 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 _REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 if _REAL_DATA.is_dir():
   os.environ.setdefault("SPECIALIZE_DATA", str(_REAL_DATA))
-# The suite compiles far more than it computes: with the optimizer off, a tiny
-# train step compiles in a sixth of the time.
-_FLAGS = {
-  "--xla_force_host_platform_device_count": "8",
-  "--xla_backend_optimization_level": "0",
-}
-_JAXLIB = tuple(map(int, metadata.version("jaxlib").split(".")[:2]))
-if _JAXLIB < (0, 11):
-  _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"  # no longer a flag there
-_GIVEN = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join(
-  [_GIVEN, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN)]
-).strip()
+os.environ["XLA_FLAGS"] = xla_flags.joined(
+  os.environ.get("XLA_FLAGS"), num_devices=8
+)
+
+# The tests, both workers and the processes that they start compile many of the
+# same programs. The first process makes the directory of what is compiled, and
+# the others inherit its name.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _COMPILED = tempfile.TemporaryDirectory(prefix="compiled_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# Imports make no garbage, and looking for it takes a third of their time.
+gc.disable()
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402  (after the environment it reads)
 import pytest  # noqa: E402
+from jax._src import compilation_cache  # noqa: E402
+
+# Programs for TPUs that are not there can be written to it, but not read back.
+compilation_cache._UNSUPPORTED_RUNTIMES.add("compile_only_runtime")
 
 # How long an example takes is the machine's doing, and no law of the code.
 hypothesis.settings.register_profile("any_machine", deadline=None)
@@ -41,6 +49,50 @@ hypothesis.settings.load_profile("any_machine")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# The files that take longest. They are the first to be handed out, so that the
+# workers end at one time and none is left alone with one of them.
+_LONGEST = (
+  "study/demo_test.py",
+  "checkpoints/t5x_bucket_test.py",
+  "cli/bad_input_test.py",
+  "tasks/teacher_tasks_test.py",
+  "runs/selecting_test.py",
+  "cli/own_domain_test.py",
+  "training/joined_test.py",
+  "training/loop_test.py",
+  "training/step_test.py",
+  "cli/train_test.py",
+  "runs/experiment_test.py",
+  "training/faults_test.py",
+  "tpu/train_step_test.py",
+  "t5/network_test.py",
+  "decoding/beam_test.py",
+  "decoding/generator_test.py",
+  "checkpoints/t5x_export_test.py",
+  "losses/inputs_test.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Moves the longest files to the front."""
+  rank = {f"tests/{name}": place for place, name in enumerate(_LONGEST)}
+
+  def place(item):
+    return rank.get(item.nodeid.partition("::")[0], len(rank))
+
+  items.sort(key=place)
+
+
+def pytest_collection_finish():
+  """Leaves what the imports made out of every garbage collection to come.
+
+  It is most of what there is to look through, and none of it is garbage.
+  """
+  gc.collect()
+  gc.freeze()
+  gc.enable()
 
 
 @pytest.fixture

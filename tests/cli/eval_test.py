@@ -12,7 +12,7 @@ import time
 import zlib
 
 import pytest
-from testdata import tiny_world
+from testdata import tiny_world, xla_flags
 
 from specialize_jax.cli import main
 from specialize_jax.files import reading
@@ -52,7 +52,11 @@ def start(world, output_dir, *flags, num_devices=1):
     + [f"--gin.{name}={value}" for name, value in macros.items()],
     cwd=ROOT,
     env=os.environ
-    | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    | {
+      "PYTHONPATH": str(ROOT),
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": xla_flags.joined(),
+    },
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from testdata import xla_flags
 
 from specialize_jax.files import reading
 
@@ -52,7 +53,7 @@ def _run(count, output_dir):
   environment = os.environ | {
     "PYTHONPATH": str(root),
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
+    "XLA_FLAGS": xla_flags.joined(num_devices=4 // count),
   }
   processes = [
     subprocess.Popen(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from testdata import tiny_gin
+from testdata import tiny_gin, xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -132,10 +132,9 @@ def _environment(more):
   environment = {
     name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
   }
-  flags = "--xla_backend_optimization_level=0"
   return environment | {
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": flags,
+    "XLA_FLAGS": xla_flags.joined(),
     **more,
   }

@@ -16,6 +16,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from testdata import xla_flags
 
 from specialize_jax.checkpoints import manager
 from specialize_jax.training import state
@@ -44,7 +45,7 @@ class Joined:
         env=os.environ
         | {
           "PYTHONPATH": f"{TESTS.parent}:{os.environ.get('PYTHONPATH', '')}",
-          "XLA_FLAGS": "--xla_backend_optimization_level=0",
+          "XLA_FLAGS": xla_flags.joined(),
         },
         stderr=log.open("w"),
       )
