@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import pytest
+from faults import started
 from testdata import local_teacher, own_domain
 
 from specialize_jax.records import store
@@ -99,24 +100,23 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(project):
-  """Runs `specialize` in the project; returns status, output and errors."""
+  """Runs `specialize` in the project; returns status, output and errors.
 
-  def run(*argv, cwd=project):
-    done = subprocess.run(
-      [sys.executable, "-c",
-       "import sys; from specialize_jax.cli import main;"
-       " sys.exit(main.main(sys.argv[1:]))", *argv],
-      cwd=cwd,
-      env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-           "PYTHONSAFEPATH": "1",
-           "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-      capture_output=True,
-      text=True,
-      check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+  Each run is a process of its own, since it registers tasks and imports the
+  user's modules. The libraries are imported once for all of them.
+  """
+  environment = {
+    "FAULTS_WARM": "libraries",
+    "PYTHONSAFEPATH": "1",
+    "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+  }
+  with started.Server(environment) as server:
 
-  return run
+    def run(*argv, cwd=project):
+      ended = server.run(argv, cwd=cwd)
+      return ended.status, ended.stdout, ended.stderr
+
+    yield run
 
 
 def test_questions_whose_answers_are_words_are_sent_to_a_dataset_file(run):

@@ -2,7 +2,8 @@
 
 The imports of a command take eight seconds and its work on a tiny input one:
 with them done once, a command can be killed hundreds of times. (With
-`FAULTS_WARM=light` only those of commands that neither train nor decode.) What
+`FAULTS_WARM=light` only those of commands that neither train nor decode; with
+`FAULTS_WARM=libraries` none that are ours, so that no task is registered.) What
 is forked runs `cli.main.console`, as the console script does, up to Python's
 own end.
 
@@ -78,9 +79,17 @@ def _warm_up():
 
   for command in main.COMMANDS:
     importlib.import_module(f"specialize_jax.cli.{command}")
-  is_light = os.environ.get("FAULTS_WARM") == "light"
+  names = {
+    "all": _LIGHT + _HEAVY,
+    "light": _LIGHT,
+    "libraries": tuple(
+      name
+      for name in ("jax", *_LIGHT, *_HEAVY)
+      if not name.startswith(("specialize_jax.", "tasks."))
+    ),
+  }[os.environ.get("FAULTS_WARM", "all")]
   with registered_tasks.quiet_import():
-    for name in _LIGHT if is_light else _LIGHT + _HEAVY:
+    for name in names:
       importlib.import_module(name)
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 
+from testdata import xla_flags
+
 ROOT = pathlib.Path(__file__).parents[2]
 _PROGRAM = pathlib.Path(__file__).with_name("fork_server.py")
 
@@ -96,8 +98,7 @@ class Server:
       env=given
       | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0"
-        " --xla_cpu_use_fusion_emitters=false",
+        "XLA_FLAGS": xla_flags.joined(),
         "JAX_COMPILATION_CACHE_DIR": os.fspath(self._folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -119,7 +120,7 @@ class Server:
     print(json.dumps(request), file=self._process.stdin, flush=True)
     return json.loads(self._process.stdout.readline())
 
-  def start(self, argv, *, stdout=None, below=None, **more):
+  def start(self, argv, *, cwd=None, stdout=None, below=None, **more):
     """Starts a command; `more` as `fork_server` takes it."""
     self._number += 1
     folder = self._folder / str(self._number)
@@ -130,7 +131,7 @@ class Server:
     answer = self.ask(
       do="start",
       argv=[str(argument) for argument in argv],
-      cwd=os.fspath(folder),
+      cwd=os.fspath(cwd or folder),
       stdout=stdout or os.fspath(folder / "stdout"),
       stderr=os.fspath(folder / "stderr"),
       **more,
