@@ -36,15 +36,19 @@ def trained(relative_bias):
   tensors = tiny_checkpoints.random_tensors(config)
   params = name_table.assemble(config, tiny_checkpoints.source_of(tensors))
   start = state.from_params(params, adafactor)
+  # Compiled whole, not operation by operation for every shape.
+  direction = jax.jit(
+    lambda gradients, opt_state: adafactor.direction(
+      gradients, opt_state, params, finite=jnp.array(True)
+    )
+  )
   rng = np.random.default_rng(1)
   opt_state = start.opt_state
   for _ in range(2):
     gradients = jax.tree.map(
       lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), params
     )
-    _, opt_state = adafactor.direction(
-      gradients, opt_state, params, finite=jnp.array(True)
-    )
+    _, opt_state = direction(gradients, opt_state)
   return config, dataclasses.replace(
     start, step=jnp.array(2, jnp.int32), opt_state=opt_state
   )
