@@ -69,6 +69,9 @@ def running() -> Iterator[dict[str, str]]:
 
   class Handler(emulator.RequestHandler):
     protocol_version = "HTTP/1.1"
+    # An answer is two packets, its headers and its body: with Nagle's algorithm
+    # the second waits for the client's delayed acknowledgement of the first.
+    disable_nagle_algorithm = True
 
     def do_CONNECT(self) -> None:  # noqa: N802
       self.send_response(200)
