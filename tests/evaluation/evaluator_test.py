@@ -1,5 +1,6 @@
 """Evaluation decodes, grades and stores predictions, compiling once."""
 
+import functools
 import json
 import zlib
 
@@ -86,7 +87,8 @@ def model():
 @pytest.fixture(scope="module")
 def params(model):
   tokens = jnp.ones([1, 4], jnp.int32)
-  boxed = model.init(jax.random.key(0), tokens, tokens, deterministic=True)
+  init = jax.jit(functools.partial(model.init, deterministic=True))
+  boxed = init(jax.random.key(0), tokens, tokens)
   params = nn.meta.unbox(boxed["params"])
   # Spread out, so that different questions get different answers.
   return jax.tree.map(lambda x: 3.0 * x, params)

@@ -1,5 +1,7 @@
 """The public losses: any leading dimensions, and inputs that are refused."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -28,8 +30,8 @@ def test_any_leading_dimensions_give_the_loss_of_each_position(leading):
   probs = (0.9 * rng.dirichlet(np.ones(3), leading)).astype(np.float32)
   targets = rng.integers(0, 8, leading)
   logits = hidden @ kernel
-  kl = losses.sparse_kl(logits, ids, probs)
-  nll = losses.cross_entropy(logits, targets)
+  kl = np.asarray(jax.jit(losses.sparse_kl)(logits, ids, probs))
+  nll = np.asarray(jax.jit(losses.cross_entropy)(logits, targets))
   assert kl.shape == nll.shape == leading
   for index in np.ndindex(leading):
     p = np.exp(logits[index]) / np.exp(logits[index]).sum()
@@ -40,16 +42,13 @@ def test_any_leading_dimensions_give_the_loss_of_each_position(leading):
     np.testing.assert_allclose(
       nll[index], -np.log(p[targets[index]]), rtol=1e-5
     )
+  kl_fn = functools.partial(losses.sparse_kl_from_hidden, num_chunks=4)
   np.testing.assert_allclose(
-    losses.sparse_kl_from_hidden(hidden, kernel, ids, probs, num_chunks=4),
-    kl,
-    rtol=1e-4,
-    atol=1e-6,
+    jax.jit(kl_fn)(hidden, kernel, ids, probs), kl, rtol=1e-4, atol=1e-6
   )
+  nll_fn = functools.partial(losses.cross_entropy_from_hidden, num_chunks=2)
   np.testing.assert_allclose(
-    losses.cross_entropy_from_hidden(hidden, kernel, targets, num_chunks=2),
-    nll,
-    rtol=1e-5,
+    jax.jit(nll_fn)(hidden, kernel, targets), nll, rtol=1e-5
   )
 
 
@@ -58,11 +57,13 @@ def test_both_gradients_from_hidden_states_are_those_of_the_logits():
   teacher = (batch["decoder_teacher_top_ids"],) + (
     batch["decoder_teacher_top_probs"],
   )
-  chunked = jax.grad(
-    lambda h, k: losses.sparse_kl_from_hidden(h, k, *teacher).sum(), (0, 1)
+  chunked = jax.jit(
+    jax.grad(
+      lambda h, k: losses.sparse_kl_from_hidden(h, k, *teacher).sum(), (0, 1)
+    )
   )(hidden, kernel)
-  whole = jax.grad(
-    lambda h, k: losses.sparse_kl(h @ k, *teacher).sum(), (0, 1)
+  whole = jax.jit(
+    jax.grad(lambda h, k: losses.sparse_kl(h @ k, *teacher).sum(), (0, 1))
   )(hidden, kernel)
   for ours, expected in zip(chunked, whole, strict=True):
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
