@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 from testdata import several_processes, tiny_demo, tiny_gin, tiny_world
@@ -136,12 +137,15 @@ def test_a_save_that_fails_later_ends_the_run_and_its_process(
     tmp_path,
     data_dir,
     num_steps=10**6,
-    CHECKPOINT_EVERY=200,
+    CHECKPOINT_EVERY=80,
     MIXTURE_OR_TASK_NAME=tiny_demo.TASK,
   )
   (process,) = run.start(1, 1)
-  run.wait_for_step(process, 300)
-  assert run.saved_steps() == [200]  # no save is under way
+  run.wait_for_step(process, 80)
+  while not run.saved_steps():
+    assert process.poll() is None, run.errors(0)
+    time.sleep(0.02)
+  assert run.saved_steps() == [80]  # no save is under way
   checkpoints = run.model_dir / "checkpoints"
   checkpoints.rename(tmp_path / "elsewhere")
   checkpoints.write_text("in the way")
