@@ -32,7 +32,23 @@ _BINARY_STARTS = (
   (b"(\xb5/\xfd", "Zstandard"),
   (b"PK\x03\x04", "a zip archive"),
   (b"PAR1", "Parquet"),
+  (b"ARROW1", "Arrow"),
+  (b"\xff\xff\xff\xff", "Arrow"),  # its stream format
+  (b"Obj\x01", "Avro"),
+  (b"SQLite format 3\0", "an SQLite database"),
+  (b"\x93NUMPY", "NumPy's format"),
+  (b"\x89HDF", "HDF5"),
+  (b"GGUF", "GGUF"),
+  (b"%PDF", "PDF"),
+  (b"\x80\x02", "a pickle"),
+  (b"\x80\x03", "a pickle"),
+  (b"\x80\x04", "a pickle"),
+  (b"\x80\x05", "a pickle"),
 )
+_LFS_START = b"version https://git-lfs"
+
+_LINE_END = re.compile(r"[ \t\r]*(?:\n|\Z)")
+_BETWEEN_ROWS = re.compile(rf"[\s{_MARK}]*")
 
 # Largest size of a row, a thousand times that of the longest model input.
 MAX_ROW_SIZE = 32 << 20
@@ -106,7 +122,9 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
 
   Only `\n` ends a line: a text may contain other line separators. The rows of a
   file that is one JSON list of objects, the format of samples in early releases
-  of lm-evaluation-harness, are the entries of the list.
+  of lm-evaluation-harness, are the entries of the list. Objects may also be
+  printed over several lines, as `jq` and `json.dump(..., indent=2)` do, or be
+  separated by `\r` alone; they are then numbered in their order.
 
   Raises:
     UserError: there is no such file, or a line is not a JSON object, or its
@@ -114,6 +132,8 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
   """
   text = decode(read_bytes(path), path)
   rows = _listed_rows(text)
+  if rows is None:
+    rows = _printed_rows(text, path)
   if rows is not None:
     return list(enumerate(rows, start=1))
   return [
@@ -151,6 +171,36 @@ def _listed_rows(text: str) -> list[dict[str, object]] | None:
     return None
   are_rows = bool(rows) and all(isinstance(row, dict) for row in rows)
   return rows if are_rows else None
+
+
+def _printed_rows(text: str, path: Path) -> list[dict[str, object]] | None:
+  """Returns the objects of a text that are not one per line.
+
+  JSON has no line end within a string, so that consecutive objects can be told
+  apart wherever their lines end.
+
+  Returns:
+    None if the first line is one object, or if there is anything but objects.
+  """
+  _, first = next(_numbered(text), (0, ""))
+  if not first.startswith("{"):
+    return None
+  rows: list[dict[str, object]] = []
+  decoder = json.JSONDecoder()
+  position = text.find("{")
+  while position < len(text):
+    try:
+      row, end = decoder.raw_decode(text, position)
+    except (ValueError, RecursionError):
+      return None
+    is_line = "\n" not in text[position:end] and _LINE_END.match(text, end)
+    if not isinstance(row, dict) or (is_line and not rows):
+      return None
+    where = f"{path}, object {len(rows) + 1}"
+    check_row_size(text[position:end], where)
+    rows.append(_unsealed(row, text[position:end], where))
+    position = _BETWEEN_ROWS.match(text, end).end()
+  return rows
 
 
 def check_row_size(row: str | bytes, where: str) -> None:
@@ -257,7 +307,7 @@ def decode(content: bytes, path: Path) -> str:
 
 
 def check_encoding(start: bytes, path: Path) -> None:
-  """Checks that content is not UTF-16, UTF-32 or a compressed file.
+  """Checks that content is not UTF-16, UTF-32 or a known binary format.
 
   Args:
     start: the first bytes of a file, or all.
@@ -271,6 +321,11 @@ def check_encoding(start: bytes, path: Path) -> None:
     raise errors.UserError(
       f"{path} is {name[:6]}: expected UTF-8; save it as UTF-8, or convert it"
       f" with `iconv -f {name} -t UTF-8`"
+    )
+  if start.startswith(_LFS_START):
+    raise errors.UserError(
+      f"{path} is a pointer of Git LFS and not the file itself: run `git lfs"
+      " pull` in its repository"
     )
   for mark, name in _BINARY_STARTS:
     if start.startswith(mark):

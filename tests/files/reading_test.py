@@ -167,3 +167,42 @@ def test_a_list_of_objects_is_rows_as_lines_are(tmp_path, indent):
     path.write_text(text)
     with pytest.raises(errors.UserError, match="line 1 is not"):
       reading.read_numbered_rows(path)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    '{\n  "a": "x{\u2028"\n}\n{\n  "a": 2\n}\n',  # jq, indent=2
+    '\ufeff{"a":\n"x{\u2028"}\n\n\ufeff{"a": 2}',
+    '{"a": "x{\u2028"}\r{"a": 2}\r',  # classic Mac
+    '{"a": "x{\u2028"} {"a": 2}\n',
+  ],
+)
+def test_objects_are_rows_wherever_their_lines_end(tmp_path, text):
+  path = tmp_path / "rows.jsonl"
+  path.write_bytes(text.encode())
+  rows = [(1, {"a": "x{\u2028"}), (2, {"a": 2})]
+  assert reading.read_numbered_rows(path) == rows
+  for broken in (text + "x", text.rstrip()[:-1], text + "[1]"):
+    path.write_bytes(broken.encode())
+    with pytest.raises(errors.UserError, match="line 1 is not JSON"):
+      reading.read_numbered_rows(path)
+
+
+@pytest.mark.parametrize(
+  ("start", "name"),
+  [
+    (b"ARROW1\0\0", "Arrow"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"\x93NUMPY\x01\0", "NumPy's format"),
+    (b"\x80\x04\x95\x1a", "a pickle"),
+    (b"\x89HDF\r\n", "HDF5"),
+    (b"PAR1\x15", "Parquet"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+  ],
+)
+def test_a_file_of_another_format_is_named(tmp_path, start, name):
+  path = tmp_path / "rows.jsonl"
+  path.write_bytes(start)
+  with pytest.raises(errors.UserError, match=f"is {name}"):
+    reading.read_rows(path)
