@@ -37,18 +37,30 @@ _LAST_REMARK = re.compile(
   r"(?:\s\([^()=]*\)|,\s(?:and\s)?not\s[^,;=\n]{1,40})[.\s]*\Z"
 )
 _SENTENCE_END = re.compile(r"\n|[.!]\s")
-# "1 200 metres": within a text a space is rarely a thousands separator.
+# "1 200,50 euros": within a text a space is rarely a thousands separator.
 _GROUPS = re.compile(
-  r"(?<![\w.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d-]|[.,/]\d| \d| ?[*+/=x])"
+  r"(?<![\w.,/])[1-9]\d{0,2}(?: \d{3})+(?:[.,]\d{1,2}(?!\d))?"
+  r"(?![\d-]|[.,/]\d| \d| ?[*+/=x])"
 )
 _REJECTED = re.compile(
-  r"\bnot\s[^\s,;.]+(?:\s[^\s,;.]+)?,?\sbut\s(?:rather\s)?"
+  r"\b(?:not|neither\s[^\s,;]{1,40}\snor)\s[^\s,;.]+(?:\s[^\s,;.]+)?,?"
+  r"\sbut\s(?:rather\s)?"
 )
 _AND_A_FRACTION = re.compile(r"(?<=\d) and (?:a (half)\b|(?=\d+/\d))")
 _EQUALS = re.compile(
   r"=|,?\s(?:which\s)?(?:equals|is\sequal\sto)\b", re.IGNORECASE
 )
-_WHICH_IS = re.compile(r",?\swhich\s(?:is|equals|makes)\b", re.IGNORECASE)
+# After an operation: "8 * 8, or 64", "40 + 24 gives 64".
+_WHICH_IS = re.compile(
+  r",?\s(?:which\s(?:is|equals|makes|gives)|(?:giving|gives|making|makes|or"
+  r"|for\sa\stotal\sof)(?=\s\W{0,3}\d))\b|\s?(?:[=-]>|[\u2192\u21d2\u27f9])\s?",
+  re.IGNORECASE,
+)
+# "**$64**", where a text without a marker sets its answer in bold; "**3.**"
+# and "**Step 3**" are headings.
+_BOLD = re.compile(
+  r"\*\*\s?(-?\$?\s?-?\d[\d,.]*(?<!\.)%?(?:\s[A-Za-z]{1,20})?)\.?\s?\*\*"
+)
 _MINUS = re.compile(
   r"(\b(?:is|was|are|be|to|at|of|equals|reaches|about)\s|[=:(]\s?|\A\W{0,5})"
   r"minus\s(?=\$?\.?\d)",
@@ -86,16 +98,22 @@ _CHOICE = re.compile(r"\b(?:yes|no|true|false|valid|invalid)\b")
 _OPENING_CHOICE = re.compile(
   r"(?:deductively\s)?(not\s)?(yes|no|true|false|valid|invalid)\b"
 )
+_ENDING_CHOICE = re.compile(
+  r"\bis\W{1,3}(not\s)?(?:deductively\s)?(true|false|valid|invalid)\W{0,5}\Z"
+)
 _OPPOSITE = {"valid": "invalid", "true": "false"}
 _OPTION = re.compile(
   r"(?:the\s)?(?:option|choice|letter|answer)?\s?"
-  r"(?:\(([a-z])\)|\[([a-z])\]|<([a-z])>|([a-z])[.):]?)"
+  r"(?:\(\s?([a-z])\s?\)|\[([a-z])\]|<([a-z])>|([a-z])[.):,]?)"
 )
 _OPENING_OPTION = re.compile(
   r"(?:option\s+|choice\s+)?(?:\(([a-z])\)|\[([a-z])\]|([a-z])(?:\)|[.:]\s))"
   r"|(?:option|choice|answer)\s\(?([a-z])\)?\sis\s(?:the\s)?(?:correct|right|best)"
 )
-_OPTION_SENTENCE_END = re.compile(r"(?<=\))[.;]\s|\b(?:because|since|as)\b|\n")
+_OPTION_SENTENCE_END = re.compile(
+  r"(?<=\))[.;]\s|\b(?:because|since|as)\b|\n"
+  r"|(?<=\))(?:,?\s(?:and\s)?not|,?\s(?:rather\sthan|instead\sof))\s(?=\([a-z]\))"
+)
 _ENDING_OPTION = re.compile(r"(\([a-z]\))\W{0,5}\Z")
 _DENIES = re.compile(
   r"\b(?:not|n't|never|neither|nor|except|wrong|incorrect)\b"
@@ -284,7 +302,10 @@ def _first_number(text: str) -> written_numbers.Number | None:
 
 
 def _last_number(text: str) -> written_numbers.Number | None:
-  """Finds the last number of a text without a marker."""
+  """Finds the last number of a text without a marker, or the one in bold."""
+  bold = _bold_number(text)
+  if bold is not None:
+    return bold
   last_digit = _DIGIT.search(text[::-1])
   if last_digit is None:
     tail = spelling.plain_latex(text[-_REACH:])
@@ -316,6 +337,20 @@ def _last_number(text: str) -> written_numbers.Number | None:
   left = _left_of(_last_sentence(tail[: last.end]).split("="))
   is_part = formulas.touches_symbol(tail, last.start, last.end)
   return left or dataclasses.replace(last, is_alone=not is_part)
+
+
+def _bold_number(text: str) -> written_numbers.Number | None:
+  """Finds the only number that the last line sets in bold.
+
+  At the beginning of a line, a number in bold is that of a list.
+  """
+  if "**" not in text[-_REACH:]:
+    return None
+  line = spelling.plain_latex(text[-_REACH:].strip().rpartition("\n")[2])
+  found = list(_BOLD.finditer(line))
+  if len(found) != 1 or (found[0].start() == 0 and found[0].end() < len(line)):
+    return None
+  return written_numbers.opening(found[0][1])
 
 
 def _last_sentence(text: str) -> str:
@@ -424,10 +459,12 @@ def extract_option(text: str) -> str:
 
 def _option(words: str) -> str | None:
   """Returns the option at the beginning of an answer that names no other."""
-  alone = _OPTION.fullmatch(words)
-  if alone:
-    return _letter(alone)
-  words = _OPTION_SENTENCE_END.split(words, 1)[0]
+  words = _REJECTED.sub("", words)
+  for part in (words, _OPTION_SENTENCE_END.split(words, 1)[0].strip()):
+    alone = _OPTION.fullmatch(part)
+    if alone:
+      return _letter(alone)
+  words = part
   opening = _OPENING_OPTION.match(words)
   if opening and _letters(words) <= {_letter(opening)}:
     return _letter(opening)
@@ -465,7 +502,7 @@ def extract_choice(text: str) -> str:
   marked = [_words(said.text) for said in turns.marked(text)]
   read = marked or [_words(line) for line in turns.lines(text)]
   for words in read:
-    choice = _choice(words)
+    choice = _choice(words) or (None if marked else _said_choice(words))
     if choice:
       return choice
   return read[0]
@@ -480,6 +517,16 @@ def _choice(words: str) -> str | None:
     if opening and len(set(_CHOICE.findall(part))) == 1:
       return _OPPOSITE.get(opening[2]) if opening[1] else opening[2]
   return None
+
+
+def _said_choice(words: str) -> str | None:
+  """Returns the choice that ends a sentence: "the statement is false"."""
+  ending = _ENDING_CHOICE.search(words)
+  if ending is None or _DENIES.search(words, 0, ending.start()):
+    return None
+  if len(set(_CHOICE.findall(words))) > 1:
+    return None
+  return _OPPOSITE.get(ending[2]) if ending[1] else ending[2]
 
 
 def extract_word_list(text: str) -> str:

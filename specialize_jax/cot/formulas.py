@@ -15,7 +15,7 @@ _LAYOUT = (
   r"|blacksquare|checkmark|therefore|implies|Rightarrow|rightarrow|to|sim"
   r"|color|textcolor|begin\{(?:aligned|align\*?|equation\*?|gather\*?|split)\}"
   r"|end\{(?:aligned|align\*?|equation\*?|gather\*?|split)\}|label|tag|boxed"
-  r"|fbox|text[a-z]+|math[a-z]+|lbrace|rbrace|lbrack|rbrack)(?![A-Za-z])"
+  r"|fbox|framebox|text[a-z]+|math[a-z]+|lbrace|rbrace|lbrack|rbrack)(?![A-Za-z])"
 )
 _SYMBOL = (
   rf"(?:(?<!\\)\\(?!{_LAYOUT})[A-Za-z]+(?:\{{[a-z*]{{1,12}}\}})?"
@@ -34,8 +34,9 @@ _SYMBOL_AFTER = re.compile(
   rf"|[\s)}}]{{0,3}}(?:\^\s?{_ORDINAL}|\*\*(?=[\w({{-]))|_\{{?\d"
   r"|\s(?:squared|cubed|to the power)\b"
 )
-_TIME_BEFORE = re.compile(r"\d\s?:\s?\Z")
-_TIME_AFTER = re.compile(r"\s?:\s?(?!00(?!\d))\d")
+# "5:30", "3 : 4", but not the label of "Day 3: 64".
+_TIME_BEFORE = re.compile(r"\d(?::|\s:\s)\Z")
+_TIME_AFTER = re.compile(r"(?::|\s:\s)(?!00(?!\d))\d")
 
 # A continuation after the number, such as another operand.
 _OPERATION_AFTER = re.compile(

@@ -206,7 +206,7 @@ _LATEX_SYMBOL = re.compile(
   )
 )
 _LATEX_GROUP = re.compile(
-  r"\\(?:text[a-z]*|math[a-z]*|mbox|boxed|hbox|fbox|underline|emph|operatorname|num|SI"
+  r"\\(?:text[a-z]*|math[a-z]*|mbox|boxed|hbox|fbox|framebox|underline|emph|operatorname|num|SI"
   r"|qty)\s*"
   r"\{([^{}]*)\}"
 )

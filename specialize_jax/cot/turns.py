@@ -81,7 +81,7 @@ _OPENING_TOKENS = re.compile(rf"(?:{_TOKEN}|\s){{0,20}}")
 _THOUGHT = re.compile(r"</think(?:ing)?>|<\|channel\|>final<\|message\|>")
 
 _HEADING = r"step|part|case|solution|explanation|note|method|approach|example"
-_ANSWER = r"(?i:nswer)\b(?:\s(?:to|for|of|in)\s[^.\n:=]{1,60}?)?[\s*_]{0,20}"
+_ANSWER = r"(?i:nswer)\b(?:\s(?:to|for|of|in)\s[^.\n:=]{1,60}?)?[\s*_\"']{0,20}"
 _IS = (
   r"(?:(?i:is|was|(?:w|sh)ould\ be|(?:will|must)\ be|equals"
   r"|(?:comes|came)\ (?:out\ )?to|turns\ out\ to\ be)\b)"
@@ -89,7 +89,7 @@ _IS = (
 # The heading "#### Step 2" is not one.
 _SIGNS = (
   re.compile(rf"\#\#\#\#(?!\#|\s{{0,5}}(?i:{_HEADING})\b)"),
-  re.compile(r"\\(?:boxed|fbox)(?=\s{0,5}\{)"),
+  re.compile(r"\\(?:boxed|fbox|framebox)(?=\s{0,5}\{)"),
   re.compile(r"<answer>"),
 )
 # "A:" must be at the beginning of a line or sentence: "Plan A: $50" is not an
@@ -112,6 +112,14 @@ _OPTION_MARKERS = (
 # Between a marker and the answer: spaces, and the beginning of a formula.
 _OPENING = re.compile(r"(?:[\s:*_=]|\\\[|\\\(|\$\$)*")
 _BRACE = re.compile(r"\\[{}]|[{}]")
+# The marker {"answer": and the value of that field.
+_ENDS_FIELD = re.compile(r"[\"']\s?:\Z")
+_FIELD_VALUE = re.compile(
+  r"\s*(?:\"((?:[^\"\\]|\\.)*)\"|'([^'\n]*)'"
+  r"|(\[[^\]]*\]|(?:[^,}\n]|,(?=\d{3}(?!\d)))*))",
+  re.DOTALL,
+)
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +157,7 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
     >>> own_turn("Question: 3 + 4?\nAssistant: 7", at_once)
     '\n7'
   """
+  text = _STRUCK.sub("", text) if "~~" in text else text
   text = "\n" + _EMPTY_LINES.sub("\n\n", text.strip())
   thoughts = list(_THOUGHT.finditer(text))
   if thoughts and text[thoughts[-1].end() :].strip():
@@ -213,6 +222,9 @@ def marked(
       yield Said(inside.rpartition("}")[0] or inside, is_boxed=True)
     elif marker[0].startswith("\\"):
       yield Said(box_content(said), is_boxed=True)
+    elif _ENDS_FIELD.search(marker[0]):
+      value = _FIELD_VALUE.match(said)
+      yield Said(value[value.lastindex].strip(), is_boxed=False)
     else:
       said = said.partition("</answer>")[0]
       yield Said(said[_OPENING.match(said).end() :], is_boxed=False)

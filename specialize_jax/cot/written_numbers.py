@@ -34,7 +34,7 @@ _NUMBER = re.compile(
         \d{{1,3}} (?: ,\d\d )+ ,\d{{3}} (?! \d ) |  # 12,34,567 in India
         \d++
       ) (?: \.\d++ )? |
-      \.\d++
+      (?<! [A-Za-z] ) \.\d++  # not "Rs.18"
     )
     (?: [eE] [+-]? \d{{1,2}} (?! \w ) )?
     (?: \s? (?: [x*\u00d7\u00b7] ) \s? 10
@@ -47,7 +47,8 @@ _NUMBER = re.compile(
         | [+-]? \d{{1,4}} (?! [\w^] ) )
     | \u207b? [\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{{1,4}} ) )?
   (?: [^\S\n]? (?P<scale> (?: hundred|thousand|million|billion|trillion|dozens?
-    |percent )\b | % ) | (?P<letter> k|m|b|bn|mn ) \b )?
+    |percent|lakhs?|crores? )\b | [%\u4e07\u842c\u4ebf\u5104\ub9cc\uc5b5] )
+    | (?P<letter> k|m|b|bn|mn ) \b )?
   """,
   re.VERBOSE | re.IGNORECASE,
 )
@@ -219,6 +220,12 @@ _SCALES = {
 _SCALES_OF_DIGITS = _SCALES | {
   "dozen": 12,
   "dozens": 12,
+  "lakh": 10**5,
+  "lakhs": 10**5,
+  "crore": 10**7,
+  "crores": 10**7,
+  **dict.fromkeys("\u4e07\u842c\ub9cc", 10**4),  # ten thousand: 3\u4e07
+  **dict.fromkeys("\u4ebf\u5104\uc5b5", 10**8),
   "%": fractions.Fraction(1, 100),
   "percent": fractions.Fraction(1, 100),
   "k": 10**3,
