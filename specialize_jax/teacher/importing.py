@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
@@ -24,6 +25,8 @@ from specialize_jax.teacher import (
 _MAX_WORDS = 300
 _MAX_DEPTH = 20
 _MAX_ID = 1 << 63  # other programs parse larger integers as floats
+
+_LIST_OF_OBJECTS = re.compile(rb"\[\s*\{")
 
 KINDS = ("text_dump", "pickles", "released_json", "responses", "stream")
 
@@ -47,6 +50,8 @@ def kind_of(path: pathlib.Path) -> str:
     start = stream.read(4096)
   reading.check_encoding(start, f"--input={path}")
   start = start.removeprefix(codecs.BOM_UTF8).lstrip()
+  if _LIST_OF_OBJECTS.match(start) and b'"steps"' not in start:
+    return "responses"
   for mark, kind in (
     (b"Question ", "text_dump"),
     (b"[", "released_json"),
@@ -224,7 +229,9 @@ def _body(row: Mapping) -> object:
   Raises:
     ResponseError: the row contains the error of a failed request instead.
   """
-  body = _parsed(row.get("response", row))
+  # Ollama's own 'response' is the text of its answer.
+  is_text = isinstance(row.get("response"), str) and "done" in row
+  body = row if is_text else _parsed(row.get("response", row))
   status = None
   if isinstance(body, dict) and "body" in body:
     status, body = body.get("status_code"), _parsed(body["body"])
@@ -234,8 +241,8 @@ def _body(row: Mapping) -> object:
   if said is None and body is not row and isinstance(body, str):
     if status is None:
       raise responses.ResponseError(
-        "'response' is a text: expected the answer of an OpenAI-compatible"
-        " endpoint, as Ollama's is under /v1"
+        "'response' is a text: expected the whole answer of a server, with its"
+        " log-probabilities"
       )
     said = body.strip() or None
   if said is not None:

@@ -10,6 +10,9 @@ not by the endpoint or by the keys that are present:
 - chat (`/v1/chat/completions`): `{"content": [{"token", "logprob", "bytes",
   "top_logprobs": [{"token", "logprob", "bytes"}]}]}`.
 
+The responses of servers' own endpoints are converted to the latter
+(`native_responses`).
+
 Servers are not trusted. A choice with invalid sampled tokens is rejected,
 without the other choices; an invalid alternative is dropped; both are counted.
 Alternatives must be written like the sampled tokens: if they are in another
@@ -24,7 +27,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from specialize_jax.records import schema, special_tokens
-from specialize_jax.teacher import alphabets, spelling
+from specialize_jax.teacher import alphabets, native_responses, spelling
 
 _OPENAI_BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
 _TOKEN_ID = re.compile(r"token_id:\d+")
@@ -53,8 +56,9 @@ NO_REASONING = (
 )
 
 _TOKENS_ARE_IDS = (
-  "its tokens are spelled by their ids (return_tokens_as_token_ids), which mean"
-  " nothing without the teacher's tokenizer: ask without"
+  "its tokens are spelled by their ids, which mean nothing without the"
+  " teacher's tokenizer: ask without return_tokens_as_token_ids (vLLM), or with"
+  " return_text_in_logprobs (SGLang)"
 )
 
 # The reasons for dropping an alternative, by which they are counted.
@@ -175,6 +179,7 @@ def parse(body: object) -> Response:
   """
   usage = body.get("usage") if isinstance(body, dict) else None
   usage = usage if isinstance(usage, dict) else {}
+  prompt_tokens, completion_tokens = native_responses.num_tokens(body)
   choices: list[Choice] = []
   rejected: list[ResponseError] = []
   left_out: collections.Counter[str] = collections.Counter()
@@ -192,9 +197,13 @@ def parse(body: object) -> Response:
     choices=tuple(choices),
     rejected=tuple(rejected),
     left_out=left_out,
-    prompt_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+    prompt_tokens=_count(
+      usage.get("prompt_tokens", usage.get("input_tokens", prompt_tokens))
+    ),
     completion_tokens=_count(
-      usage.get("completion_tokens", usage.get("output_tokens"))
+      usage.get(
+        "completion_tokens", usage.get("output_tokens", completion_tokens)
+      )
     ),
   )
 
@@ -262,6 +271,9 @@ def _of_responses_api(body: Mapping) -> dict[str, object]:
 
 def _choices(body: object) -> list:
   """Returns a response's choices; raises an error if it has none."""
+  native = native_responses.choices(body)
+  if native is not None:
+    return native
   if (
     isinstance(body, dict)
     and isinstance(body.get("output"), list)
@@ -287,8 +299,9 @@ def _choices(body: object) -> list:
   if isinstance(body, dict) and "choices" not in body:
     names = ", ".join(map(repr, list(body)[:8])) or "none"
     raise ResponseError(
-      "expected 'choices', as OpenAI-compatible endpoints answer; its fields"
-      f" are {names[:_MAX_WORDS]}"
+      "expected 'choices', as OpenAI-compatible endpoints answer, or a response"
+      " of llama.cpp, Ollama, SGLang, text-generation-inference or Gemini; its"
+      f" fields are {names[:_MAX_WORDS]}"
     )
   if isinstance(body, dict):
     raise ResponseError(f"'choices' is {shown(body['choices'])}")

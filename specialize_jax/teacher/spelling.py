@@ -6,7 +6,7 @@ sampled, the text is replaced by the one that the remaining tokens spell.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from specialize_jax.records import schema, special_tokens
 
@@ -43,7 +43,13 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
   if any(_is_unknown(step) for step in steps):
     steps = _with_inferred_bytes(text, steps)
     spelt = b"".join([step.spelling for step in steps])
-  end = _end(spelt, text.rstrip(_UNKNOWN).encode("utf-8", "surrogatepass"))
+  wanted = text.rstrip(_UNKNOWN).encode("utf-8", "surrogatepass")
+  end = _end(spelt, wanted)
+  if end is None and not all(step.spelling for step in steps):
+    # vLLM spells all parts of a character "", even the last.
+    steps = _with_inferred_bytes(text, steps, are_silent=True)
+    spelt = b"".join([step.spelling for step in steps])
+    end = _end(spelt, wanted)
   if end is None:
     raise MisspeltError(
       f"the tokens spell {_shown(spelt)}, and the text is"
@@ -150,19 +156,31 @@ def _is_unknown(step: schema.TeacherStep) -> bool:
   return step.token_bytes is None and _UNKNOWN in step.token
 
 
-def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
+def _with_inferred_bytes(
+  text: str, steps: Steps, *, are_silent: bool = False
+) -> Steps:
   """Infers from the text the bytes of tokens that are parts of characters.
 
   A run of such tokens spells the part of the text between its neighbors,
   ignoring tokens that spell nothing. If it has more bytes than tokens, their
   division is unknown, and the first token receives the excess. The record keeps
   the server's string of the token, with U+FFFD, in addition to its bytes.
+
+  Args:
+    text: The server's text.
+    steps: Its tokens.
+    are_silent: Whether these parts are the tokens that spell nothing, rather
+      than those with U+FFFD.
   """
   inferred: list[schema.TeacherStep] = []
   position = 0
+
+  def is_unknown(step: schema.TeacherStep) -> bool:
+    return not step.spelling if are_silent else _is_unknown(step)
+
   while len(inferred) < len(steps):
     first = len(inferred)
-    if not _is_unknown(steps[first]):
+    if not is_unknown(steps[first]):
       token = steps[first].spelling.decode("utf-8", errors="replace")
       if not text.startswith(token, position):
         break  # beyond the text's end, or not the text's tokens
@@ -171,28 +189,28 @@ def _with_inferred_bytes(text: str, steps: Steps) -> Steps:
       continue
     last = first
     while last < len(steps) and (
-      _is_unknown(steps[last]) or not steps[last].spelling
+      is_unknown(steps[last]) or not steps[last].spelling
     ):
       last += 1
-    end = (
-      text.find(steps[last].token, position + 1) if last < len(steps) else -1
-    )
+    start = position + (not are_silent)
+    end = text.find(steps[last].token, start) if last < len(steps) else -1
     end = len(text) if end < 0 else end
-    inferred += _spread(
-      text[position:end].encode("utf-8", "surrogatepass"), steps[first:last]
-    )
+    run = steps[first:last]
+    if end > position or not are_silent:
+      spelt = text[position:end].encode("utf-8", "surrogatepass")
+      run = _spread(spelt, run, is_unknown)
+    inferred += run
     position = end
   return (*inferred, *steps[len(inferred) :])
 
 
 def _spread(
-  spelt: bytes, steps: Sequence[schema.TeacherStep]
+  spelt: bytes,
+  steps: Sequence[schema.TeacherStep],
+  is_unknown: Callable[[schema.TeacherStep], bool],
 ) -> list[schema.TeacherStep]:
-  """Divides bytes among tokens: one each, and the excess to the first.
-
-  Tokens that spell nothing receive none.
-  """
-  num_parts = sum(map(_is_unknown, steps))
+  """Divides bytes among unknown tokens: one each, the excess to the first."""
+  num_parts = sum(map(is_unknown, steps))
   if len(spelt) < num_parts:
     raise MisspeltError(
       f"{num_parts} tokens that are parts of characters stand where the text"
@@ -204,7 +222,7 @@ def _spread(
   )
   return [
     dataclasses.replace(step, token_bytes=next(parts))
-    if _is_unknown(step)
+    if is_unknown(step)
     else step
     for step in steps
   ]
