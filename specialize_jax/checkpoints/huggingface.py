@@ -115,6 +115,8 @@ class Folder:
     """
     self.where = os.fspath(path)
     self._path = pathlib.Path(path)
+    if (self._path / tensor_files.ADAPTER).exists():
+      tensor_files.TensorFiles(self._path)  # says what an adapter lacks
     self._json = _read_config_json(self._path)
     self.generation_config = _read_generation_json(self._path)
     self._files = tensor_files.TensorFiles(self._path)

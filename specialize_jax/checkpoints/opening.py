@@ -28,6 +28,7 @@ from specialize_jax.checkpoints import (
   name_table,
   sources,
   t5x,
+  tensor_files,
   tokenizers,
 )
 from specialize_jax.files import paths
@@ -56,6 +57,9 @@ _OF_THE_FUNCTION = (
 
 ORIGIN = "converted_from"
 """Key in the metadata of a step: the checkpoint it was converted from."""
+
+# An adapter alone has only the second.
+_OF_HUGGING_FACE = ("config.json", tensor_files.ADAPTER)
 
 _T5X_STEP = re.compile(r"^checkpoint_(\d+)$")
 
@@ -311,7 +315,7 @@ def _kind_in(directory: epath.Path) -> Kind:
     )
   if (directory / t5x.INDEX).is_file():
     return "t5x"
-  if (directory / "config.json").is_file():
+  if any((directory / name).is_file() for name in _OF_HUGGING_FACE):
     return "huggingface"
   if _is_t5x(directory):
     return "t5x"
@@ -323,8 +327,18 @@ def _kind_in(directory: epath.Path) -> Kind:
   raise errors.UserError(
     f"{os.fspath(directory)} holds no checkpoint: neither the steps of a run, "
     "nor a Hugging Face config.json, nor a T5X checkpoint (a file called "
-    "'checkpoint', or a 'state' that Orbax wrote)."
+    f"'checkpoint', or a 'state' that Orbax wrote){_folders_in(directory)}."
   )
+
+
+def _folders_in(directory: epath.Path) -> str:
+  """Names the Hugging Face folders in a directory, as a trainer writes them."""
+  found = sorted(
+    os.fspath(path.parent)
+    for pattern in ("*/config.json", "snapshots/*/config.json")
+    for path in directory.glob(pattern)
+  )
+  return f"; give one of {', '.join(found[:3])}" if found else ""
 
 
 def _open_ours(path: str, given: epath.Path, verify: bool) -> Checkpoint:

@@ -24,6 +24,14 @@ from specialize_jax import errors
 SINGLE, SHARD = "model.safetensors", "model-{:05d}-of-{:05d}.safetensors"
 INDEX = f"{SINGLE}.index.json"
 _TORCH = "pytorch_model.bin"
+ADAPTER = "adapter_config.json"
+_OTHER_FORMATS = (
+  *("flax_model*.msgpack", "tf_model*.h5", "rust_model.ot", "*.gguf", "*.onnx"),
+  *("model.ckpt*", "*.pth", "*.pt", "adapter_model.*", "model-*.safetensors"),
+  *("pytorch_model-*.bin", "*.ckpt"),
+)
+# The tensor that tells the prefix of a wrapper, such as DDP's `module.`.
+_ANCHOR = "encoder.final_layer_norm.weight"
 
 _DTYPES = {
   "F64": np.dtype(np.float64),
@@ -40,28 +48,47 @@ class TensorFiles:
   def __init__(self, folder: str | os.PathLike) -> None:
     """Finds the files as transformers does.
 
-    Safetensors come before PyTorch's, and a whole file before an index.
+    Safetensors come before PyTorch's, and a whole file before an index. A
+    prefix that all names have, from DDP, Lightning or `torch.compile`, is
+    removed.
 
     Raises:
       UserError: there is none, one is missing, or cannot be read.
     """
     self._folder = pathlib.Path(folder)
     self._files = self._find()
+    self._prefix = _common_prefix(self._files)
+    self._check_no_adapter()
 
   @functools.cached_property
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
     """The shape of every tensor."""
-    return {name: shape for name, (shape, _) in self._headers.items()}
+    return {
+      name.removeprefix(self._prefix): shape
+      for name, (shape, _) in self._headers.items()
+    }
 
   @functools.cached_property
   def dtypes(self) -> Mapping[str, np.dtype]:
     """The type of every tensor."""
-    return {name: dtype for name, (_, dtype) in self._headers.items()}
+    return {
+      name.removeprefix(self._prefix): dtype
+      for name, (_, dtype) in self._headers.items()
+    }
 
   def read(self, name: str) -> np.ndarray:
     """Reads one tensor as it is in its file."""
-    with _opened(self._files[name]) as file:
-      return file.read(name)
+    with _opened(self._files[self._prefix + name]) as file:
+      return file.read(self._prefix + name)
+
+  def _check_no_adapter(self) -> None:
+    added = sorted(name for name in self._files if ".lora_" in name)
+    if added:
+      raise errors.UserError(
+        f"{self._folder} holds tensors of an adapter beside the model's"
+        f" ({added[0]}): merge them with PEFT's merge_and_unload(), and save"
+        " the model with save_pretrained."
+      )
 
   @functools.cached_property
   def _headers(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -89,9 +116,27 @@ class TensorFiles:
       index = self._folder / f"{single}.index.json"
       if index.exists():
         return self._indexed(index)
+    if (self._folder / ADAPTER).exists():
+      raise errors.UserError(
+        f"{self._folder} holds an adapter ({ADAPTER}) and not the model that it"
+        " adapts: merge it with PEFT's merge_and_unload(), and save the model"
+        " with save_pretrained."
+      )
+    others = sorted(
+      {
+        path.name
+        for pattern in _OTHER_FORMATS
+        for path in self._folder.glob(pattern)
+      }
+    )
+    but = ""
+    if any("-of-" in name for name in others):
+      but = f", nor the index of its shards ({others[0]})"
+    elif others:
+      but = f", but {', '.join(others[:3])}, which is not read"
     raise errors.UserError(
-      f"{self._folder} holds neither {SINGLE} nor {_TORCH}, whole or sharded: "
-      "save the model with save_pretrained of a recent transformers."
+      f"{self._folder} holds neither {SINGLE} nor {_TORCH}, whole or sharded"
+      f"{but}: save the model with save_pretrained of a recent transformers."
     )
 
   def _indexed(self, index: pathlib.Path) -> Mapping[str, pathlib.Path]:
@@ -120,6 +165,15 @@ class TensorFiles:
         "the folder again."
       )
     return files
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+  """Returns the prefix that a wrapper gave to all names; "" if none did."""
+  found = [
+    name.removesuffix(_ANCHOR) for name in names if name.endswith(_ANCHOR)
+  ]
+  prefix = found[0] if len(found) == 1 else ""
+  return prefix if all(name.startswith(prefix) for name in names) else ""
 
 
 def write(
@@ -223,7 +277,21 @@ def _load(torch: Any, path: pathlib.Path) -> Mapping[str, Any]:
   )
   if not isinstance(tensors, Mapping):
     raise pickle.UnpicklingError(f"it holds a {type(tensors).__name__}")
-  return tensors
+  others = [key for key, one in tensors.items() if not torch.is_tensor(one)]
+  if not others:
+    return tensors
+  # A trainer's own checkpoint has the model's among other things.
+  nested = [
+    one
+    for one in tensors.values()
+    if isinstance(one, Mapping)
+    and one
+    and all(map(torch.is_tensor, one.values()))
+  ]
+  if len(nested) != 1:
+    shown = ", ".join(map(repr, others[:3]))
+    raise pickle.UnpicklingError(f"it holds {shown}, which are no tensors")
+  return nested[0]
 
 
 @contextlib.contextmanager
@@ -243,6 +311,8 @@ def _opened(path: pathlib.Path) -> Iterator[_Safetensors | _Torch]:
   ) as error:
     what = " ".join(str(error).split())[:200]
     way_out = "copy the folder again"
+    if isinstance(error, pickle.UnpicklingError):
+      way_out = "save the model with save_pretrained, or copy the folder again"
     if _is_lfs_pointer(path):
       what = "it is a pointer of Git LFS and not the file itself"
       way_out = "run `git lfs pull` in its repository"

@@ -92,3 +92,17 @@ def test_what_is_a_hub_name():
     assert hub.is_name(path), path
   for path in ("./a/b", "/a/b", "a/b/c", "gs://a/b", "../a"):
     assert not hub.is_name(path), path
+
+
+def test_a_directory_of_folders_names_them(tmp_path):
+  for name in ("checkpoint-500", "checkpoint-1000"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+  with pytest.raises(errors.UserError, match="give one of .*checkpoint-500"):
+    opening.kind_of(tmp_path)
+
+
+def test_an_adapter_alone_is_refused_by_name(tmp_path):
+  (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+  with pytest.raises(errors.UserError, match="holds an adapter .*PEFT"):
+    opening.open_checkpoint(tmp_path)

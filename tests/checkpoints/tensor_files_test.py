@@ -186,3 +186,60 @@ def test_a_header_of_a_length_that_lies_is_refused(tmp_path, length):
   path.write_bytes(struct.pack("<Q", length) + b"{}")
   with pytest.raises(errors.UserError, match="model.safetensors cannot be rea"):
     _ = tensor_files.TensorFiles(tmp_path).shapes
+
+
+ANCHORED = {
+  "shared.weight": TENSORS["a"],
+  "encoder.final_layer_norm.weight": TENSORS["c"],
+}
+
+
+@pytest.mark.parametrize(
+  "prefix", ["module.", "_orig_mod.module.", "base_model.model."]
+)
+def test_the_prefix_of_a_wrapper_is_no_part_of_a_name(tmp_path, prefix):
+  named = {prefix + name: value for name, value in ANCHORED.items()}
+  safetensors.numpy.save_file(named, tmp_path / "model.safetensors")
+  files = tensor_files.TensorFiles(tmp_path)
+  assert set(files.shapes) == set(files.dtypes) == set(ANCHORED)
+  np.testing.assert_array_equal(files.read("shared.weight"), TENSORS["a"])
+  mixed = named | {"lm_head.weight": TENSORS["a"]}
+  safetensors.numpy.save_file(mixed, tmp_path / "model.safetensors")
+  assert set(tensor_files.TensorFiles(tmp_path).shapes) == set(mixed)
+
+
+def test_the_model_of_a_trainers_checkpoint_is_read(tmp_path):
+  model = {f"model.{k}": torch.tensor(v) for k, v in ANCHORED.items()}
+  saved = {"state_dict": model, "epoch": 3, "optimizer": {"lr": 0.1}}
+  torch.save(saved, tmp_path / "pytorch_model.bin")
+  assert set(tensor_files.TensorFiles(tmp_path).shapes) == set(ANCHORED)
+  torch.save(saved | {"ema": model}, tmp_path / "pytorch_model.bin")
+  with pytest.raises(errors.UserError, match="'epoch'.* no tensors"):
+    tensor_files.TensorFiles(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    (["adapter_config.json", "adapter_model.safetensors"], "holds an adapter"),
+    (["flax_model.msgpack"], "but flax_model.msgpack, which is not read"),
+    (["tf_model.h5", "rust_model.ot"], "but rust_model.ot, tf_model.h5, which"),
+    (["flan-t5-base-q8_0.gguf"], "but flan-t5-base-q8_0.gguf, which"),
+    (["model-00001-of-00002.safetensors"], "nor the index of its shards"),
+    (["pytorch_model-00001-of-00002.bin"], "nor the index of its shards"),
+    ([], "whole or sharded: save the model"),
+  ],
+)
+def test_what_is_there_instead_of_tensors_is_named(tmp_path, names, message):
+  for name in names:
+    (tmp_path / name).write_bytes(b"{}")
+  with pytest.raises(errors.UserError, match=message):
+    tensor_files.TensorFiles(tmp_path)
+
+
+def test_an_adapter_that_was_not_merged_is_refused(tmp_path):
+  name = "encoder.block.0.layer.0.SelfAttention.q.lora_A.default.weight"
+  tensors = ANCHORED | {name: TENSORS["a"]}
+  safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+  with pytest.raises(errors.UserError, match="lora_A.*merge_and_unload"):
+    tensor_files.TensorFiles(tmp_path)
