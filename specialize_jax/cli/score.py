@@ -177,12 +177,20 @@ def _each_output_once(
 
   It writes a row for each of a task's filters, which differ in
   "filtered_resps" alone; counted twice, n and the interval would be wrong.
+
+  Raises:
+    UserError: a row has several responses, of which each filter makes another
+      prediction.
   """
+  from specialize_jax.evaluation import row_fields
+
   kept, seen = [], {}
   for number, row in enumerate(rows, start=1):
     if {"doc_id", "filter", "resps"} <= row.keys():
       output = json.dumps([row["doc_id"], row["resps"], row.get("target")])
-      if seen.setdefault(output, row["filter"]) != row["filter"]:
+      first = seen.setdefault(output, row)
+      if first["filter"] != row["filter"]:
+        row_fields.check_same_prediction(first, row, f"row {number}")
         continue
     kept.append((number, row))
   return kept, len(rows) - len(kept)

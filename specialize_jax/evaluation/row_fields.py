@@ -75,6 +75,30 @@ def prediction_of(row: Row, where: str) -> str:
   return text
 
 
+def check_same_prediction(row: Row, other: Row, where: str) -> None:
+  """Checks that two filters of lm-evaluation-harness have one prediction.
+
+  They do if there is one response, which is graded whole. Of several, as for a
+  vote, what a filter selects is graded.
+
+  Args:
+    row: a row with the responses and a filter.
+    other: a row with the same responses and another filter.
+    where: the other row, for error messages.
+
+  Raises:
+    UserError: the predictions differ.
+  """
+  if _only_text(row["resps"]) is not None:
+    return
+  if row.get("filtered_resps") != other.get("filtered_resps"):
+    raise errors.UserError(
+      f"{where} has another prediction of the same responses by its filter"
+      f" {_short(other['filter'])} than by {_short(row['filter'])}: keep the"
+      " rows of one filter."
+    )
+
+
 def target_of(row: Row, where: str) -> str:
   """Returns the target of a row.
 

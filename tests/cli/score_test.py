@@ -145,3 +145,17 @@ def test_what_a_user_can_mend_is_one_sentence(
   assert err.count("\n") == 1
   assert re.search(message, err), err
   assert not (tmp_path / "graded.jsonl").exists()
+
+
+def test_what_several_filters_make_of_several_responses_is_one_each(
+  tmp_path, capsys
+):
+  row = {"doc_id": 0, "target": "18", "resps": [["a 17", "b 18", "c 18"]]}
+  first = row | {"filter": "score-first", "filtered_resps": ["17"]}
+  voted = row | {"filter": "maj@3", "filtered_resps": ["18"]}
+  status, _, err = _score(tmp_path, capsys, [first, voted])
+  assert status == 2
+  assert "row 2 has another prediction" in err
+  assert not (tmp_path / "graded.jsonl").exists()
+  status, out, _ = _score(tmp_path, capsys, [voted])
+  assert (status, json.loads(out)["accuracy"]) == (0, 1.0)
