@@ -35,7 +35,12 @@ _STORES = frozenset(
 _GOOGLE = ("gs", "gcs")
 _SHELL_NAME = re.compile(r"\$(?:\w+|\{[^{}]*\}|\([^()]*\))")
 _QUOTED = re.compile(r"(['\"`]).*\1", re.DOTALL)
-_WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+# Where a bucket is mounted on some clouds' machines, and what it then is.
+_MOUNT = re.compile(r"/+(gcs|dbfs|cns)/+(.*)")
+_HUB = re.compile(
+  r"(?:hf:/*|https?://(?:huggingface\.co|hf\.co)/+)([^/]+/[^/?#]+).*"
+)
 # Names of files that a process has open already, such as standard output.
 _DESCRIPTOR = re.compile(
   r"/dev/(?P<name>stdin|stdout|stderr)|(?:/dev|/proc/self)/fd/(?P<number>\d+)"
@@ -308,19 +313,28 @@ def _refuse_unmeant(name: str, given: str, kind: Kind) -> None:
     raise errors.UserError(
       f"{shown} is a path of Windows: expected one of this system, with /"
     )
-  _refuse_scheme(shown, given)
+  mount = _MOUNT.match(given)
+  if mount and not os.path.lexists(f"/{mount[1]}"):
+    way_out = f" or gs://{mount[2]}" if mount[1] == "gcs" else ""
+    raise errors.UserError(
+      f"{shown}: nothing is mounted at /{mount[1]} on this machine, so the path"
+      f" would be one of its own disk; expected a local path{way_out}"
+    )
+  _refuse_scheme(shown, given, kind)
 
 
-def _refuse_scheme(shown: str, given: str) -> None:
+def _refuse_scheme(shown: str, given: str, kind: Kind) -> None:
   found = _SCHEME.match(given)
   if found is None or is_in_bucket(given):
     return
   scheme, slashes = found[1].lower(), found[2]
   if slashes != "//" and scheme not in _STORES:
-    return  # `C:/x`, `notes:/x`
+    return  # `notes:/x`
   rest = given[found.end() :].lstrip("/\\")
   if scheme in _GOOGLE:
     way_out = f"expected gs://{rest or 'BUCKET/NAME'}"
+  elif kind.or_name and (model := _HUB.fullmatch(given)):
+    way_out = f"give a model of the Hugging Face hub by its name, {model[1]}"
   elif scheme == "file":
     way_out = f"give the path alone, /{rest}"
   else:

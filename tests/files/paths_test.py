@@ -72,6 +72,9 @@ def test_a_scheme_that_is_not_read_or_written_is_refused(kind, given, match):
     ("'gs://bucket/x'", "quotation marks in it: expected gs://bucket/x"),
     ("C:\\Users\\x", "a path of Windows"),
     ("\\\\server\\x", "a path of Windows"),
+    ("C:/Users/x", "a path of Windows"),
+    ("/gcs/bucket/x", "mounted at /gcs on .*local path or gs://bucket/x"),
+    ("/dbfs/bucket/x", "nothing is mounted at /dbfs .* expected a local path"),
     ("-", "a file's name here: for a pipe give /dev/std"),
   ],
 )
@@ -230,3 +233,14 @@ def test_two_spellings_of_one_path_are_the_same(place, monkeypatch):
   assert paths.are_same("file", f"{place}/a folder/../file")
   assert not paths.are_same("file", "other")
   assert paths.are_same("gs://bucket/x/", "gs://bucket/x")
+
+
+@pytest.mark.parametrize(
+  "given",
+  [
+    "hf://google/flan-t5-xl",
+    "https://huggingface.co/google/flan-t5-xl/tree/main",
+  ],
+)
+def test_an_address_of_the_hub_leads_to_the_models_name(given):
+  _refused(given, paths.CHECKPOINT, "by its name, google/flan-t5-xl$")
