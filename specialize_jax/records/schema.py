@@ -25,10 +25,12 @@ NULL_FINISH = "null"
 """The reason of samples whose server says null, as of a partial answer."""
 
 # OpenAI's word for an answer that ended by itself or at a stop sequence, and
-# those of Together, text-generation-inference, Anthropic, Cohere and TensorRT.
+# those of Together, text-generation-inference, Anthropic, Cohere, TensorRT,
+# Amazon's Titan and AI21.
 _STOPPED = frozenset(
   ("stop", "eos", "eos_token", "stop_sequence", "stop_token", "stop_words")
   + ("end_turn", "end_id", "complete", "completed")
+  + ("finish", "finished", "endoftext")
 )
 # Names of the maximum number of tokens of an answer, in requests.
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict")
@@ -164,8 +166,17 @@ def why_unfinished(
 
 
 def has_stopped(finish_reason: str) -> bool:
-  """Returns whether an API's reason says that an answer ended by itself."""
-  return finish_reason.lower() in _STOPPED
+  """Returns whether an API's reason says that an answer ended by itself.
+
+  Example:
+    >>> has_stopped("STOP"), has_stopped("FinishReason.STOP")
+    (True, True)
+    >>> has_stopped("MAX_TOKENS"), has_stopped("unknown")
+    (False, False)
+  """
+  # As Gemini's clients write the name of an enumeration's value.
+  word = finish_reason.lower().rpartition(".")[2]
+  return word.removeprefix("finish_reason_") in _STOPPED
 
 
 def check_spelling(record: TeacherRecord) -> None:
