@@ -67,6 +67,9 @@ _MINUS = re.compile(
   re.IGNORECASE,
 )
 _NEGATIVE = re.compile(r"\bnegative\s(?=\$?\.?\d)", re.IGNORECASE)
+_DOLLARS_AND_CENTS = re.compile(
+  r"(\d)\sdollars?,?\s(?:and\s)?(\d{1,2})\scents?\b", re.IGNORECASE
+)
 _NEGATED = re.compile(r"(?<![\w).\]}%])-\s?\(([$\d.,/]{1,40})\)")
 _ALONE_FRACTION = re.compile(r"\W{0,5}?(-?\d+)\s/\s(\d+)(?![^\n]*\d)")
 # An operator between two numbers, the first of which may have a unit.
@@ -234,9 +237,12 @@ def _loops(text: str) -> bool:
 
 
 def _signed(text: str) -> str:
-  """Replaces sign words by signs, and joins mixed numbers."""
+  """Replaces sign words by signs; joins mixed numbers, dollars and cents."""
   text = _NEGATIVE.sub("-", _MINUS.sub(r"\1-", text))
   text = _NEGATED.sub(r"-\1", text)
+  text = _DOLLARS_AND_CENTS.sub(
+    lambda m: f"{m[1]}.{m[2].rjust(2, '0')} dollars", text
+  )
   return _AND_A_FRACTION.sub(lambda m: " 1/2" if m[1] else " ", text)
 
 

@@ -24,6 +24,7 @@ from specialize_jax.teacher import (
 
 _MAX_WORDS = 300
 _MAX_DEPTH = 20
+_FIRST_ERROR = 400  # of HTTP's statuses
 _MAX_ID = 1 << 63  # other programs parse larger integers as floats
 
 _LIST_OF_OBJECTS = re.compile(rb"\[\s*\{")
@@ -235,7 +236,8 @@ def _body(row: Mapping) -> object:
   status = None
   if isinstance(body, dict) and "body" in body:
     status, body = body.get("status_code"), _parsed(body["body"])
-  if isinstance(body, dict) and body.get("choices"):
+  has_failed = type(status) is int and status >= _FIRST_ERROR
+  if isinstance(body, dict) and body.get("choices") and not has_failed:
     return body
   said = responses.server_message(row) or responses.server_message(body)
   if said is None and body is not row and isinstance(body, str):
@@ -245,6 +247,8 @@ def _body(row: Mapping) -> object:
         " log-probabilities"
       )
     said = body.strip() or None
+  if has_failed and said is None:
+    said = "it says nothing more"
   if said is not None:
     where = f"HTTP {status}" if type(status) is int else "an error"
     raise responses.ResponseError(

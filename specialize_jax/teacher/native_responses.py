@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 Choice = dict[str, object]
 
-_CHUNK: Choice = {"delta": {}}  # of a stream, which `responses` refuses by name
+CHUNK: Choice = {"delta": {}}
+"""A part of a stream, which is no choice."""
 
 
 def choices(body: object) -> list[Choice] | None:
@@ -33,7 +34,9 @@ def choices(body: object) -> list[Choice] | None:
       servers return for several samples of a prompt.
 
   Example:
-    >>> choices({"text": "7", "meta_info": {"finish_reason": None}})[0]["text"]
+    >>> choices({"text": "7", "meta_info": {"finish_reason": "stop"}})[0][
+    ...   "text"
+    ... ]
     '7'
     >>> choices({"choices": []}) is None
     True
@@ -93,8 +96,10 @@ def _llama_cpp(body: Mapping) -> list[Choice]:
     ]
     reason = stopped[0].removeprefix("stopped_") if stopped else None
   named = {"eos": "stop", "word": "stop", "limit": "length"}
-  if body.get("stop") is False:
-    return [_CHUNK]
+  if body.get("stop") is False or _is_last_chunk(
+    body["content"], body.get("tokens_predicted")
+  ):
+    return [CHUNK]
   entries = _each(body.get("completion_probabilities"), _llama_cpp_entry)
   return [_choice(body["content"], entries, named.get(str(reason), reason))]
 
@@ -124,8 +129,11 @@ def _llama_cpp_entry(entry: Mapping) -> dict[str, object]:
 
 def _ollama(body: Mapping) -> list[Choice]:
   if body.get("done") is False:
-    return [_CHUNK]
+    return [CHUNK]
   message = body.get("message")
+  text = message.get("content") if message else body.get("response")
+  if _is_last_chunk(text, body.get("eval_count")):
+    return [CHUNK]
   reason = body.get("done_reason")
   if isinstance(message, Mapping):
     return [
@@ -164,6 +172,8 @@ def _tgi_entry(entry: Mapping) -> dict[str, object]:
 
 def _sglang(body: Mapping) -> list[Choice]:
   info = body["meta_info"]
+  if info.get("finish_reason", "") is None:
+    return [CHUNK]
   entries = _with_tops(
     info.get("output_token_logprobs"),
     info.get("output_top_logprobs"),
@@ -195,6 +205,15 @@ def _gemini(body: Mapping) -> list[Choice]:
       ],
       _gemini_entry,
     )
+    chosen = result.get("chosenCandidates")
+    _, total = num_tokens(body)
+    if candidate.get("finishReason") is None or (
+      len(body["candidates"]) == 1
+      and isinstance(chosen, list)
+      and type(total) is int
+      and total > len(chosen) + 1  # more than an end token
+    ):
+      return [CHUNK]
     content = candidate.get("content")
     parts = content.get("parts") if isinstance(content, Mapping) else None
     thoughts = [
@@ -211,6 +230,11 @@ def _gemini(body: Mapping) -> list[Choice]:
 
 def _gemini_entry(entry: Mapping) -> dict[str, object]:
   return {"token": entry.get("token"), "logprob": entry.get("logProbability")}
+
+
+def _is_last_chunk(text: object, num_sampled: object) -> bool:
+  """Returns whether tokens were sampled, and are in earlier chunks."""
+  return text == "" and type(num_sampled) is int and num_sampled > 1
 
 
 def _with_tops(

@@ -67,11 +67,14 @@ NO_SPELLING = "that spell nothing"
 OTHER_ALPHABET = "in another alphabet than the sampled tokens"
 NO_ALTERNATIVE = "of a shape that is none"
 NO_BYTES = "that are a part of a character, without their bytes"
+NO_DISTRIBUTION = "whose probabilities add up to more than 1"
 
 # The Responses API's names of finish reasons.
 _FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}
 
 _EQUAL_LOG_PROBS = 1e-6
+# Rounding by servers may yield a sum slightly above 1.
+_MAX_MASS = 1.2
 # The forms in which protocol buffers, Python and others write it in a string.
 _MINUS_INFINITY = ("-Infinity", "-inf", "-Inf")
 
@@ -312,9 +315,10 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
   if not isinstance(choice, dict):
     raise ResponseError(f"a choice is {shown(choice)}, not an object")
   if isinstance(choice.get("delta"), dict) and "message" not in choice:
+    or_whole = ", or save the stream whole, which specialize import reads"
     raise SettledError(
-      "the answer is a piece of a stream: ask without 'stream', or save the"
-      " stream whole, which specialize import reads"
+      "the answer is a piece of a stream: ask without 'stream'"
+      f"{'' if choice is native_responses.CHUNK else or_whole}"
     )
   said = server_message({"error": choice.get("error")})
   if said is not None:
@@ -338,6 +342,8 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
     raise ResponseError(str(error)) from error
   steps = _with_read_alternatives(text, steps, left_out)
   if text and not any(step.top for step in steps):
+    if left_out[NO_DISTRIBUTION]:
+      raise SettledError(f"it has alternatives {NO_DISTRIBUTION}")
     if left_out[OTHER_ALPHABET]:
       raise SettledError(
         "its alternatives are spelled in another alphabet than its tokens, or"
@@ -829,12 +835,27 @@ def _with_read_alternatives(
     steps = readings[scores.index(max(scores))]
   if "\ufffd" in names and "\ufffd" not in text:
     steps = tuple([_without_unknown(step, left_out) for step in steps])
-  return tuple(
-    [
-      _without_misspelt(step, left_out, is_first=number == 0)
-      for number, step in enumerate(steps)
-    ]
-  )
+  steps = [
+    _without_misspelt(step, left_out, is_first=number == 0)
+    for number, step in enumerate(steps)
+  ]
+  return tuple([_without_excess(step, left_out) for step in steps])
+
+
+def _without_excess(
+  step: schema.TeacherStep, left_out: collections.Counter[str]
+) -> schema.TeacherStep:
+  """Drops alternatives that cannot be of one distribution with the sample.
+
+  SGLang, for one, has listed the first token's alternatives for all tokens.
+  """
+  values = [value for _, value in step.top]
+  log_probs = {step.spelling: step.log_prob}
+  log_probs |= zip(_top_spellings(step), values, strict=True)
+  if sum(map(math.exp, log_probs.values())) <= _MAX_MASS:
+    return step
+  left_out[NO_DISTRIBUTION] += len(step.top)
+  return dataclasses.replace(step, top=(), top_bytes=None)
 
 
 def _with_top_bytes(

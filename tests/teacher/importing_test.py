@@ -377,6 +377,13 @@ def test_a_failed_line_of_a_batch_file_shows_the_servers_own_message(
     },
     {"custom_id": "e", "error": None, "response": None},
     {
+      "custom_id": "g",
+      "response": {
+        "status_code": 503,
+        "body": {"choices": [legacy_choice("8")]},
+      },
+    },
+    {
       "custom_id": "f",
       "error": None,
       "response": {
@@ -392,6 +399,7 @@ def test_a_failed_line_of_a_batch_file_shows_the_servers_own_message(
     "2 the server answered with HTTP 429: Rate limit reached (rate_limit)",
     "1 the server answered with an error: it could not be run (batch_expired)",
     "1 the server answered with HTTP 500: Bad gateway",
+    "1 the server answered with HTTP 503",
     "1 expected an object with 'choices': None",
   ):
     assert words in out
@@ -417,13 +425,16 @@ def test_a_choice_that_cannot_be_used_is_counted_and_its_neighbours_stored(
 
 
 def test_a_text_in_place_of_a_response_is_no_error_of_the_server(tmp_path):
-  """As Ollama's own endpoint answers."""
   path = tmp_path / "responses.jsonl"
-  path.write_text('{"model": "x", "response": "It is 7.", "done": true}\n')
+  path.write_text(
+    '{"model": "x", "response": "It is 7."}\n'
+    '{"model": "x", "response": "It is 7.", "done": true}\n'  # Ollama's
+  )
   records, rejected = read(path)
   assert records == []
-  (reason,) = rejected
-  assert reason.startswith("'response' is a text: expected the answer of an Op")
+  text, without = rejected
+  assert text.startswith("'response' is a text: expected the whole answer of")
+  assert without == "the server answered without log-probabilities"
 
 
 def test_a_batch_files_body_may_be_a_string_of_json(tmp_path):

@@ -201,6 +201,19 @@ def test_several_samples_of_a_prompt_are_a_list():
   [
     (ollama(done=False, response="It"), responses.SettledError, "of a stream"),
     (llama_cpp(stop=False), responses.SettledError, "of a stream"),
+    (ollama(response="", logprobs=None), responses.SettledError, "of a stream"),
+    (llama_cpp(content=""), responses.SettledError, "of a stream"),
+    (sglang(finish_reason=None), responses.SettledError, "of a stream"),
+    (
+      gemini() | {"usageMetadata": {"candidatesTokenCount": 9}},
+      responses.SettledError,
+      "of a stream",
+    ),
+    (
+      {"candidates": [{"content": {"parts": [{"text": "It"}]}}]},
+      responses.SettledError,
+      "of a stream",
+    ),
     (ollama(logprobs=None), responses.NoLogProbsError, "log-probabilities"),
     (
       sglang(output_token_logprobs=[[LOW, 7, None], [-0.1, 9, None]]),
@@ -214,7 +227,7 @@ def test_several_samples_of_a_prompt_are_a_list():
     ),
     (sglang(output_token_logprobs=[7]), responses.ResponseError, "has 7"),
     ({"candidates": [{"finishReason": "SAFETY"}]}, None, ""),
-    ({"candidates": [{"content": 5}]}, None, ""),
+    ({"candidates": [{"content": 5, "finishReason": "OTHER"}]}, None, ""),
     (
       llama_cpp(completion_probabilities=[{}]),
       responses.ResponseError,

@@ -479,6 +479,27 @@ def test_bytes_that_do_not_spell_the_text_give_way_to_tokens_that_do():
   assert spelt == [b"3"]
 
 
+def test_alternatives_that_are_no_distribution_are_left_out():
+  """SGLang listed the first token's alternatives for all tokens."""
+  first = [candidate("3", -0.1), candidate("4", -3.0)]
+  said = chat(
+    entry("3", [51], -0.1, top_logprobs=first),
+    entry("+", [43], -0.2, top_logprobs=first),
+    text="3+",
+  )
+  choice, _, left_out = read(said)
+  assert [len(top) for top in tops_of(choice)] == [2, 0]
+  assert left_out == {responses.NO_DISTRIBUTION: 2}
+  zeros = [candidate("3", 0.0), candidate("4", 0.0)]
+  said = chat(entry("3", [51], 0.0, top_logprobs=zeros), text="3")
+  with pytest.raises(responses.SettledError, match="add up to more than 1"):
+    parse(said)
+  # Of repeated alternatives one counts.
+  repeated = [candidate("3"), candidate("3"), candidate("4", -1.0)]
+  said = chat(entry("3", [51], top_logprobs=repeated), text="3")
+  assert read(said)[2] == {}
+
+
 def test_tokens_that_are_ids_are_refused_by_name():
   with pytest.raises(
     responses.SettledError, match="return_tokens_as_token_ids"
