@@ -26,6 +26,16 @@ FILES = (
 )
 """The tokenizer's files that a Hugging Face folder may have."""
 
+UNREAD_FILES = (
+  "vocab.json",
+  "merges.txt",
+  "vocab.txt",
+  "tokenizer.model",
+  "sentencepiece.bpe.model",
+  "spm.model",
+)
+"""Files of other tokenizers, such as CodeT5's, which are not read."""
+
 _T5_EXTRA_IDS = 100
 _MAX_EXTRA_IDS = 100_000
 # Vocabularies are padded to a multiple of this (T5X's gin files).

@@ -181,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         planned, flags.output, max_shard_bytes=flags.max_shard_mib * 2**20
       )
   print(_summary(planned, path))
+  _say_tokenizer(planned)
   eos_ids = planned.config.eos_ids
   if to == "t5x" and eos_ids != (t5_config.EOS_ID,):
     print(
@@ -190,6 +191,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   _say_decoding_settings(checkpoint)
   return 0
+
+
+def _say_tokenizer(planned: conversion.Plan) -> None:
+  """Says if a tokenizer lies with the checkpoint and was not taken along."""
+  from specialize_jax.checkpoints import tokenizers
+
+  there = [
+    name
+    for name in tokenizers.UNREAD_FILES
+    if (planned.checkpoint.directory / name).is_file()
+  ]
+  if there and not planned.tokenizer_files:
+    print(
+      f"its tokenizer ({', '.join(there)}) is not read and was left out: save"
+      " it as tokenizer.json, as AutoTokenizer.from_pretrained(FOLDER)"
+      ".save_pretrained(FOLDER) writes it, or give --vocabulary"
+    )
 
 
 def _say_decoding_settings(checkpoint: opening.Checkpoint) -> None:

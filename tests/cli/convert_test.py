@@ -57,6 +57,17 @@ def test_there_and_back_by_default(folder, tmp_path, convert):
     np.testing.assert_array_equal(after.read(name), before.read(name))
 
 
+def test_a_tokenizer_that_is_left_out_is_said(folder, tmp_path, convert):
+  """As CodeT5's, which is no SentencePiece model."""
+  with_names = tmp_path / "with_names"
+  shutil.copytree(folder, with_names)
+  for name in ("vocab.json", "merges.txt"):
+    (with_names / name).write_text("{}")
+  status, out, _ = convert(checkpoint=with_names, output=tmp_path / "ours")
+  assert status == 0
+  assert "its tokenizer (vocab.json, merges.txt) is not read and was" in out
+
+
 def test_the_rows_that_were_cut_are_counted(folder, tmp_path, convert):
   status, out, _ = convert(
     checkpoint=folder,
