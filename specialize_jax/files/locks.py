@@ -49,6 +49,8 @@ _BEAT_SECONDS = 15.0
 # Several intervals, since a live holder may renew its lease late.
 _SILENT_SECONDS = 60.0
 _MAX_TRIES = 5
+# A lock that other processes make and remove meanwhile is tried again.
+_MAX_TRIES_TO_MAKE = 1000
 _MAX_READS = 20
 _HOLDER_BYTES = 4096
 # Errors of file systems without locks: some of Lustre, FUSE and NFS.
@@ -131,9 +133,14 @@ def _kernel_lock(
 ) -> Iterator[None]:
   """Holds a lock of the kernel; then removes its file and empty directories."""
   missing = [place for place in lock.parents if not place.exists()]
-  descriptor = None
-  while descriptor is None:
+  for _ in range(_MAX_TRIES_TO_MAKE):
     descriptor = _locked(lock, shown, way_out)
+    if descriptor is not None:
+      break
+  else:
+    raise errors.UserError(
+      f"{shown} cannot be written: no file can be made in {lock.parent}"
+    )
   try:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, _myself().encode(), 0)

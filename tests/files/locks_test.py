@@ -94,6 +94,15 @@ def test_the_longest_name_can_be_held(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_where_no_file_can_be_made_is_said_at_once():
+  with (
+    pytest.raises(errors.UserError, match="--output=/proc/x cannot be written"),
+    locks.file("/proc/x", "--output"),
+  ):
+    pass
+
+
 def test_of_many_that_come_at_once_one_at_a_time_holds(tmp_path):
   holding, most, refused = [], [], []
 
