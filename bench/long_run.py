@@ -33,16 +33,22 @@ def main(argv):
   flags = parser.parse_args(argv)
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  output = pathlib.Path(flags.output)
   with tempfile.TemporaryDirectory() as folder:
-    samples = run(pathlib.Path(folder), flags.num_steps)
-  found = {"growth_per_thousand_steps": growth(samples), "samples": samples}
-  pathlib.Path(flags.output).write_text(json.dumps(found, indent=1) + "\n")
+    samples = run(pathlib.Path(folder), flags.num_steps, output)
+  write(samples, output)
   draw(samples, flags.figure)
-  print(json.dumps(found["growth_per_thousand_steps"], indent=1))
+  print(json.dumps(growth(samples), indent=1))
 
 
-def run(folder, num_steps):
-  """Trains; gives a sample after each checkpoint."""
+def write(samples, output):
+  """Writes the samples and their growth; a run that ends early keeps them."""
+  found = {"growth_per_thousand_steps": growth(samples), "samples": samples}
+  output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def run(folder, num_steps, output):
+  """Trains; returns a sample after each checkpoint, and writes them."""
   from specialize_jax.cli import registered_tasks
 
   registered_tasks.register(None, None)
@@ -105,7 +111,7 @@ def run(folder, num_steps):
     ],
     keep=3,
   )
-  sampler = Sampler(run_dir)
+  sampler = Sampler(run_dir, output)
   sampler.start()
   experiment.train(experiment_)
   sampler.ended.set()
@@ -116,10 +122,11 @@ def run(folder, num_steps):
 class Sampler(threading.Thread):
   """Samples this process whenever another hundred steps are logged."""
 
-  def __init__(self, run_dir):
+  def __init__(self, run_dir, output):
     super().__init__(name="sampler", daemon=True)
     self.samples, self.ended = [], threading.Event()
-    self._run_dir, self._began = run_dir, time.monotonic()
+    self._run_dir, self._output = run_dir, output
+    self._began = time.monotonic()
 
   def run(self):
     """Looks at the log every so often."""
@@ -127,6 +134,8 @@ class Sampler(threading.Thread):
       step = _last_step(self._run_dir / "metrics.jsonl")
       if step >= EVERY * (1 + len(self.samples)):
         self.samples.append(self._sample(step))
+        if len(self.samples) > 3:
+          write(self.samples, self._output)
 
   def _sample(self, step):
     checkpoints = others = 0
