@@ -334,7 +334,7 @@ def table(inputs):
         "--gin.EVAL_BATCH_SIZE=2",
         f"--gin.EVAL_OUTPUT_DIR={out}/eval",
       ],
-      lambda out: tree(out / "eval"),
+      lambda out: evaluated(out / "eval"),
       lambda out: (out / "eval/metrics.jsonl").exists(),
       resumes=True,
       is_slow=True,
@@ -523,6 +523,20 @@ def prepared(out):
     # Both have the edition, which tells it from one prepared again.
     if not name.endswith(("dataset_info.json", "metadata.json"))
   }
+
+
+def evaluated(folder):
+  """What an evaluation wrote.
+
+  Of `.progress` what the rows are made of, and the checksum of all: between
+  them are those of single batches, which a second start drops.
+  """
+  made = tree(folder)
+  for name in made:
+    if name.endswith(".progress"):
+      first, *_, last = (folder / name).read_text().splitlines()
+      made[name] = [first, last]
+  return made
 
 
 def selected(run):

@@ -48,7 +48,7 @@ class Process:
   def __init__(self, server, pid, folder):
     self._server, self.pid, self._folder = server, pid, folder
 
-  def wait(self, seconds=400):
+  def wait(self, seconds=1200):
     """Waits until it ends or stops, or for as long."""
     answer = self._server.ask(do="wait", pid=self.pid, seconds=seconds)
     if answer.get("stopped"):
@@ -143,6 +143,6 @@ class Server:
     status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
-  def run(self, argv, *, seconds=400, **more):
+  def run(self, argv, *, seconds=1200, **more):
     """Starts a command and waits for its end."""
     return self.start(argv, **more).wait(seconds)
