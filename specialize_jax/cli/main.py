@@ -65,6 +65,7 @@ def run(command: str, argv: Sequence[str]) -> int:
   Returns:
     The exit status.
   """
+  _fill_closed_streams()
   _quiet_libraries()
   writing.survive_any_text()
   module = importlib.import_module(f"specialize_jax.cli.{command}")
@@ -143,6 +144,24 @@ def console() -> None:
   if status:
     threading.Thread(target=_end, args=[status], daemon=True).start()
   sys.exit(status)
+
+
+def _fill_closed_streams() -> None:
+  """Puts `/dev/null` where a standard stream was closed (`>&-`).
+
+  Else the next file that is opened would have its descriptor, and what a
+  library prints would end in that file. It is opened for reading, so that an
+  output to `/dev/stdout` still fails.
+  """
+  for descriptor in (0, 1, 2):
+    try:
+      os.fstat(descriptor)
+    except OSError:
+      os.open(os.devnull, os.O_RDONLY)  # has the lowest descriptor
+  for name in ("stdout", "stderr"):
+    if getattr(sys, name) is None:
+      nothing = os.open(os.devnull, os.O_WRONLY)
+      setattr(sys, name, os.fdopen(nothing, "w"))
 
 
 def _flushed_main() -> int:

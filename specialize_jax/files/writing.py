@@ -14,6 +14,7 @@ returns the same string; plain text has U+FFFD in its place.
 
 import codecs
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -116,6 +117,9 @@ def _opened_stream(path: Path) -> IO[bytes]:
     return open(path, "wb")
   sys.stdout.flush()
   try:
+    access = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+    if access == os.O_RDONLY:
+      raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return os.fdopen(os.dup(descriptor), "wb")
   except OSError as error:
     raise errors.UserError(f"{path} is not open: {error.strerror}") from error

@@ -1,9 +1,11 @@
 """`specialize` in a terminal: pipes, ASCII, misspellings, completion."""
 
 import argparse
+import functools
 import io
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 
 from specialize_jax.cli import completion, main, parsers
 from specialize_jax.files import writing
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _refusal(argv, capsys):
@@ -82,6 +86,41 @@ def test_a_reader_that_has_left_ends_it_quietly():
   )
   os.close(writer)
   assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(closed, tmp_path):
+  """Else what a library prints to the stream would end in the file."""
+  module = tmp_path / "prints.py"
+  module.write_text(
+    "import os\n"
+    "written = open('written', 'w')\n"
+    "for descriptor in (1, 2):\n"
+    "  try:\n"
+    "    os.write(descriptor, b'from C')\n"
+    "  except OSError:\n"
+    "    pass\n"
+    "written.write('mine')\n"
+    "written.close()\n"
+  )
+  (tmp_path / "in.jsonl").write_text('{"prediction": "3", "target": "3"}\n')
+  command = (
+    f"exec {sys.executable} -m specialize_jax.cli.main score --task=gsm8k"
+    f" --import=prints --inputs=in.jsonl --output=$0 {closed}"
+  )
+  run = functools.partial(
+    subprocess.run,
+    cwd=tmp_path,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    check=False,
+    capture_output=True,
+  )
+  assert run(["sh", "-c", command, "out.jsonl"]).returncode == 0
+  assert (tmp_path / "written").read_text() == "mine"
+  row = json.loads((tmp_path / "out.jsonl").read_text())
+  assert row["correct"] is True
+  if closed != "2>&-":
+    assert run(["sh", "-c", command, "/dev/stdout"]).returncode == 2
 
 
 def test_the_shell_completes_flags(tmp_path):
