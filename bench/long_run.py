@@ -192,11 +192,11 @@ def draw(samples, path):
   from specialize_jax.reports import drawing
 
   panels = {
-    "memory_mib": "resident memory, MiB",
+    "memory_mib": "resident\nmemory, MiB",
     "threads": "threads",
-    "descriptors": "file descriptors",
-    "checkpoints_mib": "checkpoints on disk, MiB",
-    "other_files_mib": "log and predictions, MiB",
+    "descriptors": "file\ndescriptors",
+    "checkpoints_mib": "checkpoints\non disk, MiB",
+    "other_files_mib": "log and\npredictions, MiB",
   }
   from matplotlib import figure
 
