@@ -66,7 +66,7 @@ def read(
 
   Raises:
     UserError: the store was sampled with other parameters, has another question
-      with the same id, or contains a sample twice.
+      or answer with the same id, or contains a sample twice.
   """
   by_id = {problem.question_id: problem for problem in problems}
   seen: dict[str | int, set[int]] = {key: set() for key in by_id}
@@ -131,6 +131,13 @@ def _check(
       f"question {head.question_id!r} is {head.question[:60]!r} in the store"
       f" and {problem.question[:60]!r} in the questions; give the file that"
       " the store was sampled for, or another --output"
+    )
+  if problem is not None and head.gold_answer != problem.answer:
+    raise errors.UserError(
+      f"the answer to question {head.question_id!r} is"
+      f" {head.gold_answer[:60]!r} in the store and {problem.answer[:60]!r} in"
+      " the questions; give the file that the store was sampled for, or another"
+      " --output"
     )
 
 

@@ -1,5 +1,6 @@
 """Errors of `specialize teach` are one sentence with a way out."""
 
+import json
 import pathlib
 import re
 import resource
@@ -310,6 +311,27 @@ def test_other_settings_do_not_mix_in_one_store(teach, flags, message):
   with local_teacher.started() as url:
     assert teach(url)[0] == 0
     check_refused(teach(url, *flags), message, "another --output")
+
+
+@pytest.mark.parametrize(
+  ("field", "message"),
+  [
+    ("question", "question 3 is"),
+    ("answer", "the answer to question 3 is '9"),
+  ],
+)
+def test_a_question_that_was_changed_is_not_gone_on_with(
+  teach, questions, field, message
+):
+  rows = [json.loads(line) for line in questions.read_text().splitlines()]
+  rows = [row | {"question_id": n} for n, row in enumerate(rows)]
+  rows[3]["answer"] = "9"
+  questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  with local_teacher.started() as url:
+    assert teach(url)[0] == 0
+    rows[3][field] = "7"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    check_refused(teach(url), message, "another --output")
 
 
 @pytest.mark.parametrize(
