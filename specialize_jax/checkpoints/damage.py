@@ -8,6 +8,7 @@ be read, or its numbers are not those that were saved.
 
 import contextlib
 import json
+import logging as std_logging
 import os
 import shutil
 import zlib
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 
 from specialize_jax import errors
@@ -100,6 +102,7 @@ def explained(directory: epath.Path) -> Iterator[None]:
     UserError: the disk is full.
     OSError: the save failed for another reason.
   """
+  logging.get_absl_logger().addFilter(_is_not_raised_too)
   try:
     yield
   except errors.UserError:
@@ -114,6 +117,17 @@ def explained(directory: epath.Path) -> Iterator[None]:
     raise OSError(
       f"a checkpoint could not be saved in {directory}: {error}"
     ) from error
+
+
+def _is_not_raised_too(record: std_logging.LogRecord) -> bool:
+  """Returns whether a message is more than the traceback of a full disk.
+
+  Orbax logs it from each of its threads, before the save raises it.
+  """
+  error = record.exc_info[1] if record.exc_info else None
+  return not (
+    "orbax" in record.pathname and error is not None and is_no_space(error)
+  )
 
 
 def fingerprint(state: Any) -> dict[str, str]:

@@ -26,6 +26,7 @@ from etils import epath
 from specialize_jax import errors
 from specialize_jax.checkpoints import (
   adafactor_moments,
+  damage,
   name_table,
   sources,
   streaming,
@@ -137,7 +138,7 @@ def write(
     The path of `checkpoint_<step>`.
 
   Raises:
-    UserError: the checkpoint exists already.
+    UserError: the checkpoint exists already, or the disk is full.
   """
   if "://" not in os.fspath(output):
     output = output.resolve()  # Orbax rejects relative paths
@@ -169,15 +170,18 @@ def write(
     # The first moment, which T5X's Adafactor does not use by default.
     state[f"state/param_states/{leaf.name}/m"] = np.zeros((1,), np.float32)
   tree = flax.traverse_util.unflatten_dict(state, sep="/")
-  with ocp.CheckpointManager(
-    output,
-    item_handlers={
-      "state": ocp.PyTreeCheckpointHandler(
-        type_handler_registry=streaming.registry()
-      )
-    },
-    options=ocp.CheckpointManagerOptions(step_prefix="checkpoint"),
-  ) as manager:
+  with (
+    damage.explained(output),
+    ocp.CheckpointManager(
+      output,
+      item_handlers={
+        "state": ocp.PyTreeCheckpointHandler(
+          type_handler_registry=streaming.registry()
+        )
+      },
+      options=ocp.CheckpointManagerOptions(step_prefix="checkpoint"),
+    ) as manager,
+  ):
     manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
   return path
 

@@ -326,6 +326,12 @@ def configured(target: Callable[..., Configured]) -> Callable[..., Configured]:
       sentence = str(error).partition("\n  In call to configurable")[0]
       sentence = gin_values.with_written_name(gin, sentence)
       raise errors.UserError(sentence) from error
+    except OSError as error:
+      # gin raises a copy, which has neither the number nor the file.
+      raised = error.__context__
+      if error.errno is not None or not isinstance(raised, OSError):
+        raise
+      raise raised from None
     except TypeError as error:
       unbound = _UNBOUND.match(str(error))
       if unbound is None:

@@ -2,11 +2,14 @@
 
 import argparse
 import dataclasses
+import errno
 
+import gin
 import pytest
 
 from specialize_jax import errors
 from specialize_jax.cli import gin_files, main
+from specialize_jax.files import paths
 from specialize_jax.t5 import config as t5_config
 
 _MODEL = """
@@ -184,3 +187,18 @@ def test_a_model_that_lacks_a_field_is_one_sentence(tmp_path, capsys):
   said = capsys.readouterr().err
   assert "the gin files bind no 'embed_dim', 'mlp_dim'," in said
   assert "--gin.T5Config.NAME=value" in said
+
+
+def test_an_error_of_the_disk_keeps_its_number_and_file():
+  """By which it is one sentence; gin raises a copy without them."""
+
+  @gin.configurable(module="tests")
+  def writes_to(path):
+    with open(path, "w") as stream:
+      stream.write("more than there is room for")
+
+  for path, number in (("/dev/full", errno.ENOSPC), ("/proc", errno.EISDIR)):
+    with pytest.raises(OSError, match="Errno") as raised:
+      gin_files.configured(writes_to)(path=path)
+    assert raised.value.errno == number
+    assert paths.is_mendable(raised.value)
