@@ -341,7 +341,10 @@ def _on_gke(
   )
   if flags.manifest is not None:
     paths.check("--manifest", flags.manifest, paths.OUTPUT_FILE)
-    _write_manifest(flags.manifest, run, _required(arguments))
+    from specialize_jax.files import locks
+
+    with locks.file(flags.manifest, "--manifest"):
+      _write_manifest(flags.manifest, run, _required(arguments))
   return _commands_of(run, actions, arguments)
 
 
