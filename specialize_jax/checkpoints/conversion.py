@@ -155,6 +155,8 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
       file.write_bytes(content)
     for name, content in planned.dataset_files.items():
       (output / name).write_bytes(content)
+    if planned.dataset_files:
+      manifests.write(output, planned.dataset_files)
     vocabulary_dir = output / opening.VOCABULARY_DIR
     vocabulary = (
       manifests.entries(vocabulary_dir) if planned.tokenizer_files else {}
@@ -282,6 +284,7 @@ def write_t5x(
       layers=layers,
       moments=_moments(planned),
     )
+    manifests.write(written)
   return output / written.name
 
 
@@ -329,5 +332,10 @@ def _foreign(output: epath.Path) -> list[str]:
   """Returns the names in a folder that no interrupted conversion left."""
   if not output.exists():
     return []
-  known = {"checkpoints", opening.VOCABULARY_DIR, opening.DATASET}
+  known = {
+    "checkpoints",
+    opening.VOCABULARY_DIR,
+    opening.DATASET,
+    manifests.NAME,
+  }
   return [child.name for child in output.iterdir() if child.name not in known]

@@ -386,39 +386,52 @@ class CheckpointManager:
     return sources.Leaves(os.fspath(self._directory / str(step)), leaves)
 
   def stored_moments(
-    self, step: int | None = None
+    self, step: int | None = None, *, verify: bool = True
   ) -> adafactor_moments.Moments:
     """Opens the second moments of Adafactor of a step, without reading them.
 
     Args:
       step: the step; the newest one by default.
+      verify: whether to compare them, as they are read, with the digests saved
+        with them.
 
     Raises:
       UserError: there is no such step, or its optimizer was not Adafactor.
     """
     step = self._existing(step)
     directory = self._directory / str(step) / "state"
-    shapes = contents.shapes(contents.saved_tree(directory))
+    digests = self.digests(step) if verify else {}
+    where = self._where(step)
+
+    def opened(name: str) -> Any:
+      array = sources.open_zarr(directory, key=name.replace("/", "."))
+      if name not in digests:
+        return array
+      return sources.VerifiedLeaf(array, where, name, digests[name])
+
     arrays: dict[str, dict[str, Any]] = {
       kind: {} for kind in adafactor_moments.KINDS
     }
     count = None
-    for name in shapes:
-      if match := _MOMENT.match(name):
-        state, kind, leaf = match.groups()
-        count = f"{state}/count"
-        arrays[kind][leaf] = sources.open_zarr(
-          directory, key=name.replace("/", ".")
+    with damage.named(where):
+      shapes = contents.shapes(contents.saved_tree(directory))
+      lost = sorted(filter(_MOMENT.match, digests.keys() - shapes.keys()))
+      if lost:
+        raise damage.DamagedError(f"there is no {lost[0]} any more")
+      for name in shapes:
+        if match := _MOMENT.match(name):
+          state, kind, leaf = match.groups()
+          count = f"{state}/count"
+          arrays[kind][leaf] = opened(name)
+      if count is None:
+        raise adafactor_moments.NoMomentsError(
+          f"{self._directory} holds a checkpoint (step {step}) whose optimizer "
+          "was not Adafactor: take its parameters alone."
         )
-    if count is None:
-      raise adafactor_moments.NoMomentsError(
-        f"{self._directory} holds a checkpoint (step {step}) whose optimizer "
-        "was not Adafactor: take its parameters alone."
-      )
-    opened = sources.open_zarr(directory, key=count.replace("/", "."))
+      num_updates = int(sources.read_leaf(opened(count)))
     return adafactor_moments.OptaxMoments(
-      os.fspath(self._directory / str(step)),
-      int(sources.read_leaf(opened)),
+      where,
+      num_updates,
       arrays,
       {
         name.removeprefix("params/"): shape

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -31,7 +31,7 @@ from specialize_jax.checkpoints import (
   tensor_files,
   tokenizers,
 )
-from specialize_jax.files import paths
+from specialize_jax.files import paths, reading
 from specialize_jax.parallel import mesh as meshes
 from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
@@ -111,20 +111,18 @@ class Checkpoint:
     """Returns a string that no other checkpoint has, also a later one here.
 
     A copy of one of our checkpoints has the same fingerprint, since Orbax saves
-    in it the nanoseconds at which it was begun and finished. For other kinds it
-    is computed from the names, sizes and times of the files.
+    in it the nanoseconds at which it was begun and finished, and a copy of one
+    of our exports, whose manifest has every file's checksum. For other kinds it
+    is computed from the names, sizes and times of all files.
     """
     directory = self.directory
     if self.kind == "ours":
       directory = directory / str(self.step)
-    written = directory / "_CHECKPOINT_METADATA"
-    if written.exists():
-      return hashlib.sha256(written.read_bytes()).hexdigest()
-    files = sorted(
-      (file.name, file.stat().length, file.stat().mtime)
-      for file in directory.iterdir()
-      if file.is_file()
-    )
+    for written in ("_CHECKPOINT_METADATA", manifests.NAME):
+      if (directory / written).is_file():
+        content = (directory / written).read_bytes()
+        return hashlib.sha256(content).hexdigest()
+    files = sorted(_written(directory))
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
   def moments(self) -> adafactor_moments.Moments:
@@ -136,7 +134,7 @@ class Checkpoint:
     match self.kind:
       case "ours":
         with manager.CheckpointManager(self.directory, keep=None) as steps:
-          return steps.stored_moments(self.step)
+          return steps.stored_moments(self.step, verify=self.verifies)
       case "t5x":
         return t5x.Checkpoint(self.directory).moments()
     raise adafactor_moments.NoMomentsError(
@@ -187,13 +185,38 @@ class Checkpoint:
     self.check_files()
     name_table.check(config, self.source)
 
+  def check_vocabulary(
+    self, file: str | os.PathLike, name: str, way_out: str
+  ) -> None:
+    """Checks that a SentencePiece model is that of one of our checkpoints.
+
+    A checkpoint without one, or of another kind, has none to compare with.
+
+    Args:
+      file: the model.
+      name: the flag or task that it is of, for the message.
+      way_out: what to do instead, for the message.
+
+    Raises:
+      UserError: the checkpoint has another one.
+    """
+    own = self.vocabulary_path
+    if own is None or not (self.verifies and self.is_ours):
+      return
+    if not tokenizers.are_same(reading.read_bytes(file), own.read_bytes()):
+      raise errors.UserError(
+        f"the vocabulary of {name}, {os.fspath(file)}, is not the one that"
+        f" {self.path} was trained with, {os.fspath(own)}, so that ids would"
+        f" mean other words: {way_out}"
+      )
+
   def check_files(self) -> None:
     """Compares the files of an export with its manifest, before any is read.
 
     Raises:
       UserError: one is missing, added or not what was written.
     """
-    if self.verifies and self.kind == "huggingface":
+    if self.verifies and self.kind != "ours":
       manifests.check(self.directory)
 
   def verify(self) -> int:
@@ -208,8 +231,8 @@ class Checkpoint:
     if not self.has_digests:
       raise errors.UserError(
         f"{self.path} has no digests to compare it with: those of a release "
-        "that saved none, of T5X and of others' Hugging Face folders cannot be "
-        "verified."
+        "that saved none, of T5X itself and of others' Hugging Face folders "
+        "cannot be verified."
       )
     self.check_files()
     names = [tensor.name for tensor in name_table.tensors(self.config)]
@@ -238,6 +261,24 @@ class Checkpoint:
           f"the one configured has {wanted!r}: give --gin.T5Config.{name}="
           f"'{said!r}', or another checkpoint."
         )
+
+
+def _written(directory: epath.Path) -> Iterator[tuple[object, ...]]:
+  """Yields name, size and times of every file below a directory.
+
+  Of a local file they are in nanoseconds, with the time of its last change,
+  which a copy cannot set, as it can that of its content.
+  """
+  for place, _, names in directory.walk():
+    for name in names:
+      file = place / name
+      shown = file.relative_to(directory).as_posix()
+      if paths.is_in_bucket(file):
+        found = file.stat()
+        yield shown, found.length, found.mtime
+      else:
+        found = os.stat(file)
+        yield shown, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _layout(config: t5_config.T5Config) -> tuple[bool, int, str, str]:
@@ -272,14 +313,18 @@ def open_checkpoint(
     directory = hub.download(given)
   kind = _kind_in(directory)
   opener = {"ours": _open_ours, "t5x": _open_t5x, "huggingface": _open_folder}
-  if not verify and kind != "t5x":
+  if not verify:
     logging.warning("%s is not compared with its digests, as asked", given)
   opened = opener[kind](given, directory, verify)
   return dataclasses.replace(opened, verifies=verify)
 
 
 def dataset_file(checkpoint: Checkpoint) -> epath.Path | None:
-  """Returns the dataset file that a checkpoint's run kept; None if none."""
+  """Returns the dataset file that a checkpoint's run kept; None if none.
+
+  Raises:
+    UserError: it is not the one that was kept.
+  """
   places = [checkpoint.directory]
   if checkpoint.kind == "ours":
     run = checkpoint.directory.parent
@@ -287,6 +332,8 @@ def dataset_file(checkpoint: Checkpoint) -> epath.Path | None:
     places = [run, run.parent]
   for place in places:
     if (place / DATASET).is_file():
+      if checkpoint.verifies:
+        manifests.check_file(place / DATASET)
       return place / DATASET
   return None
 
@@ -363,6 +410,8 @@ def _open_ours(path: str, given: epath.Path, verify: bool) -> Checkpoint:
     manifests.check_listed(
       vocabulary_dir, metadata.get(ORIGIN, {}).get("vocabulary", {})
     )
+    if vocabulary_dir.is_dir():
+      manifests.check(vocabulary_dir)
     source = sources.Verified(source, digests)
   return Checkpoint(
     kind="ours",
@@ -401,8 +450,9 @@ def _open_folder(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
 
 
 def _open_t5x(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
-  del verify  # T5X saves no digests
   directory = t5x_directory(directory)
+  if verify:  # only our exports have digests
+    manifests.check(directory, only_small=True)
   checkpoint = t5x.Checkpoint(directory)
   named = _T5X_STEP.match(directory.name)
   return Checkpoint(

@@ -205,6 +205,38 @@ class Verified:
     del self._digests[leaf]
 
 
+class VerifiedLeaf:
+  """A stored array that is compared with its digest whenever it is read."""
+
+  def __init__(self, array: Any, where: str, name: str, digest: str) -> None:
+    """Initializes without reading.
+
+    Args:
+      array: the array, as `read_leaf` reads it.
+      where: the checkpoint, for messages.
+      name: the name of the array, for messages.
+      digest: its digest, from `damage.fingerprint`.
+    """
+    self._array, self._where = array, where
+    self._name, self._digest = name, digest
+
+  def read(self) -> np.ndarray:
+    """Reads the array.
+
+    Raises:
+      UserError: it is not what was saved.
+    """
+    with damage.named(self._where):
+      value = read_leaf(self._array)
+      digest = damage.Digest(value.dtype)
+      digest.add(0, value)
+      if not damage.agree(str(digest), self._digest):
+        raise damage.DamagedError(
+          f"an array is not the one that was saved: {self._name}"
+        )
+    return value
+
+
 class Trimmed:
   """A source with fewer rows of the vocabulary."""
 
@@ -274,7 +306,13 @@ def _is_stored(leaf: Any) -> bool:
 
 
 def read_leaf(leaf: Any) -> np.ndarray:
-  """Returns an array of NumPy, JAX or tensorstore as a NumPy array."""
+  """Returns an array of NumPy, JAX or tensorstore as a NumPy array.
+
+  Raises:
+    UserError: it is a `VerifiedLeaf`, and not what was saved.
+  """
+  if isinstance(leaf, VerifiedLeaf):
+    return leaf.read()
   if _is_stored(leaf):
     return leaf.read().result()
   return np.asarray(jax.device_get(leaf))

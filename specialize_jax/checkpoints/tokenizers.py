@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 
 import sentencepiece
 from etils import epath
+from google.protobuf import message
+from sentencepiece import sentencepiece_model_pb2
 
 from specialize_jax import errors
 from specialize_jax.files import fast_tokenizers, reading
@@ -92,6 +94,30 @@ def from_sentencepiece(
       _CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
     },
   )
+
+
+def are_same(one: bytes, other: bytes) -> bool:
+  """Returns whether two SentencePiece models encode and decode alike.
+
+  They may differ in what training wrote down about itself.
+
+  Args:
+    one: the content of a model file.
+    other: that of another.
+  """
+  if one == other:
+    return True
+  parts = []
+  for content in (one, other):
+    model = sentencepiece_model_pb2.ModelProto()
+    try:
+      model.ParseFromString(content)
+    except message.DecodeError:
+      return False
+    model.trainer_spec.ClearField("input")
+    model.trainer_spec.ClearField("model_prefix")
+    parts.append(model.SerializeToString(deterministic=True))
+  return parts[0] == parts[1]
 
 
 def beside(files: Iterable[epath.Path]) -> Vocabulary | None:

@@ -436,6 +436,10 @@ def _vocabulary(
   if found is None:
     return None
   opened = vocabulary.from_file(found)
+  if path is not None and isinstance(opened, vocabulary.SentencePiece):
+    checkpoint.check_vocabulary(
+      path, "--vocabulary", "leave --vocabulary out, or give --no_verify"
+    )
   vocabulary.check_size(
     opened,
     checkpoint.config.vocab_size,
@@ -484,6 +488,8 @@ def _made_of(
     "--inputs": _fingerprint(rows),
     "--checkpoint": _absolute(flags.checkpoint),
     "the checkpoint's step": checkpoint.step,
+    # Another may have been trained or copied to that place meanwhile.
+    "the checkpoint's fingerprint": checkpoint.fingerprint(),
     "--vocabulary": vocabulary_.fingerprint if vocabulary_ else None,
     **{f"--{name}": v for name, v in dataclasses.asdict(settings).items()},
     "--log_probs": flags.log_probs,

@@ -279,7 +279,9 @@ def prepare(
     vars(dataclasses.replace(stage.questions[number], rationale=text))
     for number, text in stage.shown.items()
   ]
-  writing.write_rows(epath.Path(path) / questions.DEMONSTRATIONS, rows_shown)
+  writing.write_rows(
+    epath.Path(path) / questions.DEMONSTRATIONS, rows_shown, sealed=True
+  )
   validation_path = write_validation(validation, stage, preparation)
   tally.kept -= len(validation)
   report = tally.report(

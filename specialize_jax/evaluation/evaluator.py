@@ -20,7 +20,7 @@ from absl import logging
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.data import example_stream, task_parts
+from specialize_jax.data import example_stream, identity, task_parts
 from specialize_jax.decoding import generator, requests
 from specialize_jax.evaluation import kept_outputs, metrics
 from specialize_jax.files import paths, writing
@@ -339,6 +339,23 @@ def num_questions(
     name: size if num_examples is None else min(size, num_examples)
     for name, size in sizes.items()
   }
+
+
+def data_identity(
+  mixture_or_task_name: str, split: str | None
+) -> dict[str, str]:
+  """Returns hashes of the questions, prompts and vocabulary of an evaluation.
+
+  Args:
+    mixture_or_task_name: see `Evaluator`.
+    split: see `Evaluator`.
+
+  Raises:
+    UserError: see `Evaluator`.
+  """
+  split = _split_of(mixture_or_task_name, split)
+  _tasks_to_evaluate(mixture_or_task_name, split)
+  return identity.of_mixture(mixture_or_task_name, split)
 
 
 def _split_of(name: str, split: str | None) -> str:

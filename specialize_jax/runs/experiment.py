@@ -106,6 +106,10 @@ class Evaluation:
       self.mixture_or_task_name, self.split, self.num_examples
     )
 
+  def data_identity(self) -> dict[str, str]:
+    """Returns hashes of the questions, prompts and vocabulary."""
+    return evaluator.data_identity(self.mixture_or_task_name, self.split)
+
   def evaluator(
     self,
     model: network.EncoderDecoder,
@@ -274,6 +278,12 @@ def _train(
       return state.create(model, optimizer_, placed, init_rng=init_rng)
     checkpoint = opening.open_checkpoint(
       experiment.initial_checkpoint_path, verify=experiment.verify_checkpoint
+    )
+    _check_vocabulary(
+      checkpoint,
+      experiment.mixture_or_task_name,
+      "give the --data_dir that has that one, or convert the checkpoint with"
+      " the other (specialize convert --vocabulary)",
     )
     params = checkpoint.params(placed, experiment.model)
     start = state.start_from(params, model, optimizer_, placed)
@@ -482,6 +492,12 @@ def _evaluate_checkpoint(
 ) -> dict[str, float]:
   checkpoint = opening.open_checkpoint(checkpoint_path, verify=verify)
   step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
+  for evaluation in evaluations:
+    _check_vocabulary(
+      checkpoint,
+      evaluation.mixture_or_task_name,
+      "give the --data_dir that has that one",
+    )
   evaluators = [
     evaluation.evaluator(network.EncoderDecoder(checkpoint.config), output_dir)
     for evaluation in evaluations
@@ -498,6 +514,17 @@ def _evaluate_checkpoint(
       epath.Path(output_dir) / "metrics.jsonl", [row], sealed=True
     )
   return values
+
+
+def _check_vocabulary(
+  checkpoint: opening.Checkpoint, mixture_or_task_name: str, way_out: str
+) -> None:
+  """Raises UserError if a task's vocabulary is not that of a checkpoint."""
+  provider = example_stream.find_provider(mixture_or_task_name)
+  vocabulary = provider.output_features["inputs"].vocabulary
+  file = getattr(vocabulary, "sentencepiece_model_file", None)
+  if file is not None:
+    checkpoint.check_vocabulary(file, mixture_or_task_name, way_out)
 
 
 def batches(

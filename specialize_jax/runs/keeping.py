@@ -4,6 +4,9 @@ MODEL_DIR/vocabulary/     the tokenizer, for `convert` and `generate`
 MODEL_DIR/config.gin      the configuration of the newest start
 MODEL_DIR/dataset.yaml    the dataset file, if one was given, with its prompts
 MODEL_DIR/versions.json   the versions of Python and of the packages
+
+Readers of a checkpoint read the first and the third, too, and compare them with
+the manifests that lie beside them (`checkpoints.manifests`).
 """
 
 import importlib.metadata
@@ -16,7 +19,7 @@ from etils import epath
 
 import specialize_jax
 from specialize_jax import revision
-from specialize_jax.checkpoints import opening, tokenizers
+from specialize_jax.checkpoints import manifests, opening, tokenizers
 from specialize_jax.files import reading, writing
 
 CONFIG = "config.gin"
@@ -48,10 +51,13 @@ def keep(
   if vocabulary is not None:
     for name, content in vocabulary.files.items():
       _write(model_dir / opening.VOCABULARY_DIR / name, content)
+    manifests.write(model_dir / opening.VOCABULARY_DIR, vocabulary.files)
   if config_text:
     _write(model_dir / CONFIG, config_text.encode())
   for name, content in files.items():
     _write(model_dir / name, content)
+  if files:
+    manifests.write(model_dir, files)
   writing.write_json(model_dir / VERSIONS, versions())
 
 

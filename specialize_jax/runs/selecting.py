@@ -227,10 +227,11 @@ def _barrier(name: str) -> None:
 def _missing(selecting: Selecting) -> list[int]:
   """Returns the steps that have a checkpoint and no values."""
   model_dir = epath.Path(selecting.model_dir)
+  data = selecting.validation.data_identity()
   made = {
     step
     for step in choosing.steps_of(model_dir)
-    if _written(selecting.validation, model_dir, "validation", step)
+    if _written(selecting.validation, data, model_dir, "validation", step)
   }
   path = model_dir / "metrics.jsonl"
   if path.is_file():
@@ -300,7 +301,8 @@ def _evaluation_of(
 ) -> Mapping[str, float]:
   """Evaluates a step, or reads its values if they exist."""
   model_dir = epath.Path(selecting.model_dir)
-  known = _written(evaluation, model_dir, kind, step)
+  data = evaluation.data_identity()
+  known = _written(evaluation, data, model_dir, kind, step)
   if known:
     return known
   directory = model_dir / choosing.DIRECTORY / kind / str(step)
@@ -312,24 +314,34 @@ def _evaluation_of(
     output_dir=directory,
   )
   if jax.process_index() == 0:
-    made_of = _made_of(evaluation, checkpoint)
+    made_of = _made_of(evaluation, data, checkpoint)
     writing.write_json(directory / "made_of.json", made_of, sealed=True)
   return values
 
 
 def _written(
   evaluation: experiment.Evaluation,
+  data: Mapping[str, str],
   model_dir: epath.Path,
   kind: str,
   step: int,
 ) -> Mapping[str, float] | None:
-  """Reads a step's values if checkpoint and evaluation are unchanged."""
+  """Reads a step's values if they are of this checkpoint and evaluation.
+
+  Args:
+    evaluation: the evaluation.
+    data: its `data_identity`: a question may have been changed since.
+    model_dir: the run's directory.
+    kind: "validation" or "test".
+    step: the step.
+  """
   directory = model_dir / choosing.DIRECTORY / kind / str(step)
   path = directory / "made_of.json"
   if not path.is_file():
     return None
   made_of = reading.read_json(path)
-  now = _made_of(evaluation, epath.Path(model_dir) / "checkpoints" / str(step))
+  checkpoint = epath.Path(model_dir) / "checkpoints" / str(step)
+  now = _made_of(evaluation, data, checkpoint)
   if now["checkpoint"] is None:  # deleted since
     now["checkpoint"] = made_of["checkpoint"]
   if made_of != json.loads(json.dumps(now)):
@@ -338,7 +350,9 @@ def _written(
 
 
 def _made_of(
-  evaluation: experiment.Evaluation, checkpoint: epath.Path
+  evaluation: experiment.Evaluation,
+  data: Mapping[str, str],
+  checkpoint: epath.Path,
 ) -> dict[str, object]:
   there = checkpoint.exists()
   return {
@@ -346,6 +360,7 @@ def _made_of(
     if there
     else None,
     "evaluation": dataclasses.asdict(evaluation),
+    "data": dict(data),
   }
 
 

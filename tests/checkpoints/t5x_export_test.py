@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -134,3 +135,32 @@ def test_what_lies_there_already_is_left_alone(tmp_path, monkeypatch):
   assert conversion.write_t5x(planned, "t5x").is_dir()
   with pytest.raises(errors.UserError, match="holds something already"):
     exported(ours, tmp_path, "listed")
+
+
+def test_an_export_is_compared_with_its_manifest(tmp_path):
+  theirs = exported(saved(tmp_path), tmp_path, "listed")
+  num_tensors = len(name_table.tensors(theirs.config))
+  assert theirs.verify() == num_tensors
+  whole = tmp_path / "t5x/checkpoint_2"
+  files = [f for f in whole.rglob("*") if f.is_file() and f.stat().st_size]
+  largest = max(files, key=lambda file: file.stat().st_size)
+  harms = {
+    "content": lambda f: f.write_bytes(f.read_bytes()[::-1]),
+    "bytes instead": lambda f: f.write_bytes(f.read_bytes()[:-1]),
+    "missing": lambda f: f.unlink(),
+  }
+  for problem, harm in harms.items():
+    for file in (largest, files[0]):
+      copy = tmp_path / "copy"
+      shutil.copytree(whole, copy)
+      harm(copy / file.relative_to(whole))
+      with pytest.raises(errors.UserError, match=f"is damaged .*{problem}"):
+        opening.open_checkpoint(copy).verify()
+      shutil.rmtree(copy)
+  shutil.copytree(whole, tmp_path / "copy")
+  (tmp_path / "copy/state/one_more").write_text("0")
+  (tmp_path / "copy/notes.txt").write_text("about it")
+  with pytest.raises(errors.UserError, match="one_more is not among the files"):
+    opening.open_checkpoint(tmp_path / "copy")
+  unchecked = opening.open_checkpoint(tmp_path / "copy", verify=False)
+  assert unchecked.config == theirs.config

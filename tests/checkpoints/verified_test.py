@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 from testdata import tiny_checkpoints
 
 from specialize_jax import errors
@@ -23,6 +24,7 @@ from specialize_jax.checkpoints import (
   opening,
 )
 from specialize_jax.parallel import mesh, placement
+from specialize_jax.runs import keeping
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +214,107 @@ def test_what_a_run_saved_is_verified_in_every_dtype(tmp_path):
   content["state"][name] = f"{dtype}:{words}"
   stored.write_text(json.dumps(content))
   assert opening.open_checkpoint(tmp_path).verify() == len(tensors)
+
+
+@pytest.mark.parametrize("harm", [_flip, _truncate, _remove])
+@pytest.mark.parametrize("file", ["spiece.model", "tokenizer_config.json"])
+def test_the_vocabulary_that_a_run_keeps_is_verified(
+  trained_run, tmp_path, harm, file
+):
+  copy = tmp_path / "run"
+  shutil.copytree(trained_run[0].model_dir, copy)
+  opening.open_checkpoint(copy)
+  harm(copy / "vocabulary" / file)
+  with pytest.raises(errors.UserError, match=f"vocabulary/{file} is damaged"):
+    opening.open_checkpoint(copy)
+  kept = opening.open_checkpoint(copy, verify=False).tokenizer_files
+  assert len(kept) == (1 if harm is _remove else 2)
+
+
+def test_the_dataset_file_that_a_run_keeps_is_verified(
+  trained_run, world, tmp_path
+):
+  copy = tmp_path / "run"
+  shutil.copytree(trained_run[0].model_dir, copy)
+  files = {opening.DATASET: b"name: queues\n"}
+  keeping.keep(
+    copy, mixture_or_task_name="mini_facts_v1", config_text="", files=files
+  )
+  opened = opening.open_checkpoint(copy)
+  assert opening.dataset_file(opened).read_bytes() == files[opening.DATASET]
+  (copy / opening.DATASET).write_bytes(b"name: queuez\n")
+  with pytest.raises(errors.UserError, match="dataset.yaml is damaged"):
+    opening.dataset_file(opened)
+  # Another start of the run keeps it anew.
+  keeping.keep(
+    copy, mixture_or_task_name="mini_facts_v1", config_text="", files=files
+  )
+  assert opening.dataset_file(opened).read_bytes() == files[opening.DATASET]
+
+
+def test_another_vocabulary_is_not_taken_for_that_of_a_run(
+  trained_run, tmp_path
+):
+  opened = opening.open_checkpoint(trained_run[0].model_dir)
+  own = opened.vocabulary_path.read_bytes()
+  model = sentencepiece_model_pb2.ModelProto.FromString(own)
+  given = tmp_path / "given.model"
+
+  def check():
+    given.write_bytes(model.SerializeToString())
+    opened.check_vocabulary(given, "a task", "give another")
+
+  check()
+  model.trainer_spec.model_prefix = "trained/elsewhere"
+  check()
+  model.pieces[20].piece, model.pieces[21].piece = (
+    model.pieces[21].piece,
+    model.pieces[20].piece,
+  )
+  with pytest.raises(errors.UserError, match=r"vocabulary of a task, .*given"):
+    check()
+  given.write_bytes(own[: len(own) // 2])
+  with pytest.raises(errors.UserError, match="would mean other words"):
+    opened.check_vocabulary(given, "a task", "give another")
+
+
+def test_moments_that_are_handed_over_are_verified(tmp_path):
+  config = tiny_checkpoints.config("t5_1_0", param_dtype="float32")
+  tensors = tiny_checkpoints.random_tensors(config)
+  params = name_table.assemble(config, tiny_checkpoints.source_of(tensors))
+  state = {
+    "count": jnp.array(7),
+    "v_row": jax.tree.map(lambda _: jnp.zeros(1), params),
+    "v_col": jax.tree.map(lambda _: jnp.zeros(1), params),
+    "v": jax.tree.map(jnp.square, params),
+  }
+  with manager.CheckpointManager(tmp_path / "checkpoints") as writer:
+    writer.save(
+      3,
+      {"params": params, "opt_state": {"0": state}},
+      b"",
+      {"model": dataclasses.asdict(config)},
+    )
+  tensor = "decoder/decoder_norm/scale"
+  moments = opening.open_checkpoint(tmp_path).moments()
+  assert moments.count == 7
+  np.testing.assert_array_equal(
+    moments.second_moment(tensor).product(), tensors[tensor] ** 2
+  )
+  stored = tmp_path / "checkpoints" / "3" / "fingerprint" / "metadata"
+  content = json.loads(stored.read_text())
+  for name in (f"opt_state/0/v/{tensor}", "opt_state/0/count"):
+    altered = content["state"] | {name: "float32:1:1"}
+    stored.write_text(json.dumps(content | {"state": altered}))
+    opened = opening.open_checkpoint(tmp_path)
+    with pytest.raises(errors.UserError, match=f"3 is damaged .*{name}"):
+      opened.moments().second_moment(tensor)
+    unchecked = opening.open_checkpoint(tmp_path, verify=False).moments()
+    assert unchecked.count == 7
+  altered = content["state"] | {"opt_state/0/v/lost": "float32:1:1"}
+  stored.write_text(json.dumps(content | {"state": altered}))
+  with pytest.raises(errors.UserError, match="no opt_state/0/v/lost any more"):
+    opening.open_checkpoint(tmp_path).moments()
 
 
 def test_one_without_digests_is_read_with_a_notice(ours, tmp_path, caplog):

@@ -249,6 +249,29 @@ def test_a_second_start_has_nothing_to_do_and_another_is_refused(
   assert run(folder, inputs, outputs, "--seed=1", "--overwrite") == 0
 
 
+def test_rows_of_another_model_in_the_same_place_are_not_gone_on_from(
+  folder, inputs, tmp_path, capsys
+):
+  """As of one that is trained or converted anew between a kill and a rerun."""
+  place, outputs = tmp_path / "model", tmp_path / "outputs.jsonl"
+  shutil.copytree(folder, place)
+  assert run(place, inputs, outputs) == 0
+  before = outputs.read_bytes()
+  tensors = safetensors.numpy.load_file(place / "model.safetensors")
+  tensors = {name: -value for name, value in tensors.items()}
+  file = place / "model.safetensors"
+  written = file.stat()
+  safetensors.numpy.save_file(tensors, file, {"format": "pt"})
+  os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))
+  outputs.write_bytes(before[:-20])
+  assert run(place, inputs, outputs) == 2
+  assert "was begun with the checkpoint's fingerprint=" in (
+    capsys.readouterr().err
+  )
+  assert run(place, inputs, outputs, "--overwrite") == 0
+  assert outputs.read_bytes() != before
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(
   folder, inputs, tmp_path

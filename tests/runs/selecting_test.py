@@ -89,6 +89,16 @@ def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
   assert "validation sets" not in err
   assert last_line(out) == summary
   assert _times(run_dir / "selection") == times
+  # Unless an answer has been corrected since: then steps would be compared by
+  # different questions.
+  corrected = tmp_path / "corrected"
+  shutil.copytree(world, corrected)
+  file = corrected / "mini/mini_gsm/validation.jsonl"
+  rows = reading.read_rows(file)
+  rows[0]["answer"] = str(int(rows[0]["answer"]) + 1)
+  file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  assert main.run("select", flags(corrected, run_dir, "--evaluate")) == 0
+  assert capsys.readouterr().err.count("on 4 validation sets") == 2
   # Other commands take the choice, and it outlives the run's own steps.
   for step in (2, 4):
     shutil.rmtree(run_dir / "checkpoints" / str(step))
