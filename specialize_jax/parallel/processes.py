@@ -80,6 +80,14 @@ def join(
     )
   if coordinator_address is not None:
     _check(coordinator_address, num_processes, process_id)
+    # What may be wrong, if it waits in vain or the service refuses it.
+    print(
+      f"specialize, process {process_id}: joining --num_processes="
+      f"{num_processes} at {coordinator_address}, for up to"
+      f" {_START_SECONDS} s",
+      file=sys.stderr,
+      flush=True,
+    )
   # For collectives between CPUs; TPUs have their own.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   # It would handle SIGTERM itself, which training/loop.py does.
