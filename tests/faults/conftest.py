@@ -109,6 +109,7 @@ def bench(server, tmp_path_factory):
 @pytest.fixture(scope="session")
 def record():
   """Writes what happened into the results, from which the table is made."""
+  commit = _commit()  # of what is imported: the checkout may move on meanwhile
 
   def write(row, fault, outcome, said=""):
     results = reliability.RESULTS
@@ -119,7 +120,7 @@ def record():
       known.setdefault(row, {})[fault] = {
         "outcome": outcome,
         "said": said,
-        "commit": _commit(),
+        "commit": commit,
         "date": datetime.date.today().isoformat(),
       }
       results.write_text(json.dumps(known, indent=1, sort_keys=True))
