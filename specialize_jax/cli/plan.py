@@ -209,18 +209,24 @@ def _plan(
     f"{flags.batch_size}, {flags.input_length}/{flags.target_length} tokens, "
     f"{flags.optimizer}, remat {flags.remat}"
   )
+  # Before anything is printed, which fails where nobody reads any more: the
+  # rows have taken minutes.
+  if flags.output:
+    writing.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
+  if topology_text is not None:
+    writing.write_text(flags.write_topology, topology_text)
+  if flags.figure:
+    plan_view.write_figure(flags.figure, rows, title)
   print(plan_view.terminal(rows, title))
   if flags.breakdown:
     print(plan_view.breakdown(rows))
-  if flags.output:
-    writing.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
-    print(f"rows: {flags.output}")
-  if topology_text is not None:
-    writing.write_text(flags.write_topology, topology_text)
-    print(f"topology: {flags.write_topology}")
-  if flags.figure:
-    plan_view.write_figure(flags.figure, rows, title)
-    print(f"figure: {flags.figure}")
+  for name, path in (
+    ("rows", flags.output),
+    ("topology", flags.write_topology),
+    ("figure", flags.figure),
+  ):
+    if path:
+      print(f"{name}: {path}")
   return 0
 
 
