@@ -74,7 +74,8 @@ def test_a_full_disk_and_room_again(name, bench, small_disk, remount, record):
     out = bench.fresh(name, disk)
     found = os.statvfs(disk)
     used = (found.f_blocks - found.f_bfree) * found.f_frsize
-    remount(disk, f"size={used + int(needed * share)}")
+    # A size of 0 would be one without a limit.
+    remount(disk, f"size={max(4096, used + int(needed * share))}")
     ended = bench.start(name, out).wait()
     if ended.status != 0:
       assert "No space left" in ended.stderr or "no space" in ended.stderr, (

@@ -48,7 +48,7 @@ class Hosts:
     )
     return self.processes[index]
 
-  def wait(self, seconds=300):
+  def wait(self, seconds=1200):
     """How each ended, by its number."""
     return {i: p.wait(seconds) for i, p in self.processes.items()}
 
