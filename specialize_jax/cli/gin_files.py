@@ -223,6 +223,7 @@ def loaded(
     SyntaxError,
     tokenize.TokenError,  # a bracket that is not closed
     ImportError,
+    NameError,  # of a module that no import statement has
     ValueError,
     AttributeError,
   ) as e:

@@ -189,6 +189,16 @@ def test_a_model_that_lacks_a_field_is_one_sentence(tmp_path, capsys):
   assert "--gin.T5Config.NAME=value" in said
 
 
+def test_a_module_that_is_not_imported_is_one_sentence(tmp_path):
+  path = tmp_path / "user.gin"
+  path.write_text(
+    "from __gin__ import dynamic_registration\nconfig.T5Config.embed_dim = 8\n"
+  )
+  message = "'config' was not provided by an import statement"
+  with pytest.raises(errors.UserError, match=message):
+    load(f"--gin_file={path}")
+
+
 def test_an_error_of_the_disk_keeps_its_number_and_file():
   """By which it is one sentence; gin raises a copy without them."""
 

@@ -124,6 +124,7 @@ def test_a_users_gin_file_includes_ours_and_may_import_its_own(
   (folder / "own_tasks.py").write_text("from own_helpers import WORD\n")
   (folder / "user.gin").write_text(
     "from __gin__ import dynamic_registration\n"
+    "from specialize_jax.t5 import config\n"
     "import own_tasks\n"
     'include "runs/train.gin"\n'
     'include "losses/distribution_matching.gin"\n' + tiny_gin.MODEL
