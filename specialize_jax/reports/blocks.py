@@ -7,6 +7,7 @@ import dataclasses
 import html
 from collections.abc import Sequence
 
+from specialize_jax.files import writing
 from specialize_jax.reports import drawing
 
 
@@ -272,14 +273,16 @@ def _cell(cell: Cell | str) -> Cell:
 
 
 def plain(text: str) -> str:
-  """Escapes Markdown and HTML syntax in a text."""
+  """Escapes Markdown and HTML syntax, and control characters, in a text."""
+  text = writing.visible(" ".join(text.split()))
   for sign in "\\`*_<|#[":
     text = text.replace(sign, f"\\{sign}")
-  return " ".join(text.split())
+  return text
 
 
 def code(text: str) -> str:
-  """Renders a text verbatim, as a Markdown code block."""
+  """Renders a text as a Markdown code block, control characters escaped."""
+  text = writing.visible(text)
   fence = "```"
   while fence in text:
     fence += "`"

@@ -29,11 +29,11 @@ def render(report: blocks.Document, figure_path: str) -> str:
     report: the report.
     figure_path: the path of a figure, with `{name}` for its name.
   """
-  parts = [f"# {report.title}"]
+  parts = [f"# {blocks.plain(report.title)}"]
   if report.lead:
     parts.append(blocks.to_markdown(blocks.Text(report.lead)))
   for section in report.sections:
-    parts.append(f"## {section.title}")
+    parts.append(f"## {blocks.plain(section.title)}")
     parts += [blocks.to_markdown(b, figure_path) for b in section.blocks]
   parts.append(f"*{blocks.to_markdown(blocks.Text(report.footer))}*")
   return "\n\n".join(parts) + "\n"

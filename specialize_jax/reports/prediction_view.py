@@ -123,7 +123,7 @@ def _html(
 def _markdown(
   head: str, question: str, said: Sequence[tuple[str, str, bool | None]]
 ) -> str:
-  lines = [f"**{head}**", blocks.code(_shown(question))]
+  lines = [f"**{blocks.plain(head)}**", blocks.code(_shown(question))]
   for who, text, right in said:
     verdict = _verdict(right)
     lines += [

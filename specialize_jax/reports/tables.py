@@ -333,7 +333,8 @@ def markdown(results: results_lib.Results) -> str:
       lines.append(f"| **{role}** | | | | | | |")
     label = blocks.plain(row.label)
     name = label if row.task else f"*{label}*"
-    lines.append(f"| {name} | {row.data_format} | {' | '.join(_cells(row))} |")
+    data_format = blocks.plain(row.data_format)
+    lines.append(f"| {name} | {data_format} | {' | '.join(_cells(row))} |")
   return "\n".join(lines) + "\n"
 
 

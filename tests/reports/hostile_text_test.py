@@ -151,7 +151,9 @@ def test_a_report_of_hostile_texts_runs_nothing_and_asks_nothing(
     assert not _ran(_opened(figure))
     assert "onerror" not in re.sub(r"&lt;.*?&gt;", "", figure.read_text())
   assert asked[1] == []
-  assert "![x]" not in (tmp_path / "report.md").read_text().replace("\\[", "")
+  written = (tmp_path / "report.md").read_text()
+  assert "![x]" not in re.sub(r"(?s)^```.*?^```", "", written, flags=re.M)
+  assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", written)
 
 
 def test_the_terminal_gets_no_control_sequence(hostile_results, capsys):
