@@ -301,14 +301,21 @@ def cast(
     where: the checkpoint's name, for the error.
 
   Raises:
-    UserError: a finite value is too large for the dtype.
+    UserError: a value is not finite, or too large for the dtype.
   """
+  finite = np.isfinite(value)
+  if not finite.all():
+    raise errors.UserError(
+      f"{where}: {name} holds {np.count_nonzero(~finite):,} values that are NaN"
+      " or infinite: the file is damaged or its training has diverged; take "
+      "another checkpoint."
+    )
   if value.dtype == dtype:
     return value
   with np.errstate(over="ignore"):  # said below, by name
     result = value.astype(dtype)
-  infinite = ~np.isfinite(result)
-  if infinite.any() and (lost := infinite & np.isfinite(value)).any():
+  lost = ~np.isfinite(result)
+  if lost.any():
     raise errors.UserError(
       f"{where}: {name} holds {float(value[lost][0]):.6g}, which is too large "
       f"for {np.dtype(dtype).name} and would become infinite "

@@ -274,8 +274,22 @@ def test_a_finite_weight_never_becomes_infinite(folder, tmp_path, dtype, value):
     raised.value
   )
   assert list(tmp_path.iterdir()) == []
-  params["decoder"]["decoder_norm"]["scale"][3] = np.inf  # as it was given
-  write(tmp_path / "out", config, params, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused_by_name(
+  folder, tmp_path, dtype, value
+):
+  config, params = load(folder)
+  params = jax.tree.map(np.array, params)
+  params["decoder"]["decoder_norm"]["scale"][3] = value
+  with pytest.raises(errors.UserError) as raised:
+    write(tmp_path / "out", config, params, dtype=dtype)
+  assert "decoder.final_layer_norm.weight) holds 1 values that are NaN" in str(
+    raised.value
+  )
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_tensors_that_do_not_fit_are_named_as_in_the_file(tmp_path):
