@@ -158,6 +158,7 @@ _COMMANDS = {
       "--output_dir": "written directory",
       "--pretrain_gin_file": "read gin",
       "--specialize_gin_file": "read gin",
+      "--compare": "read gin",
     },
   ),
   "train": (

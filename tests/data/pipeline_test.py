@@ -209,7 +209,7 @@ def test_endless_data_that_never_fits_are_an_error(make, monkeypatch):
 
 
 def test_an_unknown_task_is_an_error_that_names_near_ones(make):
-  with pytest.raises(errors.UserError, match="mean 'mini_pretrain_v1'"):
+  with pytest.raises(errors.UserError, match="mean mini_pretrain_v1"):
     make("mini_pretrian_v1")
   with pytest.raises(errors.UserError, match="--import=MODULE"):
     make("§§§")
