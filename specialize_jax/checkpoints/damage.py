@@ -102,7 +102,8 @@ def explained(directory: epath.Path) -> Iterator[None]:
     UserError: the disk is full.
     OSError: the save failed for another reason.
   """
-  logging.get_absl_logger().addFilter(_is_not_raised_too)
+  for logger in (logging.get_absl_logger(), std_logging.getLogger("asyncio")):
+    logger.addFilter(_is_not_raised_too)
   try:
     yield
   except errors.UserError:
@@ -122,12 +123,12 @@ def explained(directory: epath.Path) -> Iterator[None]:
 def _is_not_raised_too(record: std_logging.LogRecord) -> bool:
   """Returns whether a message is more than the traceback of a full disk.
 
-  Orbax logs it from each of its threads, before the save raises it.
+  Orbax logs it from each of its threads, before the save raises it, and asyncio
+  as the process ends, for each array that was still being written.
   """
   error = record.exc_info[1] if record.exc_info else None
-  return not (
-    "orbax" in record.pathname and error is not None and is_no_space(error)
-  )
+  of_a_save = "orbax" in record.pathname or record.name == "asyncio"
+  return not (of_a_save and error is not None and is_no_space(error))
 
 
 def fingerprint(state: Any) -> dict[str, str]:

@@ -1,5 +1,9 @@
 """Damage of a checkpoint is noticed, and the one before it is used."""
 
+import asyncio
+import contextlib
+import errno
+import gc
 import os
 import pathlib
 import shutil
@@ -196,6 +200,27 @@ def test_a_full_disk_is_said_to_be_full_and_costs_no_saved_step(small_disk):
     np.sin(np.arange(2.0**18, dtype=np.float32)) + steps[-1],
     rtol=1e-5,
   )
+
+
+@pytest.mark.parametrize(
+  ("number", "logged"), [(errno.ENOSPC, 0), (errno.EIO, 1)]
+)
+def test_what_asyncio_says_of_a_full_disk_is_not_said_twice(
+  tmp_path, caplog, number, logged
+):
+  async def write():
+    raise OSError(number, os.strerror(number))
+
+  async def save():
+    writing = asyncio.create_task(write())
+    await asyncio.sleep(0)
+    del writing  # as where the first of several writes has failed
+
+  with contextlib.suppress(ValueError), damage.explained(tmp_path):
+    raise errors.UserError("full")
+  asyncio.run(save())
+  gc.collect()
+  assert len(caplog.records) == logged
 
 
 def test_a_file_that_may_not_grow_is_said_too(tmp_path):
