@@ -7,10 +7,12 @@ be read, or its numbers are not those that were saved.
 """
 
 import contextlib
+import functools
 import json
 import logging as std_logging
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -104,6 +106,7 @@ def explained(directory: epath.Path) -> Iterator[None]:
   """
   for logger in (logging.get_absl_logger(), std_logging.getLogger("asyncio")):
     logger.addFilter(_is_not_raised_too)
+  _drop_closed_loops()
   try:
     yield
   except errors.UserError:
@@ -129,6 +132,25 @@ def _is_not_raised_too(record: std_logging.LogRecord) -> bool:
   error = record.exc_info[1] if record.exc_info else None
   of_a_save = "orbax" in record.pathname or record.name == "asyncio"
   return not (of_a_save and error is not None and is_no_space(error))
+
+
+@functools.cache
+def _drop_closed_loops() -> None:
+  """Drops what comes of writes that end after the save which failed.
+
+  Orbax writes arrays in an event loop that ends with the first error, which the
+  save raises. TensorStore prints a traceback for each write that ends later.
+  """
+  earlier = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    error = unraisable.exc_value
+    if not (
+      isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+    ):
+      earlier(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def fingerprint(state: Any) -> dict[str, str]:

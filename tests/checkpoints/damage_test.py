@@ -223,6 +223,35 @@ def test_what_asyncio_says_of_a_full_disk_is_not_said_twice(
   assert len(caplog.records) == logged
 
 
+_ENDS_LATE = """
+import pathlib
+from specialize_jax.checkpoints import damage
+
+class Write:
+  def __init__(self, error):
+    self.error = error
+  def __del__(self):
+    raise self.error
+
+with damage.explained(pathlib.Path()):
+  pass
+Write(RuntimeError("Event loop is closed"))
+Write(RuntimeError("another"))
+"""
+
+
+def test_a_write_that_ends_after_the_save_that_failed_prints_nothing():
+  ended = subprocess.run(
+    [sys.executable, "-c", _ENDS_LATE],
+    capture_output=True,
+    text=True,
+    check=False,
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+  )
+  assert "RuntimeError: another" in ended.stderr
+  assert "Event loop is closed" not in ended.stderr
+
+
 def test_a_file_that_may_not_grow_is_said_too(tmp_path):
   done, error = _fill(tmp_path / "checkpoints", str(2**18))
   assert done == []
