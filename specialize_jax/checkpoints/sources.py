@@ -198,10 +198,7 @@ class Verified:
     digest.add(first, value)
     if digest.num_entries < self._source.num_entries(leaf):
       return
-    if not damage.agree(str(digest), self.digests[leaf]):
-      raise damage.DamagedError(
-        f"an array is not the one that was saved: {leaf}"
-      )
+    _compare(digest, self.digests[leaf], leaf)
     del self._digests[leaf]
 
 
@@ -230,11 +227,14 @@ class VerifiedLeaf:
       value = read_leaf(self._array)
       digest = damage.Digest(value.dtype)
       digest.add(0, value)
-      if not damage.agree(str(digest), self._digest):
-        raise damage.DamagedError(
-          f"an array is not the one that was saved: {self._name}"
-        )
+      _compare(digest, self._digest, self._name)
     return value
+
+
+def _compare(digest: damage.Digest, saved: str, name: str) -> None:
+  """Raises DamagedError if an array has another digest than the saved one."""
+  if not damage.agree(str(digest), saved):
+    raise damage.DamagedError(f"an array is not the one that was saved: {name}")
 
 
 class Trimmed:

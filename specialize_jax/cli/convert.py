@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say_tokenizer(planned: conversion.Plan) -> None:
-  """Says if a tokenizer lies with the checkpoint and was not taken along."""
+  """Prints that the checkpoint has a tokenizer which was not converted."""
   from specialize_jax.checkpoints import tokenizers
 
   there = [

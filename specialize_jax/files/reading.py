@@ -176,8 +176,8 @@ def _listed_rows(text: str) -> list[dict[str, object]] | None:
 def _printed_rows(text: str, path: Path) -> list[dict[str, object]] | None:
   """Returns the objects of a text that are not one per line.
 
-  JSON has no line end within a string, so that consecutive objects can be told
-  apart wherever their lines end.
+  JSON has no line end within a string, so that consecutive objects can be
+  separated wherever their lines end.
 
   Returns:
     None if the first line is one object, or if there is anything but objects.

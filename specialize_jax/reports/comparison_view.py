@@ -47,7 +47,7 @@ def blocks_of(comparison: Json) -> list[blocks.Block]:
 
 
 def summary(comparison: Json) -> str:
-  """Says in a sentence or two where the models differ."""
+  """Describes in a sentence or two where the models differ."""
   steps = comparison["steps"]
   sentences = [
     f"The same specialization but for {comparison['name']} (step "

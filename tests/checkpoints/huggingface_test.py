@@ -262,9 +262,19 @@ def test_keys_that_are_absent_have_transformers_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("dtype", "value"), [("float16", 70000.0), ("bfloat16", 3.4e38)]
+  ("dtype", "value", "problem"),
+  [
+    ("float16", 70000.0, "which is too large for float16"),
+    ("bfloat16", 3.4e38, "which is too large for bfloat16"),
+    ("float32", np.nan, "holds 1 values that are NaN or infinite"),
+    ("float32", -np.inf, "holds 1 values that are NaN or infinite"),
+    ("bfloat16", np.nan, "holds 1 values that are NaN or infinite"),
+    ("bfloat16", -np.inf, "holds 1 values that are NaN or infinite"),
+  ],
 )
-def test_a_finite_weight_never_becomes_infinite(folder, tmp_path, dtype, value):
+def test_a_weight_that_is_not_finite_or_would_not_be_is_refused_by_name(
+  folder, tmp_path, dtype, value, problem
+):
   config, params = load(folder)
   params = jax.tree.map(np.array, params)
   params["decoder"]["decoder_norm"]["scale"][3] = value
@@ -273,22 +283,7 @@ def test_a_finite_weight_never_becomes_infinite(folder, tmp_path, dtype, value):
   assert "decoder/decoder_norm/scale (decoder.final_layer_norm.weight)" in str(
     raised.value
   )
-  assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_a_weight_that_is_not_finite_is_refused_by_name(
-  folder, tmp_path, dtype, value
-):
-  config, params = load(folder)
-  params = jax.tree.map(np.array, params)
-  params["decoder"]["decoder_norm"]["scale"][3] = value
-  with pytest.raises(errors.UserError) as raised:
-    write(tmp_path / "out", config, params, dtype=dtype)
-  assert "decoder.final_layer_norm.weight) holds 1 values that are NaN" in str(
-    raised.value
-  )
+  assert problem in str(raised.value)
   assert list(tmp_path.iterdir()) == []
 
 

@@ -133,7 +133,7 @@ def test_a_killed_evaluation_asks_the_model_nothing_twice(
 
 
 def _mark(path):
-  """Gives the first row an output that the model does not; returns the rows."""
+  """Replaces the output of the first row; returns the complete rows."""
   text = path.read_text()
   first, newline, rest = text.partition("\n")
   text = (

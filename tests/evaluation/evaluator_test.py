@@ -193,8 +193,8 @@ def test_prompts_that_are_truncated_are_counted_once(
     "evaluator_long", model, task_feature_lengths={**LENGTHS, "inputs": limit}
   )
   evaluate(params, 1)
-  told = f"evaluator_long: {number} of 7 prompts are truncated, since they are"
-  assert told in capsys.readouterr().err
+  line = f"evaluator_long: {number} of 7 prompts are truncated, since they are"
+  assert line in capsys.readouterr().err
   evaluate(params, 2)
   assert "truncated" not in capsys.readouterr().err
   _make("evaluator_long", model)(params, 1)

@@ -37,14 +37,16 @@ def drawn():
   ]
 
 
-def told(problem, style=CALIBRATED, mistake_rate=MISTAKE_RATE):
+def grammar_of(problem, style=CALIBRATED, mistake_rate=MISTAKE_RATE):
   return grammar.Grammar(problem, mistake_rate=mistake_rate, style=style)
 
 
 @pytest.fixture(scope="module")
 def texts(drawn):
   rng = random.Random(0)
-  return [grammar.random_solution(told(problem), rng) for problem in drawn]
+  return [
+    grammar.random_solution(grammar_of(problem), rng) for problem in drawn
+  ]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def test_the_choices_of_a_style_sum_to_one(name):
 def test_the_arcs_of_every_node_sum_to_one_and_start_with_a_space(drawn):
   rng = random.Random(0)
   for problem in drawn:
-    solutions = told(problem)
+    solutions = grammar_of(problem)
     starts = solutions.starts()
     assert sum(odds for _, odds in starts) == pytest.approx(1.0)
     node, at_start = rng.choice(starts)[0], True
@@ -90,7 +92,7 @@ def test_both_teachers_have_the_same_likeliest_solution(drawn):
 
 def mass_of(problem, text):
   """The mass of all paths that spell a text, by memory instead of frontiers."""
-  solutions = told(problem)
+  solutions = grammar_of(problem)
 
   @functools.cache
   def rest(node, at):
@@ -160,7 +162,7 @@ def test_a_misread_question_is_solved_by_one_wrong_plan(drawn):
   """Later steps go on from it, or the last step is missing."""
   missing = mistaken = 0
   for problem in drawn:
-    solutions = told(problem, mistake_rate=0.0)
+    solutions = grammar_of(problem, mistake_rate=0.0)
     node = next(node for node, _ in solutions.starts() if node.misread)
     answers = set()
     rng = random.Random(problem.question_id)
@@ -184,7 +186,7 @@ def test_a_wrong_result_may_be_corrected(drawn):
     style = dataclasses.replace(
       CALIBRATED, correction_rate=1.0, misread_share=0.0, filler_rate=0.0
     )
-    solutions = told(problem, style, mistake_rate=0.5)
+    solutions = grammar_of(problem, style, mistake_rate=0.5)
     text = grammar.random_solution(solutions, rng)
     assert text.endswith(f" {problem.answer}.")
     corrected += " No, " in text
@@ -198,7 +200,7 @@ def test_a_fillers_sentence_goes_on_as_before(drawn):
   fillers = {word for word, _ in style.fillers}
   seen = 0
   for problem in drawn[:40]:
-    text = grammar.random_solution(told(problem, style), rng)
+    text = grammar.random_solution(grammar_of(problem, style), rng)
     last = text.split()[-4:]
     assert last[1:3] == ["answer", "is"], text
     seen += sum(word in fillers for word in text.split())
