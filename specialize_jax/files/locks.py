@@ -6,7 +6,8 @@ however the process ends:
 
 - on a disk, it is a lock of the kernel (`flock`) on a hidden file in the output
   directory, or beside the output file. The kernel releases it at the end of the
-  process; the hidden file that `kill -9` leaves behind locks nothing;
+  process; the hidden file that `kill -9` leaves behind locks nothing, and a
+  process that the holder has forked holds nothing;
 - in a bucket, which has no such locks, it is a lease: an object that its holder
   replaces every few seconds under another name. A second writer that sees it
   replaced ends with an error; if it is not replaced for a minute, the second
@@ -32,6 +33,7 @@ import os
 import pathlib
 import random
 import socket
+import stat
 import sys
 import threading
 import time
@@ -141,30 +143,54 @@ def _kernel_lock(
     raise errors.UserError(
       f"{shown} cannot be written: no file can be made in {lock.parent}"
     )
+  _descriptors.add(descriptor)
   try:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, _myself().encode(), 0)
     yield
   finally:
-    with contextlib.suppress(FileNotFoundError):  # removed with its directory
-      lock.unlink()
+    if descriptor in _descriptors:  # else in a forked process: not its lock
+      _descriptors.remove(descriptor)
+      with contextlib.suppress(FileNotFoundError):  # removed with its directory
+        lock.unlink()
+      os.close(descriptor)
+      with contextlib.suppress(OSError):  # not empty: something was written
+        for place in missing:
+          place.rmdir()
+
+
+# Of the locks that this process holds.
+_descriptors: set[int] = set()
+
+
+def _close_inherited() -> None:
+  """Closes a parent's locks in a forked process, which may outlive it."""
+  for descriptor in _descriptors:
     os.close(descriptor)
-    with contextlib.suppress(OSError):  # not empty: something was written
-      for place in missing:
-        place.rmdir()
+  _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
 
 
 def _locked(lock: pathlib.Path, shown: str, way_out: str) -> int | None:
   """Returns the descriptor of a locked file; None if it was just removed."""
   try:
     lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(lock, _OPENED, 0o666)
   except FileNotFoundError:
     return None
   except FileExistsError:  # a directory that was removed meanwhile
     if lock.parent.exists() and not lock.parent.is_dir():
       raise
     return None
+  except OSError as error:
+    if error.errno not in (errno.ELOOP, errno.EISDIR):
+      raise
+    raise _foreign(shown, lock) from error
+  if not _is_ours(descriptor):
+    os.close(descriptor)
+    raise _foreign(shown, lock)
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
@@ -186,6 +212,18 @@ def _locked(lock: pathlib.Path, shown: str, way_out: str) -> int | None:
       return descriptor
   os.close(descriptor)
   return None
+
+
+# A link would have another file written over; a pipe would be waited for.
+_OPENED = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def _is_ours(descriptor: int) -> bool:
+  """Returns whether an opened file is one that only locks."""
+  if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    return False
+  content = os.pread(descriptor, _HOLDER_BYTES, 0).strip(b"\0")
+  return not content or content.startswith(_HOLDER_START)
 
 
 @contextlib.contextmanager
@@ -232,6 +270,7 @@ class _Lease:
     self._shown = shown
     self._token = uuid.uuid4().hex
     self._count = 0
+    self._process = os.getpid()
     self._myself = _myself()
 
   def renew(self) -> None:
@@ -273,6 +312,8 @@ class _Lease:
 
   def end(self) -> None:
     """Removes the object, so that the next writer need not wait."""
+    if os.getpid() != self._process:
+      return  # a forked process, whose parent holds the lease
     with contextlib.suppress(FileNotFoundError):
       self._place(self._count).unlink()
     self._count = 0
@@ -331,6 +372,9 @@ def _holder(lock: epath.Path, tokens: set[str]) -> str:
   return ""
 
 
+_HOLDER_START = b'{"host":'
+
+
 def _myself() -> str:
   return json.dumps(
     {
@@ -348,6 +392,13 @@ def _described(holder: str) -> str:
   except (ValueError, KeyError, TypeError):  # between the lock and its text
     return "another process"
   return f"process {process} on {host} since {since}"
+
+
+def _foreign(shown: str, lock: pathlib.Path) -> errors.UserError:
+  return errors.UserError(
+    f"{shown} cannot be locked: {lock} is not a lock that specialize wrote, and"
+    " would be written over: move it away"
+  )
 
 
 def _refusal(shown: str, holder: str, way_out: str) -> errors.UserError:

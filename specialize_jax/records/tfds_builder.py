@@ -13,6 +13,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -266,7 +267,7 @@ def _write_config(
   metadata: Mapping[str, str],
 ) -> None:
   """Writes a configuration of a dataset."""
-  writer = tfds.core.SequentialWriter(
+  writer = _Writer(
     _dataset_info(name, folder, config, metadata),
     max_examples_per_shard=_SHARD_EXAMPLES,
   )
@@ -279,6 +280,29 @@ def _write_config(
       batch = []
   writer.add_examples({SPLIT: batch})
   writer.close_all()
+
+
+class _Serializer(tfds.core.ExampleSerializer):
+  """Serializes equal examples to equal bytes.
+
+  An example is a protobuf map, whose entries protobuf writes in an order that
+  depends on the process, unless it is asked to sort them.
+  """
+
+  def serialize_example(self, example: Mapping[str, Any]) -> bytes:
+    """Returns the serialized example, its features sorted by name."""
+    return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+
+class _Writer(tfds.core.SequentialWriter):
+  """Writes the same files whenever it is given the same examples."""
+
+  def __init__(
+    self, info: tfds.core.DatasetInfo, *, max_examples_per_shard: int
+  ) -> None:
+    super().__init__(info, max_examples_per_shard=max_examples_per_shard)
+    # TFDS has no argument for it.
+    self._serializer = _Serializer(info.features.get_serialized_info())
 
 
 def _dataset_info(

@@ -23,7 +23,7 @@ from specialize_jax.align import targets as alignment
 from specialize_jax.cot import answer_rules
 from specialize_jax.data import aligned_records, preparation, sources
 from specialize_jax.evaluation import selection
-from specialize_jax.files import writing
+from specialize_jax.files import locks, writing
 from specialize_jax.mini import world
 from specialize_jax.records import schema, store
 from specialize_jax.runs import choosing, experiment
@@ -178,20 +178,20 @@ def prepare_teacher(
     The report: counts of records, and the coverage of the alignment.
   """
   mini_dir = directory / "mini"
-  prepared = preparation.prepare(
-    preparation.Preparation(
-      records=str(mini_dir / "records"),
-      vocabulary=str(mini_dir / "student.model"),
-      mode=mode,
-      data_dir=str(tfds_dir or directory / "tfds"),
-      dataset_name="mini_gsm_teacher",
-      read_questions=functools.partial(
-        preparation.questions_of_files,
-        str(mini_dir / "mini_gsm" / "train.jsonl"),
-      ),
-    )
+  data_dir = tfds_dir or directory / "tfds"
+  wanted = preparation.Preparation(
+    records=str(mini_dir / "records"),
+    vocabulary=str(mini_dir / "student.model"),
+    mode=mode,
+    data_dir=str(data_dir),
+    dataset_name="mini_gsm_teacher",
+    read_questions=functools.partial(
+      preparation.questions_of_files,
+      str(mini_dir / "mini_gsm" / "train.jsonl"),
+    ),
   )
-  return prepared.report
+  with locks.directory(data_dir, "--data_dir", part=wanted.dataset_name):
+    return preparation.prepare(wanted).report
 
 
 def measure_teacher(directory: pathlib.Path) -> dict[str, object]:

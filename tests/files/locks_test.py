@@ -69,6 +69,67 @@ def test_a_lock_ends_with_a_holder_that_is_killed(tmp_path):
   assert not any(tmp_path.iterdir())
 
 
+def test_a_process_that_the_holder_has_forked_holds_nothing(tmp_path):
+  """It neither keeps the lock from others nor takes it from the holder."""
+  script = """
+import os, sys
+from specialize_jax.files import locks
+with locks.directory(sys.argv[1], "--flag"):
+  if not os.fork():
+    sys.stdin.read() if sys.argv[2] == "stays" else None
+    sys.exit()  # through the end of the `with`
+  if sys.argv[2] == "ends":
+    os.wait()
+  print("held", flush=True)
+  sys.stdin.read()
+"""
+  for child in ("stays", "ends"):
+    process = subprocess.Popen(
+      [sys.executable, "-c", script, os.fspath(tmp_path), child],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    with (
+      pytest.raises(errors.UserError, match=f"by process {process.pid}"),
+      locks.directory(tmp_path, "--flag"),
+    ):
+      pass
+    process.kill()
+    process.wait(10)
+    with locks.directory(tmp_path, "--flag"):
+      pass
+    process.stdin.close()
+
+
+_FOREIGN = {
+  "a link": lambda lock, kept: lock.symlink_to(kept),
+  "a hard link": lambda lock, kept: os.link(kept, lock),
+  "a link to nothing": lambda lock, kept: lock.symlink_to("nothing"),
+  "a file of another program": lambda lock, kept: lock.write_text("9"),
+  "a directory": lambda lock, kept: lock.mkdir(),
+  "a pipe": lambda lock, kept: os.mkfifo(lock),
+}
+
+
+@pytest.mark.parametrize("made", _FOREIGN)
+def test_a_file_that_is_no_lock_of_ours_is_not_written_over(tmp_path, made):
+  kept = tmp_path / "kept"
+  kept.write_text("a thesis")
+  place = tmp_path / "place"
+  place.mkdir()
+  _FOREIGN[made](place / ".lock", kept)
+  with (
+    pytest.raises(errors.UserError, match=r"/\.lock is not a lock that"),
+    locks.directory(place, "MODEL_DIR"),
+  ):
+    pass
+  assert kept.read_text() == "a thesis"
+  assert [file.name for file in place.iterdir()] == [".lock"]
+  assert not (place / "nothing").exists()
+
+
 def test_two_names_of_one_file_are_one_output(tmp_path):
   (tmp_path / "link.jsonl").symlink_to(tmp_path / "rows.jsonl")
   with (

@@ -2,6 +2,7 @@ import os
 import pathlib
 
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
@@ -68,6 +69,15 @@ def test_tfds_itself_reads_it(tmp_path):
   dataset = tfds.load("rows/rows", data_dir=tmp_path, split="train")
   back = list(tfds.as_numpy(dataset))
   assert sorted(one["flags"] for one in back) == sorted(o.flags for o in ROWS)
+
+
+def test_equal_rows_are_equal_bytes_in_any_process(tmp_path):
+  write(tmp_path, ROWS)
+  for config in (tfds_builder.ROWS, tfds_builder.QUESTIONS):
+    builder = tfds_builder.open_dataset(tmp_path, "rows", config)
+    for written in tfds_builder.read_serialized(builder).numpy():
+      example = tf.train.Example.FromString(written)
+      assert written == example.SerializeToString(deterministic=True)
 
 
 def test_many_rows_cross_batches_and_shards(tmp_path, monkeypatch):
