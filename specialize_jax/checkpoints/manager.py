@@ -187,6 +187,7 @@ class CheckpointManager:
         "state": damage.fingerprint(state) | _streamed_digests(state),
         "iterator": damage.checksum(iterator_state),
         "metadata": damage.checksum(metadata),
+        "step": step,
       }
       manager.save(
         step,
@@ -287,7 +288,7 @@ class CheckpointManager:
     state = contents.restore(
       self._directory / str(step) / "state", abstract_state
     )
-    fingerprint = self._json(step, "fingerprint")
+    fingerprint = self._fingerprint(step)
     damage.check(state, fingerprint["state"])
     iterator_state = base64.b64decode(self._json(step, "iterator")["base64"])
     metadata = self._json(step, "metadata")
@@ -350,10 +351,22 @@ class CheckpointManager:
         place / _STEP_METADATA, _FINGERPRINT
       ):
         return {}
-      digests = self._json(step, _FINGERPRINT)["state"]
+      digests = self._fingerprint(step)["state"]
       if not isinstance(digests, dict):
         raise damage.DamagedError("its digests are none")
       return digests
+
+  def _fingerprint(self, step: int) -> dict[str, Any]:
+    """Reads the digests of a step, which also say which step they are of."""
+    fingerprint = self._json(step, _FINGERPRINT)
+    saved_as = fingerprint.get("step", step)  # which early releases lack
+    if saved_as != step:
+      raise errors.UserError(
+        f"{self._where(step)} was saved as step {saved_as} and renamed, or its"
+        " files exchanged: give it that name again, or copy it again from where"
+        " it is whole."
+      )
+    return fingerprint
 
   def _where(self, step: int) -> str:
     return os.fspath(self._directory / str(step))

@@ -385,6 +385,11 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
   if is_stream(given):
     _check_stream(shown, given, kind)
     return
+  # It would be replaced by another, which the directory allows.
+  if is_there and not is_dir and not _may(given, os.W_OK):
+    raise errors.UserError(
+      f"{shown} cannot be written: permission denied for this file"
+    )
   # The target of a link is written.
   _check_writable(shown, pathlib.Path(os.path.realpath(given)), is_there)
 

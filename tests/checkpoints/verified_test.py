@@ -187,6 +187,23 @@ def test_every_reader_of_ours_notices(ours, tmp_path):
   assert not (copy / "best").exists()
 
 
+def test_a_step_under_another_steps_name_is_refused(ours, tmp_path):
+  """As a whole, and if only its arrays and their digests are another's."""
+  copy = tmp_path / "run"
+  shutil.copytree(ours, copy)
+  steps = copy / "checkpoints"
+  (steps / "0").rename(steps / "600")
+  message = "run/checkpoints/600 was saved as step 0 and renamed"
+  for reader in (_read, _restored):
+    with pytest.raises(errors.UserError, match=message):
+      reader(copy)
+  stored = steps / "600" / "fingerprint" / "metadata"
+  content = json.loads(stored.read_text())
+  del content["step"]  # as releases saved it that had none
+  stored.write_text(json.dumps(content))
+  _restored(copy)
+
+
 def test_what_a_run_saved_is_verified_in_every_dtype(tmp_path):
   config = tiny_checkpoints.config("t5_1_0", param_dtype="float32")
   tensors = tiny_checkpoints.random_tensors(config)

@@ -618,8 +618,14 @@ def demonstrated(out):
   """What a demo found."""
   demo = out / "demo"
   results = json.loads((demo / "results.json").read_text())
-  for name in ("seconds", "peak_rss_gib"):
+  for name in ("seconds", "peak_rss_gib", "specialize_crc32"):
     results.pop(name)
+  predictions = {
+    # With the fingerprint of a checkpoint, which has the time of its save.
+    name: content
+    for name, content in tree(demo / "predictions").items()
+    if not name.endswith(".progress")
+  }
   return {
     "results": results,
     "selection": json.loads((demo / "selection.json").read_text()),
@@ -627,7 +633,7 @@ def demonstrated(out):
       _metrics(demo / run / "metrics.jsonl")
       for run in ("pretrain", "specialize")
     ],
-    "predictions": tree(demo / "predictions"),
+    "predictions": predictions,
     "report": (demo / "report.html").exists(),
   }
 

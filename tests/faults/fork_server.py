@@ -96,10 +96,12 @@ def _warm_up():
 def _watch_changes(request):
   """Counts what the child is about to change below its output directory.
 
-  At the number that was asked for, it ends or stops itself.
+  At the number that was asked for, it ends or stops itself; or it stops at the
+  first change whose path has the word that was asked for.
   """
   below = os.path.realpath(request["below"])
   crash_at, stop_at = request.get("crash_at"), request.get("stop_at")
+  stop_word = request.get("stop_word")
   count = 0
 
   def inside(path):
@@ -109,7 +111,7 @@ def _watch_changes(request):
     return path == below or path.startswith(f"{below}/")
 
   def hook(event, arguments):
-    nonlocal count
+    nonlocal count, stop_word
     if event == "open":
       path, mode, flags = arguments
       writes = any(c in (mode or "") for c in "wax+") or (flags or 0) & _WRITES
@@ -123,6 +125,9 @@ def _watch_changes(request):
     if count == crash_at:
       os.kill(os.getpid(), signal.SIGKILL)
     if count == stop_at:
+      os.kill(os.getpid(), signal.SIGSTOP)
+    if stop_word is not None and stop_word in str(arguments[0]):
+      stop_word = None
       os.kill(os.getpid(), signal.SIGSTOP)
     if count_file is not None:
       os.pwrite(count_file, str(count).encode(), 0)

@@ -110,18 +110,14 @@ def test_other_data_on_one_host_is_refused_before_the_first_step(
 def test_one_killed_in_a_save_ends_the_other_and_the_run_resumes(
   hosts, bench, together, tmp_path, record
 ):
-  hosts.start(0)
-  hosts.start(1)
-  checkpoints = hosts.model_dir / "checkpoints"
-  deadline = time.monotonic() + 300
-  while not (
-    checkpoints.exists() and any(checkpoints.glob("*orbax-checkpoint-tmp*"))
-  ):
-    assert time.monotonic() < deadline
-    time.sleep(0.002)
-  hosts.processes[1].send(signal.SIGKILL)
+  # The first stands still as it makes the folder of its first save.
+  first = hosts.start(0, stop_word="orbax-checkpoint-tmp")
+  second = hosts.start(1)
+  assert first.wait(600).stopped
+  second.kill()
+  first.send(signal.SIGCONT)
   began = time.monotonic()
-  ended = hosts.wait(BOUND_SECONDS + 60)
+  ended = {0: first.wait(BOUND_SECONDS + 60)}
   seconds = time.monotonic() - began
   assert ended[0].status not in (0, None), ended[0].stderr[-3000:]
   assert seconds < BOUND_SECONDS
@@ -174,16 +170,13 @@ def test_a_host_that_comes_back_into_a_run_ends_it_and_both_resume(
   hosts, bench, together, record
 ):
   """As a supervisor does that restarts what died, at once."""
-  hosts.start(0)
-  hosts.start(1)
-  metrics = hosts.model_dir / "metrics.jsonl"
-  deadline = time.monotonic() + 300
-  while not metrics.exists() or '"step": 2' not in metrics.read_text():
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
-  hosts.processes[1].kill()
+  first = hosts.start(0, stop_word="orbax-checkpoint-tmp")
+  second = hosts.start(1)
+  assert first.wait(600).stopped
+  second.kill()
   began = time.monotonic()
   hosts.start(1)
+  first.send(signal.SIGCONT)
   ended = hosts.wait(2 * BOUND_SECONDS)
   seconds = time.monotonic() - began
   assert all(e.status not in (0, None) for e in ended.values()), ended

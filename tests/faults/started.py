@@ -21,6 +21,7 @@ class Ended:
 
   Attributes:
     status: its exit status, negative after a signal; None if it has not.
+    stopped: whether it stands still, as after SIGSTOP.
     stdout: what it printed.
     stderr: what it printed there.
     changes: how often it changed something below `below`.
@@ -29,6 +30,7 @@ class Ended:
   """
 
   status: int | None
+  stopped: bool = False
   stdout: str = ""
   stderr: str = ""
   changes: int = 0
@@ -52,7 +54,7 @@ class Process:
     """Waits until it ends or stops, or for as long."""
     answer = self._server.ask(do="wait", pid=self.pid, seconds=seconds)
     if answer.get("stopped"):
-      return Ended(status=None)
+      return Ended(status=None, stopped=True)
     files = {
       name: path.read_text(errors="replace") if path.exists() else ""
       for name in ("stdout", "stderr", "changes")
@@ -60,11 +62,11 @@ class Process:
     }
     return Ended(
       answer["status"],
-      files["stdout"],
-      files["stderr"],
-      int(files["changes"] or 0),
-      answer.get("cpu_seconds", 0.0),
-      answer.get("peak_mib", 0.0),
+      stdout=files["stdout"],
+      stderr=files["stderr"],
+      changes=int(files["changes"] or 0),
+      cpu_seconds=answer.get("cpu_seconds", 0.0),
+      peak_mib=answer.get("peak_mib", 0.0),
     )
 
   def send(self, number):

@@ -222,6 +222,15 @@ def test_what_may_not_be_read_or_written_is_refused(forbidden, as_nobody):
       _refused(f"{place}/open/x/y", kind, "permission denied in .*open")
 
 
+def test_a_file_that_is_read_only_is_not_replaced(forbidden, as_nobody):
+  forbidden.chmod(0o777)  # so that a new one could take its place
+  (forbidden / "link").symlink_to("secret")
+  with as_nobody():
+    for name in ("secret", "link"):
+      for kind in (paths.OUTPUT_FILE, paths.RESUMED_FILE):
+        _refused(f"{forbidden}/{name}", kind, "denied for this file")
+
+
 def test_where_only_a_local_path_works_a_bucket_is_refused_with_the_reason():
   _refused(
     "gs://bucket/x", LOCAL, "is in a bucket, and a store grows by appending"

@@ -132,6 +132,8 @@ def test_a_step_of_a_later_run_replaces_one_of_its_number(run_dir, tmp_path):
   # The later run: its step 4 has the parameters of the first one's step 2.
   later = tmp_path / "later"
   shutil.copytree(run_dir / "checkpoints/2", later / "checkpoints/4")
+  digests = later / "checkpoints/4/fingerprint/metadata"
+  digests.write_text(json.dumps(json.loads(digests.read_text()) | {"step": 4}))
   first, second = (
     opening.open_checkpoint(place / "checkpoints/4")
     for place in (run_dir, later)
