@@ -145,6 +145,7 @@ def _kernel_lock(
     )
   _descriptors.add(descriptor)
   try:
+    _say_if_left_elsewhere(_read(descriptor), shown)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, _myself().encode(), 0)
     yield
@@ -157,6 +158,26 @@ def _kernel_lock(
       with contextlib.suppress(OSError):  # not empty: something was written
         for place in missing:
           place.rmdir()
+
+
+def _read(descriptor: int) -> str:
+  """Returns what a lock says of its holder."""
+  return os.pread(descriptor, _HOLDER_BYTES, 0).decode("utf-8", "replace")
+
+
+def _say_if_left_elsewhere(holder: str, shown: str) -> None:
+  """Prints that a process of another host has not released the lock.
+
+  It was killed, or runs and its lock cannot be seen from here, as on a disk of
+  NFS that is mounted with `nolock`.
+  """
+  found = _parsed(holder)
+  if found and found[0] != socket.gethostname():
+    print(
+      f"{shown} was last written by {_described(holder)}, which has not"
+      " released it: make sure that it has ended",
+      file=sys.stderr,
+    )
 
 
 # Of the locks that this process holds.
@@ -193,8 +214,8 @@ def _locked(lock: pathlib.Path, shown: str, way_out: str) -> int | None:
     raise _foreign(shown, lock)
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    holder = os.pread(descriptor, _HOLDER_BYTES, 0).decode("utf-8", "replace")
+  except (BlockingIOError, PermissionError) as error:  # the latter on NFS
+    holder = _read(descriptor)
     os.close(descriptor)
     raise _refusal(shown, holder, way_out) from error
   except OSError as error:
@@ -385,12 +406,21 @@ def _myself() -> str:
   )
 
 
-def _described(holder: str) -> str:
+def _parsed(holder: str) -> tuple[str, str, str] | None:
+  """Returns host, process and time; None between the lock and its text."""
   try:
     found = json.loads(holder)
     host, process, since = (found[k] for k in ("host", "process", "since"))
-  except (ValueError, KeyError, TypeError):  # between the lock and its text
+  except (ValueError, KeyError, TypeError):
+    return None
+  return host, process, since
+
+
+def _described(holder: str) -> str:
+  found = _parsed(holder)
+  if found is None:
     return "another process"
+  host, process, since = found
   return f"process {process} on {host} since {since}"
 
 

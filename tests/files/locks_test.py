@@ -1,6 +1,7 @@
 """An output has one writer at a time, and the lock ends with its holder."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -128,6 +129,18 @@ def test_a_file_that_is_no_lock_of_ours_is_not_written_over(tmp_path, made):
   assert kept.read_text() == "a thesis"
   assert [file.name for file in place.iterdir()] == [".lock"]
   assert not (place / "nothing").exists()
+
+
+@pytest.mark.parametrize("host", ["another", socket.gethostname()])
+def test_what_a_process_of_another_host_has_left_is_named(
+  tmp_path, capsys, host
+):
+  left = {"host": host, "process": 7, "since": "2026-11-28 15:00:00 +0000"}
+  (tmp_path / ".lock").write_text(json.dumps(left))
+  with locks.directory(tmp_path, "MODEL_DIR"):
+    pass
+  said = "was last written by process 7 on another since 2026-11-28"
+  assert (said in capsys.readouterr().err) == (host == "another")
 
 
 def test_two_names_of_one_file_are_one_output(tmp_path):
