@@ -58,11 +58,12 @@ CASES: Mapping[str, Case] = {
     submesh=(1, 1, 1, 1),
     mesh="fsdp=16",
   ),
+  # With so few tokens a step is bound by its links: fsdp=64 sends 22.6 GB.
   "xl_v5e_64": Case(
     model="flan_t5_xl",
     topology="v5e:8x8",
     submesh=(4, 1, 1, 1),
-    mesh="fsdp=64",
+    mesh="fsdp=16,model=4",
   ),
   "xl_packed_v5e_64": Case(
     model="flan_t5_xl",

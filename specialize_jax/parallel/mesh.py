@@ -1,5 +1,6 @@
 """Builds the device mesh with the axes `data`, `fsdp` and `model`."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -32,7 +33,8 @@ def make_mesh(
   Args:
     data: number of replicas of the model.
     fsdp: number of shards of the parameters' embed axis.
-    model: number of shards of heads, mlp and vocabulary; neighboring devices.
+    model: number of shards of heads, mlp and vocabulary; on a TPU slice a
+      compact tile of chips.
     devices: the devices, by default those of all processes.
 
   Returns:
@@ -73,15 +75,82 @@ def _arranged(
   shape: tuple[int, ...], devices: Sequence[jax.Device]
 ) -> np.ndarray:
   """Arranges devices so that mesh axes follow the axes of a TPU slice."""
-  one_axis = max(shape) == len(devices)
-  if one_axis and all(hasattr(device, "coords") for device in devices):
-    # In row-major order, which `row_sums` requires for collectives along one
-    # physical axis after the other. JAX would order 4 x 4 chips as a ring.
-    devices = sorted(
-      devices, key=lambda device: (*device.coords, device.core_on_chip)
-    )
-    return np.array(devices).reshape(shape)
+  if all(hasattr(device, "coords") for device in devices):
+    if max(shape) == len(devices):
+      # In row-major order, which `row_sums` requires for collectives along one
+      # physical axis after the other. JAX would order 4 x 4 chips as a ring.
+      devices = sorted(
+        devices, key=lambda device: (*device.coords, device.core_on_chip)
+      )
+      return np.array(devices).reshape(shape)
+    if shape[AXES.index("model")] > 1:
+      tiled = _tiled(shape, devices)
+      if tiled is not None:
+        return tiled
   # On a 4 x 4 slice, model=2 is half of a physical axis.
   return mesh_utils.create_device_mesh(
     shape, devices, allow_split_physical_axes=True
+  )
+
+
+def _tiled(
+  shape: tuple[int, ...], devices: Sequence[jax.Device]
+) -> np.ndarray | None:
+  """Arranges a slice in tiles of chips, as square as possible.
+
+  The chips of `model=4` are 2 x 2 neighbors, which reduce activations over the
+  links of two axes; a line of 4 has those of one.
+
+  Args:
+    shape: size of each mesh axis, the last one's devices being neighbors.
+    devices: the devices of a slice.
+
+  Returns:
+    The devices in that shape; None if they are not all chips of a box of one
+    core each, or a mesh axis does not divide it.
+  """
+  coordinates = np.array([device.coords for device in devices])
+  coordinates -= coordinates.min(0)
+  lengths = coordinates.max(0) + 1
+  num_places = len(np.unique(coordinates, axis=0))
+  if not num_places == math.prod(lengths) == len(devices):
+    return None
+  grid = np.empty(lengths, object)
+  for place, device in zip(coordinates, devices, strict=True):
+    grid[tuple(place)] = device
+  left, tiles = lengths.tolist(), []
+  for size in reversed(shape):
+    tile = _tile(size, left)
+    if tile is None:
+      return None
+    left = [length // side for length, side in zip(left, tile, strict=True)]
+    tiles.insert(0, tile)
+  # Each physical axis is divided among the mesh axes, then those are joined.
+  split = grid.reshape(
+    [tile[axis] for axis in range(grid.ndim) for tile in tiles]
+  )
+  order = np.arange(split.ndim).reshape(grid.ndim, len(shape)).T
+  return split.transpose(order.ravel()).reshape(shape)
+
+
+def _tile(size: int, lengths: Sequence[int]) -> tuple[int, ...] | None:
+  """Returns the sides of the most compact box of so many chips, or None.
+
+  Example:
+    >>> _tile(4, (8, 8))
+    (2, 2)
+    >>> _tile(8, (8, 8))
+    (4, 2)
+  """
+  sides = itertools.product(
+    *(
+      [side for side in range(1, length + 1) if length % side == 0]
+      for length in lengths
+    )
+  )
+  possible = [tile for tile in sides if math.prod(tile) == size]
+  return min(
+    possible,
+    key=lambda tile: (max(tile), [-side for side in tile]),
+    default=None,
   )
