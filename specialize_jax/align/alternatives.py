@@ -205,47 +205,46 @@ class Alternatives:
   ) -> Reading:
     """Tokenizes alternatives of samples that are tokenized word by word."""
     table = self._table
-    ends_N = student.offsets[teacher.sample_L + 1][token_N]
-    place_N = np.zeros(len(rows_N), np.int64)
-    read = Reading(
-      at_N=known.base_L[token_N],
-      own_N=np.full(len(rows_N), -1, np.int64),
-      remaining_N=np.zeros(len(rows_N), np.int64),
-    )
-    whole_N = table.whole.values[rows_N]
     stems_N = known.stems_L[token_N]
     in_word_N = stems_N >= 0
-    within_N = places.mid_character_L[token_N]
-    if not student.word_local_B.all():
-      local_N = student.word_local_B[teacher.sample_L[token_N]]
-      whole_N, within_N = whole_N & local_N, within_N & local_N
-    alone_N = whole_N & ~in_word_N
-    place_N[alone_N] = self._alternatives_alone(rows_N[alone_N])
+    whole_N = table.whole.values[rows_N]
     # An alternative that begins with white space completes the word before it.
     splits_N = (table.begins_space.values & ~table.odd.values)[rows_N]
-    splits_N &= in_word_N & ~within_N
-    joined_N = in_word_N & ~splits_N & (whole_N | within_N)
-    place_N[joined_N] = self._stems_joined(stems_N[joined_N], rows_N[joined_N])
-    compared_N = (alone_N | joined_N) & (place_N >= 0)
+    splits_N &= in_word_N
+    within_L = places.mid_character_L
+    if not student.word_local_B.all():
+      local_L = student.word_local_B[teacher.sample_L]
+      whole_N, within_L = whole_N & local_L[token_N], within_L & local_L
+    joined_N = in_word_N & ~splits_N & whole_N
+    if within_L.any():
+      within_N = in_word_N & within_L[token_N]
+      splits_N &= ~within_N
+      joined_N |= within_N
+    at_N = known.base_L[token_N]
+    place_N = self._alternatives_alone(rows_N)
+    joined = np.flatnonzero(joined_N)
+    place_N[joined] = self._stems_joined(stems_N[joined], rows_N[joined])
     # An alternative that ends within a character cannot be tokenized: treat it
     # as probability mass outside the top k.
-    unknown_N = ~(compared_N | splits_N)
-    read.at_N[unknown_N] = known.rest_L[token_N[unknown_N]]
-    read.remaining_N[unknown_N] = -1
+    unknown = np.flatnonzero(
+      ~(joined_N | splits_N | (whole_N & ~in_word_N)) | (place_N < 0)
+    )
+    place_N[unknown] = 0  # any string: its reading is replaced
     split = np.flatnonzero(splits_N)
-    if len(split):
-      stems = self._read_stems(teacher, student, known, token_N[split])
-      read.at_N[split] = stems.at_N
-      read.own_N[split] = stems.own_N
-      # Where the completed word already differs, at least one more token
-      # follows it.
-      differs = stems.own_N >= 0
-      read.remaining_N[split] = stems.remaining_N + differs
-      goes_on = split[~differs]
-      place_N[goes_on] = self._alternatives_alone(rows_N[goes_on])
-      compared_N[goes_on] = True
-    compared = np.flatnonzero(compared_N)
-    self._compare(student, place_N[compared], ends_N, compared, read)
+    stems = self._read_stems(teacher, student, known, token_N[split])
+    at_N[split] = stems.at_N
+    read = self._compare(
+      student, place_N, at_N, samples=teacher.sample_L, token_N=token_N
+    )
+    # Where the completed word already differs, at least one more token follows
+    # it.
+    differs = np.flatnonzero(stems.own_N >= 0)
+    read.at_N[split[differs]] = stems.at_N[differs]
+    read.own_N[split[differs]] = stems.own_N[differs]
+    read.remaining_N[split[differs]] = stems.remaining_N[differs] + 1
+    read.at_N[unknown] = known.rest_L[token_N[unknown]]
+    read.own_N[unknown] = -1
+    read.remaining_N[unknown] = -1
     return read
 
   def _read_stems(
@@ -266,17 +265,12 @@ class Alternatives:
     needed_L = np.zeros(len(teacher.rows_L), bool)
     needed_L[token_N] = True
     tokens = np.flatnonzero(needed_L)
-    read = Reading(
-      at_N=known.base_L[tokens],
-      own_N=np.full(len(tokens), -1, np.int64),
-      remaining_N=np.zeros(len(tokens), np.int64),
-    )
-    self._compare(
+    read = self._compare(
       student,
       self._stem_places.values[known.stems_L[tokens]],
-      student.offsets[teacher.sample_L[tokens] + 1],
-      np.arange(len(tokens)),
-      read,
+      known.base_L[tokens],
+      samples=teacher.sample_L,
+      token_N=tokens,
     )
     back_N = (np.cumsum(needed_L) - 1)[token_N]
     return Reading(
@@ -288,51 +282,45 @@ class Alternatives:
   def _compare(
     self,
     student: columns.StudentColumns,
-    places: np.ndarray,
-    ends_N: np.ndarray,
-    numbers: np.ndarray,
-    read: Reading,
-  ) -> None:
-    """Compares strings' tokens with the sampled text's from `read.at_N` on.
+    places_N: np.ndarray,
+    base_N: np.ndarray,
+    *,
+    samples: np.ndarray,
+    token_N: np.ndarray,
+  ) -> Reading:
+    """Compares strings' tokens with the sampled text's.
 
     Args:
       student: The student's side.
-      places: The strings, as rows of the student's table.
-      ends_N: Where the sampled text of each alternative ends.
-      numbers: The index of the alternative of each string.
-      read: Updated in place.
+      places_N: The strings, as rows of the student's table.
+      base_N: The student token with which each string's first is compared.
+      samples: int64[L], the sample of each teacher token.
+      token_N: The teacher token of each string.
     """
-    words = self._words
-    starts, counts = words.starts.values[places], words.counts.values[places]
-    ids = words.ids.values
-    if not len(ids):
-      return  # every string is empty
-    ids_P = np.append(student.ids_P, -1)
-    position, ends = read.at_N[numbers], ends_N[numbers]
+    words, ids_P = self._words, np.append(student.ids_P, -1)
+    own_N = words.firsts.values[places_N]
+    counts_N = words.counts.values[places_N]
+    at_N, remaining_N = base_N.copy(), counts_N.copy()
     # Compare the first token of every string, then the next one of those that
-    # agree so far.
-    mine = ids[np.minimum(starts, len(ids) - 1)]
-    parts = (ids_P[position] != mine) | (position == ends)
-    parts &= counts > 0
-    parted = np.flatnonzero(parts)
-    read.own_N[numbers[parted]] = mine[parted]
-    read.remaining_N[numbers[parted]] = counts[parted]
-    agrees = (counts > 0) & ~parts
-    position += agrees
-    active = np.flatnonzero(agrees & (counts > 1))
+    # agree so far. A string without tokens has no first one.
+    active = np.flatnonzero((ids_P[base_N] == own_N) & (counts_N > 0))
+    ends = student.offsets[samples[token_N[active]] + 1]
+    active, ends = _both(active, ends, where=at_N[active] < ends)
+    own_N[active], remaining_N[active] = -1, 0
+    at_N[active] += 1
     step = 1
     while len(active):
-      mine = ids[starts[active] + step]
-      here = position[active]
-      parts = (here == ends[active]) | (ids_P[here] != mine)
+      active, ends = _both(active, ends, where=counts_N[active] > step)
+      mine = words.ids.values[words.starts.values[places_N[active]] + step]
+      here = at_N[active]
+      parts = (here == ends) | (ids_P[here] != mine)
       parted = active[parts]
-      read.own_N[numbers[parted]] = mine[parts]
-      read.remaining_N[numbers[parted]] = counts[parted] - step
-      active = active[~parts]
-      position[active] += 1
+      own_N[parted] = mine[parts]
+      remaining_N[parted] = counts_N[parted] - step
+      active, ends = _both(active, ends, where=~parts)
+      at_N[active] += 1
       step += 1
-      active = active[counts[active] > step]
-    read.at_N[numbers] = position
+    return Reading(at_N=at_N, own_N=own_N, remaining_N=remaining_N)
 
   def _read_whole(
     self,
@@ -437,9 +425,11 @@ class Alternatives:
     """
     table = self._table
     rows_KL, rows_L = teacher.top_rows_KL, teacher.rows_L
-    blank_L = table.core.values[rows_L] == table.core_empty
-    same_KL = distinct_KL & blank_L
-    same_KL &= table.core.values[rows_KL] == table.core_empty
+    same_KL = np.zeros(distinct_KL.shape, bool)
+    blank = np.flatnonzero(table.core.values[rows_L] == table.core_empty)
+    same_KL[:, blank] = distinct_KL[:, blank] & (
+      table.core.values[rows_KL[:, blank]] == table.core_empty
+    )
     if not same_KL.any():
       return same_KL
     if self._words.student.keeps_white_space:
@@ -528,6 +518,13 @@ class Alternatives:
     texts = [self._table.texts[row] or "" for row in new]
     self._alone.extend(self._words.look_up(texts))
     return self._alone.values[rows]
+
+
+def _both(
+  left: np.ndarray, right: np.ndarray, *, where: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the entries of two arrays where a condition holds."""
+  return left[where], right[where]
 
 
 def _same_tokens(

@@ -139,7 +139,7 @@ def tokens_alone(
 ) -> TeacherColumns:
   """Builds columns from tokens without probabilities."""
   counts = np.fromiter(map(len, spellings), np.int64, len(spellings))
-  rows_L = table.look_up(itertools.chain.from_iterable(spellings))
+  rows_L = table.look_up(list(itertools.chain.from_iterable(spellings)))
   return TeacherColumns(
     texts=texts,
     offsets=tables.offsets(counts),
@@ -193,7 +193,7 @@ def student_columns(
   split = [text.split() if words.word_local else [] for text in texts]
   counts_B = np.fromiter(map(len, split), np.int64, len(split))
   whole_B = whole_B | (counts_B == 0) | (not words.word_local)
-  places = words.look_up(itertools.chain.from_iterable(split))
+  places = words.look_up(list(itertools.chain.from_iterable(split)))
   sample = np.repeat(np.arange(len(texts)), counts_B)
   whole_B[sample[~words.plain.values[places]]] = True
   if whole_B.any():

@@ -64,18 +64,20 @@ class _Steps:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Leaves:
-  """Leaves of all samples.
+  """Leaves of all samples: sampled texts, then candidates, then the rests.
 
   Attributes:
-    rows: The position at which each leaf diverges; a sample with T student
+    rows_N: The position at which each leaf diverges; a sample with T student
       tokens has T + 1 positions, and those of all samples are concatenated.
-    own_ids: The leaf's student token at that position; -1 if none.
-    log_weights: Natural logarithms of the weights.
+    log_weights_N: Natural logarithms of the weights.
+    candidates: Which of the leaves are candidates.
+    own_ids: The student token of each candidate at that position; -1 if none.
   """
 
-  rows: np.ndarray
+  rows_N: np.ndarray
+  log_weights_N: np.ndarray
+  candidates: slice
   own_ids: np.ndarray
-  log_weights: np.ndarray
 
 
 def marginal_rule(
@@ -117,19 +119,23 @@ def _merged_steps(batch: transfer.Batch) -> _Steps:
     teacher, batch.student, batch.places, batch.distinct_KL
   )
   probs_KL = batch.top_probs_KL
-  merged_L = np.where(same_KL, probs_KL, 0.0).sum(axis=0)
-  other_probs_KL = np.where(same_KL, 0.0, probs_KL)
-  total_L = np.maximum(
-    1.0, batch.probs_L + merged_L + other_probs_KL.sum(axis=0)
-  )
-  other_probs_KL = other_probs_KL / total_L
+  merged_L = np.zeros(len(teacher.rows_L))
+  if same_KL.any():
+    merged_L = np.where(same_KL, probs_KL, 0.0).sum(axis=0)
+    probs_KL = np.where(same_KL, 0.0, probs_KL)
+  total_L = np.maximum(1.0, batch.probs_L + merged_L + probs_KL.sum(axis=0))
+  over = np.flatnonzero(total_L > 1)
+  if len(over):
+    probs_KL = probs_KL.copy()
+    probs_KL[:, over] /= total_L[over]
+  changed = np.flatnonzero((merged_L != 0) | (total_L != 1))
+  log_probs_L = teacher.log_probs_L.copy()
   with np.errstate(divide="ignore"):
-    log_probs_L = np.log((batch.probs_L + merged_L) / total_L)
-  as_given_L = (merged_L == 0) & (total_L == 1)
-  log_probs_L = np.where(
-    as_given_L, teacher.log_probs_L, np.minimum(0.0, log_probs_L)
-  )
-  named_L = np.exp(log_probs_L) + other_probs_KL.sum(axis=0)
+    log_probs_L[changed] = np.minimum(
+      0.0,
+      np.log((batch.probs_L + merged_L)[changed] / total_L[changed]),
+    )
+  named_L = np.exp(log_probs_L) + probs_KL.sum(axis=0)
   # A token of probability 0 would make later sums NaN. Its sample is rejected,
   # so any finite value will do.
   finite_L = np.maximum(log_probs_L, -1e6)
@@ -138,8 +144,8 @@ def _merged_steps(batch: transfer.Batch) -> _Steps:
   before_L = before[:-1] - before[teacher.offsets[:-1]][teacher.sample_L]
   return _Steps(
     log_probs_L=log_probs_L,
-    others_KL=other_probs_KL > 0,
-    other_probs_KL=other_probs_KL,
+    others_KL=probs_KL > 0,
+    other_probs_KL=probs_KL,
     rests_L=np.maximum(0.0, 1.0 - named_L),
     before_L=before_L,
   )
@@ -171,15 +177,17 @@ def _leaves(batch: transfer.Batch, steps: _Steps) -> tuple[_Leaves, np.ndarray]:
     np.arange(len(others_LK)), np.count_nonzero(others_LK, axis=1)
   )
   read = batch.read(token, teacher.top_rows_KL.T.ravel()[others])
-  position, unknown_id = read.at_N, batch.words.student.unknown_id
-  own_ids = np.where(read.own_N == unknown_id, -1, read.own_N)
+  position, own_ids = read.at_N, read.own_N
   probs = steps.other_probs_KL.T.ravel()[others]
+  masked_P = student.ids_P == batch.words.student.unknown_id
+  own_ids[own_ids == batch.words.student.unknown_id] = -1
   lost = own_ids < 0
-  masked_P = student.ids_P == unknown_id
   if masked_P.any():
-    within = position < student.offsets[teacher.sample_L[token] + 1]
-    lost |= within & np.append(masked_P, False)[position]
-  lost &= batch.places.visible_L[token] > 0
+    within = np.flatnonzero(np.append(masked_P, False)[position])
+    ends = student.offsets[teacher.sample_L[token[within]] + 1]
+    lost[within] |= position[within] < ends
+  lost = np.flatnonzero(lost)
+  lost = lost[batch.places.visible_L[token[lost]] > 0]
   unplaced_L = np.bincount(
     token[lost], probs[lost], minlength=len(teacher.rows_L)
   )
@@ -193,21 +201,16 @@ def _leaves(batch: transfer.Batch, steps: _Steps) -> tuple[_Leaves, np.ndarray]:
     [student.offsets[has_text + 1], position, batch.known.rest_L[rest]]
   )
   leaves = _Leaves(
-    rows=positions + sample,
-    own_ids=np.concatenate(
-      [
-        np.full(len(has_text), -1, np.int64),
-        own_ids,
-        np.full(len(rest), -1, np.int64),
-      ]
-    ),
-    log_weights=np.concatenate(
+    rows_N=positions + sample,
+    log_weights_N=np.concatenate(
       [
         steps.before_L[last] + np.maximum(steps.log_probs_L[last], -1e6),
         steps.before_L[token] + np.log(probs),
         steps.before_L[rest] + np.log(steps.rests_L[rest]),
       ]
     ),
+    candidates=slice(len(has_text), len(has_text) + len(token)),
+    own_ids=own_ids,
   )
   return leaves, unplaced_L
 
@@ -224,57 +227,54 @@ def _from_leaves(
     log-probabilities.
   """
   student = batch.student
-  num_rows = len(student.ids_P) + len(batch.teacher.texts)
+  num_positions = len(student.ids_P)
+  num_rows = num_positions + len(batch.teacher.texts)
   log_mass = _log_mass(leaves, student.offsets, num_rows)
-  row_P = np.arange(len(student.ids_P)) + student.sample_P
-  stays_P = log_mass[row_P + 1] - log_mass[row_P]
-  at_end = np.zeros(num_rows, bool)
-  at_end[student.offsets[1:] + np.arange(len(batch.teacher.texts))] = True
-  has_own = np.flatnonzero((leaves.own_ids >= 0) & ~at_end[leaves.rows])
-  rows, own_ids = leaves.rows[has_own], leaves.own_ids[has_own]
-  probs = np.exp(leaves.log_weights[has_own] - log_mass[rows])
-  order = np.argsort(rows, kind="stable")  # nearly in order already
-  rows, own_ids, probs = rows[order], own_ids[order], probs[order]
+  row_P = np.arange(num_positions) + student.sample_P
+  stays_P = np.diff(log_mass)[row_P]
+  position_of_row = np.full(num_rows, -1)  # stays -1 where a text ends
+  position_of_row[row_P] = np.arange(num_positions)
+  rows, own_ids = leaves.rows_N[leaves.candidates], leaves.own_ids
+  position = position_of_row[rows]
+  has_own = np.flatnonzero((own_ids >= 0) & (position >= 0))
+  # Sort by position; candidates are nearly in order already.
+  order = has_own[np.argsort(position[has_own], kind="stable")]
+  position, own_ids = position[order], own_ids[order]
+  log_weights = leaves.log_weights_N[leaves.candidates][order]
+  probs = np.exp(log_weights - log_mass[rows[order]])
   # Merge leaves of the same position and token, in the place of the first.
-  first = _first_of_equals(rows, own_ids)
-  probs = np.bincount(first, probs, minlength=len(rows))
+  first = _first_of_equals(position, own_ids)
+  probs = np.bincount(first, probs, minlength=len(first))
   kept = np.flatnonzero(probs > 0)
-  rows, own_ids, probs = rows[kept], own_ids[kept], probs[kept]
-  sample_of_row = np.repeat(
-    np.arange(len(batch.teacher.texts)), np.diff(student.offsets) + 1
-  )
-  position = rows - sample_of_row[rows]
+  position, own_ids, probs = position[kept], own_ids[kept], probs[kept]
   # The sampled token is in slot 0, unless its probability underflows.
   stays = np.exp(stays_P) > 0
-  counts = np.bincount(position, minlength=len(student.ids_P))
-  rank = np.arange(len(rows)) - tables.offsets(counts)[position]
-  slot = rank + stays[position]
+  counts = np.bincount(position, minlength=num_positions)
+  rank = np.arange(len(position)) - tables.offsets(counts)[position]
   num_slots = int((counts + stays).max(initial=1))
-  ids_PC = np.zeros((len(student.ids_P), num_slots), np.int32)
+  slot = position * num_slots + rank + stays[position]
+  ids_PC = np.zeros((num_positions, num_slots), np.int32)
   log_probs_PC = np.full(ids_PC.shape, -np.inf)
   ids_PC[stays, 0] = student.ids_P[stays]
   log_probs_PC[stays, 0] = np.log(np.exp(stays_P[stays]))
-  ids_PC[position, slot] = own_ids
-  log_probs_PC[position, slot] = np.log(probs)
+  ids_PC.ravel()[slot] = own_ids
+  log_probs_PC.ravel()[slot] = np.log(probs)
   return ids_PC, log_probs_PC
 
 
-def _first_of_equals(rows: np.ndarray, own_ids: np.ndarray) -> np.ndarray:
-  """Returns, for each entry, the index of the first with the same row and id.
+def _first_of_equals(position: np.ndarray, own_ids: np.ndarray) -> np.ndarray:
+  """Returns, for each entry, the index of the first with the same two values.
 
-  All pairs of entries of a row are compared, since a row has few.
+  All pairs of entries of a position are compared, since it has few.
 
   Args:
-    rows: int64[N], ascending.
-    own_ids: int64[N].
+    position: int64[N], ascending.
+    own_ids: int64[N], less than 2 ** 32.
   """
-  first = np.arange(len(rows))
-  for distance in range(1, len(rows)):
-    same_row = rows[distance:] == rows[:-distance]
-    if not same_row.any():
-      break
-    same_row &= own_ids[distance:] == own_ids[:-distance]
-    equal = np.flatnonzero(same_row)
+  key = position << 32 | own_ids
+  first = np.arange(len(key))
+  for distance in range(1, int(np.bincount(position).max(initial=1))):
+    equal = np.flatnonzero(key[distance:] == key[:-distance])
     first[equal + distance] = np.minimum(first[equal + distance], equal)
   return first
 
@@ -283,18 +283,21 @@ def _log_mass(
   leaves: _Leaves, offsets: np.ndarray, num_rows: int
 ) -> np.ndarray:
   """Computes log M_j of every row: the weight that diverges at j or later."""
+  rows_N, log_weights_N = leaves.rows_N, leaves.log_weights_N
   largest = np.full(num_rows, -np.inf)
-  np.maximum.at(largest, leaves.rows, leaves.log_weights)
-  scaled = np.exp(leaves.log_weights - largest[leaves.rows])
-  sums = np.bincount(leaves.rows, scaled, minlength=num_rows)
+  np.maximum.at(largest, rows_N, log_weights_N)
+  scaled = np.exp(log_weights_N - largest[rows_N])
+  sums = np.bincount(rows_N, scaled, minlength=num_rows)
   with np.errstate(divide="ignore"):
     log_mass = np.where(sums > 0, largest + np.log(sums), -np.inf)
-  # A reverse cumulative sum over each sample, vectorized over samples.
+  # A reverse cumulative sum over each sample, vectorized over samples: at each
+  # step, over those that are longer than it.
   sizes = np.diff(offsets) + 1
   order = np.argsort(-sizes, kind="stable")
   last = (tables.offsets(sizes)[1:] - 1)[order]
-  for step in range(1, int(sizes.max(initial=1))):
-    going = last[: np.searchsorted(-sizes[order], -step, side="left")]
-    here = going - step
+  steps = np.arange(1, int(sizes.max(initial=1)))
+  num_longer = np.searchsorted(-sizes[order], -steps, side="left")
+  for step, count in zip(steps.tolist(), num_longer.tolist(), strict=True):
+    here = last[:count] - step
     log_mass[here] = np.logaddexp(log_mass[here], log_mass[here + 1])
   return log_mass

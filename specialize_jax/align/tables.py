@@ -67,9 +67,9 @@ class Numbering(dict):
     self._new.append(key)
     return number
 
-  def of(self, keys: Iterable[Hashable]) -> np.ndarray:
+  def of(self, keys: Sequence[Hashable]) -> np.ndarray:
     """Returns each key's number, int64."""
-    return np.fromiter(map(self.__getitem__, keys), np.int64)
+    return np.fromiter(map(self.__getitem__, keys), np.int64, len(keys))
 
   def take_new(self) -> list:
     """Returns the keys that were numbered since the last call."""
@@ -172,6 +172,7 @@ class StudentTable:
     plain: bool column, whether a string is a plain word: not empty, without
       white space, and with no character changed by normalization.
     counts: int column, the number of tokens of each string.
+    firsts: int column, its first token; -1 if it has none.
     starts: int column, the index of its first token in `ids` and `visible`.
     visible_bytes: int column, the number of bytes of its visible characters:
       all characters if the student keeps white space, else those that are not
@@ -206,9 +207,8 @@ class StudentTable:
     self.splits_words = functools.cache(self._find_splits_words)
     self.removes = functools.cache(self._find_removes)
     self.plain = Column(bool)
-    self.counts, self.starts, self.visible_bytes, self.lost = (
-      Column(np.int64) for _ in range(4)
-    )
+    self.counts, self.firsts, self.starts = (Column(np.int64) for _ in range(3))
+    self.visible_bytes, self.lost = (Column(np.int64) for _ in range(2))
     self.ids, self.visible = (Column(np.int64) for _ in range(2))
 
   def __len__(self) -> int:
@@ -301,7 +301,7 @@ class StudentTable:
         found[spelling] = index
     return found
 
-  def look_up(self, strings: Iterable[str]) -> np.ndarray:
+  def look_up(self, strings: Sequence[str]) -> np.ndarray:
     """Returns each string's row, int64, encoding and adding new strings."""
     places = self._numbering.of(strings)
     self._fill(self._numbering.take_new())
@@ -340,6 +340,7 @@ class StudentTable:
     counts = np.array([len(some) for some in ids], np.int64)
     self.starts.extend(len(self.ids) + np.cumsum(counts) - counts)
     self.counts.extend(counts)
+    self.firsts.extend([some[0] if some else -1 for some in ids])
     self.ids.extend([index for some in ids for index in some])
     self.visible.extend(visible)
     self.plain.extend(plain)
@@ -486,7 +487,7 @@ class TeacherTable:
   def __len__(self) -> int:
     return len(self._numbering)
 
-  def look_up(self, spellings: Iterable[bytes]) -> np.ndarray:
+  def look_up(self, spellings: Sequence[bytes]) -> np.ndarray:
     """Returns each spelling's row, int64, adding new spellings."""
     rows = self._numbering.of(spellings)
     new = self._numbering.take_new()

@@ -288,8 +288,10 @@ def spoken(batch: Batch, found: "Transferred") -> "Transferred":
   Servers write -9999 for a probability that they did not compute. A position
   with such values only has no distribution to learn.
   """
-  named_P = (found.log_probs_PC > _LEAST_LOG_PROB).any(axis=1)
-  at = np.flatnonzero(~named_P & np.isin(found.kinds_P, targets.TAUGHT_KINDS))
+  # Most positions name the sampled token, in slot 0.
+  at = np.flatnonzero(found.log_probs_PC[:, 0] <= _LEAST_LOG_PROB)
+  at = at[(found.log_probs_PC[at] <= _LEAST_LOG_PROB).all(axis=1)]
+  at = at[np.isin(found.kinds_P[at], targets.TAUGHT_KINDS)]
   if len(at):
     found.ids_PC[at] = 0
     found.log_probs_PC[at] = -np.inf
