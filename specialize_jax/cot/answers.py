@@ -85,10 +85,30 @@ _ABOUT = re.compile(
   r"|almost|a total of|equal to|therefore|then|thus|simply)\W{1,3}){0,3}",
   re.IGNORECASE,
 )
+_NO_ONE = re.compile(r"\bno[ -]one\b", re.IGNORECASE)
 _PRONOUN_ONE = re.compile(r"\s(?:of|or|that|who|which)\b")
 _CONCLUDES = re.compile(
   r"\b(?:so|therefore|thus|hence|altogether|in total|total|leaving|leaves"
   r"|makes)\b",
+  re.IGNORECASE,
+)
+# After the last number in digits, a number word is the result if one of these
+# precedes it ("20 - 8 is twelve") or follows it ("has twelve apples left").
+_RESULTS_IN = re.compile(
+  r"(?:=|\b(?:(?<!which\s)is|(?<!there\s)are|equals?|equal\sto|makes?|gives?"
+  r"|gets?))[,\s]{1,3}(?:(?:exactly|about|only|just)\s)?\Z",
+  re.IGNORECASE,
+)
+_ENDS_SOON = re.compile(
+  r"(?!\s(?:more|less|fewer|times|higher|lower|of|each)\b)(?:[\s-]\w+){0,3}\W*\Z"
+)
+_SUBJECT = re.compile(
+  r"(?:[.!]\s\W{0,5}|\b(?:has|have|had|are|is|were|was|got|with)\s"
+  r"(?:(?:exactly|about|only|just)\s)?)\Z",
+  re.IGNORECASE,
+)
+_LEFT_OVER = re.compile(
+  r"(?:\s\w+){0,4}?\s(?:left|remain(?:s|ing)?|in\s(?:total|all)|altogether)\W*\Z",
   re.IGNORECASE,
 )
 _NUMBER_WORD = re.compile(
@@ -315,7 +335,7 @@ def _last_number(text: str) -> written_numbers.Number | None:
   last_digit = _DIGIT.search(text[::-1])
   if last_digit is None:
     tail = spelling.plain_latex(text[-_REACH:])
-    words = written_numbers.in_words(tail)
+    words = written_numbers.in_words(_NO_ONE.sub("", tail))
     meant = [word for word in words if word.value != "1"]
     return (meant or words or [None])[-1]
   end = len(text) - last_digit.start()
@@ -333,16 +353,26 @@ def _last_number(text: str) -> written_numbers.Number | None:
   if not numbers:
     return None
   after = tail[numbers[-1].end :]
-  concludes = _CONCLUDES.search(after)
-  if concludes:
-    words = written_numbers.in_words(after[concludes.end() :])
-    meant = [word for word in words if word.value != "1"]
-    if meant:
-      return meant[-1]
+  words = written_numbers.in_words(after)
+  meant = [word for word in words if _is_result(after, word)]
+  if meant:
+    return meant[-1]
   last = numbers[-1]
   left = _left_of(_last_sentence(tail[: last.end]).split("="))
   is_part = formulas.touches_symbol(tail, last.start, last.end)
   return left or dataclasses.replace(last, is_alone=not is_part)
+
+
+def _is_result(text: str, word: written_numbers.Number) -> bool:
+  """Returns whether a number word after the last digits is the result."""
+  if word.value == "1":
+    return False
+  before, after = text[: word.start], text[word.end :]
+  return bool(
+    _CONCLUDES.search(before)
+    or (_RESULTS_IN.search(before) and _ENDS_SOON.match(after))
+    or (_SUBJECT.search(before) and _LEFT_OVER.match(after))
+  )
 
 
 def _bold_number(text: str) -> written_numbers.Number | None:

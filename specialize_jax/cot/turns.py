@@ -119,6 +119,19 @@ _FIELD_VALUE = re.compile(
   r"|(\[[^\]]*\]|(?:[^,}\n]|,(?=\d{3}(?!\d)))*))",
   re.DOTALL,
 )
+# "Confidence: 95%" and "I am 95% sure" at the end, which are about the answer.
+_CONFIDENCE = re.compile(
+  r"(?:\n|[.!?,;)][ ]|[ ](?=[(\[]))[ \t>#*_\"'(\[-]{0,12}+"
+  r"(?:(?:my|overall|final|answer|level[ ]of)[ ]){0,2}"
+  r"(?:(?:confidence|certainty)\b(?![ ](?:interval|bound|limit))"
+  r"[^\n:=]{0,40}?(?:[:=]|\b(?:is|of)\b)[^\n]{0,20}?"
+  r"(?:\d|\b(?:very[ ])?(?:high|low|medium|moderate|certain|sure)\b)"
+  r"|I(?:'m|[ ]am)[ ](?:about[ ])?\d[\d.]*[ ]?(?:%|percent)[ ]"
+  r"(?:confident|sure|certain)\b)"
+  r"[^\n]{0,60}[\s}\])`]*\Z",
+  re.IGNORECASE,
+)
+_MAX_CONFIDENCE = 300
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 
 
@@ -170,8 +183,18 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
     text = text[reply.end() :]
   text = "\n" + text[_OPENING_TOKENS.match(text).end() :]
   first = answered(text)
-  if first is None:
-    return text
+  return (
+    text if first is None else _without_confidence(_until_asked(text, first))
+  )
+
+
+def _until_asked(text: str, first: int) -> str:
+  """Returns a text up to the next question or another speaker's turn.
+
+  Args:
+    text: The text.
+    first: The end of the first possible answer.
+  """
   # A question at the beginning is the one that is answered: "Q: 3 + 4? A: 7".
   first = max(first, 2)
   patterns = (_ASKS, _ASKS_IN_LINE, _SPEAKS)
@@ -182,6 +205,13 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
       marked = min((one.end() for one in found if one), default=len(text))
       asks.append(pattern.search(text, max(marked, first)))
   return text[: min((ask.start() for ask in asks if ask), default=len(text))]
+
+
+def _without_confidence(text: str) -> str:
+  """Removes a statement of confidence from the end of an answer."""
+  start = max(0, len(text) - _MAX_CONFIDENCE)
+  said = _CONFIDENCE.search(text, start)
+  return text[: said.start()] if said and text[: said.start()].strip() else text
 
 
 def has_marker(text: str) -> bool:

@@ -481,7 +481,7 @@ def _legacy_steps(
   if tokens and set(map(type, tokens)) == {int}:
     raise SettledError(_TOKENS_ARE_IDS)
   _check_kind(tokens, str, "tokens")
-  _check_no_echo(values)
+  _check_no_echo(tokens, values, tops)
   try:
     values = _log_probs(values)
   except ResponseError:
@@ -498,6 +498,11 @@ def _chat_steps(
   content = _get(log_probs, "content", list)
   _check_kind(content, dict, "content")
   tops = [entry.get("top_logprobs") for entry in content]
+  _check_no_echo(
+    [entry.get("token") for entry in content],
+    [entry.get("logprob") for entry in content],
+    tops,
+  )
   try:
     tokens, values, spelt = _candidates(content)
   except ResponseError:
@@ -525,12 +530,19 @@ def _with_known_ends(entries: list[Mapping]) -> list[Mapping]:
   return known
 
 
-def _check_no_echo(values: list) -> None:
+def _check_no_echo(tokens: list, values: list, tops: list) -> None:
   """Rejects a response that includes the prompt.
 
-  It is recognized by its first token, which has no probability.
+  It is recognized by its first token, which no server can predict: it has no
+  log-probability, or it has 0 and, unlike later tokens, no alternatives.
   """
-  if values and values[0] is None and any(v is not None for v in values):
+  if not values:
+    return
+  lacks = values[0] is None and any(value is not None for value in values)
+  invented = values[0] == 0 and not tops[0] and any(tops[1:])
+  if invented and isinstance(tokens[0], str):  # a template's token may be first
+    invented = not _SPECIAL.fullmatch(tokens[0])
+  if lacks or invented:
     raise SettledError(
       "its first token has no log-probability, as where the prompt is echoed:"
       " ask without 'echo'"
@@ -602,9 +614,7 @@ def _candidates(
   _check_kind(entries, dict, "top_logprobs")
   tokens = [entry.get("token") for entry in entries]
   _check_kind(tokens, str, "token")
-  values = [entry.get("logprob") for entry in entries]
-  _check_no_echo(values)
-  values = _log_probs(values)
+  values = _log_probs([entry.get("logprob") for entry in entries])
   given = [entry.get("bytes") or None for entry in entries]
   own = [token.encode("utf-8", "surrogatepass") for token in tokens]
   if not set(map(type, given)) <= {list, type(None)}:

@@ -721,6 +721,14 @@ def test_a_text_that_only_begins_as_its_tokens_is_refused():
   [
     ({"delta": {"content": "3"}}, "piece of a stream"),
     (legacy(token_logprobs=[None, -1]), "prompt is echoed"),
+    (
+      legacy(token_logprobs=[0, -1], top_logprobs=[None, {" €": -1}]),
+      "prompt is echoed",
+    ),
+    (
+      chat(entry("3", value=0.0, top_logprobs=[]), entry(" €"), text="3 €"),
+      "prompt is echoed",
+    ),
     ({"error": {"message": "overloaded", "code": 502}}, "overloaded"),
     ({"message": {"content": None}, "logprobs": IT_IS}, "no content"),
   ],
