@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Literal
@@ -266,9 +267,11 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
   """Muon on the kernels of the layers, Adam on all other parameters."""
   dtype = config.first_moment_dtype
   muon = optax.chain(
+    # The momentum alone: the iterations follow, on all kernels together.
     optax.contrib.scale_by_muon(
-      mu_dtype=dtype, weight_dimension_numbers=_matrix_axes
+      mu_dtype=dtype, ns_steps=0, weight_dimension_numbers=_matrix_axes
     ),
+    optax.stateless(lambda updates, _: _orthogonalize(updates)),
     optax.stateless_with_tree_map(
       lambda update, _: _MUON_RMS * math.sqrt(max(update.shape[-2:])) * update
     ),
@@ -278,6 +281,61 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
   )
   return _unchanged_if_not_finite(
     optax.partition({"muon": muon, "adam": adam}, _muon_or_adam)
+  )
+
+
+def _orthogonalize(updates: optax.Updates) -> optax.Updates:
+  """Orthogonalizes each matrix of a tree by Newton-Schulz iterations.
+
+  Matrices of one shape are stacked and the stack is sharded over all devices,
+  so that each device orthogonalizes its share of the matrices instead of all of
+  them, in a few batched products. A tall matrix is transposed, which transposes
+  the result, and shares the stack of the wide ones.
+
+  Args:
+    updates: a tree of matrices `[..., in, out]`.
+
+  Returns:
+    The orthogonalized matrices, the same tree.
+  """
+  leaves, structure = jax.tree.flatten(updates)
+  tall = [leaf.shape[-2] > leaf.shape[-1] for leaf in leaves]
+  wide = [x.mT if t else x for x, t in zip(leaves, tall, strict=True)]
+  results = list(wide)
+  for shape in dict.fromkeys(leaf.shape[-2:] for leaf in wide):
+    members = [i for i, leaf in enumerate(wide) if leaf.shape[-2:] == shape]
+    parts = [wide[i].reshape(-1, *shape) for i in members]
+    done = _newton_schulz(jnp.concatenate(parts))
+    ends = list(itertools.accumulate(len(part) for part in parts))
+    for i, end, part in zip(members, ends, parts, strict=True):
+      results[i] = done[end - len(part) : end].reshape(wide[i].shape)
+  return structure.unflatten(
+    x.mT if t else x for x, t in zip(results, tall, strict=True)
+  )
+
+
+def _newton_schulz(stack: jax.Array) -> jax.Array:
+  """Orthogonalizes matrices `[N, in, out]`, each device an equal share.
+
+  Zero matrices are appended to a stack that the devices do not divide.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  missing = 0 if mesh.empty else -len(stack) % mesh.size
+  padded = jnp.pad(stack, ((0, missing), (0, 0), (0, 0)))
+  iterations = optax.contrib.scale_by_muon(
+    beta=0.0, nesterov=False, weight_dimension_numbers=_matrix_axes
+  )
+  if mesh.empty:
+    done, _ = iterations.update(padded, iterations.init(padded))
+    return done
+  spec = jax.sharding.PartitionSpec
+  padded = jax.lax.with_sharding_constraint(padded, spec(mesh.axis_names))
+  done, _ = iterations.update(padded, iterations.init(padded))
+  done = jax.lax.with_sharding_constraint(done, spec(mesh.axis_names))
+  # Parameters keep their sharding: none of them takes that of the stack.
+  free = spec.UNCONSTRAINED
+  return jax.lax.with_sharding_constraint(
+    done[: len(stack)], spec(None, free, free)
   )
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from specialize_jax import errors
+from specialize_jax.parallel import mesh
 from specialize_jax.training import optimizer
 
 
@@ -170,6 +171,53 @@ def test_muon_takes_each_layer_of_a_scan_for_itself():
     np.testing.assert_allclose(
       stacked["layers"]["kernel"][i], alone["layers"]["kernel"], atol=1e-6
     )
+
+
+def test_devices_share_the_iterations_of_muon():
+  # Eleven matrices of one shape, three of them tall, over eight devices.
+  gradients = {
+    "mlp": {"kernel": _random(8, 8, 16, 32)},
+    **{str(i): {"kernel": _random(9 + i, 32, 16)} for i in range(3)},
+  }
+  built = optimizer.build(
+    optimizer.OptimizerConfig(name="muon", learning_rate=1.0)
+  )
+
+  def compiled(placed):
+    def new_params(params, state, gradients):
+      direction, _ = built.direction(
+        gradients, state, params, finite=jnp.bool_(True)
+      )
+      return optax.apply_updates(params, direction)
+
+    return jax.jit(new_params).lower(placed, built.init(placed), placed)
+
+  alone = compiled(gradients).compile()
+  cube = mesh.make_mesh(data=2, fsdp=2, model=2)
+  spec = jax.sharding.PartitionSpec("fsdp", "model")
+  sharded = jax.device_put(
+    gradients,
+    jax.tree.map(
+      lambda g: jax.sharding.NamedSharding(
+        cube, jax.sharding.PartitionSpec(*[None] * (g.ndim - 2), *spec)
+      ),
+      gradients,
+    ),
+  )
+  with jax.set_mesh(cube):
+    shared = compiled(sharded).compile()
+    actual = shared(sharded, built.init(sharded), sharded)
+  expected = alone(gradients, built.init(gradients), gradients)
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5), actual, expected
+  )
+  for new, old in zip(
+    jax.tree.leaves(actual), jax.tree.leaves(sharded), strict=True
+  ):
+    assert new.sharding.is_equivalent_to(old.sharding, old.ndim)
+  # Two matrices a device, and not eleven.
+  flops = [step.cost_analysis()["flops"] for step in (shared, alone)]
+  assert flops[0] < 0.3 * flops[1]
 
 
 def test_muon_leaves_embedding_head_and_norms_to_adam():
