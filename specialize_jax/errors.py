@@ -96,6 +96,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
   """
   known = sorted(known)
   near = [given] if given in known else []
+  near = near or [n for n in known if n.casefold() == given.casefold()]
   near = near or difflib.get_close_matches(given, known, n=3, cutoff=0.6)
   # A slip of one letter is not also a slip of a whole word.
   alike = [difflib.SequenceMatcher(None, given, name).ratio() for name in near]

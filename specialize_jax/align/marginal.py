@@ -26,7 +26,8 @@ counts as the sampled token if the student tokenizes the whole text identically
 with either: T5 does not distinguish a newline from a space between two words.
 No other candidate is merged: "48+" and "48 +" are different texts. The
 likelihood of the student's tokens is therefore between that of all teacher
-tokens and that of the teacher tokens that are not white space.
+tokens and that of the teacher tokens that are not white space, plus the weight
+of candidates that spell the rest of the text themselves.
 
 Weights underflow over a long text, so all computation is in log space.
 """

@@ -48,7 +48,6 @@ _UNBOUND = re.compile(
   r"(\w+)\.__init__\(\) missing \d+ required"
   r" [\w-]+ arguments?: ([^\n]+)"
 )
-_MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
 _REFERENCE_NAME = re.compile(r"[@%][A-Za-z_]")
 _PYTHON_ONLY = (set, frozenset, type(Ellipsis))
 
@@ -402,7 +401,7 @@ def _refuse_unknown_macros(gin, bindings: Sequence[str]) -> None:  # noqa: ANN00
   known = _macros(gin)
   for binding in bindings:
     name = binding.split(" = ", 1)[0]
-    if _MACRO.match(name) and name not in known:
+    if "." not in name and name not in known:
       hint = errors.did_you_mean(name, known) or (
         "they have " + (", ".join(sorted(known)) or "none")
       )

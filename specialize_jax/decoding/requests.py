@@ -80,6 +80,11 @@ class Settings:
           f"{name} does not go with strategy={self.strategy}: it needs "
           f"strategy={need}."
         )
+    # What cannot be sampled with is an error of every strategy; a temperature
+    # of 0 is a usual name of the greedy one.
+    strategies.Sampling(
+      temperature=self.temperature or 1.0, top_k=self.top_k, top_p=self.top_p
+    )
     self.rule()
 
   def rule(self) -> strategies.Strategy:

@@ -98,6 +98,7 @@ def test_what_a_parameter_takes_is_taken(argument):
     ("TRAIN_STEPS=%NOPE", "TRAIN_STEPS=%NOPE: no gin file of this run sets a"),
     ("TRAIN_STEPS=%SEEED", "did you mean SEED"),
     ("Experiment.seed=[%NOPE]", r"Experiment.seed=%NOPE: no gin file of this"),
+    ("train_steps=10", "no gin file of this run has a macro.*TRAIN_STEPS"),
     ("TRAIN_STEPS=@nope()", r"^--gin.TRAIN_STEPS=@nope\(\) cannot be bound"),
     ("T5Config.no_such=1", "^--gin.T5Config.no_such=1 cannot be bound"),
     ("Nothing.x=1", "^--gin.Nothing.x=1 cannot be bound"),

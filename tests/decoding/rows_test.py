@@ -156,6 +156,8 @@ def test_a_scored_row_has_float32s_in_their_shortest_spelling():
       {"strategy": "beam", "num_beams": 2, "num_return_sequences": 3},
       "num_return_sequences is 3",
     ),
+    ({"temperature": -1.0}, "temperature is -1.0"),
+    ({"strategy": "beam", "top_p": 1.5}, "top_p is 1.5"),
     ({"num_samples": 4}, "num_samples does not go with strategy=greedy"),
     ({"self_consistency": True}, "self_consistency does not go with"),
     (
