@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -268,6 +269,9 @@ class _Torch:
     return np.array(tensor.numpy()).view(self.header(name)[1])
 
 
+_PYTHON_OBJECT = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
+
+
 def _load(torch: Any, path: pathlib.Path) -> Mapping[str, Any]:
   """Unpickles tensors and nothing else, mapped where the format allows it."""
   with open(path, "rb") as file:
@@ -313,6 +317,12 @@ def _opened(path: pathlib.Path) -> Iterator[_Safetensors | _Torch]:
     way_out = "copy the folder again"
     if isinstance(error, pickle.UnpicklingError):
       way_out = "save the model with save_pretrained, or copy the folder again"
+      # torch advises to load it anyway, which would run what it holds.
+      if "weights_only" in str(error):
+        named = _PYTHON_OBJECT.search(str(error))
+        what = (
+          f"it holds {named[1] if named else 'an object'}, not only tensors"
+        )
     if _is_lfs_pointer(path):
       what = "it is a pointer of Git LFS and not the file itself"
       way_out = "run `git lfs pull` in its repository"
