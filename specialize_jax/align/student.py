@@ -13,6 +13,7 @@ import sentencepiece
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.files import reading
 
 WORD_START = "\u2581"  # how SentencePiece writes a space
 _PROBES = ("a b", "a  b", " a b", "a b ", "a\nb", "a\n\nb", "a\tb")
@@ -106,7 +107,7 @@ class SentencePieceStudent:
         " model, such as T5's spiece.model"
       )
     try:
-      return cls(file.read_bytes())
+      return cls(reading.read_description(file))
     except RuntimeError as error:
       raise errors.UserError(
         f"vocabulary {path} is no SentencePiece model; give the student's"

@@ -25,7 +25,7 @@ from specialize_jax.checkpoints import (
   sources,
   tensor_files,
 )
-from specialize_jax.files import writing
+from specialize_jax.files import reading, writing
 from specialize_jax.t5 import config as t5_config
 
 _CONFIG_JSON, _GENERATION_JSON = "config.json", "generation_config.json"
@@ -120,6 +120,11 @@ class Folder:
     self._json = _read_config_json(self._path)
     self.generation_config = _read_generation_json(self._path)
     self._files = tensor_files.TensorFiles(self._path)
+
+  @property
+  def manifest(self) -> str:
+    """The name of the manifest that it was written with; "" if none."""
+    return self._files.manifest
 
   @functools.cached_property
   def config(self) -> t5_config.T5Config:
@@ -541,7 +546,7 @@ def _read_generation_json(path: pathlib.Path) -> Mapping[str, Any]:
 
 def _read_object(path: pathlib.Path, name: str) -> dict[str, Any]:
   try:
-    read = json.loads((path / name).read_text(encoding="utf-8-sig"))
+    read = json.loads(reading.read_description(path / name).decode("utf-8-sig"))
     if not isinstance(read, dict):
       raise ValueError(f"it holds {json.dumps(read)[:40]} and no object")
   except (OSError, ValueError, RecursionError) as error:

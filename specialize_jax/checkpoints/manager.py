@@ -33,7 +33,11 @@ from specialize_jax.checkpoints import (
   sources,
   streaming,
 )
+from specialize_jax.files import reading
 from specialize_jax.parallel import processes
+
+ITEMS = ("fingerprint", "iterator", "metadata")
+"""The items of a step beside its `state`, which only our checkpoints have."""
 
 _SCORE = "score"
 _FINGERPRINT = "fingerprint"
@@ -549,7 +553,9 @@ def _unreadable_steps(directory: epath.Path) -> list[int]:
     if not place.name.isdecimal() or not account.is_file():
       continue
     try:
-      step_metadata_serialization.deserialize(json.loads(account.read_text()))
+      step_metadata_serialization.deserialize(
+        json.loads(reading.read_description(account))
+      )
     except Exception as error:
       if not damage.is_damage(error):
         raise
@@ -616,7 +622,9 @@ def _lists(step_metadata: epath.Path, item: str) -> bool:
   """Returns whether a step has an item, according to Orbax's metadata."""
   if not step_metadata.is_file():
     return False
-  handlers = json.loads(step_metadata.read_text()).get("item_handlers")
+  handlers = json.loads(reading.read_description(step_metadata)).get(
+    "item_handlers"
+  )
   return item in (handlers or {})
 
 

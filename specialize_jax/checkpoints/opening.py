@@ -433,9 +433,15 @@ def _open_folder(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
       " from a disk: copy it with `gcloud storage cp -r`, or give its name on"
       " the hub."
     )
-  if verify:
-    manifests.check(directory, only_small=True)
+  is_listed = verify and manifests.check(directory, only_small=True)
   folder = huggingface.Folder(directory)
+  if verify and not is_listed and folder.manifest:
+    logging.warning(
+      "%s is not compared with its digests: %s, which it was written with, is "
+      "missing",
+      path,
+      folder.manifest,
+    )
   return Checkpoint(
     kind="huggingface",
     path=path,
@@ -486,9 +492,12 @@ def _our_directory(path: epath.Path) -> tuple[epath.Path, int | None] | None:
 
 def _is_t5x(directory: epath.Path) -> bool:
   """Returns whether it is one T5X checkpoint, and not a step of our run."""
-  ours = (directory / "metadata").exists() or (
-    directory.parent / "metadata"
-  ).exists()
+  # A step that lacks one of its items is damaged, and still ours.
+  ours = any(
+    (place / item).exists()
+    for place in (directory, directory.parent)
+    for item in manager.ITEMS
+  )
   return not ours and t5x.item(directory) is not None
 
 

@@ -33,6 +33,7 @@ from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import adafactor_moments, damage, sources
+from specialize_jax.files import reading
 from specialize_jax.t5 import config as t5_config
 
 INDEX = "checkpoint"
@@ -378,7 +379,7 @@ def _in_index(
   place: epath.Path, select: Callable[[Any], Mapping[str, Any]]
 ) -> dict[str, str | np.ndarray]:
   """Returns the selected leaves of a legacy index: names or small arrays."""
-  content = (place / INDEX).read_bytes()
+  content = reading.read_description(place / INDEX)
   if content.startswith(b"model_checkpoint_path"):
     raise errors.UserError(
       f"{place} is a TensorFlow checkpoint, as Mesh TensorFlow's T5 wrote "
@@ -414,7 +415,8 @@ def _in_orbax(
   optimizer's too, and print tracebacks for those of a torn checkpoint.
   """
   try:
-    entries = json.loads((place / _METADATA).read_text())["tree_metadata"]
+    metadata = json.loads(reading.read_description(place / _METADATA))
+    entries = metadata["tree_metadata"]
     keys = [
       tuple(str(part["key"]) for part in entry["key_metadata"])
       for entry in entries.values()
@@ -507,7 +509,7 @@ def _open(
 def _driver(place: epath.Path) -> sources.ZarrDriver:
   """Returns the array format, according to Orbax's metadata."""
   try:
-    metadata = json.loads((place / _METADATA).read_text())
+    metadata = json.loads(reading.read_description(place / _METADATA))
   except (FileNotFoundError, ValueError):
     # Legacy, or an early Orbax; reading the tree has refused what is torn.
     return "zarr"

@@ -21,6 +21,8 @@ import numpy as np
 import safetensors
 
 from specialize_jax import errors
+from specialize_jax.checkpoints import manifests
+from specialize_jax.files import reading
 
 SINGLE, SHARD = "model.safetensors", "model-{:05d}-of-{:05d}.safetensors"
 INDEX = f"{SINGLE}.index.json"
@@ -41,6 +43,12 @@ _DTYPES = {
   "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 """The names of safetensors for what a parameter may be."""
+
+_TORCH_SUFFIX = ".bin"
+
+_LISTED_IN = "listed_in"
+"""Key in the metadata of our safetensors: the name of the folder's manifest. It
+is lost, as the manifest is, when another program saves the model."""
 
 
 class TensorFiles:
@@ -76,6 +84,15 @@ class TensorFiles:
       name.removeprefix(self._prefix): dtype
       for name, (_, dtype) in self._headers.items()
     }
+
+  @property
+  def manifest(self) -> str:
+    """The name of the manifest that they were written with; "" if none."""
+    for path in set(self._files.values()):
+      if path.suffix != _TORCH_SUFFIX:
+        with _opened(path) as file:
+          return file.metadata().get(_LISTED_IN, "")
+    return ""
 
   def read(self, name: str) -> np.ndarray:
     """Reads one tensor as it is in its file."""
@@ -142,7 +159,7 @@ class TensorFiles:
 
   def _indexed(self, index: pathlib.Path) -> Mapping[str, pathlib.Path]:
     try:
-      weight_map = json.loads(index.read_text())["weight_map"]
+      weight_map = json.loads(reading.read_description(index))["weight_map"]
       for file in set(weight_map.values()):
         if pathlib.PurePath(file).name != file or file in ("", ".."):
           raise ValueError(f"{file!r} is not the name of a file in the folder")
@@ -194,7 +211,9 @@ def write(
     dtype: of all of them.
   """
   name_of_dtype = {value: key for key, value in _DTYPES.items()}[dtype]
-  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  header: dict[str, Any] = {
+    "__metadata__": {"format": "pt", _LISTED_IN: manifests.NAME}
+  }
   end = 0
   for name, shape in shapes.items():
     begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
@@ -219,6 +238,9 @@ class _Safetensors:
   def __init__(self, path: pathlib.Path) -> None:
     self._file = safetensors.safe_open(path, framework="np")
     self._path = path
+
+  def metadata(self) -> Mapping[str, str]:
+    return self._file.metadata() or {}
 
   def names(self) -> list[str]:
     return list(self._file.keys())
@@ -301,7 +323,7 @@ def _load(torch: Any, path: pathlib.Path) -> Mapping[str, Any]:
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[_Safetensors | _Torch]:
   """Opens a file for as long as a tensor is read."""
-  is_torch = path.suffix == ".bin"
+  is_torch = path.suffix == _TORCH_SUFFIX
   try:
     yield _Torch(path) if is_torch else _Safetensors(path)
   except errors.UserError:

@@ -78,7 +78,7 @@ def from_sentencepiece(
       f"vocabulary {path} does not exist: give a SentencePiece model, such as "
       "T5's spiece.model."
     )
-  content = file.read_bytes()
+  content = reading.read_description(file)
   config = {
     "tokenizer_class": "T5Tokenizer",
     "eos_token": "</s>",
@@ -127,7 +127,7 @@ def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
     UserError: they cannot be read.
   """
   found = {file.name: file for file in files}
-  contents = {name: file.read_bytes() for name, file in found.items()}
+  contents = {n: reading.read_description(file) for n, file in found.items()}
   if _WHOLE in contents:
     where = os.fspath(found[_WHOLE])
     num_tokens = _num_tokens(where, contents[_WHOLE])

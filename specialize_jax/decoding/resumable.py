@@ -59,7 +59,8 @@ class ResumableRows:
     Raises:
       UserError: the file exists and belongs to another run, or is damaged.
     """
-    self._path = pathlib.Path(path)
+    # Of a link: the file that it names, so that it is one by every name.
+    self._path = pathlib.Path(os.path.realpath(path))
     self._progress_path = self._path.with_name(self._path.name + _SUFFIX)
     self._made_of = json.loads(json.dumps(dict(made_of)))
     self._num_rows = num_rows
@@ -70,6 +71,8 @@ class ResumableRows:
       raise errors.UserError(f"{path} is a directory: give a file's name.")
     self._belongs = belongs
     self._overwrite = overwrite
+    if not overwrite:
+      writing.separate(self._path)
     self._num_written = 0 if overwrite else self._resume()
     self._rows: BinaryIO | None = None
     self._progress: BinaryIO | None = None

@@ -52,6 +52,8 @@ _BETWEEN_ROWS = re.compile(rf"[\s{_MARK}]*")
 
 # Largest size of a row, a thousand times that of the longest model input.
 MAX_ROW_SIZE = 32 << 20
+# Ten times the largest tokenizer.json or index of tensors.
+MAX_DESCRIPTION_BYTES = 256 << 20
 
 Path = str | os.PathLike[str]
 
@@ -344,16 +346,35 @@ def _not_utf8(
   )
 
 
+def read_description(path: Path) -> bytes:
+  """Reads a file that describes others: a config, an index, a tokenizer.
+
+  Raises:
+    UserError: as `read_bytes`, or it is larger than any such file.
+  """
+  return _read_at_most(path, MAX_DESCRIPTION_BYTES)
+
+
 def read_bytes(path: Path) -> bytes:
   """Reads a whole file, which may be local, a pipe, or in a bucket.
 
   Raises:
     UserError: there is no such file, or it is a directory, or a device, such
-      as /dev/zero, which is endless.
+      as /dev/zero, which is endless, or larger than this machine's memory.
   """
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return _read_at_most(path, memory)
+
+
+def _read_at_most(path: Path, max_bytes: int) -> bytes:
   if paths.is_device(path):
     raise errors.UserError(f"{path} is a device: expected a file to read")
   try:
+    if not paths.is_in_bucket(path) and os.stat(path).st_size > max_bytes:
+      raise errors.UserError(
+        f"{path} has {os.stat(path).st_size:,} bytes: expected a file of at"
+        f" most {max_bytes:,} here"
+      )
     return epath.Path(path).read_bytes()
   except FileNotFoundError as error:
     raise errors.UserError(

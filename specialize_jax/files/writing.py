@@ -125,6 +125,22 @@ def _opened_stream(path: Path) -> IO[bytes]:
     raise errors.UserError(f"{path} is not open: {error.strerror}") from error
 
 
+def separate(path: Path) -> None:
+  """Replaces a local file that has other names (hard links) by a copy.
+
+  A copy of a directory that was made with `cp -al` shares its files. What is
+  appended to one of them would be appended to all, and two writers, each with
+  the lock of its own name, would write into one file.
+
+  Args:
+    path: the file that will be appended to, which need not exist.
+  """
+  if not os.path.isfile(path) or os.stat(path).st_nlink == 1:
+    return
+  with open(path, "rb") as shared, opened(path, binary=True) as own:
+    shutil.copyfileobj(shared, own)
+
+
 def appended(path: Path) -> typing.TextIO:
   """Opens a UTF-8 file for appending; flushed text survives the process.
 

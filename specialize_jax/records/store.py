@@ -36,7 +36,7 @@ from typing import BinaryIO, Self
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import locks, paths, reading, seals
+from specialize_jax.files import locks, paths, reading, seals, writing
 from specialize_jax.records import columnar, released, schema
 
 FILE_NAME = "records.jsonl"
@@ -220,6 +220,7 @@ class RecordWriter:
     self._file = pathlib.Path(directory) / FILE_NAME
     with contextlib.ExitStack() as opened:
       opened.enter_context(locks.directory(directory, "--output"))
+      writing.separate(self._file)
       self._stream = opened.enter_context(self._file.open("a+b", buffering=0))
       _mend_last_line(self._stream, self._file)
       self._opened = opened.pop_all()

@@ -347,6 +347,21 @@ def test_one_without_digests_is_read_with_a_notice(ours, tmp_path, caplog):
     opening.open_checkpoint(copy).verify()
 
 
+def test_a_folder_of_ours_without_its_manifest_is_read_with_a_notice(
+  exported, tmp_path, caplog
+):
+  copy = tmp_path / "folder"
+  shutil.copytree(exported, copy)
+  (copy / manifests.NAME).unlink()
+  with caplog.at_level("WARNING"):
+    _read(copy)
+  assert "specialize_manifest.json, which it was written with, is" in (
+    caplog.text
+  )
+  with pytest.raises(errors.UserError, match="has no digests to compare"):
+    opening.open_checkpoint(copy).verify()
+
+
 def test_verification_is_left_out_if_asked_and_said(ours, tmp_path, caplog):
   copy = tmp_path / "run"
   shutil.copytree(ours, copy)

@@ -1,6 +1,7 @@
 """Rows are written in order, and an interruption loses none of them."""
 
 import json
+import os
 
 import pytest
 
@@ -52,6 +53,32 @@ def test_waiting_rows_survive_an_interruption(path):
   with opened(path) as rows:
     assert rows.done() == {0, 1, 2, 3, 4}
   assert read(path) == [0, 1, 2, 3, 4]
+
+
+def test_rows_of_a_copy_by_hard_links_are_its_own(path, tmp_path):
+  with opened(path) as rows:
+    rows.add({0: row(0)})
+  for name in (path.name, f"{path.name}.progress"):
+    os.link(path.with_name(name), tmp_path / name)
+  with opened(tmp_path / path.name) as rows:
+    rows.add({1: row(1)})
+    with opened(path) as others:
+      others.add({1: row(7)})
+  assert read(tmp_path / path.name) == [0, 1]
+  assert read(path) == [0, 7]
+
+
+def test_a_file_is_gone_on_with_under_another_of_its_names(path, tmp_path):
+  (tmp_path / "link.jsonl").symlink_to(path)
+  with opened(path) as rows:
+    rows.add({0: row(0)})
+  with opened(tmp_path / "link.jsonl") as rows:
+    assert rows.done() == {0}
+    rows.add({1: row(1)})
+  with opened(tmp_path / "link.jsonl", overwrite=True) as rows:
+    rows.add({0: row(0)})
+  assert (tmp_path / "link.jsonl").is_symlink()
+  assert read(path) == [0]
 
 
 @pytest.mark.parametrize("end", ['{"n": 2', '{"n": 2}', "\0\0\0\n", "\n"])

@@ -13,6 +13,17 @@ from specialize_jax import errors
 from specialize_jax.files import reading, writing
 
 
+def test_a_file_larger_than_any_of_its_kind_is_not_read(tmp_path):
+  with (tmp_path / "config.json").open("wb") as file:
+    file.truncate(reading.MAX_DESCRIPTION_BYTES + 1)
+  with pytest.raises(errors.UserError, match="json has 268,435,457 bytes: exp"):
+    reading.read_description(tmp_path / "config.json")
+  with (tmp_path / "rows.jsonl").open("wb") as file:
+    file.truncate(1 << 44)
+  with pytest.raises(errors.UserError, match="rows.jsonl has 17,592,186,044,"):
+    reading.read_rows(tmp_path / "rows.jsonl")
+
+
 def test_rows_read_back_as_written(tmp_path):
   rows = [
     {"prediction": "a\nb\u2028c £", "target": "1", "correct": True},

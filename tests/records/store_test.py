@@ -61,6 +61,19 @@ def test_what_was_appended_is_read_in_order(tmp_path):
   assert samples_of(tmp_path / store.FILE_NAME) == [0, 1, 2, 3, 4]
 
 
+def test_a_copy_by_hard_links_grows_alone(tmp_path):
+  (tmp_path / "copy").mkdir()
+  write(tmp_path / "store", [0])
+  os.link(
+    tmp_path / "store" / store.FILE_NAME, tmp_path / "copy" / store.FILE_NAME
+  )
+  with store.RecordWriter(tmp_path / "store") as writer:
+    write(tmp_path / "copy", [1])
+    writer.append(make_record(2))
+  assert samples_of(tmp_path / "store") == [0, 2]
+  assert samples_of(tmp_path / "copy") == [0, 1]
+
+
 def test_a_flushed_record_is_on_disk_while_the_writer_is_open(tmp_path):
   with store.RecordWriter(tmp_path) as writer:
     writer.append(make_record(0))
