@@ -176,7 +176,15 @@ def new_directory(path: Path) -> Iterator[pathlib.Path]:
     _hold(handle)
     yield unfinished
     unfinished.chmod(0o777 & ~_umask())
-    unfinished.replace(path)
+    try:
+      unfinished.replace(path)
+    except OSError as error:
+      if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+        raise
+      raise errors.UserError(
+        f"{path} was made by another process meanwhile, and is left as it is:"
+        " give another name, or move that one away"
+      ) from error
   except BaseException as error:
     shutil.rmtree(unfinished)
     _name_file(error, path)

@@ -26,6 +26,19 @@ def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
   assert [p.name for p in path.parent.iterdir()] == ["page.html"]
 
 
+def test_a_directory_that_another_makes_meanwhile_is_left_and_named(tmp_path):
+  place = tmp_path / "store"
+  message = "store was made by another process meanwhile"
+  with (
+    pytest.raises(errors.UserError, match=message),
+    writing.new_directory(place),
+  ):
+    place.mkdir()
+    (place / "theirs").write_text("kept")
+  assert [file.name for file in tmp_path.iterdir()] == ["store"]
+  assert (place / "theirs").read_text() == "kept"
+
+
 def test_rows_that_fail_leave_the_old_ones(tmp_path):
   path = tmp_path / "rows.jsonl"
   writing.write_rows(path, [{"a": 1}])
