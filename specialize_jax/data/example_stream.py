@@ -36,7 +36,7 @@ _CHUNK_EXAMPLES = 32
 
 
 # The number of examples whose tasks are chosen at once.
-_CHUNK_CHOICES = 256
+_CHUNK_CHOICES = 64
 
 
 class Stream(Protocol):
@@ -119,42 +119,32 @@ class OutlineStream:
       split: The split to read.
       num_epochs: The number of passes over the data; None for no end.
     """
-    self._renderings, self._outlines, endings = [], [], []
+    self._renderings, self._outlines = [], []
+    # The number of examples left of each task; None for no end.
+    self._left: list[int | None] = []
     for task, _ in tasks:
       (render,) = _steps(task)
       rendering = teacher_formats.Rendering(
         task.output_features, split=split, **render.keywords
       )
       with sources.passes(num_epochs), seqio.utils.map_seed_manager(seed):
-        rows = task.source.get_dataset(split, shuffle=True, seed=seed)
+        rows = task.source.row_numbers(split, shuffle=True, seed=seed)
         outlines = teacher_formats.outlines(rows, rendering)
       self._renderings.append(rendering)
       self._outlines.append(iter(outlines.prefetch(tf.data.AUTOTUNE)))
-      endings.append(
+      self._left.append(
         None
         if num_epochs is None
         else num_epochs * task.source.num_input_examples(split)
       )
-    choices = tf.data.Dataset.sample_from_datasets(
-      [
-        tf.data.Dataset.from_tensors(number).repeat(ending)
-        for number, ending in enumerate(endings)
-      ],
-      [rate for _, rate in tasks],
-      seed,
-      stop_on_empty_dataset=True,
-    )
-    self._choices = iter(choices.batch(_CHUNK_CHOICES))
+    self._choices = iter(_choices([rate for _, rate in tasks], seed))
     # Outlines of each task that were read and not returned yet.
     self._waiting: list[list[packing.Outline]] = [[] for _ in tasks]
     self._render = [_rendering_fn(one) for one in self._renderings]
 
   def next_examples(self) -> Sequence[packing.Outline]:
     """Returns the next chunk of outlines; empty at the end of the data."""
-    choices = next(self._choices, None)
-    if choices is None:
-      return []
-    choices = choices.numpy()
+    choices = self._until_the_end(next(self._choices).numpy())
     taken = []
     for task, waiting in enumerate(self._waiting):
       count = int((choices == task).sum())
@@ -163,6 +153,21 @@ class OutlineStream:
       taken.append(iter(waiting[:count]))
       del waiting[:count]
     return [next(taken[task]) for task in choices.tolist()]
+
+  def _until_the_end(self, choices: np.ndarray) -> np.ndarray:
+    """Returns the choices before the first of a task that has no more examples.
+
+    There the mixture ends, as seqio's does: the task is not left out.
+    """
+    end = len(choices)
+    for task, left in enumerate(self._left):
+      if left is not None:
+        end = min([end, *np.flatnonzero(choices == task)[left:]])
+    for task, left in enumerate(self._left):
+      if left is not None:
+        taken = int(np.sum(choices[:end] == task))
+        self._left[task] = left - taken if end == len(choices) else 0
+    return choices[:end]
 
   def _read(self, task: int) -> list[packing.Outline]:
     batch = next(self._outlines[task])
@@ -221,12 +226,16 @@ class OutlineStream:
   def state(self) -> bytes:
     """Serializes the position."""
     waiting = np.frombuffer(packing.rows_to_bytes(self._waiting), np.uint8)
-    return _to_bytes({**self._iterators(_saved), _WAITING: waiting})
+    left = np.array([-1 if n is None else n for n in self._left], np.int64)
+    return _to_bytes(
+      {**self._iterators(_saved), _WAITING: waiting, _LEFT: left}
+    )
 
   def restore(self, state: bytes) -> None:
     """Moves to a position that `state` returned."""
     files = _from_bytes(state)
     waiting = packing.rows_from_bytes(files.pop(_WAITING).tobytes())
+    self._left = [None if n < 0 else n for n in files.pop(_LEFT).tolist()]
     self._iterators(functools.partial(_load, files))
     self._waiting = [list(outlines) for outlines in waiting]
 
@@ -238,7 +247,35 @@ class OutlineStream:
 
 
 # Beside the files of a checkpoint of iterators.
-_WAITING = "waiting"
+_WAITING, _LEFT = "waiting", "left"
+
+
+def _choices(rates: Sequence[float], seed: int) -> tf.data.Dataset:
+  """Returns batches of the numbers of the datasets that tf.data would mix.
+
+  They are the choices of `tf.data.Dataset.sample_from_datasets`, which calls a
+  function for each of them, at a third of its time.
+
+  Args:
+    rates: The mixing rate of each dataset.
+    seed: The seed.
+  """
+  used = [number for number, rate in enumerate(rates) if rate > 0]
+  if len(used) == 1:  # tf.data draws nothing then
+    return tf.data.Dataset.from_tensors([used[0]] * _CHUNK_CHOICES).repeat()
+  logits = tf.math.log([[rates[number] for number in used]])
+
+  @tf.autograph.experimental.do_not_convert
+  def chosen(seeds: tf.Tensor) -> tf.Tensor:
+    draws = [
+      tf.random.stateless_categorical(logits, 1, seeds[i])[0, 0]
+      for i in range(_CHUNK_CHOICES)
+    ]
+    return tf.gather(used, tf.stack(draws))
+
+  # Two seeds a choice.
+  seeds = tf.data.Dataset.random(seed).batch(2).batch(_CHUNK_CHOICES)
+  return seeds.map(chosen)
 
 
 def _rendering_fn(rendering: teacher_formats.Rendering) -> Callable[..., tuple]:

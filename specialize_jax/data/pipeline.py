@@ -29,7 +29,7 @@ from specialize_jax.data import example_stream, features, packing, prefetching
 PREFETCHED_BATCHES = 2
 # After this many consecutive examples that are too long, raise an error.
 _MAX_DROPPED_IN_A_ROW = 10_000
-_STATE_VERSION = 3
+_STATE_VERSION = 4
 
 
 @dataclasses.dataclass

@@ -171,12 +171,12 @@ def render(
 
 
 def outlines(
-  dataset: tf.data.Dataset, rendering: "Rendering"
+  row_numbers: tf.data.Dataset, rendering: "Rendering"
 ) -> tf.data.Dataset:
   """Converts row numbers to outlines of the examples that `render` returns.
 
   Args:
-    dataset: A dataset of the rendering's source.
+    row_numbers: Those of the rendering's source, int64 scalars.
     rendering: A rendering with a vocabulary that `joins_tokens`.
 
   Returns:
@@ -193,7 +193,9 @@ def outlines(
     sizes = rendering.sizes(rows, shown)
     return {"row": rows, "shown": shown, "sizes": sizes}
 
-  return _in_batches(dataset).map(outline)
+  # Batched first: a dictionary for each row would take longer than its outline.
+  batches = row_numbers.batch(BATCH_SIZE).map(lambda rows: {"row": rows})
+  return _with_seeds(batches).map(outline)
 
 
 class Rendering:

@@ -202,6 +202,24 @@ def test_outlines_know_the_lengths_of_their_examples(teacher_dir):
   assert [*map(packing.sizes, outlines)] == [*map(packing.sizes, examples)]
 
 
+def test_a_finite_mixture_ends_at_the_same_example_after_a_resume(teacher_dir):
+  def make():
+    return example_stream.training_stream(
+      "mini_specialize_v1", task_feature_lengths=_LENGTHS, seed=0, num_epochs=2
+    )
+
+  def rest(stream):
+    return list(itertools.chain(*iter(stream.next_examples, [])))
+
+  whole, resumed = make(), make()
+  assert whole.next_examples()
+  resumed.restore(whole.state())
+  left = rest(whole)
+  assert rest(resumed) == left
+  assert left
+  assert whole.next_examples() == []
+
+
 def test_hosts_render_their_own_rows_alone(teacher_dir, monkeypatch):
   rendered = []
   of_stream = example_stream.OutlineStream.rendered
