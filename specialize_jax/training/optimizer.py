@@ -319,23 +319,24 @@ def _newton_schulz(stack: jax.Array) -> jax.Array:
 
   Zero matrices are appended to a stack that the devices do not divide.
   """
-  mesh = jax.sharding.get_abstract_mesh()
+  mesh, spec = jax.sharding.get_abstract_mesh(), jax.sharding.PartitionSpec
+
+  def placed(matrices: jax.Array, *axes: object) -> jax.Array:
+    if mesh.empty:
+      return matrices
+    return jax.lax.with_sharding_constraint(matrices, spec(*axes))
+
   missing = 0 if mesh.empty else -len(stack) % mesh.size
   padded = jnp.pad(stack, ((0, missing), (0, 0), (0, 0)))
+  shared = placed(padded, mesh.axis_names)
   iterations = optax.contrib.scale_by_muon(
     beta=0.0, nesterov=False, weight_dimension_numbers=_matrix_axes
   )
-  if mesh.empty:
-    done, _ = iterations.update(padded, iterations.init(padded))
-    return done
-  spec = jax.sharding.PartitionSpec
-  padded = jax.lax.with_sharding_constraint(padded, spec(mesh.axis_names))
-  done, _ = iterations.update(padded, iterations.init(padded))
-  done = jax.lax.with_sharding_constraint(done, spec(mesh.axis_names))
+  done, _ = iterations.update(shared, iterations.init(shared))
+  done = placed(done, mesh.axis_names)
   # Parameters keep their sharding: none of them takes that of the stack.
-  free = spec.UNCONSTRAINED
-  return jax.lax.with_sharding_constraint(
-    done[: len(stack)], spec(None, free, free)
+  return placed(
+    done[: len(stack)], None, spec.UNCONSTRAINED, spec.UNCONSTRAINED
   )
 
 
