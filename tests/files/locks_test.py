@@ -77,11 +77,14 @@ import os, sys
 from specialize_jax.files import locks
 with locks.directory(sys.argv[1], "--flag"):
   if not os.fork():
-    sys.stdin.read() if sys.argv[2] == "stays" else None
+    if sys.argv[2] == "stays":
+      # Said by the child: the parent may go on before its child has started.
+      print("held", flush=True)
+      sys.stdin.read()
     sys.exit()  # through the end of the `with`
   if sys.argv[2] == "ends":
     os.wait()
-  print("held", flush=True)
+    print("held", flush=True)
   sys.stdin.read()
 """
   for child in ("stays", "ends"):
