@@ -115,11 +115,12 @@ class Folder:
     """
     self.where = os.fspath(path)
     self._path = pathlib.Path(path)
-    if (self._path / tensor_files.ADAPTER).exists():
-      tensor_files.TensorFiles(self._path)  # says what an adapter lacks
+    # An adapter is refused as one, and not for its lack of a config.json.
+    is_adapter = (self._path / tensor_files.ADAPTER).exists()
+    files = tensor_files.TensorFiles(self._path) if is_adapter else None
     self._json = _read_config_json(self._path)
     self.generation_config = _read_generation_json(self._path)
-    self._files = tensor_files.TensorFiles(self._path)
+    self._files = files or tensor_files.TensorFiles(self._path)
 
   @property
   def manifest(self) -> str:
@@ -546,7 +547,7 @@ def _read_generation_json(path: pathlib.Path) -> Mapping[str, Any]:
 
 def _read_object(path: pathlib.Path, name: str) -> dict[str, Any]:
   try:
-    read = json.loads(reading.read_description(path / name).decode("utf-8-sig"))
+    read = reading.read_json_description(path / name)
     if not isinstance(read, dict):
       raise ValueError(f"it holds {json.dumps(read)[:40]} and no object")
   except (OSError, ValueError, RecursionError) as error:

@@ -554,7 +554,7 @@ def _unreadable_steps(directory: epath.Path) -> list[int]:
       continue
     try:
       step_metadata_serialization.deserialize(
-        json.loads(reading.read_description(account))
+        reading.read_json_description(account)
       )
     except Exception as error:
       if not damage.is_damage(error):
@@ -622,9 +622,7 @@ def _lists(step_metadata: epath.Path, item: str) -> bool:
   """Returns whether a step has an item, according to Orbax's metadata."""
   if not step_metadata.is_file():
     return False
-  handlers = json.loads(reading.read_description(step_metadata)).get(
-    "item_handlers"
-  )
+  handlers = reading.read_json_description(step_metadata).get("item_handlers")
   return item in (handlers or {})
 
 

@@ -160,7 +160,7 @@ def check_listed(
 
 def _read(path: epath.Path) -> dict[str, dict[str, Any]]:
   try:
-    listed = json.loads(reading.read_description(path))["files"]
+    listed = reading.read_json_description(path)["files"]
     for name, entry in listed.items():
       parts = pathlib.PurePosixPath(name).parts
       if not parts or ".." in parts or parts[0] == "/":

@@ -18,7 +18,6 @@ tables, as in a converted T5, the model has one table per stack.
 
 import collections
 import functools
-import json
 import os
 import pathlib
 import re
@@ -415,7 +414,7 @@ def _in_orbax(
   optimizer's too, and print tracebacks for those of a torn checkpoint.
   """
   try:
-    metadata = json.loads(reading.read_description(place / _METADATA))
+    metadata = reading.read_json_description(place / _METADATA)
     entries = metadata["tree_metadata"]
     keys = [
       tuple(str(part["key"]) for part in entry["key_metadata"])
@@ -509,7 +508,7 @@ def _open(
 def _driver(place: epath.Path) -> sources.ZarrDriver:
   """Returns the array format, according to Orbax's metadata."""
   try:
-    metadata = json.loads(reading.read_description(place / _METADATA))
+    metadata = reading.read_json_description(place / _METADATA)
   except (FileNotFoundError, ValueError):
     # Legacy, or an early Orbax; reading the tree has refused what is torn.
     return "zarr"

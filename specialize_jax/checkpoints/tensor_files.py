@@ -159,7 +159,7 @@ class TensorFiles:
 
   def _indexed(self, index: pathlib.Path) -> Mapping[str, pathlib.Path]:
     try:
-      weight_map = json.loads(reading.read_description(index))["weight_map"]
+      weight_map = reading.read_json_description(index)["weight_map"]
       for file in set(weight_map.values()):
         if pathlib.PurePath(file).name != file or file in ("", ".."):
           raise ValueError(f"{file!r} is not the name of a file in the folder")

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 from etils import epath
@@ -353,6 +354,19 @@ def read_description(path: Path) -> bytes:
     UserError: as `read_bytes`, or it is larger than any such file.
   """
   return _read_at_most(path, MAX_DESCRIPTION_BYTES)
+
+
+def read_json_description(path: Path) -> Any:
+  """Reads the JSON value of a file that describes others.
+
+  The value is for its caller to check, who knows what it describes.
+
+  Raises:
+    UserError: as `read_description`.
+    ValueError: it is not JSON.
+    RecursionError: it is nested deeper than Python can follow.
+  """
+  return json.loads(read_description(path))
 
 
 def read_bytes(path: Path) -> bytes:

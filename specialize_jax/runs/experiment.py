@@ -28,13 +28,13 @@ from specialize_jax.t5 import config as t5_config
 from specialize_jax.training import (
   loop,
   metric_writers,
-  narrator,
   optimizer,
   progress,
   run_log,
   state,
   step,
 )
+from specialize_jax.training import narrator as narrators
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -304,11 +304,11 @@ def _train(
       run_log.RunLog(experiment.model_dir, experiment.metric_writers)
     ) as log,
   ):
-    told = narrator.Narrator(
+    narrator = narrators.Narrator(
       experiment.loop.num_steps, speaks=jax.process_index() == 0
     )
     abstract_state = state.abstract(model, optimizer_, placed)
-    told.facts(facts(experiment, placed, abstract_state))
+    narrator.facts(facts(experiment, placed, abstract_state))
     run = loop.Run(
       train_step=train_step,
       placement=placed,
@@ -318,7 +318,7 @@ def _train(
       evaluators=evaluators,
       metadata=_metadata(experiment, config_text, settings),
       efficiency=_efficiency(experiment),
-      narrator=told,
+      narrator=narrator,
     )
     resuming.check(manager, settings)
     train_state = loop.resume_or_start(
@@ -330,9 +330,9 @@ def _train(
         experiment.model_dir, step, metadata, settings
       ),
     )
-    told.facts({"start": start_in_words(experiment, int(train_state.step))})
+    narrator.facts({"start": start_in_words(experiment, int(train_state.step))})
     train_state = loop.train(run, train_state, iterator)
-    told.finished(
+    narrator.finished(
       int(train_state.step),
       choosing.best_in_words(
         experiment.model_dir, experiment.loop.best_metrics, selected_by

@@ -144,7 +144,7 @@ class Run:
       evaluators form one row, so their names must differ.
     metadata: JSON-serializable, saved with every checkpoint.
     efficiency: the flops of a step and of the hardware, for the metrics.
-    narrator: says what the run does; None for a silent run.
+    narrator: prints the run's progress; None for a silent run.
   """
 
   train_step: step.TrainStep
@@ -227,26 +227,26 @@ def train(
   """
   config = run.config
   step_number = int(train_state.step)
-  told = run.narrator or narrators.Narrator(config.num_steps, speaks=False)
-  reporter = _Reporter(run, told)
+  narrator = run.narrator or narrators.Narrator(config.num_steps, speaks=False)
+  reporter = _Reporter(run, narrator)
   with (
     run.placement.entered(),
     termination.TerminationSignal() as signals,
-    told.starts_after(step_number),
+    narrator.starts_after(step_number),
   ):
     agreement = termination.Agreement(run.placement.mesh)
     stops = termination.Reason.NONE
     compiled = False
     if config.evaluate_first and step_number == 0:
-      _evaluate(run, train_state, 0, told)
+      _evaluate(run, train_state, 0, narrator)
 
     while step_number < config.num_steps:
       # --- Dispatch the step; the device may still run the previous one.
       with reporter.throughput.data_wait():
         batch = run.placement.put_batch(next(iterator))
       if not compiled:
-        told.drops(iterator.dropped())
-        told.compiles()
+        narrator.drops(iterator.dropped())
+        narrator.compiles()
         step.compile_ahead(run.train_step, train_state, batch)
         # Compile times differ by more than the timeout of a collective.
         processes.meet("first step")
@@ -276,9 +276,9 @@ def train(
         with reporter.throughput.pause():
           values = {}
           if evaluates:
-            values = _evaluate(run, train_state, step_number, told)
+            values = _evaluate(run, train_state, step_number, narrator)
           if saves:
-            told.saves(step_number, run.log.directory / "checkpoints")
+            narrator.saves(step_number, run.log.directory / "checkpoints")
             run.log.flush()
             _check_same_data(iterator)
             run.manager.save(
@@ -295,12 +295,12 @@ def train(
     run.manager.wait()
     run.log.flush()
   if compiled:
-    told.drops(iterator.dropped())
+    narrator.drops(iterator.dropped())
   if stops == termination.Reason.INTERRUPTED:
-    told.stopped(step_number, "interrupted")
+    narrator.stopped(step_number, "interrupted")
     raise Interrupted(step_number)
   if stops == termination.Reason.PREEMPTED:
-    told.stopped(step_number, "preempted")
+    narrator.stopped(step_number, "preempted")
     raise Preempted(step_number)
   return train_state
 
@@ -330,7 +330,7 @@ def _evaluate(
   run: Run,
   train_state: state.TrainState,
   step_number: int,
-  told: narrators.Narrator,
+  narrator: narrators.Narrator,
 ) -> dict[str, float]:
   began = time.monotonic()
   values: dict[str, float] = {}
@@ -338,7 +338,7 @@ def _evaluate(
     values.update(evaluator(train_state.params, step_number))
   if values:
     run.log.write(step_number, "evaluation", values)
-    told.evaluated(
+    narrator.evaluated(
       step_number,
       values,
       seconds=time.monotonic() - began,
@@ -364,13 +364,13 @@ def _score(config: LoopConfig, values: Mapping[str, float]) -> float | None:
 class _Reporter:
   """Reads the metrics of steps, one step late, then checks and logs them."""
 
-  def __init__(self, run: Run, told: narrators.Narrator) -> None:
+  def __init__(self, run: Run, narrator: narrators.Narrator) -> None:
     self.throughput = progress.Throughput(run.efficiency)
     self.profiler = profiling.Profiler(
       run.config.profile_steps, run.log.directory / "profile"
     )
     self._run = run
-    self._told = told
+    self._narrator = narrator
     self._rates: dict[str, float] = {}
     self._skipped = non_finite.Skipped(run.config.max_skipped_in_a_row)
     self._pending: tuple[int, step.Metrics, list[list[str]]] | None = None
@@ -405,4 +405,4 @@ class _Reporter:
         "train",
         metrics_.without_absent_formats(values) | self._rates,
       )
-    self._told.step(step_number, loss=values["loss"], rates=self._rates)
+    self._narrator.step(step_number, loss=values["loss"], rates=self._rates)

@@ -125,7 +125,7 @@ def accuracy_lines(values: Mapping[str, float]) -> Sequence[str]:
     The lines, without indentation: accuracies and intervals in percent; other
     values as they are.
   """
-  told = []
+  shown = []
   used = set()
   for name, value in values.items():
     task, _, kind = name.rpartition("/")
@@ -139,7 +139,7 @@ def accuracy_lines(values: Mapping[str, float]) -> Sequence[str]:
       text += f"  [{100 * low:.1f}, {100 * high:.1f}]"
     if f"{task}/n" in values:
       text += f"  of {values[f'{task}/n']:,.0f}"
-    told.append((task, text))
-  told += [(n, f"{value:.4g}") for n, value in values.items() if n not in used]
-  width = max((len(name) for name, _ in told), default=0)
-  return [f"{name.ljust(width)}  {text}" for name, text in told]
+    shown.append((task, text))
+  shown += [(n, f"{value:.4g}") for n, value in values.items() if n not in used]
+  width = max((len(name) for name, _ in shown), default=0)
+  return [f"{name.ljust(width)}  {text}" for name, text in shown]

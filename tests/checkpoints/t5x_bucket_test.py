@@ -10,7 +10,10 @@ from testdata import tiny_checkpoints
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
 
-CONFIG = tiny_checkpoints.config("t5_1_1")
+# Every array is several requests.
+CONFIG = tiny_checkpoints.config(
+  "t5_1_1", num_encoder_layers=2, num_decoder_layers=1
+)
 DEFAULT_DISTANCE = {"relative_attention_max_distance": 128}
 
 

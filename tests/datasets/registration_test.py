@@ -175,18 +175,39 @@ def test_a_task_of_a_mixture_s_name_is_refused(own):
     task_parts.add_once("queues_test", source=None, output_features={})
 
 
-@pytest.mark.parametrize("first", ["theirs", "ours"])
-def test_our_builders_and_those_of_tfds_live_in_one_process(first):
+_IN_BOTH_ORDERS = """
+import os, sys
+import tensorflow_datasets as tfds
+
+def theirs():
+  tfds.core.registered._import_legacy_builders()
+
+def ours():
+  from specialize_jax.data import benchmark_builders as builders
+  found[:] = [builders.BUILDERS["gsm8k"].__module__]
+
+for order in (theirs, ours), (ours, theirs):
+  pid = os.fork()
+  if not pid:
+    found = []
+    for register in order:
+      register()
+    print(order[0].__name__, *found, flush=True)
+    os._exit(0)
+  if os.waitpid(pid, 0)[1]:
+    sys.exit(f"{order[0].__name__} first fails")
+"""
+
+
+def test_our_builders_and_those_of_tfds_live_in_one_process():
   """TFDS registers its own gsm8k when it is asked for any dataset."""
-  theirs = "tfds.core.registered._import_legacy_builders();"
-  ours = "from specialize_jax.data import benchmark_builders as b;"
-  order = (theirs, ours) if first == "theirs" else (ours, theirs)
   done = subprocess.run(
-    [sys.executable, "-c", "import tensorflow_datasets as tfds;"
-     + "".join(order) + "print(b.BUILDERS['gsm8k'].__module__)"],
+    [sys.executable, "-c", _IN_BOTH_ORDERS],
     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     capture_output=True,
     text=True,
     check=False,
-  )  # fmt: skip
-  assert done.stdout.strip() == "specialize_jax.data.benchmark_builders"
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  ours = "specialize_jax.data.benchmark_builders"
+  assert done.stdout.splitlines() == [f"theirs {ours}", f"ours {ours}"]
