@@ -149,6 +149,7 @@ class Tensor:
   shape: tuple[int, ...]
 
 
+@functools.lru_cache(maxsize=64)
 def tensors(config: t5_config.T5Config) -> tuple[Tensor, ...]:
   """Returns every tensor of a model, in the order of the table."""
   shapes = {
@@ -199,14 +200,7 @@ def abstract_params(
   Returns:
     A tree of `jax.ShapeDtypeStruct`, without axis metadata.
   """
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  model = network.EncoderDecoder(config)
-  variables = jax.eval_shape(
-    lambda rng, tokens: model.init(rng, tokens, tokens, deterministic=True),
-    jax.random.key(0),
-    tokens,
-  )
-  boxed = variables["params"]
+  boxed = network.boxed_shapes(network.EncoderDecoder(config))
   params = nn.meta.unbox(boxed)
   if placed is None:
     return params

@@ -6,6 +6,7 @@ forward pass.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -289,6 +290,27 @@ class EncoderDecoder(nn.Module):
 
 
 Params = Mapping[str, "jax.Array | Params"]
+
+
+@functools.lru_cache(maxsize=64)
+def boxed_shapes(model: EncoderDecoder) -> Params:
+  """Returns the shapes of a network's parameters with their logical axes.
+
+  A network is traced once, which takes seconds if its layers are listed.
+
+  Args:
+    model: the network.
+
+  Returns:
+    A tree of `nn.LogicallyPartitioned` boxes of `jax.ShapeDtypeStruct`, which
+    all callers share: do not change it in place.
+  """
+
+  def init() -> Params:
+    tokens = jnp.ones((1, 1), jnp.int32)
+    return model.init(jax.random.key(0), tokens, tokens, deterministic=True)
+
+  return jax.eval_shape(init)["params"]
 
 
 def output_kernel(params: Params) -> jax.Array:

@@ -1,7 +1,6 @@
 """The train state, and its initialization and sharding on a mesh."""
 
 import dataclasses
-import functools
 
 import flax.traverse_util
 import jax
@@ -70,7 +69,7 @@ def abstract(
   Raises:
     UserError: the rules cannot shard a parameter.
   """
-  boxed = _boxed_shapes(model)
+  boxed = network.boxed_shapes(model)
   shapes = jax.eval_shape(lambda p: from_params(p, optimizer), _unbox(boxed))
   boxed_state = dataclasses.replace(
     shapes,
@@ -88,7 +87,7 @@ def abstract_params(
   model: network.EncoderDecoder, placement: placements.Placement
 ) -> optax.Params:
   """Returns shapes, dtypes and shardings of the parameters only."""
-  boxed = _boxed_shapes(model)
+  boxed = network.boxed_shapes(model)
   return jax.tree.map(
     lambda leaf, sharding: leaf.update(sharding=sharding),
     _unbox(boxed),
@@ -202,12 +201,6 @@ def _init(model: network.EncoderDecoder, rng: jax.Array) -> optax.Params:
   """Initializes the parameters, boxed with their logical axis names."""
   tokens = jnp.ones((1, 2), jnp.int32)
   return model.init(rng, tokens, tokens, deterministic=True)["params"]
-
-
-@functools.lru_cache(maxsize=16)
-def _boxed_shapes(model: network.EncoderDecoder) -> optax.Params:
-  """Returns the shapes of `_init`, which is traced once for each model."""
-  return jax.eval_shape(lambda: _init(model, jax.random.key(0)))
 
 
 def _unbox(boxed: optax.Params) -> optax.Params:

@@ -6,7 +6,6 @@ import pathlib
 import flax.linen as nn
 import gin
 import jax
-import jax.numpy as jnp
 import pytest
 
 from specialize_jax import errors
@@ -44,14 +43,7 @@ def configured(name: str) -> t5_config.T5Config:
 
 
 def abstract_params(config: t5_config.T5Config):
-  tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-  model = network.EncoderDecoder(config)
-  variables = jax.eval_shape(
-    lambda rng, tokens: model.init(rng, tokens, tokens, deterministic=True),
-    jax.random.key(0),
-    tokens,
-  )
-  return nn.meta.unbox(variables["params"])
+  return nn.meta.unbox(network.boxed_shapes(network.EncoderDecoder(config)))
 
 
 @pytest.mark.parametrize("name", NUM_PARAMETERS)
