@@ -159,9 +159,9 @@ def fingerprint(state: Any) -> dict[str, str]:
   The digest is two sums over the array's words, modulo 2**32: one of the words
   themselves, and one of the words times a weight that depends on their
   position, so that exchanged blocks are noticed too. It is computed where the
-  arrays are,
-  in one pass (in host memory by NumPy, which is five times as fast there as
-  XLA). Any single wrong bit changes it, and so do zeros in place of all bits.
+  arrays are, in one pass; in host memory by NumPy, which is five times as fast
+  there as XLA, and compiles nothing. Any single wrong bit changes it, and so do
+  zeros in place of all bits.
 
   Args:
     state: pytree of arrays; other leaves are ignored.
@@ -176,25 +176,48 @@ def fingerprint(state: Any) -> dict[str, str]:
     if isinstance(leaf, jax.Array | np.ndarray)
   }
   on_host = {name for name, array in arrays.items() if _is_on_host(array)}
-  sums = jax.device_get(
-    _sums({n: array for n, array in arrays.items() if n not in on_host})
+  digests = _on_devices(
+    {name: array for name, array in arrays.items() if name not in on_host}
   )
-  digests = {}
-  for name, array in arrays.items():
-    if name in on_host:
-      digest = Digest(array.dtype)
-      digest.add(0, np.asarray(array))
-      digests[name] = str(digest)
-    else:
-      digests[name] = f"{array.dtype}:{sums[name][0]}:{sums[name][1]}"
-  return digests
+  for name in on_host:
+    digest = Digest(arrays[name].dtype)
+    digest.add(0, _whole(arrays[name]))
+    digests[name] = str(digest)
+  return {name: digests[name] for name in arrays}
+
+
+def _on_devices(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
+  """Returns the digests of arrays, computed on the devices that hold them."""
+  if not arrays:
+    return {}
+  return {
+    name: f"{arrays[name].dtype}:{total}:{placed_total}"
+    for name, (total, placed_total) in jax.device_get(_sums(arrays)).items()
+  }
 
 
 def _is_on_host(array: jax.Array | np.ndarray) -> bool:
   if isinstance(array, np.ndarray):
     return True
-  devices = array.sharding.device_set
-  return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+  platforms = {device.platform for device in array.sharding.device_set}
+  return array.is_fully_addressable and platforms == {"cpu"}
+
+
+def _whole(array: jax.Array | np.ndarray) -> np.ndarray:
+  """Returns an array that is in host memory as one NumPy array.
+
+  `np.asarray` would do, but JAX keeps the copy that it makes of a sharded array
+  as long as the array itself.
+  """
+  if isinstance(array, np.ndarray):
+    return array
+  if array.is_fully_replicated:
+    return np.asarray(array.addressable_data(0))
+  whole = np.empty(array.shape, array.dtype)
+  for shard in array.addressable_shards:
+    if shard.replica_id == 0:
+      whole[shard.index] = np.asarray(shard.data)
+  return whole
 
 
 class Digest:

@@ -138,6 +138,7 @@ def test_a_fingerprint_does_not_depend_on_how_an_array_is_cut():
   cut = jax.device_put(numbers, jax.sharding.NamedSharding(mesh, spec))
   whole = damage.fingerprint({"x": numbers, "n": 3})
   assert damage.fingerprint({"x": cut, "n": 3}) == whole
+  assert damage._on_devices({"x": cut}) == whole
   expected = int(numbers.view(np.uint32).astype(np.uint64).sum() % 2**32)
   dtype, words, _ = whole["x"].split(":")
   assert (dtype, int(words)) == ("float32", expected)

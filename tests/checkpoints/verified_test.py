@@ -410,6 +410,10 @@ def test_a_digest_is_the_same_by_chunks_and_on_devices():
     sharded = jax.device_put(whole, sharding)
     found = damage.fingerprint({"whole": whole, "sharded": sharded})
     assert set(found.values()) == {str(digest)}
+    found = damage._on_devices(
+      {"whole": jnp.asarray(whole), "sharded": sharded}
+    )
+    assert set(found.values()) == {str(digest)}
     swapped = whole[[1, 0, *range(2, 8)]]
     other = damage.fingerprint({"whole": swapped})["whole"]
     assert other.split(":")[1] == str(digest).split(":")[1]
