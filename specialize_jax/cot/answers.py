@@ -440,10 +440,15 @@ def extract_words(text: str) -> str:
     >>> extract_words(r"It is $\boxed{\text{(B)}}$, as was to be shown.")
     '(b)'
   """
-  text = _words_turn(text)
-  for said in turns.marked(text):
-    return _words(said.text)
-  return _words(next(turns.lines(text)))
+  turn = _words_turn(text)
+  said = _last_said(turn)
+  return _words(next(turns.lines(turn)) if said is None else said)
+
+
+def _last_said(turn: str) -> str | None:
+  """Returns the text after the last marker of an answer, or None."""
+  said = next(turns.marked(turn), None)
+  return None if said is None else said.text
 
 
 def _words_turn(text: str) -> str:
@@ -576,10 +581,12 @@ def extract_word_list(text: str) -> str:
     >>> extract_word_list("1. apple\n2. cat")
     'apple cat'
   """
-  text = _words_turn(text)
-  said = next(turns.marked(text), None)
-  listed = _listed(text if said is None else said.text)
-  words = _words(" ".join(listed)) if listed else extract_words(text)
+  turn = _words_turn(text)
+  said = _last_said(turn)
+  listed = _listed(turn if said is None else said)
+  if listed:
+    said = " ".join(listed)
+  words = _words(next(turns.lines(turn)) if said is None else said)
   words = re.sub(r",\s?(?:and|&)\s", ", ", words)
   words = re.sub(
     r"(?<!\w)'|'(?!\w)|->|[\s,;:|\"`*\[\]<>\u2192\u2022]+", " ", words

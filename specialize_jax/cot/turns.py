@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 
 _MAX_MARKERS = 20  # counted from the last; more occur only in a loop
 _MAX_SAID = 1000  # the length limit of a marked answer, in characters
+# Of a longer turn as much is read at either end: an answer is at one of them,
+# and the patterns below take up to a microsecond a character.
+_MAX_END = 50_000
 
 _TOKEN = r"<\|[^\s<>|]{1,40}\|>|</?s>|<(?:bos|eos|pad|end_of_turn)>"
 _LABEL = (
@@ -151,6 +154,9 @@ class Said:
 def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   r"""Returns the part of a text in which the model itself answers.
 
+  What is in the middle of more than 100,000 characters, thoughts aside, is left
+  out.
+
   Args:
     text: The model's whole text, in plain characters.
     answered: Returns the end of the first possible answer in a text, or None.
@@ -175,6 +181,8 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   thoughts = list(_THOUGHT.finditer(text))
   if thoughts and text[thoughts[-1].end() :].strip():
     text = text[thoughts[-1].end() :]
+  if len(text) > 2 * _MAX_END:
+    text = f"{text[:_MAX_END]}\n{text[-_MAX_END:]}"
   reply = None
   if _BEGINS_WITH_PROMPT.match(text):
     reply = _REPLY.search(text)

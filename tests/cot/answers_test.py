@@ -740,6 +740,21 @@ def test_endless_outputs_are_wrong_at_once(repeated):
     assert _seconds("7 oranges", text, kind) < 0.5
 
 
+@pytest.mark.parametrize(
+  ("output", "is_read"),
+  [
+    ("The answer is 72. {long}", True),
+    ("{long} The answer is 72.", True),
+    ("<think>{long} or 5 {long}</think>The answer is 72. {long}", True),
+    ("The answer is 72.\n\nQuestion: 1 + 1? {long} The answer is 2.", True),
+    ("{long} The answer is 72. {long}", False),
+  ],
+)
+def test_a_long_turn_is_read_at_both_ends(output, is_read):
+  long = "and so on " * 20_000
+  assert answers.grade(output.format(long=long), "72").correct == is_read
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("repeated", _ENDLESS)
 @pytest.mark.parametrize("kind", get_args(answers.Kind))
