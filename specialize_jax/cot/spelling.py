@@ -9,6 +9,7 @@ handles one notation of each.
 import fractions
 import functools
 import re
+import string
 import unicodedata
 from collections.abc import Iterator, Mapping
 
@@ -61,7 +62,8 @@ def plain_characters(text: str) -> str:
     return text
   text = text.translate(_replacements())
   if _FRACTION_MARK in text:
-    text = re.sub(rf"{_FRACTION_MARK}(?<=\d{_FRACTION_MARK})", " ", text)
+    for digit in string.digits:  # four times as fast as a regular expression
+      text = text.replace(f"{digit}{_FRACTION_MARK}", f"{digit} ")
     text = text.replace(_FRACTION_MARK, "")
   return text
 
