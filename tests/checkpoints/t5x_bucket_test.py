@@ -12,7 +12,7 @@ from specialize_jax.checkpoints import conversion, opening
 
 # Every array is several requests.
 CONFIG = tiny_checkpoints.config(
-  "t5_1_1", num_encoder_layers=2, num_decoder_layers=1
+  "t5_1_1", num_encoder_layers=1, num_decoder_layers=1
 )
 DEFAULT_DISTANCE = {"relative_attention_max_distance": 128}
 

@@ -31,12 +31,15 @@ def decode(config, source, **kwargs):
   return loop.decode(model, params, source, **{**arguments, **kwargs})
 
 
+@functools.cache
+def _apply(model):
+  return jax.jit(functools.partial(model.apply, deterministic=True))
+
+
 def forward(config, source, tokens):
   model, params = init(config)
   inputs = jnp.pad(tokens, ((0, 0), (1, 0)))[:, :-1]
-  return jax.jit(functools.partial(model.apply, deterministic=True))(
-    {"params": params}, source, inputs
-  )
+  return _apply(model)({"params": params}, source, inputs)
 
 
 @EVERY

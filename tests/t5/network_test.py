@@ -111,7 +111,7 @@ def test_no_gradient_flows_from_a_position_to_a_later_one(config):
     return model.apply({"params": params}, encoded, embedded_BTD, method=decode)
 
   embedded = params["token_embedder"]["embedding"][target]
-  jacobian = jax.jacobian(lambda x: hidden(x).sum((0, 2)))(embedded)
+  jacobian = jax.jit(jax.jacobian(lambda x: hidden(x).sum((0, 2))))(embedded)
   influence = np.abs(np.asarray(jacobian)).sum((1, 3))
   assert (influence[np.triu_indices(6, 1)] == 0).all()
   assert (influence[np.tril_indices(6)] > 0).all()
