@@ -44,7 +44,8 @@ def main(model_dir, seconds_per_batch=0.0, where=None, **config):
       train_step=tiny_run.dropout_step(),
       placement=where,
       manager=saver,
-      log=run_log.RunLog(model_dir),
+      # Without TensorBoard, for which a process imports TensorFlow.
+      log=run_log.RunLog(model_dir, writers=()),
       config=loop.LoopConfig(**config),
       metadata={"model": "tiny"},
     )

@@ -73,11 +73,15 @@ def test_best_metrics_that_no_evaluation_reports_are_refused(tmp_path):
 
 
 _TRACED_RUN = """
-import pathlib, sys
+import dataclasses, pathlib, sys
+from specialize_jax.training import run_log
 from training import tiny_run
 
+model_dir = pathlib.Path(sys.argv[1])
 config = {"num_steps": 5, "profile_steps": (2, 3)}
-tiny_run.finish(tiny_run.loop_run(pathlib.Path(sys.argv[1]), config=config))
+run = tiny_run.loop_run(model_dir, config=config)
+log = run_log.RunLog(model_dir, writers=())  # without TensorFlow
+tiny_run.finish(dataclasses.replace(run, log=log))
 """
 
 
