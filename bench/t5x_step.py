@@ -6,6 +6,8 @@
 needs the TPU compiler, no TPU, and T5X (docs/t5x.md). Both steps take packed
 rows of the same lengths, compute in bfloat16, rematerialise as `minimal` and
 update with Adafactor; ours has the sparse-KL loss, T5X's its cross-entropy.
+T5X sums the gradients of kernels over chips in bfloat16, so here ours does too;
+`--gradient_dtype=float32` is our default of training.
 T5X's network is its scanned one, its rules `standard_logical_axis_rules(1, 2)`:
 parameters are sharded over both axes of its mesh, activations over the model
 axis. Its mesh is entered with `jax.set_mesh`, since Flax drops constraints
@@ -93,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     case = CASES[name]
     if args.mesh:
       case = dataclasses.replace(case, mesh=args.mesh)
-    rows = {"t5x": t5x_row(case), "ours": our_row(case)}
+    rows = {
+      "t5x": t5x_row(case),
+      "ours": our_row(case, gradient_dtype=args.gradient_dtype),
+    }
     for who, row in rows.items():
       print(line(f"{name}, {who}", row), flush=True)
     results[name] = rows | {"ratios": ratios(rows["ours"], rows["t5x"])}
@@ -115,6 +120,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--only", action="append", choices=CASES, help="default: all"
   )
   parser.add_argument("--mesh", help="ours, instead of the case's own")
+  parser.add_argument(
+    "--gradient_dtype",
+    choices=("bfloat16", "float32"),
+    default="bfloat16",
+    help="in which ours sums gradients over chips (default: T5X's, bfloat16)",
+  )
   parser.add_argument("--output", type=pathlib.Path, metavar="FILE.json")
   return parser.parse_args(argv)
 
@@ -157,8 +168,13 @@ def misses(found: Mapping[str, float]) -> list[str]:
   ]
 
 
-def our_row(case: Case) -> dict[str, object]:
-  """Compiles our step; returns the row of `specialize plan`."""
+def our_row(case: Case, *, gradient_dtype: str) -> dict[str, object]:
+  """Compiles our step; returns the row of `specialize plan`.
+
+  Args:
+    case: the job.
+    gradient_dtype: in which gradients are summed over chips.
+  """
   from specialize_jax.cli import plan as command
   from specialize_jax.tpu import plan, topology
 
@@ -171,6 +187,7 @@ def our_row(case: Case) -> dict[str, object]:
       f"--batch_size={case.batch_size}",
       f"--input_length={case.input_length}",
       f"--target_length={case.target_length}",
+      f"--gin.T5Config.gradient_dtype='{gradient_dtype}'",
     ]
   )
   mesh = topology.parse_mesh(case.mesh, request.topology.num_chips)

@@ -41,11 +41,16 @@ class Placement:
     """Returns the compiler options of a train step on the mesh's devices.
 
     They keep the TPU compiler from replacing the all-gather of a small kernel
-    by an all-reduce with zeros, which sends twice the bytes.
+    by an all-reduce with zeros, which sends twice the bytes, and that of a
+    kernel before its matmul by permutations around a ring, which use the links
+    of one axis only.
     """
     if self.mesh.devices.flat[0].platform != "tpu":
       return {}
-    return {"xla_tpu_prefer_async_allgather_to_allreduce": True}
+    return {
+      "xla_tpu_prefer_async_allgather_to_allreduce": True,
+      "xla_tpu_enable_windowed_einsum_for_all_gather": False,
+    }
 
   def tree_shardings(self, boxed: object) -> object:
     """Returns the shardings of a tree, see `AxisRules.tree_shardings`."""

@@ -212,8 +212,7 @@ def _reduce_scattered(
     rest = blocks.shape[1:]
     blocks = blocks.reshape(*sizes, -1, *rest)
     tail = range(len(sizes), blocks.ndim)
-    if first:
-      blocks = _as_laid_out(blocks.transpose(*order, *tail))
+    blocks = _as_laid_out(blocks.transpose(*order, *tail))
     for physical in order:
       blocks = jax.lax.psum_scatter(
         blocks, axis, axis_index_groups=_groups(sizes, physical)

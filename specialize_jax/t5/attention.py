@@ -310,7 +310,7 @@ class Attention(nn.Module):
     self.out = layers.Dense(config.embed_dim, ("joined_kv", "embed"), config)
     self.values_dropout = nn.Dropout(config.dropout_rate)
 
-  def keys_values(self, inputs_BSD: jax.Array) -> KeysValues:
+  def keys_values(self, inputs_BSD: jax.Array | layers.Shared) -> KeysValues:
     """Computes the keys and values of positions."""
     return KeysValues(
       keys_BSJ=_joined(self.key(inputs_BSD)),

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -23,6 +24,47 @@ Initializer = Callable[..., jax.Array]
 dense_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 mlp_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 embedding_init = nn.initializers.normal(stddev=1.0)
+
+
+class Shared(flax.struct.PyTreeNode):
+  """An input of the matmuls of many layers.
+
+  Where columns of kernels are sharded, each device computes a part of the
+  gradient with respect to a kernel's input. Here these parts are summed over
+  the layers on each device, and then once over devices, instead of in each
+  layer.
+
+  Attributes:
+    array: `[B, S, D]`, without a gradient if there are copies.
+    copies: `[M, B, S, D]`, a copy for each of M shards of the kernels' columns;
+      only their gradients are used. None if columns are not sharded.
+  """
+
+  array: jax.Array
+  copies: jax.Array | None = None
+
+  @classmethod
+  def over(cls, columns: str, array_BSD: jax.Array) -> "Shared":
+    """Returns an array as the input of kernels.
+
+    Args:
+      columns: logical axis of the kernels' columns.
+      array_BSD: the array.
+    """
+    num_shards = row_sums.num_shards(columns)
+    if num_shards == 1:
+      return cls(array=array_BSD)
+    copies_MBSD = jnp.broadcast_to(array_BSD, (num_shards, *array_BSD.shape))
+    return cls(
+      array=jax.lax.stop_gradient(array_BSD),
+      copies=_one_on_each_shard(copies_MBSD, columns),
+    )
+
+
+def _one_on_each_shard(copies_MBSD: jax.Array, columns: str) -> jax.Array:
+  return nn.with_logical_constraint(
+    copies_MBSD, (columns, "batch", "length", None)
+  )
 
 
 class Dense(nn.Module):
@@ -41,20 +83,22 @@ class Dense(nn.Module):
   kernel_init: Initializer = dense_init
 
   @nn.compact
-  def __call__(self, inputs: jax.Array) -> jax.Array:
+  def __call__(self, inputs: jax.Array | Shared) -> jax.Array:
     """Returns `inputs @ kernel`, `[..., features]`."""
+    if not isinstance(inputs, Shared):
+      inputs = Shared(array=inputs)
     kernel = self.param(
       "kernel",
       nn.with_logical_partitioning(self.kernel_init, self.kernel_axes),
-      (inputs.shape[-1], self.features),
+      (inputs.array.shape[-1], self.features),
       self.config.param_dtype,
     )
-    dtype = self.config.dtype
     return _multiply(
-      inputs.astype(dtype),
+      inputs.array.astype(self.config.dtype),
       kernel,
       self.kernel_axes,
       self.config.gradient_sum_dtype,
+      inputs.copies,
     )
 
 
@@ -64,6 +108,7 @@ def _multiply(
   kernel: jax.Array,
   kernel_axes: tuple[str | None, str | None],
   sum_dtype: str,
+  copies: jax.Array | None = None,
 ) -> jax.Array:
   """Returns `inputs @ kernel` in the inputs' dtype.
 
@@ -78,8 +123,9 @@ def _multiply(
     kernel: `[features in, features out]`, in the parameters' dtype.
     kernel_axes: its logical axes.
     sum_dtype: the dtype in which devices sum the kernel's gradient.
+    copies: of the inputs, which then have no gradient: see `Shared`.
   """
-  return _multiply_forward(inputs, kernel, kernel_axes, sum_dtype)[0]
+  return _multiply_forward(inputs, kernel, kernel_axes, sum_dtype, copies)[0]
 
 
 def _multiply_forward(
@@ -87,20 +133,21 @@ def _multiply_forward(
   kernel: jax.Array,
   kernel_axes: tuple[str | None, str | None],
   sum_dtype: str,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  copies: jax.Array | None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
   del sum_dtype
   # The matmul itself, not `_multiply`, so that remat policies recognize it.
   outputs = jnp.dot(inputs, _cast(kernel, inputs.dtype, kernel_axes))
-  return outputs, (inputs, kernel)
+  return outputs, (inputs, kernel, copies)
 
 
 def _multiply_backward(
   kernel_axes: tuple[str | None, str | None],
   sum_dtype: str,
-  residuals: tuple[jax.Array, jax.Array],
+  residuals: tuple[jax.Array, jax.Array, jax.Array | None],
   gradient: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  inputs, kernel = residuals
+) -> tuple[jax.Array | None, jax.Array, jax.Array | None]:
+  inputs, kernel, copies = residuals
 
   def over_positions(left: jax.Array, right: jax.Array) -> jax.Array:
     positions = tuple(range(left.ndim - 1))
@@ -123,8 +170,17 @@ def _multiply_backward(
     logical_axes=[(*batch, axis) for axis in kernel_axes],
     result_axes=kernel_axes,
   )
+  summed = summed.astype(kernel.dtype)
   kernel_in_dtype = _cast(kernel, inputs.dtype, kernel_axes)
-  return jnp.dot(gradient, kernel_in_dtype.T), summed.astype(kernel.dtype)
+  if copies is None:
+    return jnp.dot(gradient, kernel_in_dtype.T), summed, None
+  num_shards = len(copies)
+  copies_gradient = jnp.einsum(
+    "bsmj,dmj->mbsd",
+    gradient.reshape(*gradient.shape[:-1], num_shards, -1),
+    kernel_in_dtype.reshape(len(kernel), num_shards, -1),
+  )
+  return None, summed, _one_on_each_shard(copies_gradient, kernel_axes[1])
 
 
 _multiply.defvjp(_multiply_forward, _multiply_backward)
@@ -250,28 +306,20 @@ def _rows_backward(
   own_dtype = "float64" if dtype == "float64" else "float32"
 
   def summed(
-    tokens_BT: jax.Array, rows_BTD: jax.Array, zeros_VD: jax.Array | None = None
+    tokens_BT: jax.Array, rows_BTD: jax.Array, ids_V: jax.Array
   ) -> jax.Array:
-    if zeros_VD is None:
-      zeros_VD = jnp.zeros((len(table_VD), rows_BTD.shape[-1]), own_dtype)
-    rows_BTD = rows_BTD.astype(own_dtype)
-    sums_VD = zeros_VD.at[tokens_BT].add(rows_BTD, mode="drop")
+    own_BT = tokens_BT - ids_V[0]
+    own_BT = jnp.where(own_BT < 0, len(ids_V), own_BT)
+    zeros_VD = jnp.zeros((len(ids_V), rows_BTD.shape[-1]), own_dtype)
+    sums_VD = zeros_VD.at[own_BT].add(rows_BTD.astype(own_dtype), mode="drop")
     return sums_VD.astype(sum_dtype)
 
-  if row_sums.num_shards("vocab") == 1:
-    gradient_VD = row_sums.row_sum(
-      summed,
-      (tokens_BT, rows_BTD),
-      logical_axes=[("batch", None), ("batch", None, "embed")],
-      result_axes=("vocab", "embed"),
-    )
-  else:
-    zeros_VD = nn.with_logical_constraint(
-      jnp.zeros(table_VD.shape, own_dtype), ("vocab", None)
-    )
-    gradient_VD = nn.with_logical_constraint(
-      summed(tokens_BT, rows_BTD, zeros_VD), ("vocab", "embed")
-    )
+  gradient_VD = row_sums.row_sum(
+    summed,
+    (tokens_BT, rows_BTD, jnp.arange(len(table_VD))),
+    logical_axes=[("batch", None), ("batch", None, "embed"), ("vocab",)],
+    result_axes=("vocab", "embed"),
+  )
   return gradient_VD.astype(table_VD.dtype), None
 
 

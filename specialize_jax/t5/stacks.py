@@ -108,7 +108,7 @@ class DecoderLayer(nn.Module):
   def __call__(
     self,
     hidden_BTD: jax.Array,
-    encoded_BSD: jax.Array,
+    encoded_BSD: jax.Array | layers.Shared,
     scopes: tuple[attention.Scope, attention.Scope],
     *,
     deterministic: bool,
@@ -282,10 +282,11 @@ class Decoder(nn.Module):
       ),
     )
     hidden_BTD = self.dropout(embedded_BTD, deterministic=deterministic)
+    shared_BSD = layers.Shared.over("joined_kv", encoded_BSD)
     hidden_BTD = _run(
       self,
       lambda layer, hidden_BTD: layer(
-        hidden_BTD, encoded_BSD, scopes, deterministic=deterministic
+        hidden_BTD, shared_BSD, scopes, deterministic=deterministic
       ),
       hidden_BTD,
       self.config.num_decoder_layers,

@@ -1,6 +1,7 @@
 """The norm and the feed-forward block on numbers worked by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from specialize_jax.parallel import mesh as meshes
 from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import layers
+from specialize_jax.tpu import hlo_cost, hlo_text
 
 CONFIG = t5_config.T5Config(
   vocab_size=4,
@@ -106,6 +108,60 @@ def test_a_product_has_the_gradients_of_its_definition(widths):
   np.testing.assert_allclose(
     to_kernel, np.einsum("btk,btn->kn", inputs, gradient), atol=1e-5
   )
+
+
+def test_the_gradient_of_a_shared_input_is_summed_over_devices_once():
+  """Of three scanned kernels whose columns are sharded over four devices."""
+  rng = np.random.default_rng(0)
+  inputs = rng.normal(size=(4, 6, 8)).astype(np.float32)
+  kernels = rng.normal(size=(3, 8, 16)).astype(np.float32)
+  place = placement.Placement(mesh=meshes.make_mesh(data=1, fsdp=2, model=4))
+
+  def gradients_and_sums(share):
+    def loss(inputs, kernels):
+      shared = share(inputs)
+
+      def layer(total, kernel):
+        outputs = layers._multiply(
+          shared.array,
+          kernel,
+          ("embed", "joined_kv"),
+          "float32",
+          shared.copies,
+        )
+        return total + jnp.sum(jnp.sin(outputs)), None
+
+      return jax.lax.scan(layer, 0.0, kernels)[0]
+
+    with place.entered():
+      compiled = (
+        jax.jit(jax.grad(loss, argnums=(0, 1)))
+        .lower(
+          jax.device_put(inputs, place.rules.batch_sharding(place.mesh)),
+          jax.device_put(
+            kernels, jax.NamedSharding(place.mesh, jax.P(None, "fsdp", "model"))
+          ),
+        )
+        .compile()
+      )
+      gradients = compiled(inputs, kernels)
+    exchanges = hlo_cost.cost(
+      hlo_text.parse(compiled.as_text()), num_devices=8
+    ).exchanges
+    rows_on_a_device = inputs.size // 2
+    return gradients, sum(
+      one.count
+      for one in exchanges
+      if any(array.num_elements == rows_on_a_device for array in one.shapes)
+    )
+
+  found, num_sums = gradients_and_sums(
+    functools.partial(layers.Shared.over, "joined_kv")
+  )
+  expected, num_sums_of_each = gradients_and_sums(layers.Shared)
+  assert (num_sums, num_sums_of_each) == (1, 3)
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,23 +14,26 @@ pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
 _WIDTH = 2048
 
 
-def _exchanges(slice_name, kernel_axes, sum_dtype):
-  """Every collective of one square kernel, forward and backward."""
+def _exchanges(slice_name, kernel_axes, sum_dtype, *, model=1, columns=_WIDTH):
+  """Every collective of one kernel, forward and backward."""
   slice_ = topology.load(slice_name)
   place = placement.Placement(
-    mesh=meshes.make_mesh(data=1, fsdp=slice_.num_chips, devices=slice_.devices)
+    mesh=meshes.make_mesh(data=1, fsdp=-1, model=model, devices=slice_.devices)
   )
   kernel = jax.ShapeDtypeStruct(
-    (_WIDTH, _WIDTH),
+    (_WIDTH, columns),
     jnp.float32,
     sharding=jax.NamedSharding(
       place.mesh, place.rules.partition_spec(kernel_axes)
     ),
   )
-  rows = jax.ShapeDtypeStruct(
-    (slice_.num_chips, 128, _WIDTH),
-    jnp.bfloat16,
-    sharding=place.rules.batch_sharding(place.mesh),
+  inputs, gradient = (
+    jax.ShapeDtypeStruct(
+      (slice_.num_chips, 128, width),
+      jnp.bfloat16,
+      sharding=place.rules.batch_sharding(place.mesh),
+    )
+    for width in kernel.shape
   )
 
   def updated(kernel, inputs, gradient):
@@ -43,9 +46,29 @@ def _exchanges(slice_name, kernel_axes, sum_dtype):
   with place.entered():
     lowered = jax.jit(
       updated, compiler_options=place.compiler_options, donate_argnums=0
-    ).lower(kernel, rows, rows)
+    ).lower(kernel, inputs, gradient)
   program = hlo_text.parse(programs.compiled(lowered).text)
   return hlo_cost.cost(program, num_devices=slice_.num_chips).sent_bytes()
+
+
+@pytest.mark.parametrize(
+  ("kernel_axes", "columns"),
+  [
+    (("embed", "joined_kv"), _WIDTH),
+    (("joined_kv", "embed"), _WIDTH),
+    # 1,004 on a chip are no whole registers.
+    (("embed", "vocab"), 4016),
+  ],
+)
+def test_a_kernel_that_is_sharded_over_model_too_is_sent_likewise(
+  kernel_axes, columns
+):
+  """Not around a ring of chips, whose links are those of one axis."""
+  sent = _exchanges("v5e:8x8", kernel_axes, "float32", model=4, columns=columns)
+  share = _WIDTH * columns / 4 * 15 / 16
+  assert sent["all-gather"] == pytest.approx(2 * share)
+  assert sent["reduce-scatter"] == pytest.approx(4 * share)
+  assert sent["collective-permute"] == 0
 
 
 @pytest.mark.parametrize(
