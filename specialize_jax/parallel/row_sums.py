@@ -15,6 +15,7 @@ of them, whatever its size, and they are written out likewise.
 
 import contextlib
 import contextvars
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,9 +98,12 @@ def row_sum(
   the collectives.
 
   Args:
-    partial_sum: computes the sum over the rows of its arguments.
+    partial_sum: computes the sum over the rows of its arguments. Columns of an
+      array of rows whose last logical axis is one of the sum's yield the same
+      columns of the sum along that axis.
     arrays: the arrays, whose first axis is that of the rows.
-    logical_axes: the logical axes of each array, "batch" first.
+    logical_axes: the logical axes of each array, "batch" first; without it an
+      array has no rows.
     result_axes: the logical axes of the sum.
 
   Returns:
@@ -119,14 +123,28 @@ def row_sum(
   ):
     return nn.with_logical_constraint(partial_sum(*arrays), result_axes)
 
+  # The dimension of the sum that the last axis of each array is.
+  columns = [
+    result_axes.index(axes[-1])
+    if axes[0] == "batch" and axes[-1] in result_axes
+    else None
+    for axes in logical_axes
+  ]
+
   def on_device(*rows: jax.Array) -> jax.Array:
-    total = partial_sum(*rows)
     left = [axis for axis in batch if mesh.shape[axis] > 1]
+    total = None
     for dimension, axes in enumerate(result_spec):
       for axis in _names(axes):
         if axis in left:
-          total = _reduce_scattered(total, axis, dimension, mesh.shape[axis])
+          if total is None:
+            parts = functools.partial(_partial_sums, partial_sum, rows, columns)
+          else:
+            parts = functools.partial(_parts, total)
+          total = _reduce_scattered(parts, axis, dimension, mesh.shape[axis])
           left.remove(axis)
+    if total is None:
+      total = partial_sum(*rows)
     return jax.lax.psum(total, tuple(left)) if left else total
 
   return jax.shard_map(
@@ -191,20 +209,22 @@ def _writes_gathers_out(mesh: jax.sharding.AbstractMesh) -> bool:
 
 
 def _reduce_scattered(
-  array: jax.Array, axis: str, dimension: int, size: int
+  parts_of: Callable[[int, int], tuple[int, list[jax.Array]]],
+  axis: str,
+  dimension: int,
+  size: int,
 ) -> jax.Array:
   """Sums over devices; device i keeps block i of a dimension.
 
   Args:
-    array: the array of each device along a mesh axis.
+    parts_of: maps the dimension to scatter and a number of parts to the array
+      of each device along a mesh axis, as `_parts` returns it.
     axis: the name of the mesh axis.
     dimension: the dimension to scatter, which `size` divides.
-    size: the size of the mesh axis.
+    size: the size of the mesh axis, above 1.
   """
   sizes = _phases.get().get(axis, (size,))
-  if size == 1:
-    return array
-  along, parts = _parts(array, dimension, len(sizes))
+  along, parts = parts_of(dimension, len(sizes))
   reduced = []
   for first, part in enumerate(parts):
     order = [(first + place) % len(sizes) for place in range(len(sizes))]
@@ -258,6 +278,37 @@ def _all_gathered(
   return jnp.concatenate(gathered, axis=along)
 
 
+def _partial_sums(
+  partial_sum: Callable[..., jax.Array],
+  rows: Sequence[jax.Array],
+  columns: Sequence[int | None],
+  dimension: int,
+  num_parts: int,
+) -> tuple[int, list[jax.Array]]:
+  """Computes the parts of a sum, each from its own columns where possible.
+
+  The whole sum of a large kernel and copies of its parts would be held at once.
+
+  Args:
+    partial_sum: see `row_sum`.
+    rows: its arguments.
+    columns: the dimension of the sum that the last axis of each argument is.
+    dimension: see `_parts`.
+    num_parts: see `_parts`.
+  """
+  whole = jax.eval_shape(partial_sum, *rows)
+  along, ends = _division(whole.shape, dimension, num_parts)
+  if along not in columns:
+    return along, jnp.split(partial_sum(*rows), ends, axis=along)
+  split = [
+    jnp.split(array, ends, axis=-1)
+    if place == along
+    else [array] * (len(ends) + 1)
+    for array, place in zip(rows, columns, strict=True)
+  ]
+  return along, [partial_sum(*part) for part in zip(*split, strict=True)]
+
+
 def _parts(
   array: jax.Array, dimension: int, num_parts: int
 ) -> tuple[int, list[jax.Array]]:
@@ -265,17 +316,24 @@ def _parts(
 
   Returns:
     The dimension that was split, and one part for each axis, whole registers
-    each; or `dimension` and the array, where it has too few columns.
+    each; or the array alone, where it has too few columns.
   """
-  others = [place for place in range(array.ndim) if place != dimension]
-  along = max(others, key=lambda place: array.shape[place], default=dimension)
-  columns, rest = divmod(array.shape[along], _LEAST_PART)
+  along, ends = _division(array.shape, dimension, num_parts)
+  return along, jnp.split(array, ends, axis=along)
+
+
+def _division(
+  shape: Sequence[int], dimension: int, num_parts: int
+) -> tuple[int, list[int]]:
+  """Returns the dimension along which `_parts` splits, and where."""
+  others = [place for place in range(len(shape)) if place != dimension]
+  along = max(others, key=lambda place: shape[place], default=dimension)
+  columns, rest = divmod(shape[along], _LEAST_PART)
   if along == dimension or columns < num_parts or rest:
-    return dimension, [array]
-  ends = [
+    return along, []
+  return along, [
     columns * part // num_parts * _LEAST_PART for part in range(1, num_parts)
   ]
-  return along, jnp.split(array, ends, axis=along)
 
 
 def _as_laid_out(array: jax.Array) -> jax.Array:
