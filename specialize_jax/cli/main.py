@@ -67,6 +67,7 @@ def run(command: str, argv: Sequence[str]) -> int:
   """
   _fill_closed_streams()
   _quiet_libraries()
+  _pass_over_matplotlibrc()
   writing.survive_any_text()
   module = importlib.import_module(f"specialize_jax.cli.{command}")
   try:
@@ -231,6 +232,24 @@ def _quiet_libraries() -> None:
   """Keeps TensorFlow's start-up messages off the user's terminal."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def _pass_over_matplotlibrc() -> None:
+  """Imports matplotlib from another directory, if this one has settings for it.
+
+  It obeys a `matplotlibrc` in the working directory of its first import, even
+  evaluates expressions in it, and has no switch for that. (TensorFlow imports
+  Keras, which imports it.)
+  """
+  if not os.path.exists("matplotlibrc"):
+    return
+  here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    os.chdir(os.path.dirname(specialize_jax.__file__))
+    importlib.import_module("matplotlib")
+  finally:
+    os.fchdir(here)
+    os.close(here)
 
 
 if __name__ == "__main__":

@@ -172,6 +172,19 @@ def test_a_module_is_found_for_who_names_it_and_for_nobody_else(
     del sys.modules[name]
 
 
+_FONT_SIZE = """
+from specialize_jax.cli import main
+main.run("score", ["--task=gsm8k", "--inputs=predictions.jsonl", "--output=o"])
+import matplotlib
+print(matplotlib.rcParams["font.size"])
+"""
+
+
+def test_the_settings_of_figures_in_the_folder_are_not_read(folder):
+  ended = _run(folder, [sys.executable, "-P", "-c", _FONT_SIZE])
+  assert ended.stdout.splitlines()[-1] != "40.0"
+
+
 def test_a_figure_is_the_same_in_any_folder(folder, monkeypatch):
   def drawn():
     with drawing.figure(3.0, "a title") as (made, done):
