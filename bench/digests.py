@@ -5,6 +5,7 @@
 writes random weights as a checkpoint of ours and as a Hugging Face folder, and
 loads each `--rounds` times with the digests compared and with `verify=False`,
 by turns, from the page cache: from a disk or a bucket the share is smaller.
+Each is also verified once, as `specialize convert --verify` does.
 """
 
 import argparse
@@ -72,12 +73,16 @@ def measure(folder, geometry, rounds):
     for _ in range(rounds):
       for verify in (True, False):
         seconds[verify].append(load(kind, verify))
+    began = time.perf_counter()
+    opening.open_checkpoint(folder / kind).verify()
+    verified = time.perf_counter() - began
     compared, skipped = (statistics.median(seconds[v]) for v in (True, False))
     found[kind] = {
       "mib": round(_size(folder / kind) / 2**20),
       "seconds_compared": round(compared, 3),
       "seconds_skipped": round(skipped, 3),
       "share": round(max(0.0, 1 - skipped / compared), 3),
+      "seconds_to_verify": round(verified, 3),
     }
   return found
 

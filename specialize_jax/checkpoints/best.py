@@ -68,7 +68,7 @@ def place(
     return place_dir
   chosen = opening.open_checkpoint(source)
   if chosen.has_digests:
-    chosen.verify()
+    chosen.verify(only_params=True)
   if paths.is_in_bucket(model_dir):
     _copy(source_dir, step, place_dir)
     return place_dir

@@ -157,10 +157,6 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
       (output / name).write_bytes(content)
     if planned.dataset_files:
       manifests.write(output, planned.dataset_files)
-    vocabulary_dir = output / opening.VOCABULARY_DIR
-    vocabulary = (
-      manifests.entries(vocabulary_dir) if planned.tokenizer_files else {}
-    )
     step = checkpoint.step or 0
     steps.save(
       step,
@@ -170,11 +166,11 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
         "model": dataclasses.asdict(planned.config),
         "config": "",
         "version": specialize_jax.__version__,
+        opening.VOCABULARY_DIR: manifests.entries_of(planned.tokenizer_files),
         opening.ORIGIN: {
           "kind": checkpoint.kind,
           "path": checkpoint.path,
           "vocab_size": planned.num_rows_read,
-          "vocabulary": vocabulary,
           "generation_config": dict(checkpoint.generation_config),
         },
       },

@@ -3,7 +3,8 @@
 MODEL_DIR/checkpoints/<step>/ has four items, written and restored together:
 `state` (any pytree of arrays), `fingerprint` (its digests, see `damage`),
 `iterator` (the data iterator's state) and `metadata` (model config, package
-version, gin text: what a later reader needs to know). Saves are asynchronous,
+version, gin text: what a later reader needs to know). Beside them lies the
+manifest of all their files (see `manifests`). Saves are asynchronous,
 by all processes together. Orbax writes a step under a temporary name and
 renames it when it is complete, so that an interrupted save is never mistaken
 for a checkpoint; a damaged step is skipped and the one before is restored.
@@ -15,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from specialize_jax.checkpoints import (
   adafactor_moments,
   contents,
   damage,
+  manifests,
   sources,
   streaming,
 )
@@ -42,6 +44,13 @@ ITEMS = ("fingerprint", "iterator", "metadata")
 _SCORE = "score"
 _FINGERPRINT = "fingerprint"
 _STEP_METADATA = "_CHECKPOINT_METADATA"  # Orbax's, beside the items
+_WRITTEN_LAST = {_STEP_METADATA: ("commit_timestamp_nsecs",)}
+"""Fields that Orbax writes when a save is complete."""
+
+_MAX_LISTED_BYTES = 2**26
+"""Bytes of files that a save reads again for its manifest. The rest are arrays,
+which have digests of their own; reading them again would double a save."""
+
 _JSON_FILE = "metadata"  # of Orbax's JSON items
 # Of optax's FactoredState, wherever the chain of transformations has it.
 _MOMENT = re.compile(r"^(opt_state/.+?)/(v_row|v_col|v)/(.+)$")
@@ -122,9 +131,10 @@ class CheckpointManager:
         "state": ocp.PyTreeCheckpointHandler(
           type_handler_registry=streaming.registry()
         ),
-        "fingerprint": _FingerprintHandler(),
         "iterator": ocp.JsonCheckpointHandler(),
         "metadata": ocp.JsonCheckpointHandler(),
+        # Last, since it lists the files of the others.
+        _FINGERPRINT: _FingerprintHandler(),
       },
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._policy(),
@@ -192,6 +202,7 @@ class CheckpointManager:
         "iterator": damage.checksum(iterator_state),
         "metadata": damage.checksum(metadata),
         "step": step,
+        "manifest": manifests.NAME,
       }
       manager.save(
         step,
@@ -224,7 +235,7 @@ class CheckpointManager:
     passed_over: dict[int, Exception] = {}
     unreadable = _unreadable_steps(self._directory)
     processes.anywhere(False)  # all have looked before any is renamed
-    self._set_aside(unreadable)
+    self._set_aside(list(unreadable))
     for step in reversed(self.all_steps()):
       problem = restored = None
       try:
@@ -292,12 +303,8 @@ class CheckpointManager:
     state = contents.restore(
       self._directory / str(step) / "state", abstract_state
     )
-    fingerprint = self._fingerprint(step)
-    damage.check(state, fingerprint["state"])
-    iterator_state = base64.b64decode(self._json(step, "iterator")["base64"])
-    metadata = self._json(step, "metadata")
-    for name, content in (("iterator", iterator_state), ("metadata", metadata)):
-      _check_sum(name, content, fingerprint)
+    damage.check(state, self._fingerprint(step)["state"])
+    iterator_state, metadata = self._check_sums(step)
     logging.info("Restored step %d from %s", step, self._directory)
     return Restored(
       step=step, state=state, iterator_state=iterator_state, metadata=metadata
@@ -349,16 +356,20 @@ class CheckpointManager:
       UserError: the file of the digests is missing or damaged.
     """
     step = self._existing(step)
-    place = self._directory / str(step)
     with damage.named(self._where(step)):
-      if not (place / _FINGERPRINT).is_dir() and not _lists(
-        place / _STEP_METADATA, _FINGERPRINT
-      ):
+      if not self._has_fingerprint(step):
         return {}
       digests = self._fingerprint(step)["state"]
       if not isinstance(digests, dict):
         raise damage.DamagedError("its digests are none")
       return digests
+
+  def _has_fingerprint(self, step: int) -> bool:
+    """Returns whether a step was saved with digests, even if they are lost."""
+    place = self._directory / str(step)
+    return (place / _FINGERPRINT).is_dir() or _lists(
+      place / _STEP_METADATA, _FINGERPRINT
+    )
 
   def _fingerprint(self, step: int) -> dict[str, Any]:
     """Reads the digests of a step, which also say which step they are of."""
@@ -371,6 +382,79 @@ class CheckpointManager:
         " it is whole."
       )
     return fingerprint
+
+  def check_files(
+    self, step: int | None = None, *, only_small: bool = False
+  ) -> bool:
+    """Compares the files of a step with its manifest; reads no array.
+
+    Args:
+      step: the step; the newest one by default.
+      only_small: whether of large files only the size is compared.
+
+    Returns:
+      Whether there is a manifest, which earlier releases did not save.
+
+    Raises:
+      UserError: a file is missing, added, or not what was saved.
+    """
+    step = self._existing(step)
+    place = self._directory / str(step)
+    if manifests.check(place, only_small=only_small, is_step=True):
+      return True
+    with damage.named(self._where(step)):
+      if self._has_fingerprint(step) and "manifest" in self._fingerprint(step):
+        raise damage.DamagedError(
+          f"{manifests.NAME}, which it was saved with, is missing"
+        )
+    return False
+
+  def verify(
+    self,
+    step: int | None = None,
+    on_array: Callable[[int], None] = lambda num_bytes: None,
+  ) -> int:
+    """Reads everything of a step, and compares it with its digests.
+
+    Args:
+      step: the step; the newest one by default.
+      on_array: called with the size in bytes of each array that was read.
+
+    Returns:
+      The number of arrays, of the parameters, the optimizer and the rest.
+
+    Raises:
+      UserError: something is missing, added, or not what was saved.
+    """
+    step = self._existing(step)
+    self.check_files(step)
+    digests = self.digests(step)
+    state = self._directory / str(step) / "state"
+    with damage.named(self._where(step)):
+      self._check_sums(step)
+      stored = contents.shapes(contents.saved_tree(state))
+      differ = sorted(digests.keys() ^ stored.keys())
+      if differ:
+        raise damage.DamagedError(
+          f"its arrays are not those that were saved: {', '.join(differ[:3])}"
+        )
+      for name in sorted(stored):
+        array = sources.open_zarr(state, key=name.replace("/", "."))
+        on_array(sources.compare(array, name, digests[name]))
+    return len(digests)
+
+  def _check_sums(self, step: int) -> tuple[bytes, dict[str, Any]]:
+    """Returns the iterator's state and the metadata that were saved.
+
+    Raises:
+      DamagedError: they are others.
+    """
+    fingerprint = self._fingerprint(step)
+    iterator_state = base64.b64decode(self._json(step, "iterator")["base64"])
+    metadata = self._json(step, "metadata")
+    for name, content in (("iterator", iterator_state), ("metadata", metadata)):
+      _check_sum(name, content, fingerprint)
+    return iterator_state, metadata
 
   def _where(self, step: int) -> str:
     return os.fspath(self._directory / str(step))
@@ -533,38 +617,44 @@ class CheckpointManager:
 
 
 class _UnreadableStepsError(errors.UserError):
-  """Steps of which Orbax's own account is damaged."""
+  """Steps of which a file is damaged that Orbax reads of every step."""
 
-  def __init__(self, directory: epath.Path, steps: Sequence[int]) -> None:
+  def __init__(self, directory: epath.Path, steps: Mapping[int, str]) -> None:
+    step, name = next(iter(steps.items()))
     super().__init__(
-      f"{directory / str(steps[0])} is damaged (its {_STEP_METADATA} is not"
-      " what Orbax wrote): copy it again from where it is whole, or move it"
-      " away; a run that goes on does so itself."
+      f"{directory / str(step)} is damaged (its {name} is not what Orbax"
+      " wrote): copy it again from where it is whole, or move it away; a run"
+      " that goes on does so itself."
     )
 
 
-def _unreadable_steps(directory: epath.Path) -> list[int]:
-  """Returns the steps whose own account cannot be read, as Orbax would."""
+def _unreadable_steps(directory: epath.Path) -> dict[int, str]:
+  """Returns steps that Orbax cannot list, and the damaged file of each.
+
+  Orbax reads its own account and the score of every step, and goes by them to
+  keep or delete it.
+  """
   if not directory.is_dir():
-    return []
-  unreadable = []
+    return {}
+  unreadable = {}
   for place in directory.iterdir():
-    account = place / _STEP_METADATA
-    if not place.name.isdecimal() or not account.is_file():
+    if not place.name.isdecimal():
       continue
-    try:
-      step_metadata_serialization.deserialize(
-        reading.read_json_description(account)
-      )
-    except Exception as error:
-      if not damage.is_damage(error):
-        raise
-      unreadable.append(int(place.name))
-  return sorted(unreadable)
+    for name, check in _READ_OF_EVERY_STEP.items():
+      if not (place / name).is_file():
+        continue
+      try:
+        check(reading.read_json_description(place / name))
+        manifests.check_names(place, [name])
+      except Exception as error:
+        if not damage.is_damage(error):
+          raise
+        unreadable[int(place.name)] = name
+  return dict(sorted(unreadable.items()))
 
 
 class _FingerprintHandler(ocp.JsonCheckpointHandler):
-  """Writes digests when they are known; those of streamed arrays, last."""
+  """Writes digests when they are known, and then the step's manifest."""
 
   async def async_save(
     self, directory: epath.Path, args: "_FingerprintSave"
@@ -587,6 +677,33 @@ class _FingerprintHandler(ocp.JsonCheckpointHandler):
     }
     content = json.dumps({**fingerprint, "state": known})
     (directory / _JSON_FILE).write_text(content)
+
+  def finalize(self, directory: epath.Path) -> None:
+    """Lists the files of the step, before Orbax gives the step its name.
+
+    All items are written by then; this one, and the metrics that Orbax adds,
+    may still have temporary names.
+
+    Args:
+      directory: the item's.
+    """
+    super().finalize(directory)
+    listed = manifests.entries(
+      directory.parent, without=_WRITTEN_LAST, max_bytes=_MAX_LISTED_BYTES
+    )
+    manifests.write_entries(
+      directory.parent, {_final(name): entry for name, entry in listed.items()}
+    )
+
+
+def _final(name: str) -> str:
+  """Returns the name that a file of a step has when the save is complete.
+
+  Example: for `fingerprint.orbax-checkpoint-tmp/metadata` it is
+  `fingerprint/metadata`.
+  """
+  item, slash, rest = name.partition("/")
+  return f"{item.partition('.')[0]}/{rest}" if slash else name
 
 
 @ocp.args.register_with_handler(_FingerprintHandler, for_save=True)
@@ -628,3 +745,10 @@ def _lists(step_metadata: epath.Path, item: str) -> bool:
 
 def _score(metrics: Mapping[str, float]) -> float:
   return metrics[_SCORE]
+
+
+_READ_OF_EVERY_STEP: Mapping[str, Callable[[Any], object]] = {
+  _STEP_METADATA: step_metadata_serialization.deserialize,
+  "metrics/metrics": lambda metrics: math.isnan(_score(metrics)),
+}
+"""What Orbax reads of every step, and what fails on nonsense."""

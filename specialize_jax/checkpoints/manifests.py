@@ -1,31 +1,59 @@
 """The manifest of a folder that we wrote: the size and CRC-32 of its files.
 
-`specialize_manifest.json` in an exported folder, Hugging Face's or T5X's, lists
-all files, so that one that was altered, truncated, lost, exchanged or added is
-noticed before it is read. In a run's folder, and in its `vocabulary/`, it lists
-the files that the run keeps beside its checkpoints. Folders that others wrote
-have no manifest and are not checked.
+`specialize_manifest.json` lists the files of a folder, so that one that was
+altered, truncated, lost, exchanged or added is noticed:
+
+- in an exported folder, Hugging Face's or T5X's: all files;
+- in a step of a run: all files but the marks of a complete save, which Orbax
+  writes last. Large files of arrays are listed with their size alone, since the
+  arrays have digests of their own (`damage.fingerprint`);
+- in a run's folder, and in its `vocabulary/`: the files that the run keeps
+  beside its checkpoints.
+
+Folders that others wrote have no manifest and are not checked. The manifest has
+a checksum of its own (`files.seals`).
+
+    {"files": {"config.json": {"bytes": 728, "crc32": "0b3cd3c4"}, ...},
+     "specialize_crc32": "1ca4a03a"}
 """
 
+import itertools
 import json
 import os
 import pathlib
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
+from concurrent import futures
 from typing import Any
 
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import reading, writing
+from specialize_jax.files import reading, seals, writing
 
 NAME = "specialize_manifest.json"
+
+LISTED_IN = "listed_in"
+"""Key in the metadata of exported arrays: the name of the folder's manifest. It
+is lost, as the manifest is, when another program saves the model."""
 
 _READ = (".json", ".model", ".safetensors", ".bin")
 """Endings of the files that a reader of a folder goes by."""
 
+_MARK = "commit_success.txt"
+"""The mark of a complete save, which Orbax writes last: no reader goes by what
+is in it."""
+
 _SMALL = 2**24  # bytes: config, tokenizer and index, not tensors
 _CHUNK = 2**22
+_READERS = 16  # files that are read at once: in a bucket each one takes long
 
 
 def write(
@@ -38,52 +66,120 @@ def write(
     names: the files to list; None for all. A manifest that lists them as they
       are is left as it is.
   """
-  directory = epath.Path(directory)
-  content = {"files": entries(directory, names)}
-  text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-  place = directory / NAME
+  write_entries(directory, entries(directory, names))
+
+
+def write_entries(
+  directory: str | os.PathLike, listed: Mapping[str, Mapping[str, Any]]
+) -> None:
+  """Writes a manifest, unless the folder has the same one.
+
+  Args:
+    directory: the folder.
+    listed: what `entries` returned of its files.
+  """
+  text = json.dumps({"files": listed}, indent=2, sort_keys=True)
+  text = seals.sealed(text) + "\n"
+  place = epath.Path(directory) / NAME
   if not place.is_file() or reading.read_bytes(place) != text.encode():
     writing.write_text(place, text)
 
 
 def entries(
-  directory: str | os.PathLike, names: Collection[str] | None = None
+  directory: str | os.PathLike,
+  names: Collection[str] | None = None,
+  *,
+  without: Mapping[str, Sequence[str]] | None = None,
+  max_bytes: int | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Returns `{"bytes": size, "crc32": "8 hex digits"}` of each file.
 
   Args:
     directory: the folder of the files.
     names: the files, by their paths below it; None for all.
+    without: by the name of a JSON file, fields that are written later. Of such
+      a file the entry is `{"without": fields, "crc32": ...}`, with the checksum
+      of the other fields in any order.
+    max_bytes: how much is read in all, the smallest files first; the others
+      have no "crc32". None for no limit.
   """
   directory = epath.Path(directory)
   files = (
-    _files(directory)
+    dict(_files(directory))
     if names is None
-    else [(name, directory / name) for name in names]
+    else {name: directory / name for name in names}
   )
+  without = without or {}
+  with futures.ThreadPoolExecutor(_READERS) as readers:
+
+    def of_each(function: Callable[..., Any], names: Iterable[str]) -> dict:
+      found = {name: readers.submit(function, name) for name in names}
+      return {name: value.result() for name, value in found.items()}
+
+    def size(name: str) -> int:
+      return files[name].stat().length
+
+    def crc32(name: str) -> str:
+      return _crc32(files[name], without.get(name, ()))
+
+    sizes = of_each(size, files)
+    smallest_first = sorted(files, key=sizes.__getitem__)
+    ends = itertools.accumulate(sizes[name] for name in smallest_first)
+    read = of_each(
+      crc32,
+      [
+        name
+        for name, end in zip(smallest_first, ends, strict=True)
+        if max_bytes is None or end <= max_bytes or name in without
+      ],
+    )
+  found: dict[str, dict[str, Any]] = {}
+  for name in files:
+    if name in without:
+      found[name] = {"without": [*without[name]], "crc32": read[name]}
+    elif name in read:
+      found[name] = {"bytes": sizes[name], "crc32": read[name]}
+    else:
+      found[name] = {"bytes": sizes[name]}
+  return found
+
+
+def entries_of(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+  """Returns what `entries` would of files with these contents."""
   return {
-    name: {"bytes": file.stat().length, "crc32": _crc32(file)}
-    for name, file in files
+    name: {"bytes": len(content), "crc32": f"{zlib.crc32(content):08x}"}
+    for name, content in contents.items()
   }
 
 
 def _files(directory: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-  """Yields each file below a folder after its name there, in order."""
+  """Yields each file below a folder after its name there, in order.
+
+  Hidden files, of an editor, a file system or a lock, are left out. (Zarr's
+  descriptions are hidden too: `.zarray`.)
+  """
   found = [
     place / name for place, _, names in directory.walk() for name in names
   ]
   for file in sorted(found):
-    name = file.relative_to(directory).as_posix()
-    if name != NAME:
-      yield name, file
+    parts = file.relative_to(directory).parts
+    hidden = any(part[0] == "." and part[:2] != ".z" for part in parts)
+    if not hidden and parts != (NAME,):
+      yield "/".join(parts), file
 
 
-def check(directory: str | os.PathLike, *, only_small: bool = False) -> bool:
+def check(
+  directory: str | os.PathLike,
+  *,
+  only_small: bool = False,
+  is_step: bool = False,
+) -> bool:
   """Compares a folder with its manifest.
 
   Args:
     directory: the folder.
     only_small: whether of large files only the size is compared.
+    is_step: whether it is a step of a run, all of whose folders are read.
 
   Returns:
     Whether there is a manifest.
@@ -95,31 +191,63 @@ def check(directory: str | os.PathLike, *, only_small: bool = False) -> bool:
   if not (directory / NAME).exists():
     return False
   listed = _read(directory / NAME)
-  folders = {name.partition("/")[0] for name in listed if "/" in name}
-  for name, file in _files(directory):
-    folder, slash, _ = name.partition("/")
-    is_read = folder in folders if slash else file.suffix in _READ
-    if is_read and name not in listed:
+  for name in _unlisted(directory, listed):
+    if _is_read(name, listed, is_step=is_step):
       raise errors.UserError(
-        f"{file} is not among the files that {NAME} lists, and would be read "
-        "with them: move it away, or copy the folder again."
+        f"{directory / name} is not among the files that {NAME} lists, and"
+        " would be read with them: move it away, or copy the folder again."
       )
   check_listed(directory, listed, only_small=only_small)
   return True
 
 
-def check_file(file: epath.Path) -> None:
-  """Compares one file with its folder's manifest, if that lists it.
+def unlisted(directory: str | os.PathLike) -> list[str]:
+  """Returns the files of a folder that its manifest does not list.
+
+  After `check` they are files that nobody reads, such as a README. It is empty
+  without a manifest.
+  """
+  directory = epath.Path(directory)
+  if not (directory / NAME).exists():
+    return []
+  return _unlisted(directory, _read(directory / NAME))
+
+
+def _unlisted(
+  directory: epath.Path, listed: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+  return [
+    name
+    for name, file in _files(directory)
+    if name not in listed and file.name != _MARK
+  ]
+
+
+def _is_read(
+  name: str, listed: Mapping[str, Mapping[str, Any]], *, is_step: bool
+) -> bool:
+  """Returns whether a reader of a folder would go by a file of this name."""
+  folder, slash, _ = name.partition("/")
+  if not slash:
+    return name.endswith(_READ) and not is_step
+  return is_step or any(other.startswith(f"{folder}/") for other in listed)
+
+
+def check_names(directory: str | os.PathLike, names: Iterable[str]) -> None:
+  """Compares some files of a folder with its manifest, as far as it lists them.
+
+  Args:
+    directory: the folder, which need not have a manifest.
+    names: the files, by their paths below it.
 
   Raises:
-    UserError: the file, or the manifest, is not what was written.
+    UserError: a file, or the manifest, is not what was written.
   """
-  manifest = file.parent / NAME
-  if not manifest.is_file():
+  directory = epath.Path(directory)
+  if not (directory / NAME).is_file():
     return
-  listed = _read(manifest)
-  if file.name in listed:
-    check_listed(file.parent, {file.name: listed[file.name]})
+  listed = _read(directory / NAME)
+  check_listed(directory, {n: listed[n] for n in names if n in listed})
 
 
 def check_listed(
@@ -141,12 +269,12 @@ def check_listed(
   for name, entry in listed.items():
     file = epath.Path(directory) / name
     try:
-      size = file.stat().length
-      if size != entry["bytes"]:
+      size, without = file.stat().length, entry.get("without", ())
+      if size != entry.get("bytes", size):
         problem = f"it has {size:,} bytes instead of {entry['bytes']:,}"
-      elif only_small and size > _SMALL:
+      elif (only_small and size > _SMALL) or "crc32" not in entry:
         continue
-      elif _crc32(file) != entry["crc32"]:
+      elif _crc32(file, without) != entry["crc32"]:
         problem = "its content is not what was written"
       else:
         continue
@@ -160,13 +288,17 @@ def check_listed(
 
 def _read(path: epath.Path) -> dict[str, dict[str, Any]]:
   try:
-    listed = reading.read_json_description(path)["files"]
+    text = reading.read_description(path).decode()
+    seals.check(text, os.fspath(path))
+    listed = json.loads(text)["files"]
     for name, entry in listed.items():
       parts = pathlib.PurePosixPath(name).parts
       if not parts or ".." in parts or parts[0] == "/":
         raise ValueError(f"{name!r} is not the name of a file")
-      if not isinstance(entry["bytes"], int) or len(entry["crc32"]) != 8:
+      if not _is_entry(entry):
         raise ValueError(f"{name!r} has no size and CRC-32")
+  except errors.UserError:
+    raise
   except (
     OSError,
     ValueError,
@@ -176,15 +308,45 @@ def _read(path: epath.Path) -> dict[str, dict[str, Any]]:
     RecursionError,
   ) as error:
     raise errors.UserError(
-      f"{path} is damaged ({error}): copy the folder again, or remove this "
-      "file to read the folder unchecked."
+      f"{path} is damaged ({error}): copy the folder again, or read it"
+      " unchecked (--no_verify)."
     ) from error
   return listed
 
 
-def _crc32(file: epath.Path) -> str:
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+  """Returns whether it is what `entries` returns of a file."""
+  if "crc32" in entry and len(entry["crc32"]) != 8:
+    return False
+  if "without" in entry:
+    return isinstance(entry["without"], list) and "crc32" in entry
+  return isinstance(entry["bytes"], int)
+
+
+def _crc32(file: epath.Path, without: Collection[str] = ()) -> str:
+  """Computes the CRC-32 of a file.
+
+  Args:
+    file: the file.
+    without: fields of the JSON object in it that are left out; the others may
+      then have any order. A file that holds no object is taken as it is.
+  """
+  if without:
+    content = reading.read_description(file)
+    return f"{zlib.crc32(_other_fields(content, without)):08x}"
   value = 0
   with file.open("rb") as opened:
     while chunk := opened.read(_CHUNK):
       value = zlib.crc32(chunk, value)
   return f"{value:08x}"
+
+
+def _other_fields(content: bytes, without: Collection[str]) -> bytes:
+  try:
+    fields = json.loads(content)
+  except (ValueError, RecursionError):
+    return content
+  if not isinstance(fields, dict):
+    return content
+  other = {name: fields[name] for name in fields if name not in without}
+  return json.dumps(other, sort_keys=True).encode()

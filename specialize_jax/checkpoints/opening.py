@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -39,7 +39,8 @@ from specialize_jax.t5 import config as t5_config
 Kind = Literal["ours", "huggingface", "t5x"]
 
 VOCABULARY_DIR = "vocabulary"
-"""The directory of the tokenizer's files, next to a run's checkpoints."""
+"""The directory of the tokenizer's files, next to a run's checkpoints; in the
+metadata of a step, the entries (`manifests.entries`) of these files."""
 
 DATASET = "dataset.yaml"
 """In the directory of a run, or of what was converted from one: the dataset
@@ -219,14 +220,26 @@ class Checkpoint:
     if self.verifies and self.kind != "ours":
       manifests.check(self.directory)
 
-  def verify(self) -> int:
-    """Reads all parameters and compares them with their digests.
+  def verify(
+    self,
+    *,
+    only_params: bool = False,
+    on_array: Callable[[int], None] = lambda num_bytes: None,
+  ) -> "Verified":
+    """Reads everything of it and compares it with what was written.
+
+    Of ours that is every array, of the optimizer too, the state of the data
+    iterator, and every file; of an export every file and every tensor.
+
+    Args:
+      only_params: whether to read no array but the parameters.
+      on_array: called with the size in bytes of each array that was read.
 
     Returns:
-      The number of tensors read.
+      What was compared, and what could not be.
 
     Raises:
-      UserError: there are no digests, or a tensor is not what was saved.
+      UserError: there are no digests, or something is not what was saved.
     """
     if not self.has_digests:
       raise errors.UserError(
@@ -235,11 +248,39 @@ class Checkpoint:
         "cannot be verified."
       )
     self.check_files()
-    names = [tensor.name for tensor in name_table.tensors(self.config)]
     name_table.check(self.config, self.source)
+    if self.kind == "ours" and not only_params:
+      return self._verify_ours(on_array)
+    names = [tensor.name for tensor in name_table.tensors(self.config)]
     for name in names:
-      self.source.read(name)
-    return len(names)
+      on_array(self.source.read(name).nbytes)
+    return Verified(
+      num_arrays=len(names),
+      unverified=tuple(manifests.unlisted(self.directory)),
+    )
+
+  def _verify_ours(self, on_array: Callable[[int], None]) -> "Verified":
+    unverified = manifests.unlisted(self.directory / str(self.step))
+    with manager.CheckpointManager(self.directory, keep=None) as steps:
+      num_arrays = steps.verify(self.step, on_array)
+      if not steps.check_files(self.step, only_small=True):
+        unverified.append(
+          "the descriptions of the arrays, since the release that saved them"
+          f" wrote no {manifests.NAME}"
+        )
+    listed = _listed_vocabulary(self.metadata)
+    kept = [file for file in self.tokenizer_files if file.name not in listed]
+    dataset = dataset_file(self)
+    if dataset is not None:
+      kept.append(dataset)
+    unverified += [
+      f"{os.fspath(file)}, beside which is no {manifests.NAME}"
+      for file in kept
+      if not (file.parent / manifests.NAME).is_file()
+    ]
+    if listed and not self.tokenizer_files:
+      unverified.append(f"{VOCABULARY_DIR}/, which does not lie beside it")
+    return Verified(num_arrays=num_arrays, unverified=tuple(unverified))
 
   @property
   def has_digests(self) -> bool:
@@ -261,6 +302,20 @@ class Checkpoint:
           f"the one configured has {wanted!r}: give --gin.T5Config.{name}="
           f"'{said!r}', or another checkpoint."
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verified:
+  """What `Checkpoint.verify` has compared.
+
+  Attributes:
+    num_arrays: number of arrays that are what was saved.
+    unverified: what could not be compared: files that nobody listed and nobody
+      reads, or parts for which an earlier release saved no digests.
+  """
+
+  num_arrays: int
+  unverified: tuple[str, ...]
 
 
 def _written(directory: epath.Path) -> Iterator[tuple[object, ...]]:
@@ -314,7 +369,7 @@ def open_checkpoint(
   kind = _kind_in(directory)
   opener = {"ours": _open_ours, "t5x": _open_t5x, "huggingface": _open_folder}
   if not verify:
-    logging.warning("%s is not compared with its digests, as asked", given)
+    logging.warning("%s is not verified, as asked", given)
   opened = opener[kind](given, directory, verify)
   return dataclasses.replace(opened, verifies=verify)
 
@@ -333,7 +388,7 @@ def dataset_file(checkpoint: Checkpoint) -> epath.Path | None:
   for place in places:
     if (place / DATASET).is_file():
       if checkpoint.verifies:
-        manifests.check_file(place / DATASET)
+        manifests.check_names(place, [DATASET])
       return place / DATASET
   return None
 
@@ -360,10 +415,10 @@ def _kind_in(directory: epath.Path) -> Kind:
       "run's model_dir, its checkpoints directory or one of the steps in it, a "
       "Hugging Face folder, or a T5X checkpoint directory."
     )
-  if (directory / t5x.INDEX).is_file():
-    return "t5x"
-  if any((directory / name).is_file() for name in _OF_HUGGING_FACE):
-    return "huggingface"
+  for name in (t5x.INDEX, *_OF_HUGGING_FACE):
+    if (directory / name).is_file():
+      _check_no_run(directory, name)
+      return "t5x" if name == t5x.INDEX else "huggingface"
   if _is_t5x(directory):
     return "t5x"
   # T5X's model_dir may be called "checkpoints" or 2024, as ours are.
@@ -376,6 +431,25 @@ def _kind_in(directory: epath.Path) -> Kind:
     "nor a Hugging Face config.json, nor a T5X checkpoint (a file called "
     f"'checkpoint', or a 'state' that Orbax wrote){_folders_in(directory)}."
   )
+
+
+def _check_no_run(directory: epath.Path, name: str) -> None:
+  """Checks that the folder of another kind of checkpoint is not also a run's.
+
+  Raises:
+    UserError: it has steps of a run as well.
+  """
+  steps = directory / "checkpoints"
+  if steps.is_dir() and any(
+    (step / item).is_dir()
+    for step in steps.iterdir()
+    if step.name.isdecimal()
+    for item in manager.ITEMS
+  ):
+    raise errors.UserError(
+      f"{os.fspath(directory)} holds two checkpoints, a run's and one that"
+      f" {name} describes: give {os.fspath(steps)}, or move {name} away."
+    )
 
 
 def _folders_in(directory: epath.Path) -> str:
@@ -391,8 +465,10 @@ def _folders_in(directory: epath.Path) -> str:
 def _open_ours(path: str, given: epath.Path, verify: bool) -> Checkpoint:
   directory, step = _our_directory(given)
   with manager.CheckpointManager(directory, keep=None) as steps:
-    metadata = steps.metadata(step)
     step = steps.latest_step() if step is None else step
+    if verify:
+      steps.check_files(step, only_small=True)
+    metadata = steps.metadata(step)
     source = steps.stored_params(step)
     digests = {
       name.removeprefix("params/"): digest
@@ -401,16 +477,14 @@ def _open_ours(path: str, given: epath.Path, verify: bool) -> Checkpoint:
     }
   if verify and not digests:
     logging.warning(
-      "%s was saved without digests of its parameters, so that damage to them "
-      "could not be noticed: convert it to have them",
+      "%s is not verified: it was saved without digests of its parameters, so "
+      "that damage to them could not be noticed: convert it to have them",
       os.fspath(directory / str(step)),
     )
   vocabulary_dir = directory.parent / VOCABULARY_DIR
   if verify:
-    manifests.check_listed(
-      vocabulary_dir, metadata.get(ORIGIN, {}).get("vocabulary", {})
-    )
-    if vocabulary_dir.is_dir():
+    if vocabulary_dir.is_dir():  # a step may have been copied without it
+      manifests.check_listed(vocabulary_dir, _listed_vocabulary(metadata))
       manifests.check(vocabulary_dir)
     source = sources.Verified(source, digests)
   return Checkpoint(
@@ -437,8 +511,7 @@ def _open_folder(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
   folder = huggingface.Folder(directory)
   if verify and not is_listed and folder.manifest:
     logging.warning(
-      "%s is not compared with its digests: %s, which it was written with, is "
-      "missing",
+      "%s is not verified: %s, which it was written with, is missing",
       path,
       folder.manifest,
     )
@@ -457,9 +530,16 @@ def _open_folder(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
 
 def _open_t5x(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
   directory = t5x_directory(directory)
-  if verify:  # only our exports have digests
-    manifests.check(directory, only_small=True)
+  is_listed = verify and manifests.check(directory, only_small=True)
   checkpoint = t5x.Checkpoint(directory)
+  if verify and not is_listed:
+    logging.warning(
+      "%s is not verified: %s",
+      path,
+      f"{checkpoint.manifest}, which it was written with, is missing"
+      if checkpoint.manifest
+      else "T5X saves no digests, so that only what cannot be read is noticed",
+    )
   named = _T5X_STEP.match(directory.name)
   return Checkpoint(
     kind="t5x",
@@ -470,6 +550,15 @@ def _open_t5x(path: str, directory: epath.Path, verify: bool) -> Checkpoint:
     metadata={},
     tokenizer_files=(),
     source=checkpoint,
+  )
+
+
+def _listed_vocabulary(
+  metadata: Mapping[str, Any],
+) -> Mapping[str, Mapping[str, Any]]:
+  """Returns the entries (`manifests`) of the vocabulary of a step; or none."""
+  return metadata.get(
+    VOCABULARY_DIR, metadata.get(ORIGIN, {}).get("vocabulary", {})
   )
 
 

@@ -7,7 +7,7 @@ whatever the format and however layers are stacked there.
 import functools
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 import jax
@@ -33,6 +33,9 @@ ZarrDriver = Literal["zarr", "zarr3"]
 # Bounds on sizes in metadata: the largest tensor of T5 11B, all 24 layers of an
 # MLP, has 6.4 GiB in float32.
 _MAX_ARRAY_BYTES = 64 << 30
+_PART_BYTES = 2**28
+"""Of an array that is only compared: what is read at once, in whole chunks."""
+
 MAX_LAYERS = 1000
 """Of a stack: bounds what metadata may ask for."""
 
@@ -229,6 +232,46 @@ class VerifiedLeaf:
       digest.add(0, value)
       _compare(digest, self._digest, self._name)
     return value
+
+
+def compare(
+  array: tensorstore.TensorStore, name: str, saved: str | None
+) -> int:
+  """Reads a stored array in parts and compares it with its digest.
+
+  Args:
+    array: the array.
+    name: its name, for messages.
+    saved: its digest, from `damage.fingerprint`; None to read it only.
+
+  Returns:
+    Its size in bytes.
+
+  Raises:
+    DamagedError: it is not what was saved.
+  """
+  digest = damage.Digest(array.dtype.numpy_dtype)
+  first = 0
+  for part in _in_parts(array) if array.rank else [array]:
+    value = part.read().result()
+    digest.add(first, value)
+    first += value.size
+  if saved is not None:
+    _compare(digest, saved, name)
+  return first * array.dtype.numpy_dtype.itemsize
+
+
+def _in_parts(
+  array: tensorstore.TensorStore,
+) -> Iterator[tensorstore.TensorStore]:
+  """Yields consecutive rows of an array, whole chunks of bounded size."""
+  rows = array.chunk_layout.read_chunk.shape[0]
+  row_bytes = max(
+    1, array.dtype.numpy_dtype.itemsize * math.prod(array.shape[1:])
+  )
+  rows *= max(1, _PART_BYTES // (rows * row_bytes))
+  for begin in range(0, array.shape[0], rows):
+    yield array[begin : min(begin + rows, array.shape[0])]
 
 
 def _compare(digest: damage.Digest, saved: str, name: str) -> None:

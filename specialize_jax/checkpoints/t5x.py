@@ -31,7 +31,12 @@ import tensorstore
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import adafactor_moments, damage, sources
+from specialize_jax.checkpoints import (
+  adafactor_moments,
+  damage,
+  manifests,
+  sources,
+)
 from specialize_jax.files import reading
 from specialize_jax.t5 import config as t5_config
 
@@ -152,6 +157,14 @@ class Checkpoint:
         "per_stack" if table == sources.table_name("encoder") else "per_layer"
       ),
       relative_attention_num_buckets=num_buckets,
+    )
+
+  @property
+  def manifest(self) -> str:
+    """The name of the manifest that it was written with; "" if none."""
+    custom = _orbax_metadata(self._place).get("custom_metadata")
+    return (
+      custom.get(manifests.LISTED_IN, "") if isinstance(custom, dict) else ""
     )
 
   @functools.cached_property
@@ -507,12 +520,20 @@ def _open(
 
 def _driver(place: epath.Path) -> sources.ZarrDriver:
   """Returns the array format, according to Orbax's metadata."""
+  return "zarr3" if _orbax_metadata(place).get("use_zarr3") else "zarr"
+
+
+def _orbax_metadata(place: epath.Path) -> Mapping[str, Any]:
+  """Returns Orbax's metadata of the arrays.
+
+  It is empty for a legacy checkpoint and an early Orbax. Torn metadata were
+  refused when the tree was read.
+  """
   try:
     metadata = reading.read_json_description(place / _METADATA)
   except (FileNotFoundError, ValueError):
-    # Legacy, or an early Orbax; reading the tree has refused what is torn.
-    return "zarr"
-  return "zarr3" if metadata.get("use_zarr3") else "zarr"
+    return {}
+  return metadata if isinstance(metadata, dict) else {}
 
 
 def _check_dtype(place: epath.Path, name: str, leaf: Any) -> None:

@@ -27,6 +27,7 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import (
   adafactor_moments,
   damage,
+  manifests,
   name_table,
   sources,
   streaming,
@@ -182,7 +183,10 @@ def write(
       options=ocp.CheckpointManagerOptions(step_prefix="checkpoint"),
     ) as manager,
   ):
-    manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
+    saved = ocp.args.PyTreeSave(
+      tree, custom_metadata={manifests.LISTED_IN: manifests.NAME}
+    )
+    manager.save(step, args=ocp.args.Composite(state=saved))
   return path
 
 

@@ -46,10 +46,6 @@ _DTYPES = {
 
 _TORCH_SUFFIX = ".bin"
 
-_LISTED_IN = "listed_in"
-"""Key in the metadata of our safetensors: the name of the folder's manifest. It
-is lost, as the manifest is, when another program saves the model."""
-
 
 class TensorFiles:
   """All tensors of a folder, by their name in the files."""
@@ -91,7 +87,7 @@ class TensorFiles:
     for path in set(self._files.values()):
       if path.suffix != _TORCH_SUFFIX:
         with _opened(path) as file:
-          return file.metadata().get(_LISTED_IN, "")
+          return file.metadata().get(manifests.LISTED_IN, "")
     return ""
 
   def read(self, name: str) -> np.ndarray:
@@ -212,7 +208,7 @@ def write(
   """
   name_of_dtype = {value: key for key, value in _DTYPES.items()}[dtype]
   header: dict[str, Any] = {
-    "__metadata__": {"format": "pt", _LISTED_IN: manifests.NAME}
+    "__metadata__": {"format": "pt", manifests.LISTED_IN: manifests.NAME}
   }
   end = 0
   for name, shape in shapes.items():

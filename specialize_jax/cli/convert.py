@@ -62,8 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--verify",
     action="store_true",
-    help="write nothing: compare --checkpoint, ours or a folder that this"
-    " command wrote, with the digests saved with it",
+    help="write nothing: read all of --checkpoint, ours or a folder that this"
+    " command wrote, and compare it with the digests saved with it; what cannot"
+    " be compared is named",
   )
   parser.add_argument(
     "--no_verify",
@@ -149,7 +150,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.checkpoint, verify=not flags.no_verify
   )
   if flags.verify:
-    print(f"{flags.checkpoint}: {checkpoint.verify():,} tensors are as saved")
+    with progress.Progress(None, "arrays", title="verifying") as bar:
+      verified = checkpoint.verify(on_array=_counting(bar))
+    print(
+      f"{flags.checkpoint}: {verified.num_arrays:,} arrays and all files are as"
+      " saved"
+      + "".join(f"\nnot verified: {what}" for what in verified.unverified)
+    )
     return 0
   to = flags.to or ("huggingface" if checkpoint.kind == "ours" else "ours")
   if to == "huggingface":

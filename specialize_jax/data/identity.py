@@ -17,6 +17,9 @@ from specialize_jax.data import example_stream, sources, teacher_source
 
 _DIGITS = 16  # hexadecimal digits of a fingerprint
 _CHUNK_BYTES = 1 << 22
+_SAMPLE_BYTES = 1 << 20
+_MAX_WHOLE_BYTES = 1 << 30
+"""Of files that are not ours: a corpus would take hours to read as a whole."""
 
 
 def of_mixture(
@@ -30,8 +33,9 @@ def of_mixture(
 
   Returns:
     Under "data of TASK", a hash of the task's rows, or, for a source that is
-    not a `TableSource`, its number of examples. Under "prompts of TASK", a hash
-    of its wording and demonstrations. Under "rate of TASK", its rate in a
+    not a `TableSource`, its number of examples. Under "files of TASK", a hash
+    of the files of such a source, if it has any. Under "prompts of TASK", a
+    hash of its wording and demonstrations. Under "rate of TASK", its rate in a
     mixture. Under "vocabulary of FEATURE", a hash of the vocabulary's model.
 
   Raises:
@@ -41,6 +45,9 @@ def of_mixture(
   found = {}
   for task in seqio.get_subtasks(provider):
     found[f"data of {task.name}"] = _of_source(task.source, split)
+    files = _files(task.source, split)
+    if files:
+      found[f"files of {task.name}"] = _hash_of_samples(files)
     found[f"prompts of {task.name}"] = _of_prompts(task)
     if isinstance(provider, seqio.Mixture):
       found[f"rate of {task.name}"] = f"{float(provider.get_rate(task)):g}"
@@ -59,6 +66,32 @@ def _of_source(source: seqio.DataSource, split: str) -> str:
     return _hash(_serialized(source.columns(split)))
   number = source.num_input_examples(split)
   return "unknown" if number is None else f"{number:,} examples"
+
+
+def _files(source: seqio.DataSource, split: str) -> list[epath.Path]:
+  """Returns the files of a source of seqio's own; none of other sources."""
+  if isinstance(source, seqio.FileDataSource | seqio.TfdsDataSource):
+    return [epath.Path(name) for name in source.list_shards(split)]
+  return []
+
+
+def _hash_of_samples(files: Iterable[epath.Path]) -> str:
+  """Returns a hash of files, whatever their directory.
+
+  Of files that have more than a GiB together it is of the sizes, and of the
+  first and the last MiB of each.
+  """
+  sizes = [(file, file.stat().length) for file in files]
+  if sum(size for _, size in sizes) <= _MAX_WHOLE_BYTES:
+    return _hash_of_files(file for file, _ in sizes)
+  digest = hashlib.sha256()
+  for file, size in sizes:
+    digest.update(b"%d " % size)
+    with file.open("rb") as stream:
+      digest.update(stream.read(_SAMPLE_BYTES))
+      stream.seek(max(0, size - _SAMPLE_BYTES))
+      digest.update(stream.read(_SAMPLE_BYTES))
+  return digest.hexdigest()[:_DIGITS]
 
 
 def _of_prompts(task: seqio.Task) -> str:

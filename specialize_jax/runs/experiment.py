@@ -15,7 +15,7 @@ from etils import epath
 import specialize_jax
 from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
-from specialize_jax.checkpoints import opening, tokenizers
+from specialize_jax.checkpoints import manifests, opening, tokenizers
 from specialize_jax.data import example_stream, identity, pipeline, task_parts
 from specialize_jax.evaluation import evaluator
 from specialize_jax.files import locks, writing
@@ -35,6 +35,8 @@ from specialize_jax.training import (
   step,
 )
 from specialize_jax.training import narrator as narrators
+
+_SAME_FILES = "give every host the same files (--data_dir, --tfds_data_dir)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,11 +254,7 @@ def _train(
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
   iterator = batches(experiment, placed)
   data = identity.of_mixture(experiment.mixture_or_task_name)
-  processes.agree(
-    data,
-    "give every host the same files (--data_dir, --tfds_data_dir)",
-  )
-  settings = resuming.settings(experiment, data, files.get(keeping.DATASET))
+  processes.agree(data, _SAME_FILES)
   # Before the first device computation, so that wrong names and splits fail
   # early.
   predictions_dir = os.path.join(experiment.model_dir, "predictions")
@@ -264,6 +262,11 @@ def _train(
     evaluation.evaluator(model, predictions_dir)
     for evaluation in experiment.evaluations
   ] + [one.evaluator(model, placed) for one in experiment.held_out_losses]
+  evaluated = _evaluated_data(experiment)
+  processes.agree(evaluated, _SAME_FILES)
+  settings = resuming.settings(
+    experiment, data, files.get(keeping.DATASET), evaluated
+  )
   train_step = step.make_train_step(
     model,
     optimizer_,
@@ -339,6 +342,21 @@ def _train(
       ),
     )
     return train_state
+
+
+def _evaluated_data(experiment: Experiment) -> dict[str, str]:
+  """Returns hashes of the data and prompts that a run is evaluated on."""
+  hashes = [("", one.data_identity()) for one in experiment.evaluations] + [
+    ("held-out ", identity.of_mixture(one.mixture_or_task_name, one.split))
+    for one in experiment.held_out_losses
+  ]
+  # Rates and vocabularies are those of the training data, or unused.
+  return {
+    f"{kind}{name}": value
+    for kind, found in hashes
+    for name, value in found.items()
+    if name.startswith(("data of ", "files of ", "prompts of "))
+  }
 
 
 def facts(
@@ -562,10 +580,19 @@ def _metadata(
   experiment: Experiment, config_text: str, settings: Mapping[str, object]
 ) -> dict[str, object]:
   """Returns the metadata saved with a checkpoint."""
+  vocabulary = keeping.vocabulary_files(experiment.mixture_or_task_name)
   return {
     "settings": settings,
     "num_steps": experiment.loop.num_steps,
     "model": dataclasses.asdict(experiment.model),
+    # The other file is of our making: another release may write it otherwise.
+    opening.VOCABULARY_DIR: manifests.entries_of(
+      {
+        name: content
+        for name, content in vocabulary.items()
+        if name == tokenizers.SENTENCEPIECE
+      }
+    ),
     "config": config_text,
     "version": specialize_jax.__version__,
     "revision": revision.find(),

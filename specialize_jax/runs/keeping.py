@@ -47,11 +47,11 @@ def keep(
     files: contents of further files by name.
   """
   model_dir = epath.Path(model_dir)
-  vocabulary = _vocabulary_of(mixture_or_task_name)
-  if vocabulary is not None:
-    for name, content in vocabulary.files.items():
-      _write(model_dir / opening.VOCABULARY_DIR / name, content)
-    manifests.write(model_dir / opening.VOCABULARY_DIR, vocabulary.files)
+  vocabulary = vocabulary_files(mixture_or_task_name)
+  for name, content in vocabulary.items():
+    _write(model_dir / opening.VOCABULARY_DIR / name, content)
+  if vocabulary:
+    manifests.write(model_dir / opening.VOCABULARY_DIR, vocabulary)
   if config_text:
     _write(model_dir / CONFIG, config_text.encode())
   for name, content in files.items():
@@ -76,15 +76,18 @@ def versions() -> dict[str, str | None]:
   return found
 
 
-def _vocabulary_of(name: str) -> tokenizers.Vocabulary | None:
-  """Returns the tokenizer of a mixture; None if it is not SentencePiece's."""
-  features = seqio.get_mixture_or_task(name).output_features
+def vocabulary_files(mixture_or_task_name: str) -> Mapping[str, bytes]:
+  """Returns the contents of the files of a mixture's tokenizer by name.
+
+  It is empty if the tokenizer is not SentencePiece's.
+  """
+  features = seqio.get_mixture_or_task(mixture_or_task_name).output_features
   vocabulary = features["targets"].vocabulary
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
-    return None
+    return {}
   return tokenizers.from_sentencepiece(
     vocabulary.sentencepiece_model_file, extra_ids=vocabulary.extra_ids or 0
-  )
+  ).files
 
 
 def _write(path: epath.Path, content: bytes) -> None:

@@ -75,13 +75,16 @@ _CONFIGURATIONS = {
   "model": t5_config.T5Config,
   "optimizer": optimizer.OptimizerConfig,
 }
+_EVALUATED = "evaluated."
 # Settings that releases after the first have added to checkpoints.
 _SAVED_SINCE = (
   "hosts",
   "devices",
   "dataset_file",
+  "data.files of ",
   "data.prompts of ",
   "data.rate of ",
+  _EVALUATED,
 )
 
 
@@ -89,6 +92,7 @@ def settings(
   experiment: object,
   data: Mapping[str, str],
   dataset_file: bytes | None = None,
+  evaluated: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
   """Returns a run's settings by dotted names, JSON-serializable.
 
@@ -96,6 +100,7 @@ def settings(
     experiment: the frozen dataclass of a run.
     data: from `data.identity.of_mixture`.
     dataset_file: the content of the dataset file; None for none.
+    evaluated: from the same, of the splits that are evaluated.
 
   Example:
     {"batch_size": 128, "optimizer.learning_rate": 0.001, ...}
@@ -107,7 +112,9 @@ def settings(
   found["dataset_file"] = (
     dataset_file and hashlib.sha256(dataset_file).hexdigest()[:16]
   )
-  return {**found, **{f"data.{name}": value for name, value in data.items()}}
+  for prefix, hashes in (("data.", data), (_EVALUATED, evaluated or {})):
+    found |= {f"{prefix}{name}": value for name, value in hashes.items()}
+  return found
 
 
 def check(
@@ -123,13 +130,14 @@ def check(
   Raises:
     UserError: such a setting differs; the message has both values.
   """
-  for name, (then, here) in differences(_saved(manager), now).items():
+  step, then = _saved(manager)
+  for name, (before, here) in differences(then, now).items():
     way_out = _way_out(name)
     if way_out is not None:
       raise errors.UserError(
         f"{written(name)}={here} cannot continue this run, whose checkpoint"
-        f" (step {manager.latest_step()}) was saved with {then}: give the same"
-        f" value, or {way_out}"
+        f" (step {step}) was saved with {before}: give the same value, or"
+        f" {way_out}"
       )
 
 
@@ -184,6 +192,8 @@ def differences(
     name: (_shown(then, name), _shown(now, name))
     for name in sorted({*then, *now})
     if then.get(name) != now.get(name)
+    # The tasks are a setting of their own.
+    and not (name.startswith(_EVALUATED) and not {name} <= {*then} & {*now})
   }
 
 
@@ -213,13 +223,20 @@ def written(name: str) -> str:
   return _WRITTEN.get(name) or f"{_WRITTEN.get(first, first)}{dot}{rest}"
 
 
-def _saved(manager: managers.CheckpointManager) -> Mapping | None:
-  """Returns the newest checkpoint's settings, if they can be read."""
-  try:
-    step = manager.latest_step()
-    return None if step is None else manager.metadata(step).get("settings")
-  except errors.UserError:
-    return None  # damaged: the run skips it with a warning
+def _saved(
+  manager: managers.CheckpointManager,
+) -> tuple[int | None, Mapping | None]:
+  """Returns the newest step whose metadata can be read, and its settings.
+
+  The metadata of a later one are damaged, and the run passes it over with a
+  warning; its settings were the same, or were refused.
+  """
+  for step in reversed(manager.all_steps()):
+    try:
+      return step, manager.metadata(step).get("settings")
+    except errors.UserError:
+      continue
+  return None, None
 
 
 def _way_out(name: str) -> str | None:

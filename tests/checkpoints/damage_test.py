@@ -274,3 +274,25 @@ def test_a_step_whose_own_account_is_nonsense_is_passed_over(tmp_path):
   with manager.CheckpointManager(directory) as saver:
     assert saver.restore_newest(abstract).step == 1
   assert (directory / "damaged_2").is_dir()
+
+
+@pytest.mark.parametrize(
+  "content", ["", '{"score', "[1]", '{"score": "high"}', '{"score": 0.9}']
+)
+def test_a_step_whose_score_was_altered_is_passed_over(tmp_path, content):
+  abstract = {"a": jax.ShapeDtypeStruct((2,), np.float32)}
+  directory = tmp_path / "checkpoints"
+  with manager.CheckpointManager(directory, keep_best=1) as saver:
+    for step in (1, 2):
+      state = {"a": np.full(2, step, np.float32)}
+      saver.save(step, state, b"", {}, score=0.1 * step)
+  (directory / "2" / "metrics" / "metrics").write_text(content)
+  if not content.endswith(("}", "]")):  # Orbax cannot list the steps
+    with (
+      manager.CheckpointManager(directory, keep_best=1) as reader,
+      pytest.raises(errors.UserError, match="2 is damaged .its metrics/metric"),
+    ):
+      reader.all_steps()
+  with manager.CheckpointManager(directory, keep_best=1) as saver:
+    assert saver.restore_newest(abstract).step == 1
+  assert (directory / "damaged_2").is_dir()

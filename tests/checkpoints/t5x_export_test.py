@@ -15,6 +15,7 @@ from specialize_jax.checkpoints import (
   adafactor_moments,
   conversion,
   manager,
+  manifests,
   name_table,
   opening,
 )
@@ -140,7 +141,7 @@ def test_what_lies_there_already_is_left_alone(tmp_path, monkeypatch):
 def test_an_export_is_compared_with_its_manifest(tmp_path):
   theirs = exported(saved(tmp_path), tmp_path, "listed")
   num_tensors = len(name_table.tensors(theirs.config))
-  assert theirs.verify() == num_tensors
+  assert theirs.verify().num_arrays == num_tensors
   whole = tmp_path / "t5x/checkpoint_2"
   files = [f for f in whole.rglob("*") if f.is_file() and f.stat().st_size]
   largest = max(files, key=lambda file: file.stat().st_size)
@@ -164,3 +165,31 @@ def test_an_export_is_compared_with_its_manifest(tmp_path):
     opening.open_checkpoint(tmp_path / "copy")
   unchecked = opening.open_checkpoint(tmp_path / "copy", verify=False)
   assert unchecked.config == theirs.config
+  (tmp_path / "copy/state/one_more").unlink()
+  (tmp_path / "copy/state/.nfs0001").write_text("removed while it was open")
+  assert opening.open_checkpoint(tmp_path / "copy").verify().unverified == (
+    "notes.txt",
+  )
+
+
+def test_one_without_digests_is_read_with_a_notice(tmp_path, caplog):
+  """An export whose manifest is lost, and a checkpoint of T5X itself."""
+  exported(saved(tmp_path), tmp_path, "listed")
+  (tmp_path / "t5x/checkpoint_2" / manifests.NAME).unlink()
+  theirs = tiny_checkpoints.write_t5x(
+    tmp_path / "theirs/checkpoint_2", tiny_checkpoints.random_tensors(CONFIG)
+  )
+  for path, reason in (
+    (tmp_path / "t5x", "which it was written with, is missing"),
+    (theirs, "T5X saves no digests"),
+  ):
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+      opened = opening.open_checkpoint(path)
+    assert f"{path} is not verified: " in caplog.text
+    assert reason in caplog.text
+    with pytest.raises(errors.UserError, match="has no digests to compare"):
+      opened.verify()
+    caplog.clear()
+    opening.open_checkpoint(path, verify=False)
+    assert reason not in caplog.text

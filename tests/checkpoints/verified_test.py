@@ -1,9 +1,12 @@
 """Whoever reads a checkpoint of ours reads what was saved, or is told."""
 
 import dataclasses
+import functools
 import itertools
 import json
+import pathlib
 import shutil
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +94,19 @@ def _one_of_each(path):
     yield from there if there and path == there[0].parent else there[:3]
 
 
+def _write_digests(stored, content):
+  """Writes the digests of a step as a release that saved no manifest did."""
+  stored.write_text(
+    json.dumps({k: v for k, v in content.items() if k != "manifest"})
+  )
+  (stored.parents[1] / manifests.NAME).unlink(missing_ok=True)
+
+
+def _drop_manifest(step):
+  stored = step / "fingerprint" / "metadata"
+  _write_digests(stored, json.loads(stored.read_text()))
+
+
 def _files(path):
   return sorted(p for p in path.rglob("*") if p.is_file())
 
@@ -126,6 +142,8 @@ def test_files_that_changed_places_are_noticed(exported, ours, tmp_path):
   def swapped(kind, one, other):
     copy = tmp_path / f"{one.name}_{other.name}"
     shutil.copytree(kind, copy)
+    if kind == ours:  # by the digests of arrays, as where files are large
+      _drop_manifest(copy / "checkpoints" / "0")
     one, other = (copy / f.relative_to(kind) for f in (one, other))
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
@@ -166,6 +184,165 @@ def test_a_file_that_was_added_is_noticed(exported, tmp_path, name):
     _read(copy)
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run with the steps 3 and 6, and the state of an optimizer in each."""
+  path = tmp_path_factory.mktemp("run") / "model_dir"
+  config = tiny_checkpoints.config("t5_1_1", param_dtype="float32")
+  tensors = tiny_checkpoints.random_tensors(config)
+  params = name_table.assemble(config, tiny_checkpoints.source_of(tensors))
+  metadata = {"model": dataclasses.asdict(config)}
+  with manager.CheckpointManager(path / "checkpoints", keep_best=1) as writer:
+    for step in (3, 6):
+      state = {
+        "step": jnp.int32(step),
+        "params": jax.tree.map(functools.partial(jnp.add, step), params),
+        "opt_state": jax.tree.map(jnp.square, params),
+      }
+      writer.save(step, state, b"at %d" % step, metadata, score=step / 10)
+  return path
+
+
+@pytest.fixture(scope="module")
+def copied(run, tmp_path_factory):
+  """A copy of it, and a function that undoes what was done to one file."""
+  copy = tmp_path_factory.mktemp("copied") / "model_dir"
+  shutil.copytree(run, copy)
+
+  def mend(file):
+    shutil.copyfile(run / file.relative_to(copy), file)
+
+  return copy, mend
+
+
+def _flip_one_bit(path):
+  """Flips one bit, at a place that the file's name decides."""
+  content = bytearray(path.read_bytes())
+  content[zlib.crc32(path.name.encode()) % len(content)] ^= 4
+  path.write_bytes(bytes(content))
+
+
+def _exchange(path):
+  """Replaces a file by the one of its place in the other step."""
+  (other,) = {3, 6} - {int(part) for part in path.parts if part.isdecimal()}
+  place = [str(other) if part in ("3", "6") else part for part in path.parts]
+  other = pathlib.Path(*place)
+  if not other.is_file():  # a data file, named by chance
+    other = max(other.parent.iterdir(), key=lambda file: file.stat().st_size)
+  if other.read_bytes() == path.read_bytes():
+    pytest.skip("both steps have the same")
+  shutil.copyfile(other, path)
+
+
+_OF_A_STEP = [
+  "_CHECKPOINT_METADATA",
+  "specialize_manifest.json",
+  "fingerprint/metadata",
+  "iterator/metadata",
+  "iterator/commit_success.txt",
+  "metadata/metadata",
+  "metrics/metrics",
+  "state/_METADATA",
+  "state/_sharding",
+  "state/array_metadatas/process_0",
+  "state/d/*",
+  "state/manifest.ocdbt",
+  "state/ocdbt.process_0/d/*",
+  "state/ocdbt.process_0/manifest.ocdbt",
+]
+
+
+def test_these_are_the_files_of_a_step(run):
+  step = run / "checkpoints" / "6"
+  known = {file for name in _OF_A_STEP for file in step.glob(name)}
+  marks = {file for file in _files(step) if file.name == "commit_success.txt"}
+  assert {*_files(step)} == known | marks
+
+
+@pytest.mark.parametrize("harm", [_flip_one_bit, _truncate, _remove, _exchange])
+@pytest.mark.parametrize("name", _OF_A_STEP)
+def test_verify_notices_any_file_of_a_step(copied, name, harm):
+  copy, mend = copied
+  for file in sorted((copy / "checkpoints" / "6").glob(name)):
+    harm(file)
+    try:
+      with pytest.raises(errors.UserError, match="checkpoints/6"):
+        opening.open_checkpoint(copy).verify()
+    finally:
+      mend(file)
+  if harm is _flip_one_bit:  # all is mended
+    assert opening.open_checkpoint(copy).verify().unverified == ()
+
+
+def test_verify_notices_files_of_another_step_beside_those_of_a_step(copied):
+  copy, _ = copied
+  steps = copy / "checkpoints"
+  (older,) = (steps / "3/state/d").iterdir()
+  for name in (
+    f"state/d/{older.name}",
+    "state/checkpoint",
+    "default/_METADATA",
+  ):
+    added = steps / "6" / name
+    added.parent.mkdir(exist_ok=True)
+    shutil.copyfile(older, added)
+    with pytest.raises(errors.UserError, match=f"6/{name} is not among the"):
+      opening.open_checkpoint(copy).verify()
+    added.unlink()
+  for name in (".lock", ".selection", "state/.nfs001", "state/d/.DS_Store"):
+    (steps / "6" / name).write_text("held")
+  (steps / "6" / "notes.txt").write_text("the best one")
+  assert opening.open_checkpoint(copy).verify().unverified == ("notes.txt",)
+  (steps / "6" / "notes.txt").unlink()
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoint"])
+def test_a_run_is_not_taken_for_what_was_added_to_its_folder(copied, name):
+  copy, _ = copied
+  (copy / name).write_text("{}")
+  with pytest.raises(errors.UserError, match=f"two checkpoints, .* {name} des"):
+    opening.open_checkpoint(copy)
+  assert opening.open_checkpoint(copy / "checkpoints").kind == "ours"
+  (copy / name).unlink()
+
+
+def test_the_optimizer_is_verified_by_its_digests_alone(run, tmp_path):
+  """In a step of an earlier release, and in large files of a later one."""
+  copy = tmp_path / "run"
+  shutil.copytree(run, copy)
+  stored = copy / "checkpoints" / "6" / "fingerprint" / "metadata"
+  content = json.loads(stored.read_text())
+  _write_digests(stored, content)
+  verified = opening.open_checkpoint(copy).verify()
+  assert verified.num_arrays == len(content["state"])
+  (reason,) = verified.unverified
+  assert "the descriptions of the arrays, since the release" in reason
+  name = "opt_state/decoder/decoder_norm/scale"
+  for digest in ({name: "float32:1:1"}, {f"{name}s": content["state"][name]}):
+    others = {k: v for k, v in content["state"].items() if k != name}
+    _write_digests(stored, content | {"state": others | digest})
+    with pytest.raises(errors.UserError, match=f"6 is damaged .*{name}"):
+      opening.open_checkpoint(copy).verify()
+
+
+def test_a_manifest_reads_again_no_more_than_it_may(tmp_path):
+  for size in (3, 10, 20):
+    (tmp_path / f"{size}").write_bytes(b"x" * size)
+  listed = manifests.entries(tmp_path, max_bytes=13)
+  assert {
+    name: entry.get("crc32") is None for name, entry in listed.items()
+  } == {
+    "3": False,
+    "10": False,
+    "20": True,
+  }
+  manifests.write_entries(tmp_path, listed)
+  assert manifests.check(tmp_path)
+  (tmp_path / "20").write_bytes(b"x" * 21)
+  with pytest.raises(errors.UserError, match="21 bytes instead of 20"):
+    manifests.check(tmp_path)
+
+
 def _alter_chunks(path):
   """Flips bytes in every data file of a step, as a bad disk would."""
   for file in _files(path):
@@ -174,8 +351,10 @@ def _alter_chunks(path):
 
 
 def test_every_reader_of_ours_notices(ours, tmp_path):
+  """By the digests of arrays, as where files are large."""
   copy = tmp_path / "run"
   shutil.copytree(ours, copy)
+  _drop_manifest(copy / "checkpoints" / "0")
   _restored(copy)
   _alter_chunks(copy)
   message = "run/checkpoints/0 is damaged"
@@ -200,7 +379,7 @@ def test_a_step_under_another_steps_name_is_refused(ours, tmp_path):
   stored = steps / "600" / "fingerprint" / "metadata"
   content = json.loads(stored.read_text())
   del content["step"]  # as releases saved it that had none
-  stored.write_text(json.dumps(content))
+  _write_digests(stored, content)
   _restored(copy)
 
 
@@ -218,7 +397,7 @@ def test_what_a_run_saved_is_verified_in_every_dtype(tmp_path):
   dtype, words, placed = content["state"][name].split(":")
   for digest in (f"{dtype}:{words}:{int(placed) ^ 1}", f"{dtype}:1"):
     content["state"][name] = digest
-    stored.write_text(json.dumps(content))
+    _write_digests(stored, content)
     opened = opening.open_checkpoint(tmp_path)
     one = placement.Placement(
       mesh=mesh.make_mesh(data=1, devices=jax.devices()[:1])
@@ -229,8 +408,9 @@ def test_what_a_run_saved_is_verified_in_every_dtype(tmp_path):
         opened.params(one, wanted)
   # As releases saved it that had the first sum alone.
   content["state"][name] = f"{dtype}:{words}"
-  stored.write_text(json.dumps(content))
-  assert opening.open_checkpoint(tmp_path).verify() == len(tensors)
+  _write_digests(stored, content)
+  verified = opening.open_checkpoint(tmp_path).verify()
+  assert verified.num_arrays == len(jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("harm", [_flip, _truncate, _remove])
@@ -246,6 +426,21 @@ def test_the_vocabulary_that_a_run_keeps_is_verified(
     opening.open_checkpoint(copy)
   kept = opening.open_checkpoint(copy, verify=False).tokenizer_files
   assert len(kept) == (1 if harm is _remove else 2)
+
+
+def test_a_step_knows_its_vocabulary_and_may_lie_without_it(
+  trained_run, tmp_path
+):
+  copy = tmp_path / "run"
+  shutil.copytree(trained_run[0].model_dir, copy)
+  assert opening.open_checkpoint(copy).verify().unverified == ()
+  (copy / "vocabulary" / manifests.NAME).unlink()
+  _flip(copy / "vocabulary" / "spiece.model")
+  with pytest.raises(errors.UserError, match=r"spiece\.model is damaged"):
+    opening.open_checkpoint(copy)
+  shutil.rmtree(copy / "vocabulary")
+  (unverified,) = opening.open_checkpoint(copy).verify().unverified
+  assert unverified == "vocabulary/, which does not lie beside it"
 
 
 def test_the_dataset_file_that_a_run_keeps_is_verified(
@@ -322,14 +517,14 @@ def test_moments_that_are_handed_over_are_verified(tmp_path):
   content = json.loads(stored.read_text())
   for name in (f"opt_state/0/v/{tensor}", "opt_state/0/count"):
     altered = content["state"] | {name: "float32:1:1"}
-    stored.write_text(json.dumps(content | {"state": altered}))
+    _write_digests(stored, content | {"state": altered})
     opened = opening.open_checkpoint(tmp_path)
     with pytest.raises(errors.UserError, match=f"3 is damaged .*{name}"):
       opened.moments().second_moment(tensor)
     unchecked = opening.open_checkpoint(tmp_path, verify=False).moments()
     assert unchecked.count == 7
   altered = content["state"] | {"opt_state/0/v/lost": "float32:1:1"}
-  stored.write_text(json.dumps(content | {"state": altered}))
+  _write_digests(stored, content | {"state": altered})
   with pytest.raises(errors.UserError, match="no opt_state/0/v/lost any more"):
     opening.open_checkpoint(tmp_path).moments()
 
@@ -339,7 +534,7 @@ def test_one_without_digests_is_read_with_a_notice(ours, tmp_path, caplog):
   shutil.copytree(ours, copy)
   stored = copy / "checkpoints" / "0" / "fingerprint" / "metadata"
   content = json.loads(stored.read_text())
-  stored.write_text(json.dumps(content | {"state": {}}))
+  _write_digests(stored, content | {"state": {}})
   with caplog.at_level("WARNING"):
     _read(copy)
   assert "was saved without digests of its parameters" in caplog.text
@@ -368,12 +563,12 @@ def test_verification_is_left_out_if_asked_and_said(ours, tmp_path, caplog):
   stored = copy / "checkpoints" / "0" / "fingerprint" / "metadata"
   content = json.loads(stored.read_text())
   content["state"] = dict.fromkeys(content["state"], "float32:1:1")
-  stored.write_text(json.dumps(content))
+  _write_digests(stored, content)
   with pytest.raises(errors.UserError, match="is not the one that was saved"):
     _read(copy)
   with caplog.at_level("WARNING"):
     _read(copy, verify=False)
-  assert "is not compared with its digests, as asked" in caplog.text
+  assert "is not verified, as asked" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 import pytest
 from testdata import several_processes, tiny_demo, tiny_world
 
-from specialize_jax.checkpoints import best, opening
+from specialize_jax.checkpoints import best, manifests, opening
 from specialize_jax.cli import main
 from specialize_jax.data import sources
 from specialize_jax.evaluation import history
@@ -133,7 +133,10 @@ def test_a_step_of_a_later_run_replaces_one_of_its_number(run_dir, tmp_path):
   later = tmp_path / "later"
   shutil.copytree(run_dir / "checkpoints/2", later / "checkpoints/4")
   digests = later / "checkpoints/4/fingerprint/metadata"
-  digests.write_text(json.dumps(json.loads(digests.read_text()) | {"step": 4}))
+  content = json.loads(digests.read_text()) | {"step": 4}
+  del content["manifest"]  # as a release saved it that had none
+  digests.write_text(json.dumps(content))
+  (later / "checkpoints/4" / manifests.NAME).unlink()
   first, second = (
     opening.open_checkpoint(place / "checkpoints/4")
     for place in (run_dir, later)
