@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 _MAX_MARKERS = 20  # counted from the last; more occur only in a loop
 _MAX_SAID = 1000  # the length limit of a marked answer, in characters
-# Of a longer turn as much is read at either end: an answer is at one of them,
+# Of a longer text as much is read at either end: an answer is at one of them,
 # and the patterns below take up to a microsecond a character.
 _MAX_END = 50_000
 
@@ -181,8 +181,7 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   thoughts = list(_THOUGHT.finditer(text))
   if thoughts and text[thoughts[-1].end() :].strip():
     text = text[thoughts[-1].end() :]
-  if len(text) > 2 * _MAX_END:
-    text = f"{text[:_MAX_END]}\n{text[-_MAX_END:]}"
+  text = _ends(text)
   reply = None
   if _BEGINS_WITH_PROMPT.match(text):
     reply = _REPLY.search(text)
@@ -194,6 +193,13 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   return (
     text if first is None else _without_confidence(_until_asked(text, first))
   )
+
+
+def _ends(text: str) -> str:
+  """Returns a text without the middle of what is too long to be read."""
+  if len(text) <= 2 * _MAX_END:
+    return text
+  return f"{text[:_MAX_END]}\n{text[-_MAX_END:]}"
 
 
 def _until_asked(text: str, first: int) -> str:
@@ -223,7 +229,8 @@ def _without_confidence(text: str) -> str:
 
 
 def has_marker(text: str) -> bool:
-  """Returns whether a text has a marker of an answer."""
+  """Returns whether a text has a marker of an answer, at either end."""
+  text = _ends(text)
   return any(marker.search(text) for marker in _MARKERS)
 
 
