@@ -131,14 +131,17 @@ def check(
     UserError: such a setting differs; the message has both values.
   """
   step, then = _saved(manager)
-  for name, (before, here) in differences(then, now).items():
-    way_out = _way_out(name)
-    if way_out is not None:
-      raise errors.UserError(
-        f"{written(name)}={here} cannot continue this run, whose checkpoint"
-        f" (step {step}) was saved with {before}: give the same value, or"
-        f" {way_out}"
-      )
+  changed = differences(then, now)
+  refused = {name: _refusal(name) for name in changed if _refusal(name)}
+  if refused:
+    # Another mixture has other data, too: the first of the list says it best.
+    name = min(refused, key=lambda name: [*_REFUSED].index(refused[name]))
+    before, here = changed[name]
+    raise errors.UserError(
+      f"{written(name)}={here} cannot continue this run, whose checkpoint"
+      f" (step {step}) was saved with {before}: give the same value, or"
+      f" {_REFUSED[refused[name]]}"
+    )
 
 
 def record(
@@ -239,12 +242,13 @@ def _saved(
   return None, None
 
 
-def _way_out(name: str) -> str | None:
+def _refusal(name: str) -> str | None:
+  """Returns the entry of `_REFUSED` that a setting belongs to; None if none."""
   if name in _ALLOWED:
     return None
   parts = name.split(".")
   prefixes = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-  return next((_REFUSED[p] for p in prefixes if p in _REFUSED), None)
+  return next((prefix for prefix in prefixes if prefix in _REFUSED), None)
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:

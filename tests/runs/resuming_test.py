@@ -149,6 +149,14 @@ def test_other_data_under_the_same_name_are_refused(row, saved):
     resuming.check(manager, now)
 
 
+def test_another_mixture_is_named_before_what_comes_with_it(saved):
+  run, manager = saved
+  other = _changed(mixture_or_task_name="mini_sums_v1")(run)
+  now = resuming.settings(other, {"data of mini_sums_v1": "5678"})
+  with pytest.raises(errors.UserError, match='MIXTURE_OR_TASK_NAME="mini_sums'):
+    resuming.check(manager, now)
+
+
 def test_a_damaged_newest_step_does_not_hide_what_the_run_was(saved):
   run, manager = saved
   changed = resuming.settings(_changed(batch_size=16)(run), DATA)
