@@ -31,13 +31,13 @@ _FROM_HERE = (
   "start in another MODEL_DIR, with INITIAL_CHECKPOINT_PATH at this one"
 )
 _REFUSED = {
+  "model": _NEW_RUN,
   "mixture_or_task_name": _FROM_HERE,
   "task_feature_lengths": _FROM_HERE,
   "batch_size": _FROM_HERE,
   "pack": _FROM_HERE,
   "seed": _NEW_RUN,
   "data": _FROM_HERE,
-  "model": _NEW_RUN,
   "optimizer.name": _FROM_HERE,
   "optimizer.first_moment_dtype": _FROM_HERE,
 }
@@ -134,7 +134,8 @@ def check(
   changed = differences(then, now)
   refused = {name: _refusal(name) for name in changed if _refusal(name)}
   if refused:
-    # Another mixture has other data, too: the first of the list says it best.
+    # Another mixture has other data, and another model perhaps other lengths:
+    # the first of the list says it best.
     name = min(refused, key=lambda name: [*_REFUSED].index(refused[name]))
     before, here = changed[name]
     raise errors.UserError(
