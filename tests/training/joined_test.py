@@ -111,6 +111,8 @@ def test_sigterm_to_one_process_stops_all_at_one_step_and_one_process_resumes(
   assert run.wait(120) == [75, 75], run.logs[0].read_text()[-3000:]
   with manager.CheckpointManager(run.model_dir / "checkpoints") as saver:
     (step,) = saver.all_steps()
+    assert saver.check_files(step)  # the files of both processes are listed
+    assert saver.verify(step) > 0
   assert 4 <= step < 12
   assert run.rows()[-1]["step"] == step
   crash_run.main(run.model_dir)
