@@ -200,11 +200,23 @@ _LATEX_SYMBOLS = {
   r"\yen": "$",
   r"\euro": "$",
 }
-_LATEX_SYMBOL = re.compile(
+
+
+def _after(first: str) -> str:
+  """Returns a pattern of what follows a symbol's first character."""
   # A command's name ends before a character that is not a letter.
-  "|".join(
-    re.escape(symbol) + ("(?![A-Za-z])" if symbol[-1].isalpha() else "")
+  return "|".join(
+    re.escape(symbol[1:]) + ("(?![A-Za-z])" if symbol[-1].isalpha() else "")
     for symbol in sorted(_LATEX_SYMBOLS, key=len, reverse=True)
+    if symbol[0] == first
+  )
+
+
+# By first characters: most alternatives fail at the character after it.
+_LATEX_SYMBOL = re.compile(
+  "|".join(
+    rf"{re.escape(first)}(?:{_after(first)})"
+    for first in sorted({symbol[0] for symbol in _LATEX_SYMBOLS})
   )
 )
 _LATEX_GROUP = re.compile(
