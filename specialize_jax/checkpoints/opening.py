@@ -260,14 +260,15 @@ class Checkpoint:
     )
 
   def _verify_ours(self, on_array: Callable[[int], None]) -> "Verified":
-    unverified = manifests.unlisted(self.directory / str(self.step))
+    place = self.directory / str(self.step)
+    unverified = manifests.unlisted(place)
     with manager.CheckpointManager(self.directory, keep=None) as steps:
       num_arrays = steps.verify(self.step, on_array)
-      if not steps.check_files(self.step, only_small=True):
-        unverified.append(
-          "the descriptions of the arrays, since the release that saved them"
-          f" wrote no {manifests.NAME}"
-        )
+    if not (place / manifests.NAME).exists():  # a lost one was refused
+      unverified.append(
+        "the descriptions of the arrays, since the release that saved them"
+        f" wrote no {manifests.NAME}"
+      )
     listed = _listed_vocabulary(self.metadata)
     kept = [file for file in self.tokenizer_files if file.name not in listed]
     dataset = dataset_file(self)
