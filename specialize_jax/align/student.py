@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import sentencepiece
-from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import reading
+from specialize_jax.files import paths, reading
 
 WORD_START = "\u2581"  # how SentencePiece writes a space
 _PROBES = ("a b", "a  b", " a b", "a b ", "a\nb", "a\n\nb", "a\tb")
@@ -100,7 +99,7 @@ class SentencePieceStudent:
     Raises:
       UserError: `path` does not exist or is not a SentencePiece model.
     """
-    file = epath.Path(path)
+    file = paths.to_epath(path)
     if not file.is_file():
       raise errors.UserError(
         f"vocabulary {path} does not exist; give the student's SentencePiece"

@@ -18,11 +18,13 @@ import re
 import socket
 import stat
 import threading
+import typing
 from collections.abc import Mapping
 
-from etils import epath
-
 from specialize_jax import errors
+
+if typing.TYPE_CHECKING:
+  from etils import epath
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/{0,2})")
 # Schemes that are errors also with one slash, as `pathlib` leaves them, or
@@ -198,6 +200,17 @@ def check(name: str, given: str, kind: Kind) -> None:
     _check_local(shown, given, kind)
   except OSError as error:
     raise errors.UserError(f"{shown}: {error.strerror}") from error
+
+
+def to_epath(path: str | os.PathLike[str]) -> "epath.Path":
+  """Returns `path` as an `epath.Path`, local or in a bucket.
+
+  `etils.epath` is imported here and not with the module: it imports asyncio and
+  `unittest.mock`, a fifth of what `import specialize_jax.align` takes.
+  """
+  from etils import epath
+
+  return epath.Path(path)
 
 
 def is_in_bucket(path: str | os.PathLike[str]) -> bool:
@@ -484,7 +497,7 @@ def _found_in_bucket(given: str, bucket: str) -> tuple[bool, bool]:
   Raises:
     FileNotFoundError: there is no such bucket.
   """
-  path = epath.Path(given)
+  path = to_epath(given)
   is_there = path.exists()
   is_dir = path.is_dir()
   if not is_there and not is_dir and not _may_exist(bucket):
@@ -494,7 +507,7 @@ def _found_in_bucket(given: str, bucket: str) -> tuple[bool, bool]:
 
 def _may_exist(bucket: str) -> bool:
   try:
-    return epath.Path(bucket).is_dir()
+    return to_epath(bucket).is_dir()
   except Exception as error:  # naming TensorFlow's classes would import it
     if type(error).__name__ == "PermissionDeniedError":
       return True  # access to objects does not imply access to the bucket

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import orjson
-from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.files import paths, seals
@@ -389,7 +388,7 @@ def _read_at_most(path: Path, max_bytes: int) -> bytes:
         f"{path} has {os.stat(path).st_size:,} bytes: expected a file of at"
         f" most {max_bytes:,} here"
       )
-    return epath.Path(path).read_bytes()
+    return paths.to_epath(path).read_bytes()
   except FileNotFoundError as error:
     raise errors.UserError(
       f"there is no {path}: expected a file to read"
