@@ -11,9 +11,9 @@ _VERSION = re.search(
   (_ROOT / "specialize_jax" / "__init__.py").read_text(encoding="utf-8"),
 ).group(1)
 
-# Lower bounds are the oldest releases that the code was written against: Auto
-# axis types need jax 0.10, and logical axis metadata under jax.set_mesh needs
-# flax 0.12.
+# Lower bounds are the oldest releases that the code was written against, and
+# install together: Auto axis types need jax 0.10, and logical axis metadata
+# under jax.set_mesh needs flax 0.12.
 _REQUIRES = [
   "absl-py>=2.1",
   "etils>=1.9",
@@ -29,6 +29,8 @@ _REQUIRES = [
   "optax>=0.2.6",
   "orbax-checkpoint>=0.11.30",
   "orjson>=3.10",
+  "packaging>=24.2",
+  "protobuf>=7.36.1",  # sentencepiece's model_pb2 demands it
   "pyyaml>=6.0",
   "rapidfuzz>=3.10",
   "regex>=2024.11",  # a dataset's pattern ends after a time
@@ -38,7 +40,7 @@ _REQUIRES = [
   "sentencepiece>=0.2.3",  # encode(..., return_type="proto")
   "tenacity>=9.0",
   "tensorstore>=0.1.75",
-  "tokenizers>=0.21",
+  "tokenizers>=0.22.1",
   "tqdm>=4.66",
 ]
 
@@ -46,10 +48,9 @@ _REQUIRES = [
 # Alignment, losses, the network, checkpoints and decoding do without.
 _TRAIN = [
   "clu>=0.0.12",
-  "protobuf>=5.29",  # its error for a damaged dataset_info.json
   "seqio>=0.0.20",
-  "tensorboard>=2.19",  # clu's writer imports its hparams plugin
-  "tensorflow>=2.19",
+  "tensorboard>=2.20",  # clu's writer imports its hparams plugin
+  "tensorflow>=2.20",  # the first that protobuf 7 does not rule out
   "tensorflow-datasets>=4.9.9",
 ]
 
@@ -64,9 +65,9 @@ _TEST = [
   "pytest>=8.3",
   "pytest-xdist>=3.6",
   "ruff>=0.12",
-  # The parity oracle; its CPU build is enough. On newer Pythons the package
-  # index has its CUDA build only, which crashes in a process with TensorFlow:
-  # there the parity tests are skipped.
+  # The parity oracle; its CPU build is enough. The package index has its CUDA
+  # build, whose triton crashed beside TensorFlow on Python 3.12: there and on
+  # 3.13 the parity tests are skipped.
   "torch==2.13.0; python_version < '3.12'",
   "transformers>=5.0",  # version 5 is the first without Flax classes
   "trustme>=1.2",  # its certificate
@@ -79,7 +80,13 @@ setuptools.setup(
   long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
+  # The extra `train` ends with 3.13: TensorFlow has no wheel for 3.14.
   python_requires=">=3.11",
+  classifiers=[
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+  ],
   # `tasks` and `gin_configs` are links in it to the repository's top level: an
   # installation leaves those names to its users.
   packages=setuptools.find_packages(include=["specialize_jax*"])

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import setuptools
+from packaging import requirements
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Imported only where the user has them, with an error that says so.
@@ -18,16 +19,25 @@ INDIRECT = {"google-cloud-storage", "tensorboard"}
 
 
 @pytest.fixture(scope="module")
-def declared():
-  """The names of the requirements of `install_requires` and of each extra."""
+def required():
+  """The requirements of the base installation, "", and of each extra."""
   given = {}
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(setuptools, "setup", lambda **named: given.update(named))
     runpy.run_path(str(ROOT / "setup.py"))
   extras = {"": given["install_requires"], **given["extras_require"]}
   return {
-    extra: {_normalized(re.match(r"[\w.-]+", one).group()) for one in names}
-    for extra, names in extras.items()
+    extra: [requirements.Requirement(one) for one in lines]
+    for extra, lines in extras.items()
+  }
+
+
+@pytest.fixture(scope="module")
+def declared(required):
+  """The names of the requirements, likewise."""
+  return {
+    extra: {_normalized(one.name) for one in given}
+    for extra, given in required.items()
   }
 
 
@@ -67,3 +77,16 @@ def test_what_the_tests_import_is_declared(declared):
   bundled = {"setuptools"}
   imported = _imported("tests", "examples") - {_normalized(one) for one in own}
   assert imported - known - bundled == set()
+
+
+@pytest.mark.parametrize("extra", ["", "train", "plan", "test"])
+def test_the_lock_has_a_version_that_fits_of_all_that_make_installs(
+  required, extra
+):
+  lock = dict(
+    line.split("==")
+    for line in (ROOT / "requirements.lock").read_text().splitlines()
+  )
+  lock = {_normalized(name): version for name, version in lock.items()}
+  for one in required[extra]:
+    assert one.specifier.contains(lock[_normalized(one.name)]), str(one)

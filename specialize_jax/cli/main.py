@@ -23,7 +23,7 @@ from typing import TextIO
 
 import specialize_jax
 from specialize_jax import errors
-from specialize_jax.cli import devices, parsers
+from specialize_jax.cli import devices, installation, parsers
 from specialize_jax.files import paths, writing
 
 # In the order of the pipeline, from a teacher to a report.
@@ -46,9 +46,6 @@ COMMANDS = {
 }
 
 
-# Packages of the extra `train`, which the base installation leaves out.
-_OF_TRAIN = ("clu", "seqio", "tensorboard", "tensorflow", "tensorflow_datasets")
-
 # The time that threads have to finish after a failure.
 _PATIENCE_SECONDS = 10
 
@@ -69,8 +66,8 @@ def run(command: str, argv: Sequence[str]) -> int:
   _quiet_libraries()
   _pass_over_matplotlibrc()
   writing.survive_any_text()
-  module = importlib.import_module(f"specialize_jax.cli.{command}")
   try:
+    module = importlib.import_module(f"specialize_jax.cli.{command}")
     return module.main(list(argv))
   except errors.ReportError as error:
     print(f"specialize {command}: error: {error.summary}:", file=sys.stderr)
@@ -80,26 +77,20 @@ def run(command: str, argv: Sequence[str]) -> int:
     return 2
   except errors.UserError as error:
     message = " ".join(str(error).split())
+    lacking = installation.problem(error, command)
+    message = f"{message} {lacking}" if lacking else message
   except OSError as error:
     if not paths.is_mendable(error):
       devices.leave_others(1, error)
       raise
     # Only errors of files that the user named: the others were converted.
     message = paths.reason(error)
-  except ModuleNotFoundError as error:
-    missing = (error.name or "").partition(".")[0]
-    if missing not in _OF_TRAIN:
-      devices.leave_others(1, error)
-      raise
-    message = (
-      f"{missing} is not installed, which `specialize {command}` needs: run "
-      "`pip install 'specialize-jax[train]'`"
-    )
   except KeyboardInterrupt:
     print(f"specialize {command}: interrupted", file=sys.stderr)
     return 130
   except Exception as error:
-    message = paths.bucket_reason(error)
+    message = installation.problem(error, command)
+    message = message or paths.bucket_reason(error)
     if message is None:
       devices.leave_others(1, error)
       raise

@@ -29,8 +29,6 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
-from etils import epath
-
 from specialize_jax import errors
 from specialize_jax.files import paths, seals
 
@@ -82,7 +80,7 @@ def opened(path: Path, *, binary: bool = False) -> Iterator[IO]:
       unfinished = os.path.join(folder, "unfinished")
       with open(unfinished, "wb") as file:
         yield from _stream(file, binary)
-      epath.Path(unfinished).copy(path, overwrite=True)
+      paths.to_epath(unfinished).copy(path, overwrite=True)
     return
   if paths.is_stream(path):
     with _opened_stream(path) as file:
