@@ -1,7 +1,13 @@
 # Everything sets itself up: a fresh Debian machine needs only git, make,
 # python3.11 and python3.11-venv. A second run re-uses the environment.
 
-PYTHON ?= python3.11
+# Without the lock the newest Python, since the newest JAX requires it. Only those
+# that run: a version manager puts names on the PATH that do not.
+PYTHONS = $(foreach name,python3.11 python3.12 python3.13,\
+  $(shell $(name) -c 'print("$(name)")' 2>/dev/null))
+PYTHON ?= $(or $(if $(LOCK),$(firstword $(PYTHONS)),$(lastword $(PYTHONS))),\
+  $(error There is no python3.11, python3.12 or python3.13: install one, or \
+  pass PYTHON=PATH))
 VENV ?= .venv
 OUTPUT ?= demo_output
 SEED ?= 0
@@ -28,7 +34,7 @@ install: $(VENV)/installed-test
 
 # Two stamps, so that `make demo` does not wait for the test tools.
 $(VENV)/installed: setup.py $(LOCK)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(wildcard $(BIN)/pip),,$(PYTHON) -m venv $(VENV))
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(INSTALL) --editable '.[train]'
 	touch $@
