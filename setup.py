@@ -16,7 +16,7 @@ _VERSION = re.search(
 # under jax.set_mesh needs flax 0.12.
 _REQUIRES = [
   "absl-py>=2.1",
-  "etils>=1.9",
+  "etils>=1.13",  # before, is_file() is true of a file that is missing
   "flax>=0.12.4",
   "gin-config>=0.5",
   "google-cloud-storage>=3.0",  # what Orbax asks about a gs:// directory
@@ -51,7 +51,7 @@ _TRAIN = [
   "seqio>=0.0.20",
   "tensorboard>=2.20",  # clu's writer imports its hparams plugin
   "tensorflow>=2.20",  # the first that protobuf 7 does not rule out
-  "tensorflow-datasets>=4.9.9",
+  "tensorflow-datasets>=4.9.10",  # the first to run with protobuf 7
 ]
 
 _TEST = [
