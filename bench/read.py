@@ -9,11 +9,11 @@ and the process's peak memory. From the repository's root:
 
   python bench/read.py --data_dir=data --tfds_data_dir=tfds
 
-`--hosts 1 2 4` measures as many processes at a time, each with its own rows of
-the same global batches, as the hosts of a pod have: global examples a second of
-the slowest, and the processor time that each spends for one of them. What does
-not fall with their number is what all of them do: draw and pack by lengths.
-With fewer cores than processes the processor time tells, not the seconds.
+`--hosts 1 2 4` measures as many processes at a time, each with a block of rows
+of the same global batches, as the hosts of a pod have: global examples a second
+of the slowest, and the processor time that each spends for one of them. With
+fewer cores than processes the processor time tells, not the seconds. That all
+numbers of hosts read the same batches is checked by their checksums.
 
 `--compare` reads the same rows as text instead, example by example, with
 seqio's own tokenization: what the batched formats replace.
@@ -29,6 +29,8 @@ import sys
 import time
 
 _LENGTHS = {"inputs": 2048, "targets": 512}
+# Rows passed over, with what a start costs once.
+_SETTLED_ROWS = 640
 
 
 def main(argv):
@@ -39,7 +41,7 @@ def main(argv):
   parser.add_argument("--data_dir", required=True)
   parser.add_argument("--tfds_data_dir", required=True)
   parser.add_argument("--mixture", default="gsm8k_specialize_v1")
-  parser.add_argument("--batch_size", type=int, default=32)
+  parser.add_argument("--batch_size", type=int, default=128)
   parser.add_argument("--batches", type=int, default=200)
   parser.add_argument("--compare", action="store_true")
   parser.add_argument("--hosts", type=int, nargs="+", default=[1])
@@ -50,7 +52,11 @@ def main(argv):
   if flags.started is not None:
     print(json.dumps(_measure(flags)))
     return 0
-  results = [_together(argv, num_hosts) for num_hosts in flags.hosts]
+  found = [_together(argv, num_hosts) for num_hosts in flags.hosts]
+  results = [result for result, _ in found]
+  for result, digests in found:
+    if digests != found[0][1]:
+      raise SystemExit(f"{result['hosts']} hosts read different batches")
   text = json.dumps(results, indent=2)
   print(text)
   if flags.output:
@@ -61,7 +67,10 @@ def main(argv):
 
 
 def _together(argv, num_hosts):
-  """Runs the processes of so many hosts at a time; returns what they found."""
+  """Runs the processes of so many hosts at a time.
+
+  Returns what they found, and the checksums of all rows.
+  """
   processes = [
     subprocess.Popen(
       [
@@ -77,16 +86,22 @@ def _together(argv, num_hosts):
   if any(process.returncode for process in processes):
     raise SystemExit(f"a process of {num_hosts} failed")
   found = [json.loads(output) for output in outputs]
-  digests = {one.pop("digest") for one in found}
-  if len(digests) > 1:
-    raise SystemExit(f"processes read different batches: {digests}")
-  name = "cpu_microseconds_per_example"
-  return {
+  digests = {}
+  for one in found:
+    for name, value in one.pop("digests").items():
+      if digests.setdefault(name, value) != value:
+        raise SystemExit(f"processes read different batches: {name}")
+  examples = sum(one["examples"] for one in found)
+  seconds = max(one["seconds"] for one in found)
+  result = {
     "hosts": num_hosts,
-    "examples_per_second": min(one["examples_per_second"] for one in found),
-    name: [one.pop(name) for one in found],
+    "examples_per_second": round(examples / seconds),
+    "cpu_microseconds_per_example": [
+      round(1e6 * one["cpu_seconds"] / examples, 1) for one in found
+    ],
     "first": found[0],
   }
+  return result, digests
 
 
 def _measure(flags):
@@ -98,31 +113,44 @@ def _measure(flags):
 
   imported = time.time() - flags.started
   mixture = _as_text() if flags.compare else flags.mixture
+  # This process has no others to ask for the rest of a state.
+  missing = {f"group_{number:02}": b"" for number in range(16)}
   iterator = pipeline.TrainIterator(
     mixture,
     task_feature_lengths=_LENGTHS,
     batch_size=flags.batch_size,
     seed=0,
-    rows=range(flags.host, flags.batch_size, *flags.hosts),
+    rows=range(
+      flags.host * flags.batch_size // flags.hosts[0],
+      (flags.host + 1) * flags.batch_size // flags.hosts[0],
+    ),
     sums_up=True,
+    gather=lambda parts: missing | parts,
   )
-  batch = next(iterator)
+  next(iterator)
   first = time.time() - flags.started
-  _settle(iterator)
-  before, start, cpu = _now(iterator)
+  for _ in range(_SETTLED_ROWS // flags.batch_size + 1):
+    next(iterator)
+  examples, padding = 0, []
+  start, cpu = time.perf_counter(), time.process_time()
   for _ in range(flags.batches):
     batch = next(iterator)
-  after, end, cpu_end = _now(iterator)
-  examples = after - before
+    examples += int(batch["encoder_segment_ids"].max(axis=1).sum())
+    padding.append(packing.padding_shares(batch))
+  seconds = time.perf_counter() - start
+  cpu = time.process_time() - cpu
   result = {
-    "digest": iterator.digest(),
+    "digests": iterator.digests(),
     "mixture": mixture,
     "imported_seconds": round(imported, 2),
     "first_batch_seconds": round(first, 2),
     "examples": examples,
-    "examples_per_second": round(examples / (end - start)),
-    "cpu_microseconds_per_example": round(1e6 * (cpu_end - cpu) / examples),
-    "padding": packing.padding_shares(batch),
+    "seconds": round(seconds, 3),
+    "cpu_seconds": round(cpu, 3),
+    "padding": {
+      name: round(sum(one[name] for one in padding) / len(padding), 4)
+      for name in padding[0]
+    },
     "checkpoint_bytes": len(iterator.state()),
     "peak_rss_gib": round(
       resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3
@@ -131,16 +159,6 @@ def _measure(flags):
   }
   iterator.close()
   return result
-
-
-def _settle(iterator, batches=20):
-  """Passes over what a start costs once."""
-  for _ in range(batches):
-    next(iterator)
-
-
-def _now(iterator):
-  return iterator.counters.examples, time.perf_counter(), time.process_time()
 
 
 def _as_text():

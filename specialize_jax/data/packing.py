@@ -257,7 +257,6 @@ def to_batch(
       if len(targets):
         batch["decoder_input_tokens"][r, start_t] = decoder_start_id
       batch["decoder_input_tokens"][r, start_t + 1 : t.stop] = targets[:-1]
-      batch["decoder_loss_weights"][r, t] = features.is_taught(example)
       batch["decoder_segment_ids"][r, t] = segment
       data_format = example.get(features.DATA_FORMAT, 0)
       batch["decoder_data_formats"][r, t] = data_format
@@ -265,6 +264,13 @@ def to_batch(
         if name != features.TARGETS:
           batch[f"decoder_{name}"][r, t] = example[name]
       start_s, start_t = s.stop, t.stop
+  # Of all rows at once; padding has no candidates, and so no weight.
+  batch["decoder_loss_weights"][:] = features.is_taught(
+    {
+      name: batch[f"decoder_{name}"]
+      for name in (features.TEACHER_TOP_PROBS, features.TEACHER_TOP_MASK)
+    }
+  )
   return batch
 
 

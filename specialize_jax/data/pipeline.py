@@ -4,12 +4,19 @@ It has three parts: `_Batches` reads and packs examples, and has a position in
 the data; `prefetching.Prefetcher` runs it ahead of time in a thread; and
 `TrainIterator` returns the batches and serializes the state.
 
-Global batch n is a pure function of (seed, mixture, n). Every host packs the
-same global batch, but builds arrays for its own rows only, so a run can be
-resumed on another number of hosts with the same batches. Packing needs lengths
-alone: of the teacher's formats a host renders only the examples of its own rows
-(`example_stream.OutlineStream`). Of other tasks, whose lengths are known only
-once they are tokenized, it renders all examples.
+Global batch n is a pure function of (seed, mixture, n). Its rows are divided
+into groups of consecutive rows, as many for any number of hosts: 16 groups of 8
+rows for a batch of 128. Each group has a stream of its own (its share of each
+pass over the data, its own choices of tasks and demonstrations), packed by
+itself. A host reads the groups of its own rows alone, so that a pod reads as
+many times faster as it has hosts, and a run can be resumed on another number of
+hosts with the same batches. The state has the positions of all groups, which
+the hosts exchange when it is saved.
+
+Packing needs lengths alone: of the teacher's formats a host renders only the
+examples of its own rows (`example_stream.OutlineStream`), also where it shares
+a group with other hosts. Of other tasks, whose lengths are known only once they
+are tokenized, it renders all examples of its groups.
 """
 
 import collections
@@ -18,7 +25,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -29,7 +36,18 @@ from specialize_jax.data import example_stream, features, packing, prefetching
 PREFETCHED_BATCHES = 2
 # After this many consecutive examples that are too long, raise an error.
 _MAX_DROPPED_IN_A_ROW = 10_000
-_STATE_VERSION = 4
+# The most groups of a batch, and the fewest rows of one of several groups.
+_MAX_GROUPS = 16
+_MIN_GROUP_ROWS = 8
+# The open rows of all groups together, and the fewest of one.
+_OPEN_ROWS = 256
+_MIN_OPEN_ROWS = 32
+_STATE_VERSION = 5
+# The version whose states are of a single group, and have no other parts.
+_VERSION_OF_ONE_GROUP = 4
+
+Gather = Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
+"""Returns the named values of all processes, which call it together."""
 
 
 @dataclasses.dataclass
@@ -38,7 +56,7 @@ class Counters:
 
   Attributes:
     batches: Global batches returned.
-    examples: Examples packed into rows.
+    examples: Examples packed into rows, of the groups that this process reads.
     inputs_too_long: Examples dropped because their inputs are too long.
     targets_too_long: Examples dropped because only their targets are.
   """
@@ -47,6 +65,10 @@ class Counters:
   examples: int = 0
   inputs_too_long: int = 0
   targets_too_long: int = 0
+
+  def examples_read(self) -> int:
+    """Returns the number of examples that were packed or dropped."""
+    return self.examples + self.inputs_too_long + self.targets_too_long
 
   def dropped_in_words(self) -> str:
     """Describes the examples that were dropped; "" if there are none.
@@ -89,6 +111,7 @@ class TrainIterator:
     rows: Sequence[int] | None = None,
     decoder_start_id: int = 0,
     sums_up: bool = False,
+    gather: Gather = dict,
   ) -> None:
     """Builds the pipeline. Prefetching begins with the first batch.
 
@@ -104,8 +127,10 @@ class TrainIterator:
       rows: The rows of every global batch to return, those of this process's
         devices; None for all.
       decoder_start_id: The first decoder input of every example.
-      sums_up: Whether to compute `digest`, which takes a few milliseconds per
-        batch.
+      sums_up: Whether to compute checksums for `digests`, which takes a few
+        milliseconds per batch.
+      gather: Where several processes read the batches, exchanges named values
+        among them, as `parallel.processes.gather` does.
 
     Raises:
       UserError: the name is unknown, the mixture has no examples, or a length
@@ -125,31 +150,74 @@ class TrainIterator:
       "split": split,
       "num_epochs": num_epochs,
     }
-    self._stream = example_stream.training_stream(
-      mixture_or_task_name,
-      task_feature_lengths=task_feature_lengths,
-      seed=seed,
-      split=split,
-      num_epochs=num_epochs,
-    )
-    self._batches = _Batches(
-      self._stream,
-      packing.Packer(task_feature_lengths, pack=pack),
-      self._options,
-      local_rows=range(batch_size) if rows is None else rows,
-      decoder_start_id=decoder_start_id,
-      sums_up=sums_up,
-    )
+    self._rows = range(batch_size) if rows is None else rows
+    self._decoder_start_id = decoder_start_id
+    self._sums_up = sums_up
+    self._gather = gather
+    self._batches = self._open(self._usual_groups())
     self._prefetcher = prefetching.Prefetcher(
-      self._batches.next, num_ahead=PREFETCHED_BATCHES, name="batches"
+      self._make_batch, num_ahead=PREFETCHED_BATCHES, name="batches"
     )
-    self._last_rows: Sequence[packing.Row] = ()
-    self._digest = 0
+    self._num_batches = 0
+    self._last_rows: Mapping[int, Sequence[packing.Row]] = {}
+    self._checksums: dict[int, int] = {}
+
+  def _make_batch(self) -> "_Batch | None":
+    return self._batches.next()  # of those that `restore` may have opened
+
+  def _usual_groups(self) -> int:
+    """Returns the number of groups, whatever the hosts.
+
+    The groups of a finite number of epochs would end at different batches, so
+    there is one.
+    """
+    batch_size = self._options["batch_size"]
+    if self._options["num_epochs"] is not None:
+      return 1
+    if num_groups(batch_size, _MAX_GROUPS) == 1:  # without reading tables
+      return 1
+    most = example_stream.most_streams(
+      self._options["mixture"], split=self._options["split"]
+    )
+    return num_groups(batch_size, most)
+
+  def _open(self, num_groups: int) -> "_Batches":
+    """Opens the streams of this process's groups, at their beginning."""
+    group_rows = self._options["batch_size"] // num_groups
+    # A process without rows reads a group too, to end when the data do.
+    numbers = sorted({int(row) // group_rows for row in self._rows}) or [0]
+    options = self._options
+    streams = example_stream.training_streams(
+      options["mixture"],
+      task_feature_lengths=options["task_feature_lengths"],
+      seed=options["seed"],
+      split=options["split"],
+      num_epochs=options["num_epochs"],
+      numbers=numbers,
+      of=num_groups,
+    )
+    groups = {
+      number: _Group(stream, options, num_groups)
+      for number, stream in zip(numbers, streams, strict=True)
+    }
+    return _Batches(
+      groups,
+      options,
+      num_groups=num_groups,
+      local_rows=self._rows,
+      decoder_start_id=self._decoder_start_id,
+      sums_up=self._sums_up,
+    )
 
   @property
   def counters(self) -> Counters:
     """Counts of examples packed and dropped, in the batches returned so far."""
-    return self._batches.counters
+    counters = Counters(batches=self._num_batches)
+    for group in self._batches.groups.values():
+      counters.examples += group.counters.examples
+      counters.inputs_too_long += group.counters.inputs_too_long
+      counters.targets_too_long += group.counters.targets_too_long
+    return counters
 
   def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
     """Returns itself."""
@@ -163,55 +231,125 @@ class TrainIterator:
       UserError: no example of the stream fits into a row.
     """
     batch = self._prefetcher.take()
-    self.counters.batches += 1
+    self._num_batches += 1
     self._last_rows = batch.rows
-    self._digest = zlib.crc32(batch.checksum.to_bytes(4), self._digest)
+    for number, checksum in batch.checksums.items():
+      before = self._checksums.get(number, 0)
+      self._checksums[number] = zlib.crc32(checksum.to_bytes(4), before)
     return batch.arrays
 
-  def example_ids(self) -> list[list[str]]:
-    """Returns the ids of the examples of each row of the last global batch."""
-    ids = iter(self._stream.ids([*itertools.chain(*self._last_rows)]))
-    return [[*itertools.islice(ids, len(row))] for row in self._last_rows]
+  def example_ids_fn(self) -> Callable[[], list[list[str]]]:
+    """Returns a function that looks up the ids of the last global batch.
+
+    The function returns the ids of the examples of each row. It may be called
+    after later batches were returned, by all processes together.
+    """
+    batches, rows_by_group = self._batches, self._last_rows
+
+    def example_ids() -> list[list[str]]:
+      named = {}
+      for number, rows in rows_by_group.items():
+        ids = iter(batches.ids([*itertools.chain(*rows)]))
+        of_rows = [[*itertools.islice(ids, len(row))] for row in rows]
+        named[_name(number)] = json.dumps(of_rows).encode()
+      named = self._of_all(named, batches.num_groups)
+      found = [json.loads(named[name]) for name in sorted(named)]
+      return [*itertools.chain(*found)]
+
+    return example_ids
 
   def dropped(self) -> str:
     """Describes the examples dropped so far; see `Counters`."""
-    return self.counters.dropped_in_words()
+    words = self.counters.dropped_in_words()
+    if words and len(self._batches.groups) < self._batches.num_groups:
+      words += ", of those that this process read"
+    return words
 
-  def digest(self) -> str:
-    """Returns a checksum of all global batches returned so far.
+  def digests(self) -> dict[str, object]:
+    """Returns what processes with the same data have in common, by name.
 
-    Every process packs all examples, so processes with different digests have
-    different data.
+    The number of groups and of batches returned so far, and of each group that
+    this process reads a checksum of its rows of all these batches.
     """
-    return f"{self._digest:08x}"
+    found: dict[str, object] = {
+      "the number of batches": self._num_batches,
+      "the number of groups of rows": self._batches.num_groups,
+    }
+    group_rows = self._options["batch_size"] // self._batches.num_groups
+    for number in self._batches.groups:
+      first = number * group_rows
+      name = (
+        f"the data, by the checksum of rows {first} to {first + group_rows - 1}"
+        " of all batches so far,"
+      )
+      found[name] = f"{self._checksums.get(number, 0):08x}"
+    return found
 
   def state(self) -> bytes:
-    """Serializes the position after the last batch, for `restore`."""
+    """Serializes the position after the last batch, for `restore`.
+
+    All processes call it together, and get the same state.
+    """
     with self._prefetcher.paused() as ready:
-      header = {"version": _STATE_VERSION, "options": self._options}
-      return self._batches.state(header, [b.rows for b in ready])
+      batches = self._batches
+      parts = {
+        _name(number): group.state(
+          [row for b in ready for row in b.rows[number]]
+        )
+        for number, group in batches.groups.items()
+      }
+    parts = self._of_all(parts, batches.num_groups)
+    header = {
+      "version": _STATE_VERSION,
+      "options": self._options,
+      "groups": batches.num_groups,
+      "batches": self._num_batches,
+    }
+    return _to_bytes({"header": json.dumps(header).encode(), **parts})
+
+  def _of_all(
+    self, parts: Mapping[str, bytes], num_groups: int
+  ) -> dict[str, bytes]:
+    """Returns the parts of all groups, from the processes that have them."""
+    if num_groups > 1:
+      parts = self._gather(parts)
+    missing = {*map(_name, range(num_groups))} - parts.keys()
+    if missing:
+      raise ValueError(
+        f"no process reads {', '.join(sorted(missing))} of {num_groups}:"
+        " expected `gather` to return the values of all processes"
+      )
+    return {name: parts[name] for name in sorted(parts)}
 
   def restore(self, state: bytes) -> None:
     """Continues after the batch at which `state` was called.
 
-    The number of hosts may differ, but no other option may.
+    The number of hosts may differ, but no other option may. The rows are
+    divided into as many groups as they were then.
 
     Raises:
       UserError: the state is of a stream with other options.
     """
-    with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
-      parts = {name: arrays[name].tobytes() for name in arrays.files}
+    parts = _from_bytes(state)
     header = json.loads(parts["header"])
     self._check_options(header)
+    if header["version"] == _VERSION_OF_ONE_GROUP:
+      header |= {"groups": 1, "batches": header["counters"]["batches"]}
+      parts = {_name(0): state}
     with self._prefetcher.restarted():
-      self._batches.restore(header, parts)
+      if header["groups"] != self._batches.num_groups:
+        self._batches = self._open(header["groups"])
+      for number, group in self._batches.groups.items():
+        group.restore(parts[_name(number)])
+      self._num_batches = header["batches"]
+      self._last_rows, self._checksums = {}, {}
 
   def close(self) -> None:
     """Stops the thread, which ends the stream."""
     self._prefetcher.close()
 
   def _check_options(self, header: Mapping) -> None:
-    if header["version"] != _STATE_VERSION:
+    if header["version"] not in (_VERSION_OF_ONE_GROUP, _STATE_VERSION):
       raise errors.UserError(
         f"the data iterator's state has version {header['version']}; this"
         f" version of specialize reads {_STATE_VERSION}"
@@ -226,96 +364,171 @@ class TrainIterator:
         )
 
 
+def num_groups(batch_size: int, most: int) -> int:
+  """Returns the number of groups of a batch: a power of two that divides it.
+
+  Args:
+    batch_size: The number of rows of a global batch.
+    most: The largest number of streams that the data can be divided into.
+
+  Example:
+    >>> [num_groups(size, most=1000) for size in (8, 10, 32, 128, 1024)]
+    [1, 1, 4, 16, 16]
+  """
+  number = 1
+  while (
+    2 * number <= min(most, _MAX_GROUPS)
+    and batch_size % (2 * number) == 0
+    and batch_size // (2 * number) >= _MIN_GROUP_ROWS
+  ):
+    number *= 2
+  return number
+
+
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-  """A global batch's rows, their checksum, and this process's arrays."""
+  """Rows of a global batch and their checksum by group, and local arrays."""
 
-  rows: Sequence[packing.Row]
+  rows: Mapping[int, Sequence[packing.Row]]
   arrays: dict[str, np.ndarray]
-  checksum: int
+  checksums: Mapping[int, int]
 
 
 class _Batches:
-  """Reads examples, packs them into rows, and builds batches."""
+  """Builds this process's rows of batches from those of its groups.
+
+  Attributes:
+    groups: The groups that this process reads, by number.
+    num_groups: The number of all groups.
+  """
 
   def __init__(
     self,
-    stream: example_stream.Stream,
-    packer: packing.Packer,
+    groups: Mapping[int, "_Group"],
     options: Mapping,
     *,
+    num_groups: int,
     local_rows: Sequence[int],
     decoder_start_id: int,
     sums_up: bool,
   ) -> None:
-    self._sums_up = sums_up
-    self._stream = stream
-    self._packer = packer
-    self._options = options
+    self.groups = groups
+    self.num_groups = num_groups
     self._lengths = options["task_feature_lengths"]
+    self._group_rows = options["batch_size"] // num_groups
     self._local_rows = local_rows
     self._decoder_start_id = decoder_start_id
+    self._sums_up = sums_up
+
+  def next(self) -> _Batch | None:
+    """Returns the next batch, or None at the end of the data."""
+    rows = {
+      number: group.next_rows(self._group_rows)
+      for number, group in self.groups.items()
+    }
+    if not any(rows.values()):
+      return None
+    padded = {
+      number: [*found, *[[]] * (self._group_rows - len(found))]
+      for number, found in rows.items()
+    }
+    local = [
+      padded[row // self._group_rows][row % self._group_rows]
+      for row in self._local_rows
+    ]
+    arrays = packing.to_batch(
+      self._rendered(local),
+      self._lengths,
+      decoder_start_id=self._decoder_start_id,
+    )
+    checksums = {}
+    if self._sums_up:
+      checksums = {n: packing.checksum(found) for n, found in rows.items()}
+    return _Batch(rows=rows, arrays=arrays, checksums=checksums)
+
+  def _rendered(
+    self, rows: Sequence[packing.Row]
+  ) -> Sequence[Sequence[packing.Example]]:
+    # Any group's stream renders the rows of all, in larger batches.
+    return next(iter(self.groups.values())).stream.rendered(rows)
+
+  def ids(self, examples: packing.Row) -> Sequence[str]:
+    """Returns the ids of examples."""
+    return next(iter(self.groups.values())).stream.ids(examples)
+
+
+class _Group:
+  """Reads the examples of a group, and packs them into its rows.
+
+  Attributes:
+    stream: Its examples.
+    counters: Counts of its examples.
+  """
+
+  def __init__(
+    self, stream: example_stream.Stream, options: Mapping, num_groups: int
+  ) -> None:
+    self.stream = stream
     self.counters = Counters()
+    self._options = options
+    self._lengths = options["task_feature_lengths"]
+    self._packer = packing.Packer(
+      self._lengths,
+      max_open_rows=max(_OPEN_ROWS // num_groups, _MIN_OPEN_ROWS),
+      pack=options["pack"],
+    )
     self._rows: collections.deque[packing.Row] = collections.deque()
     self._dropped_in_a_row = 0
     self._exhausted = False
 
-  def next(self) -> _Batch | None:
-    """Returns the next global batch, or None at the end of the data."""
-    batch_size = self._options["batch_size"]
-    while len(self._rows) < batch_size and not self._exhausted:
+  def next_rows(self, number: int) -> list[packing.Row]:
+    """Returns the next rows: so many, or fewer at the end of the data."""
+    while len(self._rows) < number and not self._exhausted:
       self._read_chunk()
-    size = min(batch_size, len(self._rows))
-    if not size:
-      if not self.counters.examples:
-        raise self._nothing_fits()
-      return None
-    rows = [self._rows.popleft() for _ in range(size)]
-    padded = [*rows, *[[]] * (batch_size - size)]
-    arrays = packing.to_batch(
-      self._stream.rendered([padded[row] for row in self._local_rows]),
-      self._lengths,
-      decoder_start_id=self._decoder_start_id,
-    )
-    checksum = packing.checksum(rows) if self._sums_up else 0
-    return _Batch(rows=rows, arrays=arrays, checksum=checksum)
+    if not self._rows and not self.counters.examples:
+      raise self._nothing_fits()
+    size = min(number, len(self._rows))
+    return [self._rows.popleft() for _ in range(size)]
 
-  def state(
-    self, header: Mapping, ahead: Sequence[Sequence[packing.Row]]
-  ) -> bytes:
-    """Serializes the position in the data before the prefetched batches.
+  def state(self, ahead: Sequence[packing.Row]) -> bytes:
+    """Serializes the position in the data before some rows.
 
     Args:
-      header: Values that identify the stream.
-      ahead: The rows of each prefetched batch, which are part of the state.
+      ahead: The rows of prefetched batches, which are part of the state.
     """
-    rows = [row for batch in ahead for row in batch] + list(self._rows)
     header = {
-      **header,
       "counters": dataclasses.asdict(self.counters),
       "exhausted": self._exhausted,
     }
-    arrays = {
-      "header": _to_array(json.dumps(header).encode()),
-      "elements": _to_array(self._stream.state()),
-      "rows": _to_array(packing.rows_to_bytes(rows)),
-      "open_rows": _to_array(self._packer.state()),
-    }
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
+    return _to_bytes(
+      {
+        "header": json.dumps(header).encode(),
+        "elements": self.stream.state(),
+        "rows": packing.rows_to_bytes([*ahead, *self._rows]),
+        "open_rows": self._packer.state(),
+      }
+    )
 
-  def restore(self, header: Mapping, parts: Mapping[str, bytes]) -> None:
+  def restore(self, state: bytes) -> None:
     """Moves to the position of a `state`."""
-    self._stream.restore(parts["elements"])
+    parts = _from_bytes(state)
+    header = json.loads(parts["header"])
+    counters = Counters(**header["counters"])
+    if header.get("version") == _VERSION_OF_ONE_GROUP and isinstance(
+      self.stream, example_stream.OutlineStream
+    ):
+      # Its elements are those of datasets that this version does not have.
+      self.stream.skip(counters.examples_read())
+    else:
+      self.stream.restore(parts["elements"])
     self._packer.restore(parts["open_rows"])
     self._rows = collections.deque(packing.rows_from_bytes(parts["rows"]))
-    self.counters = Counters(**header["counters"])
+    self.counters = counters
     self._exhausted = header["exhausted"]
 
   def _read_chunk(self) -> None:
     """Packs the next examples, or closes the open rows at the end."""
-    examples = self._stream.next_examples()
+    examples = self.stream.next_examples()
     if not examples:
       self._exhausted = True
       self._rows.extend(self._packer.flush())
@@ -353,5 +566,19 @@ class _Batches:
     )
 
 
-def _to_array(content: bytes) -> np.ndarray:
-  return np.frombuffer(content, np.uint8)
+def _name(group: int) -> str:
+  return f"group_{group:02}"
+
+
+def _to_bytes(parts: Mapping[str, bytes]) -> bytes:
+  file = io.BytesIO()
+  np.savez_compressed(
+    file,
+    **{name: np.frombuffer(part, np.uint8) for name, part in parts.items()},
+  )
+  return file.getvalue()
+
+
+def _from_bytes(state: bytes) -> dict[str, bytes]:
+  with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+    return {name: arrays[name].tobytes() for name in arrays.files}

@@ -12,6 +12,7 @@ a buffer of examples.
 
 import contextlib
 import contextvars
+import dataclasses
 import hashlib
 import os
 import secrets
@@ -34,6 +35,31 @@ _PASSES: contextvars.ContextVar[int | None] = contextvars.ContextVar(
 
 # A split's columns: equally long sequences, by name.
 Columns = Mapping[str, Sequence[str | bytes | int]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Share:
+  """The rows of every table that a new dataset reads; see `shared`.
+
+  Attributes:
+    number: The number of the share, from 0.
+    of: The number of shares that the rows are divided into.
+    seed: The seed of the order of the rows, which all shares have in common.
+    tables: The columns of the tables read so far, which the shares have in
+      common, by source and split.
+  """
+
+  number: int
+  of: int
+  seed: int
+  tables: dict[tuple["TableSource", str], dict[str, tf.Tensor]] = (
+    dataclasses.field(default_factory=dict)
+  )
+
+
+_SHARE: contextvars.ContextVar[Share | None] = contextvars.ContextVar(
+  "share", default=None
+)
 
 
 def set_data_dir(path: str | os.PathLike | None) -> None:
@@ -174,10 +200,11 @@ class TableSource(seqio.DataSource):
     shard_info: seqio.ShardInfo | None = None,
     **unused_options: object,
   ) -> tf.data.Dataset:
-    """Returns a dataset of a split's rows: one pass, or as set by `passes`."""
-    tensors = {
-      name: tf.constant(values) for name, values in self.columns(split).items()
-    }
+    """Returns a dataset of a split's rows: one pass, or as set by `passes`.
+
+    All of them, or those of the share that `shared` sets.
+    """
+    tensors = self._tensors(split)
     num_rows = int(next(iter(tensors.values())).shape[0])
     rows = row_numbers(num_rows, shuffle=shuffle, seed=seed, salt=self.salt)
     if shard_info is not None:
@@ -189,6 +216,17 @@ class TableSource(seqio.DataSource):
       ),
       num_parallel_calls=tf.data.AUTOTUNE,
     )
+
+  def _tensors(self, split: str) -> dict[str, tf.Tensor]:
+    """Reads the columns of a split, once for all shares."""
+    share = _SHARE.get()
+    tables = {} if share is None else share.tables
+    if (self, split) not in tables:
+      tables[self, split] = {
+        name: tf.constant(values)
+        for name, values in self.columns(split).items()
+      }
+    return tables[self, split]
 
 
 def row_numbers(
@@ -202,6 +240,9 @@ def row_numbers(
   `repeat` depends on a random generator, which a checkpoint taken at the end of
   a pass can miss.)
 
+  With `shared` every row of a pass is in one share, and in another one in the
+  next pass unless their number divides that of the rows.
+
   Args:
     num_rows: The number of rows, at least 1.
     shuffle: Whether to permute the rows.
@@ -212,18 +253,39 @@ def row_numbers(
   passes = tf.data.Dataset.range(
     tf.int64.max if num_passes is None else num_passes
   )
+  share = _SHARE.get()
+  if share is not None:
+    seed = share.seed
   if seed is None:
     seed = secrets.randbelow(2**31)
-  base = salted(seed, salt)
 
   def rows_of(number: tf.Tensor) -> tf.data.Dataset:
     rows = tf.range(num_rows, dtype=tf.int64)
     if shuffle:
-      key = tf.stack([tf.constant(base, tf.int64), number])
-      rows = tf.random.experimental.stateless_shuffle(rows, key)
+      rows = order(num_rows, number, seed=seed, salt=salt)
+    if share is not None:
+      # As `Dataset.shard` of all passes, without a step for each row left out.
+      rows = rows[(share.number - number * num_rows) % share.of :: share.of]
     return tf.data.Dataset.from_tensor_slices(rows)
 
   return passes.flat_map(rows_of)
+
+
+def order(
+  num_rows: int, number: tf.Tensor | int, *, seed: int, salt: str
+) -> tf.Tensor:
+  """Returns the order of the rows of a table in one pass, int64[num_rows].
+
+  Args:
+    num_rows: The number of rows.
+    number: The number of the pass, from 0.
+    seed: The seed.
+    salt: See `TableSource`.
+  """
+  rows = tf.range(num_rows, dtype=tf.int64)
+  base = tf.constant(salted(seed, salt), tf.int64)
+  key = tf.stack([base, tf.cast(number, tf.int64)])
+  return tf.random.experimental.stateless_shuffle(rows, key)
 
 
 @contextlib.contextmanager
@@ -241,6 +303,24 @@ def passes(num_passes: int | None) -> Iterator[None]:
     yield
   finally:
     _PASSES.reset(token)
+
+
+@contextlib.contextmanager
+def shared(share: Share | None) -> Iterator[None]:
+  """Sets the share of the rows that datasets built in this context read.
+
+  The rows of every table are divided among the shares by stride, in the order
+  of the share's seed. Whatever else is random, such as the mixing of tasks,
+  depends on the seed that the dataset is built with.
+
+  Args:
+    share: The share; None for all rows.
+  """
+  token = _SHARE.set(share)
+  try:
+    yield
+  finally:
+    _SHARE.reset(token)
 
 
 def salted(seed: int, salt: str) -> int:

@@ -170,34 +170,6 @@ def render(
   return _in_batches(dataset).flat_map(examples)
 
 
-def outlines(
-  row_numbers: tf.data.Dataset, rendering: "Rendering"
-) -> tf.data.Dataset:
-  """Converts row numbers to outlines of the examples that `render` returns.
-
-  Args:
-    row_numbers: Those of the rendering's source, int64 scalars.
-    rendering: A rendering with a vocabulary that `joins_tokens`.
-
-  Returns:
-    Batches of `row`, int64[B]; `shown`, int64[B, n], the indices of the
-    demonstrations drawn for it; and `sizes`, int64[B, 2], the number of tokens
-    of its inputs and targets. With the same seeds the examples are those of
-    `render`.
-  """
-
-  @tf.autograph.experimental.do_not_convert
-  def outline(batch: Example) -> Example:
-    rows = batch["row"]
-    shown = rendering.shown(rows, batch["seed"])
-    sizes = rendering.sizes(rows, shown)
-    return {"row": rows, "shown": shown, "sizes": sizes}
-
-  # Batched first: a dictionary for each row would take longer than its outline.
-  batches = row_numbers.batch(BATCH_SIZE).map(lambda rows: {"row": rows})
-  return _with_seeds(batches).map(outline)
-
-
 class Rendering:
   """Renders the rows of a source in a format, from tables read once."""
 
@@ -263,6 +235,21 @@ class Rendering:
       ],
       axis=1,
     )
+
+  def outline(
+    self, rows: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns what is known of examples before they are rendered.
+
+    Args:
+      rows: int64[B].
+      seed: int64[2]; with those of `render` the examples are the same.
+
+    Returns:
+      `shown` and `sizes`.
+    """
+    shown = self.shown(rows, seed)
+    return shown, self.sizes(rows, shown)
 
   def of(
     self, rows: tf.Tensor, shown: tf.Tensor
@@ -463,15 +450,15 @@ class _TeacherTargets:
   @functools.cached_property
   def _lengths(self) -> tf.Tensor:
     """The number of tokens of every row's target, int64[N]."""
-    # Outside of the graph that asks for it first.
+    # Outside of the graph that asks for it first: others use it too.
     with tf.init_scope():
       flags = self._table.flags
       lengths = tf.strings.length(flags).numpy().astype(np.int64)
       joined = tf.strings.reduce_join(flags).numpy()
-    last = np.maximum(np.cumsum(lengths) - 1, 0)
-    bits = np.frombuffer(joined or b"\0", np.uint8)[last]
-    is_whole = ((bits & packed_rows.TRUNCATED_BIT) == 0) | (lengths == 0)
-    return tf.constant(lengths + is_whole)
+      last = np.maximum(np.cumsum(lengths) - 1, 0)
+      bits = np.frombuffer(joined or b"\0", np.uint8)[last]
+      is_whole = ((bits & packed_rows.TRUNCATED_BIT) == 0) | (lengths == 0)
+      return tf.constant(lengths + is_whole)
 
   def lengths(self, rows: tf.Tensor) -> tf.Tensor:
     """Returns the number of tokens of targets, EOS included, int64[B]."""

@@ -118,20 +118,14 @@ class TeacherSource(sources.TableSource):
     **unused_options: object,
   ) -> tf.data.Dataset:
     """Returns row numbers; see `sources.TableSource.get_dataset`."""
-    numbers = self.row_numbers(split, shuffle=shuffle, seed=seed)
+    numbers = sources.row_numbers(
+      self.num_input_examples(split), shuffle=shuffle, seed=seed, salt=self.salt
+    )
     if shard_info is not None:
       numbers = numbers.shard(shard_info.num_shards, shard_info.index)
     if split == VALIDATION:
       return numbers.map(lambda number: {"row": number, VALIDATION: True})
     return numbers.map(lambda number: {"row": number})
-
-  def row_numbers(
-    self, split: str, *, shuffle: bool, seed: int | None
-  ) -> tf.data.Dataset:
-    """Returns the numbers of `get_dataset`'s rows, int64 scalars."""
-    return sources.row_numbers(
-      self.num_input_examples(split), shuffle=shuffle, seed=seed, salt=self.salt
-    )
 
   def questions(self, split: str = "train") -> QuestionTable:
     """Returns the questions of a split, which are read once for all formats."""

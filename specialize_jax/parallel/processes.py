@@ -40,7 +40,9 @@ _LONGEST_SILENCE_SECONDS = 300
 # Of a value that differs, in an error.
 _SHOWN_CHARACTERS = 120
 _HOSTS, _FAILURES = "specialize/hosts", "specialize/failures"
-_QUESTIONS = itertools.count()
+_QUESTIONS, _GATHERINGS = itertools.count(), itertools.count()
+# Of a value, in one message of the coordination service.
+_PART_BYTES = 2**20
 
 
 def join(
@@ -147,7 +149,9 @@ def meet(name: str) -> None:
     state.client.wait_at_barrier(f"specialize/{name}", _START_SECONDS * 1000)
 
 
-def agree(here: Mapping[str, object], way_out: str) -> None:
+def agree(
+  here: Mapping[str, object], way_out: str, *, only_shared: bool = False
+) -> None:
   """Checks that all processes have the same values; all must call it.
 
   Processes that differ would train one model on the others' terms, or wait for
@@ -156,6 +160,8 @@ def agree(here: Mapping[str, object], way_out: str) -> None:
   Args:
     here: the values of this process by name, compared by their `repr`.
     way_out: what to do where they differ, as half a sentence.
+    only_shared: whether a name that a process lacks is compared among those
+      that have it; otherwise all must have the same names.
 
   Raises:
     UserError: on every process, if they differ; it has the first name that
@@ -181,14 +187,18 @@ def agree(here: Mapping[str, object], way_out: str) -> None:
       state.client.key_value_dir_get(f"specialize/{question}")
     )
   ]
-  _, _, first = answers[0]
-  for number, host, other in answers[1:]:
-    for name in sorted(first.keys() | other.keys()):
-      ours, theirs = first.get(name, [None, ""]), other.get(name, [None, ""])
-      if ours[0] != theirs[0]:
+  for name in sorted({name for *_, values in answers for name in values}):
+    found = [
+      (number, host, *values.get(name, [None, ""]))
+      for number, host, values in answers
+      if name in values or not only_shared
+    ]
+    first, _, expected, shown = found[0]
+    for number, host, digest, other in found[1:]:
+      if digest != expected:
         raise errors.UserError(
-          f"the processes of this run differ: {name} is {ours[1]} on process 0"
-          f" and {theirs[1]} on process {number} ({host}): {way_out}"
+          f"the processes of this run differ: {name} is {shown} on process"
+          f" {first} and {other} on process {number} ({host}): {way_out}"
         )
 
 
@@ -214,6 +224,49 @@ def anywhere(here: bool) -> bool:
   meet(name)
   answers = state.client.key_value_dir_get(f"specialize/{name}")
   return any(answer == "1" for _, answer in answers)
+
+
+def gather(here: Mapping[str, bytes]) -> dict[str, bytes]:
+  """Returns the named values of all processes; all must call it.
+
+  Processes with the same name must have the same value for it. The values go
+  through the coordination service, which keeps them until the next call.
+
+  Args:
+    here: the values of this process, by name; names have no slash.
+  """
+  state = distributed.global_state
+  if state.num_processes == 1:
+    return dict(here)
+  client, call = state.client, next(_GATHERINGS)
+  place = f"specialize/gathered_{call}"
+  for name, value in here.items():
+    for number, begin in enumerate(range(0, len(value) or 1, _PART_BYTES)):
+      part = value[begin : begin + _PART_BYTES]
+      client.key_value_set_bytes(
+        f"{place}/{name}/{number:06}", part, allow_overwrite=True
+      )
+  # An index of the parts, since a single answer with all could be too long.
+  client.key_value_set(
+    f"{place}_names/{state.process_id}",
+    json.dumps({name: len(value) for name, value in here.items()}),
+  )
+  meet(f"gathered_{call}")
+  if call and state.process_id == 0:  # everyone has read the last call's
+    client.key_value_delete(f"specialize/gathered_{call - 1}")
+    client.key_value_delete(f"specialize/gathered_{call - 1}_names")
+  sizes: dict[str, int] = {}
+  for _, names in client.key_value_dir_get(f"{place}_names"):
+    sizes |= json.loads(names)
+  return {
+    name: b"".join(
+      client.blocking_key_value_get_bytes(
+        f"{place}/{name}/{number:06}", _START_SECONDS * 1000
+      )
+      for number in range(-(-size // _PART_BYTES) or 1)
+    )
+    for name, size in sorted(sizes.items())
+  }
 
 
 def leave_alone(status: int, error: BaseException) -> None:

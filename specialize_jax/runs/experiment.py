@@ -564,6 +564,7 @@ def batches(
     rows=placed.local_rows(experiment.batch_size),
     decoder_start_id=experiment.model.decoder_start_id,
     sums_up=jax.process_count() > 1,
+    gather=processes.gather,
   )
 
 

@@ -31,6 +31,7 @@ from specialize_jax.training import (
 )
 
 Evaluator = Callable[[optax.Params, int], Mapping[str, float]]
+ExampleIds = Callable[[], list[list[str]]]
 
 
 class BatchIterator(Protocol):
@@ -39,17 +40,27 @@ class BatchIterator(Protocol):
   def __next__(self) -> Mapping[str, np.ndarray]:
     """Returns this process's rows of the next global batch."""
 
-  def example_ids(self) -> list[list[str]]:
-    """Returns the example ids of each row of the last returned global batch."""
+  def example_ids_fn(self) -> ExampleIds:
+    """Returns a function that looks up the ids of the last global batch.
 
-  def digest(self) -> str:
-    """Returns a checksum of the global batches returned so far."""
+    It returns the example ids of each row. All processes call it together, also
+    after later batches.
+    """
+
+  def digests(self) -> Mapping[str, object]:
+    """Returns values that processes with the same data have in common.
+
+    By name; a process may lack names that others have.
+    """
 
   def dropped(self) -> str:
     """Describes the examples dropped so far; "" if there are none."""
 
   def state(self) -> bytes:
-    """Serializes the position after the batches returned so far."""
+    """Serializes the position after the batches returned so far.
+
+    All processes call it together, and get the same bytes.
+    """
 
   def restore(self, state: bytes) -> None:
     """Moves to the position that `state` serialized."""
@@ -258,7 +269,7 @@ def train(
 
       # --- Only now read the previous step's metrics: the device stays busy.
       reporter.read_pending()
-      reporter.add(step_number, metrics, iterator.example_ids())
+      reporter.add(step_number, metrics, iterator.example_ids_fn())
       run.manager.check()
 
       # --- Decide what is due after this step. The signal is read only once;
@@ -308,9 +319,11 @@ def train(
 def _check_same_data(iterator: BatchIterator) -> None:
   """Raises UserError if the batches of several processes differ."""
   processes.agree(
-    {"the data, by the checksum of all batches so far,": iterator.digest()},
+    iterator.digests(),
     "give every host the same files (--data_dir, --tfds_data_dir), and resume"
     " from a checkpoint of before they differed",
+    # Those of the rows of a batch that a process reads.
+    only_shared=True,
   )
 
 
@@ -373,26 +386,26 @@ class _Reporter:
     self._narrator = narrator
     self._rates: dict[str, float] = {}
     self._skipped = non_finite.Skipped(run.config.max_skipped_in_a_row)
-    self._pending: tuple[int, step.Metrics, list[list[str]]] | None = None
+    self._pending: tuple[int, step.Metrics, ExampleIds] | None = None
 
   def add(
-    self, step_number: int, metrics: step.Metrics, ids: list[list[str]]
+    self, step_number: int, metrics: step.Metrics, example_ids_fn: ExampleIds
   ) -> None:
     """Stores metrics that are still being computed."""
-    self._pending = (step_number, metrics, ids)
+    self._pending = (step_number, metrics, example_ids_fn)
 
   def read_pending(self) -> None:
     """Waits for the stored metrics; checks, logs and shows them."""
     if self._pending is None:
       return
-    step_number, metrics, example_ids = self._pending
+    step_number, metrics, example_ids_fn = self._pending
     self._pending = None
     values = {k: v.item() for k, v in jax.device_get(metrics).items()}
     config, log = self._run.config, self._run.log
     self.profiler.step_read(step_number)
     if config.log_example_ids:
-      log.write_examples(step_number, example_ids)
-    self._skipped.add(step_number, values, example_ids, log=log)
+      log.write_examples(step_number, example_ids_fn())
+    self._skipped.add(step_number, values, example_ids_fn, log=log)
     self.throughput.step_done(
       num_tokens=values["num_tokens"], num_examples=values["num_rows"]
     )

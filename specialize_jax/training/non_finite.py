@@ -1,6 +1,6 @@
 """Records steps whose loss or gradient is not finite, and limits them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from absl import logging
 
@@ -21,7 +21,7 @@ class Skipped:
     self,
     step_number: int,
     values: Mapping[str, float],
-    example_ids: list[list[str]],
+    example_ids_fn: Callable[[], list[list[str]]],
     *,
     log: run_log.RunLog,
   ) -> None:
@@ -30,7 +30,8 @@ class Skipped:
     Args:
       step_number: the step.
       values: its metrics.
-      example_ids: the ids of the examples of each row of its batch.
+      example_ids_fn: returns the ids of the examples of each row of its batch;
+        called if it was skipped, by all processes together.
       log: writes `FILE` before the run ends.
 
     Raises:
@@ -52,7 +53,7 @@ class Skipped:
         # Strings, because JSON has no nan.
         "loss": str(values["loss"]),
         "gradient_norm": str(values["gradient_norm"]),
-        "example_ids": example_ids,
+        "example_ids": example_ids_fn(),
       }
     )
     if in_a_row > self._max_in_a_row:

@@ -5,7 +5,13 @@ import pytest
 import seqio
 
 from specialize_jax import errors
-from specialize_jax.data import pipeline, sources, task_parts, vocabularies
+from specialize_jax.data import (
+  example_stream,
+  pipeline,
+  sources,
+  task_parts,
+  vocabularies,
+)
 from tasks import mixtures
 
 LENGTHS = {"inputs": 192, "targets": 48}
@@ -141,8 +147,8 @@ def test_every_host_names_all_examples_of_the_batch_it_gave_last(
   for _ in range(3):
     segments = next(one)["encoder_segment_ids"]
     next(other)
-    ids = one.example_ids()
-    assert other.example_ids() == ids
+    ids = one.example_ids_fn()()
+    assert other.example_ids_fn()() == ids
     assert [len(row) for row in ids] == segments.max(axis=1).tolist()
     assert all(re.fullmatch(name, one_id) for row in ids for one_id in row)
 
@@ -156,6 +162,65 @@ def test_a_run_resumes_on_another_number_of_hosts(make, unbroken):
     take(second, 3),
     [{name: v[2:] for name, v in batch.items()} for batch in unbroken[3:6]],
   )
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "most", "groups"),
+  [
+    (128, 1000, 16),
+    (1024, 1000, 16),
+    (64, 1000, 8),
+    (48, 1000, 4),
+    (32, 3, 2),
+    (24, 1000, 2),
+    (10, 1000, 1),
+    (8, 1000, 1),
+    (17, 1000, 1),
+    (128, 1, 1),
+  ],
+)
+def test_a_batch_has_as_many_groups_as_leave_each_enough(
+  batch_size, most, groups
+):
+  assert pipeline.num_groups(batch_size, most) == groups
+
+
+def test_groups_of_rendered_examples_share_each_pass_over_the_rows(make):
+  """24 rows in two groups, on one host and on two of which each has one."""
+  options = {"name": NAVIGATE, "batch_size": 16, "pack": False}
+  one = make(**options)
+  hosts = [make(**options, rows=range(i, i + 8)) for i in (0, 8)]
+  seen = []
+  for _ in range(6):
+    whole = next(one)
+    parts = [next(host) for host in hosts]
+    assert_same(
+      [whole],
+      [{k: np.concatenate([p[k] for p in parts]) for k in whole}],
+    )
+    seen.append(one.example_ids_fn()())
+  # Each group's rows, one by one: a row of a pass is in one of them.
+  groups = [[row for b in seen for row in b[i : i + 8]] for i in (0, 8)]
+  ids = [name for pair in zip(*groups, strict=True) for (name,) in pair]
+  first, second = (sorted(ids[i : i + 24]) for i in (0, 24))
+  assert first == second and len({*first}) == 24
+  assert ids[:24] != ids[24:48]
+  assert [h.counters.examples for h in hosts] != [0, 0]
+
+
+def test_a_mixture_with_a_source_that_is_not_a_table_is_one_group(make):
+  name = "function_for_pipeline_test"
+  seqio.TaskRegistry.add(
+    name,
+    source=seqio.FunctionDataSource(
+      lambda split, shuffle_files, seed=None: None, splits=["train"]
+    ),
+    output_features=task_parts.training_features(vocabularies.mini()),
+    preprocessors=[],
+    shuffle_buffer_size=None,
+  )
+  assert example_stream.most_streams(name) == 1
+  assert example_stream.most_streams(NAVIGATE) == 3
 
 
 @pytest.mark.parametrize("pack", [True, False])

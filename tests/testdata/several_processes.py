@@ -24,7 +24,7 @@ include "runs/train.gin"
 
 MIXTURE_OR_TASK_NAME = "mini_pretrain_v1"
 TASK_FEATURE_LENGTHS = {"inputs": 64, "targets": 64}
-BATCH_SIZE = 8
+BATCH_SIZE = 16  # two groups of rows, see data/pipeline.py
 LOG_EVERY = 1
 loop.LoopConfig.log_example_ids = True
 config.T5Config.dtype = "float32"

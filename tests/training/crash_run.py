@@ -35,7 +35,9 @@ def main(model_dir, seconds_per_batch=0.0, where=None, **config):
     **config,
   }
   iterator = tiny_run.Batches(
-    seconds_per_batch, where.local_rows(tiny_run.BATCH_SIZE)
+    seconds_per_batch,
+    where.local_rows(tiny_run.BATCH_SIZE),
+    processes.gather if jax.process_count() > 1 else dict,
   )
   with manager.CheckpointManager(
     os.path.join(model_dir, "checkpoints"), keep=2

@@ -159,13 +159,19 @@ def batch(number, batch_size=BATCH_SIZE):
   )
 
 
+_STATE_COPIES = 2**21  # more than one message of the coordination service
+
+
 class Batches:
   """An iterator over batches 0, 1, ... that can be restored."""
 
-  def __init__(self, seconds_per_batch=0.0, rows=range(BATCH_SIZE)):
+  def __init__(
+    self, seconds_per_batch=0.0, rows=range(BATCH_SIZE), gather=dict
+  ):
     self.number = 0
     self._seconds_per_batch = seconds_per_batch
-    self._rows = list(rows)
+    self._rows = [int(row) for row in rows]
+    self._gather = gather
 
   def __next__(self):
     time.sleep(self._seconds_per_batch)
@@ -173,20 +179,31 @@ class Batches:
     whole = batch(self.number - 1)
     return {name: array[self._rows] for name, array in whole.items()}
 
-  def example_ids(self):
-    """Names every row by its batch and index."""
-    return [[f"{self.number - 1}/{row}"] for row in range(BATCH_SIZE)]
+  def example_ids_fn(self):
+    """Names every row by its batch and index; each process its own."""
+    number = self.number - 1
+    own = {f"{row}": f"{number}/{row}".encode() for row in self._rows}
 
-  def digest(self):
-    """All processes make the same batches."""
-    return str(self.number)
+    def example_ids():
+      ids = self._gather(own)
+      return [[ids[f"{row}"].decode()] for row in range(BATCH_SIZE)]
+
+    return example_ids
+
+  def digests(self):
+    """All processes make the same batches, each its own rows."""
+    rows = {f"row {row}": self.number for row in self._rows}
+    return {"the number of batches": self.number, **rows}
 
   def dropped(self):
     """All examples fit."""
     return ""
 
   def state(self):
-    """Serializes the position."""
+    """Serializes the position, which each process has for its own rows."""
+    content = f"{self.number}".encode() * _STATE_COPIES
+    parts = self._gather({f"{row}": content for row in self._rows})
+    assert len(parts) == BATCH_SIZE and {*parts.values()} == {content}
     return json.dumps({"next": self.number}).encode()
 
   def restore(self, saved):
