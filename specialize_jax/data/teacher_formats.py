@@ -328,8 +328,11 @@ def _gather(
   lengths = tf.concat([tf.gather(table.lengths, which), last + 1], 1)
   flat = tf.reshape(starts, [-1])
   index = tf.ragged.range(flat, flat + tf.reshape(lengths, [-1])).flat_values
-  ids = tf.gather(tf.concat([table.ids, [eos_id]], 0), index)
-  return ids, _ends(tf.reduce_sum(lengths, 1))
+  # Without a copy of the table, whose size would count in every batch.
+  ids = tf.gather(table.ids, tf.minimum(index, eos_at - 1))
+  return tf.where(index == eos_at, eos_id, ids), _ends(
+    tf.reduce_sum(lengths, 1)
+  )
 
 
 class _Prompts:
