@@ -44,6 +44,9 @@ _CHUNK_CHOICES = 64
 
 # The fewest rows of a task in one of several streams.
 _MIN_ROWS = 8
+# The most streams of rendered examples: each has datasets of its own, which one
+# host may have to open and to run.
+_MOST_RENDERED = 4
 
 
 class Stream(Protocol):
@@ -553,8 +556,9 @@ def training_streams(
 def most_streams(mixture_or_task_name: str, *, split: str = "train") -> int:
   """Returns the largest number of streams that a mixture is divided into.
 
-  Each has at least `_MIN_ROWS` of the rows of every task. It is 1 if any task
-  reads a source that is not a table, whose rows cannot be divided by number.
+  Each has at least `_MIN_ROWS` of the rows of every task. There are few where
+  examples are rendered before they are packed, and one if any task reads a
+  source that is not a table, whose rows cannot be divided by number.
 
   Args:
     mixture_or_task_name: A name registered with seqio.
@@ -569,7 +573,8 @@ def most_streams(mixture_or_task_name: str, *, split: str = "train") -> int:
   fewest = min(
     (task.source.num_input_examples(split) for task in tasks), default=1
   )
-  return max(1, fewest // _MIN_ROWS)
+  most = max(1, fewest // _MIN_ROWS)
+  return most if all(map(_has_outlines, tasks)) else min(most, _MOST_RENDERED)
 
 
 def _tasks(
