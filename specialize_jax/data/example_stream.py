@@ -397,20 +397,29 @@ def _random_numbers(seed: int, first: int, count: int) -> np.ndarray:
     first: The index of the first number to return.
     count: The number of numbers.
   """
+  page, skipped = divmod(first, _PAGE)
+  pages = range(page, (first + count - 1) // _PAGE + 1)
+  numbers = np.concatenate([_page_of_random_numbers(seed, n) for n in pages])
+  return numbers[skipped : skipped + count]
+
+
+@functools.lru_cache(maxsize=128)
+def _page_of_random_numbers(seed: int, page: int) -> np.ndarray:
   key, high = tf.compat.v1.random.get_seed(seed)
-  block, skipped = divmod(first, _PHILOX_BLOCK)
   numbers = tf.raw_ops.StatelessRandomUniformFullIntV2(
-    shape=[skipped + count],
+    shape=[_PAGE],
     key=tf.constant([key], tf.uint64),
-    counter=tf.constant([block, high], tf.uint64),
+    counter=tf.constant([page * _PAGE // _PHILOX_BLOCK, high], tf.uint64),
     dtype=tf.uint32,
     alg=_PHILOX,
   )
-  return numbers.numpy()[skipped:].astype(np.int64)
+  return numbers.numpy().astype(np.int64)
 
 
 # TensorFlow's number of the Philox generator, and the numbers of one counter.
 _PHILOX, _PHILOX_BLOCK = 1, 4
+# Random numbers that are drawn at once: a draw takes a millisecond.
+_PAGE = 1024
 
 
 def _choosing_fn(rates: Sequence[float]) -> Callable[..., tf.Tensor]:

@@ -97,23 +97,6 @@ def _word_table(path: str) -> tables.StudentTable:
   return tables.StudentTable(student.SentencePieceStudent.from_file(path))
 
 
-def joined(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
-  """Concatenates tables."""
-  shifts = np.cumsum([0, *(int(part.ids.shape[0]) for part in parts)])
-  return TokenizedTexts(
-    texts=tf.concat([part.texts for part in parts], 0),
-    ids=tf.concat([part.ids for part in parts], 0),
-    starts=tf.concat(
-      [
-        part.starts + int(shift)
-        for part, shift in zip(parts, shifts[:-1], strict=True)
-      ],
-      0,
-    ),
-    lengths=tf.concat([part.lengths for part in parts], 0),
-  )
-
-
 def render(
   dataset: tf.data.Dataset,
   output_features: Mapping[str, seqio.Feature],
