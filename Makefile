@@ -76,7 +76,7 @@ test-latest:
 # Without wheels and without a network its tests are skipped, and say so.
 test-t5x: $(VENV)/installed-test
 	$(MAKE) $(VENV)/installed-t5x || test -z "$(T5X_WHEELS)"
-	$(BIN)/python -m pytest -m t5x tests/t5x_bridge
+	$(PYTEST) -m t5x tests/t5x_bridge
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
