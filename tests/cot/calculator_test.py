@@ -118,10 +118,10 @@ def test_what_is_no_sum_or_only_might_be_has_none(text):
   ],
 )
 def test_hostile_sums_end_soon(expression):
-  start = time.perf_counter()
+  start = time.process_time()
   assert calculator.result_of(f"It is {expression} =") is None
   assert calculator.result_of(f"<<{expression}=") is None
-  assert time.perf_counter() - start < 0.2
+  assert time.process_time() - start < 0.2
 
 
 @given(st.text(alphabet="0123456789.,+-*/x%$() =<aA\u00d7\u00f7^", max_size=60))
