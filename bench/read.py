@@ -114,7 +114,9 @@ def _measure(flags):
   imported = time.time() - flags.started
   mixture = _as_text() if flags.compare else flags.mixture
   # This process has no others to ask for the rest of a state.
-  missing = {f"group_{number:02}": b"" for number in range(16)}
+  missing = {
+    pipeline.group_name(number): b"" for number in range(pipeline.MAX_GROUPS)
+  }
   iterator = pipeline.TrainIterator(
     mixture,
     task_feature_lengths=_LENGTHS,

@@ -14,7 +14,6 @@ Each mixes the tasks and draws demonstrations with a seed of its own.
 """
 
 import functools
-import io
 import itertools
 import pathlib
 import tempfile
@@ -33,6 +32,7 @@ from specialize_jax.data import (
   teacher_formats,
   teacher_source,
 )
+from specialize_jax.files import npz
 
 # The number of examples that are converted to NumPy at once. Converting them
 # one by one would take longer than packing.
@@ -98,11 +98,11 @@ class ExampleStream:
 
   def state(self) -> bytes:
     """Serializes the position."""
-    return _to_bytes(_saved(elements=self._elements))
+    return npz.to_bytes(_saved(elements=self._elements))
 
   def restore(self, state: bytes) -> None:
     """Moves to a position that `state` returned."""
-    _load(_from_bytes(state), elements=self._elements)
+    _load(npz.from_bytes(state), elements=self._elements)
 
 
 class OutlineStream:
@@ -206,11 +206,11 @@ class OutlineStream:
   def state(self) -> bytes:
     """Serializes the position."""
     counts = [int(self._ended), self._num_chunks, *self._taken]
-    return _to_bytes({_COUNTS: np.array(counts, np.int64)})
+    return npz.to_bytes({_COUNTS: np.array(counts, np.int64)})
 
   def restore(self, state: bytes) -> None:
     """Moves to a position that `state` returned."""
-    ended, num_chunks, *taken = _from_bytes(state)[_COUNTS].tolist()
+    ended, num_chunks, *taken = npz.from_bytes(state)[_COUNTS].tolist()
     self._move(bool(ended), num_chunks, taken)
 
   def skip(self, num_examples: int) -> None:
@@ -488,17 +488,6 @@ def _load(
       (pathlib.Path(directory) / name).write_bytes(content.tobytes())
     status = tf.train.Checkpoint(**iterators).read(f"{directory}/elements")
     status.assert_consumed()
-
-
-def _to_bytes(files: Mapping[str, np.ndarray]) -> bytes:
-  file = io.BytesIO()
-  np.savez(file, **files)
-  return file.getvalue()
-
-
-def _from_bytes(state: bytes) -> dict[str, np.ndarray]:
-  with np.load(io.BytesIO(state), allow_pickle=False) as files:
-    return {name: files[name] for name in files.files}
 
 
 def training_streams(

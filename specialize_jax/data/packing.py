@@ -23,7 +23,6 @@ fill one row:
 """
 
 import bisect
-import io
 import itertools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +32,7 @@ import numpy as np
 
 from specialize_jax import errors
 from specialize_jax.data import features
+from specialize_jax.files import npz
 
 # A task example: arrays for all of `features.TRAINING_FEATURES`, and for some
 # of `features.EXAMPLE_FEATURES`.
@@ -289,7 +289,7 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
   arrays = {"row_sizes": np.array([len(row) for row in rows], np.int64)}
   if examples and isinstance(examples[0], Outline):
     arrays["outlines"] = _numbers(examples)
-    return _to_bytes(arrays)
+    return npz.to_bytes(arrays)
   for name in (features.INPUTS, features.TARGETS):
     arrays[f"{name}_sizes"] = np.array(
       [len(example[name]) for example in examples], np.int64
@@ -301,13 +301,7 @@ def rows_to_bytes(rows: Iterable[Row]) -> bytes:
     # `dtype()` is the default: an empty id, or 0 for no format.
     values = [example.get(name, dtype()) for example in examples]
     arrays[name] = np.array(values, dtype)
-  return _to_bytes(arrays)
-
-
-def _to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-  file = io.BytesIO()
-  np.savez(file, **arrays)
-  return file.getvalue()
+  return npz.to_bytes(arrays)
 
 
 def _numbers(outlines: Iterable[Outline]) -> np.ndarray:
@@ -352,19 +346,17 @@ def checksum(rows: Iterable[Row]) -> int:
 
 def rows_from_bytes(state: bytes) -> list[Row]:
   """Deserializes the result of `rows_to_bytes`."""
-  with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
-    if "outlines" in arrays:
-      outlines = iter(_outlines(arrays["outlines"]))
-      return [
-        [*itertools.islice(outlines, size)] for size in arrays["row_sizes"]
-      ]
-    columns = {}
-    for name in features.TRAINING_FEATURES:
-      side = features.INPUTS if name == features.INPUTS else features.TARGETS
-      ends = np.cumsum(arrays[f"{side}_sizes"])
-      columns[name] = np.split(arrays[name], ends)[:-1]
-    columns |= {name: list(arrays[name]) for name in features.EXAMPLE_FEATURES}
-    row_sizes = arrays["row_sizes"]
+  arrays = npz.from_bytes(state)
+  if "outlines" in arrays:
+    outlines = iter(_outlines(arrays["outlines"]))
+    return [[*itertools.islice(outlines, size)] for size in arrays["row_sizes"]]
+  columns = {}
+  for name in features.TRAINING_FEATURES:
+    side = features.INPUTS if name == features.INPUTS else features.TARGETS
+    ends = np.cumsum(arrays[f"{side}_sizes"])
+    columns[name] = np.split(arrays[name], ends)[:-1]
+  columns |= {name: list(arrays[name]) for name in features.EXAMPLE_FEATURES}
+  row_sizes = arrays["row_sizes"]
   examples = iter(
     [
       dict(zip(columns, values, strict=True))

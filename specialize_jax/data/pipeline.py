@@ -21,7 +21,6 @@ are tokenized, it renders all examples of its groups.
 
 import collections
 import dataclasses
-import io
 import itertools
 import json
 import zlib
@@ -31,13 +30,14 @@ import numpy as np
 
 from specialize_jax import errors
 from specialize_jax.data import example_stream, features, packing, prefetching
+from specialize_jax.files import npz
 
 # The number of batches that are prefetched.
 PREFETCHED_BATCHES = 2
 # After this many consecutive examples that are too long, raise an error.
 _MAX_DROPPED_IN_A_ROW = 10_000
 # The most groups of a batch, and the fewest rows of one of several groups.
-_MAX_GROUPS = 16
+MAX_GROUPS = 16
 _MIN_GROUP_ROWS = 8
 # The open rows of all groups together, and the fewest of one.
 _OPEN_ROWS = 256
@@ -174,7 +174,7 @@ class TrainIterator:
     batch_size = self._options["batch_size"]
     if self._options["num_epochs"] is not None:
       return 1
-    if num_groups(batch_size, _MAX_GROUPS) == 1:  # without reading tables
+    if num_groups(batch_size, MAX_GROUPS) == 1:  # without reading tables
       return 1
     most = example_stream.most_streams(
       self._options["mixture"], split=self._options["split"]
@@ -251,7 +251,7 @@ class TrainIterator:
       for number, rows in rows_by_group.items():
         ids = iter(batches.ids([*itertools.chain(*rows)]))
         of_rows = [[*itertools.islice(ids, len(row))] for row in rows]
-        named[_name(number)] = json.dumps(of_rows).encode()
+        named[group_name(number)] = json.dumps(of_rows).encode()
       named = self._of_all(named, batches.num_groups)
       found = [json.loads(named[name]) for name in sorted(named)]
       return [*itertools.chain(*found)]
@@ -293,7 +293,7 @@ class TrainIterator:
     with self._prefetcher.paused() as ready:
       batches = self._batches
       parts = {
-        _name(number): group.state(
+        group_name(number): group.state(
           [row for b in ready for row in b.rows[number]]
         )
         for number, group in batches.groups.items()
@@ -313,7 +313,7 @@ class TrainIterator:
     """Returns the parts of all groups, from the processes that have them."""
     if num_groups > 1:
       parts = self._gather(parts)
-    missing = {*map(_name, range(num_groups))} - parts.keys()
+    missing = {*map(group_name, range(num_groups))} - parts.keys()
     if missing:
       raise ValueError(
         f"no process reads {', '.join(sorted(missing))} of {num_groups}:"
@@ -335,12 +335,12 @@ class TrainIterator:
     self._check_options(header)
     if header["version"] == _VERSION_OF_ONE_GROUP:
       header |= {"groups": 1, "batches": header["counters"]["batches"]}
-      parts = {_name(0): state}
+      parts = {group_name(0): state}
     with self._prefetcher.restarted():
       if header["groups"] != self._batches.num_groups:
         self._batches = self._open(header["groups"])
       for number, group in self._batches.groups.items():
-        group.restore(parts[_name(number)])
+        group.restore(parts[group_name(number)])
       self._num_batches = header["batches"]
       self._last_rows, self._checksums = {}, {}
 
@@ -377,7 +377,7 @@ def num_groups(batch_size: int, most: int) -> int:
   """
   number = 1
   while (
-    2 * number <= min(most, _MAX_GROUPS)
+    2 * number <= min(most, MAX_GROUPS)
     and batch_size % (2 * number) == 0
     and batch_size // (2 * number) >= _MIN_GROUP_ROWS
   ):
@@ -566,19 +566,15 @@ class _Group:
     )
 
 
-def _name(group: int) -> str:
+def group_name(group: int) -> str:
+  """Returns the name of a group's part of a state."""
   return f"group_{group:02}"
 
 
 def _to_bytes(parts: Mapping[str, bytes]) -> bytes:
-  file = io.BytesIO()
-  np.savez_compressed(
-    file,
-    **{name: np.frombuffer(part, np.uint8) for name, part in parts.items()},
-  )
-  return file.getvalue()
+  arrays = {name: np.frombuffer(part, np.uint8) for name, part in parts.items()}
+  return npz.to_bytes(arrays, compress=True)
 
 
 def _from_bytes(state: bytes) -> dict[str, bytes]:
-  with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
-    return {name: arrays[name].tobytes() for name in arrays.files}
+  return {name: x.tobytes() for name, x in npz.from_bytes(state).items()}

@@ -260,9 +260,10 @@ def row_numbers(
     seed = secrets.randbelow(2**31)
 
   def rows_of(number: tf.Tensor) -> tf.data.Dataset:
-    rows = tf.range(num_rows, dtype=tf.int64)
     if shuffle:
       rows = order(num_rows, number, seed=seed, salt=salt)
+    else:
+      rows = tf.range(num_rows, dtype=tf.int64)
     if share is not None:
       # As `Dataset.shard` of all passes, without a step for each row left out.
       rows = rows[(share.number - number * num_rows) % share.of :: share.of]
