@@ -251,33 +251,32 @@ def _is_built(place: pathlib.Path, manifest: Mapping[str, object]) -> bool:
 
 def _write_world(place: pathlib.Path, seed: int, config: WorldConfig) -> None:
   """Writes all files of a world to an empty directory."""
+  world = draw_world(seed, config)
+  train_rows = _write_items(place, world)
+  early_rows = _write_early_lessons(place, world)
+  questions = [{"text": row["question"]} for row in train_rows]
+  _write_rows(place / "text" / "train.jsonl", questions)
+
+  solutions = _random_solutions(world, seed, config)
+  student = vocabulary.train_student(
+    _student_texts([*train_rows, *early_rows], solutions),
+    vocab_size=config.student_vocab_size,
+  )
+  (place / "student.model").write_bytes(student)
+  tokenizer = _teacher_tokenizer(world, solutions, config)
+  _write_text(place / "teacher_tokenizer.json", tokenizer)
+
   num_records = (
     config.train_size + config.validation_size
   ) * config.samples_per_question
-  with progress.Progress(3 + num_records, "parts", title="mini world") as bar:
-    world = draw_world(seed, config)
-    train_rows = _write_items(place, world)
-    early_rows = _write_early_lessons(place, world)
-    questions = [{"text": row["question"]} for row in train_rows]
-    _write_rows(place / "text" / "train.jsonl", questions)
-    bar.advance(detail="problems")
-
-    solutions = _random_solutions(world, seed, config)
-    student = vocabulary.train_student(
-      _student_texts([*train_rows, *early_rows], solutions),
-      vocab_size=config.student_vocab_size,
-    )
-    (place / "student.model").write_bytes(student)
-    bar.advance(detail="tokenizers")
-    tokenizer = _teacher_tokenizer(world, solutions, config)
-    _write_text(place / "teacher_tokenizer.json", tokenizer)
-    bar.advance(detail="tokenizers")
-
-    if config.samples_per_question:
-      with store.RecordWriter(place / "records") as writer:
-        for record in _sample_records(world, tokenizer, seed, config):
-          writer.append(record)
-          bar.advance(detail="teacher records")
+  if num_records:
+    with (
+      progress.Progress(num_records, "samples", title="mini teacher") as bar,
+      store.RecordWriter(place / "records") as writer,
+    ):
+      for record in _sample_records(world, tokenizer, seed, config):
+        writer.append(record)
+        bar.advance()
 
 
 def _write_items(place: pathlib.Path, world: World) -> list[lessons.Row]:
