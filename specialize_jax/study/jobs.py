@@ -131,11 +131,11 @@ def run(
   """
   places = directories(jobs, directory)
   with locks.directory(directory, "--output_dir"):
-    pool = _Pool(jobs, places, directory / _SPENT)
+    pool = _Pool(jobs, places, directory / _SPENT, num_workers)
     try:
       with _terminated_as_exit():
         while not pool.is_done():
-          pool.start(num_workers)
+          pool.start()
           time.sleep(_POLL_SECONDS)
           pool.collect()
     finally:
@@ -190,13 +190,15 @@ class _Pool:
     jobs: Sequence[Job],
     places: Mapping[str, pathlib.Path],
     spent_path: pathlib.Path,
+    num_workers: int,
   ) -> None:
     self._places = places
     self._spent_path = spent_path
+    self._num_workers = num_workers
     self._waiting = [job for job in jobs if not self._has_result(job.name)]
     self._urgency = _urgency(jobs)
     self._running: list[_Process] = []
-    self._progress = _Progress(len(jobs), self._waiting)
+    self._progress = _Progress(len(jobs), self._waiting, num_workers)
 
   def _has_result(self, name: str) -> bool:
     return (self._places[name] / RESULT).is_file()
@@ -204,7 +206,7 @@ class _Pool:
   def is_done(self) -> bool:
     return not self._waiting and not self._running
 
-  def start(self, num_workers: int) -> None:
+  def start(self) -> None:
     """Starts ready jobs, most urgent first, until all workers are busy."""
     ready = [
       job
@@ -212,7 +214,7 @@ class _Pool:
       if all(self._has_result(name) for name in job.needs)
     ]
     ready.sort(key=lambda job: -self._urgency[job.name])
-    for job in ready[: num_workers - len(self._running)]:
+    for job in ready[: self._num_workers - len(self._running)]:
       place = self._places[job.name]
       place.mkdir(parents=True, exist_ok=True)
       needs = {name: self._places[name] for name in job.needs}
@@ -234,7 +236,7 @@ class _Pool:
         self._ended(process, os.waitstatus_to_exitcode(status), usage)
         if process.popen.returncode or not self._has_result(process.job.name):
           self._raise_failure(process.job, process.popen.returncode)
-        self._progress.done(process.job)
+        self._progress.done(process.job, time.monotonic() - process.started)
 
   def _ended(self, process: _Process, status: int, usage: object) -> None:
     process.popen.returncode = status  # or Popen would wait for it again
@@ -278,23 +280,28 @@ class _Pool:
 class _Progress:
   """Prints a line to standard error when a job is done."""
 
-  def __init__(self, num_jobs: int, waiting: Sequence[Job]) -> None:
+  def __init__(
+    self, num_jobs: int, waiting: Sequence[Job], num_workers: int
+  ) -> None:
     self._num_jobs = num_jobs
     self._num_done = num_jobs - len(waiting)
+    self._num_workers = num_workers
     self._cost_left = sum(job.cost for job in waiting)
-    self._cost_at_start = self._cost_left
+    self._cost_done = self._seconds_done = 0.0
     self._start = time.monotonic()
     if self._num_done:
       self._tell(f"{self._num_done} jobs were done before")
 
-  def done(self, job: Job) -> None:
+  def done(self, job: Job, seconds: float) -> None:
+    """Counts a job that took some seconds while other workers had their own."""
     self._num_done += 1
     self._cost_left -= job.cost
+    self._cost_done += job.cost
+    self._seconds_done += seconds
+    left = self._cost_left * self._seconds_done / self._cost_done
+    left /= self._num_workers
     minutes = (time.monotonic() - self._start) / 60
-    rate = minutes / (self._cost_at_start - self._cost_left)
-    self._tell(
-      f"{job.name}; {minutes:.1f} min, about {rate * self._cost_left:.0f} left"
-    )
+    self._tell(f"{job.name}; {minutes:.1f} min, about {left / 60:.0f} left")
 
   def _tell(self, text: str) -> None:
     place = f"[{self._num_done}/{self._num_jobs}]"

@@ -205,3 +205,11 @@ def test_two_studies_do_not_share_a_directory(tmp_path):
   finally:
     study.terminate()
     study.wait(30)
+
+
+def test_time_left_counts_the_workers(capsys):
+  waiting = [job("a"), job("b"), job("c", cost=3.0)]
+  progress = jobs._Progress(3, waiting, num_workers=2)
+  progress.done(waiting[0], seconds=120.0)
+  # 4 of 5 parts are left, of 2 minutes each, shared by two workers.
+  assert "[1/3] a; 0.0 min, about 4 left" in capsys.readouterr().err
