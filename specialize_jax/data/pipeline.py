@@ -288,7 +288,8 @@ class TrainIterator:
   def state(self) -> bytes:
     """Serializes the position after the last batch, for `restore`.
 
-    All processes call it together, and get the same state.
+    All processes call it together; any one's state is that of all groups. Its
+    bytes depend on how many batches are prefetched, the position does not.
     """
     with self._prefetcher.paused() as ready:
       batches = self._batches
