@@ -66,11 +66,15 @@ class Prefetcher(Generic[Item]):
 
   @contextlib.contextmanager
   def restarted(self) -> Iterator[None]:
-    """Discards the prefetched items, and suspends the thread for the block."""
+    """Discards the prefetched items, and suspends the thread for the block.
+
+    A prefetcher that was closed stays closed.
+    """
     with self._making, self._queue:
       yield
       self._ready.clear()
-      self._ending = None
+      if self._ending is not None and not self._ending.closed:
+        self._ending = None
       self._queue.notify_all()
 
   def close(self) -> None:

@@ -117,3 +117,23 @@ def test_closing_ends_the_thread(prefetch):
   assert before
   prefetcher.close()
   assert not any(one.is_alive() for one in before)
+
+
+def test_a_restart_after_closing_makes_nothing(prefetch):
+  """There is no thread to wait for."""
+  prefetcher = prefetch(counting(), num_ahead=1)
+  prefetcher.take()
+  prefetcher.close()
+  with prefetcher.restarted():
+    pass
+  took = []
+
+  def take():
+    with pytest.raises(StopIteration):
+      prefetcher.take()
+    took.append(True)
+
+  thread = threading.Thread(target=take, daemon=True)
+  thread.start()
+  thread.join(10)
+  assert took
