@@ -60,8 +60,15 @@ class Prefetcher(Generic[Item]):
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[Sequence[Item]]:
-    """Suspends the thread, and yields the prefetched items."""
+    """Suspends the thread, and yields the prefetched items.
+
+    Raises:
+      Exception: that of the function, if it has failed. Its state may then lack
+        parts of the item that it was making.
+    """
     with self._making, self._queue:
+      if self._ending is not None and self._ending.error is not None:
+        raise self._ending.error
       yield tuple(self._ready)
 
   @contextlib.contextmanager
