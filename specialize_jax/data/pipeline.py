@@ -288,7 +288,12 @@ class TrainIterator:
   def state(self) -> bytes:
     """Serializes the position after the last batch, for `restore`.
 
-    All processes call it together, and get the same state.
+    All processes call it together; any one's state is that of all groups. Its
+    bytes depend on how many batches are prefetched, the position does not.
+
+    Raises:
+      Exception: that of a batch which could not be read ahead: its rows would
+        be missing from the state.
     """
     with self._prefetcher.paused() as ready:
       batches = self._batches

@@ -60,17 +60,28 @@ class Prefetcher(Generic[Item]):
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[Sequence[Item]]:
-    """Suspends the thread, and yields the prefetched items."""
+    """Suspends the thread, and yields the prefetched items.
+
+    Raises:
+      Exception: that of the function, if it has failed. Its state may then lack
+        parts of the item that it was making.
+    """
     with self._making, self._queue:
+      if self._ending is not None and self._ending.error is not None:
+        raise self._ending.error
       yield tuple(self._ready)
 
   @contextlib.contextmanager
   def restarted(self) -> Iterator[None]:
-    """Discards the prefetched items, and suspends the thread for the block."""
+    """Discards the prefetched items, and suspends the thread for the block.
+
+    A prefetcher that was closed stays closed.
+    """
     with self._making, self._queue:
       yield
       self._ready.clear()
-      self._ending = None
+      if self._ending is not None and not self._ending.closed:
+        self._ending = None
       self._queue.notify_all()
 
   def close(self) -> None:

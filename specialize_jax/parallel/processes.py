@@ -229,8 +229,9 @@ def anywhere(here: bool) -> bool:
 def gather(here: Mapping[str, bytes]) -> dict[str, bytes]:
   """Returns the named values of all processes; all must call it.
 
-  Processes with the same name must have the same value for it. The values go
-  through the coordination service, which keeps them until the next call.
+  Of a name that several processes have, all get the value of the first of
+  them. The values go through the coordination service, which keeps them until
+  the next call.
 
   Args:
     here: the values of this process, by name; names have no slash.
@@ -240,33 +241,41 @@ def gather(here: Mapping[str, bytes]) -> dict[str, bytes]:
     return dict(here)
   client, call = state.client, next(_GATHERINGS)
   place = f"specialize/gathered_{call}"
-  for name, value in here.items():
-    for number, begin in enumerate(range(0, len(value) or 1, _PART_BYTES)):
-      part = value[begin : begin + _PART_BYTES]
-      client.key_value_set_bytes(
-        f"{place}/{name}/{number:06}", part, allow_overwrite=True
-      )
-  # An index of the parts, since a single answer with all could be too long.
   client.key_value_set(
-    f"{place}_names/{state.process_id}",
+    f"{place}_names/{state.process_id:06}",
     json.dumps({name: len(value) for name, value in here.items()}),
   )
   meet(f"gathered_{call}")
   if call and state.process_id == 0:  # everyone has read the last call's
     client.key_value_delete(f"specialize/gathered_{call - 1}")
     client.key_value_delete(f"specialize/gathered_{call - 1}_names")
-  sizes: dict[str, int] = {}
-  for _, names in client.key_value_dir_get(f"{place}_names"):
-    sizes |= json.loads(names)
+  # Only one process sends a value: the parts of two of them, which may differ
+  # in content and length, would be joined.
+  senders: dict[str, tuple[int, int]] = {}
+  for key, names in sorted(client.key_value_dir_get(f"{place}_names")):
+    for name, size in json.loads(names).items():
+      senders.setdefault(name, (int(key.rpartition("/")[2]), size))
+  for name, (sender, size) in senders.items():
+    if sender == state.process_id:
+      for number in range(_num_parts(size)):
+        begin = number * _PART_BYTES
+        part = here[name][begin : begin + _PART_BYTES]
+        client.key_value_set_bytes(f"{place}/{name}/{number:06}", part)
+  # Part by part, since a single answer with all could be too long.
   return {
     name: b"".join(
       client.blocking_key_value_get_bytes(
         f"{place}/{name}/{number:06}", _START_SECONDS * 1000
       )
-      for number in range(-(-size // _PART_BYTES) or 1)
+      for number in range(_num_parts(size))
     )
-    for name, size in sorted(sizes.items())
+    for name, (_, size) in sorted(senders.items())
   }
+
+
+def _num_parts(size: int) -> int:
+  """Returns the number of messages of a value, at least one."""
+  return max(1, -(-size // _PART_BYTES))
 
 
 def leave_alone(status: int, error: BaseException) -> None:

@@ -153,6 +153,9 @@ def record(
 ) -> None:
   """Appends changes of settings to MODEL_DIR/changes.jsonl.
 
+  Those of earlier starts from the same or a later step are removed, since
+  nothing that they led to is left.
+
   Args:
     model_dir: the run's directory.
     step: the step that the run resumes from.
@@ -163,19 +166,22 @@ def record(
     written(name): list(pair)
     for name, pair in differences(metadata.get("settings"), now).items()
   }
-  if not changes or jax.process_index() != 0:
+  if jax.process_index() != 0:
     return
   for name, (then, here) in changes.items():
     logging.warning(
       "From step %d on, %s is %s; it was %s.", step, name, here, then
     )
   path = epath.Path(model_dir) / history.CHANGES
-  # A run that was killed before its next save resumes from the same step.
-  kept = [row for row in history.read_changes(path) if row["step"] < step]
-  date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-  writing.write_rows(
-    path, [*kept, {"step": step, "date": date, "changes": changes}], sealed=True
-  )
+  before = history.read_changes(path)
+  # A run that was killed before its next save resumes from the same step, with
+  # other changes or none.
+  rows = [row for row in before if row["step"] < step]
+  if changes:
+    date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    rows.append({"step": step, "date": date, "changes": changes})
+  if rows != before:
+    writing.write_rows(path, rows, sealed=True)
 
 
 def differences(

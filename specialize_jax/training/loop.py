@@ -59,7 +59,7 @@ class BatchIterator(Protocol):
   def state(self) -> bytes:
     """Serializes the position after the batches returned so far.
 
-    All processes call it together, and get the same bytes.
+    All processes call it together; any one's bytes are the position of all.
     """
 
   def restore(self, state: bytes) -> None:

@@ -79,6 +79,27 @@ def test_an_error_is_raised_after_the_items_before_it(prefetch):
       prefetcher.take()
 
 
+def test_there_is_no_pause_after_an_error_which_may_have_lost_a_part(prefetch):
+  numbers = iter(range(3))
+
+  def make():
+    if next(numbers) == 2:
+      raise OSError("read once, and lost")
+    return "item"
+
+  prefetcher = prefetch(make)
+  prefetcher.take()
+  wait_until(lambda: prefetcher._ending)
+  with pytest.raises(OSError, match="lost"), prefetcher.paused():
+    pass
+  assert prefetcher.take() == "item"
+  with prefetcher.restarted():
+    numbers = itertools.count(3)
+  assert prefetcher.take() == "item"
+  with prefetcher.paused():
+    pass
+
+
 def test_a_restart_discards_what_was_made(prefetch):
   place = [0]
 
@@ -117,3 +138,23 @@ def test_closing_ends_the_thread(prefetch):
   assert before
   prefetcher.close()
   assert not any(one.is_alive() for one in before)
+
+
+def test_a_restart_after_closing_makes_nothing(prefetch):
+  """There is no thread to wait for."""
+  prefetcher = prefetch(counting(), num_ahead=1)
+  prefetcher.take()
+  prefetcher.close()
+  with prefetcher.restarted():
+    pass
+  took = []
+
+  def take():
+    with pytest.raises(StopIteration):
+      prefetcher.take()
+    took.append(True)
+
+  thread = threading.Thread(target=take, daemon=True)
+  thread.start()
+  thread.join(10)
+  assert took

@@ -17,6 +17,7 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.cot import formats
 from specialize_jax.data import identity, sources
+from specialize_jax.evaluation import history
 from specialize_jax.reports import page
 from specialize_jax.reports import results as results_lib
 from specialize_jax.runs import experiment, resuming
@@ -197,6 +198,21 @@ def test_another_start_is_recorded_with_both_values(row, saved, tmp_path):
   )
   (name,) = written["changes"]
   assert name in (row, *RECORDED_STARTS[row])
+
+
+def test_a_change_of_a_start_that_saved_nothing_is_forgotten(saved, tmp_path):
+  """It was killed, and the next one resumes without it from the same step."""
+  run, manager = saved
+  path = tmp_path / history.CHANGES
+  now = resuming.settings(run, DATA, b"name: queues")
+  resuming.record(tmp_path, 1, {"settings": now | {"hosts": 2}}, now)
+  kept = path.read_text()
+  resuming.record(tmp_path, 2, manager.metadata(2), now | {"hosts": 3})
+  assert [row["step"] for row in history.read_changes(path)] == [1, 2]
+  resuming.record(tmp_path, 2, manager.metadata(2), now)
+  assert path.read_text() == kept
+  resuming.record(tmp_path, 1, {"settings": now}, now)
+  assert history.read_changes(path) == []
 
 
 def test_what_an_earlier_release_did_not_save_is_no_change(saved, tmp_path):
