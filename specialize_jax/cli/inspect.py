@@ -80,8 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   if flags.records and not flags.vocabulary and not flags.dataset:
     raise errors.UserError("--records needs --vocabulary, the student's own")
-  if flags.sample < 0:
-    raise errors.UserError(f"--sample={flags.sample}: expected 0 or more")
   paths.check_flags(
     flags,
     {

@@ -172,7 +172,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags_argv, arguments = _split(argv)
   flags = build_parser().parse_args(flags_argv)
   actions = _actions(flags)
-  _check_numbers(flags)
+  if flags.max_failures < 1:
+    raise errors.UserError(
+      f"--max_failures={flags.max_failures} is not possible: expected 1 or "
+      "more."
+    )
 
   from specialize_jax.tpu import launch, slices
 
@@ -223,16 +227,6 @@ def _actions(flags: argparse.Namespace) -> list[str]:
       "resume_until_done creates, installs and starts by itself: give it alone."
     )
   return list(flags.actions or _ACTIONS[flags.on])
-
-
-def _check_numbers(flags: argparse.Namespace) -> None:
-  for name in ("max_failures", "first_wait_seconds", "longest_wait_seconds"):
-    least = 1 if name == "max_failures" else 0
-    if getattr(flags, name) < least:
-      raise errors.UserError(
-        f"--{name}={getattr(flags, name)} is not possible: expected {least} "
-        "or more."
-      )
 
 
 def _with_multi_host(arguments: list[str], num_hosts: int) -> list[str]:
