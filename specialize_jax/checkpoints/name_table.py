@@ -14,7 +14,6 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -201,7 +200,7 @@ def abstract_params(
     A tree of `jax.ShapeDtypeStruct`, without axis metadata.
   """
   boxed = network.boxed_shapes(network.EncoderDecoder(config))
-  params = nn.meta.unbox(boxed)
+  params = network.unboxed(boxed)
   if placed is None:
     return params
   return jax.tree.map(

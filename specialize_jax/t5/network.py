@@ -313,6 +313,21 @@ def boxed_shapes(model: EncoderDecoder) -> Params:
   return jax.eval_shape(init)["params"]
 
 
+def unboxed(boxed: Params) -> Params:
+  """Returns a tree without its `nn.LogicallyPartitioned` boxes.
+
+  Within a mesh, `nn.meta.unbox` would also constrain the sharding of each leaf,
+  which is not possible for abstract arrays.
+  """
+
+  def is_box(node: object) -> bool:
+    return isinstance(node, nn.LogicallyPartitioned)
+
+  return jax.tree.map(
+    lambda leaf: leaf.value if is_box(leaf) else leaf, boxed, is_leaf=is_box
+  )
+
+
 def output_kernel(params: Params) -> jax.Array:
   """Returns the head's kernel `[D, V]`, tied or not, in the parameters' dtype.
 
