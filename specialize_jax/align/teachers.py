@@ -1,6 +1,6 @@
 """Builds teacher tokens from strings, ids or server responses.
 
-The input of alignment are `TeacherToken`s: the bytes of a sampled token, its
+Alignment reads `TeacherToken`s: the bytes of a sampled token, its
 log-probability, and the bytes and log-probabilities of its alternatives. They
 can be built from strings, from ids and a vocabulary that maps ids to bytes (a
 fast tokenizer or a tiktoken file), or from the response of an OpenAI-compatible

@@ -26,8 +26,8 @@ from etils import epath
 from specialize_jax import errors
 from specialize_jax.files import paths
 
-# What storage says that cannot be reached or is not ours to read; TensorStore
-# has one exception type for all, and the status in front of its message.
+# Statuses of storage that cannot be reached or may not be read. TensorStore has
+# one type of exception for all, whose message starts with the status.
 _NOT_DAMAGE = (
   "ABORTED",
   "CANCELLED",

@@ -3,8 +3,8 @@
 MODEL_DIR/checkpoints/<step>/ has four items, written and restored together:
 `state` (any pytree of arrays), `fingerprint` (its digests, see `damage`),
 `iterator` (the data iterator's state) and `metadata` (model config, package
-version, gin text: what a later reader needs to know). Beside them lies the
-manifest of all their files (see `manifests`). Saves are asynchronous,
+version, gin text: what a later reader needs to know). The manifest of
+all their files is next to them (see `manifests`). Saves are asynchronous,
 by all processes together. Orbax writes a step under a temporary name and
 renames it when it is complete, so that an interrupted save is never mistaken
 for a checkpoint; a damaged step is skipped and the one before is restored.
@@ -234,7 +234,7 @@ class CheckpointManager:
     """
     passed_over: dict[int, Exception] = {}
     unreadable = _unreadable_steps(self._directory)
-    processes.anywhere(False)  # all have looked before any is renamed
+    processes.anywhere(False)  # a barrier: renames follow all reads
     self._set_aside(list(unreadable))
     for step in reversed(self.all_steps()):
       problem = restored = None
@@ -279,7 +279,7 @@ class CheckpointManager:
         if aside.exists():
           aside.rmtree()
         (self._directory / str(step)).rename(aside)
-    processes.anywhere(False)  # nobody looks before it is done
+    processes.anywhere(False)  # a barrier: reads follow all renames
 
   def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
     """Restores a step: its state, the iterator's state and the metadata.
@@ -751,4 +751,4 @@ _READ_OF_EVERY_STEP: Mapping[str, Callable[[Any], object]] = {
   _STEP_METADATA: step_metadata_serialization.deserialize,
   "metrics/metrics": lambda metrics: math.isnan(_score(metrics)),
 }
-"""What Orbax reads of every step, and what fails on nonsense."""
+"""Files that Orbax reads of every step: a call that fails on bad contents."""

@@ -193,6 +193,6 @@ def _read_config(path: epath.Path | None, content: bytes) -> Mapping:
     config = json.loads(content)
   except (ValueError, RecursionError) as error:
     raise errors.UserError(
-      f"{path} is no JSON ({error}): copy the folder again."
+      f"{path} is not JSON ({error}): copy the folder again."
     ) from error
   return config if isinstance(config, dict) else {}

@@ -90,8 +90,8 @@ def parse(
     The parsed flags, and the overrides as gin bindings, "NAME = value".
 
   Example:
-    `--gin.MODEL_DIR=/tmp/m` is `MODEL_DIR = '/tmp/m'`, and so does
-    `--gin.MODEL_DIR='"/tmp/m"'`, which is how T5X wants it quoted.
+    `--gin.MODEL_DIR=/tmp/m` becomes `MODEL_DIR = '/tmp/m'`, and so does
+    `--gin.MODEL_DIR='"/tmp/m"'`, the quoting that T5X requires.
   """
   plain, bindings = [], []
   for argument in argv:

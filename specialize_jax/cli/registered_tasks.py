@@ -33,7 +33,7 @@ PATHS = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds where files lie, as every command that reads tasks has it."""
+  """Adds `--data_dir`, a flag of every command that reads tasks."""
   parser.add_argument(
     "--data_dir",
     default=None,

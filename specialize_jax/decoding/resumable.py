@@ -52,14 +52,14 @@ class ResumableRows:
       made_of: everything that the rows depend on, JSON-serializable, by the
         name of the flag, which error messages mention.
       num_rows: total number of rows.
-      belongs: whether a row that is present was made of the input of that
-        number; None if rows do not show it.
+      belongs: whether a row that is present was computed from the input of
+        that number; None if rows do not show it.
       overwrite: whether to start over, whatever exists.
 
     Raises:
       UserError: the file exists and belongs to another run, or is damaged.
     """
-    # Of a link: the file that it names, so that it is one by every name.
+    # Links are resolved, so that a file has the same path by every name.
     self._path = pathlib.Path(os.path.realpath(path))
     self._progress_path = self._path.with_name(self._path.name + _SUFFIX)
     self._made_of = json.loads(json.dumps(dict(made_of)))
@@ -203,7 +203,7 @@ class ResumableRows:
     return _crc32(lines[size:num_written], checksum["crc32"])
 
   def _check_rows(self, num_written: int) -> None:
-    """Checks that every row that is present was made of its own input."""
+    """Checks that every row that is present was computed from its own input."""
     if self._belongs is None:
       return
     for number, row in self._read(num_written).items():

@@ -44,9 +44,8 @@ def attend(
     keys_BHSK: The keys.
     values_BHSK: The values.
     bias_HTS: float32, added to the scores; None for no bias.
-    mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look at
-      key s. A query that may look at nothing gets zeros, and gradients of
-      zero.
+    mask: bool, broadcasts to `[B, H, T, S]`, true where query t attends to
+      key s. A query without visible keys gets zeros, and gradients of zero.
 
   Returns:
     `[B, H, T, K]` in the values' dtype.

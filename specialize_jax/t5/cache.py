@@ -65,7 +65,7 @@ class CachedKeysValues(flax.struct.PyTreeNode):
 
   @property
   def num_rows(self) -> int:
-    """B."""
+    """The number of rows, B."""
     return len(self.values_BHSK)
 
   def attended_by(

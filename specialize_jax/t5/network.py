@@ -43,10 +43,10 @@ class DecodeCache(flax.struct.PyTreeNode):
 class EncoderDecoder(nn.Module):
   """The whole network.
 
-  Token ids are int32, and 0 is padding. Segment ids are 0 for padding and
-  otherwise identify the example of a packed row; without them a row is one
-  example. There are no position ids: segments are contiguous, so relative
-  positions within a segment are differences of indices.
+  Token ids are int32, `T5Config.pad_id` at padding. Segment ids are 0 for
+  padding and otherwise identify the example of a packed row; without them a row
+  is one example. There are no position ids: segments are contiguous, so
+  relative positions within a segment are differences of indices.
 
   With `deterministic=False` dropout draws from the `dropout` collection:
   `model.apply({"params": params}, ..., rngs={"dropout": dropout_rng})`.
