@@ -80,8 +80,8 @@ class CachedKeysValues(flax.struct.PyTreeNode):
       scores_BHTS += bias_HTS[None]
     exps_BHTS, sums_BHT1 = attend.exponentials(scores_BHTS, mask)
     dtype = self.values_BHSK.dtype
-    gathered_BHTK = _multiply(exps_BHTS.astype(dtype), self.values_BHSK)
-    return (gathered_BHTK / sums_BHT1).astype(dtype)
+    weighted_BHTK = _multiply(exps_BHTS.astype(dtype), self.values_BHSK)
+    return (weighted_BHTK / sums_BHT1).astype(dtype)
 
 
 def _multiply(left: jax.Array, right: jax.Array) -> jax.Array:
