@@ -89,12 +89,12 @@ def from_strings(
   if len(tokens) != len(top_logprobs):
     raise errors.UserError(
       f"top_logprobs has {len(top_logprobs)} entries for {len(tokens)} tokens;"
-      " expected one a token"
+      " expected one per token"
     )
   if token_logprobs is not None and len(tokens) != len(token_logprobs):
     raise errors.UserError(
       f"token_logprobs has {len(token_logprobs)} entries for {len(tokens)}"
-      " tokens; expected one a token"
+      " tokens; expected one per token"
     )
   found = []
   for place, (token, top) in enumerate(zip(tokens, top_logprobs, strict=True)):

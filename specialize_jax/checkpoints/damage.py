@@ -54,7 +54,7 @@ def is_damage(error: Exception) -> bool:
     LookupError,
     AttributeError,
     EOFError,
-    RecursionError,  # JSON that is nested for ever
+    RecursionError,  # JSON that is nested too deeply
   )
   return isinstance(error, kinds) and not str(error).startswith(_NOT_DAMAGE)
 
@@ -221,7 +221,7 @@ def _whole(array: jax.Array | np.ndarray) -> np.ndarray:
 
 
 class Digest:
-  """The digest of one array as `fingerprint` has it, chunk by chunk."""
+  """The digest of one array, as in `fingerprint`, computed chunk by chunk."""
 
   def __init__(self, dtype: np.dtype) -> None:
     """Starts with no chunk.

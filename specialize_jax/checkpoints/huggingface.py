@@ -175,7 +175,7 @@ class Folder:
         "FlanT5 gated-gelu",
       )
     activations = _FEED_FORWARD[feed_forward]
-    # Derived from it, and written beside it by some releases.
+    # Derived from `feed_forward_proj`; some releases write these fields too.
     derived = {
       "is_gated_act": [len(activations) > 1],
       "dense_act_fn": {"gelu": ["gelu_new", "gelu_pytorch_tanh"]}.get(
@@ -421,7 +421,7 @@ def _num_bytes(tensor: name_table.Tensor, dtype: np.dtype) -> int:
 
 
 def _config_json(config: t5_config.T5Config, dtype: str) -> dict[str, Any]:
-  # The first name of each, which all releases know.
+  # The first name of each, which all releases accept.
   feed_forwards = {names: key for key, names in reversed(_FEED_FORWARD.items())}
   if config.mlp_activations not in feed_forwards:
     raise errors.UserError(

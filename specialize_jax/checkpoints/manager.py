@@ -39,20 +39,20 @@ from specialize_jax.files import reading
 from specialize_jax.parallel import processes
 
 ITEMS = ("fingerprint", "iterator", "metadata")
-"""The items of a step beside its `state`, which only our checkpoints have."""
+"""The items of a step other than `state`; only our checkpoints have them."""
 
 _SCORE = "score"
 _FINGERPRINT = "fingerprint"
-_STEP_METADATA = "_CHECKPOINT_METADATA"  # Orbax's, beside the items
+_STEP_METADATA = "_CHECKPOINT_METADATA"  # Orbax's, next to the items
 _WRITTEN_LAST = {_STEP_METADATA: ("commit_timestamp_nsecs",)}
 """Fields that Orbax writes when a save is complete."""
 
 _MAX_LISTED_BYTES = 2**26
-"""Bytes of files that a save reads again for its manifest. The rest are arrays,
-which have digests of their own; reading them again would double a save."""
+"""The largest file that a save reads again for its manifest. Larger ones hold
+arrays, which have their own digests; reading them would double a save."""
 
 _JSON_FILE = "metadata"  # of Orbax's JSON items
-# Of optax's FactoredState, wherever the chain of transformations has it.
+# A moment in optax's FactoredState, anywhere in a chain of transformations.
 _MOMENT = re.compile(r"^(opt_state/.+?)/(v_row|v_col|v)/(.+)$")
 
 

@@ -8,7 +8,7 @@ altered, truncated, lost, exchanged or added is noticed:
   writes last. Large files of arrays are listed with their size alone, since the
   arrays have digests of their own (`damage.fingerprint`);
 - in a run's folder, and in its `vocabulary/`: the files that the run keeps
-  beside its checkpoints.
+  next to its checkpoints.
 
 Folders that others wrote have no manifest and are not checked. The manifest has
 a checksum of its own (`files.seals`).
@@ -48,12 +48,11 @@ _READ = (".json", ".model", ".safetensors", ".bin")
 """Endings of the files that a reader of a folder goes by."""
 
 _MARK = "commit_success.txt"
-"""The mark of a complete save, which Orbax writes last: no reader goes by what
-is in it."""
+"""The mark of a complete save, which Orbax writes last; no reader opens it."""
 
 _SMALL = 2**24  # bytes: config, tokenizer and index, not tensors
 _CHUNK = 2**22
-_READERS = 16  # files that are read at once: in a bucket each one takes long
+_READERS = 16  # files that are read in parallel: buckets have high latency
 
 
 def write(
@@ -204,8 +203,8 @@ def check(
 def unlisted(directory: str | os.PathLike) -> list[str]:
   """Returns the files of a folder that its manifest does not list.
 
-  After `check` they are files that nobody reads, such as a README. It is empty
-  without a manifest.
+  If `check` has passed, no reader uses them: a README, for example. Empty if
+  there is no manifest.
   """
   directory = epath.Path(directory)
   if not (directory / NAME).exists():

@@ -37,8 +37,9 @@ class Row:
     hugging_face: that of `transformers`, with the same `{layer}`; "" where
       its T5 has no such tensor.
     transposed: whether the other tensor is ours transposed.
-    needs: the feed-forward block, head or bias that has it: "gated", "plain",
-      "untied", "per_stack", "per_layer", or "" for every model.
+    needs: the kind of feed-forward block, head or bias that a model with this
+      tensor has: "gated", "plain", "untied", "per_stack", "per_layer", or ""
+      for every model.
   """
 
   ours: str

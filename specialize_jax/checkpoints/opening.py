@@ -311,8 +311,8 @@ class Verified:
 
   Attributes:
     num_arrays: number of arrays that are what was saved.
-    unverified: what could not be compared: files that nobody listed and nobody
-      reads, or parts for which an earlier release saved no digests.
+    unverified: what could not be compared: files that are neither in a manifest
+      nor read, or parts for which an earlier release saved no digests.
   """
 
   num_arrays: int
@@ -384,7 +384,7 @@ def dataset_file(checkpoint: Checkpoint) -> epath.Path | None:
   places = [checkpoint.directory]
   if checkpoint.kind == "ours":
     run = checkpoint.directory.parent
-    # MODEL_DIR/best/checkpoints lies a level deeper than MODEL_DIR/checkpoints.
+    # MODEL_DIR/best/checkpoints is a level deeper than MODEL_DIR/checkpoints.
     places = [run, run.parent]
   for place in places:
     if (place / DATASET).is_file():

@@ -198,7 +198,7 @@ def write(
 ) -> None:
   """Writes a safetensors file one tensor at a time.
 
-  The library's own writer wants all of them in memory at once.
+  The library's own writer requires all of them in memory.
 
   Args:
     path: the file.

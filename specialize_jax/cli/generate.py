@@ -42,13 +42,13 @@ have?"}' > inputs.jsonl
     --vocabulary=demo_output/world/mini/student.model \\
     --inputs=inputs.jsonl --outputs=outputs.jsonl --max_new_tokens=64
 A question is rendered as in the student's training data, with the wording of
---dataset or of the dataset file beside the checkpoint, or else the paper's. So
+--dataset or of the dataset file next to the checkpoint, or else the paper's. So
 samples vote by that file's answer rule; without one, on numbers. An interrupted
 command is resumed when it is started again.
 """
 
-# Batches whose inputs are looked at together for like lengths: the more, the
-# less padding, and the longer a row may wait for its turn in the file.
+# Batches whose inputs are sorted by length together: more of them mean less
+# padding, and a longer wait until a row can be written in its place.
 _WINDOW_BATCHES = 16
 
 
@@ -354,7 +354,7 @@ def _written(
 
 
 def _kept(checkpoint: opening.Checkpoint) -> files.Kept | None:
-  """Reads the dataset file that lies with a checkpoint, if one does."""
+  """Reads the dataset file next to a checkpoint, if there is one."""
   from specialize_jax.checkpoints import opening
   from specialize_jax.datasets import files
   from specialize_jax.files import reading

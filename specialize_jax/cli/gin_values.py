@@ -2,8 +2,8 @@
 
 Gin binds any value, so that `TRAIN_STEPS = "2"` could fail hours later, with an
 error of another library. Here each bound parameter is resolved to its literal,
-through macros and references, and compared with the annotation of the dataclass
-or function that has it, before anything runs.
+through macros and references, and compared with its annotation in the dataclass
+or function, before anything runs.
 
 An integer is accepted for a float, and a list for a tuple. A bool is not a
 number, numbers must be finite, and text must not be empty.

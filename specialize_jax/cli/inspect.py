@@ -188,8 +188,8 @@ def _example(
 def _legible(spellings: Sequence[bytes]) -> list[str]:
   """Decodes tokens, which may end within a character.
 
-  The token that completes a character has it; an ellipsis stands for bytes that
-  a later token completes.
+  A character is shown at the token that completes it; an ellipsis stands for
+  bytes that a later token completes.
 
   Example: "이것" in tokens of two bytes is "…", "이…", "것".
   """

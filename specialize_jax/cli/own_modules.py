@@ -3,8 +3,8 @@
 The working directory comes after everything that is installed, so that a
 user's `queue.py` is no surprise to a library; and it is searched only for what
 `--import`, a gin file, a dataset's `python:` or a module from there asks for by
-name. A library that looks whether `wandb` or `pandas` is installed runs no
-stranger's `pandas.py`.
+name. A library that checks whether `wandb` or `pandas` is installed does
+not run a `pandas.py` of the working directory.
 
 Our own tasks are `specialize_jax.tasks`: the short names `tasks` and
 `gin_configs` are a user's where a project has them, and else still mean ours,
@@ -160,7 +160,7 @@ class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
       found = importlib.machinery.PathFinder.find_spec(fullname, [place])
       if found is None or found.loader is None:
         continue  # a folder without `__init__.py` is no package of a user's
-      # In a checkout ours also lie at its top level.
+      # In a checkout our own modules are also at its top level.
       if not any(map(_is_ours, found.submodule_search_locations or ())):
         return found
     return importlib.machinery.ModuleSpec(fullname, self)

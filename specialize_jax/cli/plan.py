@@ -202,8 +202,8 @@ def _plan(
     f"{flags.batch_size}, {flags.input_length}/{flags.target_length} tokens, "
     f"{flags.optimizer}, remat {flags.remat}"
   )
-  # Before anything is printed, which fails where nobody reads any more: the
-  # rows have taken minutes.
+  # Files are written before anything is printed: printing fails if the pipe is
+  # closed, and the rows have taken minutes.
   if flags.output:
     writing.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
   if topology_text is not None:

@@ -29,11 +29,11 @@ PATHS = {
   "tfds_data_dir": paths.INPUT_DIRECTORY,
   "dataset": DATASET_FILE,
 }
-"""What the flags of `add_flags` have to be, for `paths.check_flags`."""
+"""The kinds of path of the flags of `add_flags`, for `paths.check_flags`."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds `--data_dir`, a flag of every command that reads tasks."""
+  """Adds the flags of every command that reads tasks."""
   parser.add_argument(
     "--data_dir",
     default=None,
@@ -88,13 +88,13 @@ def register(
   dataset: str | None = None,
   imports: Sequence[str] = (),
 ) -> files.DatasetFile | None:
-  """Registers every task with seqio, and says where their files lie.
+  """Registers every task with seqio, and sets the directories of their files.
 
   Args:
-    data_dir: as `--data_dir` was given.
-    tfds_data_dir: as `--tfds_data_dir` was given.
-    dataset: as `--dataset` was given.
-    imports: as `--import` was given.
+    data_dir: the value of `--data_dir`.
+    tfds_data_dir: that of `--tfds_data_dir`.
+    dataset: that of `--dataset`.
+    imports: those of `--import`.
 
   Returns:
     The dataset file, if one was given.

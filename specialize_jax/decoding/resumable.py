@@ -1,11 +1,11 @@
 """Writes rows in order although they arrive out of order, and resumes.
 
 `FILE` holds the rows in order, each as soon as all rows before it are present.
-`FILE.progress`, beside it, holds what the rows were made from (on its first
-line), checksums of the rows so far, and rows that arrived early. Each batch is
-written to both files and synced to disk before the next is decoded, so a kill
-loses no more than the current batch. The next start removes an incomplete last
-line.
+`FILE.progress`, next to it, holds everything that the rows depend on (on its
+first line), checksums of the rows so far, and rows that arrived early. Each
+batch is written to both files and synced to disk before the next is decoded, so
+a kill loses no more than the current batch. The next start removes an
+incomplete last line.
 
 The second file has two purposes. Rows of similar length are decoded together,
 so they arrive out of order, and those that wait would be lost. And a file of
@@ -164,7 +164,7 @@ class ResumableRows:
     for line in others:
       entry = self._progress_entry(line)
       if isinstance(entry, dict):
-        # Rows that are gone from the end are made again.
+        # Rows that are missing at the end are decoded again.
         if entry["rows"] <= num_written:
           checksum = entry
       elif entry[0] >= num_written:

@@ -210,7 +210,7 @@ def percent_axis(axes: mpl_axes.Axes, label: str) -> None:
 def name_ends(
   axes: mpl_axes.Axes, ends: Sequence[tuple[float, float, str, str]]
 ) -> None:
-  """Writes the name of each curve beside its end, without overlap.
+  """Writes the name of each curve next to its end, without overlap.
 
   Args:
     axes: the axes, with y limits set.

@@ -156,8 +156,8 @@ class Experiment:
     keep: number of newest checkpoints to keep; None for all.
     keep_period: checkpoints at multiples of this step are kept forever.
     keep_best: number of checkpoints with the best mean of `loop.best_metrics`
-      to keep beside the newest.
-    metric_writers: where metrics go beside metrics.jsonl: "tensorboard",
+      to keep in addition to the newest.
+    metric_writers: where metrics go besides metrics.jsonl: "tensorboard",
       "wandb", "mlflow".
   """
 

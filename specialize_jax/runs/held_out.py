@@ -111,8 +111,8 @@ def require_lengths(
     needed: the features that have to be among them.
 
   Raises:
-    UserError: they lack a feature, have one that no task has, or a length
-      that is none.
+    UserError: they lack a feature, have one that no task has, or a length is
+      not a positive integer.
   """
   shown = f"{owner}.task_feature_lengths={dict(lengths)} (TASK_FEATURE_LENGTHS)"
   expected = 'expected {"inputs": S, "targets": T}, lengths in tokens.'

@@ -196,7 +196,7 @@ def differences(
     name: (_shown(then, name), _shown(now, name))
     for name in sorted({*then, *now})
     if then.get(name) != now.get(name)
-    # The tasks are a setting of their own.
+    # Added and removed tasks are reported by the list of tasks.
     and not (name.startswith(_EVALUATED) and not {name} <= {*then} & {*now})
   }
 

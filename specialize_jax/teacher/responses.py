@@ -644,7 +644,7 @@ def _alternatives(
 
 
 def _plain_alternatives(tops: list) -> Alternatives:
-  """Parses alternatives that are all valid, at once.
+  """Parses all alternatives together, if all are valid.
 
   Raises:
     ResponseError, TypeError, AttributeError: an alternative is invalid.
@@ -986,7 +986,7 @@ def _check_kind(values: list, kind: type, name: str) -> None:
 
 
 def _log_probs(values: list) -> list[float]:
-  """Validates log-probabilities, at once since they are most of a response.
+  """Validates log-probabilities together: they are most of a response.
 
   Minus infinity may be written in any of JSON's dialects.
   """
