@@ -270,7 +270,7 @@ def write_t5x(
   with contextlib.ExitStack() as stack:
     place = output
     if not paths.is_in_bucket(output):
-      # A kill leaves nothing under the name, so that the next run may write it.
+      # A kill leaves no folder of that name, so that it can be run again.
       place = epath.Path(stack.enter_context(writing.new_directory(output)))
     written = t5x_export.write(
       place,

@@ -139,7 +139,7 @@ class Folder:
       ours: self._number(ours, theirs)
       for ours, theirs in _CONFIG_KEYS.items()
       if (_DEFAULTS | self._json).get(theirs) is not None
-      or theirs in _DEFAULTS  # of which null is no value
+      or theirs in _DEFAULTS  # null is an error in these
     }
     # Theirs defaults to the depth of the encoder.
     given.setdefault("num_decoder_layers", given["num_encoder_layers"])
@@ -245,7 +245,7 @@ class Folder:
       theirs = self._embedding
     value = self._files.read(theirs)
     if name == sources.HEAD and self._scaled:
-      # Theirs scales the logits of a head of its own; ours never does.
+      # `transformers` scales an untied head's logits; our network never does.
       value = value.astype(np.float32) * self.config.embed_dim**-0.5
     return value.T if tensor.transposed else value
 

@@ -372,7 +372,7 @@ class CheckpointManager:
     )
 
   def _fingerprint(self, step: int) -> dict[str, Any]:
-    """Reads the digests of a step, which also say which step they are of."""
+    """Reads the digests of a step, which include the number of the step."""
     fingerprint = self._json(step, _FINGERPRINT)
     saved_as = fingerprint.get("step", step)  # which early releases lack
     if saved_as != step:
@@ -631,7 +631,7 @@ class _UnreadableStepsError(errors.UserError):
 def _unreadable_steps(directory: epath.Path) -> dict[int, str]:
   """Returns steps that Orbax cannot list, and the damaged file of each.
 
-  Orbax reads its own account and the score of every step, and goes by them to
+  Orbax reads its own metadata and the score of every step, to decide whether to
   keep or delete it.
   """
   if not directory.is_dir():

@@ -45,7 +45,7 @@ LISTED_IN = "listed_in"
 is lost, as the manifest is, when another program saves the model."""
 
 _READ = (".json", ".model", ".safetensors", ".bin")
-"""Endings of the files that a reader of a folder goes by."""
+"""Endings of the files that a reader of a folder may open."""
 
 _MARK = "commit_success.txt"
 """The mark of a complete save, which Orbax writes last; no reader opens it."""
@@ -225,7 +225,7 @@ def _unlisted(
 def _is_read(
   name: str, listed: Mapping[str, Mapping[str, Any]], *, is_step: bool
 ) -> bool:
-  """Returns whether a reader of a folder would go by a file of this name."""
+  """Returns whether a reader of a folder may open a file of this name."""
   folder, slash, _ = name.partition("/")
   if not slash:
     return name.endswith(_READ) and not is_step

@@ -1,7 +1,7 @@
 """The tensor files of a Hugging Face folder: safetensors, and PyTorch's.
 
 A file is mapped and never read whole; it is opened for each tensor anew, since
-pages once touched would count as ours for as long as it stays mapped.
+pages that were read count as memory of this process while it stays mapped.
 """
 
 import collections

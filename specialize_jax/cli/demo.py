@@ -23,7 +23,7 @@ _EXAMPLE = """example:
 An interrupted demo is resumed when it is started again in its directory.
 """
 
-# What can be compared by name: in words, and the file that makes it so.
+# Comparisons by name: what is compared, and the gin file that configures it.
 _COMPARISONS = {
   "sample_matching": (
     "matching the teacher's samples, not its distribution",

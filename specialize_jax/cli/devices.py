@@ -81,7 +81,7 @@ def start(flags: argparse.Namespace) -> None:
       heartbeat_seconds=flags.heartbeat_seconds,
     )
     _several.append(processes)
-  # Where the TPU's compiler is installed and no TPU is, it says so at length.
+  # If libtpu is installed without a TPU, JAX prints long warnings.
   with registered_tasks.quiet_import():
     import jax
 

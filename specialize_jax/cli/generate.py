@@ -480,9 +480,9 @@ def _made_of(
   checkpoint: opening.Checkpoint,
   vocabulary_: vocabulary.Vocabulary | None,
 ) -> dict[str, object]:
-  """All that outputs depend on, by the flag that says it.
+  """Returns everything that outputs depend on, by the name of the flag.
 
-  The batch size and the mesh change no output, and are not among it.
+  The batch size and the mesh do not change outputs, and are not included.
   """
   return {
     "--inputs": _fingerprint(rows),

@@ -34,16 +34,16 @@ from specialize_jax.files import paths, reading
 
 Configured = TypeVar("Configured")
 
-# In the package, whatever else Python would find under that name.
+# In the package, even if Python would find another module of that name.
 _INSTALLED = os.fspath(
   pathlib.Path(specialize_jax.__file__).resolve().parent / "gin_configs"
 )
 
 _OVERRIDE = re.compile(r"^--gin\.([^=\s]+)=(.*)$", re.DOTALL)
 _REFERENCE = re.compile(r"\A[^\n]*[\[(,:]\s?[@%][A-Za-z][^\n]*[\])}]\Z")
-# As a shell leaves them where they were escaped twice: \\"text\\".
+# Quotes that were escaped twice, after the shell has read them: \\"text\\".
 _ESCAPED_QUOTES = re.compile(r"\\([\"'])(.*)\\\1", re.DOTALL)
-# How Python says that a constructor lacks arguments.
+# Python's error for a constructor that lacks arguments.
 _UNBOUND = re.compile(
   r"(\w+)\.__init__\(\) missing \d+ required"
   r" [\w-]+ arguments?: ([^\n]+)"

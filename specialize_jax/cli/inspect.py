@@ -162,7 +162,7 @@ def _example(
   aligned: typing.Any,
   tokenizer: student.SentencePieceStudent,
 ) -> dict[str, typing.Any]:
-  """Returns a sample as `reports.alignment_view` takes it."""
+  """Returns a sample in the form that `reports.alignment_view` reads."""
   return {
     "teacher_tokens": _legible([step.spelling for step in record.steps]),
     "student_pieces": list(aligned.pieces),

@@ -1,14 +1,14 @@
-"""Modules of a user's own: found in the working directory, imported by name.
+"""Imports a user's own modules by name, from the working directory.
 
 The working directory comes after everything that is installed, so that a
-user's `queue.py` is no surprise to a library; and it is searched only for what
-`--import`, a gin file, a dataset's `python:` or a module from there asks for by
-name. A library that checks whether `wandb` or `pandas` is installed does
-not run a `pandas.py` of the working directory.
+user's `queue.py` does not replace the standard library's; and it is searched
+only for modules that `--import`, a gin file, a dataset's `python:` or another
+module from there names. A library that checks whether `wandb` or `pandas` is
+installed does not run a `pandas.py` of the working directory.
 
 Our own tasks are `specialize_jax.tasks`: the short names `tasks` and
-`gin_configs` are a user's where a project has them, and else still mean ours,
-as gin files written for earlier versions say.
+`gin_configs` mean the user's modules if there are any, and otherwise still
+ours, for gin files that were written for earlier versions.
 """
 
 import argparse
@@ -138,7 +138,7 @@ class _InWorkingDirectory(importlib.abc.MetaPathFinder):
 
 
 class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-  """Finds `tasks`: a user's own, else ours under its earlier name."""
+  """Finds `tasks`: the user's, or else ours, which once had this name."""
 
   def __init__(self) -> None:
     """Has loaded nothing yet."""
@@ -159,7 +159,7 @@ class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     for place in [*sys.path, os.getcwd()] if path is None else ():
       found = importlib.machinery.PathFinder.find_spec(fullname, [place])
       if found is None or found.loader is None:
-        continue  # a folder without `__init__.py` is no package of a user's
+        continue  # a folder without `__init__.py` is not a user's package
       # In a checkout our own modules are also at its top level.
       if not any(map(_is_ours, found.submodule_search_locations or ())):
         return found
@@ -168,7 +168,7 @@ class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
   def create_module(
     self, spec: importlib.machinery.ModuleSpec
   ) -> types.ModuleType:
-    """Returns our module: one, under whichever name it is imported."""
+    """Returns our module, the same one under both names."""
     module = importlib.import_module(f"{specialize_jax.__name__}.{spec.name}")
     self._specs[spec.name] = module.__spec__
     return module

@@ -13,7 +13,7 @@ from specialize_jax.cli import logs, parsers, registered_tasks, teacher_records
 from specialize_jax.files import paths
 
 DATASETS = {"gsm8k_teacher": "gsm8k", "mini_gsm_teacher": "mini"}
-"""The teachers' data that our tasks read: of which dataset each is."""
+"""The datasets of teachers' samples that our tasks read, and their sources."""
 
 BENCHMARKS = ("gsm8k", "multiarith", "asdiv", "svamp", "bbh")
 

@@ -139,11 +139,11 @@ def register_for(flags: argparse.Namespace) -> files.DatasetFile | None:
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-  """Holds back what libraries print as they load, unless the block fails.
+  """Hides what libraries print while they are imported, unless the block fails.
 
-  TensorFlow says on every import, to the file descriptor and below every log
-  level, that there is no GPU. Nor is garbage looked for, of which imports make
-  none: that takes a third of their time.
+  TensorFlow writes on every import that there is no GPU, to the file descriptor
+  whatever the log level. Garbage collection is off: it takes a third of the
+  time of imports, and they leave no garbage.
   """
   sys.stderr.flush()
   collects = gc.isenabled()

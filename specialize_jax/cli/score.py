@@ -140,10 +140,10 @@ def _score(flags: argparse.Namespace) -> int:
 
 
 def _rule(flags: argparse.Namespace) -> answer_rules.AnswerRule:
-  """Returns what an answer is.
+  """Returns the rule for answers.
 
   Raises:
-    UserError: neither a task nor a dataset says it, or there is no such task.
+    UserError: neither a task nor a dataset has one, or there is no such task.
   """
   from specialize_jax.cot import answer_rules
   from specialize_jax.evaluation import benchmarks

@@ -20,7 +20,7 @@ _KINDS = {
 def add_flags(
   parser: argparse.ArgumentParser, *, required: bool = True
 ) -> None:
-  """Adds the flags that say what is aligned to what, and how."""
+  """Adds the flags for the records, the student and the alignment."""
   parser.add_argument(
     "--records",
     required=required,

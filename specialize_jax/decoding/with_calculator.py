@@ -68,8 +68,8 @@ class Calculator:
       written: the row's ids so far, without padding.
 
     Returns:
-      The ids of the result; empty if there is no result, or none that spell
-      exactly the result.
+      The ids of the result; empty if there is no result, or no ids spell it
+      exactly.
     """
     tail = list(written[-_TAIL_TOKENS:])
     text = self._vocabulary.decode(tail)

@@ -586,7 +586,7 @@ def _metadata(
     "settings": settings,
     "num_steps": experiment.loop.num_steps,
     "model": dataclasses.asdict(experiment.model),
-    # The other file is of our making: another release may write it otherwise.
+    # The other file is written by us: other releases may write it differently.
     opening.VOCABULARY_DIR: manifests.entries_of(
       {
         name: content

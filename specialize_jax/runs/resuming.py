@@ -134,8 +134,8 @@ def check(
   changed = differences(then, now)
   refused = {name: _refusal(name) for name in changed if _refusal(name)}
   if refused:
-    # Another mixture has other data, and another model perhaps other lengths:
-    # the first of the list says it best.
+    # A change of the mixture also changes the data, and one of the model
+    # perhaps the lengths: the first in `_REFUSED` is reported.
     name = min(refused, key=lambda name: [*_REFUSED].index(refused[name]))
     before, here = changed[name]
     raise errors.UserError(

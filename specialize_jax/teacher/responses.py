@@ -75,7 +75,7 @@ _FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}
 _EQUAL_LOG_PROBS = 1e-6
 # Rounding by servers may yield a sum slightly above 1.
 _MAX_MASS = 1.2
-# The forms in which protocol buffers, Python and others write it in a string.
+# Minus infinity as protocol buffers, Python and others write it in a string.
 _MINUS_INFINITY = ("-Infinity", "-inf", "-Inf")
 
 

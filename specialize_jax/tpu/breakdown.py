@@ -25,7 +25,7 @@ PASSES = ("forward", "recomputed", "backward", "update")
 
 _ATTENTIONS = {"attention", "self_attention", "encoder_decoder_attention"}
 _PROJECTIONS = {"query", "key", "value", "out"}
-# Of scanned layers: slices of their stacks, and updates of them.
+# Slices and updates of the stacked arrays of scanned layers.
 _MOVES = {
   "copy", "copy-start", "slice-start", "dynamic-slice", "dynamic-update-slice",
 }  # fmt: skip
