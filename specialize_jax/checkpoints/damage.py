@@ -227,7 +227,7 @@ class Digest:
     """Starts with no chunk.
 
     Args:
-      dtype: of the array.
+      dtype: the array's dtype.
     """
     self._dtype = np.dtype(dtype)
     self._sum = self._placed_sum = self.num_entries = 0

@@ -75,7 +75,7 @@ def write_entries(
 
   Args:
     directory: the folder.
-    listed: what `entries` returned of its files.
+    listed: the entries of its files, from `entries`.
   """
   text = json.dumps({"files": listed}, indent=2, sort_keys=True)
   text = seals.sealed(text) + "\n"
@@ -96,9 +96,9 @@ def entries(
   Args:
     directory: the folder of the files.
     names: the files, by their paths below it; None for all.
-    without: by the name of a JSON file, fields that are written later. Of such
-      a file the entry is `{"without": fields, "crc32": ...}`, with the checksum
-      of the other fields in any order.
+    without: fields that are written later, by the name of a JSON file. The
+      entry of such a file is `{"without": fields, "crc32": ...}`, with the
+      checksum of the other fields in any order.
     max_bytes: how much is read in all, the smallest files first; the others
       have no "crc32". None for no limit.
   """
@@ -258,9 +258,9 @@ def check_listed(
   """Compares files with what `entries` returned of them.
 
   Args:
-    directory: of the files.
-    listed: by the name of each file.
-    only_small: whether of large files only the size is compared.
+    directory: the directory of the files.
+    listed: the entries by the name of each file.
+    only_small: whether only the sizes of large files are compared.
 
   Raises:
     UserError: a file is missing or not what was written.

@@ -202,9 +202,9 @@ def write(
 
   Args:
     path: the file.
-    shapes: of the tensors, by name.
+    shapes: the shapes of the tensors, by name.
     values: the tensors, in the same order.
-    dtype: of all of them.
+    dtype: the dtype of all tensors.
   """
   name_of_dtype = {value: key for key, value in _DTYPES.items()}[dtype]
   header: dict[str, Any] = {

@@ -192,11 +192,11 @@ def _experiment(
   """Configures "pretrain" or "specialize".
 
   Args:
-    flags: the command's.
+    flags: the command's flags.
     run: "pretrain" or "specialize".
     output_dir: the parent of the run's directory.
-    *bindings: of gin, after the files.
-    name: of the run's directory; None for that of the run.
+    *bindings: gin bindings, applied after the files.
+    name: the name of the run's directory; None for `run`.
     more_files: gin files that are read after the run's own.
   """
   from specialize_jax.runs import experiment

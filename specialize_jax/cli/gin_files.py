@@ -265,12 +265,12 @@ def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:
   """Checks that each file is in one of the search paths.
 
   Args:
-    files: as the user named them.
-    search_paths: of `--gin_search_paths`.
-    flag: the one that named them.
+    files: the names that the user gave.
+    search_paths: the value of `--gin_search_paths`.
+    flag: the flag that named the files.
 
   Raises:
-    UserError: it is not; the message suggests a similar installed file.
+    UserError: one is not; the message suggests a similar installed file.
   """
   for place in filter(None, search_paths.split(",")):
     paths.check("--gin_search_paths", place, _GIN_DIRECTORY)

@@ -68,8 +68,8 @@ def load_dataset(
   """Imports a user's modules, then reads and checks the dataset file.
 
   Args:
-    path: as `--dataset` was given.
-    imports: as `--import` was given.
+    path: the value of `--dataset`.
+    imports: the values of `--import`.
 
   Raises:
     UserError: a module or the file cannot be read, or has mistakes.

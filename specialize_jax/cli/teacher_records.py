@@ -55,7 +55,7 @@ def with_progress(
 
   Args:
     records: passed on one by one.
-    title: what is done with them: "aligning".
+    title: the title of the progress bar, such as "aligning".
   """
   from specialize_jax.terminal import progress
 

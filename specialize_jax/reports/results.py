@@ -75,7 +75,7 @@ class Results:
     run: facts of the run by name, if a single run is reported.
     hints: for sections that lack something, by name, the commands that make
       it. Sections of a run that lack something and have none are left out.
-    changes: what was changed between two starts of a run, by the run.
+    changes: settings that were changed between two starts of a run, by run.
   """
 
   directory: epath.Path

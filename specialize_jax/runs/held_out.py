@@ -107,7 +107,7 @@ def require_lengths(
 
   Args:
     owner: the dataclass that has them.
-    lengths: by the feature's name.
+    lengths: the lengths by feature name.
     needed: the features that have to be among them.
 
   Raises:

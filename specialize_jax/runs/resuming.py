@@ -98,9 +98,9 @@ def settings(
 
   Args:
     experiment: the frozen dataclass of a run.
-    data: from `data.identity.of_mixture`.
+    data: hashes of the data, from `data.identity.of_mixture`.
     dataset_file: the content of the dataset file; None for none.
-    evaluated: from the same, of the splits that are evaluated.
+    evaluated: likewise, of the splits that are evaluated.
 
   Example:
     {"batch_size": 128, "optimizer.learning_rate": 0.001, ...}

@@ -554,7 +554,7 @@ def _call(
   Args:
     plan: the division into blocks.
     kernel: called with the plan, and with references to all arrays by name.
-    ranges: from `_first_and_stop`.
+    ranges: the blocks to visit, from `_first_and_stop`.
     inputs: the inputs by name.
     results: shapes and dtypes of the results by name.
     scratch: shapes and dtypes of the buffers in VMEM by name.

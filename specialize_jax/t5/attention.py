@@ -330,7 +330,7 @@ class Attention(nn.Module):
     """Returns the attention output of each position, `[B, T, D]`.
 
     Args:
-      inputs_BTD: where queries come from.
+      inputs_BTD: the hidden states that queries are computed from.
       memory: keys and values, from `keys_values` or a cache.
       scope: which of them each query attends to.
       deterministic: whether dropout is off.

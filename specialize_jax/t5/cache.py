@@ -20,8 +20,8 @@ class CachedKeysValues(flax.struct.PyTreeNode):
   """The cached keys and values of one attention layer.
 
   Attributes:
-    keys_BHKS: in the compute dtype.
-    values_BHSK: in the compute dtype.
+    keys_BHKS: the keys, transposed, in the compute dtype.
+    values_BHSK: the values, in the compute dtype.
   """
 
   keys_BHKS: jax.Array

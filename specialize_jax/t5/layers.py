@@ -123,7 +123,7 @@ def _multiply(
     kernel: `[features in, features out]`, in the parameters' dtype.
     kernel_axes: its logical axes.
     sum_dtype: the dtype in which devices sum the kernel's gradient.
-    copies: of the inputs, which then have no gradient: see `Shared`.
+    copies: copies of the inputs, which then have no gradient: see `Shared`.
   """
   return _multiply_forward(inputs, kernel, kernel_axes, sum_dtype, copies)[0]
 

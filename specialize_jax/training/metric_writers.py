@@ -158,7 +158,7 @@ def check(names: Sequence[str]) -> None:
   """Checks that every writer can be created, without creating any.
 
   Args:
-    names: of "tensorboard", "wandb" and "mlflow".
+    names: any of "tensorboard", "wandb" and "mlflow".
 
   Raises:
     UserError: a name is not one of these, or its package is not installed.
