@@ -75,9 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     "--t5x_layers",
     choices=("listed", "scanned"),
     default="listed",
-    help="how T5X's network has its layers: listed, as t5x/examples/t5 does,"
-    " or scanned along axis 1, as t5x/examples/scalable_t5 does (default:"
-    " listed)",
+    help="T5X's layers: listed, as in t5x/examples/t5, or scanned along axis 1,"
+    " as in t5x/examples/scalable_t5 (default: listed)",
   )
   _add_options(parser)
   logs.add_flags(parser)

@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
       f"--{run}_gin_file",
       default=f"experiments/mini/{run}.gin",
       metavar="FILE",
-      help=f"of {what}, as `specialize train` takes it",
+      help=f"the gin file of {what}, as for `specialize train`",
     )
   parser.add_argument(
     "--compare",

@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--split",
-    help="of the task (default: train, or the first that it has)",
+    help="the split of the task (default: train, or else its first)",
   )
   parser.add_argument(
     "--html", metavar="FILE.html", help="also write a self-contained page"

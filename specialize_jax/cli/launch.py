@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     nargs="*",
     metavar="ACTION",
     help="what to print or do, in order: create, install, start (waits for "
-    "the run, and joins one that goes on), logs, describe, delete, "
+    "the run, and joins one in progress), logs, describe, delete, "
     "resume_until_done (default, for printing only: the life of a run)",
   )
   parser.add_argument(
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--execute", action="store_true", help="run the commands")
   parser.add_argument(
-    "--name", required=True, help="of the slice and of the run"
+    "--name", required=True, help="the name of the slice and of the run"
   )
   parser.add_argument(
     "--topology",
@@ -105,19 +105,19 @@ def _add_tpu_vm_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--queued",
     action="store_true",
-    help="a queued resource: wait until there is room",
+    help="create a queued resource, which waits for capacity",
   )
   group.add_argument(
     "--runtime_version",
     metavar="IMAGE",
-    help="of the machines (default: that of the chips)",
+    help="the image of the hosts (default: that of the chips)",
   )
   group.add_argument(
     "--package",
     default="",
     metavar="WHEEL",
-    help="what is installed: a wheel here (`pip wheel --no-deps .`), or what "
-    "pip takes",
+    help="the package to install: a local wheel (`pip wheel --no-deps .`) or a "
+    "requirement for pip",
   )
 
 
@@ -133,12 +133,12 @@ def _add_gke_flags(parser: argparse.ArgumentParser) -> None:
     "--cluster",
     default="",
     metavar="NAME",
-    help="with --on=xpk: the cluster that `xpk cluster create` made",
+    help="with --on=xpk: the cluster, from `xpk cluster create`",
   )
   group.add_argument("--namespace", default="default")
   group.add_argument("--service_account", metavar="NAME")
   group.add_argument(
-    "--manifest", metavar="FILE", help="write the JobSet's manifest there too"
+    "--manifest", metavar="FILE", help="also write the JobSet's manifest"
   )
 
 
@@ -149,7 +149,7 @@ def _add_patience_flags(parser: argparse.ArgumentParser) -> None:
     type=flag_types.whole(0),
     default=5,
     metavar="N",
-    help="failed tries in a row that end it; preemptions do not count "
+    help="consecutive failures after which it ends; preemptions do not count "
     "(default: 5)",
   )
   group.add_argument(

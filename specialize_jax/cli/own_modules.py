@@ -41,8 +41,8 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
     dest="imports",
     metavar="MODULE",
     help="a Python module of your own to import first, such as one that"
-    " registers seqio tasks; may be repeated; looked for among what is"
-    " installed, then in the working directory",
+    " registers seqio tasks; may be repeated; searched for among installed"
+    " modules, then in the working directory",
   )
 
 

@@ -39,9 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     "--task",
     metavar="TASK",
     help="gsm8k, multiarith, asdiv, svamp, or bbh/TASK with the name of one "
-    "of the 27 BIG-Bench-Hard tasks: decides what an answer is; with --dataset "
-    "the name of a set of it that has a rule of its own (default: the "
-    "dataset's rule)",
+    "of the 27 BIG-Bench-Hard tasks: selects the rule for answers; with "
+    "--dataset, the name of one of its sets that has its own rule (default: "
+    "the dataset's rule)",
   )
   registered_tasks.add_dataset_flag(parser)
   parser.add_argument(
@@ -55,8 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     "--prompt",
     default="unknown",
     choices=("chain_of_thought", "answer_only", "unknown"),
-    help="what the model was asked for, on which paper_code for bbh/TASK "
-    "depends (default: unknown, taken from each text)",
+    help="what the prompts asked for; only --grader=paper_code for bbh/TASK "
+    "depends on it (default: unknown, inferred from each text)",
   )
   parser.add_argument(
     "--inputs",

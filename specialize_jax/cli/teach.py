@@ -90,7 +90,7 @@ def _add_question_flags(group: argparse._ArgumentGroup) -> None:
     "--split", default="train", help="the benchmark's split (default: train)"
   )
   group.add_argument(
-    "--data_dir", metavar="DIR", help="where the benchmarks' files lie"
+    "--data_dir", metavar="DIR", help="the directory of the benchmarks' files"
   )
   group.add_argument(
     "--num_questions",
@@ -125,13 +125,16 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
     "--temperature", type=flag_types.real(at_least=0), default=0.5
   )
   group.add_argument(
-    "--max_tokens", type=flag_types.whole(1), default=256, help="per sample"
+    "--max_tokens",
+    type=flag_types.whole(1),
+    default=256,
+    help="tokens per sample",
   )
   group.add_argument(
     "--stop",
     action="append",
     metavar="TEXT",
-    help="where a sample ends; may be given several times; \\n is a line break"
+    help="a text that ends a sample; may be repeated; \\n is a line break"
     " (default: a blank line for completions, nothing for chat)",
   )
   group.add_argument(
@@ -146,7 +149,7 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
     type=flag_types.whole(1),
     default=10,
     metavar="N",
-    help="the request's `n`, at most (default: 10); 1 for servers without",
+    help="the largest `n` of a request (default: 10); 1 for servers without it",
   )
   group.add_argument(
     "--extra_body",
