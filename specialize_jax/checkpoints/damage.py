@@ -91,7 +91,7 @@ def named(where: str) -> Iterator[None]:
       raise
     what = " ".join(str(error).split())[:200]
     raise errors.UserError(
-      f"{where} is damaged ({what}): copy it again from where it is whole, or "
+      f"{where} is damaged ({what}): copy it again from an intact copy, or "
       "give another checkpoint."
     ) from error
 

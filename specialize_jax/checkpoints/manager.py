@@ -623,8 +623,8 @@ class _UnreadableStepsError(errors.UserError):
     step, name = next(iter(steps.items()))
     super().__init__(
       f"{directory / str(step)} is damaged (its {name} is not what Orbax"
-      " wrote): copy it again from where it is whole, or move it away; a run"
-      " that goes on does so itself."
+      " wrote): copy it again from an intact copy, or move it away; a run that"
+      " is resumed does so itself."
     )
 
 

@@ -280,8 +280,8 @@ def check_listed(
     except FileNotFoundError:
       problem = "it is missing"
     raise errors.UserError(
-      f"{file} is damaged ({problem}): copy it again from where it is whole, "
-      "or give another checkpoint."
+      f"{file} is damaged ({problem}): copy it again from an intact copy, or "
+      "give another checkpoint."
     )
 
 

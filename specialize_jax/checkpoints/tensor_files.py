@@ -99,7 +99,7 @@ class TensorFiles:
     added = sorted(name for name in self._files if ".lora_" in name)
     if added:
       raise errors.UserError(
-        f"{self._folder} holds tensors of an adapter beside the model's"
+        f"{self._folder} holds tensors of an adapter besides the model's"
         f" ({added[0]}): merge them with PEFT's merge_and_unload(), and save"
         " the model with save_pretrained."
       )

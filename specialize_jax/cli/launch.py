@@ -271,7 +271,7 @@ def _package(flags: argparse.Namespace) -> str:
   if not flags.package:
     raise errors.UserError(
       "--package is missing: give a wheel (`pip wheel --no-deps .` makes one) "
-      "or what pip takes, such as 'specialize-jax @ git+https://...'."
+      "or a requirement for pip, such as 'specialize-jax @ git+https://...'."
     )
   return flags.package
 

@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.dataset_name = next(iter(DATASETS))
   if flags.data_dir is None:
     raise errors.UserError(
-      "--data_dir is missing: it says where the dataset is written"
+      "--data_dir is missing: the dataset is written to this directory"
     )
   if flags.dataset_name not in BENCHMARKS:
     _check_teacher_flags(flags)

@@ -152,8 +152,8 @@ def _rule(flags: argparse.Namespace) -> answer_rules.AnswerRule:
   if own is None:
     if flags.task is None:
       raise errors.UserError(
-        "--task=TASK or --dataset=FILE.yaml is missing: it says what an answer"
-        " is"
+        "--task=TASK or --dataset=FILE.yaml is missing: it selects the rule for"
+        " answers"
       )
     return answer_rules.AnswerRule(kind=benchmarks.kind(flags.task))
   dataset = own.dataset

@@ -312,8 +312,8 @@ def _problems(
   given = [flags.questions, flags.benchmark, own]
   if sum(one is not None for one in given) != 1:
     raise errors.UserError(
-      "one of --dataset=FILE.yaml, --questions=FILE.jsonl and --benchmark=NAME"
-      " says what is asked: give exactly one"
+      "give exactly one of --dataset=FILE.yaml, --questions=FILE.jsonl and"
+      " --benchmark=NAME: it has the questions"
     )
   if own is not None:
     problems = asked_questions.of_dataset(own)

@@ -153,7 +153,7 @@ class ResumableRows:
       if self._path.exists() and self._path.stat().st_size:
         raise errors.UserError(
           f"{self._path} exists and was not written by this command (there is "
-          f"no {self._progress_path.name} beside it): give another --outputs, "
+          f"no {self._progress_path.name} next to it): give another --outputs, "
           "or --overwrite to start over."
         )
       return 0

@@ -315,7 +315,7 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
   if not isinstance(choice, dict):
     raise ResponseError(f"a choice is {shown(choice)}, not an object")
   if isinstance(choice.get("delta"), dict) and "message" not in choice:
-    or_whole = ", or save the stream whole, which specialize import reads"
+    or_whole = ", or save the whole stream, which specialize import reads"
     raise SettledError(
       "the answer is a piece of a stream: ask without 'stream'"
       f"{'' if choice is native_responses.CHUNK else or_whole}"

@@ -93,7 +93,7 @@ def check(job: Job, placement: placements.Placement) -> None:
   pieces = shards * job.num_microbatches
   if job.batch_size % pieces:
     raise errors.UserError(
-      f"--batch_size={job.batch_size} cannot be sharded evenly over {shards} "
+      f"--batch_size={job.batch_size} cannot be cut evenly over {shards} "
       f"chips along the mesh axes data and fsdp in {job.num_microbatches} "
       f"microbatches: give a multiple of {pieces}."
     )
