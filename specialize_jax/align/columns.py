@@ -268,11 +268,11 @@ def places(
   )
   odd = np.unique(teacher.sample_L[table.odd.values[rows_L]])
   for index in odd.tolist():
-    _ask_text(found, teacher, index, table=table, words=words)
+    _fill_from_text(found, teacher, index, table=table, words=words)
   return found
 
 
-def _ask_text(
+def _fill_from_text(
   found: Places,
   teacher: TeacherColumns,
   index: int,
