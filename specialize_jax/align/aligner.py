@@ -129,9 +129,9 @@ class Aligner:
     check_mode(mode)
     self.mode = mode
     self.student = student
-    self._forget()
+    self._clear_caches()
 
-  def _forget(self) -> None:
+  def _clear_caches(self) -> None:
     self.words = tables.StudentTable(self.student)
     self.table = tables.TeacherTable(self.words)
     self._distances = dynamic_program.DistanceTable()
@@ -215,7 +215,7 @@ class Aligner:
       [place for place in range(len(samples)) if place not in rejected],
       np.int64,
     )
-    self._forget_what_is_too_much()
+    self._clear_full_caches()
     aligned = self._align([samples[place] for place in places.tolist()])
     return aligned.placed(places, len(samples), rejected)
 
@@ -238,7 +238,7 @@ class Aligner:
 
     The texts must be valid Unicode and equal their joined tokens.
     """
-    self._forget_what_is_too_much()
+    self._clear_full_caches()
     return self.align_numbered(
       columns.from_strings(
         texts,
@@ -308,7 +308,7 @@ class Aligner:
 
   def _transfer(self, batch: transfer.Batch) -> targets.TargetBatch:
     """Applies the mode's rule, and collects its results."""
-    found = transfer.spoken(batch, self._rule(batch))
+    found = transfer.one_hot_where_all_underflow(batch, self._rule(batch))
     found = transfer.masked(batch, found)
     groups = found.groups or layout_lib.group_numbers(
       batch.layout, batch.teacher, batch.student
@@ -367,10 +367,10 @@ class Aligner:
         return marginal.marginal_rule(batch)
     raise AssertionError(self.mode)
 
-  def _forget_what_is_too_much(self) -> None:
+  def _clear_full_caches(self) -> None:
     too_many = len(self.words) + len(self.table) > _MAX_STRINGS
     if too_many or len(self.words.ids) > _MAX_TOKENS:
-      self._forget()
+      self._clear_caches()
     if self._distances.is_full:
       self._distances = dynamic_program.DistanceTable()
 

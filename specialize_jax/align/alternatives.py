@@ -167,7 +167,7 @@ class Alternatives:
       teacher: The teacher's side of the batch.
       student: The student's side.
       places: The positions of the teacher's tokens in their texts.
-      known: Where the text before each of them ends.
+      known: Where the text before each of the teacher's tokens ends.
       token_N: int64, the teacher step of each alternative, over the batch.
       rows_N: int64, the alternative's row in the teacher's table.
     """

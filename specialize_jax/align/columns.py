@@ -14,10 +14,11 @@ import numpy as np
 from specialize_jax.align import tables, targets, token_classes
 
 MAX_CANDIDATES = 100
-"""Of a step: of more, which no alignment needs, the most probable are read.
+"""The most candidates of a step; of more, the most probable are kept.
 
-Candidates are compared with one another, and every step of a batch has as many
-slots as the step with the most. The mass of the others is that of the tail.
+Alignment needs no more. Candidates are compared in pairs, and every step of a
+batch has as many slots as the step with the most candidates. The mass of those
+dropped belongs to the tail.
 """
 
 Sample = tuple[Sequence[targets.TeacherToken], str]
@@ -267,11 +268,11 @@ def places(
   )
   odd = np.unique(teacher.sample_L[table.odd.values[rows_L]])
   for index in odd.tolist():
-    _ask_text(found, teacher, index, table=table, words=words)
+    _fill_from_text(found, teacher, index, table=table, words=words)
   return found
 
 
-def _ask_text(
+def _fill_from_text(
   found: Places,
   teacher: TeacherColumns,
   index: int,

@@ -41,9 +41,9 @@ class Coverage:
     samples_with_lost_characters: Samples that have any.
     log_prob: The teacher's log-probability of the texts, of all tokens, in
       nats.
-    visible_log_prob: That of the tokens that are not white space.
-    target_log_prob: What the targets say of the texts' own student tokens. In
-      `marginal` it lies between the other two.
+    visible_log_prob: The same, of the tokens that are not white space.
+    target_log_prob: The log-probability that the targets give to the texts'
+      own student tokens. In `marginal` it lies between the other two.
   """
 
   samples: int = 0

@@ -1,6 +1,6 @@
 """Builds teacher tokens from strings, ids or server responses.
 
-The input of alignment are `TeacherToken`s: the bytes of a sampled token, its
+Alignment reads `TeacherToken`s: the bytes of a sampled token, its
 log-probability, and the bytes and log-probabilities of its alternatives. They
 can be built from strings, from ids and a vocabulary that maps ids to bytes (a
 fast tokenizer or a tiktoken file), or from the response of an OpenAI-compatible
@@ -89,12 +89,12 @@ def from_strings(
   if len(tokens) != len(top_logprobs):
     raise errors.UserError(
       f"top_logprobs has {len(top_logprobs)} entries for {len(tokens)} tokens;"
-      " expected one a token"
+      " expected one per token"
     )
   if token_logprobs is not None and len(tokens) != len(token_logprobs):
     raise errors.UserError(
       f"token_logprobs has {len(token_logprobs)} entries for {len(tokens)}"
-      " tokens; expected one a token"
+      " tokens; expected one per token"
     )
   found = []
   for place, (token, top) in enumerate(zip(tokens, top_logprobs, strict=True)):

@@ -282,7 +282,9 @@ def masked(batch: Batch, found: "Transferred") -> "Transferred":
   return found
 
 
-def spoken(batch: Batch, found: "Transferred") -> "Transferred":
+def one_hot_where_all_underflow(
+  batch: Batch, found: "Transferred"
+) -> "Transferred":
   """Replaces targets whose probabilities all underflow by one-hot targets.
 
   Servers write -9999 for a probability that they did not compute. A position

@@ -201,8 +201,8 @@ def _stacked(parts: Sequence[np.ndarray], axis: int | None) -> np.ndarray:
 def place_of(name: str, leaves: Container[str]) -> tuple[str, int | None]:
   """Returns the leaf with a tensor, and its layer if layers are stacked.
 
-  A relative position table is found too if one side has it per stack and the
-  other per layer: the stack's is that of the first layer.
+  A relative position table is also found if one side has one per stack and the
+  other one per layer: the stack's corresponds to the first layer's.
 
   Args:
     name: our name, layers listed.

@@ -45,8 +45,8 @@ def place(
   model_dir = epath.Path(model_dir)
   source_dir = epath.Path(source_dir or model_dir)
   place_dir = model_dir / name
-  # Made beside, and put in place at once: a kill leaves the old or the new
-  # one, or for a moment none, which the next call mends.
+  # Written under a temporary name and renamed: a kill leaves the old or the new
+  # one; between two renames it leaves none, which the next call repairs.
   beside = place_dir.parent / f".{place_dir.name}.new"
   old = place_dir.parent / f".{place_dir.name}.old"
   if not paths.is_in_bucket(model_dir):

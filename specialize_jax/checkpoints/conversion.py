@@ -45,8 +45,8 @@ class Plan:
     source: the tensors, without dropped rows of the vocabulary.
     tokenizer_files: contents of the tokenizer's files by name.
     num_rows_read: rows of the vocabulary in the input.
-    dataset_files: by name, the dataset file that it was trained with, if there
-      is one: how it is asked.
+    dataset_files: the content of the dataset file that the model was trained
+      with, which has its prompts, by name; empty without one.
   """
 
   checkpoint: opening.Checkpoint
@@ -270,7 +270,7 @@ def write_t5x(
   with contextlib.ExitStack() as stack:
     place = output
     if not paths.is_in_bucket(output):
-      # A kill leaves nothing under the name, so that the next run may write it.
+      # A kill leaves no folder of that name, so that it can be run again.
       place = epath.Path(stack.enter_context(writing.new_directory(output)))
     written = t5x_export.write(
       place,

@@ -26,8 +26,8 @@ from etils import epath
 from specialize_jax import errors
 from specialize_jax.files import paths
 
-# What storage says that cannot be reached or is not ours to read; TensorStore
-# has one exception type for all, and the status in front of its message.
+# Statuses of storage that cannot be reached or may not be read. TensorStore has
+# one type of exception for all, whose message starts with the status.
 _NOT_DAMAGE = (
   "ABORTED",
   "CANCELLED",
@@ -54,7 +54,7 @@ def is_damage(error: Exception) -> bool:
     LookupError,
     AttributeError,
     EOFError,
-    RecursionError,  # JSON that is nested for ever
+    RecursionError,  # JSON that is nested too deeply
   )
   return isinstance(error, kinds) and not str(error).startswith(_NOT_DAMAGE)
 
@@ -91,7 +91,7 @@ def named(where: str) -> Iterator[None]:
       raise
     what = " ".join(str(error).split())[:200]
     raise errors.UserError(
-      f"{where} is damaged ({what}): copy it again from where it is whole, or "
+      f"{where} is damaged ({what}): copy it again from an intact copy, or "
       "give another checkpoint."
     ) from error
 
@@ -221,13 +221,13 @@ def _whole(array: jax.Array | np.ndarray) -> np.ndarray:
 
 
 class Digest:
-  """The digest of one array as `fingerprint` has it, chunk by chunk."""
+  """The digest of one array, as in `fingerprint`, computed chunk by chunk."""
 
   def __init__(self, dtype: np.dtype) -> None:
     """Starts with no chunk.
 
     Args:
-      dtype: of the array.
+      dtype: the array's dtype.
     """
     self._dtype = np.dtype(dtype)
     self._sum = self._placed_sum = self.num_entries = 0

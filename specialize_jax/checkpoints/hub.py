@@ -42,8 +42,8 @@ def download(name: str) -> epath.Path:
   ) as error:
     raise errors.UserError(
       f"there is no checkpoint directory {name}, and no model of that name "
-      f"could be had from the Hugging Face hub ({type(error).__name__}: "
-      f"{' '.join(str(error).split())[:200]}): give a folder that is there, or "
-      "the name of a model that the hub has while it can be reached."
+      f"could be read from the Hugging Face hub ({type(error).__name__}: "
+      f"{' '.join(str(error).split())[:200]}): give a folder that exists, or "
+      "the name of a model on the hub while the hub can be reached."
     ) from error
   return epath.Path(folder)

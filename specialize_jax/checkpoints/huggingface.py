@@ -139,7 +139,7 @@ class Folder:
       ours: self._number(ours, theirs)
       for ours, theirs in _CONFIG_KEYS.items()
       if (_DEFAULTS | self._json).get(theirs) is not None
-      or theirs in _DEFAULTS  # of which null is no value
+      or theirs in _DEFAULTS  # null is an error in these
     }
     # Theirs defaults to the depth of the encoder.
     given.setdefault("num_decoder_layers", given["num_encoder_layers"])
@@ -175,7 +175,7 @@ class Folder:
         "FlanT5 gated-gelu",
       )
     activations = _FEED_FORWARD[feed_forward]
-    # Derived from it, and written beside it by some releases.
+    # Derived from `feed_forward_proj`; some releases write these fields too.
     derived = {
       "is_gated_act": [len(activations) > 1],
       "dense_act_fn": {"gelu": ["gelu_new", "gelu_pytorch_tanh"]}.get(
@@ -245,7 +245,7 @@ class Folder:
       theirs = self._embedding
     value = self._files.read(theirs)
     if name == sources.HEAD and self._scaled:
-      # Theirs scales the logits of a head of its own; ours never does.
+      # `transformers` scales an untied head's logits; our network never does.
       value = value.astype(np.float32) * self.config.embed_dim**-0.5
     return value.T if tensor.transposed else value
 
@@ -421,7 +421,7 @@ def _num_bytes(tensor: name_table.Tensor, dtype: np.dtype) -> int:
 
 
 def _config_json(config: t5_config.T5Config, dtype: str) -> dict[str, Any]:
-  # The first name of each, which all releases know.
+  # The first name of each, which all releases accept.
   feed_forwards = {names: key for key, names in reversed(_FEED_FORWARD.items())}
   if config.mlp_activations not in feed_forwards:
     raise errors.UserError(

@@ -3,8 +3,8 @@
 MODEL_DIR/checkpoints/<step>/ has four items, written and restored together:
 `state` (any pytree of arrays), `fingerprint` (its digests, see `damage`),
 `iterator` (the data iterator's state) and `metadata` (model config, package
-version, gin text: what a later reader needs to know). Beside them lies the
-manifest of all their files (see `manifests`). Saves are asynchronous,
+version, gin text: what a later reader needs to know). The manifest of
+all their files is next to them (see `manifests`). Saves are asynchronous,
 by all processes together. Orbax writes a step under a temporary name and
 renames it when it is complete, so that an interrupted save is never mistaken
 for a checkpoint; a damaged step is skipped and the one before is restored.
@@ -39,20 +39,20 @@ from specialize_jax.files import reading
 from specialize_jax.parallel import processes
 
 ITEMS = ("fingerprint", "iterator", "metadata")
-"""The items of a step beside its `state`, which only our checkpoints have."""
+"""The items of a step other than `state`; only our checkpoints have them."""
 
 _SCORE = "score"
 _FINGERPRINT = "fingerprint"
-_STEP_METADATA = "_CHECKPOINT_METADATA"  # Orbax's, beside the items
+_STEP_METADATA = "_CHECKPOINT_METADATA"  # Orbax's, next to the items
 _WRITTEN_LAST = {_STEP_METADATA: ("commit_timestamp_nsecs",)}
 """Fields that Orbax writes when a save is complete."""
 
 _MAX_LISTED_BYTES = 2**26
-"""Bytes of files that a save reads again for its manifest. The rest are arrays,
-which have digests of their own; reading them again would double a save."""
+"""The largest file that a save reads again for its manifest. Larger ones hold
+arrays, which have their own digests; reading them would double a save."""
 
 _JSON_FILE = "metadata"  # of Orbax's JSON items
-# Of optax's FactoredState, wherever the chain of transformations has it.
+# A moment in optax's FactoredState, anywhere in a chain of transformations.
 _MOMENT = re.compile(r"^(opt_state/.+?)/(v_row|v_col|v)/(.+)$")
 
 
@@ -234,7 +234,7 @@ class CheckpointManager:
     """
     passed_over: dict[int, Exception] = {}
     unreadable = _unreadable_steps(self._directory)
-    processes.anywhere(False)  # all have looked before any is renamed
+    processes.anywhere(False)  # a barrier: renames follow all reads
     self._set_aside(list(unreadable))
     for step in reversed(self.all_steps()):
       problem = restored = None
@@ -279,7 +279,7 @@ class CheckpointManager:
         if aside.exists():
           aside.rmtree()
         (self._directory / str(step)).rename(aside)
-    processes.anywhere(False)  # nobody looks before it is done
+    processes.anywhere(False)  # a barrier: reads follow all renames
 
   def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
     """Restores a step: its state, the iterator's state and the metadata.
@@ -372,7 +372,7 @@ class CheckpointManager:
     )
 
   def _fingerprint(self, step: int) -> dict[str, Any]:
-    """Reads the digests of a step, which also say which step they are of."""
+    """Reads the digests of a step, which include the number of the step."""
     fingerprint = self._json(step, _FINGERPRINT)
     saved_as = fingerprint.get("step", step)  # which early releases lack
     if saved_as != step:
@@ -623,15 +623,15 @@ class _UnreadableStepsError(errors.UserError):
     step, name = next(iter(steps.items()))
     super().__init__(
       f"{directory / str(step)} is damaged (its {name} is not what Orbax"
-      " wrote): copy it again from where it is whole, or move it away; a run"
-      " that goes on does so itself."
+      " wrote): copy it again from an intact copy, or move it away; a run that"
+      " is resumed does so itself."
     )
 
 
 def _unreadable_steps(directory: epath.Path) -> dict[int, str]:
   """Returns steps that Orbax cannot list, and the damaged file of each.
 
-  Orbax reads its own account and the score of every step, and goes by them to
+  Orbax reads its own metadata and the score of every step, to decide whether to
   keep or delete it.
   """
   if not directory.is_dir():
@@ -751,4 +751,4 @@ _READ_OF_EVERY_STEP: Mapping[str, Callable[[Any], object]] = {
   _STEP_METADATA: step_metadata_serialization.deserialize,
   "metrics/metrics": lambda metrics: math.isnan(_score(metrics)),
 }
-"""What Orbax reads of every step, and what fails on nonsense."""
+"""Files that Orbax reads of every step: a call that fails on bad contents."""

@@ -8,7 +8,7 @@ altered, truncated, lost, exchanged or added is noticed:
   writes last. Large files of arrays are listed with their size alone, since the
   arrays have digests of their own (`damage.fingerprint`);
 - in a run's folder, and in its `vocabulary/`: the files that the run keeps
-  beside its checkpoints.
+  next to its checkpoints.
 
 Folders that others wrote have no manifest and are not checked. The manifest has
 a checksum of its own (`files.seals`).
@@ -45,15 +45,14 @@ LISTED_IN = "listed_in"
 is lost, as the manifest is, when another program saves the model."""
 
 _READ = (".json", ".model", ".safetensors", ".bin")
-"""Endings of the files that a reader of a folder goes by."""
+"""Endings of the files that a reader of a folder may open."""
 
 _MARK = "commit_success.txt"
-"""The mark of a complete save, which Orbax writes last: no reader goes by what
-is in it."""
+"""The mark of a complete save, which Orbax writes last; no reader opens it."""
 
 _SMALL = 2**24  # bytes: config, tokenizer and index, not tensors
 _CHUNK = 2**22
-_READERS = 16  # files that are read at once: in a bucket each one takes long
+_READERS = 16  # files that are read in parallel: buckets have high latency
 
 
 def write(
@@ -76,7 +75,7 @@ def write_entries(
 
   Args:
     directory: the folder.
-    listed: what `entries` returned of its files.
+    listed: the entries of its files, from `entries`.
   """
   text = json.dumps({"files": listed}, indent=2, sort_keys=True)
   text = seals.sealed(text) + "\n"
@@ -97,9 +96,9 @@ def entries(
   Args:
     directory: the folder of the files.
     names: the files, by their paths below it; None for all.
-    without: by the name of a JSON file, fields that are written later. Of such
-      a file the entry is `{"without": fields, "crc32": ...}`, with the checksum
-      of the other fields in any order.
+    without: fields that are written later, by the name of a JSON file. The
+      entry of such a file is `{"without": fields, "crc32": ...}`, with the
+      checksum of the other fields in any order.
     max_bytes: how much is read in all, the smallest files first; the others
       have no "crc32". None for no limit.
   """
@@ -204,8 +203,8 @@ def check(
 def unlisted(directory: str | os.PathLike) -> list[str]:
   """Returns the files of a folder that its manifest does not list.
 
-  After `check` they are files that nobody reads, such as a README. It is empty
-  without a manifest.
+  If `check` has passed, no reader uses them: a README, for example. Empty if
+  there is no manifest.
   """
   directory = epath.Path(directory)
   if not (directory / NAME).exists():
@@ -226,7 +225,7 @@ def _unlisted(
 def _is_read(
   name: str, listed: Mapping[str, Mapping[str, Any]], *, is_step: bool
 ) -> bool:
-  """Returns whether a reader of a folder would go by a file of this name."""
+  """Returns whether a reader of a folder may open a file of this name."""
   folder, slash, _ = name.partition("/")
   if not slash:
     return name.endswith(_READ) and not is_step
@@ -259,9 +258,9 @@ def check_listed(
   """Compares files with what `entries` returned of them.
 
   Args:
-    directory: of the files.
-    listed: by the name of each file.
-    only_small: whether of large files only the size is compared.
+    directory: the directory of the files.
+    listed: the entries by the name of each file.
+    only_small: whether only the sizes of large files are compared.
 
   Raises:
     UserError: a file is missing or not what was written.
@@ -281,8 +280,8 @@ def check_listed(
     except FileNotFoundError:
       problem = "it is missing"
     raise errors.UserError(
-      f"{file} is damaged ({problem}): copy it again from where it is whole, "
-      "or give another checkpoint."
+      f"{file} is damaged ({problem}): copy it again from an intact copy, or "
+      "give another checkpoint."
     )
 
 

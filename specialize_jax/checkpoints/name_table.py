@@ -14,7 +14,6 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -35,11 +34,12 @@ class Row:
 
   Attributes:
     ours: our name, with `{layer}` where it belongs to a layer.
-    hugging_face: that of `transformers`, with the same `{layer}`; "" where
+    hugging_face: the name in `transformers`, with the same `{layer}`; "" where
       its T5 has no such tensor.
-    transposed: whether the other tensor is ours transposed.
-    needs: the feed-forward block, head or bias that has it: "gated", "plain",
-      "untied", "per_stack", "per_layer", or "" for every model.
+    transposed: whether the tensor of `transformers` is ours transposed.
+    needs: the kind of feed-forward block, head or bias that a model with this
+      tensor has: "gated", "plain", "untied", "per_stack", "per_layer", or ""
+      for every model.
   """
 
   ours: str
@@ -137,10 +137,10 @@ class Tensor:
   """A row of the table for one layer of one model.
 
   Attributes:
-    name: ours, layers listed.
-    hugging_face: that of `transformers`; "" where its T5 has none.
-    transposed: whether the other tensor is ours transposed.
-    shape: ours.
+    name: our name, layers listed.
+    hugging_face: the name in `transformers`; "" where its T5 has none.
+    transposed: whether the tensor of `transformers` is ours transposed.
+    shape: the shape of our tensor.
   """
 
   name: str
@@ -201,7 +201,7 @@ def abstract_params(
     A tree of `jax.ShapeDtypeStruct`, without axis metadata.
   """
   boxed = network.boxed_shapes(network.EncoderDecoder(config))
-  params = nn.meta.unbox(boxed)
+  params = network.unboxed(boxed)
   if placed is None:
     return params
   return jax.tree.map(

@@ -1,8 +1,8 @@
 """Opens a checkpoint of any of the three kinds and detects which it is.
 
-Whatever reads a checkpoint reads all kinds: ours (a run's model_dir, its
-checkpoints directory or one of its steps), a Hugging Face folder or hub name,
-and a T5X checkpoint directory. `open_checkpoint` reads only the metadata;
+Every command that reads a checkpoint reads all kinds: ours (a run's model_dir,
+its checkpoints directory or one of its steps), a Hugging Face folder or hub
+name, and a T5X checkpoint directory. `open_checkpoint` reads only the metadata;
 `Checkpoint.params` then restores the parameters onto a mesh.
 """
 
@@ -43,8 +43,8 @@ VOCABULARY_DIR = "vocabulary"
 metadata of a step, the entries (`manifests.entries`) of these files."""
 
 DATASET = "dataset.yaml"
-"""In the directory of a run, or of what was converted from one: the dataset
-file that it was trained with."""
+"""The dataset file that a model was trained with, in the directory of its run
+or of a conversion of it."""
 
 _OF_THE_FUNCTION = (
   "mlp_activations",
@@ -79,8 +79,8 @@ class Checkpoint:
     step: the number of completed steps; None if it is not known.
     metadata: metadata that our run saved with it; empty for other kinds.
     tokenizer_files: files of the tokenizer next to it.
-    generation_config: that of a Hugging Face folder, or of the folder that our
-      checkpoint was converted from.
+    generation_config: the content of generation_config.json of a Hugging Face
+      folder, or of the one that our checkpoint was converted from.
     source: its tensors, one by one.
     verifies: whether tensors are compared with the digests that were saved with
       them, in our checkpoints and in our exports.
@@ -226,10 +226,10 @@ class Checkpoint:
     only_params: bool = False,
     on_array: Callable[[int], None] = lambda num_bytes: None,
   ) -> "Verified":
-    """Reads everything of it and compares it with what was written.
+    """Reads the whole checkpoint and compares it with what was saved.
 
-    Of ours that is every array, of the optimizer too, the state of the data
-    iterator, and every file; of an export every file and every tensor.
+    In ours these are all arrays (the optimizer's too), the state of the data
+    iterator, and all files; in an export all files and all tensors.
 
     Args:
       only_params: whether to read no array but the parameters.
@@ -311,8 +311,8 @@ class Verified:
 
   Attributes:
     num_arrays: number of arrays that are what was saved.
-    unverified: what could not be compared: files that nobody listed and nobody
-      reads, or parts for which an earlier release saved no digests.
+    unverified: what could not be compared: files that are neither in a manifest
+      nor read, or parts for which an earlier release saved no digests.
   """
 
   num_arrays: int
@@ -384,7 +384,7 @@ def dataset_file(checkpoint: Checkpoint) -> epath.Path | None:
   places = [checkpoint.directory]
   if checkpoint.kind == "ours":
     run = checkpoint.directory.parent
-    # MODEL_DIR/best/checkpoints lies a level deeper than MODEL_DIR/checkpoints.
+    # MODEL_DIR/best/checkpoints is a level deeper than MODEL_DIR/checkpoints.
     places = [run, run.parent]
   for place in places:
     if (place / DATASET).is_file():

@@ -34,10 +34,10 @@ ZarrDriver = Literal["zarr", "zarr3"]
 # MLP, has 6.4 GiB in float32.
 _MAX_ARRAY_BYTES = 64 << 30
 _PART_BYTES = 2**28
-"""Of an array that is only compared: what is read at once, in whole chunks."""
+"""Bytes read at a time, in whole chunks, of an array that is only compared."""
 
 MAX_LAYERS = 1000
-"""Of a stack: bounds what metadata may ask for."""
+"""The most layers of a stack that metadata may declare."""
 
 
 def table_name(stack: str, *, layer: int | None = None) -> str:

@@ -80,7 +80,7 @@ _FIXED = (
   "relative_attention_max_distance",
   "layer_norm_epsilon",
 )
-"""Fields that T5X's networks have as constants, with the defaults of ours."""
+"""Fields that are constants in T5X's networks, equal to our defaults."""
 
 _ACTIVATIONS = (("relu",), ("gelu", "linear"))
 """Activations that are inferred from a T5X checkpoint, which names none."""

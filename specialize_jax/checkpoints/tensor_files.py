@@ -1,7 +1,7 @@
 """The tensor files of a Hugging Face folder: safetensors, and PyTorch's.
 
 A file is mapped and never read whole; it is opened for each tensor anew, since
-pages once touched would count as ours for as long as it stays mapped.
+pages that were read count as memory of this process while it stays mapped.
 """
 
 import collections
@@ -99,7 +99,7 @@ class TensorFiles:
     added = sorted(name for name in self._files if ".lora_" in name)
     if added:
       raise errors.UserError(
-        f"{self._folder} holds tensors of an adapter beside the model's"
+        f"{self._folder} holds tensors of an adapter besides the model's"
         f" ({added[0]}): merge them with PEFT's merge_and_unload(), and save"
         " the model with save_pretrained."
       )
@@ -198,13 +198,13 @@ def write(
 ) -> None:
   """Writes a safetensors file one tensor at a time.
 
-  The library's own writer wants all of them in memory at once.
+  The library's own writer requires all of them in memory.
 
   Args:
     path: the file.
-    shapes: of the tensors, by name.
+    shapes: the shapes of the tensors, by name.
     values: the tensors, in the same order.
-    dtype: of all of them.
+    dtype: the dtype of all tensors.
   """
   name_of_dtype = {value: key for key, value in _DTYPES.items()}[dtype]
   header: dict[str, Any] = {

@@ -99,11 +99,11 @@ def from_sentencepiece(
 def are_same(one: bytes, other: bytes) -> bool:
   """Returns whether two SentencePiece models encode and decode alike.
 
-  They may differ in what training wrote down about itself.
+  They may differ in the file names that were recorded in training.
 
   Args:
     one: the content of a model file.
-    other: that of another.
+    other: the content of another.
   """
   if one == other:
     return True
@@ -193,6 +193,6 @@ def _read_config(path: epath.Path | None, content: bytes) -> Mapping:
     config = json.loads(content)
   except (ValueError, RecursionError) as error:
     raise errors.UserError(
-      f"{path} is no JSON ({error}): copy the folder again."
+      f"{path} is not JSON ({error}): copy the folder again."
     ) from error
   return config if isinstance(config, dict) else {}

@@ -1,1 +1,1 @@
-"""One short `main` per command; the only room that imports gin."""
+"""One short `main` per command; the only package that imports gin."""

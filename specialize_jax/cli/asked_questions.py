@@ -95,5 +95,5 @@ def _check(problems: Sequence[standing.Problem], path: str) -> None:
       raise errors.UserError(
         f"{path}: the answer {problem.answer[:40]!r} of question"
         f" {problem.question_id!r} has no number: give --dataset=FILE.yaml,"
-        " which says what an answer is (docs/own_domain.md)"
+        " which has a rule for answers (docs/own_domain.md)"
       )

@@ -75,9 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     "--t5x_layers",
     choices=("listed", "scanned"),
     default="listed",
-    help="how T5X's network has its layers: listed, as t5x/examples/t5 does,"
-    " or scanned along axis 1, as t5x/examples/scalable_t5 does (default:"
-    " listed)",
+    help="T5X's layers: listed, as in t5x/examples/t5, or scanned along axis 1,"
+    " as in t5x/examples/scalable_t5 (default: listed)",
   )
   _add_options(parser)
   logs.add_flags(parser)
@@ -93,7 +92,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--vocab_size",
-    type=_positive,
+    type=flag_types.whole(1),
     metavar="ROWS",
     help="number of vocabulary rows of the output: additional rows are copies"
     " of the padding token's, and excess rows are dropped (default: that of the"
@@ -114,7 +113,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--max_shard_mib",
-    type=_positive,
+    type=flag_types.whole(1),
     default=1024,
     metavar="MIB",
     help="size of a Hugging Face tensor file (default: 1024)",
@@ -252,13 +251,6 @@ def _counting(bar: progress.Progress) -> Callable[[int], None]:
     bar.advance(detail=f"{total / 2**20:,.1f} MiB")
 
   return count
-
-
-def _positive(text: str) -> int:
-  value = int(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-  return value
 
 
 if __name__ == "__main__":

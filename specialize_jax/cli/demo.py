@@ -23,7 +23,7 @@ _EXAMPLE = """example:
 An interrupted demo is resumed when it is started again in its directory.
 """
 
-# What can be compared by name: in words, and the file that makes it so.
+# Comparisons by name: what is compared, and the gin file that configures it.
 _COMPARISONS = {
   "sample_matching": (
     "matching the teacher's samples, not its distribution",
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
       f"--{run}_gin_file",
       default=f"experiments/mini/{run}.gin",
       metavar="FILE",
-      help=f"of {what}, as `specialize train` takes it",
+      help=f"the gin file of {what}, as for `specialize train`",
     )
   parser.add_argument(
     "--compare",
@@ -192,11 +192,11 @@ def _experiment(
   """Configures "pretrain" or "specialize".
 
   Args:
-    flags: the command's.
+    flags: the command's flags.
     run: "pretrain" or "specialize".
     output_dir: the parent of the run's directory.
-    *bindings: of gin, after the files.
-    name: of the run's directory; None for that of the run.
+    *bindings: gin bindings, applied after the files.
+    name: the name of the run's directory; None for `run`.
     more_files: gin files that are read after the run's own.
   """
   from specialize_jax.runs import experiment

@@ -81,7 +81,7 @@ def start(flags: argparse.Namespace) -> None:
       heartbeat_seconds=flags.heartbeat_seconds,
     )
     _several.append(processes)
-  # Where the TPU's compiler is installed and no TPU is, it says so at length.
+  # If libtpu is installed without a TPU, JAX prints long warnings.
   with registered_tasks.quiet_import():
     import jax
 
@@ -97,8 +97,8 @@ def leave_accelerators() -> None:
   """Computes on this host's CPUs; to be called before anything is computed.
 
   A TPU belongs to one process at a time: a command that only reads, ranks or
-  converts a run's checkpoints would fail beside the run, or keep the chips from
-  it.
+  converts a run's checkpoints would fail while the run holds the chips, or keep
+  the run from getting them.
   """
   os.environ["JAX_PLATFORMS"] = "cpu"
 

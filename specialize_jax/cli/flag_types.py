@@ -1,7 +1,7 @@
-"""Types of numeric flags: what argparse calls on the text of a value.
+"""Types of numeric flags, for the `type` argument of `add_argument`.
 
-A value outside of its range is an error of the flag that has it, before any
-work, and so is NaN, which `float` takes and every comparison lets through.
+A value out of range is a usage error of its flag, before any work. So is NaN,
+which `float` accepts and no comparison rejects.
 """
 
 import argparse

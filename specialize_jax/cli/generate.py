@@ -42,13 +42,13 @@ have?"}' > inputs.jsonl
     --vocabulary=demo_output/world/mini/student.model \\
     --inputs=inputs.jsonl --outputs=outputs.jsonl --max_new_tokens=64
 A question is rendered as in the student's training data, with the wording of
---dataset or of the dataset file beside the checkpoint, or else the paper's. So
+--dataset or of the dataset file next to the checkpoint, or else the paper's. So
 samples vote by that file's answer rule; without one, on numbers. An interrupted
 command is resumed when it is started again.
 """
 
-# Batches whose inputs are looked at together for like lengths: the more, the
-# less padding, and the longer a row may wait for its turn in the file.
+# Batches whose inputs are sorted by length together: more of them mean less
+# padding, and a longer wait until a row can be written in its place.
 _WINDOW_BATCHES = 16
 
 
@@ -354,7 +354,7 @@ def _written(
 
 
 def _kept(checkpoint: opening.Checkpoint) -> files.Kept | None:
-  """Reads the dataset file that lies with a checkpoint, if one does."""
+  """Reads the dataset file next to a checkpoint, if there is one."""
   from specialize_jax.checkpoints import opening
   from specialize_jax.datasets import files
   from specialize_jax.files import reading
@@ -480,9 +480,9 @@ def _made_of(
   checkpoint: opening.Checkpoint,
   vocabulary_: vocabulary.Vocabulary | None,
 ) -> dict[str, object]:
-  """All that outputs depend on, by the flag that says it.
+  """Returns everything that outputs depend on, by the name of the flag.
 
-  The batch size and the mesh change no output, and are not among it.
+  The batch size and the mesh do not change outputs, and are not included.
   """
   return {
     "--inputs": _fingerprint(rows),

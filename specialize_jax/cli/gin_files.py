@@ -2,13 +2,13 @@
 
     --gin_file=runs/train.gin --gin.TRAIN_STEPS=1000 --gin.MODEL_DIR=/tmp/m
 
-A name is looked for where `--gin_search_paths` says, then among the files that
-are installed with the package, then below the working directory. A gin file is
-a program: it can import and call anything. So a name that we ship means our
-file, even in a stranger's folder that has one of that name; a name that starts
-with `./`, `../` or `/` is a path. A macro
-on the command line that no file uses is an error here: gin itself takes it
-silently, and the run then trains with the value that was meant to change.
+A name is searched for in `--gin_search_paths`, then among the files that are
+installed with the package, then below the working directory. A gin file is a
+program: it can import and call anything. So the name of an installed file means
+that file, even in a downloaded folder that has one of the same name; a name
+that starts with `./`, `../` or `/` is a path. A macro on the command line that
+no file uses is an error here: gin itself accepts it silently, and the run then
+trains with the value that was meant to change.
 """
 
 import argparse
@@ -34,16 +34,16 @@ from specialize_jax.files import paths, reading
 
 Configured = TypeVar("Configured")
 
-# In the package, whatever else Python would find under that name.
+# In the package, even if Python would find another module of that name.
 _INSTALLED = os.fspath(
   pathlib.Path(specialize_jax.__file__).resolve().parent / "gin_configs"
 )
 
 _OVERRIDE = re.compile(r"^--gin\.([^=\s]+)=(.*)$", re.DOTALL)
 _REFERENCE = re.compile(r"\A[^\n]*[\[(,:]\s?[@%][A-Za-z][^\n]*[\])}]\Z")
-# As a shell leaves them where they were escaped twice: \\"text\\".
+# Quotes that were escaped twice, after the shell has read them: \\"text\\".
 _ESCAPED_QUOTES = re.compile(r"\\([\"'])(.*)\\\1", re.DOTALL)
-# How Python says that a constructor lacks arguments.
+# Python's error for a constructor that lacks arguments.
 _UNBOUND = re.compile(
   r"(\w+)\.__init__\(\) missing \d+ required"
   r" [\w-]+ arguments?: ([^\n]+)"
@@ -90,8 +90,8 @@ def parse(
     The parsed flags, and the overrides as gin bindings, "NAME = value".
 
   Example:
-    `--gin.MODEL_DIR=/tmp/m` is `MODEL_DIR = '/tmp/m'`, and so does
-    `--gin.MODEL_DIR='"/tmp/m"'`, which is how T5X wants it quoted.
+    `--gin.MODEL_DIR=/tmp/m` becomes `MODEL_DIR = '/tmp/m'`, and so does
+    `--gin.MODEL_DIR='"/tmp/m"'`, the quoting that T5X requires.
   """
   plain, bindings = [], []
   for argument in argv:
@@ -177,14 +177,14 @@ def loaded(
   Args:
     flags: from `parse`.
     bindings: from `parse`.
-    defaults: values of macros that the files require and nobody binds.
+    defaults: values for macros that the files require and do not bind.
 
   Yields:
-    The configuration as gin text, to be kept beside a run's checkpoints.
+    The configuration as gin text, to be kept with a run's checkpoints.
 
   Raises:
-    UserError: a file that is not there, a name that gin does not know, a
-      macro that is required and unbound, or one that no file uses.
+    UserError: a file does not exist, gin does not know a name, a macro is
+      required and unbound, or no file uses it.
   """
   import gin
 
@@ -265,12 +265,12 @@ def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:
   """Checks that each file is in one of the search paths.
 
   Args:
-    files: as the user named them.
-    search_paths: of `--gin_search_paths`.
-    flag: the one that named them.
+    files: the names that the user gave.
+    search_paths: the value of `--gin_search_paths`.
+    flag: the flag that named the files.
 
   Raises:
-    UserError: it is not; the message suggests a similar installed file.
+    UserError: one is not; the message suggests a similar installed file.
   """
   for place in filter(None, search_paths.split(",")):
     paths.check("--gin_search_paths", place, _GIN_DIRECTORY)
@@ -355,10 +355,10 @@ def _silent_search() -> Iterator[None]:
 
 
 def _as_literal(value: str) -> str:
-  """The value as gin reads it; text that is no literal becomes a string."""
+  """Returns a value for gin; text that is not a literal is quoted."""
   if _REFERENCE_NAME.match(value):
     return value
-  # A list of references is none of Python's literals, and no text either.
+  # A list of references is neither a Python literal nor text.
   if value[:1] in ("[", "(", "{") and _REFERENCE.search(value):
     return value
   escaped = _ESCAPED_QUOTES.fullmatch(value)

@@ -22,7 +22,7 @@ class Macro:
   Attributes:
     name: such as "BATCH_SIZE".
     default: its value as gin writes it; None if it is required.
-    what: the comment that the files have on it; else the parameters it sets.
+    what: its comment in the files; without one, the parameters that it sets.
   """
 
   name: str

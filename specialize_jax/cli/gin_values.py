@@ -2,8 +2,8 @@
 
 Gin binds any value, so that `TRAIN_STEPS = "2"` could fail hours later, with an
 error of another library. Here each bound parameter is resolved to its literal,
-through macros and references, and compared with the annotation of the dataclass
-or function that has it, before anything runs.
+through macros and references, and compared with its annotation in the dataclass
+or function, before anything runs.
 
 An integer is accepted for a float, and a list for a tuple. A bool is not a
 number, numbers must be finite, and text must not be empty.
@@ -33,7 +33,7 @@ class _Bound:
     written: The name under which the value was written: that of a macro, or
       the parameter's own.
     value: The value behind all macros.
-    annotation: What the parameter takes.
+    annotation: The parameter's annotation.
   """
 
   owner: str
@@ -48,7 +48,7 @@ def check(gin: types.ModuleType, given: Mapping[str, str]) -> dict[str, str]:
 
   Args:
     gin: The module, with a configuration loaded.
-    given: What the command line binds: the text of each value by name.
+    given: The bindings of the command line: the text of each value by name.
 
   Returns:
     The values of the command line that gin read as numbers and that are text
@@ -222,7 +222,7 @@ def _problem(
     problems = [_problem(value, one, gin) for one in arguments]
     if None in problems:
       return None
-    # What one of them nearly takes says more than that none does.
+    # A problem within a value of nearly the right type is the more helpful one.
     nearly = [p for p in problems if p and ":" in p or ";" in (p or "")]
     return nearly[0] if nearly else _expected(annotation)
   if origin is typing.Literal:

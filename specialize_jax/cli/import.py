@@ -56,15 +56,15 @@ def build_parser() -> argparse.ArgumentParser:
     required=True,
     metavar="PATH",
     help="the authors' text dump; the folder of their codex_*.pkl; the .pkl of"
-    " a format; their JSON; or a .jsonl of responses, each with question_id,"
-    " question and answer beside it, or as batch files have it; or the events"
-    " of a stream, as they were saved",
+    " a format; their JSON; a .jsonl of responses, each with question_id,"
+    " question and answer, or in the form of batch files; or the saved events"
+    " of a stream",
   )
   parser.add_argument(
     "--format",
     default="auto",
     choices=_KINDS,
-    help="its format (default: auto, by its first character)",
+    help="the input's format (default: auto, by its first character)",
   )
   parser.add_argument(
     "--questions",

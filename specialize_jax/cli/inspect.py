@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--split",
-    help="of the task (default: train, or the first that it has)",
+    help="the split of the task (default: train, or else its first)",
   )
   parser.add_argument(
     "--html", metavar="FILE.html", help="also write a self-contained page"
@@ -80,8 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   if flags.records and not flags.vocabulary and not flags.dataset:
     raise errors.UserError("--records needs --vocabulary, the student's own")
-  if flags.sample < 0:
-    raise errors.UserError(f"--sample={flags.sample}: expected 0 or more")
   paths.check_flags(
     flags,
     {
@@ -164,7 +162,7 @@ def _example(
   aligned: typing.Any,
   tokenizer: student.SentencePieceStudent,
 ) -> dict[str, typing.Any]:
-  """Returns a sample as `reports.alignment_view` takes it."""
+  """Returns a sample in the form that `reports.alignment_view` reads."""
   return {
     "teacher_tokens": _legible([step.spelling for step in record.steps]),
     "student_pieces": list(aligned.pieces),
@@ -190,8 +188,8 @@ def _example(
 def _legible(spellings: Sequence[bytes]) -> list[str]:
   """Decodes tokens, which may end within a character.
 
-  The token that completes a character has it; an ellipsis stands for bytes that
-  a later token completes.
+  A character is shown at the token that completes it; an ellipsis stands for
+  bytes that a later token completes.
 
   Example: "이것" in tokens of two bytes is "…", "이…", "것".
   """

@@ -23,8 +23,8 @@ def problem(error: BaseException, command: str) -> str | None:
 
   Returns:
     One sentence with the packages, the installed and the required versions, and
-    what to run; None if `error`, or the error that it was raised from, is none
-    that a missing or an old package raises, or if all packages fit.
+    what to run; None if neither `error` nor its cause is of a kind that a
+    missing or an old package raises, or if all packages fit.
   """
   error = error.__cause__ or error
   if not isinstance(error, _SYMPTOMS):

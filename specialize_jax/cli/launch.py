@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     nargs="*",
     metavar="ACTION",
     help="what to print or do, in order: create, install, start (waits for "
-    "the run, and joins one that goes on), logs, describe, delete, "
+    "the run, and joins one in progress), logs, describe, delete, "
     "resume_until_done (default, for printing only: the life of a run)",
   )
   parser.add_argument(
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--execute", action="store_true", help="run the commands")
   parser.add_argument(
-    "--name", required=True, help="of the slice and of the run"
+    "--name", required=True, help="the name of the slice and of the run"
   )
   parser.add_argument(
     "--topology",
@@ -105,19 +105,19 @@ def _add_tpu_vm_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--queued",
     action="store_true",
-    help="a queued resource: wait until there is room",
+    help="create a queued resource, which waits for capacity",
   )
   group.add_argument(
     "--runtime_version",
     metavar="IMAGE",
-    help="of the machines (default: that of the chips)",
+    help="the image of the hosts (default: that of the chips)",
   )
   group.add_argument(
     "--package",
     default="",
     metavar="WHEEL",
-    help="what is installed: a wheel here (`pip wheel --no-deps .`), or what "
-    "pip takes",
+    help="the package to install: a local wheel (`pip wheel --no-deps .`) or a "
+    "requirement for pip",
   )
 
 
@@ -133,12 +133,12 @@ def _add_gke_flags(parser: argparse.ArgumentParser) -> None:
     "--cluster",
     default="",
     metavar="NAME",
-    help="with --on=xpk: the cluster that `xpk cluster create` made",
+    help="with --on=xpk: the cluster, from `xpk cluster create`",
   )
   group.add_argument("--namespace", default="default")
   group.add_argument("--service_account", metavar="NAME")
   group.add_argument(
-    "--manifest", metavar="FILE", help="write the JobSet's manifest there too"
+    "--manifest", metavar="FILE", help="also write the JobSet's manifest"
   )
 
 
@@ -149,7 +149,7 @@ def _add_patience_flags(parser: argparse.ArgumentParser) -> None:
     type=flag_types.whole(0),
     default=5,
     metavar="N",
-    help="failed tries in a row that end it; preemptions do not count "
+    help="consecutive failures after which it ends; preemptions do not count "
     "(default: 5)",
   )
   group.add_argument(
@@ -172,7 +172,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags_argv, arguments = _split(argv)
   flags = build_parser().parse_args(flags_argv)
   actions = _actions(flags)
-  _check_numbers(flags)
+  if flags.max_failures < 1:
+    raise errors.UserError(
+      f"--max_failures={flags.max_failures} is not possible: expected 1 or "
+      "more."
+    )
 
   from specialize_jax.tpu import launch, slices
 
@@ -225,16 +229,6 @@ def _actions(flags: argparse.Namespace) -> list[str]:
   return list(flags.actions or _ACTIONS[flags.on])
 
 
-def _check_numbers(flags: argparse.Namespace) -> None:
-  for name in ("max_failures", "first_wait_seconds", "longest_wait_seconds"):
-    least = 1 if name == "max_failures" else 0
-    if getattr(flags, name) < least:
-      raise errors.UserError(
-        f"--{name}={getattr(flags, name)} is not possible: expected {least} "
-        "or more."
-      )
-
-
 def _with_multi_host(arguments: list[str], num_hosts: int) -> list[str]:
   """Adds `--multi_host` to a command that runs on several hosts."""
   if (
@@ -277,7 +271,7 @@ def _package(flags: argparse.Namespace) -> str:
   if not flags.package:
     raise errors.UserError(
       "--package is missing: give a wheel (`pip wheel --no-deps .` makes one) "
-      "or what pip takes, such as 'specialize-jax @ git+https://...'."
+      "or a requirement for pip, such as 'specialize-jax @ git+https://...'."
     )
   return flags.package
 

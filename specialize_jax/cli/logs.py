@@ -12,8 +12,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--log_level",
     choices=_LEVELS,
     default="warning",
-    help="what is logged on standard error: ours, JAX's, Orbax's and SeqIO's "
-    "messages of this level and above (default: warning)",
+    help="the lowest level of our, JAX's, Orbax's and SeqIO's messages that is "
+    "logged on standard error (default: warning)",
   )
 
 

@@ -1,9 +1,9 @@
 # PYTHON_ARGCOMPLETE_OK
 """The console script `specialize`, which runs a command.
 
-Exit statuses: 0 done; 2 the user can mend it (one sentence on standard
-error); 1 anything else that fails (with its traceback); 130 interrupted; 141
-whoever read the output has stopped reading, as `head` does.
+Exit statuses: 0 success; 2 an error that the user can correct (one sentence on
+standard error); 1 any other error (with its traceback); 130 interrupted; 141
+the reader of the output has closed it, as `head` does.
 
 A command is a module of this package with two functions: `build_parser()`,
 which imports nothing heavy, so that `--help` answers at once, and

@@ -1,14 +1,14 @@
-"""Modules of a user's own: found in the working directory, imported by name.
+"""Imports a user's own modules by name, from the working directory.
 
 The working directory comes after everything that is installed, so that a
-user's `queue.py` is no surprise to a library; and it is searched only for what
-`--import`, a gin file, a dataset's `python:` or a module from there asks for by
-name. A library that looks whether `wandb` or `pandas` is installed runs no
-stranger's `pandas.py`.
+user's `queue.py` does not replace the standard library's; and it is searched
+only for modules that `--import`, a gin file, a dataset's `python:` or another
+module from there names. A library that checks whether `wandb` or `pandas` is
+installed does not run a `pandas.py` of the working directory.
 
 Our own tasks are `specialize_jax.tasks`: the short names `tasks` and
-`gin_configs` are a user's where a project has them, and else still mean ours,
-as gin files written for earlier versions say.
+`gin_configs` mean the user's modules if there are any, and otherwise still
+ours, for gin files that were written for earlier versions.
 """
 
 import argparse
@@ -41,8 +41,8 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
     dest="imports",
     metavar="MODULE",
     help="a Python module of your own to import first, such as one that"
-    " registers seqio tasks; may be repeated; looked for among what is"
-    " installed, then in the working directory",
+    " registers seqio tasks; may be repeated; searched for among installed"
+    " modules, then in the working directory",
   )
 
 
@@ -138,7 +138,7 @@ class _InWorkingDirectory(importlib.abc.MetaPathFinder):
 
 
 class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-  """Finds `tasks`: a user's own, else ours under its earlier name."""
+  """Finds `tasks`: the user's, or else ours, which once had this name."""
 
   def __init__(self) -> None:
     """Has loaded nothing yet."""
@@ -159,8 +159,8 @@ class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     for place in [*sys.path, os.getcwd()] if path is None else ():
       found = importlib.machinery.PathFinder.find_spec(fullname, [place])
       if found is None or found.loader is None:
-        continue  # a folder without `__init__.py` is no package of a user's
-      # In a checkout ours also lie at its top level.
+        continue  # a folder without `__init__.py` is not a user's package
+      # In a checkout our own modules are also at its top level.
       if not any(map(_is_ours, found.submodule_search_locations or ())):
         return found
     return importlib.machinery.ModuleSpec(fullname, self)
@@ -168,7 +168,7 @@ class _OurTasks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
   def create_module(
     self, spec: importlib.machinery.ModuleSpec
   ) -> types.ModuleType:
-    """Returns our module: one, under whichever name it is imported."""
+    """Returns our module, the same one under both names."""
     module = importlib.import_module(f"{specialize_jax.__name__}.{spec.name}")
     self._specs[spec.name] = module.__spec__
     return module

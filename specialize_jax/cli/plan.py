@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from specialize_jax import errors
 from specialize_jax.cli import (
   devices,
+  flag_types,
   gin_files,
   logs,
   parsers,
@@ -91,7 +92,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     shown = "" if default is None else f" (default: {default})"
     parser.add_argument(
       f"--{name}",
-      type=_at_least_one,
+      type=flag_types.whole(1),
       default=default,
       metavar="N",
       help=what + shown,
@@ -132,14 +133,6 @@ def _add_slice(group: argparse._ArgumentGroup) -> None:
     help="chips along data, fsdp and model, such as fsdp=8,model=2; may be "
     "repeated (default: every sensible mesh)",
   )
-
-
-def _at_least_one(text: str) -> int:
-  if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(
-      f"expected a whole number of at least 1, got {text!r}"
-    )
-  return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -209,8 +202,8 @@ def _plan(
     f"{flags.batch_size}, {flags.input_length}/{flags.target_length} tokens, "
     f"{flags.optimizer}, remat {flags.remat}"
   )
-  # Before anything is printed, which fails where nobody reads any more: the
-  # rows have taken minutes.
+  # Files are written before anything is printed: printing fails if the pipe is
+  # closed, and the rows have taken minutes.
   if flags.output:
     writing.write_text(flags.output, json.dumps(rows, indent=2) + "\n")
   if topology_text is not None:

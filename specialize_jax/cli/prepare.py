@@ -13,7 +13,7 @@ from specialize_jax.cli import logs, parsers, registered_tasks, teacher_records
 from specialize_jax.files import paths
 
 DATASETS = {"gsm8k_teacher": "gsm8k", "mini_gsm_teacher": "mini"}
-"""The teachers' data that our tasks read: of which dataset each is."""
+"""The datasets of teachers' samples that our tasks read, and their sources."""
 
 BENCHMARKS = ("gsm8k", "multiarith", "asdiv", "svamp", "bbh")
 
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.dataset_name = next(iter(DATASETS))
   if flags.data_dir is None:
     raise errors.UserError(
-      "--data_dir is missing: it says where the dataset is written"
+      "--data_dir is missing: the dataset is written to this directory"
     )
   if flags.dataset_name not in BENCHMARKS:
     _check_teacher_flags(flags)

@@ -29,11 +29,11 @@ PATHS = {
   "tfds_data_dir": paths.INPUT_DIRECTORY,
   "dataset": DATASET_FILE,
 }
-"""What the flags of `add_flags` have to be, for `paths.check_flags`."""
+"""The kinds of path of the flags of `add_flags`, for `paths.check_flags`."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds where files lie, as every command that reads tasks has it."""
+  """Adds the flags of every command that reads tasks."""
   parser.add_argument(
     "--data_dir",
     default=None,
@@ -68,8 +68,8 @@ def load_dataset(
   """Imports a user's modules, then reads and checks the dataset file.
 
   Args:
-    path: as `--dataset` was given.
-    imports: as `--import` was given.
+    path: the value of `--dataset`.
+    imports: the values of `--import`.
 
   Raises:
     UserError: a module or the file cannot be read, or has mistakes.
@@ -88,13 +88,13 @@ def register(
   dataset: str | None = None,
   imports: Sequence[str] = (),
 ) -> files.DatasetFile | None:
-  """Registers every task with seqio, and says where their files lie.
+  """Registers every task with seqio, and sets the directories of their files.
 
   Args:
-    data_dir: as `--data_dir` was given.
-    tfds_data_dir: as `--tfds_data_dir` was given.
-    dataset: as `--dataset` was given.
-    imports: as `--import` was given.
+    data_dir: the value of `--data_dir`.
+    tfds_data_dir: that of `--tfds_data_dir`.
+    dataset: that of `--dataset`.
+    imports: those of `--import`.
 
   Returns:
     The dataset file, if one was given.
@@ -139,11 +139,11 @@ def register_for(flags: argparse.Namespace) -> files.DatasetFile | None:
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-  """Holds back what libraries print as they load, unless the block fails.
+  """Hides what libraries print while they are imported, unless the block fails.
 
-  TensorFlow says on every import, to the file descriptor and below every log
-  level, that there is no GPU. Nor is garbage looked for, of which imports make
-  none: that takes a third of their time.
+  TensorFlow writes on every import that there is no GPU, to the file descriptor
+  whatever the log level. Garbage collection is off: it takes a third of the
+  time of imports, and they leave no garbage.
   """
   sys.stderr.flush()
   collects = gc.isenabled()

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   directory = epath.Path(flags.run or flags.results_dir)
   output = flags.output or directory / "report.html"
   outputs = {"--output": output, "--markdown": flags.markdown}
-  # A lock beside it: a directory of figures holds nothing but figures.
+  # Its lock is next to it: a directory of figures holds figures only.
   outputs["--figures_dir"] = flags.figures_dir
   with locks.files(outputs):
     return _report(flags, epath.Path(output))

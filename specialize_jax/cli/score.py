@@ -39,9 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     "--task",
     metavar="TASK",
     help="gsm8k, multiarith, asdiv, svamp, or bbh/TASK with the name of one "
-    "of the 27 BIG-Bench-Hard tasks: decides what an answer is; with --dataset "
-    "the name of a set of it that has a rule of its own (default: the "
-    "dataset's rule)",
+    "of the 27 BIG-Bench-Hard tasks: selects the rule for answers; with "
+    "--dataset, the name of one of its sets that has its own rule (default: "
+    "the dataset's rule)",
   )
   registered_tasks.add_dataset_flag(parser)
   parser.add_argument(
@@ -55,8 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     "--prompt",
     default="unknown",
     choices=("chain_of_thought", "answer_only", "unknown"),
-    help="what the model was asked for, on which paper_code for bbh/TASK "
-    "depends (default: unknown, taken from each text)",
+    help="what the prompts asked for; only --grader=paper_code for bbh/TASK "
+    "depends on it (default: unknown, inferred from each text)",
   )
   parser.add_argument(
     "--inputs",
@@ -140,10 +140,10 @@ def _score(flags: argparse.Namespace) -> int:
 
 
 def _rule(flags: argparse.Namespace) -> answer_rules.AnswerRule:
-  """Returns what an answer is.
+  """Returns the rule for answers.
 
   Raises:
-    UserError: neither a task nor a dataset says it, or there is no such task.
+    UserError: neither a task nor a dataset has one, or there is no such task.
   """
   from specialize_jax.cot import answer_rules
   from specialize_jax.evaluation import benchmarks
@@ -152,8 +152,8 @@ def _rule(flags: argparse.Namespace) -> answer_rules.AnswerRule:
   if own is None:
     if flags.task is None:
       raise errors.UserError(
-        "--task=TASK or --dataset=FILE.yaml is missing: it says what an answer"
-        " is"
+        "--task=TASK or --dataset=FILE.yaml is missing: it selects the rule for"
+        " answers"
       )
     return answer_rules.AnswerRule(kind=benchmarks.kind(flags.task))
   dataset = own.dataset

@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     "--out_of_distribution",
     default="",
     metavar="TASK,TASK",
-    help="the tasks whose mean decides (default: those of --dataset, else"
+    help="the tasks whose mean is compared (default: those of --dataset, else"
     " MultiArith, ASDiv and SVAMP, "
     "real or of the mini world, zero-shot with chain of thought)",
   )
@@ -66,13 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
     "--in_distribution",
     default="",
     metavar="TASK",
-    help="the task of the other rule (default: GSM8K, likewise)",
+    help="the task of selection in distribution (default: GSM8K, likewise)",
   )
   parser.add_argument(
     "--metric",
     default="accuracy",
     metavar="NAME",
-    help="what is compared, of tasks with metrics of their own; more of it is"
+    help="the metric to compare, for tasks with their own metrics; higher is"
     " better (default: accuracy)",
   )
   parser.add_argument(
@@ -100,14 +100,14 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--evaluate",
     action="store_true",
-    help="first evaluate the checkpoints that were not yet evaluated, as the "
-    "gin files say; then test the two steps that the rules choose",
+    help="first evaluate the checkpoints that were not yet evaluated, as "
+    "configured by the gin files; then test the two selected steps",
   )
   group.add_argument(
     "--follow",
     action="store_true",
-    help="do so during training, until its last step; the best checkpoint so "
-    "far is kept, even if the run deletes it",
+    help="evaluate during training, until its last step; the best checkpoint "
+    "so far is kept, even if the run deletes it",
   )
   group.add_argument(
     "--poll_seconds",

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterator, Sequence
 
 from specialize_jax import errors
-from specialize_jax.cli import logs, parsers, registered_tasks
+from specialize_jax.cli import flag_types, logs, parsers, registered_tasks
 from specialize_jax.files import paths
 
 if typing.TYPE_CHECKING:
@@ -90,11 +90,11 @@ def _add_question_flags(group: argparse._ArgumentGroup) -> None:
     "--split", default="train", help="the benchmark's split (default: train)"
   )
   group.add_argument(
-    "--data_dir", metavar="DIR", help="where the benchmarks' files lie"
+    "--data_dir", metavar="DIR", help="the directory of the benchmarks' files"
   )
   group.add_argument(
     "--num_questions",
-    type=_positive(int),
+    type=flag_types.whole(1),
     metavar="N",
     help="only the first N, for a trial (default: all)",
   )
@@ -109,7 +109,7 @@ def _add_question_flags(group: argparse._ArgumentGroup) -> None:
 def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
   group.add_argument(
     "--num_samples",
-    type=_positive(int),
+    type=flag_types.whole(1),
     default=40,
     metavar="N",
     help="samples per question (default: 40, as in the paper)",
@@ -121,30 +121,35 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
     " a text file with {question} in it once (default: teacher.prompt of"
     " --dataset, else few_shot_chain_of_thought, which is GSM8K's)",
   )
-  group.add_argument("--temperature", type=_not_negative, default=0.5)
   group.add_argument(
-    "--max_tokens", type=_positive(int), default=256, help="per sample"
+    "--temperature", type=flag_types.real(at_least=0), default=0.5
+  )
+  group.add_argument(
+    "--max_tokens",
+    type=flag_types.whole(1),
+    default=256,
+    help="tokens per sample",
   )
   group.add_argument(
     "--stop",
     action="append",
     metavar="TEXT",
-    help="where a sample ends; may be given several times; \\n is a line break"
+    help="a text that ends a sample; may be repeated; \\n is a line break"
     " (default: a blank line for completions, nothing for chat)",
   )
   group.add_argument(
     "--top_logprobs",
-    type=_positive(int),
+    type=flag_types.whole(1),
     default=5,
     metavar="N",
     help="alternatives per token (default: 5)",
   )
   group.add_argument(
     "--samples_per_request",
-    type=_positive(int),
+    type=flag_types.whole(1),
     default=10,
     metavar="N",
-    help="the request's `n`, at most (default: 10); 1 for servers without",
+    help="the largest `n` of a request (default: 10); 1 for servers without it",
   )
   group.add_argument(
     "--extra_body",
@@ -171,24 +176,25 @@ def _add_connection_flags(group: argparse._ArgumentGroup) -> None:
     metavar="VARIABLE",
     help="the environment variable that holds the key, if it is set",
   )
+  whole, real = flag_types.whole(1), flag_types.real(above=0)
   for name, kind, default, what in (
-    ("concurrency", int, 32, "number of concurrent requests"),
-    ("timeout_seconds", float, 120.0, "timeout of a request"),
+    ("concurrency", whole, 32, "number of concurrent requests"),
+    ("timeout_seconds", real, 120.0, "timeout of a request"),
     (
       "max_attempts",
-      int,
+      whole,
       10,
-      "how often one is tried; an answer that was paid for and cannot be used"
-      " at most 5 times",
+      "maximum number of attempts of a request; at most 5 of them may return an"
+      " unusable answer, which costs money too",
     ),
-    ("max_wait_seconds", float, 300.0, "maximum pause between attempts"),
-    ("requests_per_minute", float, None, "a limit"),
-    ("tokens_per_minute", float, None, "a limit"),
+    ("max_wait_seconds", real, 300.0, "maximum pause between attempts"),
+    ("requests_per_minute", real, None, "a limit"),
+    ("tokens_per_minute", real, None, "a limit"),
   ):
     shown = "none" if default is None else f"{default:g}"
     group.add_argument(
       f"--{name}",
-      type=_positive(kind),
+      type=kind,
       default=default,
       metavar="N",
       help=f"{what} (default: {shown})",
@@ -202,32 +208,18 @@ def _add_limit_flags(group: argparse._ArgumentGroup) -> None:
     ("max_cost", "money, by the two prices"),
   ):
     group.add_argument(
-      f"--{name}", type=_positive(float), default=math.inf, help=what
+      f"--{name}",
+      type=flag_types.real(above=0),
+      default=math.inf,
+      help=what,
     )
   for name in ("prompt_price", "completion_price"):
     group.add_argument(
-      f"--{name}", type=_not_negative, default=0.0, help="a million tokens"
+      f"--{name}",
+      type=flag_types.real(at_least=0),
+      default=0.0,
+      help="a million tokens",
     )
-
-
-def _positive(kind: type) -> typing.Callable[[str], float]:
-  """Returns a flag's type: a number of a kind, above 0."""
-
-  def number(text: str) -> float:
-    value = kind(text)
-    if not 0 < value < math.inf:
-      raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-  number.__name__ = kind.__name__
-  return number
-
-
-def _not_negative(text: str) -> float:
-  value = float(text)
-  if not 0 <= value < math.inf:
-    raise argparse.ArgumentTypeError(f"{text} is below 0")
-  return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -320,8 +312,8 @@ def _problems(
   given = [flags.questions, flags.benchmark, own]
   if sum(one is not None for one in given) != 1:
     raise errors.UserError(
-      "one of --dataset=FILE.yaml, --questions=FILE.jsonl and --benchmark=NAME"
-      " says what is asked: give exactly one"
+      "give exactly one of --dataset=FILE.yaml, --questions=FILE.jsonl and"
+      " --benchmark=NAME: it has the questions"
     )
   if own is not None:
     problems = asked_questions.of_dataset(own)

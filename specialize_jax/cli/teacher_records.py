@@ -20,7 +20,7 @@ _KINDS = {
 def add_flags(
   parser: argparse.ArgumentParser, *, required: bool = True
 ) -> None:
-  """Adds the flags that say what is aligned to what, and how."""
+  """Adds the flags for the records, the student and the alignment."""
   parser.add_argument(
     "--records",
     required=required,
@@ -55,7 +55,7 @@ def with_progress(
 
   Args:
     records: passed on one by one.
-    title: what is done with them: "aligning".
+    title: the title of the progress bar, such as "aligning".
   """
   from specialize_jax.terminal import progress
 

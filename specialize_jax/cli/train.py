@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dry_run(run: experiment.Experiment, topology: str | None) -> None:
-  """Prints what a run is made of, and what it needs on a slice, if given."""
+  """Prints a run's facts and examples, and its needs on a slice, if given."""
   from specialize_jax.runs import dry_run, experiment
 
   # The devices here need not be those that the run's mesh is for.

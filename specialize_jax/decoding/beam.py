@@ -110,7 +110,7 @@ def decode(
   Args:
     model: the network; scanned layers are unrolled first.
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 at padding.
+    encoder_input_tokens_BS: int32, `T5Config.pad_id` at padding.
     max_new_tokens: T, including EOS. Beams that have not ended by then count as
       finished.
     num_beams: W, at most half the vocabulary, or 1 / (K + 1) of it with K > 1

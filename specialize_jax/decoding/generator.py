@@ -103,7 +103,7 @@ class Generator:
       batch_size: number of requests decoded together, each with all its
         samples.
       input_limit: maximum length of an input, and of a batch.
-      rule: what an answer is, for samples that vote.
+      rule: the rule that extracts answers from samples, which then vote.
 
     Raises:
       UserError: the settings require a vocabulary, the batch size is not

@@ -110,7 +110,7 @@ def decode(
   Args:
     model: the network; scanned layers are unrolled first.
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 at padding.
+    encoder_input_tokens_BS: int32, `T5Config.pad_id` at padding.
     max_new_tokens: T, including EOS.
     strategy: the rule for the next token.
     decode_rng: the random key; required if the strategy samples.
@@ -165,7 +165,7 @@ def start(
   Args:
     model: the network.
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 at padding.
+    encoder_input_tokens_BS: int32, `T5Config.pad_id` at padding.
     max_new_tokens: T, including EOS.
     num_continuations: N, the number of continuations per input.
 

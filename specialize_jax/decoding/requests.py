@@ -80,8 +80,8 @@ class Settings:
           f"{name} does not go with strategy={self.strategy}: it needs "
           f"strategy={need}."
         )
-    # What cannot be sampled with is an error of every strategy; a temperature
-    # of 0 is a usual name of the greedy one.
+    # Values that sampling rejects are errors with every strategy, except a
+    # temperature of 0, which often stands for greedy decoding.
     strategies.Sampling(
       temperature=self.temperature or 1.0, top_k=self.top_k, top_p=self.top_p
     )

@@ -1,11 +1,11 @@
 """Writes rows in order although they arrive out of order, and resumes.
 
 `FILE` holds the rows in order, each as soon as all rows before it are present.
-`FILE.progress`, beside it, holds what the rows were made from (on its first
-line), checksums of the rows so far, and rows that arrived early. Each batch is
-written to both files and synced to disk before the next is decoded, so a kill
-loses no more than the current batch. The next start removes an incomplete last
-line.
+`FILE.progress`, next to it, holds everything that the rows depend on (on its
+first line), checksums of the rows so far, and rows that arrived early. Each
+batch is written to both files and synced to disk before the next is decoded, so
+a kill loses no more than the current batch. The next start removes an
+incomplete last line.
 
 The second file has two purposes. Rows of similar length are decoded together,
 so they arrive out of order, and those that wait would be lost. And a file of
@@ -52,14 +52,14 @@ class ResumableRows:
       made_of: everything that the rows depend on, JSON-serializable, by the
         name of the flag, which error messages mention.
       num_rows: total number of rows.
-      belongs: whether a row that is present was made of the input of that
-        number; None if rows do not show it.
+      belongs: whether a row that is present was computed from the input of
+        that number; None if rows do not show it.
       overwrite: whether to start over, whatever exists.
 
     Raises:
       UserError: the file exists and belongs to another run, or is damaged.
     """
-    # Of a link: the file that it names, so that it is one by every name.
+    # Links are resolved, so that a file has the same path by every name.
     self._path = pathlib.Path(os.path.realpath(path))
     self._progress_path = self._path.with_name(self._path.name + _SUFFIX)
     self._made_of = json.loads(json.dumps(dict(made_of)))
@@ -153,7 +153,7 @@ class ResumableRows:
       if self._path.exists() and self._path.stat().st_size:
         raise errors.UserError(
           f"{self._path} exists and was not written by this command (there is "
-          f"no {self._progress_path.name} beside it): give another --outputs, "
+          f"no {self._progress_path.name} next to it): give another --outputs, "
           "or --overwrite to start over."
         )
       return 0
@@ -164,7 +164,7 @@ class ResumableRows:
     for line in others:
       entry = self._progress_entry(line)
       if isinstance(entry, dict):
-        # Rows that are gone from the end are made again.
+        # Rows that are missing at the end are decoded again.
         if entry["rows"] <= num_written:
           checksum = entry
       elif entry[0] >= num_written:
@@ -203,7 +203,7 @@ class ResumableRows:
     return _crc32(lines[size:num_written], checksum["crc32"])
 
   def _check_rows(self, num_written: int) -> None:
-    """Checks that every row that is present was made of its own input."""
+    """Checks that every row that is present was computed from its own input."""
     if self._belongs is None:
       return
     for number, row in self._read(num_written).items():

@@ -23,7 +23,7 @@ from specialize_jax.t5 import config as t5_config
 
 Row = Mapping[str, object]
 
-# What `output_row` adds, or writes over a field of the input.
+# Fields that `output_row` adds, replacing fields of the input.
 _ADDED = frozenset(
   ("output_ids", "output", "output_log_probs", "outputs", "voted_answer",
    "vote_shares", "target_log_probs")
@@ -196,7 +196,7 @@ def is_output_of(output: Row, row: Row) -> bool:
   """Returns whether an output row has all fields of an input row."""
   return all(
     name in output
-    # As text, in which NaN, too, is equal to itself.
+    # Compared as JSON, since NaN is not equal to itself.
     and (name in _ADDED or json.dumps(output[name]) == json.dumps(value))
     for name, value in row.items()
   )

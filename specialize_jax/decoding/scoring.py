@@ -10,9 +10,9 @@ from specialize_jax import losses
 from specialize_jax.t5 import network
 
 _HELD_POSITIONS = 16
-"""Memory for logits, as the number of target positions of a row whose logits
-over the whole vocabulary would take it. It bounds the size of the chunks of the
-vocabulary, for which the logits of all positions are held at a time."""
+"""Bounds the memory for logits: a chunk of the vocabulary has, over all target
+positions of a row, at most as many logits as the whole vocabulary has over this
+number of positions."""
 
 
 @functools.partial(jax.jit, static_argnames="model")

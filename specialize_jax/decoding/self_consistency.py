@@ -49,7 +49,7 @@ def vote(
   Args:
     texts: the samples, at least one.
     log_probs: the log-probability of each whole sample, in nats.
-    rule: what an answer is.
+    rule: the rule that extracts answers.
 
   Returns:
     The vote.

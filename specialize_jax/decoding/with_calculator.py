@@ -68,8 +68,8 @@ class Calculator:
       written: the row's ids so far, without padding.
 
     Returns:
-      The ids of the result; empty if there is no result, or none that spell
-      exactly the result.
+      The ids of the result; empty if there is no result, or no ids spell it
+      exactly.
     """
     tail = list(written[-_TAIL_TOKENS:])
     text = self._vocabulary.decode(tail)
@@ -117,7 +117,7 @@ def decode(
     model: the network; scanned layers are unrolled at every pause, so callers
       with many batches unroll them once (`network.unrolled`).
     params: its parameters.
-    encoder_input_tokens_BS: int32, 0 at padding.
+    encoder_input_tokens_BS: int32, `T5Config.pad_id` at padding.
     calculate: the calculator for the model's vocabulary.
     max_new_tokens: T, including EOS and forced tokens.
     strategy: the rule for tokens that are not forced.

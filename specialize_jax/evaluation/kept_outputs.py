@@ -1,10 +1,10 @@
 """Decoded outputs on disk, so that an evaluation that was killed can resume.
 
-Beside the predictions `STEP/TASK.jsonl`, the file `STEP/TASK.outputs.jsonl`
-holds the token ids of every output, one row per example, beside the hash of
-the input that it was decoded from. Each batch is on disk
-before the next is decoded (see `decoding.resumable`). Outputs are not graded,
-so graders can change without decoding again.
+Next to the predictions `STEP/TASK.jsonl`, the file `STEP/TASK.outputs.jsonl`
+holds the token ids of every output and the hash of its input, one row per
+example. Each batch is on disk before the next is decoded (see
+`decoding.resumable`). Outputs are not graded, so graders can change without
+decoding again.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class KeptOutputs:
 
     Args:
       path: the file; None to keep outputs in memory only.
-      made_of: everything that outputs depend on beside their inputs,
+      made_of: everything that outputs depend on besides their inputs,
         JSON-serializable.
       inputs: the examples' encoded inputs.
       max_length: maximum length of an output in tokens.

@@ -9,7 +9,7 @@ A task is registered with the metric and its postprocessor:
     metric_fns=[metrics.number_accuracy],
   )
 
-Its examples have `question_id` and the bare `answer` beside the features, so
+Its examples have `question_id` and the bare `answer` besides the features, so
 that the answers to grade against never pass through a vocabulary (T5's, for
 example, has no curly brackets).
 """
@@ -54,7 +54,7 @@ class Accuracy:
 
     Returns:
       `accuracy`, `low` and `high` in [0, 1]; `n`, the number of predictions;
-      and `accuracy_GRADER` for every grader that knows the rule.
+      and `accuracy_GRADER` for every grader that supports the rule.
     """
     pairs = list(zip(predictions, targets, strict=True))
     verdicts = [self.verdicts(*pair) for pair in pairs]

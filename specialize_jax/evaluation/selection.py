@@ -34,7 +34,7 @@ class Selection:
       selecting by in-distribution accuracy.
     means: the out-of-distribution mean by step.
     in_distribution_accuracies: the in-distribution accuracy by step.
-    metric: what was compared, "accuracy" or a metric of the tasks' own.
+    metric: the metric that was compared, "accuracy" or one of the tasks' own.
   """
 
   step: int

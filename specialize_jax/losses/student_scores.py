@@ -80,9 +80,7 @@ def reduce(
 ) -> StudentScores:
   """Computes `measure`, differentiated by JAX rather than by formula."""
   candidates_BTC = single_logits.read(logits_BTV, candidate_ids_BTC)
-  targets_logits_BT = single_logits.read(logits_BTV, targets_BT[..., None])[
-    ..., 0
-  ]
+  target_logits_BT1 = single_logits.read(logits_BTV, targets_BT[..., None])
   tail_BTV = single_logits.without(logits_BTV, candidate_ids_BTC)
   max_tail_BT = jnp.max(tail_BTV, axis=-1)
   # If all tokens are candidates, the tail is empty: log 0, not nan.
@@ -90,7 +88,7 @@ def reduce(
   sum_tail_BT = jnp.sum(jnp.exp(tail_BTV - shift_BT[..., None]), axis=-1)
   return StudentScores(
     candidate_logits_BTC=candidates_BTC,
-    target_logits_BT=targets_logits_BT,
+    target_logits_BT=target_logits_BT1[..., 0],
     log_tail_BT=jnp.log(sum_tail_BT) + shift_BT,
     max_logits_BT=jnp.maximum(
       max_tail_BT,

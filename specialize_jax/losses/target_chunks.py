@@ -4,16 +4,15 @@ The gradient of a sum of weighted losses is known, up to the sum's cotangent, as
 soon as the logits are. So each chunk of the target positions passes through the
 whole output head once: logits, losses, the gradient with respect to the logits
 and, from it, the hidden states' gradient and a term of the kernel's. The
-backward pass only multiplies by the cotangent. Three matmuls
-are the fewest possible (Liger Kernel's fused linear cross-entropy, arXiv
-2410.10989, takes as many); `vocab_chunks` takes a fourth, as it computes the
-logits twice.
+backward pass only multiplies by the cotangent. Three matmuls are the fewest
+possible (Liger Kernel's fused linear cross-entropy, arXiv 2410.10989, takes as
+many); `vocab_chunks` takes a fourth, as it computes the logits twice.
 
-The cost is memory: every device holds the head whole along D, and its gradient
-in float32, where `vocab_chunks` holds one chunk of each. On a mesh, each shard
-of the batch accumulates a kernel gradient of its own, and these are summed
-once, after the last chunk. A kernel sharded along V yields logits and gradients
-sharded along V.
+The cost is memory: every device holds the head all-gathered along D, and its
+gradient in float32, where `vocab_chunks` holds one chunk of each. On a mesh,
+each shard of the batch accumulates a kernel gradient of its own, and these are
+summed once, after the last chunk. A kernel sharded along V yields logits and
+gradients sharded along V.
 """
 
 import functools

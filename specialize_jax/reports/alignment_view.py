@@ -22,7 +22,7 @@ _COLORS = mpl_colors.LinearSegmentedColormap.from_list(
 )
 _ONE_HOT_COLOR = drawing.ORANGE
 _MAX_PIECES = 44
-_ALTERNATIVES = 3
+NUM_ALTERNATIVES = 3
 
 Example = Mapping[str, Sequence[object]]
 
@@ -49,7 +49,7 @@ def heat_map(example: Example) -> drawing.Drawing:
     for tokens, pieces in groups:
       for piece in pieces:
         if example["mask"][piece]:
-          shades[piece, tokens] = _own_probability(example, piece)
+          shades[piece, tokens] = own_probability(example, piece)
       _frame(axes, example, tokens, pieces)
     image = axes.pcolormesh(
       np.arange(num_tokens + 1) - 0.5,
@@ -66,7 +66,7 @@ def heat_map(example: Example) -> drawing.Drawing:
     bar.outline.set_visible(False)
     axes.set_xticks(
       range(num_tokens),
-      [_shown_token(t) for t in example["teacher_tokens"][:num_tokens]],
+      [shown_token(t) for t in example["teacher_tokens"][:num_tokens]],
       rotation=90,
       fontsize=8,
       family="monospace",
@@ -113,13 +113,13 @@ def links(example: Example) -> blocks.Markup:
   parts, rows = [], []
   for tokens, pieces in groups:
     above = "".join(
-      f'<span class="token">{_text(_shown_token(example["teacher_tokens"][t]))}'
+      f'<span class="token">{_text(shown_token(example["teacher_tokens"][t]))}'
       "</span>"
       for t in tokens
     )
     below = "".join(_piece_html(example, piece) for piece in pieces)
     tokens_text = " ".join(
-      _shown_token(example["teacher_tokens"][t]) for t in tokens
+      shown_token(example["teacher_tokens"][t]) for t in tokens
     )
     rows += [_row(example, piece, tokens_text) for piece in pieces]
     parts.append(
@@ -169,10 +169,17 @@ def _visible(
   return num_pieces, num_tokens, groups
 
 
-def _own_probability(example: Example, piece: int) -> float:
+def own_probability(example: Example, piece: int) -> float:
   """Returns the target probability of the sampled piece."""
   own = example["student_pieces"][piece]
   return sum(p for text, p in example["targets"][piece] if text == own)
+
+
+def alternatives(example: Example, piece: int) -> list[tuple[str, float]]:
+  """Returns the likeliest other pieces of a target, at most three."""
+  own = example["student_pieces"][piece]
+  others = [(text, p) for text, p in example["targets"][piece] if text != own]
+  return sorted(others, key=lambda item: -item[1])[:NUM_ALTERNATIVES]
 
 
 def _frame(
@@ -198,18 +205,15 @@ def _frame(
 
 def _piece_html(example: Example, piece: int) -> str:
   own = example["student_pieces"][piece]
-  probability = _own_probability(example, piece)
+  probability = own_probability(example, piece)
   one_hot = not example["mask"][piece]
   background = mpl_colors.to_hex(_COLORS(probability))
   ink = "#fff" if probability > 0.75 else drawing.INK
   if one_hot:
     background, ink = _ONE_HOT_COLOR, drawing.BLACK
-  others = sorted(
-    ((text, p) for text, p in example["targets"][piece] if text != own),
-    key=lambda item: -item[1],
-  )[:_ALTERNATIVES]
-  alternatives = "".join(
-    f"<li><b>{_text(text)}</b> {_share(p)}</li>" for text, p in others
+  others = "".join(
+    f"<li><b>{_text(text)}</b> {_share(p)}</li>"
+    for text, p in alternatives(example, piece)
   )
   label = _share(probability)
   if one_hot:
@@ -218,7 +222,7 @@ def _piece_html(example: Example, piece: int) -> str:
     '<div class="piece">'
     f'<span style="background:{background};color:{ink}">'
     f"{_text(own)}</span><small>{label}</small>"
-    f"<ul>{alternatives}</ul></div>"
+    f"<ul>{others}</ul></div>"
   )
 
 
@@ -228,7 +232,8 @@ def _share(probability: float) -> str:
   return f"{probability:.3f}".removeprefix("0") if probability < 1 else "1.0"
 
 
-def _shown_token(token: object) -> str:
+def shown_token(token: object) -> str:
+  """Returns a token with visible spaces and newlines."""
   return str(token).replace("\n", "↵").replace(" ", "␣")
 
 

@@ -91,7 +91,7 @@ class Absent:
   """Reports that a file is missing, and what therefore cannot be shown.
 
   Attributes:
-    files: what is missing.
+    files: the missing files.
     what: what cannot be shown, after "there are".
     commands: the commands that make it, in order.
   """

@@ -37,7 +37,7 @@ PALE = "#C3CAD3"
 LINE = "#E4E8ED"
 
 _FONT = "DejaVu Sans"  # which comes with matplotlib
-# Of Chinese, Japanese and Korean, on Linux, macOS and Windows.
+# Fonts for Chinese, Japanese and Korean, on Linux, macOS and Windows.
 _OTHER_SCRIPTS = (
   "Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans KR",
   "NanumGothic", "Apple SD Gothic Neo", "PingFang SC", "Hiragino Sans",
@@ -155,7 +155,7 @@ def figure(
     yield made, lambda: drawn["svg"]
     buffer = io.StringIO()
     if not _has_all_glyphs(made):
-      # As text, which a browser writes in whatever font it has.
+      # Text is saved as text, which a browser draws in a font that it has.
       mpl.rcParams["svg.fonttype"] = "none"
     made.savefig(
       buffer, format="svg", metadata={"Date": None}, transparent=True
@@ -182,7 +182,7 @@ def _characters() -> frozenset[int]:
 
 @functools.cache
 def _fonts() -> list[str]:
-  """Returns our font and, for what it lacks, those that are installed."""
+  """Returns our font and the installed ones for glyphs that it lacks."""
   installed = set(font_manager.get_font_names())
   return [_FONT, *(name for name in _OTHER_SCRIPTS if name in installed)]
 
@@ -210,7 +210,7 @@ def percent_axis(axes: mpl_axes.Axes, label: str) -> None:
 def name_ends(
   axes: mpl_axes.Axes, ends: Sequence[tuple[float, float, str, str]]
 ) -> None:
-  """Writes the name of each curve beside its end, without overlap.
+  """Writes the name of each curve next to its end, without overlap.
 
   Args:
     axes: the axes, with y limits set.

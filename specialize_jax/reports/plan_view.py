@@ -101,8 +101,8 @@ def breakdown(rows: Sequence[Row], width: int | None = None) -> str:
   """Renders what each part of the network costs, a table for each mesh.
 
   Args:
-    rows: of a plan with a breakdown; those that do not fit have none.
-    width: of the terminal, in columns.
+    rows: the rows of a plan with a breakdown; those that do not fit have none.
+    width: the width of the terminal, in columns.
   """
   lines = io.StringIO()
   console = rich_console.Console(

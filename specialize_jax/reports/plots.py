@@ -145,8 +145,8 @@ def task_curves(results: results_lib.Results) -> drawing.Drawing | None:
   """Draws each task's validation accuracy over steps, whatever its role.
 
   Returns:
-    The figure, or None if no task was evaluated at any step. Of more tasks
-    than there are colors the rest are thin lines.
+    The figure, or None if no task was evaluated at any step. If there
+    are more tasks than colors, the rest are thin lines.
   """
   styles = (
     (drawing.BLUE, "o", "-"),

@@ -75,7 +75,7 @@ class Results:
     run: facts of the run by name, if a single run is reported.
     hints: for sections that lack something, by name, the commands that make
       it. Sections of a run that lack something and have none are left out.
-    changes: what was changed between two starts of a run, by the run.
+    changes: settings that were changed between two starts of a run, by run.
   """
 
   directory: epath.Path
@@ -436,8 +436,8 @@ def _read_numbers(path: epath.Path) -> Json:
   """Reads results.json, which others may have written too.
 
   Raises:
-    UserError: a field is not what the module's docstring says; the message
-      names it.
+    UserError: a field is not as in the module's docstring; the message names
+      it.
   """
   numbers = _read_json(path) or {}
   for when in ("before", "after"):
@@ -469,7 +469,7 @@ def _read_numbers(path: epath.Path) -> Json:
 
 
 def _check_score(path: epath.Path, name: str, entry: object) -> None:
-  """Refuses an entry that is no accuracy of a number of examples."""
+  """Checks that an entry is an accuracy of a number of examples."""
   score = _expected(path, name, entry, dict, 'an object of "accuracy" and "n"')
   accuracy, count = score.get("accuracy"), score.get("n")
   if not _is_number(accuracy) or not 0 <= accuracy <= 1:

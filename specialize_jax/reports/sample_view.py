@@ -13,8 +13,6 @@ from specialize_jax.files import writing
 from specialize_jax.reports import alignment_view, blocks
 from specialize_jax.reports import page as page_lib
 
-_ALTERNATIVES = 3
-
 Part = tuple[str, Sequence[str], Sequence[int] | None]
 
 
@@ -49,33 +47,32 @@ def alignment_text(
 def _column(
   example: alignment_view.Example, tokens: Sequence[int], pieces: Sequence[int]
 ) -> list[str]:
-  above = "·".join(_shown(example["teacher_tokens"][t]) for t in tokens) or "∅"
+  shown = (
+    alignment_view.shown_token(example["teacher_tokens"][t]) for t in tokens
+  )
+  above = "·".join(shown) or "∅"
   below = " ".join(str(example["student_pieces"][p]) for p in pieces) or "∅"
   if len(tokens) == len(pieces) == 1:
     link = "│"
   else:
     link = f"{len(tokens)}:{len(pieces)}"
   lines = [above, link, below]
-  for rank in range(-1, _ALTERNATIVES):
+  for rank in range(-1, alignment_view.NUM_ALTERNATIVES):
     lines.append(" ".join(_cell(example, piece, rank) for piece in pieces))
   return lines
 
 
 def _cell(example: alignment_view.Example, piece: int, rank: int) -> str:
   """Returns the probability of the piece (rank -1) or of an alternative."""
-  own = example["student_pieces"][piece]
   if not example["mask"][piece]:
     return alignment_view.without_teacher(example, piece) if rank < 0 else ""
   if rank < 0:
-    probability = sum(p for text, p in example["targets"][piece] if text == own)
-    return f"{probability:.3f}"
-  others = sorted(
-    (one for one in example["targets"][piece] if one[0] != own),
-    key=lambda one: -one[1],
-  )
+    return f"{alignment_view.own_probability(example, piece):.3f}"
+  others = alignment_view.alternatives(example, piece)
   if rank >= len(others):
     return ""
-  return f"{_shown(others[rank][0])} {others[rank][1]:.3f}"
+  text, probability = others[rank]
+  return f"{alignment_view.shown_token(text)} {probability:.3f}"
 
 
 def _side_by_side(columns: Sequence[Sequence[str]]) -> list[str]:
@@ -170,7 +167,3 @@ def page(sections: Sequence[blocks.Section]) -> str:
       footer="Made by `specialize inspect`",
     )
   )
-
-
-def _shown(token: object) -> str:
-  return str(token).replace("\n", "↵").replace(" ", "␣")

@@ -69,19 +69,23 @@ def rows(results: results_lib.Results) -> list[Row]:
   A role with one task has no mean. Tasks without either accuracy are omitted.
   """
   table = []
-  in_distribution = [results.in_distribution] if results.in_distribution else []
-  for role, tasks in (
-    (IN_DISTRIBUTION, in_distribution),
-    (OUT_OF_DISTRIBUTION, results.out_of_distribution),
-    (GENERAL, results.general),
-    (OTHER, results.other),
-  ):
+  for role, tasks in _tasks_by_role(results).items():
     known = [t for t in tasks if t in results.before and t in results.after]
     role_rows = [_task_row(results, task, role) for task in known]
     table += role_rows
     if len(role_rows) > 1:
       table.append(_mean_row(results, role_rows))
   return table
+
+
+def _tasks_by_role(results: results_lib.Results) -> dict[str, Sequence[str]]:
+  in_distribution = [results.in_distribution] if results.in_distribution else []
+  return {
+    IN_DISTRIBUTION: in_distribution,
+    OUT_OF_DISTRIBUTION: results.out_of_distribution,
+    GENERAL: results.general,
+    OTHER: results.other,
+  }
 
 
 def main_rows(table: Sequence[Row]) -> list[Row]:
@@ -165,14 +169,8 @@ def one_sided(results: results_lib.Results) -> blocks.Table | None:
     return None
   when = "before" if results.before else "after"
   accuracies = results.before or results.after
-  in_distribution = [results.in_distribution] if results.in_distribution else []
   lines = []
-  for role, tasks in (
-    (IN_DISTRIBUTION, in_distribution),
-    (OUT_OF_DISTRIBUTION, results.out_of_distribution),
-    (GENERAL, results.general),
-    (OTHER, results.other),
-  ):
+  for role, tasks in _tasks_by_role(results).items():
     known = [task for task in tasks if task in accuracies]
     lines += [blocks.Row([role], "role")] if known else []
     for task in known:
@@ -382,20 +380,12 @@ def _task_row(results: results_lib.Results, task: str, role: str) -> Row:
 
 
 def _mean_row(results: results_lib.Results, parts: Sequence[Row]) -> Row:
+  mean = dataclasses.replace(mean_of(parts), data_format="", paired=False)
   pairs = [_verdicts(results, row.task) for row in parts]
-  paired = all(pair is not None for pair in pairs)
-  return Row(
-    task="",
-    label=f"mean of {len(parts)}",
-    data_format="",
-    role=parts[0].role,
-    before=intervals.mean([row.before for row in parts]),
-    after=intervals.mean([row.after for row in parts]),
-    difference=intervals.paired_bootstrap_mean(pairs)
-    if paired
-    else intervals.mean([row.difference for row in parts]),
-    num_examples=sum(row.num_examples for row in parts),
-    paired=paired,
+  if not all(pair is not None for pair in pairs):
+    return mean
+  return dataclasses.replace(
+    mean, difference=intervals.paired_bootstrap_mean(pairs), paired=True
   )
 
 

@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 
-import jax
 import numpy as np
 import seqio
 
@@ -49,8 +47,8 @@ def dry_run(run: experiment.Experiment, placed: placement.Placement) -> DryRun:
   abstract_state = state.abstract(model, optimizer.build(run.optimizer), placed)
   facts = experiment.facts(run, placed, abstract_state)
   facts["state"] = (
-    f"{_gib(_bytes_per_device(abstract_state)):.2f} GiB a device: parameters "
-    "and optimizer, without activations"
+    f"{state.bytes_per_device(abstract_state) / 2**30:.2f} GiB a device: "
+    "parameters and optimizer, without activations"
   )
   facts["start"] = _start(run)
   questions = [
@@ -77,17 +75,6 @@ def _start(run: experiment.Experiment) -> str:
     )
     opened.check_fits(run.model)
   return experiment.start_in_words(run, max(steps, default=0))
-
-
-def _bytes_per_device(abstract_state: state.TrainState) -> int:
-  return sum(
-    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(abstract_state)
-  )
-
-
-def _gib(number: int) -> float:
-  return number / 2**30
 
 
 def _shares(batch: Mapping[str, np.ndarray]) -> str:

@@ -156,8 +156,8 @@ class Experiment:
     keep: number of newest checkpoints to keep; None for all.
     keep_period: checkpoints at multiples of this step are kept forever.
     keep_best: number of checkpoints with the best mean of `loop.best_metrics`
-      to keep beside the newest.
-    metric_writers: where metrics go beside metrics.jsonl: "tensorboard",
+      to keep in addition to the newest.
+    metric_writers: where metrics go besides metrics.jsonl: "tensorboard",
       "wandb", "mlflow".
   """
 
@@ -586,7 +586,7 @@ def _metadata(
     "settings": settings,
     "num_steps": experiment.loop.num_steps,
     "model": dataclasses.asdict(experiment.model),
-    # The other file is of our making: another release may write it otherwise.
+    # The other file is written by us: other releases may write it differently.
     opening.VOCABULARY_DIR: manifests.entries_of(
       {
         name: content

@@ -107,12 +107,12 @@ def require_lengths(
 
   Args:
     owner: the dataclass that has them.
-    lengths: by the feature's name.
+    lengths: the lengths by feature name.
     needed: the features that have to be among them.
 
   Raises:
-    UserError: they lack a feature, have one that no task has, or a length
-      that is none.
+    UserError: they lack a feature, have one that no task has, or a length is
+      not a positive integer.
   """
   shown = f"{owner}.task_feature_lengths={dict(lengths)} (TASK_FEATURE_LENGTHS)"
   expected = 'expected {"inputs": S, "targets": T}, lengths in tokens.'

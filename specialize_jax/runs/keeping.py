@@ -1,4 +1,4 @@
-"""Files that a run keeps beside its checkpoints, to be self-contained.
+"""Files that a run keeps next to its checkpoints, to be self-contained.
 
 MODEL_DIR/vocabulary/     the tokenizer, for `convert` and `generate`
 MODEL_DIR/config.gin      the configuration of the newest start
@@ -6,7 +6,7 @@ MODEL_DIR/dataset.yaml    the dataset file, if one was given, with its prompts
 MODEL_DIR/versions.json   the versions of Python and of the packages
 
 Readers of a checkpoint read the first and the third, too, and compare them with
-the manifests that lie beside them (`checkpoints.manifests`).
+the manifests next to them (`checkpoints.manifests`).
 """
 
 import importlib.metadata

@@ -98,9 +98,9 @@ def settings(
 
   Args:
     experiment: the frozen dataclass of a run.
-    data: from `data.identity.of_mixture`.
+    data: hashes of the data, from `data.identity.of_mixture`.
     dataset_file: the content of the dataset file; None for none.
-    evaluated: from the same, of the splits that are evaluated.
+    evaluated: likewise, of the splits that are evaluated.
 
   Example:
     {"batch_size": 128, "optimizer.learning_rate": 0.001, ...}
@@ -134,8 +134,8 @@ def check(
   changed = differences(then, now)
   refused = {name: _refusal(name) for name in changed if _refusal(name)}
   if refused:
-    # Another mixture has other data, and another model perhaps other lengths:
-    # the first of the list says it best.
+    # A change of the mixture also changes the data, and one of the model
+    # perhaps the lengths: the first in `_REFUSED` is reported.
     name = min(refused, key=lambda name: [*_REFUSED].index(refused[name]))
     before, here = changed[name]
     raise errors.UserError(
@@ -202,7 +202,7 @@ def differences(
     name: (_shown(then, name), _shown(now, name))
     for name in sorted({*then, *now})
     if then.get(name) != now.get(name)
-    # The tasks are a setting of their own.
+    # Added and removed tasks are reported by the list of tasks.
     and not (name.startswith(_EVALUATED) and not {name} <= {*then} & {*now})
   }
 

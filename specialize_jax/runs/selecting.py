@@ -330,7 +330,7 @@ def _written(
 
   Args:
     evaluation: the evaluation.
-    data: its `data_identity`: a question may have been changed since.
+    data: its current `data_identity`: questions may have changed since.
     model_dir: the run's directory.
     kind: "validation" or "test".
     step: the step.

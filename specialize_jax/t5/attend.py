@@ -17,7 +17,7 @@ With m the largest score of a query, e = exp(score - m) and l = sum(e):
 import jax
 import jax.numpy as jnp
 
-from specialize_jax.t5 import products
+from specialize_jax.t5 import matmuls
 
 # Finite, and so low that its exponential is 0 relative to any score. It is the
 # maximum of a query without visible keys.
@@ -44,9 +44,8 @@ def attend(
     keys_BHSK: The keys.
     values_BHSK: The values.
     bias_HTS: float32, added to the scores; None for no bias.
-    mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look at
-      key s. A query that may look at nothing gets zeros, and gradients of
-      zero.
+    mask: bool, broadcasts to `[B, H, T, S]`, true where query t attends to
+      key s. A query without visible keys gets zeros, and gradients of zero.
 
   Returns:
     `[B, H, T, K]` in the values' dtype.
@@ -65,13 +64,13 @@ def _attend_forward(
   mask: jax.Array,
 ) -> tuple[jax.Array, tuple]:
   dtype = values_BHSK.dtype
-  scores_BHTS = products.product("BHTK,BHSK->BHTS", queries_BHTK, keys_BHSK)
+  scores_BHTS = matmuls.einsum("BHTK,BHSK->BHTS", queries_BHTK, keys_BHSK)
   if bias_HTS is not None:
     scores_BHTS += bias_HTS[None]
   exps_BHTS, sums_BHT1 = exponentials(scores_BHTS, mask)
   exps_BHTS = exps_BHTS.astype(dtype)
-  gathered_BHTK = products.product("BHTS,BHSK->BHTK", exps_BHTS, values_BHSK)
-  output_BHTK = (gathered_BHTK / sums_BHT1).astype(dtype)
+  weighted_BHTK = matmuls.einsum("BHTS,BHSK->BHTK", exps_BHTS, values_BHSK)
+  output_BHTK = (weighted_BHTK / sums_BHT1).astype(dtype)
   residuals = (
     queries_BHTK,
     keys_BHSK,
@@ -120,7 +119,7 @@ def _attend_backward(
   gradient_BHTK = gradient_BHTK.astype(dtype)
   # Rounded, like the gradient that JAX computes: in float32 it would be the
   # largest array of a layer, next to the gradient of the float32 scores.
-  weights_gradient_BHTS = products.product(
+  weights_gradient_BHTS = matmuls.einsum(
     "BHTK,BHSK->BHTS", gradient_BHTK, values
   ).astype(dtype)
   scores_gradient_BHTS = exps_BHTS.astype(jnp.float32) * (
@@ -132,9 +131,7 @@ def _attend_backward(
     None if biased is None else _sum_rows(scores_gradient_BHTS)
   )
   return (
-    products.product("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(
-      dtype
-    ),
+    matmuls.einsum("BHTS,BHSK->BHTK", scores_gradient_BHTS, keys).astype(dtype),
     transposed_sum_over_queries(queries, scores_gradient_BHTS)
     .swapaxes(-1, -2)
     .astype(dtype),
@@ -156,9 +153,9 @@ def transposed_sum_over_queries(
 
   This transposes the smaller array instead of `[B, H, T, S]`.
   """
-  turned_BHKT = products.as_written(queries_BHTK.swapaxes(-1, -2))
-  return products.as_written(
-    products.product("...KT,...TS->...KS", turned_BHKT, weights_BHTS)
+  transposed_BHKT = matmuls.as_written(queries_BHTK.swapaxes(-1, -2))
+  return matmuls.as_written(
+    matmuls.einsum("...KT,...TS->...KS", transposed_BHKT, weights_BHTS)
   )
 
 
@@ -171,7 +168,7 @@ def _sum_rows(rows_BHTS: jax.Array) -> jax.Array:
 
   def multiplied(rows_BHTS: jax.Array) -> jax.Array:
     ones_B = jnp.ones(len(rows_BHTS), rows_BHTS.dtype)
-    return products.product("B,BHTS->HTS", ones_B, rows_BHTS)
+    return matmuls.einsum("B,BHTS->HTS", ones_B, rows_BHTS)
 
   return jax.lax.platform_dependent(
     rows_BHTS,

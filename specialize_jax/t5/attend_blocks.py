@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from specialize_jax.t5 import attend, products
+from specialize_jax.t5 import attend, matmuls
 
 _AXES = {
   **dict.fromkeys(
@@ -198,9 +198,7 @@ class _Visit:
     self, queries: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Computes a block's scores, float32 `[H, t, s]`, and mask `[1, t, s]`."""
-    scores = products.product(
-      "HTK,HSK->HTS", queries, self.of_keys("keys", key)
-    )
+    scores = matmuls.einsum("HTK,HSK->HTS", queries, self.of_keys("keys", key))
     if "bias" in self.arrays:
       scores += _part(self.arrays["bias"], self.plane(key))
     mask = _part(self.arrays["mask"], {0: (self.row, 1), **self.plane(key)})
@@ -250,19 +248,19 @@ def _weighted_sums(
   """Computes weighted sums `[H, t, K]` and log-normalizers `[H, t, 1]`."""
 
   def one_block(key: jax.Array, sums: tuple) -> tuple:
-    gathered, total, highest = sums
+    weighted, total, highest = sums
     scores, mask = visit.scores(queries, key)
     scores = jnp.where(mask, scores, jnp.float32(attend.MASKED_SCORE))
     higher = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
     exps = jnp.where(mask, jnp.exp(scores - higher), 0.0)
     shrink = jnp.exp(highest - higher)
     values = visit.of_keys("values", key)
-    part = products.product("HTS,HSK->HTK", exps.astype(values.dtype), values)
+    part = matmuls.einsum("HTS,HSK->HTK", exps.astype(values.dtype), values)
     total = total * shrink + exps.sum(axis=-1, keepdims=True)
-    return gathered * shrink + part, total, higher
+    return weighted * shrink + part, total, higher
 
   none_T1 = jnp.zeros((*queries.shape[:-1], 1), jnp.float32)
-  gathered, total, highest = visit.over_keys(
+  weighted, total, highest = visit.over_keys(
     one_block,
     (
       jnp.zeros(queries.shape, jnp.float32),
@@ -271,7 +269,7 @@ def _weighted_sums(
     ),
   )
   total = jnp.maximum(total, attend.LEAST_SUM)
-  return gathered / total, highest + jnp.log(total)
+  return weighted / total, highest + jnp.log(total)
 
 
 def _attend_backward(
@@ -288,7 +286,7 @@ def _attend_backward(
   def one_visit(number: jax.Array, gradients: tuple) -> tuple:
     visit = visits(number)
     queries_gradient, *others = gradients
-    part, *others = _pulled_back(
+    part, *others = _gradients(
       visit,
       visit.of_queries(gradient_BHTK),
       visit.of_queries(centre_BHT1),
@@ -299,13 +297,13 @@ def _attend_backward(
     return _put(queries_gradient, part, visit.at), *others
 
   keys, values = arrays["keys"], arrays["values"]
-  turned_BHKS = jnp.zeros(keys.swapaxes(-1, -2).shape, jnp.float32)
+  zeros_BHKS = jnp.zeros(keys.swapaxes(-1, -2).shape, jnp.float32)
   bias = {n: jnp.zeros_like(a) for n, a in arrays.items() if n == "bias"}
   queries_gradient, keys_gradient, values_gradient, bias = jax.lax.fori_loop(
     0,
     len(keys) * blocks.num_queries,
     one_visit,
-    (jnp.zeros_like(arrays["queries"]), turned_BHKS, turned_BHKS, bias),
+    (jnp.zeros_like(arrays["queries"]), zeros_BHKS, zeros_BHKS, bias),
   )
   return (
     {
@@ -318,7 +316,7 @@ def _attend_backward(
   )
 
 
-def _pulled_back(
+def _gradients(
   visit: _Visit,
   gradient: jax.Array,
   centre: jax.Array,
@@ -345,10 +343,10 @@ def _pulled_back(
     scores, mask = visit.scores(queries, key)
     weights = jnp.where(mask, jnp.exp(scores - normalizer), 0.0)
     values = visit.of_keys("values", key)
-    weights_gradient = products.product("HTK,HSK->HTS", gradient, values)
+    weights_gradient = matmuls.einsum("HTK,HSK->HTS", gradient, values)
     scores_gradient = weights * (weights_gradient - centre)
     scores_gradient = scores_gradient.astype(values.dtype)
-    queries_gradient += products.product(
+    queries_gradient += matmuls.einsum(
       "HTS,HSK->HTK", scores_gradient, visit.of_keys("keys", key)
     )
     keys_part = attend.transposed_sum_over_queries(queries, scores_gradient)

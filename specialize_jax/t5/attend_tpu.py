@@ -1,31 +1,31 @@
-"""Attention of a TPU as one Mosaic kernel: no score is ever written to HBM.
+"""Attention on TPUs as one Pallas kernel, which writes no scores to HBM.
 
 The plain form (`attend.attend`) writes and reads `[B, H, T, S]` several times
-a layer. Here a grid step holds the queries, keys and values of one row and of
-a group of heads in VMEM, and goes over blocks of the query-key plane with an
-online softmax (Dao et al., 2022, arXiv:2205.14135). Blocks in which no query
-may look at any key are skipped: those above the causal diagonal, and those
-whose queries and keys belong to different segments. The backward pass is one
-kernel too. It computes the weights again from one log-sum-exp a query, and
-each of its five matmuls once.
+in each layer. Here a grid step holds the queries, keys and values of one row
+and a group of heads in VMEM, and visits blocks of the `[T, S]` plane with an
+online softmax (Dao et al., 2022, arXiv:2205.14135). Blocks that are entirely
+masked are skipped: those above the causal diagonal, and those whose queries and
+keys belong to different segments. The backward pass is one kernel, too. It
+recomputes the weights from the log-sum-exp of each query, and computes each of
+its five matmuls once.
 
-What makes it T5's:
+Specific to T5:
 
-- Queries, keys and values stay joined, `[B, T, H * K]`, as the projections
-  make and take them. A grid step takes the 128 lanes of as many heads as fit
-  (two of 64), so nothing is transposed in HBM and no head is padded to 128.
-- The relative position bias depends on the distance alone. So the kernel reads
-  one strip a head for each offset between blocks that it can tell apart, lays
-  it out as a block in VMEM when it first comes to the head, and keeps it for
-  all rows of the batch. The gradient of the bias goes the same way back.
-- Dropout of values is a number a head and key, applied in VMEM.
+- Queries, keys and values have the shape `[B, T, H * K]` that the projections
+  return and accept. A grid step holds as many heads as fill 128 lanes (two of
+  64), so nothing is transposed in HBM, and no head is padded to 128.
+- The relative position bias depends only on the distance. The kernel reads one
+  strip per head for each offset between blocks that has a bias of its own,
+  expands it to a block in VMEM at the first row of the batch, and reuses it for
+  all others. The gradient of the bias takes the reverse path.
+- Dropout multiplies the values by one number per head and key, in VMEM.
 
-The kernels that come with JAX were no base for it: `flash_attention` takes a
-bias of `[B, H, T, S]` and writes its gradient of that size, `splash_attention`
-takes none, and both want heads apart and padded to 128 lanes.
+JAX's own kernels do not suffice: `flash_attention` takes a bias of
+`[B, H, T, S]` and returns a gradient of that size, `splash_attention` takes
+none, and both require separate heads that are padded to 128 lanes.
 
-A block of scores is held transposed, keys by queries: maxima and sums over
-keys then run over sublanes, and what is one number a query is a row of lanes.
+A block of scores is stored transposed, keys by queries: maxima and sums over
+keys are then over sublanes, and one number per query is a row of lanes.
 """
 
 import dataclasses
@@ -48,15 +48,15 @@ from specialize_jax.t5 import attend, masks, relative_position
 from specialize_jax.t5 import config as t5_config
 
 RESIDUALS = ("attention_output", "attention_log_sum_exp")
-"""Names of what the backward pass reads, for a rematerialisation policy."""
+"""Names of the kernel's residuals, for remat policies."""
 
 _BLOCKS = (512, 384, 256, 128)
 LANES = t5_config.LANES
-# Of VMEM, what is left to the compiler.
+# The fraction of VMEM that is left to the compiler.
 _SPARE = 0.125
 _MOST_VMEM = 96 * 2**20
-# Heads that share a grid step are told apart by their rows of a transposed
-# block, of which a register holds so many.
+# Heads that share a grid step are slices of the rows of a transposed block, of
+# which a register holds this many.
 _LEAST_HEAD_DIM = 16
 
 
@@ -75,24 +75,26 @@ def attend_on_tpu(
   """Computes softmax attention on a TPU; differentiable.
 
   Args:
-    queries_BTJ: of all heads side by side, J = H * K; not divided by
-      `sqrt(K)`.
-    keys_BSJ: one a position that can be looked at, in the queries' dtype.
-    values_BSJ: of the same positions.
-    pairs: which query may look at which key.
-    bias: added to the scores; None for none.
-    values_scale_BHS: float32, multiplies each head's values: dropout.
+    queries_BTJ: the queries of all heads side by side, J = H * K; their scores
+      are not divided by `sqrt(K)`.
+    keys_BSJ: the keys, in the queries' dtype.
+    values_BSJ: the values.
+    pairs: which query attends to which key.
+    bias: the relative position bias, added to the scores; None without one.
+    values_scale_BHS: float32, multiplies each head's values (dropout); None for
+      ones.
     num_heads: H.
-    block_size: the most queries and keys of a block, a multiple of 128; None
-      for the largest that fits into VMEM.
-    interpret: whether to run the kernel as JAX operations, on any platform.
+    block_size: the maximum number of queries and of keys of a block, a multiple
+      of 128; None for the largest that fits into VMEM.
+    interpret: whether to run the kernel in interpret mode, on any platform.
 
   Returns:
-    `[B, T, J]` in the values' dtype. A query that may look at nothing gets
-    zeros, and gradients of zero.
+    `[B, T, J]` in the values' dtype. A query without visible keys has an output
+    and gradients of zero.
 
   Raises:
-    UserError: the block size is not possible, or a row does not fit into VMEM.
+    UserError: the kernel does not support the head size, or a row does not fit
+      into VMEM.
   """
   batch_size, num_queries, joined = queries_BTJ.shape
   num_keys = keys_BSJ.shape[1]
@@ -116,7 +118,7 @@ def attend_on_tpu(
   query_ids_BT, key_ids_BS = pairs.segment_ids(
     batch_size, num_queries, num_keys
   )
-  # Padding is a segment that no query is of.
+  # Padding gets a segment id that no query has.
   key_ids_BS = jnp.where(key_ids_BS > 0, key_ids_BS, -1)
   query_ids_BT = _padded(query_ids_BT, 1, plan.queries, fill=0)
   key_ids_BS = _padded(key_ids_BS, 1, plan.keys, fill=-1)
@@ -153,13 +155,13 @@ def problem(
   bias: relative_position.Bias | None,
   interpret: bool,
 ) -> str:
-  """Returns why the kernel cannot attend, a clause; empty if it can.
+  """Returns why the kernel cannot run, as a clause; empty if it can.
 
   Args:
-    config: of the network.
+    config: the network.
     lengths: T and S.
-    bias: of relative positions; None for none.
-    interpret: whether it runs as JAX operations, which have no limits.
+    bias: the relative position bias; None without one.
+    interpret: whether it runs in interpret mode, which has no limits.
   """
   return _Plan.of(
     num_heads=config.num_heads,
@@ -193,17 +195,18 @@ class _Plan:
   Attributes:
     num_heads: H.
     head_dim: K.
-    heads: of a grid step.
+    heads: the number of heads of a grid step.
     queries: T, padded to whole blocks.
-    keys: S, likewise.
-    block_queries: queries of a block.
-    block_keys: keys of a block; as many, where there is a bias.
-    far: how many blocks apart queries and keys are whose distances all share
-      the last bucket; 0 where there is no bias.
-    causal: whether later keys are hidden.
-    scaled: whether values are scaled.
-    dtype: of queries, keys and values.
-    interpret: whether the kernel runs as JAX operations.
+    keys: S, padded to whole blocks.
+    block_queries: the number of queries of a block.
+    block_keys: the number of keys of a block; equal to `block_queries` with a
+      bias.
+    far: the offset between blocks from which all distances share the last
+      bucket; 0 without a bias.
+    causal: whether a query attends only to keys up to its own position.
+    scaled: whether values are multiplied by a scale.
+    dtype: the dtype of queries, keys and values.
+    interpret: whether the kernel runs in interpret mode.
   """
 
   num_heads: int
@@ -261,7 +264,7 @@ class _Plan:
     return found
 
   def problem(self) -> str:
-    """Returns why the kernel cannot run, a clause; empty if it can."""
+    """Returns why the kernel cannot run, as a clause; empty if it can."""
     if self.interpret:
       return ""
     if self.heads > 1 and self.head_dim % _LEAST_HEAD_DIM:
@@ -279,37 +282,37 @@ class _Plan:
 
   @property
   def groups(self) -> int:
-    """Grid steps a row: groups of heads."""
+    """The number of groups of heads: the grid steps of a row."""
     return self.num_heads // self.heads
 
   @property
   def lanes(self) -> int:
-    """Columns of queries, keys and values of a grid step."""
+    """The number of columns of queries, keys and values of a grid step."""
     return self.heads * self.head_dim
 
   @property
   def query_blocks(self) -> int:
-    """Blocks of queries."""
+    """The number of blocks of queries."""
     return self.queries // self.block_queries
 
   @property
   def key_blocks(self) -> int:
-    """Blocks of keys."""
+    """The number of blocks of keys."""
     return self.keys // self.block_keys
 
   @property
   def num_offsets(self) -> int:
-    """Offsets between blocks that the bias tells apart, -far to far."""
+    """The number of offsets with a bias of their own, from -far to far."""
     return 2 * self.far + 1 if self.far else 0
 
   @property
   def width(self) -> int:
-    """Of a strip: distances within a block, and one that no pair has."""
+    """The width of a strip: all distances of a block, and an unused one."""
     return self.block_queries + self.block_keys
 
   @property
   def bias_shape(self) -> tuple[int, ...]:
-    """Of all blocks that the strips of a group's heads are laid out on."""
+    """The shape of the expanded bias of a group's heads."""
     return (self.heads, self.num_offsets, self.block_keys, self.block_queries)
 
   @property
@@ -328,11 +331,11 @@ class _Plan:
     )
 
   def distances(self) -> np.ndarray:
-    """Returns key minus query of each strip, `[num_offsets, width]`.
+    """Returns key minus query for each strip, `[num_offsets, width]`.
 
-    Row b of a block is the strip moved b to the right, around its end: column
-    c stands for the distance of key 0 to query c, up to the last query, and
-    from the end on for those of key 1, 2, ... to query 0.
+    Row b of a block is the strip rotated right by b columns. The first columns
+    of the strip are therefore the distances from each query to key 0, and its
+    last ones, read backwards, those from query 0 to keys 1, 2, ...
     """
     place = np.arange(self.width)
     back = np.where(place < self.block_queries, place, place - self.width)
@@ -340,15 +343,14 @@ class _Plan:
     return offsets - back
 
   def offset(self, query: jax.Array, key: jax.Array) -> jax.Array:
-    """Returns the index of the strip of two blocks."""
+    """Returns the index of the strip for a pair of blocks."""
     return jnp.clip(key - query, -self.far, self.far) + self.far
 
   def vmem_bytes(self) -> int:
-    """Bytes that the backward pass, the larger one, holds at once."""
+    """Returns the VMEM of the backward pass, the larger one, in bytes."""
     lanes = _whole(self.lanes, LANES)
     item = self.dtype.itemsize
-    # Queries, output, its gradient; keys, values: blocks come in pairs, one
-    # of which is filled while the other is worked on.
+    # Queries, output, keys, values and their gradients, all double-buffered.
     rows = 2 * item * lanes * (4 * self.queries + 4 * self.keys)
     scratch = lanes * (4 * self.queries + item * self.keys)
     scratch += 4 * self.keys * (LANES + self.scaled * lanes)
@@ -356,17 +358,20 @@ class _Plan:
     return rows + scratch + block * (2 * self.heads * self.num_offsets + 5)
 
   def visited_blocks(self) -> int:
-    """Blocks of a row and head that no causal mask hides."""
+    """Returns the number of blocks that the causal mask does not hide."""
     if not self.causal:
       return self.query_blocks * self.key_blocks
     last = (1 + np.arange(self.query_blocks)) * self.block_queries - 1
     return int(np.minimum(last // self.block_keys + 1, self.key_blocks).sum())
 
   def seen(self, query_ids: jax.Array, key_ids: jax.Array) -> jax.Array:
-    """Returns which blocks see each other, bool `[B, queries, keys]` blocks.
+    """Returns which blocks may see each other.
 
-    Two blocks may share a segment where the numbers of their segments overlap;
-    of contiguous segments numbered in order that is exact.
+    Two blocks may share a segment if the ranges of their segment ids overlap,
+    which is exact for contiguous segments that are numbered in order.
+
+    Returns:
+      bool `[B, query blocks, key blocks]`.
     """
 
     def lowest_and_highest(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -398,7 +403,7 @@ def _whole(length: int, size: int) -> int:
 
 
 def _heads_of_a_step(num_heads: int, head_dim: int) -> int:
-  """The fewest heads that fill whole lanes; all, where none do."""
+  """Returns the fewest heads that fill whole lanes; all if no number does."""
   for heads in range(1, num_heads):
     if num_heads % heads == 0 and heads * head_dim % LANES == 0:
       return heads
@@ -421,16 +426,16 @@ def _attend(
   """Runs the forward kernel on arrays that are padded to whole blocks.
 
   Args:
-    plan: how the work is divided.
-    arrays: queries `[B, T, J]`, keys and values `[B, S, J]`, and, where there
-      is a bias, its strips, float32 `[H, num_offsets, 1, width]`.
-    shared: query_ids, key_ids and, where values are scaled, scale, which have
-      no gradients; shapes as in `_block_spec`.
+    plan: the division into blocks.
+    arrays: queries `[B, T, J]`, keys and values `[B, S, J]`, and, with a bias,
+      its strips, float32 `[H, num_offsets, 1, width]`.
+    shared: query_ids, key_ids and, if values are scaled, scale, which have no
+      gradients; shapes as in `_block_spec`.
   """
   return _attend_forward(plan, arrays, shared)[0]
 
 
-# All that goes into the forward kernel, and all that comes out of it.
+# The inputs and the results of the forward kernel.
 _Residuals = tuple[dict[str, jax.Array], dict[str, jax.Array]]
 
 
@@ -513,14 +518,14 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _first_and_stop(seen: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the ends of the range of blocks that each block visits.
+  """Returns the range of blocks that each block visits.
 
   Args:
     seen: bool `[B, blocks, other blocks]`.
 
   Returns:
-    int32 `[B, blocks]`, the first and one more than the last of them; an
-    empty range where there is none.
+    int32 `[B, blocks]`, the first block and the one after the last; an empty
+    range if there is none.
   """
   index = jnp.arange(seen.shape[2], dtype=jnp.int32)
   first = jnp.where(seen, index, seen.shape[2]).min(axis=-1)
@@ -543,17 +548,17 @@ def _call(
 ) -> dict[str, jax.Array]:
   """Runs a kernel for each group of heads of each row.
 
-  Rows of one group follow each other, so that its bias is laid out once. A
-  chip of two cores divides the groups.
+  The rows of a group are consecutive, so that its bias is expanded once. On a
+  chip with two cores, the groups are divided between them.
 
   Args:
-    plan: how the work is divided.
-    kernel: gets the plan, and all arrays as references by name.
-    ranges: of the blocks that each block visits, int32 `[B, blocks]`.
-    inputs: by name.
-    results: by name.
-    scratch: what lies in VMEM, by name.
-    num_matmuls: of each visited block and head.
+    plan: the division into blocks.
+    kernel: called with the plan, and with references to all arrays by name.
+    ranges: the blocks to visit, from `_first_and_stop`.
+    inputs: the inputs by name.
+    results: shapes and dtypes of the results by name.
+    scratch: shapes and dtypes of the buffers in VMEM by name.
+    num_matmuls: the number of matmuls for each visited block and head.
 
   Returns:
     The results by name.
@@ -579,8 +584,8 @@ def _call(
       out_specs=out_specs,
       scratch_shapes=[pltpu.VMEM(*shape) for shape in scratch.values()],
     ),
-    # The compiler cannot look into a kernel: for its schedule, and for
-    # `specialize plan`.
+    # For the compiler's schedule and for `specialize plan`, which cannot look
+    # into a kernel.
     cost_estimate=pl.CostEstimate(
       flops=2 * num_matmuls * block_matmuls * block_scores * plan.head_dim,
       transcendentals=block_matmuls * block_scores,
@@ -599,7 +604,7 @@ def _call(
 
 
 def _block_spec(plan: _Plan, name: str) -> pl.BlockSpec:
-  """Returns what a grid step (group, row) holds of an array."""
+  """Returns the block of an array that a grid step (group, row) holds."""
   if name in ("strips", "strips_gradient"):
     shape = (plan.heads, plan.num_offsets, 1, plan.width)
     return pl.BlockSpec(shape, lambda group, row, *_: (group, 0, 0, 0))
@@ -626,9 +631,9 @@ def _bytes_moved(
   specs: Sequence[pl.BlockSpec],
   arrays: Sequence[jax.Array | jax.ShapeDtypeStruct],
 ) -> int:
-  """Counts the bytes between HBM and VMEM, as the pipeline moves blocks.
+  """Counts the bytes that the pipeline moves between HBM and VMEM.
 
-  A block moves when a step of the grid wants another than the step before.
+  It moves a block if a grid step needs another one than the previous step.
   """
   steps = list(itertools.product(*map(range, grid)))
   total = 0
@@ -681,7 +686,7 @@ def _forward_kernel(plan: _Plan, refs: types.SimpleNamespace) -> None:
       seen = total > 0.0
       divisor = jnp.where(seen, total, 1.0)
       output.append(weighted / divisor)
-      # So high that a weight, exp(score - log_sum_exp), is 0.
+      # So large that every weight, exp(score - log_sum_exp), is 0.
       refs.log_sum_exp[0, 0, query, head : head + 1] = jnp.where(
         seen, highest + jnp.log(divisor), -attend.MASKED_SCORE
       )
@@ -721,8 +726,8 @@ def _backward_kernel(plan: _Plan, refs: types.SimpleNamespace) -> None:
   """Writes the gradients of a row and group of heads.
 
   With g the output's gradient, w = exp(s - log_sum_exp) and
-  c = sum(g * output): dV = w g, dS = w (g V - c), dQ = dS K, dK = dS Q; the
-  gradient of a distance's bias is the sum of its dS.
+  c = sum(g * output): dV = w g, dS = w (g V - c), dQ = dS K, dK = dS Q. The
+  gradient of the bias at a distance is the sum of dS over its pairs.
   """
   _start(plan, refs)
   if plan.far:
@@ -812,7 +817,7 @@ def _backward_kernel(plan: _Plan, refs: types.SimpleNamespace) -> None:
 
 
 def _start(plan: _Plan, refs: types.SimpleNamespace) -> None:
-  """Lays out the bias, once a group, and the keys' segments as a column."""
+  """Expands the bias, once per group; stores key segment ids as a column."""
   refs.row = pl.program_id(1)
   if plan.far:
 
@@ -844,7 +849,7 @@ def _for_range(
 def _visible(
   plan: _Plan, refs: types.SimpleNamespace, query: jax.Array, key: jax.Array
 ) -> jax.Array:
-  """Returns which pairs of a block see each other, bool `[keys, queries]`."""
+  """Returns which pairs of a block are visible, bool `[keys, queries]`."""
   rows = _rows(key, plan.block_keys)
   visible = refs.key_ids_column[rows, :1] == refs.query_ids[0, query]
   if plan.causal:
@@ -879,10 +884,10 @@ def _bias(
 
 
 def _split_heads(plan: _Plan, rows: jax.Array) -> list[jax.Array]:
-  """Returns the rows once a head, the other heads' columns zero.
+  """Returns the rows for each head, with the other heads' columns zero.
 
-  A contraction over all columns is then over the head's own: the matrix unit
-  is 128 wide, and takes as long for 64.
+  A contraction over all columns is then one over the head's own, and takes no
+  longer: the matrix unit is 128 wide.
   """
   if plan.heads == 1:
     return [rows]
@@ -898,7 +903,7 @@ def _split_heads(plan: _Plan, rows: jax.Array) -> list[jax.Array]:
 
 
 def _for_each_dim(plan: _Plan, rows: jax.Array) -> jax.Array:
-  """Repeats the row of each head for all its dimensions, `[lanes, n]`."""
+  """Repeats each head's row for all of its dimensions, `[lanes, n]`."""
   return jnp.concatenate(
     [
       jnp.broadcast_to(rows[head : head + 1], (plan.head_dim, rows.shape[1]))
@@ -910,10 +915,10 @@ def _for_each_dim(plan: _Plan, rows: jax.Array) -> jax.Array:
 def _on_block(
   plan: _Plan, strip: jax.Array, blocks: object, at: tuple[int, jax.Array]
 ) -> None:
-  """Lays a strip `[1, width]` out as the block `blocks[at]`.
+  """Expands a strip `[1, width]` to the block `blocks[at]`.
 
-  Row b is the strip moved b columns to the right: in steps of powers of 2,
-  which all generations can.
+  Row b is the strip rotated right by b columns, in steps of powers of 2, which
+  all TPU generations support.
   """
   for start in range(0, plan.block_keys, LANES):
     rows = jnp.broadcast_to(pltpu.roll(strip, start, 1), (LANES, plan.width))
@@ -937,7 +942,7 @@ def _off_block(
 
 
 def _moved_by_row(rows: jax.Array, *, right: bool) -> jax.Array:
-  """Moves row b of 128 by b columns around the end."""
+  """Rotates row b of 128 by b columns."""
   width = rows.shape[1]
   row = lax.broadcasted_iota(jnp.int32, rows.shape, 0)
   for step in (1, 2, 4, 8, 16, 32, 64):
@@ -957,7 +962,7 @@ def _dims(plan: _Plan, head: int) -> slice:
 
 
 def _transposed(array: jax.Array) -> jax.Array:
-  """Transposes; to float32, in which every generation can."""
+  """Transposes in float32, which all TPU generations support."""
   return array.astype(jnp.float32).T
 
 

@@ -32,11 +32,12 @@ class Scope(flax.struct.PyTreeNode):
   implementations are a mask and a bias for every pair of query and key.
 
   Attributes:
-    pairs: of query and key; None where they are laid out.
-    bias: of relative positions; None for none, and where it is laid out.
-    mask: bool, broadcasts to `[B, H, T, S]`, true where query t may look at
+    pairs: which queries attend to which keys; None if `mask` is set.
+    bias: the relative position bias; None without one, or if `mask` is set.
+    mask: bool, broadcasts to `[B, H, T, S]`, true where query t attends to
       key s; None for the kernel.
-    bias_HTS: float32; None for none, and for the kernel.
+    bias_HTS: float32, added to the scores; None without one, and for the
+      kernel.
   """
 
   pairs: masks.Pairs | None = None
@@ -55,10 +56,10 @@ class Scope(flax.struct.PyTreeNode):
     """Returns the scope for the implementation that `config` selects.
 
     Args:
-      config: of the network.
-      pairs: of query and key.
+      config: the network.
+      pairs: which queries attend to which keys.
       lengths: T and S.
-      bias: of relative positions; None for none.
+      bias: the relative position bias; None without one.
     """
     if runs_kernel(config, lengths, bias):
       return cls(pairs=pairs, bias=bias)
@@ -132,8 +133,9 @@ class KeysValues(flax.struct.PyTreeNode):
   """The keys and values of one attention layer.
 
   Attributes:
-    keys_BSJ: of all heads side by side, J = H * K, in the compute dtype.
-    values_BSJ: likewise.
+    keys_BSJ: the keys of all heads side by side, J = H * K, in the compute
+      dtype.
+    values_BSJ: the values, likewise.
   """
 
   keys_BSJ: jax.Array
@@ -141,7 +143,7 @@ class KeysValues(flax.struct.PyTreeNode):
 
   @property
   def num_rows(self) -> int:
-    """B."""
+    """The number of rows, B."""
     return len(self.values_BSJ)
 
   def cached(self, config: t5_config.T5Config) -> cache.CachedKeysValues:
@@ -162,7 +164,7 @@ def attention(
   """Computes softmax attention.
 
   Args:
-    queries_BTJ: of all heads side by side, J = H * K.
+    queries_BTJ: the queries of all heads side by side, J = H * K.
     memory: keys and values.
     scope: which of them each query attends to.
     config: selects the implementation.
@@ -328,7 +330,7 @@ class Attention(nn.Module):
     """Returns the attention output of each position, `[B, T, D]`.
 
     Args:
-      inputs_BTD: where queries come from.
+      inputs_BTD: the hidden states that queries are computed from.
       memory: keys and values, from `keys_values` or a cache.
       scope: which of them each query attends to.
       deterministic: whether dropout is off.

@@ -20,8 +20,8 @@ class CachedKeysValues(flax.struct.PyTreeNode):
   """The cached keys and values of one attention layer.
 
   Attributes:
-    keys_BHKS: in the compute dtype.
-    values_BHSK: in the compute dtype.
+    keys_BHKS: the keys, transposed, in the compute dtype.
+    values_BHSK: the values, in the compute dtype.
   """
 
   keys_BHKS: jax.Array
@@ -65,7 +65,7 @@ class CachedKeysValues(flax.struct.PyTreeNode):
 
   @property
   def num_rows(self) -> int:
-    """B."""
+    """The number of rows, B."""
     return len(self.values_BHSK)
 
   def attended_by(
@@ -80,8 +80,8 @@ class CachedKeysValues(flax.struct.PyTreeNode):
       scores_BHTS += bias_HTS[None]
     exps_BHTS, sums_BHT1 = attend.exponentials(scores_BHTS, mask)
     dtype = self.values_BHSK.dtype
-    gathered_BHTK = _multiply(exps_BHTS.astype(dtype), self.values_BHSK)
-    return (gathered_BHTK / sums_BHT1).astype(dtype)
+    weighted_BHTK = _multiply(exps_BHTS.astype(dtype), self.values_BHSK)
+    return (weighted_BHTK / sums_BHT1).astype(dtype)
 
 
 def _multiply(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -44,7 +44,7 @@ class T5Config:
       whose activations are multiplied: `("relu",)` or `("gelu", "linear")`.
     tied_head: whether the output kernel is the embedding, its logits scaled
       by `embed_dim ** -0.5`.
-    dropout_rate: of every dropout, from 0 to 1 (excluded).
+    dropout_rate: the rate of every dropout, in [0, 1).
     relative_bias: `per_stack` for a relative position table that all layers of
       a stack share, as in T5; `per_layer` for one in each layer, as in T5X's
       scalable_t5 and in UMT5.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from specialize_jax.parallel import row_sums
 from specialize_jax.t5 import config as t5_config
-from specialize_jax.t5 import products
+from specialize_jax.t5 import matmuls
 
 Initializer = Callable[..., jax.Array]
 
@@ -123,7 +123,7 @@ def _multiply(
     kernel: `[features in, features out]`, in the parameters' dtype.
     kernel_axes: its logical axes.
     sum_dtype: the dtype in which devices sum the kernel's gradient.
-    copies: of the inputs, which then have no gradient: see `Shared`.
+    copies: copies of the inputs, which then have no gradient: see `Shared`.
   """
   return _multiply_forward(inputs, kernel, kernel_axes, sum_dtype, copies)[0]
 
@@ -161,7 +161,7 @@ def _multiply_backward(
   def kernel_gradient(inputs: jax.Array, gradient: jax.Array) -> jax.Array:
     if inputs.shape[-1] <= gradient.shape[-1]:
       return over_positions(inputs, gradient)
-    return products.as_written(over_positions(gradient, inputs)).T
+    return matmuls.as_written(over_positions(gradient, inputs)).T
 
   batch = ("batch", *[None] * (inputs.ndim - 2))
   summed = row_sums.row_sum(
@@ -250,7 +250,7 @@ class TokenEmbedder(nn.Module):
 
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
     """Computes the tied head's float32 logits, scaled by `D ** -0.5`."""
-    return _float32_product(
+    return _float32_matmul(
       hidden_BTD, self.embedding.T, self.config
     ) * jnp.float32(self.config.embed_dim**-0.5)
 
@@ -269,7 +269,7 @@ class LogitsHead(nn.Module):
       (self.config.embed_dim, self.config.vocab_size),
       self.config.param_dtype,
     )
-    return _float32_product(hidden_BTD, kernel_DV, self.config)
+    return _float32_matmul(hidden_BTD, kernel_DV, self.config)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -326,7 +326,7 @@ def _rows_backward(
 _rows.defvjp(_rows_forward, _rows_backward)
 
 
-def _float32_product(
+def _float32_matmul(
   hidden_BTD: jax.Array, kernel_DV: jax.Array, config: t5_config.T5Config
 ) -> jax.Array:
   """Multiplies in the compute dtype; accumulates and returns float32."""

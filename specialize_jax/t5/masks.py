@@ -17,7 +17,7 @@ class Pairs(flax.struct.PyTreeNode):
   that are not after it. No query attends to padding, segment 0.
 
   Attributes:
-    query_segment_ids_BT: int32; None where queries look at all segments.
+    query_segment_ids_BT: int32; None where queries attend to all segments.
     key_segment_ids_BS: int32; None where all is one segment and no key is
       padding.
     causal: whether a query attends only to keys up to its own position.

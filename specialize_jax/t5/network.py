@@ -43,10 +43,10 @@ class DecodeCache(flax.struct.PyTreeNode):
 class EncoderDecoder(nn.Module):
   """The whole network.
 
-  Token ids are int32, and 0 is padding. Segment ids are 0 for padding and
-  otherwise identify the example of a packed row; without them a row is one
-  example. There are no position ids: segments are contiguous, so relative
-  positions within a segment are differences of indices.
+  Token ids are int32, `T5Config.pad_id` at padding. Segment ids are 0 for
+  padding and otherwise identify the example of a packed row; without them a row
+  is one example. There are no position ids: segments are contiguous, so
+  relative positions within a segment are differences of indices.
 
   With `deterministic=False` dropout draws from the `dropout` collection:
   `model.apply({"params": params}, ..., rngs={"dropout": dropout_rng})`.
@@ -311,6 +311,21 @@ def boxed_shapes(model: EncoderDecoder) -> Params:
     return model.init(jax.random.key(0), tokens, tokens, deterministic=True)
 
   return jax.eval_shape(init)["params"]
+
+
+def unboxed(boxed: Params) -> Params:
+  """Returns a tree without its `nn.LogicallyPartitioned` boxes.
+
+  Within a mesh, `nn.meta.unbox` would also constrain the sharding of each leaf,
+  which is not possible for abstract arrays.
+  """
+
+  def is_box(node: object) -> bool:
+    return isinstance(node, nn.LogicallyPartitioned)
+
+  return jax.tree.map(
+    lambda leaf: leaf.value if is_box(leaf) else leaf, boxed, is_leaf=is_box
+  )
 
 
 def output_kernel(params: Params) -> jax.Array:

@@ -38,7 +38,7 @@ def bucket(
     bidirectional: whether keys after the query have separate buckets; otherwise
       they share the bucket of distance 0.
     num_buckets: rows of the table.
-    max_distance: where the last bucket begins, about.
+    max_distance: the distance at about which the last bucket begins.
 
   Returns:
     int32 rows, of `distance`'s shape.

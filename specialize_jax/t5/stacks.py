@@ -118,8 +118,8 @@ class DecoderLayer(nn.Module):
     Args:
       hidden_BTD: the residual stream.
       encoded_BSD: the encoder's output.
-      scopes: of self-attention, with the stack's bias, and of cross-attention;
-        a layer with its own bias adds it.
+      scopes: the scope of self-attention, with the stack's bias, and that of
+        cross-attention; a layer with its own bias adds it.
       deterministic: whether dropout is off.
     """
     self_scope, cross_scope = scopes
@@ -267,8 +267,8 @@ class Decoder(nn.Module):
 
     Args:
       embedded_BTD: the targets, shifted right.
-      encoded_BSD: from the encoder.
-      pairs: of self- and of cross-attention.
+      encoded_BSD: the encoder's output.
+      pairs: the pairs of self-attention, and those of cross-attention.
       deterministic: whether dropout is off.
     """
     length = embedded_BTD.shape[1]

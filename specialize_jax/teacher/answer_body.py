@@ -54,8 +54,8 @@ async def read(answer: httpx.Response, longest: int) -> bytes:
     size += len(part)
     if size > longest:
       raise UnreadableError(
-        f"the answer goes on after {longest:,} bytes, more than the samples"
-        " that were asked for can take; the rest was not read"
+        f"the answer goes on after {longest:,} bytes, more than the requested"
+        " samples can take; the rest was not read"
       )
     parts.append(part)
   if decompressor is not None and not decompressor.eof:

@@ -1,9 +1,10 @@
 """Measures how certain a teacher is, from its records.
 
 Matching a teacher's distribution can teach more than matching its samples only
-where the distribution has something else to say. The figures of this module say
-how often that is, and are comparable between teachers: a step is one token of
-the teacher's, and its candidates are the top 5 that the API returned.
+where the distribution is not concentrated on the sampled token. This module
+measures how often that is, in figures that are comparable between teachers: a
+step is one token of the teacher's, and its candidates are the top 5 that the
+API returned.
 
 Example:
   >>> from specialize_jax.records import schema

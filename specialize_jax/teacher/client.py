@@ -327,7 +327,7 @@ class Client:
     except (ValueError, RecursionError) as error:
       hint = "; ask without stream" if said.startswith(b"data:") else ""
       raise self._fault(
-        f"the server's answer is no JSON: {error}{hint}", "bad answer"
+        f"the server's answer is not JSON: {error}{hint}", "bad answer"
       ) from error
     try:
       return responses.parse(body)

@@ -200,8 +200,8 @@ def _row_head(line: int, row: Mapping) -> dict[str, str | int]:
   is_number = type(question_id) is int and abs(question_id) < _MAX_ID
   if not is_number and not isinstance(question_id, str):
     raise responses.ResponseError(
-      f"question_id is {responses.shown(question_id)}, and no name or whole"
-      " number of 64 bits"
+      f"question_id is {responses.shown(question_id)}; expected a name or a"
+      " whole number of 64 bits"
     )
   found = {}
   for name in ("question", "answer"):

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 Choice = dict[str, object]
 
 CHUNK: Choice = {"delta": {}}
-"""A part of a stream, which is no choice."""
+"""A part of a stream, which is not a complete choice."""
 
 
 def choices(body: object) -> list[Choice] | None:

@@ -75,7 +75,7 @@ _FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}
 _EQUAL_LOG_PROBS = 1e-6
 # Rounding by servers may yield a sum slightly above 1.
 _MAX_MASS = 1.2
-# The forms in which protocol buffers, Python and others write it in a string.
+# Minus infinity as protocol buffers, Python and others write it in a string.
 _MINUS_INFINITY = ("-Infinity", "-inf", "-Inf")
 
 
@@ -315,7 +315,7 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
   if not isinstance(choice, dict):
     raise ResponseError(f"a choice is {shown(choice)}, not an object")
   if isinstance(choice.get("delta"), dict) and "message" not in choice:
-    or_whole = ", or save the stream whole, which specialize import reads"
+    or_whole = ", or save the whole stream, which specialize import reads"
     raise SettledError(
       "the answer is a piece of a stream: ask without 'stream'"
       f"{'' if choice is native_responses.CHUNK else or_whole}"
@@ -644,7 +644,7 @@ def _alternatives(
 
 
 def _plain_alternatives(tops: list) -> Alternatives:
-  """Parses alternatives that are all valid, at once.
+  """Parses all alternatives together, if all are valid.
 
   Raises:
     ResponseError, TypeError, AttributeError: an alternative is invalid.
@@ -986,7 +986,7 @@ def _check_kind(values: list, kind: type, name: str) -> None:
 
 
 def _log_probs(values: list) -> list[float]:
-  """Validates log-probabilities, at once since they are most of a response.
+  """Validates log-probabilities together: they are most of a response.
 
   Minus infinity may be written in any of JSON's dialects.
   """

@@ -25,7 +25,7 @@ PASSES = ("forward", "recomputed", "backward", "update")
 
 _ATTENTIONS = {"attention", "self_attention", "encoder_decoder_attention"}
 _PROJECTIONS = {"query", "key", "value", "out"}
-# Of scanned layers: slices of their stacks, and updates of them.
+# Slices and updates of the stacked arrays of scanned layers.
 _MOVES = {
   "copy", "copy-start", "slice-start", "dynamic-slice", "dynamic-update-slice",
 }  # fmt: skip
@@ -33,14 +33,14 @@ _MOVED = {"dynamic_slice", "dynamic_update_slice", "copy"}
 
 
 def rows(
-  module: hlo_text.Module, *, num_devices: int, unknown_rounds: int = 1
+  module: hlo_text.Module, *, num_devices: int, unknown_trip_count: int = 1
 ) -> list[dict[str, object]]:
   """Returns the cost of a program by part and pass.
 
   Args:
     module: the program, from `hlo_text.parse`.
     num_devices: number of devices that run it.
-    unknown_rounds: see `hlo_cost.cost`.
+    unknown_trip_count: see `hlo_cost.cost`.
 
   Returns:
     One row for each part and pass with a cost above 0, in the order of `PARTS`
@@ -51,7 +51,7 @@ def rows(
     lambda instruction: "|".join(part_and_pass(instruction)),
     module,
     num_devices=num_devices,
-    unknown_rounds=unknown_rounds,
+    unknown_trip_count=unknown_trip_count,
   )
   found = []
   for part in PARTS:

@@ -78,7 +78,8 @@ def read(
   )
   if kind == "all-gather":
     entering *= max(map(len, groups), default=1)
-  if kind == "all-reduce" and _only_a_slice_is_kept(computation, instruction):
+  # The TPU compiler writes a reduce-scatter as an all-reduce in such a fusion.
+  if kind == "all-reduce" and "all-reduce-scatter" in computation.name:
     kind = "reduce-scatter"
   return Collective(
     kind=kind,
@@ -88,17 +89,6 @@ def read(
     shapes=instruction.shape,
     op_name=instruction.op_name,
   )
-
-
-def _only_a_slice_is_kept(
-  computation: hlo_text.Computation, instruction: hlo_text.Instruction
-) -> bool:
-  """Whether an all-reduce is a reduce-scatter, as the TPU compiler writes it.
-
-  It is in a fusion whose name says so, or all its users are slices of the
-  device's own shard.
-  """
-  return "all-reduce-scatter" in computation.name
 
 
 def _groups(

@@ -3,13 +3,13 @@
 XLA's own cost analysis counts the body of a loop once, and the scanned layers
 of a T5 are one loop: of 24 layers it would count one.
 
-Counted for one device: floating point operations of matrix products and
+Counted for one device: floating point operations of matmuls and
 convolutions; bytes read from and written to HBM, with the padding of tiles and
 without what stays in on-chip memory; bytes sent to other devices. A fusion
 reads its inputs and writes its outputs once; a slice reads its own bytes, and
 an in-place update writes those of the update. A Pallas kernel has the cost of
-its own estimate: the bytes of its block specs, and the matrix products of the
-blocks that it may visit.
+its own estimate: the bytes of its block specs, and the matmuls of the blocks
+that it may visit.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class Cost:
   """The cost of one run of a program on one device.
 
   Attributes:
-    flops: floating point operations of matrix products and convolutions; a
+    flops: floating point operations of matmuls and convolutions; a
       multiplication and an addition are one each.
     hbm_bytes: bytes read from and written to HBM.
     exchanges: the collectives.
@@ -72,7 +72,7 @@ class Cost:
 
 
 def cost(
-  module: hlo_text.Module, *, num_devices: int, unknown_rounds: int = 1
+  module: hlo_text.Module, *, num_devices: int, unknown_trip_count: int = 1
 ) -> Cost:
   """Returns the cost of a program.
 
@@ -80,14 +80,14 @@ def cost(
     module: from `hlo_text.parse`: the program of each device.
     num_devices: number of devices that run it, for collectives whose empty
       groups mean all of them.
-    unknown_rounds: trip count assumed for loops whose end depends on what they
+    unknown_trip_count: assumed for loops whose end depends on what they
       compute, as in decoding.
   """
   found = cost_by(
     lambda _: "",
     module,
     num_devices=num_devices,
-    unknown_rounds=unknown_rounds,
+    unknown_trip_count=unknown_trip_count,
   )
   return found.get("", Cost())
 
@@ -97,23 +97,23 @@ def cost_by(
   module: hlo_text.Module,
   *,
   num_devices: int,
-  unknown_rounds: int = 1,
+  unknown_trip_count: int = 1,
 ) -> dict[str, Cost]:
   """Returns the cost of a program by a label of its instructions.
 
-  The bytes of a fusion are counted for the fusion's label, its matrix products
-  and collectives for those of the fused instructions.
+  The bytes of a fusion are counted for the fusion's label, its matmuls and
+  collectives for those of the fused instructions.
 
   Args:
     label: maps an instruction to its label.
     module: as in `cost`.
     num_devices: as in `cost`.
-    unknown_rounds: as in `cost`.
+    unknown_trip_count: as in `cost`.
 
   Returns:
     The costs by label, whose sum is `cost`.
   """
-  walker = _Walker(module, num_devices, unknown_rounds, label)
+  walker = _Walker(module, num_devices, unknown_trip_count, label)
   return walker.computation(module.entry)
 
 
@@ -133,12 +133,12 @@ class _Walker:
     self,
     module: hlo_text.Module,
     num_devices: int,
-    unknown_rounds: int,
+    unknown_trip_count: int,
     label: Callable[[hlo_text.Instruction], str],
   ) -> None:
     self._module = module
     self._num_devices = num_devices
-    self._unknown_rounds = unknown_rounds
+    self._unknown_trip_count = unknown_trip_count
     self._label = label
     self._done: dict[str, _Costs] = {}
 
@@ -192,13 +192,13 @@ class _Walker:
   def _loop(
     self, computation: hlo_text.Computation, loop: hlo_text.Instruction
   ) -> _Costs:
-    rounds = trip_counts.trip_count(self._module, computation, loop)
+    trip_count = trip_counts.trip_count(self._module, computation, loop)
     total: _Costs = {}
-    if rounds is None:
-      rounds = self._unknown_rounds
+    if trip_count is None:
+      trip_count = self._unknown_trip_count
       total[self._label(loop)] = Cost(unknown_loops=1)
     body = self.computation((loop.attribute("body") or "")[1:])
-    _add(total, body, rounds)
+    _add(total, body, trip_count)
     return total
 
   def _fused(self, computation: hlo_text.Computation, outer: str) -> _Costs:

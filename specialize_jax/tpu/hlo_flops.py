@@ -1,7 +1,7 @@
 """Flops of the instructions that a TPU's matrix unit runs.
 
-The TPU compiler rewrites most matrix products as convolutions, with batches as
-dilated windows: counted are the pairs of elements that are multiplied.
+The TPU compiler rewrites most matmuls as convolutions, with batches as dilated
+windows: counted are the pairs of elements that are multiplied.
 """
 
 import functools
@@ -17,7 +17,7 @@ from specialize_jax.tpu import hlo_text
 def flops(
   computation: hlo_text.Computation, instruction: hlo_text.Instruction
 ) -> float:
-  """Returns the flops of a matrix product or convolution; 0 for the rest."""
+  """Returns the flops of a matmul or convolution; 0 for the rest."""
   if instruction.opcode not in ("dot", "convolution"):
     return 0.0
   left, right = (

@@ -176,7 +176,7 @@ def _counted(
   module = hlo_text.parse(text)
   # Decoding ends when all rows have ended: at the latest after this many.
   result = bounds(
-    module, slice_, placement.mesh, unknown_rounds=job.target_length
+    module, slice_, placement.mesh, unknown_trip_count=job.target_length
   )
   step_seconds = result["step_seconds"]
   useful = _PASSES[step_name] * arithmetic.forward_flops(
@@ -199,7 +199,7 @@ def _counted(
   }
   if request.breakdown:
     result["breakdown"] = breakdown.rows(
-      module, num_devices=slice_.num_chips, unknown_rounds=job.target_length
+      module, num_devices=slice_.num_chips, unknown_trip_count=job.target_length
     )
   return result
 
@@ -209,7 +209,7 @@ def bounds(
   slice_: topology.Topology,
   mesh: jax.sharding.Mesh,
   *,
-  unknown_rounds: int = 1,
+  unknown_trip_count: int = 1,
 ) -> Row:
   """Returns the cost of a compiled program, and a lower bound on its time.
 
@@ -217,13 +217,13 @@ def bounds(
     module: the program.
     slice_: the chips it was compiled for.
     mesh: the mesh of all of them.
-    unknown_rounds: see `hlo_cost.cost`.
+    unknown_trip_count: see `hlo_cost.cost`.
 
   Returns:
     The fields flops to bound_by, and unknown_loops, of `row`.
   """
   cost = hlo_cost.cost(
-    module, num_devices=slice_.num_chips, unknown_rounds=unknown_rounds
+    module, num_devices=slice_.num_chips, unknown_trip_count=unknown_trip_count
   )
   sent = cost.sent_bytes()
   seconds = {

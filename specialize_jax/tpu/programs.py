@@ -10,9 +10,9 @@ import tempfile
 import time
 
 import jax
-import numpy as np
 
 from specialize_jax import errors
+from specialize_jax.checkpoints import name_table
 from specialize_jax.data import packing
 from specialize_jax.decoding import loop, strategies
 from specialize_jax.losses import distillation
@@ -83,8 +83,8 @@ class StateBytes:
     optimizer: bytes of the optimizer's moments; 0 for decoding.
   """
 
-  parameters: float
-  optimizer: float
+  parameters: int
+  optimizer: int
 
 
 def check(job: Job, placement: placements.Placement) -> None:
@@ -110,12 +110,14 @@ def state_bytes(
     step_name: "train" or "decode".
   """
   if step_name == "decode":
-    params = state.abstract_params(_model(job, step_name), placement)
-    return StateBytes(parameters=_shard_bytes(params), optimizer=0.0)
+    params = name_table.abstract_params(
+      _model(job, step_name).config, placement
+    )
+    return StateBytes(parameters=state.bytes_per_device(params), optimizer=0)
   whole = _abstract_state(job, placement)
   return StateBytes(
-    parameters=_shard_bytes(whole.params),
-    optimizer=_shard_bytes(whole.opt_state),
+    parameters=state.bytes_per_device(whole.params),
+    optimizer=state.bytes_per_device(whole.opt_state),
   )
 
 
@@ -146,7 +148,8 @@ def lower(
           strategy=strategies.Greedy(),
         )
       ).lower(
-        state.abstract_params(model, placement), batch["encoder_input_tokens"]
+        name_table.abstract_params(model.config, placement),
+        batch["encoder_input_tokens"],
       )
     train_step = step.make_train_step(
       model,
@@ -227,13 +230,4 @@ def _abstract_state(
 ) -> state.TrainState:
   return state.abstract(
     _model(job, "train"), optimizers.build(job.optimizer), placement
-  )
-
-
-def _shard_bytes(tree: object) -> float:
-  return float(
-    sum(
-      np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-      for leaf in jax.tree.leaves(tree)
-    )
   )

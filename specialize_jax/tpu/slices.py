@@ -12,7 +12,7 @@ import re
 
 from specialize_jax import errors
 
-_CHIPS_A_HOST = 4
+CHIPS_PER_HOST = 4
 # Number of chips of the largest two-dimensional slice of one host.
 _LARGEST_SINGLE_HOST = 8
 
@@ -114,7 +114,7 @@ class Slice:
     flat = self.topology.count("x") == 1
     if flat and self.num_chips <= _LARGEST_SINGLE_HOST:
       return self.num_chips
-    return _CHIPS_A_HOST
+    return CHIPS_PER_HOST
 
   @property
   def num_hosts(self) -> int:

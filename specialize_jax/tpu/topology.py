@@ -22,8 +22,6 @@ _MAX_MODEL = 8
 # Chips of one copy of the parameters, where a slice holds several: so few send
 # no more for being part of a larger slice, and hold FlanT5-XXL with Adafactor.
 _REPLICA = 16
-# Slices of fewer chips are parts of a host, which the compiler wants told.
-_CHIPS_A_HOST = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,8 @@ def load(name: str) -> Topology:
   # Otherwise each of the two cores of a chip is a device.
   megacore = {"chip_config_name": "megacore"} if chip.cores_per_chip > 1 else {}
   shape = tuple(int(side) for side in rented.topology.split("x"))
-  if math.prod(shape) < _CHIPS_A_HOST:
+  # The compiler has to be told that a slice is only part of a host.
+  if math.prod(shape) < slices.CHIPS_PER_HOST:
     megacore["chips_per_host_bounds"] = (*shape, 1)
   try:
     with _flags_of_the_cpu_hidden():

@@ -16,8 +16,8 @@ def text(request: plan.Request, rows: Sequence[plan.Row], command: str) -> str:
   """Writes `gin_configs/topologies/NAME.gin` for the best mesh of a plan.
 
   Args:
-    request: what was planned.
-    rows: of its train step, the best mesh first.
+    request: the planned run.
+    rows: the plan's rows for its train step, the best mesh first.
     command: the command line that planned it, for the file's header.
 
   Raises:

@@ -86,8 +86,8 @@ class TpuVm:
     if package.endswith(".whl"):
       if not os.path.isfile(package):
         raise errors.UserError(
-          f"--package={package} is not a file: give a wheel, or what pip "
-          "takes, such as 'specialize-jax @ git+https://...'."
+          f"--package={package} is not a file: give a wheel, or a "
+          "requirement for pip, such as 'specialize-jax @ git+https://...'."
         )
       commands.append(
         self._gcloud(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from specialize_jax.tpu import hlo_text
 
 # More iterations than any loop of a T5: beyond them the count is unknown.
-_MAX_ROUNDS = 100_000
+_MAX_TRIP_COUNT = 100_000
 _COMPARE: Mapping[str, Callable[[int, int], bool]] = {
   "LT": operator.lt,
   "LE": operator.le,
@@ -61,12 +61,12 @@ def trip_count(
     start = (start,)
   read = _needed(module, condition, body)
   state = tuple(v if i in read else None for i, v in enumerate(start))
-  for rounds in range(_MAX_ROUNDS):
+  for count in range(_MAX_TRIP_COUNT):
     goes_on = _Evaluator(module, condition, (state,)).root()
     if goes_on is None:
       return None
     if not goes_on:
-      return rounds
+      return count
     state = _next(module, body, state, read)
   return None
 

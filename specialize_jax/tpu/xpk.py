@@ -22,12 +22,12 @@ class Workload:
     name: the workload's name.
     slice: the chips.
     image: the container image.
-    cluster: the cluster's name, as `xpk cluster create` was given it.
+    cluster: the cluster's name, as given to `xpk cluster create`.
     project: Google Cloud's; empty for gcloud's default.
     zone: the cluster's; empty for gcloud's default.
     spot: whether it runs on spot nodes, which may be preempted at any time.
     max_restarts: number of restarts, after preemptions too: xpk counts both.
-    grace_seconds: from SIGTERM to SIGKILL, to save the step in.
+    grace_seconds: time from SIGTERM to SIGKILL, for saving the step.
   """
 
   name: str

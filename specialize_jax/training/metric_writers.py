@@ -145,8 +145,8 @@ class MLflow:
     self._mlflow.end_run()
 
 
-# By name in METRIC_WRITERS: the writer, the module that it needs, and the
-# requirement for pip.
+# The writer, its module and the requirement for pip, by the name in
+# METRIC_WRITERS.
 _WRITERS = {
   "tensorboard": (TensorBoard, "clu", "specialize-jax[train]"),
   "wandb": (WeightsAndBiases, "wandb", "wandb"),
@@ -158,7 +158,7 @@ def check(names: Sequence[str]) -> None:
   """Checks that every writer can be created, without creating any.
 
   Args:
-    names: of "tensorboard", "wandb" and "mlflow".
+    names: any of "tensorboard", "wandb" and "mlflow".
 
   Raises:
     UserError: a name is not one of these, or its package is not installed.

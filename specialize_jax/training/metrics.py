@@ -29,7 +29,7 @@ def position_sums(
     return jnp.sum(where, dtype=jnp.float32)
 
   weighted_BT = output.weights_BT > 0
-  # Segments say what is padding; tokens, where a batch has none of them.
+  # A batch without segment ids is not packed: token id 0 is its padding.
   sources_BS = _first(batch, "encoder_segment_ids", "encoder_input_tokens") > 0
   targets_BT = _first(batch, "decoder_segment_ids", "decoder_target_tokens") > 0
   return {

@@ -289,7 +289,7 @@ def _orthogonalize(updates: optax.Updates) -> optax.Updates:
 
   Matrices of one shape are stacked and the stack is sharded over all devices,
   so that each device orthogonalizes its share of the matrices instead of all of
-  them, in a few batched products. A tall matrix is transposed, which transposes
+  them, in a few batched matmuls. A tall matrix is transposed, which transposes
   the result, and shares the stack of the wide ones.
 
   Args:
@@ -354,7 +354,7 @@ def _muon_or_adam(params: optax.Params) -> object:
 
 
 def _matrix_axes(params: optax.Params) -> object:
-  """Kernels are [..., in, out]: a scan's layers are matrices of their own."""
+  """Returns the axes of kernels `[..., in, out]`: leading ones are batched."""
   axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
   return jax.tree.map(lambda _: axes, params)
 

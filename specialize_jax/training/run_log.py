@@ -33,7 +33,7 @@ class RunLog:
 
     Args:
       model_dir: MODEL_DIR.
-      writers: names of the places beside metrics.jsonl that take metrics; see
+      writers: names of further writers of metrics, besides metrics.jsonl; see
         `metric_writers.check`.
     """
     self.directory = epath.Path(model_dir)
@@ -81,7 +81,7 @@ class RunLog:
     self._examples.flush()
 
   def write_file(self, name: str, content: object) -> None:
-    """Writes a JSON file beside the log."""
+    """Writes a JSON file next to the log."""
     if self._writes:
       writing.write_json(self.directory / name, content)
 

@@ -1,6 +1,7 @@
 """The train state, and its initialization and sharding on a mesh."""
 
 import dataclasses
+import math
 
 import flax.traverse_util
 import jax
@@ -70,7 +71,9 @@ def abstract(
     UserError: the rules cannot shard a parameter.
   """
   boxed = network.boxed_shapes(model)
-  shapes = jax.eval_shape(lambda p: from_params(p, optimizer), _unbox(boxed))
+  shapes = jax.eval_shape(
+    lambda params: from_params(params, optimizer), network.unboxed(boxed)
+  )
   boxed_state = dataclasses.replace(
     shapes,
     params=boxed,
@@ -83,15 +86,11 @@ def abstract(
   )
 
 
-def abstract_params(
-  model: network.EncoderDecoder, placement: placements.Placement
-) -> optax.Params:
-  """Returns shapes, dtypes and shardings of the parameters only."""
-  boxed = network.boxed_shapes(model)
-  return jax.tree.map(
-    lambda leaf, sharding: leaf.update(sharding=sharding),
-    _unbox(boxed),
-    placement.tree_shardings(boxed),
+def bytes_per_device(abstract_tree: object) -> int:
+  """Returns the bytes that each device holds of sharded abstract arrays."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(abstract_tree)
   )
 
 
@@ -119,7 +118,7 @@ def create(
   shardings = _shardings(abstract(model, optimizer, placement))
   with placement.entered():
     return jax.jit(
-      lambda rng: from_params(_unbox(_init(model, rng)), optimizer),
+      lambda rng: from_params(network.unboxed(_init(model, rng)), optimizer),
       out_shardings=shardings,
     )(init_rng)
 
@@ -203,13 +202,6 @@ def _init(model: network.EncoderDecoder, rng: jax.Array) -> optax.Params:
   return model.init(rng, tokens, tokens, deterministic=True)["params"]
 
 
-def _unbox(boxed: optax.Params) -> optax.Params:
-  """Removes the boxes; `nn.meta.unbox` would constrain abstract arrays."""
-  return jax.tree.map(
-    lambda leaf: leaf.value if _is_box(leaf) else leaf, boxed, is_leaf=_is_box
-  )
-
-
 def _shardings(abstract_state: TrainState) -> TrainState:
   return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 
@@ -223,7 +215,7 @@ def _name_axes(opt_state: optax.OptState, boxed: optax.Params) -> object:
 
   A state of some of the parameters has an `optax.MaskedNode` for each other.
   """
-  structure = jax.tree.structure(_unbox(boxed))
+  structure = jax.tree.structure(network.unboxed(boxed))
 
   def mirrors(node: object) -> bool:
     return structure == jax.tree.structure(node, is_leaf=_is_masked)

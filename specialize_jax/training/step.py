@@ -47,7 +47,7 @@ def make_train_step(
     dropout_rng: base key; step n uses it with n folded in.
     num_microbatches: number of microbatches, processed one after the other;
       must divide the batch's rows on every device.
-    compiler_options: of XLA, see `Placement.compiler_options`.
+    compiler_options: options of XLA, see `Placement.compiler_options`.
 
   Returns:
     The step. Its metrics are those of `metrics.shares`, gradient_norm (before

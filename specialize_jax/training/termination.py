@@ -39,7 +39,8 @@ class TerminationSignal:
   another thread is notified of signals through a pipe.
 
   Attributes:
-    received: what this process has received.
+    received: the reason to stop that this process has received, or
+      `Reason.NONE`.
   """
 
   def __init__(self) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 
-def product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+def einsum(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
   """Computes an einsum that accumulates in float32, and returns float32."""
   return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
 
