@@ -177,20 +177,23 @@ def curve(
   arm: str,
   tasks: Sequence[str],
   seeds: Sequence[int],
+  *,
+  metric: str = "/accuracy",
 ) -> dict[str, list]:
-  """Returns the mean validation accuracy of tasks over an arm's steps.
+  """Returns a validation metric, the mean over tasks, over an arm's steps.
 
   Args:
     results: the results by arm and seed.
     arm: the name of the arm.
     tasks: the tasks to average.
     seeds: the seeds.
+    metric: what follows a task in the metric's name.
 
   Returns:
     {"steps": [...], "seeds": [[one value per step], for each seed]}, with the
     steps at which all tasks were evaluated.
   """
-  names = [f"{task}/accuracy" for task in tasks]
+  names = [f"{task}{metric}" for task in tasks]
   by_seed = []
   steps: list[int] = []
   for seed in seeds:

@@ -9,6 +9,7 @@
   formats                        accuracy by training formats
   selection                      in- and out-of-distribution selection
   scaling                        accuracy by the student's size
+  starts                         from an instructed and from a raw model
   tests                          the registered tests; see `registered`
 
 An interval is {"estimate", "low", "high"}, 95 %, from a bootstrap over seeds
@@ -30,8 +31,6 @@ Json = dict[str, object]
 
 DISTRIBUTION, SAMPLE = "distribution_matching", "sample_matching"
 _FRACTIONS = (0.25, 0.5, 0.75, 1.0)
-_CURVE_POINTS = 100
-_SMOOTHED_SHARE = 1 / 20
 
 
 def collect(
@@ -64,6 +63,7 @@ def collect(
     "formats": _formats(reading),
     "selection": _selection(reading),
     "scaling": _scaling(reading),
+    "starts": _starts(reading),
     "tests": [
       dataclasses.asdict(test)
       for test in registered.tests(study, results, seeds)
@@ -96,6 +96,12 @@ class _Reading:
 
   def curve(self, arm: str, tasks: Sequence[str]) -> Json:
     return arm_results.curve(self.results, arm, tasks, self.seeds)
+
+  def divergence(self, arm: str) -> Json:
+    """Returns the held-out divergence from the teacher over the steps."""
+    return arm_results.curve(
+      self.results, arm, [registered.HELD_OUT_KL], self.seeds, metric=""
+    )
 
   def sets(self) -> dict[str, list[str]]:
     """Returns the tasks of the target ability by role."""
@@ -157,20 +163,14 @@ def _gain_and_price(reading: _Reading) -> Json:
 def _matching(reading: _Reading) -> Json:
   roles = reading.study.roles
   named = {DISTRIBUTION: roles.specialized, SAMPLE: roles.sample_matching}
-  smoothed = {
-    name: [
-      smoothed_loss(reading.results[arm, seed].training)
-      for seed in reading.seeds
-    ]
-    for name, arm in named.items()
-  }
+  divergences = {name: reading.divergence(arm) for name, arm in named.items()}
   return {
-    "losses": {name: _thinned(curves) for name, curves in smoothed.items()},
+    "divergences": divergences,
     "accuracies": {
       name: {r: reading.curve(arm, t) for r, t in reading.sets().items()}
       for name, arm in named.items()
     },
-    "levels": [_level(smoothed, fraction) for fraction in _FRACTIONS],
+    "levels": [_level(divergences, fraction) for fraction in _FRACTIONS],
     "differences": {
       role: reading.difference(named[SAMPLE], named[DISTRIBUTION], tasks)
       for role, tasks in reading.sets().items()
@@ -178,58 +178,40 @@ def _matching(reading: _Reading) -> Json:
   }
 
 
-LossCurve = tuple[np.ndarray, np.ndarray]
-"""Steps, and the loss at each step."""
+def steps_to(
+  steps: Sequence[float], values: Sequence[float], level: float
+) -> float | None:
+  """Returns where a curve first falls to `level`; None if it never does.
 
+  Between two evaluations the curve is a straight line.
 
-def smoothed_loss(training: Mapping[int, Mapping[str, float]]) -> LossCurve:
-  """Computes a run's smoothed cross-entropy of the teacher's text.
-
-  A centered moving average over a twentieth of the run, over less at its ends.
-  It is comparable between objectives, in nats per target token.
+  Example: 25 for a level of 1.5 and values 3, 2 and 1 at steps 10, 20 and 30.
   """
-  steps = np.array([step for step, row in training.items() if "nll" in row])
-  losses = np.array([training[int(step)]["nll"] for step in steps])
-  half = int(len(steps) * _SMOOTHED_SHARE / 2)
-  total = np.concatenate([[0.0], np.cumsum(losses)])
-  places = np.arange(len(steps))
-  start = np.maximum(places - half, 0)
-  stop = np.minimum(places + half + 1, len(steps))
-  return steps, (total[stop] - total[start]) / (stop - start)
+  for place, (step, value) in enumerate(zip(steps, values, strict=True)):
+    if value > level:
+      continue
+    if not place:
+      return step
+    before, above = steps[place - 1], values[place - 1]
+    return before + (step - before) * (above - level) / (above - value)
+  return None
 
 
-def steps_to(curve: LossCurve, level: float) -> int | None:
-  """Returns the first step whose loss is at most `level`, or None.
-
-  Example: 20 for level 2 and losses 3, 2 and 1 at steps 10, 20 and 30.
-  """
-  steps, losses = curve
-  reached = np.flatnonzero(losses <= level)
-  return int(steps[reached[0]]) if len(reached) else None
-
-
-def _level(
-  smoothed: Mapping[str, Sequence[LossCurve]], fraction: float
-) -> Json:
-  """Returns when each objective reaches sample matching's loss by a step."""
-  levels, steps = [], {name: [] for name in smoothed}
-  for place, (all_steps, losses) in enumerate(smoothed[SAMPLE]):
-    index = round(fraction * len(all_steps)) - 1
-    levels.append(float(losses[: index + 1].min()))
-    for name, curves in smoothed.items():
-      steps[name].append(steps_to(curves[place], levels[-1]))
-  return {"fraction": fraction, "nll": levels, "steps": steps}
-
-
-def _thinned(curves: Sequence[LossCurve]) -> Json:
-  """Thins curves to a hundred points for a figure."""
-  steps, _ = curves[0]
-  kept = np.unique(
-    np.linspace(0, len(steps) - 1, min(_CURVE_POINTS, len(steps))).astype(int)
-  )
+def _level(divergences: Mapping[str, Json], fraction: float) -> Json:
+  """Returns when each objective reaches sample matching's best by a step."""
+  steps = divergences[SAMPLE]["steps"]
+  until = max(1, round(fraction * (len(steps) - 1))) + 1
+  levels = [min(values[:until]) for values in divergences[SAMPLE]["seeds"]]
   return {
-    "steps": steps[kept].tolist(),
-    "seeds": [losses[kept].tolist() for _, losses in curves],
+    "fraction": fraction,
+    "divergence": levels,
+    "steps": {
+      name: [
+        steps_to(curve["steps"], values, level)
+        for values, level in zip(curve["seeds"], levels, strict=True)
+      ]
+      for name, curve in divergences.items()
+    },
   }
 
 
@@ -352,6 +334,27 @@ def _scaling(reading: _Reading) -> Json:
       )
       for role, tasks in reading.sets().items()
     },
+  }
+
+
+def _starts(reading: _Reading) -> Json:
+  """Computes accuracy before and after from both starts, if both were run."""
+  roles = reading.study.roles
+  if roles.raw_start is None:
+    return {}
+  pairs = {
+    "instructed": (roles.general, roles.specialized),
+    "raw": roles.raw_start,
+  }
+  return {
+    start: {
+      role: {
+        "before": reading.accuracy(before, tasks),
+        "after": reading.accuracy(after, tasks),
+      }
+      for role, tasks in reading.sets().items()
+    }
+    for start, (before, after) in pairs.items()
   }
 
 

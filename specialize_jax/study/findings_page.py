@@ -13,14 +13,16 @@ _CAPTIONS = {
   "gain and price": "Above, test accuracy before and after; whiskers are 95 % "
   "intervals. Below, validation accuracy over the steps of specialization; "
   "thin lines are single seeds.",
-  "distribution matching": "Left, the cross-entropy of the teacher's text in "
-  "the batches of training, which are the same for both; right, accuracy on "
-  "validation questions. Thin lines are single seeds.",
+  "distribution matching": "Left, the divergence from the teacher on records "
+  "of questions that are not trained on, by the same loss for both; right, "
+  "accuracy on validation questions. Thin lines are single seeds.",
   "formats": "Mean accuracy of the four maths sets on test questions.",
   "selection": "Validation accuracy of the main arm, seed by seed, and the "
   "step that either rule takes.",
   "scaling": "Test accuracy of each size; lines are least-squares fits over "
   "the logarithm of the number of parameters.",
+  "starts": "Test accuracy before and after specialization, of a model that "
+  "was instructed and of one that has only read text.",
 }
 
 

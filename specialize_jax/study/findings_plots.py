@@ -58,6 +58,7 @@ def figures(study: Json) -> dict[str, str]:
     "formats": formats(study["formats"]),
     "selection": selection(study["gain_and_price"], study["selection"]),
     "scaling": scaling(study["scaling"]),
+    **({"starts": starts(study["starts"])} if study["starts"] else {}),
   }
 
 
@@ -97,15 +98,17 @@ def gain_and_price(part: Json) -> str:
 
 
 def matching(part: Json) -> str:
-  """Draws both objectives' cross-entropy and accuracy over steps."""
-  description = "Cross-entropy and accuracy over steps of two objectives."
+  """Draws both objectives' held-out divergence and accuracy over steps."""
+  description = "Held-out divergence and accuracy over steps of two objectives."
   with drawing.figure(3.7, description) as (figure, svg):
     left, right = figure.subplots(1, 2)
-    losses = [(part["losses"][k[0]], *k[1:]) for k in _OBJECTIVES]
-    _curves(left, losses, marked=False)
-    left.set_ylabel("cross-entropy of the text,\nnats per target token")
-    values = np.concatenate([np.ravel(curve["seeds"]) for curve, *_ in losses])
-    left.set_ylim(0.0, float(np.quantile(values, 0.95)) * 1.3)
+    _curves(
+      left,
+      [(part["divergences"][k[0]], *k[1:]) for k in _OBJECTIVES],
+      percent=False,
+    )
+    left.set_yscale("log")
+    left.set_ylabel("held-out divergence,\nnats a token (logarithmic)")
     accuracies = [
       (part["accuracies"][k[0]]["out_of_distribution"], *k[1:])
       for k in _OBJECTIVES
@@ -216,15 +219,41 @@ def scaling(part: Json) -> str:
   return svg()
 
 
+def starts(part: Json) -> str:
+  """Draws accuracy before and after, from both starts."""
+  rows = [(start, role) for start in part for role in part[start]]
+  description = "Test accuracy before and after, from two starts."
+  with drawing.figure(1.2 + 0.45 * len(rows), description) as (figure, svg):
+    axes = figure.add_subplot()
+    places = np.arange(len(rows))
+    for when, color, shift, marker in (
+      ("before", drawing.GREY, -0.13, "o"),
+      ("after", drawing.BLUE, 0.13, "s"),
+    ):
+      parts = [part[start][role][when] for start, role in rows]
+      marks = _Marks(parts, color, marker, when)
+      _draw(axes, places + shift, marks, sideways=True)
+    names = [f"{start}, {role.replace('_', ' ')}" for start, role in rows]
+    axes.set_yticks(places, names)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(-2, 102)
+    axes.set_ylabel("start")
+    axes.set_xlabel("test accuracy, %")
+    axes.legend(
+      loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2
+    )
+  return svg()
+
+
 def _curves(
-  axes: mpl_axes.Axes, curves: Sequence[tuple], *, marked: bool = True
+  axes: mpl_axes.Axes, curves: Sequence[tuple], *, percent: bool = True
 ) -> None:
   """Draws the seeds of each curve as thin lines and their mean as a thick one.
 
-  Marked curves are accuracies, in percent; others are losses.
+  Accuracies are drawn in percent, losses are not.
   """
   for curve, label, color, marker, dash in curves:
-    factor = 100.0 if marked else 1.0
+    factor = 100.0 if percent else 1.0
     values = factor * np.array(curve["seeds"])
     for seed in values:
       axes.plot(
@@ -235,7 +264,7 @@ def _curves(
       values.mean(axis=0),
       color=color,
       linestyle=dash,
-      marker=marker if marked else "",
+      marker=marker,
       label=label,
       linewidth=2.0,
     )

@@ -6,6 +6,7 @@ that do not appear are reported as such.
 
 import dataclasses
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
@@ -32,17 +33,17 @@ class Finding:
   Attributes:
     name: short name, also used as an anchor.
     claim: the paper's claim.
-    verdict: `APPEARS`, `PARTLY`, `ABSENT` or `NOT_RUN`.
     sentences: the result.
     table: a head and rows of cells.
-    tests: its registered tests, likewise; empty if the study has none.
+    verdict: `APPEARS`, `PARTLY`, `ABSENT` or `NOT_RUN`, by its tests.
+    tests: its registered tests, as a head and rows of cells.
   """
 
   name: str
   claim: str
-  verdict: str
   sentences: Sequence[str]
   table: Sequence[Sequence[str]]
+  verdict: str = NOT_RUN
   tests: Sequence[Sequence[str]] = ()
 
 
@@ -61,34 +62,25 @@ def load(path: str | pathlib.Path) -> Json:
   study = reading.read_json(path)
   if not isinstance(study, dict) or "gain_and_price" not in study:
     raise errors.UserError(f"{path} is not what a study writes.")
+  if "starts" not in study:
+    raise errors.UserError(
+      f"{path} was written by an earlier release: `specialize demo --study` in "
+      "its directory writes it anew."
+    )
   return study
 
 
 def findings(study: Json) -> list[Finding]:
-  """Returns the findings with their verdicts.
-
-  A finding's verdict is that of its registered tests; a study from before there
-  were any has the verdicts of its five findings' own figures.
-  """
+  """Returns the findings, each with the verdict of its registered tests."""
   found = [
     _gain_and_price(study["gain_and_price"]),
     _matching(study["matching"]),
     _formats(study["formats"]),
     _selection(study["selection"]),
     _scaling(study["scaling"]),
+    _starts(study["starts"]),
   ]
-  if "tests" not in study:
-    return found
-  return [_judged(finding, study["tests"]) for finding in (*found, _STARTS)]
-
-
-_STARTS = Finding(
-  name="starts",
-  claim="An instructed model ends higher than a raw one, which gains more.",
-  verdict=ABSENT,
-  sentences=(),
-  table=(),
-)
+  return [_judged(finding, study["tests"]) for finding in found]
 
 
 def _judged(finding: Finding, tests: Sequence[Json]) -> Finding:
@@ -222,10 +214,6 @@ def _gain_and_price(part: Json) -> Finding:
     name="gain and price",
     claim="Specialization lifts all four maths sets and costs general "
     "ability, chain-of-thought at once and answer-only gradually.",
-    verdict=_verdict(
-      [row["difference"]["low"] > 0 for row in gains]
-      + [row["difference"]["high"] < 0 for row in prices]
-    ),
     sentences=sentences,
     table=[
       ["accuracy, %", "before", "after", "difference"],
@@ -259,21 +247,26 @@ def _early_share(curve: Json) -> float | None:
 
 def _matching(part: Json) -> Finding:
   last = part["levels"][-1]
-  pairs = list(zip(*last["steps"].values(), strict=True))
-  held = [first is not None and first < second for first, second in pairs]
   steps = "; ".join(
-    f"{'never' if first is None else f'{first:,}'} against {second:,}"
-    for first, second in pairs
+    f"{_step(first)} against {_step(second)}"
+    for first, second in zip(*last["steps"].values(), strict=True)
   )
+  ends = [
+    statistics.fmean(
+      values[-1] for values in part["divergences"][name]["seeds"]
+    )
+    for name in last["steps"]
+  ]
   differences = part["differences"]
   return Finding(
     name="distribution matching",
     claim="Matching the teacher's distribution converges faster than matching "
     "its samples.",
-    verdict=_verdict(held),
     sentences=[
-      "Steps to the lowest cross-entropy of the teacher's text that sample "
-      f"matching reaches, by seed: {steps}.",
+      "Steps to the lowest held-out divergence that sample matching reaches, "
+      f"by seed: {steps}.",
+      f"At the end it is {ends[0]:.3f} by distribution and {ends[1]:.3f} nats "
+      "a token by sample matching.",
       "Accuracy after as many steps, distribution minus sample matching: "
       + ", ".join(
         f"{_points(differences[role])} {_ROLES[role]}" for role in differences
@@ -281,21 +274,25 @@ def _matching(part: Json) -> Finding:
       + ".",
     ],
     table=[
-      ["share of the run", "cross-entropy", "distribution", "sample", "ratio"],
+      ["share of the run", "divergence", "distribution", "sample", "ratio"],
       *(_level_row(level) for level in part["levels"]),
     ],
   )
 
 
+def _step(step: float | None) -> str:
+  return "never" if step is None else f"{step:,.0f}"
+
+
 def _level_row(level: Json) -> list[str]:
   first, second = level["steps"].values()
-  ratios = [a / b for a, b in zip(first, second, strict=True) if a is not None]
-  mean = f"{sum(ratios) / len(ratios):.2f}" if ratios else "-"
+  ratios = [a / b for a, b in zip(first, second, strict=True) if a and b]
+  mean = f"{statistics.fmean(ratios):.2f}" if ratios else "-"
   return [
     f"{level['fraction']:.0%}",
-    ", ".join(f"{nll:.3f}" for nll in level["nll"]),
-    ", ".join("never" if a is None else f"{a:,}" for a in first),
-    ", ".join(f"{b:,}" for b in second),
+    ", ".join(f"{one:.3f}" for one in level["divergence"]),
+    ", ".join(map(_step, first)),
+    ", ".join(map(_step, second)),
     mean,
   ]
 
@@ -318,13 +315,6 @@ def _formats(part: Json) -> Finding:
     name="formats",
     claim="In-context data keeps both abilities; zero-shot data gives up "
     "in-context ability.",
-    verdict=_verdict(
-      [
-        ahead["in_context"]["low"] > 0,
-        keeps_both["zero_shot"]["low"] > 0
-        and keeps_both["in_context"]["low"] > 0,
-      ]
-    ),
     sentences=[
       "In in-context prompts, training on in-context data alone is "
       f"{_points(ahead['in_context'])} ahead of zero-shot data alone; in "
@@ -371,7 +361,6 @@ def _selection(part: Json) -> Finding:
     name="selection",
     claim="In- and out-of-distribution accuracy part late in training, so the "
     "checkpoint is selected out of distribution.",
-    verdict=_verdict([part["cost"]["low"] > 0, parted]),
     sentences=[
       f"The two rules took different steps in {len(other)} of {len(runs)} "
       "runs; selection in distribution would have cost "
@@ -405,9 +394,6 @@ def _scaling(part: Json) -> Finding:
     name="scaling",
     claim="Accuracy after specialization grows log-linearly with the size of "
     "the model.",
-    verdict=_verdict(
-      [fit["slope_per_doubling"]["low"] > 0 for fit in fits.values()]
-    ),
     sentences=[
       f"{_sentence(_ROLES[role])}: {_points(fit['slope_per_doubling'])} a "
       "doubling of the parameters; the line over their logarithm explains "
@@ -427,6 +413,27 @@ def _scaling(part: Json) -> Finding:
           _percent(point["out_of_distribution"]["after"]),
         ]
         for point in part["sizes"]
+      ),
+    ],
+  )
+
+
+def _starts(part: Json) -> Finding:
+  return Finding(
+    name="starts",
+    claim="An instructed model ends higher than a raw one, which gains more.",
+    sentences=[],
+    table=[
+      ["start", "accuracy, %", "before", "after"],
+      *(
+        [
+          start,
+          _ROLES[role],
+          _percent(one["before"]),
+          _percent(one["after"]),
+        ]
+        for start, by_role in part.items()
+        for role, one in by_role.items()
       ),
     ],
   )

@@ -43,15 +43,38 @@ def test_gain_and_price_are_differences_of_accuracies(study):
   }
 
 
-def test_steps_to_a_loss_are_counted_on_the_same_measure(study):
-  last = study["matching"]["levels"][-1]
+def test_steps_to_a_divergence_are_counted_on_the_same_measure(study):
+  matching = study["matching"]
+  last = matching["levels"][-1]
   assert last["fraction"] == 1.0
-  for first, second in zip(*last["steps"].values(), strict=True):
-    # 2 / (1 + step / speed): half the speed takes twice the steps.
-    assert second == pytest.approx(2 * first, rel=0.12)
-  curve = (np.array([10, 20, 30]), np.array([3.0, 2.0, 1.0]))
-  assert findings.steps_to(curve, 2.0) == 20
-  assert findings.steps_to(curve, 0.5) is None
+  assert last["steps"]["sample_matching"] == [300, 300, 300]
+  # 1 / (1 + step / speed) at twice the speed, evaluated every hundred steps.
+  for seed, (level, first) in enumerate(
+    zip(last["divergence"], last["steps"]["distribution_matching"], strict=True)
+  ):
+    assert level == pytest.approx(1 / (1 + 300 / (40 + seed)))
+    at_100, at_200 = (1 / (1 + step / (20 + seed)) for step in (100, 200))
+    assert first == pytest.approx(
+      np.interp(-level, [-at_100, -at_200], [100, 200])
+    )
+  assert [len(level["divergence"]) for level in matching["levels"]] == [3] * 4
+  assert matching["levels"][0]["steps"]["sample_matching"] == [100, 100, 100]
+
+
+def test_a_curve_is_straight_between_evaluations():
+  steps, values = [10, 20, 30], [3.0, 2.0, 1.0]
+  assert findings.steps_to(steps, values, 2.0) == 20
+  assert findings.steps_to(steps, values, 1.5) == 25
+  assert findings.steps_to(steps, values, 4.0) == 10
+  assert findings.steps_to(steps, values, 0.5) is None
+
+
+def test_starts_are_measured_before_and_after(study):
+  starts = study["starts"]
+  before = starts["raw"]["out_of_distribution"]["before"]
+  assert before["estimate"] == pytest.approx(0.0)
+  after = starts["instructed"]["in_distribution"]["after"]
+  assert after["estimate"] == pytest.approx(0.6)
 
 
 def test_formats_are_measured_in_both_kinds_of_prompt(study):
