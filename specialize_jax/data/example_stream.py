@@ -512,11 +512,15 @@ def training_streams(
     num_epochs: The number of passes over the data; None to repeat forever.
     numbers: The numbers, from 0, of the streams to return.
     of: The number of streams into which the examples are divided; at most
-      `most_streams`.
+      `most_streams`, and 1 with a number of passes.
 
   Raises:
+    ValueError: several streams of a number of passes, which would end at
+      different batches.
     UserError: as `training_dataset`.
   """
+  if of > 1 and num_epochs is not None:
+    raise ValueError(f"num_epochs={num_epochs}: expected None with of={of}.")
   provider = find_provider(mixture_or_task_name)
   tasks = _tasks(provider, split)
   outlined = None
@@ -555,8 +559,8 @@ def most_streams(mixture_or_task_name: str, *, split: str = "train") -> int:
   """Returns the largest number of streams that a mixture is divided into.
 
   Each has at least `_MIN_ROWS` of the rows of every task. There are few where
-  examples are rendered before they are packed, and one if any task reads a
-  source that is not a table, whose rows cannot be divided by number.
+  examples are rendered before they are packed, and one if the rows of any
+  source cannot be divided by number (`sources.is_divisible`).
 
   Args:
     mixture_or_task_name: A name registered with seqio.
@@ -566,7 +570,7 @@ def most_streams(mixture_or_task_name: str, *, split: str = "train") -> int:
     UserError: the name is unknown, or a task has no examples.
   """
   tasks = _tasks(find_provider(mixture_or_task_name), split)
-  if not all(isinstance(task.source, sources.TableSource) for task in tasks):
+  if not all(sources.is_divisible(task.source) for task in tasks):
     return 1
   fewest = min(
     (task.source.num_input_examples(split) for task in tasks), default=1

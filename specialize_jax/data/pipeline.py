@@ -357,7 +357,8 @@ class TrainIterator:
     if header["version"] not in (_VERSION_OF_ONE_GROUP, _STATE_VERSION):
       raise errors.UserError(
         f"the data iterator's state has version {header['version']}; this"
-        f" version of specialize reads {_STATE_VERSION}"
+        f" version of specialize reads {_VERSION_OF_ONE_GROUP} and"
+        f" {_STATE_VERSION}"
       )
     for name, now in self._options.items():
       then = header["options"][name]

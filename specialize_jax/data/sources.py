@@ -229,6 +229,17 @@ class TableSource(seqio.DataSource):
     return tables[self, split]
 
 
+def is_divisible(source: seqio.DataSource) -> bool:
+  """Returns whether `shared` divides the rows of a source.
+
+  It does of this package's tables. A subclass with a `get_dataset` of its own
+  may return all rows whatever the share.
+  """
+  return isinstance(source, TableSource) and (
+    type(source).get_dataset.__module__.startswith(__package__)
+  )
+
+
 def row_numbers(
   num_rows: int, *, shuffle: bool, seed: int | None, salt: str = ""
 ) -> tf.data.Dataset:

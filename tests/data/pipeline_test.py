@@ -223,6 +223,17 @@ def test_a_mixture_with_a_source_that_is_not_a_table_is_one_group(make):
   assert example_stream.most_streams(NAVIGATE) == 3
 
 
+def test_several_streams_do_not_end():
+  with pytest.raises(ValueError, match="num_epochs=2: expected None with of=3"):
+    example_stream.training_streams(
+      NAVIGATE,
+      task_feature_lengths={"inputs": 64, "targets": 64},
+      seed=0,
+      num_epochs=2,
+      of=3,
+    )
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_a_finite_stream_gives_every_example_once(make, pack):
   iterator = make(NAVIGATE, num_epochs=2, pack=pack)

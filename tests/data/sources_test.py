@@ -29,6 +29,23 @@ def test_a_table_gives_its_rows_in_order():
   assert source.num_input_examples("train") == 20
 
 
+def test_only_a_table_that_knows_of_shares_is_divided():
+  class Named(sources.TableSource):
+    """A table with a name."""
+
+  class Reversed(sources.TableSource):
+    """A table whose datasets have all rows, whatever the share."""
+
+    def get_dataset(self, split="train", **options):
+      return tf.data.Dataset.range(20).map(lambda row: {"value": 19 - row})
+
+  made = [
+    kind(lambda split: {"value": range(20)}, splits=["train"], description="")
+    for kind in (sources.TableSource, Named, Reversed)
+  ]
+  assert [sources.is_divisible(one) for one in made] == [True, True, False]
+
+
 def test_a_shuffled_pass_is_a_permutation_by_the_seed():
   first = values(table().get_dataset(seed=1))
   assert sorted(first) == list(range(20)) != first
