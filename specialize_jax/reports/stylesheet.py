@@ -43,6 +43,7 @@ th, td { padding: .34rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--grey); border-bottom: 2px solid #b9c2cc; }
 th:first-child, td:first-child, th.text, td.text { text-align: left; }
+td:first-child { white-space: normal; }
 td small { color: var(--grey); font-size: .86em; font-weight: 400;
   display: inline-block; min-width: 5.4em; }
 table.narrow td small { display: block; min-width: 0; }

@@ -24,7 +24,7 @@ WORLD = "world"
 SELECTED, IN_DISTRIBUTION = "selected", "in_distribution"
 """The two rules of checkpoint selection, both of which are tested."""
 
-_WORLD_COST = 25.0  # in seconds on one core, as the costs of arms
+_WORLD_COST = 86.0  # in seconds of processor time, as the costs of arms
 _VERSION = 2  # of what a job computes; jobs of another version are repeated
 
 
@@ -39,7 +39,7 @@ class Arm:
       initialization.
     tests: evaluations of the selected checkpoint and of the one that
       in-distribution selection chooses.
-    cost: approximate duration in seconds on one core.
+    cost: approximate seconds of processor time.
   """
 
   name: str

@@ -108,6 +108,10 @@ def matching(part: Json) -> str:
       percent=False,
     )
     left.set_yscale("log")
+    # Plain numbers: powers of ten are set as mathematics, which pages show raw.
+    left.yaxis.set_major_locator(mpl_ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    left.yaxis.set_major_formatter(mpl_ticker.StrMethodFormatter("{x:g}"))
+    left.yaxis.set_minor_locator(mpl_ticker.NullLocator())
     left.set_ylabel("held-out divergence,\nnats a token (logarithmic)")
     accuracies = [
       (part["accuracies"][k[0]]["out_of_distribution"], *k[1:])

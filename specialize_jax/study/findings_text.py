@@ -316,9 +316,9 @@ def _formats(part: Json) -> Finding:
     claim="In-context data keeps both abilities; zero-shot data gives up "
     "in-context ability.",
     sentences=[
-      "In in-context prompts, training on in-context data alone is "
-      f"{_points(ahead['in_context'])} ahead of zero-shot data alone; in "
-      f"zero-shot prompts it is {_points(ahead['zero_shot'])} ahead.",
+      "In-context data alone minus zero-shot data alone: "
+      f"{_points(ahead['in_context'])} in in-context and "
+      f"{_points(ahead['zero_shot'])} in zero-shot prompts.",
       "In-context data alone changes the general model by "
       f"{_points(keeps_both['zero_shot'])} in zero-shot and "
       f"{_points(keeps_both['in_context'])} in in-context prompts, where the "

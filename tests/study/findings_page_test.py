@@ -113,6 +113,7 @@ def test_figures_are_well_formed(study):
   for name, svg in findings_plots.figures(study).items():
     root = ET.fromstring(svg.replace("xlink:href", "href"))
     assert root.get("aria-label"), name
+    assert "mathdefault" not in svg, name  # mathematics that was not set
 
 
 def test_what_is_no_study_is_refused(tmp_path):
