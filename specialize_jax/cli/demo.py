@@ -19,7 +19,7 @@ from specialize_jax.files import paths
 
 _EXAMPLE = """example:
   specialize demo --output_dir=demo_output --seed=0
-  specialize demo --study --output_dir=study_output   (under an hour)
+  specialize demo --study --output_dir=study_output   (an hour or two)
 An interrupted demo is resumed when it is started again in its directory.
 """
 
