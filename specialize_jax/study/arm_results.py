@@ -175,29 +175,27 @@ def contrast(
 def curve(
   results: Results,
   arm: str,
-  tasks: Sequence[str],
+  metrics: Sequence[str],
   seeds: Sequence[int],
-  *,
-  metric: str = "/accuracy",
 ) -> dict[str, list]:
-  """Returns a validation metric, the mean over tasks, over an arm's steps.
+  """Returns the mean of validation metrics over an arm's steps.
 
   Args:
     results: the results by arm and seed.
     arm: the name of the arm.
-    tasks: the tasks to average.
+    metrics: the names of the metrics to average.
     seeds: the seeds.
-    metric: what follows a task in the metric's name.
 
   Returns:
     {"steps": [...], "seeds": [[one value per step], for each seed]}, with the
-    steps at which all tasks were evaluated.
+    steps at which all metrics were computed.
   """
-  names = [f"{task}{metric}" for task in tasks]
   by_seed = []
   steps: list[int] = []
   for seed in seeds:
     rows = results[arm, seed].validation
-    steps = [s for s, row in rows.items() if all(n in row for n in names)]
-    by_seed.append([float(np.mean([rows[s][n] for n in names])) for s in steps])
+    steps = [s for s, row in rows.items() if all(n in row for n in metrics)]
+    by_seed.append(
+      [float(np.mean([rows[s][n] for n in metrics])) for s in steps]
+    )
   return {"steps": steps, "seeds": by_seed}

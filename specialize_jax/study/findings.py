@@ -95,13 +95,13 @@ class _Reading:
     return _interval(arm_results.contrast(pair))
 
   def curve(self, arm: str, tasks: Sequence[str]) -> Json:
-    return arm_results.curve(self.results, arm, tasks, self.seeds)
+    names = [f"{task}/accuracy" for task in tasks]
+    return arm_results.curve(self.results, arm, names, self.seeds)
 
   def divergence(self, arm: str) -> Json:
     """Returns the held-out divergence from the teacher over the steps."""
-    return arm_results.curve(
-      self.results, arm, [registered.HELD_OUT_KL], self.seeds, metric=""
-    )
+    names = [registered.HELD_OUT_KL]
+    return arm_results.curve(self.results, arm, names, self.seeds)
 
   def sets(self) -> dict[str, list[str]]:
     """Returns the tasks of the target ability by role."""

@@ -70,25 +70,16 @@ def gain_and_price(part: Json) -> str:
     top, bottom = figure.subplots(
       2, 1, height_ratios=[0.36 * len(rows) + 0.4, 3.0]
     )
-    names = [findings_text.row_name(row) for row in rows]
-    places = np.arange(len(rows))
-    for when, color, shift, marker in (
-      ("before", drawing.GREY, -0.13, "o"),
-      ("after", drawing.BLUE, 0.13, "s"),
-    ):
-      marks = _Marks([row[when] for row in rows], color, marker, when)
-      _draw(top, places + shift, marks, sideways=True)
-    top.set_yticks(places, names)
+    _rows(
+      top,
+      [findings_text.row_name(row) for row in rows],
+      _before_and_after(rows),
+    )
     for row, label in zip(rows, top.get_yticklabels(), strict=True):
       label.set_fontweight("normal" if row["task"] else "bold")
       label.set_color(drawing.INK)
-    top.set_ylim(len(rows) - 0.5, -0.5)
-    top.set_xlim(-2, 102)
     top.set_xlabel("test accuracy, %")
     top.set_ylabel("test sets")
-    top.legend(
-      loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2
-    )
     kinds = (_IN, _OUT, _CHAIN, _ANSWER)
     _curves(bottom, [(part["curves"][k[0]], *k[1:]) for k in kinds])
     drawing.percent_axis(bottom, "validation accuracy, %")
@@ -131,23 +122,20 @@ def formats(part: Json) -> str:
   description = "Accuracy by training format in two kinds of prompt."
   with drawing.figure(1.5 + 0.55 * len(arms), description) as (figure, svg):
     axes = figure.add_subplot()
-    places = np.arange(len(arms))
-    for prompt, label, color, shift, marker in (
-      ("zero_shot", "zero-shot prompts", drawing.BLUE, -0.13, "o"),
-      ("in_context", "in-context prompts", drawing.VERMILION, 0.13, "s"),
-    ):
-      parts = [arm[prompt] for arm in arms.values()]
-      marks = _Marks(parts, color, marker, label)
-      _draw(axes, places + shift, marks, sideways=True)
     names = ["nothing (before)" if n == "general" else n for n in arms]
-    axes.set_yticks(places, names)
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlim(-2, 102)
+    _rows(
+      axes,
+      names,
+      [
+        _Marks([arm[prompt] for arm in arms.values()], color, marker, label)
+        for prompt, label, color, marker in (
+          ("zero_shot", "zero-shot prompts", drawing.BLUE, "o"),
+          ("in_context", "in-context prompts", drawing.VERMILION, "s"),
+        )
+      ],
+    )
     axes.set_ylabel("trained on")
     axes.set_xlabel("mean test accuracy of the four maths sets, %")
-    axes.legend(
-      loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2
-    )
   return svg()
 
 
@@ -225,27 +213,17 @@ def scaling(part: Json) -> str:
 
 def starts(part: Json) -> str:
   """Draws accuracy before and after, from both starts."""
-  rows = [(start, role) for start in part for role in part[start]]
+  rows = {
+    f"{start}, {role.replace('_', ' ')}": row
+    for start, by_role in part.items()
+    for role, row in by_role.items()
+  }
   description = "Test accuracy before and after, from two starts."
   with drawing.figure(1.2 + 0.45 * len(rows), description) as (figure, svg):
     axes = figure.add_subplot()
-    places = np.arange(len(rows))
-    for when, color, shift, marker in (
-      ("before", drawing.GREY, -0.13, "o"),
-      ("after", drawing.BLUE, 0.13, "s"),
-    ):
-      parts = [part[start][role][when] for start, role in rows]
-      marks = _Marks(parts, color, marker, when)
-      _draw(axes, places + shift, marks, sideways=True)
-    names = [f"{start}, {role.replace('_', ' ')}" for start, role in rows]
-    axes.set_yticks(places, names)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(-2, 102)
+    _rows(axes, list(rows), _before_and_after(list(rows.values())))
     axes.set_ylabel("start")
     axes.set_xlabel("test accuracy, %")
-    axes.legend(
-      loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2
-    )
   return svg()
 
 
@@ -310,6 +288,28 @@ def _draw(
   if sideways:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
+
+
+def _before_and_after(rows: Sequence[Json]) -> list[_Marks]:
+  return [
+    _Marks([row["before"] for row in rows], drawing.GREY, "o", "before"),
+    _Marks([row["after"] for row in rows], drawing.BLUE, "s", "after"),
+  ]
+
+
+def _rows(
+  axes: mpl_axes.Axes, names: Sequence[str], pair: Sequence[_Marks]
+) -> None:
+  """Draws two accuracies in each named row, from top to bottom."""
+  places = np.arange(len(names))
+  for marks, shift in zip(pair, (-0.13, 0.13), strict=True):
+    _draw(axes, places + shift, marks, sideways=True)
+  axes.set_yticks(places, names)
+  axes.set_ylim(len(names) - 0.5, -0.5)
+  axes.set_xlim(-2, 102)
+  axes.legend(
+    loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2
+  )
 
 
 def _errors(parts: Sequence[Json]) -> np.ndarray:

@@ -117,7 +117,7 @@ def load(name: str) -> Topology:
   # Otherwise each of the two cores of a chip is a device.
   megacore = {"chip_config_name": "megacore"} if chip.cores_per_chip > 1 else {}
   shape = tuple(int(side) for side in rented.topology.split("x"))
-  # The compiler has to be told that a slice is only part of a host.
+  # The compiler must know that a slice is only part of a host.
   if math.prod(shape) < slices.CHIPS_PER_HOST:
     megacore["chips_per_host_bounds"] = (*shape, 1)
   try:
