@@ -16,6 +16,7 @@ import typing
 from collections.abc import Sequence
 
 from specialize_jax import errors
+from specialize_jax.align import byte_alphabet
 from specialize_jax.align import student as student_lib
 from specialize_jax.files import fast_tokenizers, reading
 
@@ -143,10 +144,8 @@ class HuggingFaceStudent:
     if index in self._added:
       return piece.encode("utf-8")
     if self._alphabet == "bytes":
-      table = _byte_level_alphabet()
-      if all(character in table for character in piece):
-        return bytes(table[character] for character in piece)
-      return piece.encode("utf-8")
+      spelt = byte_alphabet.to_bytes(piece)
+      return piece.encode("utf-8") if spelt is None else spelt
     if self._alphabet == "word_piece":
       goes_on = piece.startswith("##") and len(piece) > 2
       return (piece[2:] if goes_on else f" {piece}").encode("utf-8")
@@ -172,15 +171,6 @@ def _unknown_id(tokenizer: "tokenizers.Tokenizer", content: dict) -> int:
   unknown = model.get("unk_token")
   index = tokenizer.token_to_id(unknown) if unknown else None
   return -1 if index is None else index
-
-
-@functools.cache
-def _byte_level_alphabet() -> dict[str, int]:
-  """Returns the byte that each character of GPT-2's alphabet represents."""
-  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-  others = [byte for byte in range(256) if byte not in printable]
-  table = {chr(byte): byte for byte in printable}
-  return table | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def _tiled_spans(

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO, Self
 
 from specialize_jax import errors
-from specialize_jax.files import writing
+from specialize_jax.files import reading, writing
 
 Row = Mapping[str, object]
 
@@ -265,7 +265,7 @@ def _complete_lines(path: pathlib.Path) -> tuple[list[str], int]:
   content = path.read_bytes()
   content = content[: content.rfind(b"\n") + 1]
   lines = content.decode("utf-8", "replace").split("\n")[:-1]
-  if lines and not _is_json(lines[-1]):
+  if lines and not reading.is_json(lines[-1]):
     content = content[: content[:-1].rfind(b"\n") + 1]
     lines.pop()
   return lines, len(content)
@@ -280,16 +280,8 @@ def _waiting_line(number: int, line: str) -> str:
   return json.dumps([number, line, _crc32([line])], ensure_ascii=False)
 
 
-def _is_json(line: str) -> bool:
-  try:
-    json.loads(line)
-  except ValueError:
-    return False
-  return True
-
-
 def _is_object(line: str) -> bool:
-  return line.startswith("{") and _is_json(line)
+  return line.startswith("{") and reading.is_json(line)
 
 
 def _shown(value: object) -> str:

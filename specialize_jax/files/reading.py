@@ -288,6 +288,15 @@ def loads(text: str | bytes) -> object:
     return json.loads(text)
 
 
+def is_json(line: str | bytes) -> bool:
+  """Returns whether a line is complete: no proper prefix of JSON is JSON."""
+  try:
+    json.loads(line)
+  except ValueError:
+    return False
+  return True
+
+
 def decode(content: bytes, path: Path) -> str:
   """Decodes UTF-8, without its byte order mark.
 

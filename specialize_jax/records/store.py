@@ -25,7 +25,6 @@ affects the records in it only. What a database would provide is small:
 
 import codecs
 import contextlib
-import json
 import os
 import pathlib
 import threading
@@ -171,7 +170,7 @@ def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
       line = stored.removeprefix(codecs.BOM_UTF8)  # an editor on Windows
       where = f"{file}, line {number}"
       reading.check_row_size(stored, where)
-      if not line.endswith(b"\n") and not _is_json(line):
+      if not line.endswith(b"\n") and not reading.is_json(line):
         raise errors.UserError(
           f"{where}, the last, is cut short after {len(line)} bytes; where no"
           " command is writing the store any more, run the one that wrote it"
@@ -189,15 +188,6 @@ def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
         raise errors.UserError(f"{where} is not UTF-8: {error}") from error
       seals.check(text, where)
       yield where, text
-
-
-def _is_json(line: bytes) -> bool:
-  """Returns whether a line is complete: no proper prefix of JSON is JSON."""
-  try:
-    json.loads(line)
-  except ValueError:
-    return False
-  return True
 
 
 class RecordWriter:
@@ -308,7 +298,7 @@ def _mend_last_line(stream: BinaryIO, file: pathlib.Path) -> None:
   line = stream.read()
   if line.endswith(b"\n"):
     return
-  if _is_json(line):
+  if reading.is_json(line):
     stream.write(b"\n")
     return
   stream.truncate(start)

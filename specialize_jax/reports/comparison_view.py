@@ -74,7 +74,7 @@ def terminal(comparison: Json) -> str:
   for row in comparison["rows"]:
     part = intervals.Interval(**row["difference"])
     lines.append(
-      f"  {_name(row):44}{tables.percent(row['first']):>6}"
+      f"  {tables.row_name(row, _ROLES):44}{tables.percent(row['first']):>6}"
       f"{tables.percent(row['second']):>7}  "
       f"{tables.points(part.estimate):>6} {tables.interval_text(part)}"
     )
@@ -84,12 +84,6 @@ def terminal(comparison: Json) -> str:
 def _leading(rows: Sequence[Json]) -> list[Json]:
   """Returns a row for each role: its mean, or its only task."""
   return list({row["role"]: row for row in rows}.values())
-
-
-def _name(row: Json) -> str:
-  if row["task"] is None:
-    return f"mean, {_ROLES[row['role']]}"
-  return " ".join(filter(None, tables.label(row["task"])))
 
 
 def _row(row: Json) -> blocks.Row:

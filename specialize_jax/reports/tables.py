@@ -220,6 +220,20 @@ def label(task: str) -> tuple[str, str]:
   return dataset.replace("_", " "), data_format
 
 
+def row_name(row: Mapping[str, object], roles: Mapping[str, str]) -> str:
+  """Returns the name of a row of `task` or, for a mean, `role`.
+
+  Example: "mini SVAMP CoT", and "mean, general, CoT" for no task.
+
+  Args:
+    row: the row.
+    roles: display names of the roles.
+  """
+  if row["task"] is None:
+    return f"mean, {roles[row['role']]}"
+  return " ".join(filter(None, label(row["task"])))
+
+
 def percent(share: float) -> str:
   """Formats a fraction as a percentage: "72.5" for 0.725."""
   return f"{100 * share:.1f}"

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import axes as mpl_axes
 from matplotlib import ticker as mpl_ticker
 
-from specialize_jax.reports import drawing
+from specialize_jax.reports import drawing, tables
 from specialize_jax.study import findings_text
 
 Json = Mapping[str, object]
@@ -72,7 +72,7 @@ def gain_and_price(part: Json) -> str:
     )
     _rows(
       top,
-      [findings_text.row_name(row) for row in rows],
+      [tables.row_name(row, findings_text.ROLES) for row in rows],
       _before_and_after(rows),
     )
     for row, label in zip(rows, top.get_yticklabels(), strict=True):

@@ -5,6 +5,7 @@ that do not appear are reported as such.
 """
 
 import dataclasses
+import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,13 @@ from specialize_jax import errors
 from specialize_jax.evaluation import intervals
 from specialize_jax.files import reading, writing
 from specialize_jax.reports import tables
+from specialize_jax.study import registered
 
 Json = Mapping[str, object]
 
 APPEARS, PARTLY, ABSENT = "appears", "appears in part", "does not appear"
 NOT_RUN = "was not run"
-_ROLES = {
+ROLES = {
   "in_distribution": "in distribution",
   "out_of_distribution": "out of distribution",
   "general_chain_of_thought": "general, CoT",
@@ -194,13 +196,12 @@ def _gain_and_price(part: Json) -> Finding:
     for role in ("general_chain_of_thought", "general_answer_only")
   }
   sentences = [
-    f"{_sentence(_ROLES[row['role']])}: {_points(row['difference'])}."
+    f"{_sentence(ROLES[row['role']])}: {_points(row['difference'])}."
     for row in (*gains, *prices)
   ]
   first = part["curves"]["general_answer_only"]["steps"]
-  early = [s for s in shares.values() if s is not None]
-  if len(early) == 2 and len(first) > 1:
-    chain, answer = early
+  if len(first) > 2 and all(map(math.isfinite, shares.values())):
+    chain, answer = shares.values()
     sentences.append(
       f"By step {first[1]:,}, {chain:.0%} of the loss in chain-of-thought "
       f"prompts had come about and {answer:.0%} of that in answer-only ones, "
@@ -219,7 +220,7 @@ def _gain_and_price(part: Json) -> Finding:
       ["accuracy, %", "before", "after", "difference"],
       *(
         [
-          row_name(row),
+          tables.row_name(row, ROLES),
           _percent(row["before"]),
           _percent(row["after"]),
           _points(row["difference"]),
@@ -230,19 +231,10 @@ def _gain_and_price(part: Json) -> Finding:
   )
 
 
-def row_name(row: Json) -> str:
-  """Returns a row's name, as in "mini SVAMP CoT" or "mean, general, CoT"."""
-  if row["task"] is None:
-    return f"mean, {_ROLES[row['role']]}"
-  return " ".join(filter(None, tables.label(row["task"])))
-
-
-def _early_share(curve: Json) -> float | None:
-  """Returns the share of a run's loss present at its first evaluation."""
-  means = [sum(at) / len(at) for at in zip(*curve["seeds"], strict=True)]
-  if len(means) < 3 or means[0] <= min(means[1:]):
-    return None
-  return (means[0] - means[1]) / (means[0] - min(means[1:]))
+def _early_share(curve: Json) -> float:
+  """Returns `registered.early_share` of the mean over seeds; NaN for none."""
+  means = map(statistics.fmean, zip(*curve["seeds"], strict=True))
+  return registered.early_share(dict(zip(curve["steps"], means, strict=True)))
 
 
 def _matching(part: Json) -> Finding:
@@ -269,7 +261,7 @@ def _matching(part: Json) -> Finding:
       "a token by sample matching.",
       "Accuracy after as many steps, distribution minus sample matching: "
       + ", ".join(
-        f"{_points(differences[role])} {_ROLES[role]}" for role in differences
+        f"{_points(differences[role])} {ROLES[role]}" for role in differences
       )
       + ".",
     ],
@@ -395,7 +387,7 @@ def _scaling(part: Json) -> Finding:
     claim="Accuracy after specialization grows log-linearly with the size of "
     "the model.",
     sentences=[
-      f"{_sentence(_ROLES[role])}: {_points(fit['slope_per_doubling'])} a "
+      f"{_sentence(ROLES[role])}: {_points(fit['slope_per_doubling'])} a "
       "doubling of the parameters; the line over their logarithm explains "
       + (
         f"{fit['r_squared']:.0%} of the variance between sizes."
@@ -428,7 +420,7 @@ def _starts(part: Json) -> Finding:
       *(
         [
           start,
-          _ROLES[role],
+          ROLES[role],
           _percent(one["before"]),
           _percent(one["after"]),
         ]

@@ -12,23 +12,12 @@ usually among its own alternatives.
 import re
 from collections.abc import Callable, Mapping
 
+from specialize_jax.align import byte_alphabet
+
 Decode = Callable[[str], bytes | None]
 """Returns a token's bytes; None if it is not written in the alphabet."""
 
 
-def _byte_level_characters() -> Mapping[int, int]:
-  """Returns the byte of each character of GPT-2's alphabet.
-
-  A byte that is a visible Latin-1 character is that character; the other 68
-  are the characters from U+0100 on, in order.
-  """
-  visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-  others = [byte for byte in range(256) if byte not in set(visible)]
-  table = {byte: byte for byte in visible}
-  return table | {0x100 + n: byte for n, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_level_characters()
 # A space and a newline. Others, such as the `č` of a carriage return, are
 # letters that may also occur in decoded tokens.
 _WHITE_SPACE = re.compile("[\u0120\u010a]")
@@ -37,20 +26,12 @@ _WORD_START = "\u2581"
 _MARKS = re.compile(f"[\u0120\u010a{_WORD_START}]|<0x")
 
 
-def byte_level(token: str) -> bytes | None:
-  """Decodes a token of a byte-level vocabulary; `Ġis` is " is"."""
-  try:
-    return bytes(_BYTE_OF[ord(character)] for character in token)
-  except KeyError:
-    return None
-
-
 def byte_level_marked(token: str) -> bytes | None:
-  """Decodes a token like `byte_level` if it contains `Ġ` or `Ċ`.
+  """Decodes a byte-level token if it contains `Ġ` or `Ċ`.
 
   For servers that decode some tokens only: next to `Ġé`, "é" is decoded.
   """
-  return byte_level(token) if _WHITE_SPACE.search(token) else None
+  return byte_alphabet.to_bytes(token) if _WHITE_SPACE.search(token) else None
 
 
 def sentencepiece(token: str) -> bytes | None:
@@ -64,7 +45,7 @@ def sentencepiece(token: str) -> bytes | None:
 
 
 ALPHABETS: Mapping[str, Decode] = {
-  "byte-level": byte_level,
+  "byte-level": byte_alphabet.to_bytes,
   "byte-level, white space alone": byte_level_marked,
   "SentencePiece": sentencepiece,
 }

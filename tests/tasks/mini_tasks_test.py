@@ -50,7 +50,8 @@ def test_an_evaluated_example_has_the_format_s_wording(world, data_format):
   one = examples(f"mini_svamp_{data_format.name}_v1", "test", 3)[2]
   prompt = one["inputs_pretokenized"].decode()
   assert prompt.endswith(formats.render_question(row["question"], data_format))
-  assert prompt.count("Q: ") == (5 if data_format.in_context else 1)
+  shown = mini.NUM_DEMONSTRATIONS if data_format.in_context else 0
+  assert prompt.count("Q: ") == shown + 1
   assert one["targets_pretokenized"].decode() == formats.render_target(
     data_format, row["rationale"], row["answer"]
   )
@@ -88,7 +89,8 @@ def test_weak_maths_can_be_pretrained_on_in_every_format(world, data_format):
   one = examples(f"mini_weak_maths_{data_format.name}_v1", "train", 1)[0]
   prompt = one["inputs_pretokenized"].decode()
   assert prompt.endswith(formats.render_question("What is 0 + 1?", data_format))
-  assert prompt.count("Q: ") == (5 if data_format.in_context else 1)
+  shown = mini.NUM_DEMONSTRATIONS if data_format.in_context else 0
+  assert prompt.count("Q: ") == shown + 1
   assert one["targets_pretokenized"].decode() == formats.render_target(
     data_format, "0 + 1 = 1. The answer is 1.", "1"
   )

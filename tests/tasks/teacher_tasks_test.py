@@ -77,7 +77,8 @@ def test_a_format_shows_its_rows(teacher_dir, data_format):
     asked = row["question"].decode()
     assert prompt.count(asked) == 1, "a question never demonstrates itself"
     assert prompt.endswith(formats.render_question(asked, data_format))
-    assert prompt.count("Q: ") == (5 if data_format.in_context else 1)
+    shown = mini.NUM_DEMONSTRATIONS if data_format.in_context else 0
+    assert prompt.count("Q: ") == shown + 1
     # The parts' tokens, one after another, are those of the whole text.
     assert row["inputs"].tolist() == [*mini.VOCABULARY.encode(prompt), 1]
 

@@ -5,13 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from specialize_jax.align import byte_alphabet
 from specialize_jax.teacher import alphabets
 
 
 @given(st.binary(max_size=12))
 def test_byte_level_tokens_are_read_as_gpt2s_tokenizer_writes_them(content):
   written = "".join(bytes_to_unicode()[byte] for byte in content)
-  assert alphabets.byte_level(written) == content
+  assert byte_alphabet.to_bytes(written) == content
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_byte_level_tokens_are_read_as_gpt2s_tokenizer_writes_them(content):
   ],
 )
 def test_a_byte_level_token_is_read(token, expected):
-  assert alphabets.byte_level(token) == expected
+  assert byte_alphabet.to_bytes(token) == expected
 
 
 @pytest.mark.parametrize(
