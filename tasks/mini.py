@@ -31,9 +31,8 @@ from specialize_jax.data import (
 )
 from specialize_jax.datasets import description, registration
 
-# One demonstration in an in-context prompt, where the paper has four: with four
-# it is six times as long as a question, and a student of this size would see too
-# few of them in minutes.
+# Demonstrations in an in-context prompt. With the paper's four it is six times
+# as long as a question, and a small student would see too few in minutes.
 NUM_DEMONSTRATIONS = 1
 
 IN_DISTRIBUTION = "mini_gsm"

@@ -160,9 +160,9 @@ class Importer:
   ) -> Iterator[schema.TeacherRecord | str]:
     """Converts responses, one per row; samples of a question are numbered."""
     numbers: collections.Counter[str | int] = collections.Counter()
-    for line, row in rows:
+    for number, row in rows:
       try:
-        head = _row_head(line, row)
+        head = _row_head(number, row)
         body = _body(row)
         response = responses.parse(body)
       except responses.ResponseError as error:
@@ -190,13 +190,18 @@ class Importer:
         numbers[head["question_id"]] += 1
 
 
-def _row_head(line: int, row: Mapping) -> dict[str, str | int]:
+def _row_head(number: int, row: Mapping) -> dict[str, str | int]:
   """Returns a row's question id, and other fields of its question.
+
+  Args:
+    number: The number of the response, from 1. The id of a row without one is
+      the number of its question, from 0.
+    row: The row.
 
   Raises:
     ResponseError: the row has no question id.
   """
-  question_id = row.get("question_id", row.get("custom_id", line - 1))
+  question_id = row.get("question_id", row.get("custom_id", number - 1))
   is_number = type(question_id) is int and abs(question_id) < _MAX_ID
   if not is_number and not isinstance(question_id, str):
     raise responses.ResponseError(

@@ -36,13 +36,13 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
   """Reads a file of events, and joins the chunks of each response.
 
   Returns:
-    Each response with its line number, from 1 like those of `files.reading`.
+    Each response with its number in the file, from 1. An error that ends a
+    stream has the number of the response that it ends.
 
   Raises:
     UserError: a line is not part of an event stream.
   """
-  chunks: list[Row] = []
-  num_done = 0
+  answers = _Answers()
   for number, text in enumerate(reading.lines(path), start=1):
     line = text.strip().removeprefix("\ufeff")
     if not line or line.startswith(_IGNORED):
@@ -55,7 +55,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
       )
     said = line.removeprefix("data:").strip()
     if said == "[DONE]":
-      num_done += 1
+      answers.end_stream()
       continue
     chunk = reading.parsed_row(said, where)
     kind = chunk.get("type")
@@ -65,45 +65,119 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
       ):
         continue  # the last event has the whole response
       chunk = chunk["response"]
-    if not isinstance(chunk.get("id"), str):
-      chunk = {**chunk, "id": f"stream {num_done}"}
-    chunks.append((number, chunk))
-  answers = _joined(chunks, are_chunks=True)
-  return [(number, row) for number, (_, row) in enumerate(answers, start=1)]
+    answers.add(chunk)
+  return answers.rows()
 
 
-def joined(rows: Sequence[Row]) -> list[Row]:
+def joined(rows: Iterable[Row]) -> list[Row]:
   """Joins the rows that are chunks of a response of the chat endpoint.
 
   Args:
     rows: Numbered rows; chunks of a response have the same `id`.
 
   Returns:
-    The rows, with each response in the place of its first chunk.
+    The responses, each in the place of its first chunk, numbered from 1.
   """
-  return _joined(rows, are_chunks=False)
-
-
-def _joined(rows: Iterable[Row], *, are_chunks: bool) -> list[Row]:
-  answers: list[Row | list[Row]] = []
-  by_id: dict[str, list[Row]] = {}
-  for number, row in rows:
+  answers: list[list[Mapping]] = []
+  by_id: dict[str, list[Mapping]] = {}
+  joins = set()
+  for _, row in rows:
+    if _is_preamble(row):
+      continue
     name = row.get("id")
-    is_chunk = are_chunks and _choices(row) is not None and "output" not in row
-    if not isinstance(name, str) or not (is_chunk or _has_delta(row)):
-      answers.append([(number, row)])
+    if not isinstance(name, str) or not _has_delta(row):
+      answers.append([row])
       continue
     if name not in by_id:
       by_id[name] = []
+      joins.add(len(answers))
       answers.append(by_id[name])
-    by_id[name].append((number, row))
-  joined_ids = {id(chunks) for chunks in by_id.values()}
+    by_id[name].append(row)
   return [
-    (chunks[0][0], _answer([row for _, row in chunks]))
-    if id(chunks) in joined_ids
-    else chunks[0]
-    for chunks in answers
+    (index + 1, _answer(chunks) if index in joins else chunks[0])
+    for index, chunks in enumerate(answers)
   ]
+
+
+class _Answers:
+  """The responses of an event stream, in the order of their first chunks.
+
+  Chunks belong together by their `id`; those without one belong to the response
+  before them in the same stream. Some servers give all responses one `id`, and
+  some end no stream: text of a choice that has finished is a new response's,
+  as is any chunk after the end of the stream.
+  """
+
+  def __init__(self) -> None:
+    self._answers: list[list[Mapping]] = []
+    self._finished: list[set[int]] = []
+    self._open: dict[str, int] = {}
+    self._current: int | None = None
+
+  def add(self, chunk: Mapping) -> None:
+    """Adds a chunk, or an event that is no chunk."""
+    if _is_preamble(chunk):
+      return
+    name = chunk.get("id")
+    if isinstance(name, str) and name:
+      place = self._open.get(name)
+    else:
+      name, place = None, self._current
+    choices = _choices(chunk) or ()
+    if place is not None and any(
+      _index(one) in self._finished[place] and _has_text(one) for one in choices
+    ):
+      place = None
+    if place is None:
+      place = len(self._answers)
+      self._answers.append([])
+      self._finished.append(set())
+    if name is not None:
+      self._open[name] = place
+    self._current = place
+    self._answers[place].append(chunk)
+    self._finished[place].update(
+      _index(one) for one in choices if one.get("finish_reason") is not None
+    )
+
+  def end_stream(self) -> None:
+    """Ends the stream of the responses that have finished."""
+    self._current = None
+    self._open = {
+      name: place
+      for name, place in self._open.items()
+      if not self._finished[place]
+    }
+
+  def rows(self) -> list[Row]:
+    """Returns the joined responses, and the events that are no chunks."""
+    rows: list[Row] = []
+    for number, events in enumerate(self._answers, start=1):
+      chunks = [one for one in events if _is_chunk(one)]
+      if chunks:
+        rows.append((number, _answer(chunks)))
+      rows += [(number, dict(one)) for one in events if not _is_chunk(one)]
+    return rows
+
+
+def _is_preamble(row: Mapping) -> bool:
+  """Returns whether a row is Azure's verdict on the prompt, not a chunk."""
+  return row.get("choices") == [] and not row.get("id") and "error" not in row
+
+
+def _is_chunk(event: Mapping) -> bool:
+  return _choices(event) is not None and "output" not in event
+
+
+def _index(choice: Mapping) -> int:
+  index = choice.get("index")
+  return index if type(index) is int else 0
+
+
+def _has_text(choice: Mapping) -> bool:
+  delta = choice.get("delta")
+  content = delta.get("content") if isinstance(delta, dict) else None
+  return bool(choice.get("text") or content)
 
 
 def _choices(row: Mapping) -> list[Mapping] | None:
@@ -125,11 +199,10 @@ def _has_delta(row: Mapping) -> bool:
 
 def _answer(chunks: Sequence[Mapping]) -> dict[str, object]:
   """Joins the chunks of a response."""
-  by_index: dict[object, list[Mapping]] = {}
+  by_index: dict[int, list[Mapping]] = {}
   for chunk in chunks:
     for choice in _choices(chunk) or ():
-      index = choice.get("index")
-      by_index.setdefault(index if type(index) is int else 0, []).append(choice)
+      by_index.setdefault(_index(choice), []).append(choice)
   usages = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
   answer = {**chunks[0], "choices": list(map(_choice, by_index.values()))}
   return answer | ({"usage": usages[-1]} if usages else {})

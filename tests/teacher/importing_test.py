@@ -505,6 +505,75 @@ def test_a_saved_stream_gives_the_answers_that_it_brought(tmp_path):
   assert schema.why_unfinished(records[2], 2)
 
 
+AZURE_PREAMBLE = {
+  "id": "",
+  "object": "",
+  "choices": [],
+  "prompt_filter_results": [{"prompt_index": 0}],
+}
+
+
+def without_ids(chunks):
+  return [{k: v for k, v in one.items() if k != "id"} for one in chunks]
+
+
+@pytest.mark.parametrize(
+  "streams",
+  [
+    [[AZURE_PREAMBLE, *chat_chunks(name)] for name in "abc"],
+    [[*chat_chunks("same")], [*text_chunks("same")], [*chat_chunks("same")]],
+    [without_ids(chunks("")) for chunks in (chat_chunks, text_chunks) * 2][:3],
+    [[*chat_chunks("a")], [{"error": {"message": "no"}}], [*chat_chunks("c")]],
+  ],
+)
+@pytest.mark.parametrize("done", [True, False])
+def test_each_answer_of_a_stream_gets_its_own_question(tmp_path, streams, done):
+  path = tmp_path / "stream.txt"
+  text = "".join(map(events, streams))
+  path.write_text(text if done else text.replace("data: [DONE]\n\n", ""))
+  problems = [
+    standing.Problem(question_id=n, question=f"q{n}", answer="7")
+    for n in range(3)
+  ]
+  records, rejected = read(path, problems)
+  if rejected:  # the error is the second answer, or ended the first
+    second = 2 if done else 1
+    assert [r.question_id for r in records] == [0, second]
+  else:
+    assert [(r.question_id, r.text) for r in records] == [
+      (n, "It is 7") for n in range(3)
+    ]
+
+
+def test_an_error_that_ends_a_stream_does_not_move_later_answers(tmp_path):
+  path = tmp_path / "stream.txt"
+  cut = [*chat_chunks("a", finish_reason=None)][:2]
+  path.write_text(
+    events([*cut, {"error": {"message": "overloaded"}}])
+    + events(chat_chunks("b"))
+  )
+  records, rejected = read(path)
+  assert [(r.question_id, r.finish_reason) for r in records] == [
+    (0, "incomplete stream"),
+    (1, "stop"),
+  ]
+  assert rejected.total() == 1
+
+
+def test_json_lines_without_ids_are_numbered_by_answer(tmp_path):
+  """Neither an answer's other chunks nor blank lines count."""
+  path = tmp_path / "chunks.jsonl"
+  rows = [
+    *([AZURE_PREAMBLE, *chat_chunks("a")]),
+    *chat_chunks("b"),
+    {"choices": [legacy_choice("7")]},
+  ]
+  path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
+  records, rejected = read(path)
+  assert not rejected
+  assert [r.question_id for r in records] == [0, 1, 2]
+
+
 def test_chunks_of_a_stream_saved_as_json_lines_are_joined_by_their_id(
   tmp_path,
 ):
