@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from specialize_jax import errors
 from specialize_jax.cot import answers
 from specialize_jax.data import questions
+from specialize_jax.records import schema
 from specialize_jax.teacher import standing
 
 if typing.TYPE_CHECKING:
@@ -27,17 +28,28 @@ def read_file(path: str) -> list[standing.Problem]:
   problems = []
   rows = questions.read_json_lines(path, ["question", "answer"])
   for number, row in enumerate(rows):
+    where = f"{path}, row {number + 1}"
     question_id = row.get("question_id", number)
-    if not isinstance(question_id, (str, int)):
+    is_id = isinstance(question_id, str | int) and question_id is not True
+    if not is_id or question_id is False:
       raise errors.UserError(
-        f"{path}, row {number + 1}: question_id is {question_id!r}; expected"
-        " a name or a whole number"
+        f"{where}: question_id is {question_id!r}; expected a name or a whole"
+        " number"
       )
+    if isinstance(question_id, int) and abs(question_id) > schema.MAX_ID:
+      raise errors.UserError(
+        f"{where}: question_id is {question_id}; expected a whole number of 64"
+        " bits, or a name"
+      )
+    question = questions.text_of(row, "question", where).strip()
+    if not question:
+      raise errors.UserError(f"{where}: 'question' is empty")
+    answer = questions.text_of(row, "answer", where)
     problems.append(
       standing.Problem(
         question_id=question_id,
-        question=str(row["question"]).strip(),
-        answer=str(row["answer"]).rpartition("####")[2].strip(),
+        question=question,
+        answer=answer.rpartition("####")[2].strip(),
       )
     )
   _check(problems, path)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -38,6 +39,10 @@ _FORBIDDEN = {
   "stream": "answers are read whole",
   "echo": "a record holds no prompt",
   "return_tokens_as_token_ids": "a student knows no ids of the teacher's",
+  "n": "--samples_per_request says how many samples a request asks for",
+  "best_of": "the samples that are not returned would be paid for, too",
+  "prompt": "--prompt says how a question is asked",
+  "messages": "--prompt says how a question is asked",
 }
 """Fields of a request whose answers give no record, and why."""
 
@@ -240,6 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   from specialize_jax.cli import sampling_progress
   from specialize_jax.cot import answer_rules
+  from specialize_jax.files import writing
   from specialize_jax.records import store
   from specialize_jax.teacher import client, sampling, standing
 
@@ -250,12 +256,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   connection = _connection(flags)
   asked = _sampling(flags)
   teacher = client.Client(connection, asked)
-  with _opened_store(flags.output, prompt) as writer:
+  with _opened_store(flags.output) as writer:
     now = standing.read(
       store.read_heads(flags.output),
       problems,
       num_samples=flags.num_samples,
       settings=sampling.settings(asked, prompt),
+    )
+    writing.write_text(
+      pathlib.Path(flags.output) / f"prompt-{prompt.fingerprint}.txt",
+      prompt.template,
     )
     with sampling_progress.Progress(now, limits_of_store) as progress:
 
@@ -277,8 +287,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if outcome.given_up:
     raise errors.UserError(
       f"{now.total - now.done:,} of {now.total:,} samples are missing:"
-      f" {len(outcome.given_up):,} questions failed as often as they may"
-      f" (--max_attempts={flags.max_attempts}), the last with:"
+      f" {len(outcome.given_up):,} questions were given up (after at most"
+      f" --max_attempts={flags.max_attempts} attempts), the last with:"
       f" {outcome.given_up[-1]}; run the same command again to ask for them"
     )
   if not outcome.finished:
@@ -345,12 +355,16 @@ def _sampling(flags: argparse.Namespace) -> client.Sampling:
   )
 
 
+def _no_constant(name: str) -> None:
+  raise ValueError(f"{name} is no number of JSON")
+
+
 def _extra_body(text: str | None) -> dict[str, object]:
   if text is None:
     return {}
   try:
-    extra = json.loads(text)
-  except ValueError as error:
+    extra = json.loads(text, parse_constant=_no_constant)
+  except (ValueError, RecursionError) as error:
     raise errors.UserError(f"--extra_body is not JSON: {error}") from error
   if not isinstance(extra, dict):
     raise errors.UserError("--extra_body is not a JSON object")
@@ -397,26 +411,31 @@ def _limits(flags: argparse.Namespace) -> limits.Limits:
 
 
 @contextlib.contextmanager
-def _opened_store(
-  directory: str, prompt: prompts.Prompt
-) -> Iterator[store.RecordWriter]:
-  """Locks a store and writes the prompt to it; removes it if it stays empty."""
-  from specialize_jax.files import writing
+def _opened_store(directory: str) -> Iterator[store.RecordWriter]:
+  """Locks a store; removes a new one that stays empty."""
   from specialize_jax.records import store
 
   place = pathlib.Path(directory)
   is_new = not place.exists()
-  kept_prompt = place / f"prompt-{prompt.fingerprint}.txt"
-  try:
-    with store.RecordWriter(place) as writer:
-      writing.write_text(kept_prompt, prompt.template)
+  with store.RecordWriter(place) as writer:
+    try:
       yield writer
-  finally:
-    records = place / store.FILE_NAME
-    if is_new and records.is_file() and records.stat().st_size == 0:
-      records.unlink()
-      kept_prompt.unlink(missing_ok=True)
-      place.rmdir()
+    finally:
+      # While it is locked: afterwards it may be another command's.
+      if is_new and writer.is_empty:
+        for file in (place / store.FILE_NAME, *place.glob("prompt-*.txt")):
+          file.unlink(missing_ok=True)
+  if is_new and writer.is_empty:
+    _remove_empty(place)
+
+
+def _remove_empty(place: pathlib.Path) -> None:
+  """Removes a directory, unless another command has put files there."""
+  try:
+    place.rmdir()
+  except OSError as error:
+    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+      raise
 
 
 def _summary(

@@ -164,19 +164,19 @@ class Stage:
     Raises:
       UserError: a line is not a complete record.
     """
-    picked: list[tuple[int, bool]] = []
+    picked: list[tuple[record_filter.Picked, bool]] = []
     kept, aligned = self._aligner.align(self._picked(lines, picked))
     places = aligned.samples_A.tolist()
     truncated = [picked[place][1] for place in places]
     for place, is_cut in zip(places, truncated, strict=True):
-      number = picked[place][0]
+      number = picked[place][0].number
       is_new = number not in self.shown and len(self.shown) < _MAX_SHOWN
       if is_new and not is_cut and not self._index.is_validation(number):
         self.shown[number] = kept[place].text.strip()
     rows = packed_rows.pack(
       aligned_records.to_positions(aligned),
-      questions=[picked[place][0] for place in places],
-      samples=[kept[place].head.sample for place in places],
+      questions=[picked[place][0].number for place in places],
+      samples=[picked[place][0].sample for place in places],
       truncated=truncated,
     )
     dropped, self._filter.dropped = self._filter.dropped, collections.Counter()
@@ -191,21 +191,23 @@ class Stage:
     )
 
   def _picked(
-    self, lines: Sequence[columnar.Line], picked: list[tuple[int, bool]]
+    self,
+    lines: Sequence[columnar.Line],
+    picked: list[tuple[record_filter.Picked, bool]],
   ) -> Iterator[columnar.Row]:
     """Yields the rows to train on.
 
     Args:
       lines: The lines.
-      picked: Extended, for each row, by the number of its question and whether
-        it is truncated.
+      picked: Extended, for each row, by its question and sample and whether it
+        is truncated.
     """
     for line in lines:
       row = columnar.parse(line)
-      number = self._filter.pick(row)
-      if number is not None:
+      one = self._filter.pick(row)
+      if one is not None:
         unfinished = schema.why_unfinished(row.head, len(row.steps))
-        picked.append((number, unfinished is not None))
+        picked.append((one, unfinished is not None))
         yield row
 
   @functools.cached_property

@@ -77,14 +77,18 @@ def read_questions(path: str) -> list[Question]:
   names = [field.name for field in dataclasses.fields(Question)]
   return [
     Question(
-      **{name: _text(row, name, f"{path}, row {number}") for name in names}
+      **{name: text_of(row, name, f"{path}, row {number}") for name in names}
     )
     for number, row in enumerate(read_json_lines(path, names), start=1)
   ]
 
 
-def _text(row: Mapping[str, object], name: str, where: str) -> str:
-  """Returns a field that is a string or a number, as text."""
+def text_of(row: Mapping[str, object], name: str, where: str) -> str:
+  """Returns a field that is a string or a number, as text.
+
+  Raises:
+    UserError: it is of another type, or not text.
+  """
   value = row[name]
   if isinstance(value, bool) or not isinstance(value, str | int | float):
     raise errors.UserError(

@@ -11,7 +11,9 @@ verdict stored in the record is ignored, as it may be by another rule.
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 from specialize_jax.cot import answer_rules
 from specialize_jax.data import questions, splits
@@ -101,6 +103,18 @@ class QuestionIndex:
     return words in self._validation
 
 
+class Picked(NamedTuple):
+  """A row to train on.
+
+  Attributes:
+    number: The number of its question.
+    sample: Its number among the question's samples.
+  """
+
+  number: int
+  sample: int
+
+
 class RightTrainingRows:
   """Picks the rows to train on, and counts the others by reason.
 
@@ -128,21 +142,46 @@ class RightTrainingRows:
     self._index = index
     self._rule = rule
     self._keep_truncated = keep_truncated
-    self._seen: set[tuple[int, int]] = set()
+    self._seen: set[Picked] = set()
     self.dropped: collections.Counter[str] = collections.Counter()
 
-  def pick(self, row: columnar.Row) -> int | None:
-    """Returns the number of a row's question; None if the row is dropped."""
+  def pick(self, row: columnar.Row) -> Picked | None:
+    """Returns a row's question and sample; None if the row is dropped."""
     reason, number = _judge(row, self._index, self._rule)
     if number is not None and not self._keep_truncated:
       reason = schema.why_unfinished(row.head, len(row.steps)) or reason
-    if reason is None and (number, row.head.sample) in self._seen:
-      reason = REPEATED
+    picked = None
+    if reason is None:
+      asked = self._index.file_order[number].question_id
+      picked = Picked(number, _sample_number(row.head, {asked, number}))
+      reason = REPEATED if picked in self._seen else None
     if reason is not None:
       self.dropped[reason] += 1
       return None
-    self._seen.add((number, row.head.sample))
-    return number
+    self._seen.add(picked)
+    return picked
+
+
+def _sample_number(
+  head: schema.RecordHead, question_ids: Collection[str | int]
+) -> int:
+  """Returns a record's number among the samples of its question.
+
+  Records of one question may have ids of their own: each request of a batch
+  file has one, and a file may ask a question twice. Their samples are numbered
+  by id, and get numbers here that depend on the record alone, so that workers
+  which filter in parallel agree.
+
+  Args:
+    head: The record's ids.
+    question_ids: The ids of the question itself; the samples of a record with
+      one of them keep their numbers.
+  """
+  if head.question_id in question_ids:
+    return head.sample
+  name = f"{head.question_id}#{head.sample}"
+  digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+  return int.from_bytes(digest[:6])
 
 
 def _judge(

@@ -9,6 +9,7 @@ raise its error.
 import base64
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -88,9 +89,10 @@ def parse(line: Line) -> Row:
       raise ValueError(row["v"])
     schema.check_fields(row)
   except (KeyError, TypeError, ValueError, RecursionError):
-    # Raises the error that describes what is invalid.
+    # Raises the error that describes what is invalid; nothing is if only orjson
+    # cannot represent a number.
     schema.from_json_line(line.text, line.where)
-    raise
+    row = json.loads(line.text)
   head = schema.RecordHead(
     question_id=row["question_id"],
     sample=row["sample"],

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.files import reading
-from specialize_jax.records import schema
+from specialize_jax.records import escaped_bytes, schema
 
 _PROMPT_TAIL = (" step", "\n")
 _STOPS = (("\n", "\n"), ("\n\n", "\n"))
@@ -43,12 +43,12 @@ def read(file: pathlib.Path) -> Iterator[schema.TeacherRecord]:
 
 def _record(entry: Mapping) -> schema.TeacherRecord:
   """Converts an entry to a record without question and answer."""
-  if not isinstance(entry["question_id"], (str, int)):
+  if type(entry["question_id"]) not in (str, int):
     raise TypeError(f"question_id is {entry['question_id']!r}")
+  if type(entry["sample"]) is not int:
+    raise TypeError(f"sample is {entry['sample']!r}")
   return to_record(
-    entry["steps"],
-    question_id=entry["question_id"],
-    sample=int(entry["sample"]),
+    entry["steps"], question_id=entry["question_id"], sample=entry["sample"]
   )
 
 
@@ -78,14 +78,19 @@ def to_record(
   tokens = [step[0][0] for step in steps]
   tail = _PROMPT_TAIL if tuple(tokens[:2]) == _PROMPT_TAIL else ()
   stop = tuple(tokens[-2:]) if tuple(tokens[-2:]) in _STOPS else ()
-  kept = steps[len(tail) : len(steps) - len(stop)]
+  kept = tuple(
+    escaped_bytes.decoded(to_step(step))
+    for step in steps[len(tail) : len(steps) - len(stop)]
+  )
   return schema.TeacherRecord(
     question_id=question_id,
     sample=sample,
     question=question,
     gold_answer=gold_answer,
-    text="".join(step[0][0] for step in kept),
-    steps=tuple(to_step(step) for step in kept),
+    text=b"".join(step.spelling for step in kept).decode(
+      "utf-8", errors="surrogatepass"
+    ),
+    steps=kept,
     finish_reason="stop" if stop else schema.UNKNOWN_FINISH,
     request={"prompt_tail": list(tail), "stop": list(stop)},
     verdicts={},
@@ -99,6 +104,9 @@ def to_step(step: Sequence[tuple[str, float]]) -> schema.TeacherStep:
     TypeError, ValueError: it is not a list of tokens and probabilities.
   """
   (token, prob), *top = step
+  names = [token, *(candidate for candidate, _ in top)]
+  if not all(isinstance(name, str) for name in names):
+    raise TypeError(f"a token is not a string in {names!r}")
   return schema.TeacherStep(
     token=token,
     log_prob=_log(prob),

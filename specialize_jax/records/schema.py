@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 
+MAX_ID = (1 << 63) - 1  # other programs parse larger integers as floats
 SCHEMA_VERSION = 1
 
 NUM_CANDIDATES = 5

@@ -221,16 +221,27 @@ class RecordWriter:
     self._failure: Exception | None = None
     self.num_durable = 0
 
+  @property
+  def is_empty(self) -> bool:
+    """Whether the store has no record, and none is to be written."""
+    return not self._durable_bytes and not self._lines
+
   def append(self, record: schema.TeacherRecord) -> None:
     """Appends a record.
 
     Raises:
-      UserError: the record's tokens do not spell its text, or the disk is
-        full.
+      UserError: the record's tokens do not spell its text, it is too large to
+        be read again, or the disk is full.
     """
     schema.check_spelling(record)
     text = seals.sealed(schema.to_json_line(record))
     line = text.encode("utf-8") + b"\n"
+    if len(line) > reading.MAX_ROW_SIZE:
+      raise errors.UserError(
+        f"question {record.question_id!r}, sample {record.sample}: the record"
+        f" has {len(line):,} bytes, and a store's lines at most"
+        f" {reading.MAX_ROW_SIZE:,}; ask for fewer tokens or alternatives"
+      )
     self._lines.append(line)
     self._pending_bytes += len(line)
     if self._pending_bytes > _MAX_PENDING_BYTES:
@@ -252,8 +263,8 @@ class RecordWriter:
         self._write(b"".join(lines))
         os.fsync(self._stream.fileno())
       except OSError as error:
-        self._stream.truncate(self._durable_bytes)
         self._failure = _write_error(self._file, error)
+        self._stream.truncate(self._durable_bytes)
         raise self._failure from error
       self._durable_bytes = self._stream.tell()
       self.num_durable += len(lines)

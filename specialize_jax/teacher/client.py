@@ -4,7 +4,8 @@ A request is retried a limited number of times, with exponential backoff and
 jitter, after status 408, 409, 425, 429 or 5xx (respecting `Retry-After`), a
 timeout, or a connection error. An unusable response has been paid for, so it is
 retried a few times only, or not at all if the server will always respond like
-that. Any other status stops the run with the server's message.
+that. Status 400, 413 or 422 may be due to one prompt, which is given up. Any
+other status stops the run with the server's message.
 
 The command reads the key from the environment. It is sent in a single header to
 the address that the user specified, and removed from the server's messages.
@@ -34,6 +35,9 @@ Endpoint = Literal["completions", "chat"]
 
 _PATHS = {"completions": "completions", "chat": "chat/completions"}
 _RETRIED = frozenset((408, 409, 425, 429))
+# The prompt may be too long or unwanted, and others not; or the request has a
+# field that the endpoint refuses in all.
+_OF_PROMPTS = frozenset((400, 413, 422))
 # Attempts while the endpoint has never responded: it is then more likely
 # misconfigured than temporarily unavailable.
 _FIRST_ATTEMPTS = 3
@@ -54,7 +58,16 @@ HOW_TO_GET_LOG_PROBS = (
 
 
 class GivenUpError(Exception):
-  """All attempts of a request failed; the message is the last reason."""
+  """All attempts of a request failed; the message is the last reason.
+
+  Attributes:
+    may_be_prompts: Whether the reason may be this prompt alone: the endpoint
+      answers others, or has answered this one unusably.
+  """
+
+  def __init__(self, words: str, *, may_be_prompts: bool = False) -> None:
+    super().__init__(words)
+    self.may_be_prompts = may_be_prompts
 
 
 class _FaultError(Exception):
@@ -67,11 +80,13 @@ class _FaultError(Exception):
     wait_seconds: float = 0,
     *,
     is_settled: bool = False,
+    may_be_prompts: bool = False,
   ) -> None:
     super().__init__(words)
     self.kind = kind
     self.wait_seconds = wait_seconds
     self.is_settled = is_settled
+    self.may_be_prompts = may_be_prompts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,16 +138,21 @@ class Sampling:
     body |= self.extra
     return {name: value for name, value in body.items() if value is not None}
 
+  @property
+  def longest_sample(self) -> int:
+    """The maximum length of a sample in tokens, which `extra` may replace."""
+    extra = [self.extra.get(name) for name in _TOKEN_LIMITS]
+    given = [one for one in extra if type(one) is int]
+    replaced = "max_tokens" in self.extra
+    return max([*given, *(() if replaced and given else (self.max_tokens,))])
+
   def longest_answer_bytes(self, num_samples: int) -> int:
     """Returns the maximum size of a response, in bytes.
 
     A token or an alternative has about 100 bytes of JSON, including its bytes
     in decimal; the limit is a kilobyte for each.
     """
-    asked = [self.max_tokens]
-    asked += [self.extra.get(name) for name in _TOKEN_LIMITS]
-    num_tokens = max(one for one in asked if type(one) is int)
-    candidates = num_samples * num_tokens * (1 + self.top_logprobs)
+    candidates = num_samples * self.longest_sample * (1 + self.top_logprobs)
     return _LEAST_ANSWER_BYTES + 1024 * candidates
 
   def description(self) -> dict[str, object]:
@@ -202,21 +222,29 @@ class Client:
       headers["authorization"] = f"Bearer {_checked_key(connection.key)}"
     # One httpx client per connection: httpx searches all connections of a
     # client for every request, which for 32 takes longer than the request.
-    context = httpx.create_ssl_context()
-    self._free = [
-      httpx.AsyncClient(
-        headers=headers,
-        follow_redirects=False,  # the key must not be sent elsewhere
-        timeout=connection.timeout_seconds,
-        verify=context,
-        limits=httpx.Limits(max_connections=1),
-      )
-      for _ in range(connection.concurrency)
-    ]
+    try:
+      context = httpx.create_ssl_context()
+      self._free = [
+        httpx.AsyncClient(
+          headers=headers,
+          follow_redirects=False,  # the key must not be sent elsewhere
+          timeout=connection.timeout_seconds,
+          verify=context,
+          limits=httpx.Limits(max_connections=1),
+        )
+        for _ in range(connection.concurrency)
+      ]
+    except (ImportError, OSError, ValueError) as error:
+      raise errors.UserError(
+        "the environment's proxy or certificates cannot be used"
+        f" ({type(error).__name__}: {error}): correct or unset ALL_PROXY,"
+        " HTTPS_PROXY, HTTP_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+      ) from error
     self._closing = contextlib.AsyncExitStack()
     self._requests = limits.RateLimit(connection.requests_per_minute)
     self._tokens = limits.RateLimit(connection.tokens_per_minute)
     self._answered = False
+    self._has_given_up = False
     self._stopping = asyncio.Event()
 
   async def __aenter__(self) -> Self:
@@ -275,9 +303,12 @@ class Client:
         raise errors.UserError(
           f"{self._url}: {fault}; {HOW_TO_GET_LOG_PROBS}"
         ) from fault
-      if fault.is_settled and not self._answered:
+      if fault.is_settled and not self._answered and not fault.may_be_prompts:
         raise errors.UserError(f"{self._url}: {fault}") from fault
-      raise GivenUpError(f"{self._url}: {fault}") from fault
+      self._has_given_up = True
+      raise GivenUpError(
+        f"{self._url}: {fault}", may_be_prompts=fault.may_be_prompts
+      ) from fault
 
   async def _attempt(
     self, content: bytes, num_samples: int, expected_tokens: int
@@ -285,6 +316,8 @@ class Client:
     """Sends a request once, and validates the response."""
     await self._requests.acquire()
     await self._tokens.acquire(expected_tokens)
+    if self._stopping.is_set():
+      raise _FaultError("the run has ended", "not sent", is_settled=True)
     http = self._free.pop()  # the most recently used, with an open connection
     longest = self.sampling.longest_answer_bytes(num_samples)
     try:
@@ -338,6 +371,7 @@ class Client:
         f"the server's answer is not what was asked for: {error}",
         "bad answer",
         is_settled=isinstance(error, responses.SettledError),
+        may_be_prompts=not isinstance(error, responses.SettledError),
       ) from error
 
   def _refused(self, answer: httpx.Response, content: bytes) -> Exception:
@@ -358,9 +392,12 @@ class Client:
       )
     healable = status in _RETRIED or status >= 500
     if "insufficient_quota" in words or not healable:
-      return errors.UserError(
-        f"{self._url} answered {said}{_hint(status, words)}"
-      )
+      whole = f"{said}{_hint(status, words)}"
+      if status in _OF_PROMPTS and "insufficient_quota" not in words:
+        return self._fault(
+          whole, f"HTTP {status}", is_settled=True, may_be_prompts=True
+        )
+      return errors.UserError(f"{self._url} answered {whole}")
     seconds = limits.retry_after_seconds(answer.headers.get("retry-after"))
     if seconds > self._connection.max_wait_seconds:
       return errors.UserError(
@@ -376,10 +413,15 @@ class Client:
     wait_seconds: float = 0,
     *,
     is_settled: bool = False,
+    may_be_prompts: bool = False,
   ) -> _FaultError:
     self.faults[kind] += 1
     return _FaultError(
-      self._redact(words), kind, wait_seconds, is_settled=is_settled
+      self._redact(words),
+      kind,
+      wait_seconds,
+      is_settled=is_settled,
+      may_be_prompts=may_be_prompts,
     )
 
   def _redact(self, text: str) -> str:
@@ -395,6 +437,8 @@ class Client:
     if not self._answered and fault.kind == "broken connection":
       allowed = min(allowed, _FIRST_ATTEMPTS)
     paid = _PAID_ATTEMPTS if self._answered else _FIRST_ATTEMPTS
+    if self._has_given_up and not self._answered:
+      paid = 1  # is another prompt answered?
     return (
       self._stopping.is_set()
       or fault.is_settled
@@ -440,6 +484,10 @@ def _checked_url(base_url: str, path: str) -> str:
     raise errors.UserError(
       f"--base_url={base_url} is not an address; expected one such as"
       " http://localhost:8000/v1"
+    )
+  if url.port is not None and not 0 < url.port < 1 << 16:
+    raise errors.UserError(
+      f"--base_url={base_url}: {url.port} is no port; expected 1 to 65535"
     )
   root = url.path.rstrip("/") or "/v1"
   return str(url.copy_with(path=f"{root}/{path}"))

@@ -24,8 +24,11 @@ from specialize_jax.teacher import (
 
 _MAX_WORDS = 300
 _MAX_DEPTH = 20
+_NOT_STORED = frozenset(("messages", "prompt", "headers", standing.USAGE))
+_SECRET = re.compile(
+  "api.?key|authorization|token$|password|secret|headers", re.IGNORECASE
+)
 _FIRST_ERROR = 400  # of HTTP's statuses
-_MAX_ID = 1 << 63  # other programs parse larger integers as floats
 
 _LIST_OF_OBJECTS = re.compile(rb"\[\s*\{")
 
@@ -202,7 +205,7 @@ def _row_head(number: int, row: Mapping) -> dict[str, str | int]:
     ResponseError: the row has no question id.
   """
   question_id = row.get("question_id", row.get("custom_id", number - 1))
-  is_number = type(question_id) is int and abs(question_id) < _MAX_ID
+  is_number = type(question_id) is int and abs(question_id) <= schema.MAX_ID
   if not is_number and not isinstance(question_id, str):
     raise responses.ResponseError(
       f"question_id is {responses.shown(question_id)}; expected a name or a"
@@ -277,14 +280,24 @@ def _request(row: Mapping, body: object) -> dict[str, object]:
 
   Values that are not valid JSON (such as NaN) are omitted.
   """
-  request = row.get("request")
-  request = dict(request) if isinstance(request, dict) else {}
-  # Prompts are long, and a key must not be stored.
-  for name in ("messages", "prompt", "headers", standing.USAGE):
-    request.pop(name, None)
+  request = _without_secrets(row.get("request"))
   if isinstance(body, dict) and isinstance(body.get("model"), str):
     request["model"] = body["model"]
   return {name: value for name, value in request.items() if _is_json(value)}
+
+
+def _without_secrets(request: object) -> dict[str, object]:
+  """Returns a request without prompts, which are long, and without keys."""
+  if not isinstance(request, dict):
+    return {}
+  kept = {
+    name: value
+    for name, value in request.items()
+    if name not in _NOT_STORED and not _SECRET.search(str(name))
+  }
+  if "body" in kept:
+    kept["body"] = _without_secrets(kept["body"])
+  return kept
 
 
 def _is_json(value: object, depth: int = 0) -> bool:
@@ -315,19 +328,9 @@ def _released(sample: released_text.Sample) -> schema.TeacherRecord | str:
       question=sample.question,
       gold_answer=_bare(sample.answer),
     )
-    record = _with_bytes(record)
     if record.finish_reason == "stop":
       return record
     text, steps = spelling.fit(sample.text.strip(), record.steps)
   except (IndexError, TypeError, ValueError) as error:
     return f"its tokens do not spell its text ({type(error).__name__})"
-  return dataclasses.replace(record, text=text, steps=steps)
-
-
-def _with_bytes(record: schema.TeacherRecord) -> schema.TeacherRecord:
-  """Decodes tokens that the API wrote as escaped bytes."""
-  steps = tuple(map(responses.with_spelt_bytes, record.steps))
-  if steps == record.steps:
-    return record
-  text = b"".join(step.spelling for step in steps).decode("utf-8")
   return dataclasses.replace(record, text=text, steps=steps)

@@ -105,8 +105,9 @@ class Budget:
 
   A request is sent only if its maximum usage is within the remaining budget,
   possibly after waiting until pending requests return unused parts of theirs.
-  The limits are thus never exceeded, if prompt tokens were estimated correctly,
-  and a run stops within one request of them.
+  The limits are thus not exceeded by answers that are stored, if prompt tokens
+  were estimated correctly, and a run stops within one request of them. Answers
+  that are unusable are counted in no limit.
   """
 
   def __init__(self, limits: Limits, spent: Usage) -> None:
@@ -161,7 +162,7 @@ def retry_after_seconds(value: str | None) -> float:
   except ValueError:
     try:
       date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
       return 0.0
     if date.tzinfo is None:
       date = date.replace(tzinfo=datetime.UTC)

@@ -72,11 +72,14 @@ def num_tokens(body: object) -> tuple[object, object]:
 
 
 def _choice(
-  text: object, entries: object, finish_reason: object, **message: object
+  text: object,
+  entries: object,
+  finish_reason: object,
+  message: Mapping[str, object] | None = None,
 ) -> Choice:
   return {
     "text": text,
-    "message": message or None,
+    "message": dict(message) if message else None,
     "logprobs": {"content": entries} if entries else None,
     "finish_reason": finish_reason,
   }
@@ -131,13 +134,14 @@ def _ollama(body: Mapping) -> list[Choice]:
   if body.get("done") is False:
     return [CHUNK]
   message = body.get("message")
+  message = message if isinstance(message, Mapping) else None
   text = message.get("content") if message else body.get("response")
   if _is_last_chunk(text, body.get("eval_count")):
     return [CHUNK]
   reason = body.get("done_reason")
-  if isinstance(message, Mapping):
+  if message is not None:
     return [
-      _choice(None, body.get("logprobs"), reason, **message)
+      _choice(None, body.get("logprobs"), reason, message)
       if message
       else _choice("", body.get("logprobs"), reason)
     ]
@@ -223,7 +227,9 @@ def _gemini(body: Mapping) -> list[Choice]:
       for one in (parts if isinstance(parts, list) else ())
     ]
     found.append(
-      _choice(None, entries, candidate.get("finishReason"), content=thoughts)
+      _choice(
+        None, entries, candidate.get("finishReason"), {"content": thoughts}
+      )
     )
   return found
 
@@ -281,13 +287,20 @@ def _has(**kinds: type) -> Callable[[Mapping], bool]:
   )
 
 
+def _is_ollama_chat(body: Mapping) -> bool:
+  if not _has(message=dict, done=bool)(body):
+    return False
+  message = body["message"]
+  return not message or isinstance(message.get("content"), str)
+
+
 _READERS: Sequence[
   tuple[Callable[[Mapping], bool], Callable[[Mapping], list[Choice]]]
 ] = (
   (_has(content=str, completion_probabilities=list), _llama_cpp),
   (_has(content=str, tokens_predicted=int), _llama_cpp),
   (_has(response=str, done=bool), _ollama),
-  (_has(message=dict, done=bool), _ollama),
+  (_is_ollama_chat, _ollama),
   (_has(generated_text=str, details=dict), _tgi),
   (_has(text=str, meta_info=dict), _sglang),
   (

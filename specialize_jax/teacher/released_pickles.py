@@ -184,7 +184,7 @@ def _piece_steps(
   """
   text = text.strip()
   made, position = [], 0
-  pieces = [next(iter(step)) for step in steps]
+  pieces = [next(iter(step), None) for step in steps]
   for number, (piece, step) in enumerate(zip(pieces, steps, strict=True)):
     body = piece.replace(_BOUNDARY, " ").lstrip()
     start = position

@@ -26,10 +26,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from specialize_jax.records import schema, special_tokens
+from specialize_jax.records import escaped_bytes, schema, special_tokens
 from specialize_jax.teacher import alphabets, native_responses, spelling
 
-_OPENAI_BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
 _TOKEN_ID = re.compile(r"token_id:\d+")
 _SPECIAL = re.compile(r"(<[^<>\s]+>|\[[A-Z_/]+\]|\s*)")
 # The ends of reasoning if its tokens are returned (DeepSeek and Qwen, gpt-oss,
@@ -49,6 +48,7 @@ _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 # the tokens.
 _MAX_TOKENS_AFTER_TEXT = 32
 _MAX_WORDS = 300
+_MAX_ERROR_DEPTH = 8
 
 NO_REASONING = (
   "ask for answers without reasoning, for instance with --extra_body="
@@ -219,15 +219,24 @@ def server_message(said: object) -> str | None:
     'too long (length)'
     >>> server_message({"choices": [], "error": None})
   """
+  return _message_in(said, depth=0)
+
+
+def _message_in(said: object, *, depth: int) -> str | None:
   for name in ("error", "message", "detail", "msg"):
     found = said.get(name) if isinstance(said, dict) else None
     if not found or (name in ("message", "msg") and not isinstance(found, str)):
       continue
     code = said.get("code")
+    if isinstance(found, dict | list) and depth >= _MAX_ERROR_DEPTH:
+      return "an error within an error"
     if isinstance(found, dict):
-      return server_message(found) or _in_one_line(repr(found))
+      return _message_in(found, depth=depth + 1) or _in_one_line(repr(found))
     if isinstance(found, list):
-      parts = [server_message(one) or _in_one_line(repr(one)) for one in found]
+      parts = [
+        _message_in(one, depth=depth + 1) or _in_one_line(repr(one))
+        for one in found
+      ]
       return "; ".join(parts)
     words = _in_one_line(str(found))
     return f"{words} ({code})" if isinstance(code, str) else words
@@ -236,6 +245,17 @@ def server_message(said: object) -> str | None:
 
 def _in_one_line(text: str) -> str:
   return " ".join(text.split())
+
+
+def _is_of_responses_api(body: object) -> bool:
+  """Returns whether it is the Responses API, and not just any `output`."""
+  if not isinstance(body, dict) or "choices" in body or body.get("error"):
+    return False
+  output = body.get("output")
+  return isinstance(output, list) and (
+    body.get("object") == "response"
+    or any(isinstance(one, dict) and "type" in one for one in output)
+  )
 
 
 def _of_responses_api(body: Mapping) -> dict[str, object]:
@@ -277,12 +297,7 @@ def _choices(body: object) -> list:
   native = native_responses.choices(body)
   if native is not None:
     return native
-  if (
-    isinstance(body, dict)
-    and isinstance(body.get("output"), list)
-    and "choices" not in body
-    and not body.get("error")
-  ):
+  if _is_of_responses_api(body):
     return [_of_responses_api(body)]
   if isinstance(body, dict) and isinstance(body.get("choices"), list):
     if body["choices"]:
@@ -569,38 +584,9 @@ def _to_steps(
         steps, spelt or [None] * len(steps), others.cut_bytes(), strict=True
       )
     ]
-  if _OPENAI_BYTES.search("".join(tokens + others.names)):
-    steps = list(map(with_spelt_bytes, steps))
+  if escaped_bytes.ANY.search("".join(tokens + others.names)):
+    steps = list(map(escaped_bytes.decoded, steps))
   return tuple(steps)
-
-
-def with_spelt_bytes(step: schema.TeacherStep) -> schema.TeacherStep:
-  r"""Decodes tokens that are written as escaped bytes.
-
-  Bytes that the step already has are kept.
-
-  Example: the token `bytes:\xe2\x82` has the bytes e2 82.
-  """
-  given = step.top_bytes or (None,) * len(step.top)
-  token_bytes = step.token_bytes
-  if token_bytes is None:
-    token_bytes = _spelt_bytes(step.token)
-  top_bytes = tuple(
-    [
-      _spelt_bytes(name) if known is None else known
-      for (name, _), known in zip(step.top, given, strict=True)
-    ]
-  )
-  return dataclasses.replace(
-    step,
-    token_bytes=token_bytes,
-    top_bytes=_any_of(top_bytes),
-  )
-
-
-def _spelt_bytes(token: str) -> bytes | None:
-  match = _OPENAI_BYTES.fullmatch(token)
-  return bytes.fromhex(match[1].replace("\\x", "")) if match else None
 
 
 def _candidates(

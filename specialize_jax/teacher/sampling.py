@@ -119,14 +119,16 @@ class Sampler:
     self._bytes_a_token = _BYTES_A_TOKEN
     self._given_up: list[str] = []
     self._given_up_in_a_row = 0
+    self._may_be_prompts = False
     self._exhausted = False
     self._failure: BaseException | None = None
 
   async def run(self, now: standing.Standing, concurrency: int) -> Outcome:
     """Requests all missing samples.
 
-    Until the first question is answered there are no concurrent requests, so
-    that a single request detects a misconfigured endpoint.
+    Until a question is answered there are no concurrent requests, so that a
+    single request detects a misconfigured endpoint. A question that may have
+    failed for its own prompt is followed by the next.
 
     Args:
       now: The state of the store; updated.
@@ -137,10 +139,15 @@ class Sampler:
     """
     self._budget = limits.Budget(self._limits, now.spent)
     todo = iter(now.missing)
-    await self._work(now, todo, at_most=1)
-    self._raise_failure()
-    if self._given_up and not self._exhausted:
-      raise errors.UserError(f"the first question failed: {self._given_up[0]}")
+    for number in range(1, len(now.missing) + 1):
+      await self._work(now, todo, at_most=1)
+      self._raise_failure()
+      if len(self._given_up) < number or self._exhausted:
+        break
+      if not self._may_be_prompts or number == len(now.missing):
+        raise errors.UserError(
+          f"the first question failed: {self._given_up[0]}"
+        )
     async with asyncio.TaskGroup() as workers:
       for _ in range(min(concurrency, len(now.missing))):
         workers.create_task(self._work(now, todo))
@@ -168,6 +175,7 @@ class Sampler:
         self._given_up_in_a_row = 0
       except client.GivenUpError as error:
         self._given_up.append(str(error))
+        self._may_be_prompts = error.may_be_prompts
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= _MAX_GIVEN_UP_IN_A_ROW:
           self._fail(
@@ -197,10 +205,13 @@ class Sampler:
       reserved = await self._budget.reserve(
         min(len(missing), self._samples_per_request),
         prompt_tokens=round(size / self._bytes_a_token),
-        max_tokens=self._teacher.sampling.max_tokens,
+        max_tokens=self._teacher.sampling.longest_sample,
       )
       if reserved is None:
         self._exhausted = True
+        return
+      if self._failure is not None:  # while this question waited
+        await self._budget.settle(reserved, limits.Usage())
         return
       used = limits.Usage()
       try:
@@ -234,7 +245,10 @@ class Sampler:
         reserved.prompt_tokens if prompt_tokens is None else prompt_tokens
       ),
       completion_tokens=(
-        counted if completion_tokens is None else completion_tokens
+        # Some servers count one choice of several.
+        counted
+        if completion_tokens is None
+        else max(counted, completion_tokens)
       ),
     )
 

@@ -23,8 +23,10 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
   r"""Returns the text that the tokens spell, and those tokens.
 
   Keeps the tokens that begin within the text, and the white space before it. A
-  last token that extends beyond the text, as `".\n\n"` does if `"\n\n"` is a
-  stop sequence, is kept whole. Tokens at the end that leave a character
+  last token that extends beyond the text by white space, as `".\n\n"` does if
+  `"\n\n"` is a stop sequence, is kept whole. One that extends beyond it by
+  other characters, as `" ###"` does if `"###"` is one, is removed if only white
+  space of it is within the text. Tokens at the end that leave a character
   incomplete, for example at the maximum number of tokens, are removed.
 
   Args:
@@ -32,7 +34,8 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
     steps: Its tokens, in order.
 
   Raises:
-    MisspeltError: the text is not in the tokens.
+    MisspeltError: the text is not in the tokens, or ends within a token that
+      goes on with other characters.
 
   Example: for the text "72." and the tokens "\n", "72", ".\n\n" and "</s>",
   returns "\n72.\n\n" and the first three tokens.
@@ -61,6 +64,17 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
       break
     kept.append(step)
     position += len(step.spelling)
+  if position > end and kept:
+    spelling = kept[-1].spelling
+    within = spelling[: len(spelling) - (position - end)]
+    beyond = spelling[len(within) :].decode("utf-8", errors="ignore")
+    if beyond.strip():
+      if within.strip():
+        raise MisspeltError(
+          f"the text ends within the token {_shown(spelling)}, whose rest"
+          " would be learned, too"
+        )
+      kept.pop()
   return _whole_characters(kept)
 
 

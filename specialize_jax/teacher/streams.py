@@ -162,7 +162,7 @@ class _Answers:
 
 def _is_preamble(row: Mapping) -> bool:
   """Returns whether a row is Azure's verdict on the prompt, not a chunk."""
-  return row.get("choices") == [] and not row.get("id") and "error" not in row
+  return row.get("choices") == [] and "prompt_filter_results" in row
 
 
 def _is_chunk(event: Mapping) -> bool:

@@ -71,7 +71,7 @@ def test_a_server_that_refuses_log_probs_is_not_asked_again(teach, status):
 
 @pytest.mark.parametrize(
   ("status", "hint"),
-  [("400", "no to"), ("401", "--api_key_env"), ("404", "check --base_url")],
+  [("401", "--api_key_env"), ("404", "check --base_url")],
 )
 def test_what_cannot_heal_stops_the_run_in_the_servers_words(
   teach, monkeypatch, status, hint
@@ -158,10 +158,10 @@ def test_a_shape_that_is_the_servers_way_is_paid_for_once(teach):
   assert not teach.store.exists()
 
 
-def test_answers_that_cannot_be_used_are_paid_for_three_times_at_most(teach):
+def test_answers_that_cannot_be_used_are_paid_for_a_few_times_only(teach):
   with local_teacher.started("--script=" + ",".join(["spaced"] * 9)) as url:
     check_refused(teach(url, "--endpoint=chat", *HASTY), "the tokens spell")
-    assert local_teacher.stats(url)["requests"] == 3
+    assert local_teacher.stats(url)["requests"] == 3 + 4  # and four others once
   # Once others could be used, five times, and no question more than that.
   with local_teacher.started("--script=ok" + ",spaced" * 25) as url:
     result = teach(url, "--endpoint=chat", "--concurrency=1", *HASTY)
@@ -170,7 +170,32 @@ def test_answers_that_cannot_be_used_are_paid_for_three_times_at_most(teach):
   assert len(list(store.read_records(teach.store))) == 4
 
 
-@pytest.mark.parametrize("status", ["400", "405", "410", "413", "422", "451"])
+@pytest.mark.parametrize("status", ["400", "413", "422", "no_choices"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_prompt_that_is_refused_is_given_up_and_others_are_asked(
+  teach, status, place
+):
+  """It may be too long; the next run asks for it first, and goes on, too."""
+  # An answer without a choice is asked for again, as often as it may be.
+  times = 1 if status.isdigit() else (3 if place == 0 else 5)
+  script = ",".join(["ok"] * place + [status] * times)
+  with local_teacher.started(f"--script={script}") as url:
+    status_code, out, err = teach(url, "--concurrency=1", *HASTY)
+  assert status_code == 2
+  assert "44 of 48 samples" in out
+  assert "4 of 48 samples are missing: 1 questions were given up" in err
+  assert f"HTTP {status}" in err or "no choice" in err
+  assert len(list(store.read_records(teach.store))) == 44
+
+
+def test_a_request_that_is_refused_for_all_prompts_ends_the_run(teach):
+  with local_teacher.started("--script=" + ",".join(["400"] * 9)) as url:
+    check_refused(teach(url), "5 questions in a row failed", "HTTP 400")
+    assert local_teacher.stats(url)["requests"] == 5
+  assert not teach.store.exists()
+
+
+@pytest.mark.parametrize("status", ["405", "410", "451"])
 def test_a_status_that_cannot_heal_is_paid_for_once(teach, status):
   with local_teacher.started(f"--script={status}") as url:
     check_refused(teach(url), f"HTTP {status}")
@@ -197,7 +222,8 @@ def test_a_status_that_may_heal_is_asked_again(teach, status):
 def test_what_a_server_will_not_take_is_told_with_the_way_out(
   teach, words, hint
 ):
-  with local_teacher.started("--script=400", f"--words={words}") as url:
+  script = "--script=" + ",".join(["400"] * 5)
+  with local_teacher.started(script, f"--words={words}") as url:
     check_refused(teach(url), words, hint)
 
 
@@ -344,6 +370,9 @@ def test_a_question_that_was_changed_is_not_gone_on_with(
     (["--extra_body={"], "--extra_body is not JSON"),
     (['--extra_body={"stream": true}'], "stream=True, and answers are read"),
     (['--extra_body={"echo": true}'], "echo=True, and a record holds no"),
+    (['--extra_body={"n": 40}'], "n=40, and --samples_per_request says"),
+    (['--extra_body={"x": NaN}'], "NaN is no number of JSON"),
+    (["--base_url=http://localhost:99999/v1"], "99999 is no port"),
     (["--max_cost=1"], "--max_cost needs --prompt_price"),
     (["--questions=nowhere.jsonl"], "nowhere.jsonl"),
   ],
@@ -364,11 +393,35 @@ def test_a_bad_flag_is_named_before_anything_is_written(teach, flags, message):
       '{"question": "a?", "answer": "1", "question_id": 3}\n' * 2,
       "two questions have the id 3",
     ),
+    ('{"question": null, "answer": "1"}\n', "'question' is null"),
+    ('{"question": ["a"], "answer": "1"}\n', "expected a string"),
+    ('{"question": " ", "answer": "1"}\n', "'question' is empty"),
+    ('{"question": "\\ud800?", "answer": "1"}\n', "surrogate pair"),
+    (
+      '{"question": "a?", "answer": "1", "question_id": true}\n',
+      "question_id is True",
+    ),
+    (
+      f'{{"question": "a?", "answer": "1", "question_id": {10**25}}}\n',
+      "whole number of 64 bits",
+    ),
   ],
 )
 def test_bad_questions_are_named(teach, questions, rows, message):
   questions.write_text(rows)
   check_refused(teach("http://127.0.0.1:9/v1"), message)
+  assert not teach.store.exists()
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("ALL_PROXY", "socks://localhost:1"), ("SSL_CERT_FILE", "/no/such/file")],
+)
+def test_an_environment_that_httpx_refuses_is_one_sentence(
+  teach, monkeypatch, name, value
+):
+  monkeypatch.setenv(name, value)
+  check_refused(teach("http://127.0.0.1:9/v1"), "cannot be used", name)
   assert not teach.store.exists()
 
 

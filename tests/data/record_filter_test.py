@@ -44,8 +44,8 @@ def kept(*records, keep_truncated=False):
   """Returns the numbers of the questions of what is kept, and the dropped."""
   picker = record_filter.RightTrainingRows(INDEX, keep_truncated=keep_truncated)
   rows = [columnar.parse(columnar.to_line(one, "here")) for one in records]
-  numbers = [picker.pick(row) for row in rows]
-  return [n for n in numbers if n is not None], dict(picker.dropped)
+  picked = [picker.pick(row) for row in rows]
+  return [one.number for one in picked if one], dict(picker.dropped)
 
 
 def test_a_right_record_gets_its_question():
@@ -59,6 +59,27 @@ def test_a_question_is_found_by_words_by_number_and_by_id():
     record(question_id="set/train/1", sample=1),
   )
   assert numbers == [0, 1, 1]
+
+
+def test_samples_of_a_question_under_several_ids_are_all_kept():
+  """A batch file has an id for each request, and each is sample 0 of its id."""
+  ids = ("set/train/1", "request-1", "request-2", 7)
+  rows = [
+    columnar.parse(
+      columnar.to_line(
+        record(question_id=name, question="What is 1 and so on?"), "here"
+      )
+    )
+    for name in (*ids, *ids)
+  ]
+  pickers = [record_filter.RightTrainingRows(INDEX) for _ in range(2)]
+  first = [pickers[0].pick(row) for row in rows]
+  assert [one.number for one in first[:4]] == [1] * 4
+  assert first[0].sample == 0 and len(set(first[:4])) == 4
+  assert first[4:] == [None] * 4
+  assert pickers[0].dropped == {record_filter.REPEATED: 4}
+  # Another worker, which reads another part of the store, numbers alike.
+  assert pickers[1].pick(rows[2]) == first[2]
 
 
 def test_of_questions_of_the_same_words_a_record_is_of_the_one_it_asks():

@@ -505,6 +505,18 @@ def test_a_saved_stream_gives_the_answers_that_it_brought(tmp_path):
   assert schema.why_unfinished(records[2], 2)
 
 
+def test_a_request_is_stored_without_its_keys_and_prompts(tmp_path, capsys):
+  request = {
+    "n": 2,
+    "api_key": "sk-1",
+    "extra_headers": {"Authorization": "Bearer sk-1"},
+    "body": {"top_p": 0.5, "messages": ["long"], "OPENAI_API_KEY": "sk-1"},
+  }
+  rows = [{"request": request, "choices": [legacy_choice("7")]}]
+  _, _, _, (record,) = imported(tmp_path, rows, capsys)
+  assert record.request == {"n": 2, "body": {"top_p": 0.5}}
+
+
 AZURE_PREAMBLE = {
   "id": "",
   "object": "",
@@ -712,6 +724,29 @@ def test_an_import_that_fails_leaves_nothing(tmp_path, capsys):
     ("a.json", "[", "a.json"),
     ("a.json", "[]", "gave no record"),
     ("a.json", '[{"question_id": 0}]', "a.json"),
+    (
+      "a.json",
+      '[{"question_id": 0, "sample": 1.7, "steps": [[["a", 1]]]}]',
+      "sample is 1.7",
+    ),
+    (
+      "a.json",
+      '[{"question_id": 0, "sample": 0, "steps": [[["a", 1], [8, 0.2]]]}]',
+      "a token is not a string",
+    ),
+    ("a.jsonl", '{"output": ["The", " answer"]}\n', "choices"),
+    ("a.jsonl", '{"output": []}\n', "choices"),
+    (
+      "a.jsonl",
+      '{"message": {"text": "7", "entries": 1}, "done": true}\n',
+      "a.jsonl",
+    ),
+    ("a.jsonl", '{"message": "x", "response": "7", "done": true}\n', "a.jsonl"),
+    (
+      "a.jsonl",
+      '{"error": ' * 900 + "1" + "}" * 900,
+      "an error within an error",
+    ),
   ],
 )
 def test_a_bad_input_is_one_sentence_and_leaves_nothing(

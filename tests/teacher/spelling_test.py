@@ -41,6 +41,13 @@ def test_the_docstrings_example():
   assert kept == ["\n", "72", ".\n\n"]
 
 
+def test_a_stop_within_a_token_is_not_learned():
+  assert fit("is 72 ", "is", " 72", " ###") == ("is 72", ["is", " 72"])
+  with pytest.raises(spelling.MisspeltError, match="ends within the token"):
+    fit("is 72", "is", " 72###")
+  assert fit("72.", "72", ".\n\n")[1] == ["72", ".\n\n"]
+
+
 def test_tokens_of_a_stop_go():
   assert fit("72", "72", "\n\n", "Q")[0] == "72"
   assert fit("", "\n\n") == ("", [])

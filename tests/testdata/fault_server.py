@@ -36,7 +36,16 @@ FAULTS = (
   "wrong_types",
 )
 # What no retry heals: not drawn at random, only scripted.
-HOSTILE = ("302", "bomb", "endless", "brotli", "reasoning", "stream", "spaced")
+HOSTILE = (
+  "302",
+  "bomb",
+  "endless",
+  "brotli",
+  "reasoning",
+  "stream",
+  "spaced",
+  "no_choices",
+)
 _SUM = re.compile(r"(\d+) \+ (\d+)")
 _PIECES = re.compile(r"\s?\S+|\s")
 _REASONS = {200: "OK", 429: "Too Many Requests"}
@@ -283,6 +292,8 @@ async def _attack(writer, fault, answer):
       choice["message"]["reasoning_content"] = "hm"
       choice["message"]["content"] += ", I think"
     await _send(writer, 200, json.dumps(said).encode())
+  if fault == "no_choices":
+    await _send(writer, 200, b'{"choices": []}')
   if fault == "spaced":  # tokens of no known alphabet
     answer = answer.replace(b'"token": " ', b'"token": "@')
     await _send(writer, 200, answer.replace(b'"bytes": [32', b'"bytes": [64'))
