@@ -140,6 +140,7 @@ class CheckpointManager:
         preservation_policy=self._policy(),
         best_fn=_score if self._keep_best else None,
         cleanup_tmp_directories=to_write,
+        **({} if to_write else _of_one_process()),
       ),
     )
 
@@ -233,9 +234,7 @@ class CheckpointManager:
       UserError: the steps are of another model, or none can be read.
     """
     passed_over: dict[int, Exception] = {}
-    unreadable = _unreadable_steps(self._directory)
-    processes.anywhere(False)  # a barrier: renames follow all reads
-    self._set_aside(list(unreadable))
+    self.set_unreadable_aside()
     for step in reversed(self.all_steps()):
       problem = restored = None
       try:
@@ -265,6 +264,15 @@ class CheckpointManager:
       f"{str(problem)[:300]}): give another MODEL_DIR, or move these away to "
       "begin anew."
     ) from problem
+
+  def set_unreadable_aside(self) -> None:
+    """Renames the steps whose list of contents or score is damaged.
+
+    Without it, Orbax can list no step. All processes of a run must call it.
+    """
+    unreadable = _unreadable_steps(self._directory)
+    processes.anywhere(False)  # a barrier: renames follow all reads
+    self._set_aside(list(unreadable))
 
   def _set_aside(self, steps: Sequence[int]) -> None:
     if not steps:
@@ -297,12 +305,19 @@ class CheckpointManager:
       FileNotFoundError, ValueError: it is damaged.
     """
     step = self._existing(step)
-    self._check_names(step, abstract_state)
-    # By the handlers, since the manager's own `restore` ends in a barrier, at
-    # which a process that can read waits for one that cannot.
-    state = contents.restore(
-      self._directory / str(step) / "state", abstract_state
-    )
+    state = problem = None
+    try:
+      self._check_names(step, abstract_state)
+      # By the handlers, since the manager's own `restore` ends in a barrier, at
+      # which a process that can read waits for one that cannot.
+      state = contents.restore(
+        self._directory / str(step) / "state", abstract_state
+      )
+    except Exception as error:
+      problem = error
+    # Digests are computed on all devices, so that all processes take part.
+    if processes.anywhere(problem is not None):
+      raise problem or damage.DamagedError("not on every host")
     damage.check(state, self._fingerprint(step)["state"])
     iterator_state, metadata = self._check_sums(step)
     logging.info("Restored step %d from %s", step, self._directory)
@@ -614,6 +629,23 @@ class CheckpointManager:
       only=only,
       where=f"{self._directory} holds a checkpoint (step {step})",
     )
+
+
+def _of_one_process() -> dict[str, Any]:
+  """Returns the options of a manager that waits for no other process.
+
+  Orbax's manager is a barrier of all processes otherwise, even to list steps,
+  which some commands do on the first process alone.
+  """
+  here = jax.process_index()
+  return {
+    "create": False,
+    "multiprocessing_options": ocp.options.MultiprocessingOptions(
+      primary_host=here,
+      active_processes={here},
+      barrier_sync_key_prefix=f"reader_{here}",
+    ),
+  }
 
 
 class _UnreadableStepsError(errors.UserError):

@@ -25,7 +25,7 @@ from specialize_jax.records import (
   tfds_builder,
 )
 
-_MAX_SHOWN = 500  # solved problems stored as demonstrations
+MAX_SHOWN = 500  # solved problems stored as demonstrations
 
 Lines = Iterable[columnar.Line]
 
@@ -170,7 +170,7 @@ class Stage:
     truncated = [picked[place][1] for place in places]
     for place, is_cut in zip(places, truncated, strict=True):
       number = picked[place][0].number
-      is_new = number not in self.shown and len(self.shown) < _MAX_SHOWN
+      is_new = number not in self.shown and len(self.shown) < MAX_SHOWN
       if is_new and not is_cut and not self._index.is_validation(number):
         self.shown[number] = kept[place].text.strip()
     rows = packed_rows.pack(
@@ -277,13 +277,7 @@ def prepare(
     )
   except tfds_builder.EmptyDatasetError as error:
     raise nothing_kept(preparation, tally.num_records, tally.dropped) from error
-  rows_shown = [
-    vars(dataclasses.replace(stage.questions[number], rationale=text))
-    for number, text in stage.shown.items()
-  ]
-  writing.write_rows(
-    epath.Path(path) / questions.DEMONSTRATIONS, rows_shown, sealed=True
-  )
+  write_demonstrations(path, stage, stage.shown)
   validation_path = write_validation(validation, stage, preparation)
   tally.kept -= len(validation)
   report = tally.report(
@@ -293,6 +287,25 @@ def prepare(
   )
   report["validation"] = len(validation)
   return Prepared(path=path, validation_path=validation_path, report=report)
+
+
+def write_demonstrations(
+  path: str | os.PathLike[str], stage: Stage, shown: Mapping[int, str]
+) -> None:
+  """Writes the teacher's solutions that in-context prompts may show.
+
+  Args:
+    path: The dataset's directory.
+    stage: A stage of the preparation.
+    shown: Rationales, by the number of their question.
+  """
+  rows = [
+    vars(dataclasses.replace(stage.questions[number], rationale=text))
+    for number, text in shown.items()
+  ]
+  writing.write_rows(
+    epath.Path(path) / questions.DEMONSTRATIONS, rows, sealed=True
+  )
 
 
 def write_validation(

@@ -28,6 +28,9 @@ from specialize_jax.records import columnar, packed_rows, store, tfds_builder
 
 _LINES_TOGETHER = 1024
 
+_Outcome = tuple[list[packed_rows.PackedRow], preparation.Tally, dict[int, str]]
+"""The rows of a batch of lines, their tally and new demonstrations."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runner:
@@ -50,6 +53,7 @@ class TeacherConfig(tfds.core.BuilderConfig):
     preparation: The inputs, options and output.
     metadata: The metadata of the dataset.
     report_path: The file to which the tally is written, as JSON.
+    shown_path: The file to which the demonstrations are written, as JSON.
     validation: The numbers of the validation questions.
     validation_path: The prefix of the TFRecord files to which rows of these
       questions are written.
@@ -58,6 +62,7 @@ class TeacherConfig(tfds.core.BuilderConfig):
   preparation: preparation.Preparation
   metadata: Mapping[str, str]
   report_path: str
+  shown_path: str
   validation: frozenset[int]
   validation_path: str
 
@@ -102,6 +107,13 @@ class TeacherBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
     repeated = kept | "Repeats" >> beam.Map(
       lambda group: _repeats(len(list(group[1])))
+    )
+    _ = (
+      outcomes
+      | "Shown" >> beam.FlatMap(lambda outcome: outcome[2].items())
+      | "OneOfEach" >> beam.CombinePerKey(min)
+      | "FirstQuestions" >> beam.combiners.Top.Smallest(preparation.MAX_SHOWN)
+      | "Demonstrations" >> beam.Map(_write_shown, config.shown_path)
     )
     tallies = outcomes | "Tallies" >> beam.Map(lambda outcome: outcome[1])
     _ = (
@@ -156,6 +168,7 @@ def prepare(
   metadata = tfds_builder.new_metadata(stage.fingerprint, mode=wanted.mode)
   with tfds_builder.replaced_when_done(data_dir, name, beside=True) as folder:
     report_path = folder.parent / "report.json"
+    shown_path = folder.parent / "shown.json"
     validation_path = folder.parent / "validation"
     builder = _named(name)(
       data_dir=folder.parent / "beam",
@@ -164,6 +177,7 @@ def prepare(
         preparation=wanted,
         metadata=metadata,
         report_path=os.fspath(report_path),
+        shown_path=os.fspath(shown_path),
         validation=stage.validation_questions,
         validation_path=os.fspath(validation_path),
       ),
@@ -179,6 +193,7 @@ def prepare(
     )
     validation = _read_rows(validation_path)
     report = json.loads(report_path.read_text())
+    shown = dict(json.loads(shown_path.read_text()))
     report |= {
       "kept": report["kept"] - len(validation),
       "validation": len(validation),
@@ -200,6 +215,7 @@ def prepare(
       name=name,
       metadata=metadata,
     )
+  preparation.write_demonstrations(data_dir / name, stage, shown)
   settings = {"mode": wanted.mode, "vocabulary": stage.fingerprint}
   return preparation.Prepared(
     path=os.fspath(data_dir / name),
@@ -252,8 +268,13 @@ def _lines(beam: object, pipeline: object, records: str) -> object:
   return (
     pipeline
     | "Store" >> beam.io.ReadFromText(str(file))
-    | "Lines" >> beam.Map(lambda text: columnar.Line(str(file), text))
+    | "Lines" >> beam.Map(_line, str(file))
   )
+
+
+def _line(text: str, file: str) -> columnar.Line:
+  store.check_line(text, file)
+  return columnar.Line(file, text)
 
 
 def _align_fn(beam: object, wanted: preparation.Preparation) -> object:
@@ -263,10 +284,15 @@ def _align_fn(beam: object, wanted: preparation.Preparation) -> object:
     def setup(self) -> None:
       self._stage = preparation.Stage(wanted)
 
-    def process(
-      self, lines: list[columnar.Line]
-    ) -> Iterator[tuple[list[packed_rows.PackedRow], preparation.Tally]]:
-      yield self._stage.process(lines)
+    def process(self, lines: list[columnar.Line]) -> Iterator[_Outcome]:
+      known = set(self._stage.shown)
+      rows, tally = self._stage.process(lines)
+      shown = {
+        number: text
+        for number, text in self._stage.shown.items()
+        if number not in known
+      }
+      yield rows, tally, shown
 
   return Align()
 
@@ -285,6 +311,10 @@ def _repeats(count: int) -> preparation.Tally:
 
 def _total(tallies: Iterable[preparation.Tally]) -> preparation.Tally:
   return sum(tallies, preparation.Tally())
+
+
+def _write_shown(shown: list[tuple[int, str]], path: str) -> None:
+  epath.Path(path).write_text(json.dumps(shown))
 
 
 def _write_report(tally: preparation.Tally, path: str) -> None:

@@ -107,7 +107,21 @@ def batch_sharding(
   sharding = getattr(leaves[0], "sharding", None) if leaves else None
   if not isinstance(sharding, jax.sharding.NamedSharding):
     return None
-  mesh = sharding.mesh
+  axes = batch_axes(sharding.mesh, batch_size)
+  spec = jax.sharding.PartitionSpec(axes or None)
+  return jax.sharding.NamedSharding(sharding.mesh, spec)
+
+
+def batch_axes(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[str, ...]:
+  """Returns the mesh axes that batches are sharded over.
+
+  Args:
+    mesh: the mesh.
+    batch_size: number of rows of every batch.
+
+  Raises:
+    UserError: the mesh's `data` times `fsdp` does not divide the batch size.
+  """
   axes = tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
   num_shards = math.prod(mesh.shape[axis] for axis in axes)
   if batch_size % num_shards:
@@ -115,8 +129,7 @@ def batch_sharding(
       f"batch_size={batch_size} for decoding cannot be sharded over the mesh's "
       f"{' x '.join(axes)} = {num_shards}: give a multiple of {num_shards}."
     )
-  spec = jax.sharding.PartitionSpec(axes or None)
-  return jax.sharding.NamedSharding(mesh, spec)
+  return axes
 
 
 def place(

@@ -57,8 +57,8 @@ def generate(
     The outputs in the order of `texts`.
 
   Raises:
-    UserError: a text is empty, longer than `input_limit`, or `batch_size` is
-      not positive.
+    UserError: a text is longer than `input_limit`, or `batch_size` is not
+      positive.
   """
   reader = rows_lib.Reader(
     where="texts",

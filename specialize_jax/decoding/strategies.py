@@ -27,6 +27,9 @@ class Strategy(Protocol):
     """Whether the rule uses random keys."""
 
 
+_MIN_TEMPERATURE = 1e-30
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Greedy:
   """Chooses the most likely token, in a tie the one with the lowest id."""
@@ -75,6 +78,12 @@ class Sampling:
         f"Sampling.temperature is {self.temperature}, and must be above 0: "
         "use Greedy for the most likely token."
       )
+    if self.temperature < _MIN_TEMPERATURE:
+      raise errors.UserError(
+        f"Sampling.temperature is {self.temperature}, below"
+        f" {_MIN_TEMPERATURE:g}, which float32 cannot divide by: use Greedy for"
+        " the most likely token."
+      )
     if self.top_k is not None and self.top_k < 1:
       raise errors.UserError(
         f"Sampling.top_k is {self.top_k}, and must be at least 1, or None to "
@@ -103,7 +112,9 @@ class Sampling:
     Returns:
       int32 tokens, `[B]`.
     """
-    logits_BV = logits_BV / jnp.float32(self.temperature)
+    # Relative to the greatest, which a tiny temperature would make infinite.
+    logits_BV -= jnp.max(logits_BV, axis=-1, keepdims=True)
+    logits_BV /= jnp.float32(self.temperature)
     vocab_size = logits_BV.shape[-1]
     top_k = min(self.top_k or vocab_size, vocab_size)
     if top_k == vocab_size and self.top_p == 1.0:

@@ -317,6 +317,20 @@ def prediction_rows(
     yield row
 
 
+def task_names(mixture_or_task_name: str, split: str | None) -> list[str]:
+  """Returns the names of the tasks that are evaluated.
+
+  Args:
+    mixture_or_task_name: see `Evaluator`.
+    split: see `Evaluator`.
+
+  Raises:
+    UserError: see `Evaluator`.
+  """
+  split = _split_of(mixture_or_task_name, split)
+  return [t.name for t in _tasks_to_evaluate(mixture_or_task_name, split)]
+
+
 def num_questions(
   mixture_or_task_name: str, split: str | None, num_examples: int | None
 ) -> dict[str, int]:

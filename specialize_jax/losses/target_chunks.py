@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from specialize_jax import errors
 from specialize_jax.losses import (
   distillation,
   normalization,
@@ -214,6 +215,12 @@ def _num_batch_shards() -> int:
 
 
 def _by_shard(array: jax.Array, num_shards: int) -> jax.Array:
+  if array.shape[0] % num_shards:
+    raise errors.UserError(
+      f"a microbatch of {array.shape[0]} rows cannot be sharded over"
+      f" {num_shards} devices: BATCH_SIZE / NUM_MICROBATCHES must be a multiple"
+      " of the mesh's data x fsdp"
+    )
   return array.reshape(num_shards, -1, *array.shape[1:])
 
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from specialize_jax import errors
+from specialize_jax.parallel import mesh as mesh_lib
 
 MeshAxes = str | tuple[str, ...] | None
 
@@ -44,6 +45,20 @@ class AxisRules:
   length: MeshAxes = None
   relpos_buckets: MeshAxes = None
   layers: MeshAxes = None
+
+  def __post_init__(self) -> None:
+    """Checks the names of the mesh axes; a list of them becomes a tuple."""
+    for field in dataclasses.fields(self):
+      axes = getattr(self, field.name)
+      if isinstance(axes, list):
+        axes = tuple(axes)
+        object.__setattr__(self, field.name, axes)
+      for axis in _as_tuple(axes):
+        if axis not in mesh_lib.AXES:
+          raise errors.UserError(
+            f"AxisRules.{field.name} names the mesh axis {axis!r}: expected"
+            f" {', '.join(mesh_lib.AXES)}, several of them, or None"
+          )
 
   def logical_rules(self) -> list[tuple[str, MeshAxes]]:
     """Returns the rules for `flax.linen.logical_axis_rules`, by priority."""

@@ -176,18 +176,31 @@ def _lines(file: epath.Path) -> Iterator[tuple[str, str]]:
           " command is writing the store any more, run the one that wrote it"
           " again (it removes the line and resumes) or delete that line"
         )
-      if b"\0" in line:
-        raise errors.UserError(
-          f"{where} is damaged: it contains zero bytes, which a machine that"
-          " fails while writing may leave; delete that line, and run the"
-          " command that wrote the store again to replace the sample"
-        )
       try:
         text = line.decode("utf-8")
       except UnicodeDecodeError as error:
         raise errors.UserError(f"{where} is not UTF-8: {error}") from error
-      seals.check(text, where)
+      check_line(text, where)
       yield where, text
+
+
+def check_line(text: str, where: str) -> None:
+  """Checks a line of a store against the checksum in it.
+
+  Args:
+    text: The line.
+    where: The file and the line number, for error messages.
+
+  Raises:
+    UserError: It is not what was written.
+  """
+  if "\0" in text:
+    raise errors.UserError(
+      f"{where} is damaged: it contains zero bytes, which a machine that fails"
+      " while writing may leave; delete that line, and run the command that"
+      " wrote the store again to replace the sample"
+    )
+  seals.check(text, where)
 
 
 class RecordWriter:

@@ -15,6 +15,7 @@ from specialize_jax.checkpoints import best
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.evaluation import history, selection
 from specialize_jax.files import reading
+from specialize_jax.parallel import processes
 
 IN_DISTRIBUTION_BEST = "best_in_distribution"
 DIRECTORY = "selection"
@@ -161,8 +162,23 @@ def place(
   Raises:
     UserError: the selected checkpoint no longer exists.
   """
-  if jax.process_index() != 0:
-    return epath.Path(model_dir) / best.NAME
+  placed, problem = epath.Path(model_dir) / best.NAME, None
+  if jax.process_index() == 0:
+    try:
+      placed = _place(model_dir, chosen)
+    except errors.UserError as error:
+      problem = error
+  # Others read what the first has placed, and do not wait for it if it fails.
+  if processes.anywhere(problem is not None):
+    raise problem or errors.UserError(
+      "the first process could not keep the selected checkpoint: see its error"
+    )
+  return placed
+
+
+def _place(
+  model_dir: str | os.PathLike[str], chosen: selection.Selection
+) -> epath.Path | None:
   if not steps_of(model_dir) and best.step_in(model_dir) is None:
     return None
   other = chosen.in_distribution_step

@@ -17,6 +17,7 @@ from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import manifests, opening, tokenizers
 from specialize_jax.data import example_stream, identity, pipeline, task_parts
+from specialize_jax.decoding import bucketing
 from specialize_jax.evaluation import evaluator
 from specialize_jax.files import locks, writing
 from specialize_jax.losses import distillation
@@ -101,6 +102,10 @@ class Evaluation:
         at_least=1,
         at_most=errors.MAX_COUNT,
       )
+
+  def task_names(self) -> list[str]:
+    """Returns the names of the tasks."""
+    return evaluator.task_names(self.mixture_or_task_name, self.split)
 
   def num_questions(self) -> dict[str, int]:
     """Returns the number of questions of each task."""
@@ -257,6 +262,7 @@ def _train(
   processes.agree(data, _SAME_FILES)
   # Before the first device computation, so that wrong names and splits fail
   # early.
+  check_evaluations(experiment, placed)
   predictions_dir = os.path.join(experiment.model_dir, "predictions")
   evaluators = [
     evaluation.evaluator(model, predictions_dir)
@@ -294,13 +300,6 @@ def _train(
       return start
     return state.with_moments(start, checkpoint.moments())
 
-  if jax.process_index() == 0:
-    keeping.keep(
-      experiment.model_dir,
-      mixture_or_task_name=experiment.mixture_or_task_name,
-      config_text=config_text,
-      files=files,
-    )
   with (
     _checkpoints(experiment) as manager,
     contextlib.closing(
@@ -323,6 +322,7 @@ def _train(
       efficiency=_efficiency(experiment),
       narrator=narrator,
     )
+    manager.set_unreadable_aside()
     resuming.check(manager, settings)
     train_state = loop.resume_or_start(
       run,
@@ -333,15 +333,52 @@ def _train(
         experiment.model_dir, step, metadata, settings
       ),
     )
+    # A start that is refused leaves the run's own description as it is.
+    if jax.process_index() == 0:
+      keeping.keep(
+        experiment.model_dir,
+        mixture_or_task_name=experiment.mixture_or_task_name,
+        config_text=config_text,
+        files=files,
+      )
     narrator.facts({"start": start_in_words(experiment, int(train_state.step))})
     train_state = loop.train(run, train_state, iterator)
     narrator.finished(
       int(train_state.step),
       choosing.best_in_words(
         experiment.model_dir, experiment.loop.best_metrics, selected_by
-      ),
+      )
+      if jax.process_index() == 0  # which wrote the metrics, and speaks
+      else "",
     )
     return train_state
+
+
+def check_evaluations(
+  experiment: Experiment, placed: placement.Placement
+) -> None:
+  """Checks, before the first step, what else fails at the first evaluation.
+
+  Raises:
+    UserError: two evaluations report the same values, or the mesh does not
+      divide the batch of one.
+  """
+  if len(experiment.held_out_losses) > 1:
+    raise errors.UserError(
+      f"HELD_OUT_LOSSES has {len(experiment.held_out_losses)} entries, which"
+      " would report their values under the same names: give one"
+    )
+  first: dict[str, str] = {}
+  for one in experiment.evaluations:
+    bucketing.batch_axes(placed.mesh, one.batch_size)
+    for task in one.task_names():
+      if task in first:
+        raise errors.UserError(
+          f"EVALUATIONS has the task {task} twice, in"
+          f" {first[task]} and in {one.mixture_or_task_name}: the values of one"
+          " would replace those of the other; leave one out"
+        )
+    first |= dict.fromkeys(one.task_names(), one.mixture_or_task_name)
 
 
 def _evaluated_data(experiment: Experiment) -> dict[str, str]:
@@ -473,6 +510,11 @@ def evaluate_checkpoint(
       "mesh": mesh,
     }
   )
+  if (epath.Path(output_dir) / "checkpoints").is_dir():
+    raise errors.UserError(
+      f"EVAL_OUTPUT_DIR={os.fspath(output_dir)} is the MODEL_DIR of a run,"
+      " whose metrics.jsonl would be replaced: give another directory"
+    )
   with _held(output_dir, "EVAL_OUTPUT_DIR"):
     return _evaluate_checkpoint(
       checkpoint_path, evaluations, output_dir, mesh, verify

@@ -24,7 +24,7 @@ class HeldOutLoss:
 
   Its metrics are `held_out/loss`, `held_out/loss_kl` (the divergence from the
   teacher), `held_out/loss_one_hot`, `held_out/nll` and
-  `held_out/token_accuracy`, means over all target tokens of the split as
+  `held_out/token_accuracy`, means over the target tokens of the split as
   defined by `training.metrics.shares`.
 
   Attributes:

@@ -31,6 +31,7 @@ from specialize_jax.evaluation import (
   selection,
 )
 from specialize_jax.files import reading, writing
+from specialize_jax.parallel import processes
 from specialize_jax.runs import choosing, experiment
 
 _DONE = -1  # broadcast instead of a step
@@ -67,6 +68,7 @@ def evaluate(selecting: Selecting) -> None:
   """Evaluates every checkpoint of the run that has not been evaluated yet."""
   for step in _agreed(_missing(selecting)):
     _evaluate_step(selecting, step, selecting.model_dir)
+  _barrier("evaluated")  # all read what the first process writes
 
 
 def follow(
@@ -111,9 +113,10 @@ def test(
   # In this order, so that the best wins if both steps are the same.
   places = {other: choosing.IN_DISTRIBUTION_BEST, chosen.step: best.NAME}
   model_dir = epath.Path(selecting.model_dir)
-  if selecting.test is None or any(
+  is_gone = None in places or any(
     best.step_in(model_dir, name) != step for step, name in places.items()
-  ):
+  )
+  if selecting.test is None or processes.anywhere(is_gone):
     return None
   values = {
     step: _evaluation_of(
@@ -228,11 +231,15 @@ def _missing(selecting: Selecting) -> list[int]:
   """Returns the steps that have a checkpoint and no values."""
   model_dir = epath.Path(selecting.model_dir)
   data = selecting.validation.data_identity()
-  made = {
-    step
-    for step in choosing.steps_of(model_dir)
-    if _written(selecting.validation, data, model_dir, "validation", step)
-  }
+  made = set()
+  for step in choosing.steps_of(model_dir):
+    try:
+      if _written(selecting.validation, data, model_dir, "validation", step):
+        made.add(step)
+    except (errors.UserError, FileNotFoundError):
+      if step in choosing.steps_of(model_dir):
+        raise
+      # The run has deleted it while it was read.
   path = model_dir / "metrics.jsonl"
   if path.is_file():
     made |= _evaluated_by_run(selecting, history.read(path))

@@ -341,8 +341,12 @@ def output_kernel(params: Params) -> jax.Array:
   if "logits_dense" in params["decoder"]:
     return params["decoder"]["logits_dense"]["kernel"]
   embedding_VD = params["token_embedder"]["embedding"]
-  scale = jnp.asarray(embedding_VD.shape[1] ** -0.5, embedding_VD.dtype)
-  return embedding_VD.T * scale
+  # In float32: in bfloat16 the factor itself would be off by 0.1 %, all logits
+  # by as much in one direction.
+  dtype = embedding_VD.dtype
+  dtype = jnp.float64 if dtype == jnp.float64 else jnp.float32
+  scaled_VD = embedding_VD.astype(dtype) * embedding_VD.shape[1] ** -0.5
+  return scaled_VD.astype(embedding_VD.dtype).T
 
 
 def unrolled(

@@ -33,6 +33,14 @@ def test_plain_sampling_draws_the_distribution():
   np.testing.assert_allclose(shares(strategies.Sampling()), PROBS, atol=0.03)
 
 
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_a_tiny_temperature_chooses_the_most_likely(top_k):
+  strategy = strategies.Sampling(temperature=1e-30, top_k=top_k)
+  logits = jnp.asarray([[1.0, 30.0, -4.0], [-9e4, -8e4, -7e4]], jnp.float32)
+  keys = jax.random.split(jax.random.key(0), 2)
+  assert strategy(logits, keys).tolist() == [1, 2]
+
+
 def test_temperature_sharpens():
   squared = PROBS**2 / (PROBS**2).sum()
   np.testing.assert_allclose(
@@ -75,6 +83,7 @@ def test_a_row_samples_the_same_tokens_in_every_batch(strategy):
   ("arguments", "message"),
   [
     ({"temperature": 0.0}, "temperature is 0.0, and must be above 0: use G"),
+    ({"temperature": 1e-39}, "temperature is 1e-39, below 1e-30"),
     ({"top_k": 0}, "top_k is 0, and must be at least 1, or None"),
     ({"top_p": 1.5}, "top_p is 1.5, and must be above 0 and at most 1"),
   ],

@@ -50,6 +50,13 @@ def test_two_logical_axes_on_one_mesh_axis_is_an_error(cube):
     )
 
 
+def test_a_misspelled_mesh_axis_is_an_error_and_a_list_is_a_tuple(cube):
+  with pytest.raises(errors.UserError, match="'fdsp': expected data, fsdp"):
+    axis_rules.AxisRules(embed="fdsp")
+  rules = axis_rules.AxisRules(batch=["data", "fsdp"])
+  assert rules == axis_rules.AxisRules(batch=("data", "fsdp"))
+
+
 def test_an_axis_without_a_rule_is_an_error():
   with pytest.raises(errors.UserError, match="'embde' of an array has no rule"):
     axis_rules.AxisRules().partition_spec(("embde",))

@@ -25,6 +25,15 @@ def data_dir(tmp_path_factory):
   sources.set_data_dir(None)
 
 
+def files_of(directory):
+  """The content of a directory's files; not TensorBoard's, which begin anew."""
+  return {
+    path.relative_to(directory): path.read_bytes()
+    for path in pathlib.Path(directory).rglob("*")
+    if path.is_file() and "tfevents" not in path.name
+  }
+
+
 def metrics_of(run):
   return pathlib.Path(run.model_dir, "metrics.jsonl").read_text()
 
@@ -106,10 +115,68 @@ def test_a_directory_of_another_model_is_refused_and_kept(trained_run):
     model=tiny_demo.model(mlp_dim=24),
     loop=dataclasses.replace(run.loop, num_steps=8),
   )
-  metrics = metrics_of(run)
+  before = files_of(run.model_dir)
   with pytest.raises(errors.UserError, match="mlp"):
-    experiment.train(other)
+    experiment.train(
+      other, config_text="another", files={"dataset.yaml": b"another"}
+    )
+  assert files_of(run.model_dir) == before
+
+
+def test_a_refused_start_does_not_change_the_run_that_it_finds(trained_run):
+  run, _ = trained_run
+  other = dataclasses.replace(
+    run, mixture_or_task_name="mini_sums_v1", evaluations=()
+  )
+  before = files_of(run.model_dir)
+  with pytest.raises(errors.UserError, match="mini_sums_v1"):
+    experiment.train(
+      other, config_text="another", files={"dataset.yaml": b"another"}
+    )
+  assert files_of(run.model_dir) == before
+
+
+def test_an_evaluation_does_not_replace_the_metrics_of_a_run(trained_run):
+  run, _ = trained_run
+  metrics = metrics_of(run)
+  with pytest.raises(errors.UserError, match="is the MODEL_DIR of a run"):
+    experiment.evaluate_checkpoint(
+      run.model_dir, evaluations=[], output_dir=run.model_dir
+    )
   assert metrics_of(run) == metrics
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (
+      {
+        "evaluations": [
+          tiny_demo.evaluation("mini_math_test_v1"),
+          tiny_demo.evaluation("mini_gsm_zero_shot_chain_of_thought_v1"),
+        ]
+      },
+      "has the task mini_gsm_zero_shot_chain_of_thought_v1 twice",
+    ),
+    (
+      {
+        "evaluations": [
+          dataclasses.replace(
+            tiny_demo.evaluation("mini_math_test_v1"), batch_size=3
+          )
+        ],
+      },
+      "batch_size=3 for decoding cannot be sharded",
+    ),
+  ],
+)
+def test_what_fails_at_the_first_evaluation_is_refused_before_the_first_step(
+  tmp_path, changes, message
+):
+  run = tiny_demo.run(tmp_path / "model", "mini_pretrain_v1")
+  with pytest.raises(errors.UserError, match=message):
+    experiment.train(dataclasses.replace(run, **changes))
+  assert not (tmp_path / "model" / "checkpoints").exists()
 
 
 def test_an_unknown_mixture_writes_nothing(tmp_path):
