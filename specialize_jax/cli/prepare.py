@@ -234,7 +234,10 @@ def _summary(report: Mapping[str, typing.Any], path: str) -> str:
 
 def _prepare_benchmark(flags: argparse.Namespace) -> int:
   """Builds a benchmark's dataset."""
-  for name in ("records", "vocabulary", "report", "runner", "keep_truncated"):
+  for name in (
+    *("records", "vocabulary", "questions", "report", "keep_truncated"),
+    *("runner", "runner_options"),
+  ):
     if getattr(flags, name):
       raise errors.UserError(
         f"--{name} is for a teacher's data; --dataset_name="
@@ -258,6 +261,11 @@ def _check_teacher_flags(flags: argparse.Namespace) -> None:
         f"--{name} is missing: --dataset_name={flags.dataset_name} is made of"
         " a teacher's records and a student's vocabulary"
       )
+  if flags.manual_dir:
+    raise errors.UserError(
+      "--manual_dir is for a benchmark's own files; --dataset_name="
+      f"{flags.dataset_name} is made of --records"
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ to a second dataset, for measuring the divergence on held-out questions.
 import collections
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from etils import epath

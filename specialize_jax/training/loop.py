@@ -250,6 +250,15 @@ def train(
     compiled = False
     if config.evaluate_first and step_number == 0:
       _evaluate(run, train_state, 0, narrator)
+    # A run that was ended as it evaluated had saved its step before.
+    if (
+      step_number
+      and run.evaluators
+      and _evaluates(step_number, config)
+      and processes.anywhere(run.log.lacks(step_number, "evaluation"))
+    ):
+      _evaluate(run, train_state, step_number, narrator)
+      run.log.flush()
 
     while step_number < config.num_steps:
       # --- Dispatch the step; the device may still run the previous one.
@@ -276,17 +285,18 @@ def train(
       # one that arrives later takes effect after the next step.
       stops = agreement.reason(signals.received)
       last = step_number == config.num_steps
-      evaluates = not stops and (
-        _is_due(step_number, config.eval_every) or (last and config.eval_every)
-      )
+      evaluates = not stops and _evaluates(step_number, config)
       saves = stops or last or _is_due(step_number, config.checkpoint_every)
       if evaluates or saves:
-        # The log row first, then the evaluation, then the checkpoint: however
-        # the process is killed, all rows up to a saved step are complete.
+        # The log row first, then the checkpoint, then the evaluation: however
+        # the process is killed, all rows of training up to a saved step are
+        # complete, and an evaluation that takes longer than a machine has until
+        # it is taken away costs no step; a resumed run makes up for it. Only a
+        # checkpoint that is kept for its score has to wait for that.
         reporter.read_pending()
         with reporter.throughput.pause():
           values = {}
-          if evaluates:
+          if evaluates and config.best_metrics:
             values = _evaluate(run, train_state, step_number, narrator)
           if saves:
             narrator.saves(step_number, run.log.directory / "checkpoints")
@@ -299,6 +309,9 @@ def train(
               run.metadata,
               score=_score(config, values),
             )
+          if evaluates and not config.best_metrics:
+            _evaluate(run, train_state, step_number, narrator)
+            run.log.flush()
       if stops:
         break
 
@@ -324,6 +337,13 @@ def _check_same_data(iterator: BatchIterator) -> None:
     " from a checkpoint of before they differed",
     # Those of the rows of a batch that a process reads.
     only_shared=True,
+  )
+
+
+def _evaluates(step_number: int, config: LoopConfig) -> bool:
+  """Returns whether a step is evaluated: every nth, and the last one."""
+  return config.eval_every is not None and (
+    _is_due(step_number, config.eval_every) or step_number == config.num_steps
   )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 from etils import epath
 
-from specialize_jax.files import writing
+from specialize_jax.files import reading, writing
 from specialize_jax.training import metric_writers
 
 
@@ -67,6 +67,20 @@ class RunLog:
     values = {name: float(value) for name, value in values.items()}
     for writer in self._writers:
       writer.write(step, group, values)
+
+  def lacks(self, step: int, group: metric_writers.Group) -> bool:
+    """Returns whether metrics.jsonl has no row of a step and group.
+
+    False on all processes but the first, which alone has the log.
+    """
+    if not self._writes:
+      return False
+    if not self.path.is_file():
+      return True
+    return not any(
+      row.get("step") == step and row.get("group") == group
+      for row in reading.read_rows(self.path)
+    )
 
   def write_examples(self, step: int, example_ids: list[list[str]]) -> None:
     """Appends the example ids of a step's batch, one list for each row."""

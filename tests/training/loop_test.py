@@ -205,6 +205,56 @@ def test_evaluations_rows_and_checkpoints_follow_the_schedule(tmp_path):
   assert len(seen) == 4
 
 
+@pytest.mark.parametrize("ends", ["evaluating", "asked to"])
+@pytest.mark.parametrize("at_step", [4, 6])
+def test_an_evaluation_that_was_cut_short_is_made_up_for(
+  tmp_path, ends, at_step
+):
+  """Its step is not lost, and a run that was at its last step has values."""
+  config = {
+    "num_steps": 6,
+    "log_every": 1,
+    "eval_every": 2,
+    "checkpoint_every": 2,
+  }
+
+  def evaluator(params, step):
+    if ends == "evaluating" and step == at_step:
+      raise MemoryError("taken away")
+    return {
+      "task/accuracy": float(params["decoder"]["decoder_norm"]["scale"][0])
+    }
+
+  class Ended(tiny_run.Batches):
+    def __next__(self):
+      if ends == "asked to" and self.number == at_step - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return super().__next__()
+
+  original, tiny_run.Batches = tiny_run.Batches, Ended
+  try:
+    with pytest.raises((MemoryError, loop.Preempted)):
+      tiny_run.finish(
+        tiny_run.loop_run(tmp_path, config=config, evaluators=[evaluator])
+      )
+  finally:
+    tiny_run.Batches = original
+  ends = "not at all"
+  with manager.CheckpointManager(tmp_path / "checkpoints") as saver:
+    assert saver.latest_step() == at_step
+  whole = tmp_path / "whole"
+  for directory in (tmp_path, whole):
+    tiny_run.finish(
+      tiny_run.loop_run(directory, config=config, evaluators=[evaluator])
+    )
+  found, expected = (
+    [(row["step"], row["values"]) for row in _rows(directory, "evaluation")]
+    for directory in (tmp_path, whole)
+  )
+  assert [step for step, _ in found] == [2, 4, 6]
+  assert found == expected
+
+
 def test_a_step_is_started_before_the_last_ones_metrics_are_read(tmp_path):
   order = []
   plain = tiny_run.plain_step()
