@@ -157,7 +157,8 @@ def with_moments(
     moments: the moments of the same parameters.
 
   Raises:
-    UserError: the optimizer is not Adafactor.
+    UserError: the optimizer is not Adafactor, or the moments are those of
+      parameters of other shapes.
   """
   shapes = {
     name: leaf.shape
@@ -171,7 +172,15 @@ def with_moments(
     if not isinstance(node, optax.FactoredState):
       return node
     found.append(node)
-    arrays = adafactor_moments.optax_state(shapes, moments)
+    try:
+      arrays = adafactor_moments.optax_state(shapes, moments)
+    except ValueError as error:  # of another shape
+      raise errors.UserError(
+        "INITIAL_OPTIMIZER=True: the moments of the checkpoint do not fit the"
+        f" parameters ({error}), perhaps since T5Config.vocab_size adds rows to"
+        " its vocabulary: give as many as it has, or leave INITIAL_OPTIMIZER"
+        " out"
+      ) from error
     trees = {
       kind: flax.traverse_util.unflatten_dict(arrays[kind], sep="/")
       for kind in adafactor_moments.KINDS

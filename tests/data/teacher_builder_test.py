@@ -2,13 +2,15 @@
 
 import functools
 import importlib.util
+import pathlib
 
 import pytest
 from testdata import tiny_world
 
 from specialize_jax import errors
 from specialize_jax.cli import main
-from specialize_jax.data import preparation, teacher_builder
+from specialize_jax.data import preparation, questions, teacher_builder
+from specialize_jax.files import reading, seals
 from specialize_jax.records import store, tfds_builder
 
 needs_beam = pytest.mark.skipif(
@@ -63,6 +65,12 @@ def test_beam_prepares_what_one_process_prepares(tmp_path, repeated):
       in_beam, metadata = examples(tmp_path / "beam", config, name)
       assert in_beam == examples(tmp_path / "alone", config, name)[0]
       assert metadata["mode"] == "whitespace"
+  shown = [
+    {row["question_id"]: row for row in reading.read_rows(place)}
+    for run in (alone, beam)
+    for place in [pathlib.Path(run.path) / questions.DEMONSTRATIONS]
+  ]
+  assert shown[0] and shown[0].keys() == shown[1].keys()
 
 
 @pytest.mark.third_party
@@ -77,6 +85,12 @@ def test_an_error_on_a_worker_leaves_what_was_there(tmp_path, capsys):
   with open(tmp_path / "records" / store.FILE_NAME, "a") as lines:
     lines.write('{"v": 99}\n')
   with pytest.raises(errors.UserError, match="schema version 99"):
+    teacher_builder.prepare(one, runner)
+  # A record that was altered is JSON still, and not what was written.
+  path = tmp_path / "records" / store.FILE_NAME
+  whole = map(seals.sealed, path.read_text().splitlines()[:-1])
+  path.write_text("".join(f"{line.replace('The', 'Tha')}\n" for line in whole))
+  with pytest.raises(errors.UserError, match="checksum"):
     teacher_builder.prepare(one, runner)
   assert examples(tmp_path / "tfds", tfds_builder.ROWS) == before
   assert sorted(p.name for p in (tmp_path / "tfds").iterdir()) == [
