@@ -31,6 +31,7 @@ from specialize_jax.losses import (
   student_scores,
   vocab_chunks,
 )
+from specialize_jax.parallel import row_sums
 
 Batch = Mapping[str, jax.Array]
 Arrays = TypeVar("Arrays")
@@ -91,7 +92,7 @@ def _forward(
 ) -> tuple[tuple[jax.Array, distillation.LossOutput], tuple]:
   """Computes the loss; the residuals are both gradients of its sum."""
   gathered_DV = vocab_chunks.gather_embed(kernel_DV.astype(hidden_BTD.dtype))
-  num_shards = _num_batch_shards()
+  num_shards = row_sums.num_shards("batch")
 
   def add_chunk(
     kernel_gradients_NDV: jax.Array, chunk: tuple[jax.Array, Batch]
@@ -202,16 +203,6 @@ def _join(chunks: Arrays, length: int) -> Arrays:
     return rows.reshape(rows.shape[0], -1, *rows.shape[3:])[:, :length]
 
   return jax.tree.map(join, chunks)
-
-
-def _num_batch_shards() -> int:
-  """Returns over how many devices the current mesh shards a batch."""
-  mesh = jax.sharding.get_abstract_mesh()
-  (axes,) = nn.logical_to_mesh_axes(("batch",))
-  if mesh.empty or axes is None:
-    return 1
-  names = (axes,) if isinstance(axes, str) else axes
-  return math.prod(mesh.shape[name] for name in names)
 
 
 def _by_shard(array: jax.Array, num_shards: int) -> jax.Array:

@@ -53,7 +53,7 @@ class AxisRules:
       if isinstance(axes, list):
         axes = tuple(axes)
         object.__setattr__(self, field.name, axes)
-      for axis in _as_tuple(axes):
+      for axis in as_tuple(axes):
         if axis not in mesh_lib.AXES:
           raise errors.UserError(
             f"AxisRules.{field.name} names the mesh axis {axis!r}: expected"
@@ -87,7 +87,7 @@ class AxisRules:
           f"The axis {axis!r} of {name} has no rule: expected one of "
           f"{', '.join(sorted(rules))}."
         )
-      for mesh_axis in _as_tuple(rules.get(axis)):
+      for mesh_axis in as_tuple(rules.get(axis)):
         if mesh_axis in taken:
           raise errors.UserError(
             f"The axes {taken[mesh_axis]!r} and {axis!r} of {name} are both "
@@ -104,7 +104,7 @@ class AxisRules:
   def batch_shards(self, mesh: jax.sharding.Mesh) -> int:
     """Returns the number of batch shards; it must divide the batch size."""
     shards = 1
-    for axis in _as_tuple(self.batch):
+    for axis in as_tuple(self.batch):
       shards *= mesh.shape[axis]
     return shards
 
@@ -147,7 +147,7 @@ def _drop_non_dividing(
 
   def fits(size: int, axes: MeshAxes) -> bool:
     shards = 1
-    for axis in _as_tuple(axes):
+    for axis in as_tuple(axes):
       shards *= mesh.shape[axis]
     return size % shards == 0
 
@@ -159,5 +159,6 @@ def _drop_non_dividing(
   )
 
 
-def _as_tuple(axes: MeshAxes) -> tuple[str, ...]:
+def as_tuple(axes: MeshAxes) -> tuple[str, ...]:
+  """Returns the names of one mesh axis, of several, or of none."""
   return axes if isinstance(axes, tuple) else (axes,) if axes else ()

@@ -26,7 +26,7 @@ import numpy as np
 from flax import linen as nn
 from jax.experimental import layout
 
-from specialize_jax.parallel import chips
+from specialize_jax.parallel import axis_rules, chips
 
 LogicalAxes = tuple[str | None, ...]
 
@@ -80,7 +80,9 @@ def num_shards(logical_axis: str) -> int:
   """Returns the number of devices over which a logical axis is sharded."""
   mesh = jax.sharding.get_abstract_mesh()
   spec = nn.logical_to_mesh_axes((logical_axis,)) or (None,)
-  return math.prod(mesh.shape.get(axis, 1) for axis in _names(spec[0]))
+  return math.prod(
+    mesh.shape.get(axis, 1) for axis in axis_rules.as_tuple(spec[0])
+  )
 
 
 def row_sum(
@@ -115,7 +117,7 @@ def row_sum(
     _spec(axes, array) for axes, array in zip(logical_axes, arrays, strict=True)
   ]
   result_spec = _spec(result_axes, result)
-  batch = _names(specs[0][0]) if len(specs[0]) else ()
+  batch = axis_rules.as_tuple(specs[0][0]) if len(specs[0]) else ()
   if (
     math.prod(mesh.shape[axis] for axis in batch) == 1
     or mesh.manual_axes
@@ -135,7 +137,7 @@ def row_sum(
     left = [axis for axis in batch if mesh.shape[axis] > 1]
     total = None
     for dimension, axes in enumerate(result_spec):
-      for axis in _names(axes):
+      for axis in axis_rules.as_tuple(axes):
         if axis in left:
           if total is None:
             parts = functools.partial(_partial_sums, partial_sum, rows, columns)
@@ -173,24 +175,27 @@ def gathered(array: jax.Array, logical_axes: LogicalAxes) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   spec = _spec(logical_axes, array)
   batch = nn.logical_to_mesh_axes(("batch",)) or (None,)
-  over = {axis for axis in _names(batch[0]) if mesh.shape[axis] > 1}
+  over = {
+    axis for axis in axis_rules.as_tuple(batch[0]) if mesh.shape[axis] > 1
+  }
   if (
     not _writes_gathers_out(mesh)
     or mesh.manual_axes
-    or over.isdisjoint(itertools.chain(*map(_names, spec)))
+    or over.isdisjoint(itertools.chain(*map(axis_rules.as_tuple, spec)))
     or not _divides(spec, array)
   ):
     return array
   left = jax.P(
     *(
-      tuple(axis for axis in _names(axes) if axis not in over) or None
+      tuple(axis for axis in axis_rules.as_tuple(axes) if axis not in over)
+      or None
       for axes in spec
     )
   )
 
   def on_device(shard: jax.Array) -> jax.Array:
     for dimension, axes in enumerate(spec):
-      for axis in reversed(_names(axes)):
+      for axis in reversed(axis_rules.as_tuple(axes)):
         if axis in over:
           shard = _all_gathered(shard, axis, dimension, mesh.shape[axis])
     return shard
@@ -372,10 +377,7 @@ def _divides(
 ) -> bool:
   mesh = jax.sharding.get_abstract_mesh()
   return all(
-    size % math.prod(mesh.shape[axis] for axis in _names(axes)) == 0
+    size % math.prod(mesh.shape[axis] for axis in axis_rules.as_tuple(axes))
+    == 0
     for size, axes in zip(array.shape, spec, strict=False)
   )
-
-
-def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-  return axes if isinstance(axes, tuple) else (axes,) if axes else ()

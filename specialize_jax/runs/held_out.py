@@ -96,7 +96,7 @@ class HeldOutLoss:
       values = jax.device_get(metrics.shares(totals))
       return {f"held_out/{name}": float(values[name]) for name in _REPORTED}
 
-    batches().close()  # A wrong name or split is an error here.
+    batches().close()  # Opened once, so that a wrong name or split fails early.
     return evaluate
 
 

@@ -49,9 +49,9 @@ def get_dataset(
 ) -> tf.data.Dataset:
   """Returns the batches of a training run, as its `get_dataset_fn`.
 
-  Every epoch has an order of its own, as in `specialize train`. By T5X's own
-  `get_dataset`, seqio would repeat the order in which our sources yield the
-  first epoch.
+  Without an end, every epoch has an order of its own, as in `specialize
+  train`; with a number of epochs, or by T5X's own `get_dataset`, seqio repeats
+  the order in which our sources yield the first one.
 
   Args:
     cfg: a `t5x.utils.DatasetConfig`.
