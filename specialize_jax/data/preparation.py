@@ -186,7 +186,11 @@ class Stage:
     return rows, Tally(
       num_records=len(lines),
       kept=len(rows),
-      truncated=sum(truncated),
+      # Of what is trained on, as the kept rows that are reported.
+      truncated=sum(
+        is_cut and not self._index.is_validation(picked[place][0].number)
+        for place, is_cut in zip(places, truncated, strict=True)
+      ),
       dropped=dropped,
       covered=coverage.Coverage.of_batch(aligned),
     )

@@ -20,7 +20,7 @@ import dataclasses
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Literal, Self
 
@@ -196,6 +196,8 @@ class Client:
     faults: The number of failed attempts, by kind.
     left_out: The number of dropped alternatives of tokens, by reason.
     reasoning_tokens: The number of reasoning tokens removed before texts.
+    on_unusable: Called with the tokens of an unusable answer, as counted by the
+      server, since they are paid for.
   """
 
   def __init__(self, connection: Connection, sampling: Sampling) -> None:
@@ -212,6 +214,7 @@ class Client:
     self.faults: collections.Counter[str] = collections.Counter()
     self.left_out: collections.Counter[str] = collections.Counter()
     self.reasoning_tokens = 0
+    self.on_unusable: Callable[[limits.Usage], None] = lambda used: None
     self._connection = connection
     self._url = _checked_url(connection.base_url, _PATHS[sampling.endpoint])
     headers = {
@@ -364,15 +367,27 @@ class Client:
       ) from error
     try:
       return responses.parse(body)
-    except responses.NoLogProbsError as error:
-      raise self._fault(str(error), "no log-probabilities") from error
     except responses.ResponseError as error:
-      raise self._fault(
-        f"the server's answer is not what was asked for: {error}",
-        "bad answer",
-        is_settled=isinstance(error, responses.SettledError),
-        may_be_prompts=not isinstance(error, responses.SettledError),
-      ) from error
+      prompt_tokens, completion_tokens = responses.usage_of(body)
+      self.on_unusable(
+        limits.Usage(
+          prompt_tokens=prompt_tokens or 0,
+          completion_tokens=completion_tokens or 0,
+        )
+      )
+      raise self._unusable(error) from error
+
+  def _unusable(self, error: responses.ResponseError) -> _FaultError:
+    """Returns the fault of an answer that was read, and cannot be used."""
+    if isinstance(error, responses.NoLogProbsError):
+      return self._fault(str(error), "no log-probabilities")
+    is_settled = isinstance(error, responses.SettledError)
+    return self._fault(
+      f"the server's answer is not what was asked for: {error}",
+      "bad answer",
+      is_settled=is_settled,
+      may_be_prompts=not is_settled,
+    )
 
   def _refused(self, answer: httpx.Response, content: bytes) -> Exception:
     """Returns the error of a status that is not 200."""

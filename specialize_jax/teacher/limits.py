@@ -105,9 +105,9 @@ class Budget:
 
   A request is sent only if its maximum usage is within the remaining budget,
   possibly after waiting until pending requests return unused parts of theirs.
-  The limits are thus not exceeded by answers that are stored, if prompt tokens
-  were estimated correctly, and a run stops within one request of them. Answers
-  that are unusable are counted in no limit.
+  The limits are thus not exceeded by samples, if prompt tokens were estimated
+  correctly, and a run stops within one request of them. Unusable answers are
+  counted as they come, in the run that pays for them.
   """
 
   def __init__(self, limits: Limits, spent: Usage) -> None:
@@ -143,6 +143,10 @@ class Budget:
         if not self._num_reserved:
           return None
         await self._settled.wait()
+
+  def charge(self, used: Usage) -> None:
+    """Adds usage of a pending request that gave no sample."""
+    self.spent += used
 
   async def settle(self, reserved: Usage, used: Usage) -> None:
     """Replaces a reservation by the actual usage."""

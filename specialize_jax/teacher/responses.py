@@ -180,9 +180,7 @@ def parse(body: object) -> Response:
     SettledError: no choice is valid, and a retry would not help.
     ResponseError: no choice is valid for another reason.
   """
-  usage = body.get("usage") if isinstance(body, dict) else None
-  usage = usage if isinstance(usage, dict) else {}
-  prompt_tokens, completion_tokens = native_responses.num_tokens(body)
+  prompt_tokens, completion_tokens = usage_of(body)
   choices: list[Choice] = []
   rejected: list[ResponseError] = []
   left_out: collections.Counter[str] = collections.Counter()
@@ -200,14 +198,19 @@ def parse(body: object) -> Response:
     choices=tuple(choices),
     rejected=tuple(rejected),
     left_out=left_out,
-    prompt_tokens=_count(
-      usage.get("prompt_tokens", usage.get("input_tokens", prompt_tokens))
-    ),
-    completion_tokens=_count(
-      usage.get(
-        "completion_tokens", usage.get("output_tokens", completion_tokens)
-      )
-    ),
+    prompt_tokens=prompt_tokens,
+    completion_tokens=completion_tokens,
+  )
+
+
+def usage_of(body: object) -> tuple[int | None, int | None]:
+  """Returns the numbers of prompt and sampled tokens; None if not given."""
+  usage = body.get("usage") if isinstance(body, dict) else None
+  usage = usage if isinstance(usage, dict) else {}
+  prompt, sampled = native_responses.num_tokens(body)
+  return (
+    _count(usage.get("prompt_tokens", usage.get("input_tokens", prompt))),
+    _count(usage.get("completion_tokens", usage.get("output_tokens", sampled))),
   )
 
 

@@ -138,6 +138,7 @@ class Sampler:
       UserError: the endpoint, the key or the disk cannot be used.
     """
     self._budget = limits.Budget(self._limits, now.spent)
+    self._teacher.on_unusable = self._budget.charge
     todo = iter(now.missing)
     for number in range(1, len(now.missing) + 1):
       await self._work(now, todo, at_most=1)

@@ -170,6 +170,14 @@ def test_answers_that_cannot_be_used_are_paid_for_a_few_times_only(teach):
   assert len(list(store.read_records(teach.store))) == 4
 
 
+def test_answers_that_cannot_be_used_are_counted_in_the_budget(teach):
+  flags = ("--endpoint=chat", "--concurrency=1", "--max_total_tokens=2600")
+  with local_teacher.started("--script=ok" + ",spaced" * 25) as url:
+    status, _, err = teach(url, *flags, *HASTY)
+    assert status == 2 and "1 questions were given up" in err
+    assert local_teacher.stats(url)["requests"] == 6
+
+
 @pytest.mark.parametrize("status", ["400", "413", "422", "no_choices"])
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_prompt_that_is_refused_is_given_up_and_others_are_asked(
