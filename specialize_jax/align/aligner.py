@@ -422,7 +422,8 @@ def _padded(batch: targets.TargetBatch) -> list[np.ndarray]:
   used_BT = np.arange(shape[1]) < lengths[:, None]
   probs_PC = np.exp(batch.top_log_probs_PC)
   probs_PC /= np.maximum(1.0, probs_PC.sum(axis=1, keepdims=True))
-  width = max(1, int((probs_PC > 0).sum(axis=1).max(initial=1)))
+  # A candidate of probability 0 may precede others: the sampled token's.
+  width = 1 + int(np.flatnonzero((probs_PC > 0).any(axis=0)).max(initial=0))
   padded = []
   for values, dtype in (
     (batch.ids_P, np.int32),

@@ -46,6 +46,10 @@ class HuggingFaceStudent:
         " tokenizers.Tokenizer, or a fast tokenizer of transformers"
         " (use_fast=True)"
       )
+    # A copy: what the caller's pads and truncates would be aligned, too.
+    tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     self._tokenizer: tokenizers.Tokenizer = tokenizer
     self._where = "tokenizer"
     content = tokenizer.to_str()

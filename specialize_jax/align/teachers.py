@@ -10,6 +10,7 @@ server.
 import base64
 import binascii
 import math
+import numbers
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,10 +104,12 @@ def from_strings(
     listed = tuple(
       (_bytes(one), _checked(log_prob, place)) for one, log_prob in pairs
     )
+    # Strings may repeat, as U+FFFD does: the first is the likeliest.
+    known = dict(reversed(listed))
     if token_logprobs is not None:
       log_prob = _checked(token_logprobs[place], place)
-    elif spelling in dict(listed):
-      log_prob = dict(listed)[spelling]
+    elif spelling in known:
+      log_prob = known[spelling]
     else:
       raise errors.UserError(
         f"token {place}, {token!r}, is not among its top_logprobs; give"
@@ -152,6 +155,11 @@ def from_ids(
       )
     encoded = text.encode("utf-8")
     spellings = [encoded[start:end] for start, end in encoding.spans]
+  if len(ids) != len(top_logprobs):
+    raise errors.UserError(
+      f"top_logprobs has {len(top_logprobs)} entries for {len(ids)} ids;"
+      " expected one per token"
+    )
   tokens, tops = [], []
   for place, (index, top) in enumerate(zip(ids, top_logprobs, strict=True)):
     if spellings[place] is None:
@@ -205,7 +213,7 @@ def from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
   if isinstance(found, Mapping) and found.get("tokens"):
     tops = found.get("top_logprobs") or [None] * len(found["tokens"])
     return from_strings(
-      found["tokens"], tops, token_logprobs=found["token_logprobs"]
+      found["tokens"], tops, token_logprobs=found.get("token_logprobs")
     )
   raise errors.UserError(
     "the response holds no log-probabilities: expected logprobs with tokens"
@@ -236,9 +244,10 @@ def _checked(log_prob: float, place: int) -> float:
     place: The index of its token, for the error.
 
   Raises:
-    UserError: it is NaN or well above 0, as a probability would be.
+    UserError: it is no number, NaN or well above 0, as a probability would be.
   """
-  value = float(log_prob)
+  is_number = isinstance(log_prob, numbers.Real)
+  value = float(log_prob) if is_number else math.nan
   if math.isnan(value) or value > 1e-3:
     raise errors.UserError(
       f"token {place} has the log-probability {log_prob!r}; expected a natural"

@@ -149,6 +149,7 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
       raise errors.UserError(
         f"{output} holds something already: give a folder that does not exist."
       )
+    _remove_leftovers(output)
     for name, content in planned.tokenizer_files.items():
       file = output / opening.VOCABULARY_DIR / name
       file.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +177,14 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
       },
     )
   return directory / str(step)
+
+
+def _remove_leftovers(output: epath.Path) -> None:
+  """Removes what a conversion wrote that ended before its step was whole."""
+  if (output / opening.VOCABULARY_DIR).exists():
+    (output / opening.VOCABULARY_DIR).rmtree()
+  for name in (opening.DATASET, manifests.NAME):
+    (output / name).unlink(missing_ok=True)
 
 
 def write_folder(

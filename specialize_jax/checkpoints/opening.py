@@ -385,7 +385,8 @@ def dataset_file(checkpoint: Checkpoint) -> epath.Path | None:
   if checkpoint.kind == "ours":
     run = checkpoint.directory.parent
     # MODEL_DIR/best/checkpoints is a level deeper than MODEL_DIR/checkpoints.
-    places = [run, run.parent]
+    is_within_run = (run.parent / "checkpoints").is_dir()
+    places = [run, run.parent] if is_within_run else [run]
   for place in places:
     if (place / DATASET).is_file():
       if checkpoint.verifies:

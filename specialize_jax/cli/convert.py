@@ -145,6 +145,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       "give --output=DIR, where the converted checkpoint is written, or "
       "--verify alone, which writes nothing."
     )
+  for name in ("to", "dtype", "vocab_size", "vocabulary"):
+    if flags.verify and getattr(flags, name) is not None:
+      raise errors.UserError(f"--{name} goes with --output, not with --verify.")
+  if flags.to == "t5x" and flags.vocabulary is not None:
+    raise errors.UserError(
+      "--vocabulary goes with --to=ours and --to=huggingface: a checkpoint of"
+      " T5X holds no vocabulary, which its gin files name instead."
+    )
   checkpoint = opening.open_checkpoint(
     flags.checkpoint, verify=not flags.no_verify
   )

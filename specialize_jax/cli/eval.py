@@ -1,7 +1,6 @@
 """`specialize eval`: evaluates a checkpoint on a seqio task or mixture."""
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -51,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   import jax
 
+  from specialize_jax.files import writing
   from specialize_jax.runs import experiment
 
   defaults = {"MIXTURE_OR_TASK_NAME": f"{own.dataset.name}_test"} if own else {}
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gin_files.check_paths()
     values = gin_files.configured(experiment.evaluate_checkpoint)()
   if jax.process_index() == 0:
-    print(json.dumps(_shown(values)))
+    print(writing.to_json(_shown(values)))
   return 0
 
 

@@ -129,7 +129,7 @@ def _add_strategy(group: argparse._ArgumentGroup) -> None:
   real = {"type": flag_types.real(), "metavar": "X"}
   for name, default, kind, what in (
     ("max_new_tokens", 128, whole, "maximum number of output tokens and EOS "),
-    ("num_beams", 4, whole, "number of beams "),
+    ("num_beams", None, whole, "number of beams, with --strategy=beam "),
     ("num_return_sequences", 1, whole, 'sequences per row, as "outputs" '),
     ("length_penalty", 1.0, real, "of beam search: a score is divided by the "
      "length to this power "),
@@ -139,7 +139,7 @@ def _add_strategy(group: argparse._ArgumentGroup) -> None:
     ("num_samples", 1, whole, 'samples per row, as "outputs" '),
     ("seed", 0, seed, "a sample is a function of seed, row and number "),
   ):  # fmt: skip
-    shown = "all" if default is None else default
+    shown = {"num_beams": 4, "top_k": "all"}.get(name, default)
     group.add_argument(
       f"--{name}", default=default, help=f"{what}(default: {shown})", **kind
     )
@@ -220,12 +220,17 @@ def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
   from specialize_jax.t5 import network
 
   # All that can be wrong is found before the first device computation.
-  settings = requests.Settings(
-    **{
-      field.name: getattr(flags, field.name)
-      for field in dataclasses.fields(requests.Settings)
-    }
-  )
+  given = {
+    field.name: getattr(flags, field.name)
+    for field in dataclasses.fields(requests.Settings)
+  }
+  if given["num_beams"] is None:
+    del given["num_beams"]
+  elif flags.strategy != "beam":
+    raise errors.UserError(
+      f"--num_beams={flags.num_beams} goes with --strategy=beam alone"
+    )
+  settings = requests.Settings(**given)
   if settings.self_consistency and own is not None:
     own.dataset.in_distribution.answer.check_votes()
   rows = reading.read_numbered_rows(flags.inputs)
@@ -302,10 +307,14 @@ def _written(
   Raises:
     UserError: a question is not text, or there is nothing to show before it.
   """
+  from specialize_jax.files import writing
+
   asked = [
     (line, row)
     for line, row in rows
-    if "question" in row and not {"text", "input_ids"} & row.keys()
+    if row.get("question") is not None
+    and row.get("text") is None
+    and row.get("input_ids") is None
   ]
   if not asked:
     if flags.format:
@@ -319,6 +328,11 @@ def _written(
       raise errors.UserError(
         f'--inputs={flags.inputs}, line {line}: "question" is'
         f" {str(row['question'])[:40]!r}, and must be a string."
+      )
+    if writing.printable(row["question"]) != row["question"]:
+      raise errors.UserError(
+        f'--inputs={flags.inputs}, line {line}: "question" holds half of a'
+        " surrogate pair, which is not text."
       )
   wording = formats.PAPER
   if own is not None:
@@ -457,10 +471,14 @@ def _placement(mesh: str, batch_size: int) -> object:
   axes = {}
   for part in filter(None, mesh.split(",")):
     name, _, size = part.partition("=")
-    if name not in meshes.AXES or not size.lstrip("-").isdecimal():
+    if (
+      name not in meshes.AXES
+      or name in axes
+      or not size.removeprefix("-").isdecimal()
+    ):
       raise errors.UserError(
         f"--mesh={mesh}: {part!r} is not one of {', '.join(meshes.AXES)} with "
-        "a number, such as fsdp=4."
+        "a number, each given once, such as fsdp=4."
       )
     axes[name] = int(size)
   placed = placement.Placement(mesh=meshes.make_mesh(**axes))

@@ -172,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags_argv, arguments = _split(argv)
   flags = build_parser().parse_args(flags_argv)
   actions = _actions(flags)
+  _check_place(flags)
   if flags.max_failures < 1:
     raise errors.UserError(
       f"--max_failures={flags.max_failures} is not possible: expected 1 or "
@@ -276,6 +277,27 @@ def _package(flags: argparse.Namespace) -> str:
   return flags.package
 
 
+# Flags of some places alone, with their defaults.
+_PLACES = {
+  "manifest": (None, ("gke",)),
+  "service_account": (None, ("gke",)),
+  "namespace": ("default", ("gke",)),
+  "image": ("", ("gke", "xpk")),
+  "cluster": ("", ("xpk",)),
+  "queued": (False, ("tpu_vm",)),
+  "package": ("", ("tpu_vm",)),
+  "runtime_version": (None, ("tpu_vm",)),
+}
+
+
+def _check_place(flags: argparse.Namespace) -> None:
+  """Raises UserError for a flag that --on does not read."""
+  for name, (default, places) in _PLACES.items():
+    if getattr(flags, name) != default and flags.on not in places:
+      wanted = " or ".join(f"--on={place}" for place in places)
+      raise errors.UserError(f"--{name} goes with {wanted} alone.")
+
+
 def _on_tpu_vm(
   flags: argparse.Namespace,
   actions: list[str],
@@ -350,13 +372,6 @@ def _on_xpk(
 ) -> list[launch.Command]:
   from specialize_jax.tpu import xpk
 
-  for name, default in (
-    ("manifest", None),
-    ("service_account", None),
-    ("namespace", "default"),
-  ):
-    if getattr(flags, name) != default:
-      raise errors.UserError(f"--{name} goes with --on=gke alone.")
   run = xpk.Workload(
     name=flags.name,
     slice=rented,

@@ -193,10 +193,13 @@ def _plan(
       config, batch_size=flags.batch_size, num_chips=slice_.num_chips
     )
   rows = plan.plan(asked, meshes, progress=_say)
-  topology_text = None
+  topology_text = no_topology = None
   if flags.write_topology:
     trained = [row for row in rows if row["step"] == "train"]
-    topology_text = topology_gin.text(asked, trained, _without_outputs(argv))
+    try:
+      topology_text = topology_gin.text(asked, trained, _without_outputs(argv))
+    except errors.UserError as error:
+      no_topology = error  # raised when the rows are written and shown
   title = (
     f"{flags.model} on {slice_.name} ({slice_.num_chips} chips): batch "
     f"{flags.batch_size}, {flags.input_length}/{flags.target_length} tokens, "
@@ -215,11 +218,13 @@ def _plan(
     print(plan_view.breakdown(rows))
   for name, path in (
     ("rows", flags.output),
-    ("topology", flags.write_topology),
+    ("topology", topology_text and flags.write_topology),
     ("figure", flags.figure),
   ):
     if path:
       print(f"{name}: {path}")
+  if no_topology is not None:
+    raise no_topology
   return 0
 
 

@@ -397,14 +397,17 @@ def _last_sentence(text: str) -> str:
 def numbers_equal(left: str, right: str) -> bool:
   """Returns whether two numbers, as `extract_number` returns them, are equal.
 
-  The absolute tolerance is one millionth, so that 0.3333333 equals 1/3.
+  The tolerance is one millionth, so that 0.3333333 equals 1/3, and of small
+  numbers one thousandth, so that two of them are not both zero.
 
   Example:
     >>> numbers_equal("72.0", "72"), numbers_equal("-5", "5")
     (True, False)
   """
   a, b = value_of(left), value_of(right)
-  return a is not None and b is not None and abs(a - b) <= _TOLERANCE
+  if a is None or b is None:
+    return False
+  return abs(a - b) <= min(_TOLERANCE, max(abs(a), abs(b)) / 1000)
 
 
 def value_of(number: str) -> fractions.Fraction | None:

@@ -83,7 +83,16 @@ def rows_of(
   if dataset == "gsm8k":
     rows = read_gsm8k(find(path), "train")
   else:
-    rows = _READERS[dataset](find(path))
+    file = find(path)
+    try:
+      rows = _READERS[dataset](file)
+    except errors.UserError:
+      raise
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+      raise errors.UserError(
+        f"{file} is not as its authors released it"
+        f" ({type(error).__name__}: {error}): download it again"
+      ) from error
   validation, rest = splits.split_validation(rows)
   return validation if split == "validation" else rest
 
@@ -167,18 +176,21 @@ def read_gsm8k(path: str, split: str) -> list[Question]:
   rows = questions.read_json_lines(path, ["question", "answer"])
   read_rows = []
   for number, row in enumerate(rows):
-    solution, mark, answer = row["answer"].rpartition("####")
+    where = f"{path}, row {number + 1}"
+    question = questions.text_of(row, "question", where)
+    given = questions.text_of(row, "answer", where)
+    solution, mark, answer = given.rpartition("####")
     if not mark or not answer.strip():
       raise errors.UserError(
-        f"{path}, row {number + 1}: expected an answer that ends in"
-        f" '#### NUMBER', got {row['answer'][-30:]!r}"
+        f"{where}: expected an answer that ends in '#### NUMBER', got"
+        f" {given[-30:]!r}"
       )
     answer = answer.strip()
     steps = _CALCULATOR_MARK.sub("", solution).strip()
     read_rows.append(
       Question(
         question_id=f"gsm8k/{split}/{number}",
-        question=row["question"].strip(),
+        question=question.strip(),
         rationale=f"{steps}\n{_last_sentence(answer)}",
         answer=answer,
       )

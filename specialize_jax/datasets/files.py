@@ -9,20 +9,20 @@ training. `docs/own_domain.md` describes the keys.
 import dataclasses
 import functools
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
 import sentencepiece
 import yaml
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.cot import answer_rules, formats
-from specialize_jax.data import questions, record_filter, splits
+from specialize_jax.data import questions, record_filter, sources, splits
 from specialize_jax.datasets import description
 from specialize_jax.datasets import mistakes as mistakes_lib
 from specialize_jax.datasets import rows as rows_lib
-from specialize_jax.files import paths, reading
+from specialize_jax.files import paths, reading, writing
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MAX_BYTES = 1 << 20
@@ -178,7 +178,7 @@ def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
   _check_nesting(text, f"{flag}={path}")
   try:
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-  except (yaml.YAMLError, RecursionError) as error:
+  except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
     mark = getattr(error, "problem_mark", None)
     place = f", line {mark.line + 1}" if mark else ""
     problem = getattr(error, "problem", None) or type(error).__name__
@@ -454,6 +454,13 @@ class _Reader:
       return None
     if not node.value.strip():
       self._add(node, f"{what} is empty")
+      return None
+    if writing.printable(node.value) != node.value:
+      self._add(
+        node,
+        f"{what} holds half of a surrogate pair, which is not text: write the"
+        " character itself",
+      )
       return None
     return node.value
 
@@ -943,12 +950,18 @@ class _Sets:
 
   def _shown(self, member: _Member) -> list[questions.Question]:
     """Returns the questions that may be demonstrations of a benchmark."""
-    own = self._rows.get((member.kind, member.name, "demonstrations"))
-    if own is not None:
-      return [row.question for row in own]
-    inside = self._rows.get(("", "", "demonstrations"))
-    if inside is not None:
-      return [row.question for row in inside]
+    for kind, name in ((member.kind, member.name), ("", "")):
+      rows = self._rows.get((kind, name, "demonstrations"))
+      if rows is not None:
+        held_out = {
+          rows_lib.same_words(one.question)
+          for one in self._split("", "", "validation")
+        }
+        return [
+          row.question
+          for row in rows
+          if rows_lib.same_words(row.question.question) not in held_out
+        ]
     return self._split("", "", "train")
 
   def _split(
@@ -1004,8 +1017,8 @@ def _demonstrations(
   found = questions.to_demonstrations(shown)
   if found:
     return found
-  kept = pathlib.Path(parts.tfds_dir) / f"{parts.name}_teacher"
-  kept = kept / questions.DEMONSTRATIONS
+  folder = epath.Path(sources.tfds_dir(parts.tfds_dir))
+  kept = folder / f"{parts.name}_teacher" / questions.DEMONSTRATIONS
   if kept.is_file():
     return questions.to_demonstrations(questions.read_questions(str(kept)))
   raise errors.UserError(

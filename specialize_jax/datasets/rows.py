@@ -195,7 +195,8 @@ def read(
     seen[name] = line
     asked = _without_punctuation(parsed.question.question)
     answer, first = answered.setdefault(asked, (parsed.question.answer, line))
-    if not rule.same(answer, parsed.question.answer):
+    stated = formats.render_answer(parsed.question.answer, wording)
+    if not rule.finds(stated, answer):
       mistakes.add(
         path,
         line,

@@ -69,11 +69,12 @@ class Settings:
       raise errors.UserError(
         f"num_samples is {self.num_samples}, and can be at most {MAX_SAMPLES}."
       )
-    drawn = self.strategy == "sample"
+    drawn, beams = self.strategy == "sample", self.strategy == "beam"
     for name, given, fits, need in (
       ("num_samples", self.num_samples > 1, drawn, "sample"),
       ("self_consistency", self.self_consistency, drawn, "sample"),
-      ("calculator", self.calculator, self.strategy != "beam", "greedy"),
+      ("calculator", self.calculator, not beams, "greedy"),
+      ("num_return_sequences", self.num_return_sequences > 1, beams, "beam"),
     ):
       if given and not fits:
         raise errors.UserError(

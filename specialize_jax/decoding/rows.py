@@ -11,7 +11,6 @@ which ends with EOS. Ids include EOS or not as given.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from specialize_jax import errors
 from specialize_jax.decoding import requests
 from specialize_jax.decoding import vocabulary as vocabularies
+from specialize_jax.files import writing
 from specialize_jax.t5 import config as t5_config
 
 Row = Mapping[str, object]
@@ -166,7 +166,8 @@ def output_row(
   """Returns an input row with the fields of its result added.
 
   Args:
-    row: the input row; all its fields are kept.
+    row: the input row; its fields are kept, but for results of another run if
+      it is decoded.
     result: the result of its request.
     log_probs: whether to add the log-probability of each output token.
 
@@ -179,7 +180,9 @@ def output_row(
   """
   if result.target_log_probs is not None:
     return {**row, "target_log_probs": _numbers(result.target_log_probs)}
-  with_result = {**row, **_fields(result.output, log_probs)}
+  # The input may be the output of another run, with results of its own.
+  asked = {name: value for name, value in row.items() if name not in _ADDED}
+  with_result = {**asked, **_fields(result.output, log_probs)}
   if result.vote is not None:
     # "answer" may be a field of the input, to grade against.
     with_result["voted_answer"] = result.vote.answer
@@ -193,11 +196,16 @@ def output_row(
 
 
 def is_output_of(output: Row, row: Row) -> bool:
-  """Returns whether an output row has all fields of an input row."""
+  """Returns whether an output row has an input row's fields.
+
+  Fields that are the result of an earlier run are not compared.
+  """
   return all(
-    name in output
-    # Compared as JSON, since NaN is not equal to itself.
-    and (name in _ADDED or json.dumps(output[name]) == json.dumps(value))
+    # Compared as they are written: NaN is null there.
+    name in _ADDED
+    or (
+      name in output and writing.to_json(output[name]) == writing.to_json(value)
+    )
     for name, value in row.items()
   )
 

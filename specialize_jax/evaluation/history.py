@@ -45,6 +45,8 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
   for number, line in enumerate([*lines, rest], start=1):
     if not line.strip():
       continue
+    if line is rest and not reading.is_json(line):
+      break  # it is still being written, or was cut short
     seals.check(line, f"{path}, line {number}")
     try:
       row = json.loads(line)
@@ -61,8 +63,6 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
       AttributeError,
       RecursionError,
     ) as error:
-      if line is rest:
-        break
       raise errors.UserError(
         f"{path}, line {number} is not a row of metrics (got {line[:60]!r}, "
         'expected {"step", "group", "values"}); remove the line.'

@@ -8,6 +8,7 @@ decoding again.
 """
 
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -126,5 +127,15 @@ def _opened(
   try:
     return resumable.ResumableRows(path, **arguments)
   except errors.UserError as error:
+    # Those of other settings are kept: they may have taken hours.
+    text = json.dumps(made_of, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    beside = path.with_name(
+      f"{path.name.removesuffix('.jsonl')}.{digest}.jsonl"
+    )
+    logging.warning("Outputs are kept in %s: %s", beside, error)
+  try:
+    return resumable.ResumableRows(beside, **arguments)
+  except errors.UserError as error:
     logging.warning("Evaluation starts over: %s", error)
-    return resumable.ResumableRows(path, overwrite=True, **arguments)
+    return resumable.ResumableRows(beside, overwrite=True, **arguments)

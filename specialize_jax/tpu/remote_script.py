@@ -9,11 +9,16 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from specialize_jax import errors
+
 ENVIRONMENT = "specialize_environment"
 RUNS = "specialize_runs"
 # The hosts' own Python is older than the package needs.
 _PYTHON = "3.11"
-_DISTRIBUTION = re.compile(r"[-\w.]*")
+_REQUIREMENT = re.compile(
+  r"(?P<name>\w[-\w.]*)(?:\s*\[(?P<extras>[^\]]*)\])?(?P<rest>\s*(?:[@=<>!~;].*)?)",
+  re.DOTALL,
+)
 
 
 def install(package: str) -> str:
@@ -85,8 +90,25 @@ def _enter(name: str) -> list[str]:
 
 
 def _with_extra(package: str, extra: str) -> str:
-  """Example: "p @ git+u" -> "p[tpu] @ git+u"; "p.whl" -> "./p.whl[tpu]"."""
-  if package.endswith(".whl"):
+  """Adds an extra to a requirement or a wheel.
+
+  Example: "p @ git+u" -> "p[tpu] @ git+u"; "p.whl" -> "./p.whl[tpu]".
+
+  Raises:
+    UserError: it is neither a wheel nor a requirement.
+  """
+  if is_wheel(package):
     return f"./{package}[{extra}]"
-  name = _DISTRIBUTION.match(package)[0]
-  return f"{name}[{extra}]{package[len(name) :]}"
+  match = _REQUIREMENT.fullmatch(package)
+  if match is None:
+    raise errors.UserError(
+      f"--package={package} is neither a wheel nor a requirement for pip, which"
+      " begins with a name: give one such as 'specialize-jax @ git+https://...'"
+    )
+  extras = ",".join(filter(None, [extra, match["extras"]]))
+  return f"{match['name']}[{extras}]{match['rest']}"
+
+
+def is_wheel(package: str) -> bool:
+  """Returns whether a package is a local wheel, not a requirement."""
+  return package.endswith(".whl") and "@" not in package

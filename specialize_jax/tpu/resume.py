@@ -98,14 +98,14 @@ def resume_until_done(
     if status == 0:
       _say("the run is done.")
       return 0
+    settled = time.monotonic() - began >= patience.settled_seconds
     preempted = status == PREEMPTED or _state(vm)[0] in _NOT_THERE
-    failures = 0 if preempted else failures + 1
+    failures = 0 if preempted else (0 if settled else failures) + 1
     if failures >= patience.max_failures:
       _say(f"{failures} tries in a row failed; the last with status {status}.")
       return status
     if restart == patience.max_restarts:
       break
-    settled = time.monotonic() - began >= patience.settled_seconds
     quick_restarts = 0 if settled else quick_restarts + 1
     wait = min(
       patience.first_wait_seconds * 2 ** max(quick_restarts - 1, 0),

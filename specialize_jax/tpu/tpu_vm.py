@@ -83,7 +83,7 @@ class TpuVm:
       UserError: the wheel does not exist.
     """
     commands = []
-    if package.endswith(".whl"):
+    if remote_script.is_wheel(package):
       if not os.path.isfile(package):
         raise errors.UserError(
           f"--package={package} is not a file: give a wheel, or a "

@@ -596,6 +596,11 @@ def test_a_fraction_equals_its_decimals(value, said):
     ("1/0", "1/0", False),
     ("x", "x", False),
     ("0", "-0", True),
+    ("0.0166667", "1/60", True),
+    ("0.0000002", "0.0000009", False),
+    ("6.6e-34", "1.6e-19", False),
+    ("6.6e-34", "6.60e-34", True),
+    ("0", "0.0000001", False),
   ],
 )
 def test_numbers_are_compared_by_value(left, right, equal):

@@ -113,6 +113,25 @@ def test_an_output_row_keeps_the_inputs_fields():
   assert row["output_log_probs"] == [-0.1, -0.2]
 
 
+def test_results_of_an_earlier_run_are_not_this_one_s():
+  """An output file is fed to another checkpoint."""
+  before = {
+    "text": "?",
+    "x": float("nan"),
+    "output": "old",
+    "outputs": [],
+    "voted_answer": "7",
+    "output_log_probs": [-0.5],
+  }
+  result = requests.Result(sequences=[output([5, 1], None)])
+  row = rows.output_row(before, result, log_probs=False)
+  assert row.keys() == {"text", "x", "output_ids"}
+  # As it is read back to be resumed.
+  assert rows.is_output_of({**row, "x": None}, before)
+  assert not rows.is_output_of({**row, "x": None}, {**before, "text": "!"})
+  assert not rows.is_output_of({**row, "x": None}, {**before, "y": 1})
+
+
 def test_without_a_vocabulary_there_is_no_text():
   result = requests.Result(sequences=[output([5, 1], None)])
   assert rows.output_row({}, result, log_probs=False) == {"output_ids": [5, 1]}
@@ -147,6 +166,10 @@ def test_a_scored_row_has_float32s_in_their_shortest_spelling():
   [
     ({"strategy": "best"}, "strategy is 'best'"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+    (
+      {"strategy": "sample", "num_return_sequences": 3},
+      "num_return_sequences does not go with strategy=sample: it needs",
+    ),
     ({"strategy": "sample", "num_samples": 0}, "num_samples is 0"),
     ({"strategy": "sample", "num_samples": 2000}, "at most 1024"),
     ({"strategy": "sample", "temperature": 0.0}, "temperature is 0.0"),

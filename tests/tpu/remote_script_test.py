@@ -8,6 +8,7 @@ import time
 import pytest
 from testdata import stand_ins
 
+from specialize_jax import errors
 from specialize_jax.tpu import remote_script
 
 HOSTILE = [
@@ -135,6 +136,7 @@ def test_logs_follow_what_the_run_writes(machine):
     ("p-1.0-py3-none-any.whl", "./p-1.0-py3-none-any.whl[tpu]"),
     ("p @ git+https://h/r@$(x); y", "p[tpu] @ git+https://h/r@$(x); y"),
     ("p==1.0", "p[tpu]==1.0"),
+    ("p[plan] @ git+u", "p[tpu,plan] @ git+u"),
   ],
 )
 def test_install_asks_uv_for_the_package_with_its_tpu_extra(
@@ -151,6 +153,12 @@ def test_install_asks_uv_for_the_package_with_its_tpu_extra(
   *_, last = stand_ins.calls(tools)
   assert last["arguments"][:4] == ["-m", "uv", "pip", "install"]
   assert last["arguments"][-1] == installed
+
+
+@pytest.mark.parametrize("package", ["git+https://h/r", "./folder", ""])
+def test_a_package_without_a_name_is_refused_before_anything_is_rented(package):
+  with pytest.raises(errors.UserError, match="begins with a name"):
+    remote_script.install(package)
 
 
 def test_install_stops_at_the_first_failure(machine):
