@@ -19,7 +19,7 @@ from specialize_jax.checkpoints import manifests, opening, tokenizers
 from specialize_jax.data import example_stream, identity, pipeline, task_parts
 from specialize_jax.decoding import bucketing
 from specialize_jax.evaluation import evaluator
-from specialize_jax.files import locks, writing
+from specialize_jax.files import locks, reading, writing
 from specialize_jax.losses import distillation
 from specialize_jax.parallel import axis_rules, chips, placement, processes
 from specialize_jax.parallel import mesh as meshes
@@ -569,11 +569,37 @@ def _evaluate_checkpoint(
     for evaluate_fn in evaluators:
       values.update(evaluate_fn(params, step_number, checkpoint=identity))
   if jax.process_index() == 0:
-    row = {"step": step_number, "group": "evaluation", "values": values}
-    writing.write_rows(
-      epath.Path(output_dir) / "metrics.jsonl", [row], sealed=True
-    )
+    row = {
+      "step": step_number,
+      "group": "evaluation",
+      "values": values,
+      "checkpoint": identity,
+    }
+    path = epath.Path(output_dir) / "metrics.jsonl"
+    writing.write_rows(path, [*_other_rows(path, row), row], sealed=True)
   return values
+
+
+def _other_rows(
+  path: epath.Path, row: Mapping[str, object]
+) -> list[Mapping[str, object]]:
+  """Returns the metrics of other evaluations in the same directory.
+
+  They are of other steps, or of other tasks of the same checkpoint.
+  """
+  found = []
+  for other in reading.read_rows(path) if path.is_file() else ():
+    if other.get("step") != row["step"]:
+      found.append(other)
+      continue
+    values = {
+      name: value
+      for name, value in other.get("values", {}).items()
+      if name not in row["values"]
+    }
+    if values and other.get("checkpoint") == row["checkpoint"]:
+      found.append({**other, "values": values})
+  return found
 
 
 def _check_vocabulary(

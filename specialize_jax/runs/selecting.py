@@ -314,6 +314,8 @@ def _evaluation_of(
     return known
   directory = model_dir / choosing.DIRECTORY / kind / str(step)
   checkpoint = epath.Path(run_dir) / "checkpoints" / str(step)
+  if jax.process_index() == 0:  # of other settings, or of other data
+    (directory / "metrics.jsonl").unlink(missing_ok=True)
   values = experiment.evaluate_checkpoint(
     checkpoint,
     evaluations=[evaluation],

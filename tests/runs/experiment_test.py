@@ -11,6 +11,7 @@ from testdata import tiny_demo, tiny_world
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
 from specialize_jax.data import sources
+from specialize_jax.evaluation import history
 from specialize_jax.files import locks
 from specialize_jax.runs import experiment, held_out
 from specialize_jax.t5 import network
@@ -53,6 +54,20 @@ def test_a_run_ends_at_its_last_step_and_is_evaluated(trained_run, tmp_path):
     output_dir=tmp_path / "eval",
   )
   assert values["mini_gsm_zero_shot_chain_of_thought_v1/n"] == 6
+  # Another evaluation of it adds to the metrics, and the same one replaces its.
+  for name in ("mini_svamp_zero_shot_chain_of_thought_v1",) * 2:
+    experiment.evaluate_checkpoint(
+      run.model_dir,
+      evaluations=[tiny_demo.evaluation(name)],
+      output_dir=tmp_path / "eval",
+    )
+  known = history.read(tmp_path / "eval" / "metrics.jsonl")
+  assert [*known] == [6]
+  assert known[6].items() > values.items()
+  assert known[6]["mini_svamp_zero_shot_chain_of_thought_v1/n"] == 6
+  assert (
+    len((tmp_path / "eval" / "metrics.jsonl").read_text().splitlines()) == 2
+  )
 
 
 def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained_run):
