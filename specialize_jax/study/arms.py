@@ -24,7 +24,7 @@ WORLD = "world"
 SELECTED, IN_DISTRIBUTION = "selected", "in_distribution"
 """The two rules of checkpoint selection, both of which are tested."""
 
-_WORLD_COST = 42.0  # in seconds of processor time, as the costs of arms
+_WORLD_COST = 30.0  # in seconds of processor time, as the costs of arms
 _VERSION = 2  # of what a job computes; jobs of another version are repeated
 
 
