@@ -14,7 +14,7 @@ from specialize_jax import errors
 from specialize_jax.evaluation import intervals
 from specialize_jax.files import reading, writing
 from specialize_jax.reports import tables
-from specialize_jax.study import registered
+from specialize_jax.study import curves
 
 Json = Mapping[str, object]
 
@@ -232,9 +232,9 @@ def _gain_and_price(part: Json) -> Finding:
 
 
 def _early_share(curve: Json) -> float:
-  """Returns `registered.early_share` of the mean over seeds; NaN for none."""
+  """Returns `curves.early_share` of the mean over seeds; NaN for none."""
   means = map(statistics.fmean, zip(*curve["seeds"], strict=True))
-  return registered.early_share(dict(zip(curve["steps"], means, strict=True)))
+  return curves.early_share(dict(zip(curve["steps"], means, strict=True)))
 
 
 def _matching(part: Json) -> Finding:

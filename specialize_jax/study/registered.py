@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from specialize_jax.evaluation import intervals
-from specialize_jax.study import arm_results, arms
+from specialize_jax.study import arm_results, arms, curves
 
 HELD_OUT_KL = "held_out/loss_kl"
 
@@ -150,7 +150,7 @@ def _gain_and_price(measured: _Measured) -> list[Test]:
     for name, how in named.items()
   ]
   chain, answer = (
-    [early_share(c) for c in measured.accuracy_curve(after, tasks)]
+    [curves.early_share(c) for c in measured.accuracy_curve(after, tasks)]
     for tasks in kinds.values()
   )
   paces = [one - other for one, other in zip(chain, answer, strict=True)]
@@ -164,18 +164,6 @@ def _gain_and_price(measured: _Measured) -> list[Test]:
       unit=_SHARE,
     ),
   ]
-
-
-def early_share(curve: Mapping[int, float]) -> float:
-  """Returns the share of a curve's fall that its first interval has.
-
-  Example: 0.75 for 0.8 at step 0, 0.2 at step 100 and 0.0 at step 200. NaN if
-  the curve does not fall.
-  """
-  values = [curve[step] for step in sorted(curve)]
-  if len(values) < 2 or values[0] <= min(values[1:]):
-    return math.nan
-  return (values[0] - values[1]) / (values[0] - min(values[1:]))
 
 
 def _matching(measured: _Measured) -> list[Test]:

@@ -6,7 +6,7 @@ import math
 import pytest
 from testdata import made_up_study
 
-from specialize_jax.study import arm_results, registered
+from specialize_jax.study import arm_results, curves, registered
 
 
 def outcome(directory, study=None, **made_up):
@@ -111,10 +111,10 @@ def test_what_has_no_runs_is_not_said_to_hold(tmp_path):
 
 
 def test_early_shares_and_late_falls():
-  assert registered.early_share({0: 0.8, 100: 0.2, 200: 0.0}) == (
+  assert curves.early_share({0: 0.8, 100: 0.2, 200: 0.0}) == (
     pytest.approx(0.75)
   )
-  assert math.isnan(registered.early_share({0: 0.1, 100: 0.2}))
+  assert math.isnan(curves.early_share({0: 0.1, 100: 0.2}))
   assert registered.late_fall({0: 0.0, 50: 0.4, 100: 0.3}) == (
     pytest.approx(0.1)
   )

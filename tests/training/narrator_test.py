@@ -67,11 +67,11 @@ def test_a_run_says_its_evaluations_its_saves_and_what_comes_next(tmp_path):
   assert len(said) == len(events) + 2
   assert events == [
     "compiling the train step",
-    "  a   25.0 %",
-    "  the next evaluation is at step 3",
     f"step 2: saving to {tmp_path}/checkpoints/2",
     "  a   25.0 %",
+    "  the next evaluation is at step 3",
     f"step 3: saving to {tmp_path}/checkpoints/3",
+    "  a   25.0 %",
   ]
 
 
