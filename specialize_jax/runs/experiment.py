@@ -371,14 +371,15 @@ def check_evaluations(
   first: dict[str, str] = {}
   for one in experiment.evaluations:
     bucketing.batch_axes(placed.mesh, one.batch_size)
-    for task in one.task_names():
+    tasks = one.task_names()
+    for task in tasks:
       if task in first:
         raise errors.UserError(
           f"EVALUATIONS has the task {task} twice, in"
           f" {first[task]} and in {one.mixture_or_task_name}: the values of one"
           " would replace those of the other; leave one out"
         )
-    first |= dict.fromkeys(one.task_names(), one.mixture_or_task_name)
+    first |= dict.fromkeys(tasks, one.mixture_or_task_name)
 
 
 def _evaluated_data(experiment: Experiment) -> dict[str, str]:

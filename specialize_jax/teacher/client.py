@@ -141,10 +141,11 @@ class Sampling:
   @property
   def longest_sample(self) -> int:
     """The maximum length of a sample in tokens, which `extra` may replace."""
-    extra = [self.extra.get(name) for name in _TOKEN_LIMITS]
-    given = [one for one in extra if type(one) is int]
-    replaced = "max_tokens" in self.extra
-    return max([*given, *(() if replaced and given else (self.max_tokens,))])
+    body = self.body("", 1)
+    sent = [body.get(name) for name in _TOKEN_LIMITS]
+    return max(
+      (one for one in sent if type(one) is int), default=self.max_tokens
+    )
 
   def longest_answer_bytes(self, num_samples: int) -> int:
     """Returns the maximum size of a response, in bytes.

@@ -170,7 +170,7 @@ def test_every_arm_of_a_study_is_a_run_that_train_takes(file):
   assert main.optimizer == other.optimizer
   assert main.mixture_or_task_name == other.mixture_or_task_name
   sizes = [runs[after].model.embed_dim for _, after in study.roles.sizes]
-  assert len(set(sizes)) >= 3  # fewer would lie on any line
+  assert len(set(sizes)) >= 3  # a line fits any two
   assert sizes == sorted(sizes)
   for before, after in study.roles.sizes:
     assert runs[before].model == runs[after].model
