@@ -102,6 +102,7 @@ class CheckpointManager:
     self._keep = keep
     self._keep_period = keep_period
     self._keep_best = keep_best
+    self._late_scores: dict[int, float] = {}
     self._opened: ocp.CheckpointManager | None = None
     self._writes = False
 
@@ -149,12 +150,7 @@ class CheckpointManager:
     if self._keep_period is not None:
       policies.append(checkpoint_managers.EveryNSteps(self._keep_period))
     if self._keep_best:
-      best = checkpoint_managers.BestN(
-        get_metric_fn=_score,
-        n=self._keep_best,
-        keep_checkpoints_without_metrics=False,
-      )
-      policies.append(best)
+      policies.append(_Best(self._keep_best, self._late_scores))
     return checkpoint_managers.AnyPreservationPolicy(policies)
 
   def __enter__(self) -> "CheckpointManager":
@@ -216,6 +212,14 @@ class CheckpointManager:
         ),
         force=True,
       )
+
+  def set_score(self, step: int, score: float | None) -> None:
+    """Sets the score of a step that was saved without one; None for none.
+
+    It is not written into the step: a run sets it again when it resumes.
+    """
+    if score is not None and not math.isnan(score):
+      self._late_scores[step] = score
 
   def restore_newest(self, abstract_state: Any) -> Restored | None:
     """Restores the newest undamaged step.
@@ -773,6 +777,35 @@ def _lists(step_metadata: epath.Path, item: str) -> bool:
     return False
   handlers = reading.read_json_description(step_metadata).get("item_handlers")
   return item in (handlers or {})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best:
+  """Keeps the steps with the highest scores; one without a score is not kept.
+
+  Orbax's `BestN` knows the scores alone that were saved with a step.
+  """
+
+  num_kept: int
+  late_scores: Mapping[int, float]
+
+  def should_preserve(
+    self,
+    checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+    *,
+    context: checkpoint_managers.PreservationContext,
+  ) -> Sequence[bool]:
+    """Returns whether each checkpoint is one of the best."""
+    del context
+    scores = dict(self.late_scores) | {
+      one.step: _score(one.metrics)
+      for one in checkpoints
+      if one.metrics is not None
+    }
+    steps = [one.step for one in checkpoints]
+    scored = sorted((s for s in steps if s in scores), key=scores.__getitem__)
+    best = scored[-self.num_kept :]
+    return [step in best for step in steps]
 
 
 def _score(metrics: Mapping[str, float]) -> float:

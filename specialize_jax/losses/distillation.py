@@ -6,6 +6,7 @@ come from whole logits, or from chunks that are never assembled: see
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -79,7 +80,9 @@ class LossConfig:
         "targets."
       )
     inputs.check_num_chunks(self.num_chunks)
-    errors.require_range("LossConfig.z_loss", self.z_loss, at_least=0.0)
+    errors.require_range(
+      "LossConfig.z_loss", self.z_loss, at_least=0.0, below=math.inf
+    )
 
 
 @jax.tree_util.register_dataclass

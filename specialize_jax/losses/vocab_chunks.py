@@ -114,7 +114,8 @@ _MAX_SHARDS = 8
 
 
 def _chunks(vocab_size: int, num_chunks: int) -> _Chunks:
-  num_chunks = max(n for n in range(1, num_chunks + 1) if vocab_size % n == 0)
+  most = min(num_chunks, vocab_size)
+  num_chunks = max(n for n in range(1, most + 1) if vocab_size % n == 0)
   num_blocks = math.gcd(vocab_size // num_chunks, _MAX_SHARDS)
   return _Chunks(
     num_blocks=num_blocks,

@@ -128,7 +128,7 @@ class AxisRules:
       name = jax.tree_util.keystr(path, simple=True, separator="/")
       spec = self.partition_spec(leaf.names, name)
       return NamedSharding(
-        mesh, _drop_non_dividing(spec, leaf.value.shape, mesh)
+        mesh, drop_non_dividing(spec, leaf.value.shape, mesh)
       )
 
     return jax.tree_util.tree_map_with_path(
@@ -136,8 +136,10 @@ class AxisRules:
     )
 
 
-def _drop_non_dividing(
-  spec: PartitionSpec, shape: tuple[int, ...], mesh: jax.sharding.Mesh
+def drop_non_dividing(
+  spec: PartitionSpec,
+  shape: tuple[int, ...],
+  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
 ) -> PartitionSpec:
   """Removes mesh axes that do not divide the size of their dimension.
 

@@ -114,6 +114,25 @@ class Placement:
       shard,
     )
 
+  def check_batch(
+    self, batch_size: int, num_microbatches: int = 1, *, name: str
+  ) -> None:
+    """Raises UserError if a batch is not divisible over the mesh.
+
+    Args:
+      batch_size: the number of rows.
+      num_microbatches: the number of microbatches, whose rows are divided too.
+      name: the name of the batch size, as its user wrote it.
+    """
+    shards = self.rules.batch_shards(self.mesh)
+    multiple = shards * num_microbatches
+    if batch_size % multiple:
+      raise errors.UserError(
+        f"{name}={batch_size} cannot be cut evenly over {shards} chips along"
+        f" the mesh axes data and fsdp in {num_microbatches} microbatches: give"
+        f" a multiple of {multiple}."
+      )
+
   def _check_rows(self, num_rows: int) -> None:
     shards = self.rules.batch_shards(self.mesh)
     if num_rows % shards:

@@ -76,6 +76,24 @@ def phases(mesh: jax.sharding.Mesh, axis: str) -> tuple[int, ...]:
   return sizes if math.prod(sizes) == size else (size,)
 
 
+def dividing_axes(logical_axis: str, size: int) -> axis_rules.MeshAxes:
+  """Returns the mesh axes of a logical axis within a mesh and its rules.
+
+  Args:
+    logical_axis: the name of the logical axis.
+    size: the size of the dimension.
+
+  Returns:
+    The axes; None if it is not sharded, or if they do not divide `size`: then
+    `axis_rules.AxisRules.tree_shardings` does not shard it either.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  spec = nn.logical_to_mesh_axes((logical_axis,))
+  if not spec or mesh.empty:
+    return None
+  return axis_rules.drop_non_dividing(spec, (size,), mesh)[0]
+
+
 def num_shards(logical_axis: str) -> int:
   """Returns the number of devices over which a logical axis is sharded."""
   mesh = jax.sharding.get_abstract_mesh()

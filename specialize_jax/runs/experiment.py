@@ -6,6 +6,7 @@ that connects data, network, loss, optimizer, mesh, checkpoints and evaluators.
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -209,6 +210,19 @@ class Experiment:
         "LoopConfig.best_metrics to names of evaluation metrics, such as "
         '["svamp_zero_shot_chain_of_thought_v1/accuracy"].'
       )
+    every, saved = self.loop.eval_every, self.loop.checkpoint_every
+    if self.keep_best and every is None:
+      raise errors.UserError(
+        f"keep_best={self.keep_best} keeps checkpoints by their evaluations,"
+        " and there are none: set EVAL_EVERY (LoopConfig.eval_every)."
+      )
+    if self.keep_best and math.lcm(saved or every, every) > self.loop.num_steps:
+      raise errors.UserError(
+        f"keep_best={self.keep_best} compares the checkpoints that are"
+        f" evaluated, and with checkpoint_every={saved} and eval_every={every}"
+        f" no step up to {self.loop.num_steps} is both: make one a multiple of"
+        " the other."
+      )
 
 
 def train(
@@ -257,12 +271,12 @@ def _train(
   optimizer_ = optimizer.build(experiment.optimizer)
   # One seed for everything random except the data, which use it separately.
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
+  check_evaluations(experiment, placed)
   iterator = batches(experiment, placed)
   data = identity.of_mixture(experiment.mixture_or_task_name)
   processes.agree(data, _SAME_FILES)
   # Before the first device computation, so that wrong names and splits fail
   # early.
-  check_evaluations(experiment, placed)
   predictions_dir = os.path.join(experiment.model_dir, "predictions")
   evaluators = [
     evaluation.evaluator(model, predictions_dir)
@@ -360,14 +374,17 @@ def check_evaluations(
   """Checks, before the first step, what else fails at the first evaluation.
 
   Raises:
-    UserError: two evaluations report the same values, or the mesh does not
-      divide the batch of one.
+    UserError: two evaluations report the same values, none reports one of the
+      best metrics, or the mesh does not divide the batch of one or of training.
   """
   if len(experiment.held_out_losses) > 1:
     raise errors.UserError(
       f"HELD_OUT_LOSSES has {len(experiment.held_out_losses)} entries, which"
       " would report their values under the same names: give one"
     )
+  placed.check_batch(
+    experiment.batch_size, experiment.num_microbatches, name="BATCH_SIZE"
+  )
   first: dict[str, str] = {}
   for one in experiment.evaluations:
     bucketing.batch_axes(placed.mesh, one.batch_size)
@@ -380,6 +397,16 @@ def check_evaluations(
           " would replace those of the other; leave one out"
         )
     first |= dict.fromkeys(tasks, one.mixture_or_task_name)
+  for name in experiment.loop.best_metrics:
+    task, _, metric = name.rpartition("/")
+    if task not in first and not (
+      experiment.held_out_losses and name in held_out.METRICS
+    ):
+      raise errors.UserError(
+        f"BEST_METRICS names {name!r}, and no evaluation has that task:"
+        f" expected TASK/{metric or 'accuracy'} with one of"
+        f" {', '.join(first) or '-'}"
+      )
 
 
 def _evaluated_data(experiment: Experiment) -> dict[str, str]:

@@ -94,7 +94,10 @@ class HeldOutLoss:
             sums if totals is None else jax.tree.map(jnp.add, totals, sums)
           )
       values = jax.device_get(metrics.shares(totals))
-      return {f"held_out/{name}": float(values[name]) for name in _REPORTED}
+      return {
+        metric: float(values[name])
+        for metric, name in zip(METRICS, _REPORTED, strict=True)
+      }
 
     batches().close()  # Opened once, so that a wrong name or split fails early.
     return evaluate
@@ -131,3 +134,6 @@ def require_lengths(
 
 
 _REPORTED = ("loss", "loss_kl", "loss_one_hot", "nll", "token_accuracy")
+
+METRICS: tuple[str, ...] = tuple(f"held_out/{name}" for name in _REPORTED)
+"""The names of what a held-out loss reports."""

@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from specialize_jax.parallel import axis_rules
 from specialize_jax.t5 import attend, matmuls
 
 _AXES = {
@@ -77,11 +78,17 @@ def _on_each_device(
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return _attend(blocks, arrays)
+  specs = {
+    name: axis_rules.drop_non_dividing(
+      nn.logical_to_mesh_axes(_AXES[name]), array.shape, mesh
+    )
+    for name, array in arrays.items()
+  }
   return jax.shard_map(
     functools.partial(_attend, blocks),
     mesh=mesh,
-    in_specs=({name: nn.logical_to_mesh_axes(_AXES[name]) for name in arrays},),
-    out_specs=nn.logical_to_mesh_axes(_AXES["queries"]),
+    in_specs=(specs,),
+    out_specs=specs["queries"],
     # The bias's gradient is summed over the devices that share the bias.
     check_vma=False,
   )(arrays)

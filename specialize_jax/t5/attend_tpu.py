@@ -152,6 +152,7 @@ def problem(
   config: t5_config.T5Config,
   lengths: tuple[int, int],
   *,
+  num_heads: int,
   bias: relative_position.Bias | None,
   interpret: bool,
 ) -> str:
@@ -160,11 +161,12 @@ def problem(
   Args:
     config: the network.
     lengths: T and S.
+    num_heads: the number of heads on each device.
     bias: the relative position bias; None without one.
     interpret: whether it runs in interpret mode, which has no limits.
   """
   return _Plan.of(
-    num_heads=config.num_heads,
+    num_heads=num_heads,
     head_dim=config.head_dim,
     num_queries=lengths[0],
     num_keys=lengths[1],

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from specialize_jax import errors
+from specialize_jax.parallel import row_sums
 from specialize_jax.t5 import (
   attend,
   attend_blocks,
@@ -111,7 +112,11 @@ def runs_kernel(
       "kernel on a TPU alone."
     )
   problem = attend_tpu.problem(
-    config, lengths, bias=bias, interpret=interpreted
+    config,
+    lengths,
+    num_heads=_heads_of_a_device(config),
+    bias=bias,
+    interpret=interpreted,
   )
   if problem and config.attention != "default":
     raise errors.UserError(
@@ -216,11 +221,11 @@ def _kernel_on_each_device(
 ) -> jax.Array:
   """Runs the kernel on each device's rows and heads (`shard_map`)."""
   mesh = jax.sharding.get_abstract_mesh()
-  batch_axes = _dividing_axes(mesh, "batch", len(queries_BTJ))
-  head_axes = _dividing_axes(mesh, "heads", config.num_heads)
+  batch_axes = row_sums.dividing_axes("batch", len(queries_BTJ))
+  head_axes = row_sums.dividing_axes("heads", config.num_heads)
   of_rows = jax.P(batch_axes)
   of_columns = jax.P(batch_axes, None, head_axes)
-  num_shards = _size(mesh, head_axes)
+  num_heads = _heads_of_a_device(config)
 
   def on_device(
     queries_BTJ: jax.Array,
@@ -236,7 +241,7 @@ def _kernel_on_each_device(
       pairs,
       bias,
       values_scale_BHS=values_scale_BHS,
-      num_heads=config.num_heads // num_shards,
+      num_heads=num_heads,
       block_size=config.attention_kernel_block,
       interpret=config.attention == "tpu_interpreted",
     )
@@ -260,22 +265,11 @@ def _kernel_on_each_device(
   )(*arguments)
 
 
-def _dividing_axes(
-  mesh: jax.sharding.AbstractMesh, logical_axis: str, size: int
-) -> str | tuple[str, ...] | None:
-  """Returns the mesh axes of a logical axis; None where they do not divide."""
-  axes = nn.logical_to_mesh_axes((logical_axis,))
-  axes = axes[0] if axes else None
-  return None if size % _size(mesh, axes) else axes
-
-
-def _size(
-  mesh: jax.sharding.AbstractMesh, axes: str | tuple[str, ...] | None
-) -> int:
-  size = 1
-  for axis in axes if isinstance(axes, tuple) else (axes,) if axes else ():
-    size *= mesh.shape[axis]
-  return size
+def _heads_of_a_device(config: t5_config.T5Config) -> int:
+  """Returns the number of heads that the kernel computes on each device."""
+  if row_sums.dividing_axes("heads", config.num_heads) is None:
+    return config.num_heads
+  return config.num_heads // row_sums.num_shards("heads")
 
 
 def _split_heads(joined: jax.Array, config: t5_config.T5Config) -> jax.Array:

@@ -8,6 +8,7 @@ head. There are no other differences between the families.
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 
 from specialize_jax import errors
@@ -24,6 +25,9 @@ RELATIVE_BIASES = ("per_stack", "per_layer")
 ATTENTIONS = ("default", "plain", "tpu", "tpu_interpreted")
 LANES = 128
 """Columns of a TPU's registers, of which a kernel's blocks are multiples."""
+
+# Of parameters, activations and sums of gradients.
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,6 +163,15 @@ class T5Config:
         f"{self.relative_attention_num_buckets}, and must be at least 4, so "
         "that each direction has near and far buckets."
       )
+    # A decoder has one direction: half of its buckets are of single distances.
+    exact = self.relative_attention_num_buckets // 2
+    if self.relative_attention_max_distance <= exact:
+      raise errors.UserError(
+        "T5Config.relative_attention_max_distance is "
+        f"{self.relative_attention_max_distance}, and must be above {exact},"
+        " half of relative_attention_num_buckets, so that there are distances"
+        " for the far buckets."
+      )
 
   def _check_attention(self) -> None:
     if self.attention not in ATTENTIONS:
@@ -240,9 +253,14 @@ def _dtype_name(name: str, value: object) -> str:
       f"T5Config.{name} is {value!r}, and must be a floating point type such "
       "as 'bfloat16' or 'float32'."
     ) from error
-  if not jnp.issubdtype(dtype, jnp.floating):
+  if dtype.name not in _DTYPES:
     raise errors.UserError(
       f"T5Config.{name} is {dtype.name!r}, and must be a floating point type "
       "such as 'bfloat16' or 'float32'."
+    )
+  if dtype.name == "float64" and not jax.config.jax_enable_x64:
+    raise errors.UserError(
+      f"T5Config.{name} is 'float64', which JAX has only with JAX_ENABLE_X64=1:"
+      " set that, or use 'float32'."
     )
   return dtype.name

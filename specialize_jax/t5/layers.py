@@ -44,15 +44,18 @@ class Shared(flax.struct.PyTreeNode):
   copies: jax.Array | None = None
 
   @classmethod
-  def over(cls, columns: str, array_BSD: jax.Array) -> "Shared":
+  def over(
+    cls, columns: str, array_BSD: jax.Array, *, num_columns: int
+  ) -> "Shared":
     """Returns an array as the input of kernels.
 
     Args:
       columns: logical axis of the kernels' columns.
       array_BSD: the array.
+      num_columns: the number of a kernel's columns.
     """
     num_shards = row_sums.num_shards(columns)
-    if num_shards == 1:
+    if num_shards == 1 or num_columns % num_shards:
       return cls(array=array_BSD)
     copies_MBSD = jnp.broadcast_to(array_BSD, (num_shards, *array_BSD.shape))
     return cls(
@@ -286,6 +289,8 @@ def _rows(
   del sum_dtype
   gathered_VD = row_sums.gathered(table_VD.astype(dtype), ("vocab", "embed"))
   whole_VD = nn.with_logical_constraint(gathered_VD, ("vocab", None))
+  # A negative index would count from the end, as in NumPy.
+  tokens_BT = jnp.where(tokens_BT < 0, len(whole_VD), tokens_BT)
   return jnp.take(whole_VD, tokens_BT, axis=0, mode="fill")
 
 

@@ -282,7 +282,9 @@ class Decoder(nn.Module):
       ),
     )
     hidden_BTD = self.dropout(embedded_BTD, deterministic=deterministic)
-    shared_BSD = layers.Shared.over("joined_kv", encoded_BSD)
+    shared_BSD = layers.Shared.over(
+      "joined_kv", encoded_BSD, num_columns=self.config.joined_kv_dim
+    )
     hidden_BTD = _run(
       self,
       lambda layer, hidden_BTD: layer(

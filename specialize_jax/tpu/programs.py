@@ -11,7 +11,6 @@ import time
 
 import jax
 
-from specialize_jax import errors
 from specialize_jax.checkpoints import name_table
 from specialize_jax.data import packing
 from specialize_jax.decoding import loop, strategies
@@ -89,14 +88,9 @@ class StateBytes:
 
 def check(job: Job, placement: placements.Placement) -> None:
   """Raises UserError if the batch is not divisible over the mesh."""
-  shards = placement.rules.batch_shards(placement.mesh)
-  pieces = shards * job.num_microbatches
-  if job.batch_size % pieces:
-    raise errors.UserError(
-      f"--batch_size={job.batch_size} cannot be cut evenly over {shards} "
-      f"chips along the mesh axes data and fsdp in {job.num_microbatches} "
-      f"microbatches: give a multiple of {pieces}."
-    )
+  placement.check_batch(
+    job.batch_size, job.num_microbatches, name="--batch_size"
+  )
 
 
 def state_bytes(

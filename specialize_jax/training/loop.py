@@ -5,6 +5,7 @@ optimizer), the iterator (data) and the evaluators. The loop only calls them.
 """
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -139,6 +140,11 @@ class LoopConfig:
         f"profile_steps={first},{last} is not possible: expected the first and "
         "the last step to profile, such as 10,12."
       )
+    if self.profile_steps and first > self.num_steps:
+      raise errors.UserError(
+        f"profile_steps={first},{last} is not possible: the last step is"
+        f" {self.num_steps}."
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,6 +244,12 @@ def train(
   """
   config = run.config
   step_number = int(train_state.step)
+  if config.profile_steps and config.profile_steps[1] <= step_number:
+    logging.warning(
+      "No step is profiled: profile_steps ends at %d, and step %d is done.",
+      config.profile_steps[1],
+      step_number,
+    )
   narrator = run.narrator or narrators.Narrator(config.num_steps, speaks=False)
   reporter = _Reporter(run, narrator)
   with (
@@ -250,15 +262,8 @@ def train(
     compiled = False
     if config.evaluate_first and step_number == 0:
       _evaluate(run, train_state, 0, narrator)
-    # A run that was ended as it evaluated had saved its step before.
-    if (
-      step_number
-      and run.evaluators
-      and _evaluates(step_number, config)
-      and processes.anywhere(run.log.lacks(step_number, "evaluation"))
-    ):
-      _evaluate(run, train_state, step_number, narrator)
-      run.log.flush()
+    if step_number and run.evaluators:
+      _make_up_evaluation(run, train_state, step_number, narrator)
 
     while step_number < config.num_steps:
       # --- Dispatch the step; the device may still run the previous one.
@@ -329,6 +334,32 @@ def train(
   return train_state
 
 
+def _make_up_evaluation(
+  run: Run,
+  train_state: state.TrainState,
+  step_number: int,
+  narrator: narrators.Narrator,
+) -> None:
+  """Evaluates the step that was resumed, if it was saved without.
+
+  A run that was ended as it evaluated had saved its step before. The scores of
+  steps that were made up for are in the log alone.
+  """
+  config, known = run.config, run.log.rows("evaluation")
+  if config.best_metrics:
+    scores = [
+      (s, _score(config, values)) for s, values in (known or {}).items()
+    ]
+    mine = {} if known is None else {"scores": json.dumps(scores).encode()}
+    for scored_step, score in json.loads(processes.gather(mine)["scores"]):
+      run.manager.set_score(scored_step, score)
+  lacks = known is not None and step_number not in known
+  if _evaluates(step_number, config) and processes.anywhere(lacks):
+    values = _evaluate(run, train_state, step_number, narrator)
+    run.log.flush()
+    run.manager.set_score(step_number, _score(config, values))
+
+
 def _check_same_data(iterator: BatchIterator) -> None:
   """Raises UserError if the batches of several processes differ."""
   processes.agree(
@@ -388,8 +419,8 @@ def _evaluate(
 
 
 def _score(config: LoopConfig, values: Mapping[str, float]) -> float | None:
-  """Computes the mean of `best_metrics`; None if there are none."""
-  if not config.best_metrics or not values:
+  """Computes the mean of `best_metrics`; None if one is missing."""
+  if not config.best_metrics or not {*config.best_metrics} <= {*values}:
     return None
   return float(np.mean([values[name] for name in config.best_metrics]))
 

@@ -36,7 +36,8 @@ class OptimizerConfig:
     final_learning_rate: learning rate at the end of the cosine.
     weight_decay: decoupled weight decay: each step subtracts
       `rate * weight_decay * parameter`.
-    no_decay: parameters whose name ends in one of these are not decayed.
+    no_decay: parameters whose name ends in one of these are not decayed: a last
+      part, "scale", or several, "logits_dense/kernel".
     max_gradient_norm: gradients with a larger global norm are scaled down to
       it; None for no clipping.
     beta1: AdamW's decay rate of the first moment; Muon's momentum is 0.95.
@@ -372,7 +373,7 @@ def _decays(params: optax.Params, no_decay: tuple[str, ...]) -> optax.Params:
 
   def decays(path: tuple, _: jax.Array) -> bool:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return name.split("/")[-1] not in no_decay
+    return not any(f"/{name}".endswith(f"/{end}") for end in no_decay)
 
   return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -68,19 +68,23 @@ class RunLog:
     for writer in self._writers:
       writer.write(step, group, values)
 
-  def lacks(self, step: int, group: metric_writers.Group) -> bool:
-    """Returns whether metrics.jsonl has no row of a step and group.
+  def rows(
+    self, group: metric_writers.Group
+  ) -> dict[int, Mapping[str, float]] | None:
+    """Returns the values of metrics.jsonl's rows of a group, by step.
 
-    False on all processes but the first, which alone has the log.
+    Of several rows of a step the last; None on all processes but the first,
+    which alone has the log.
     """
     if not self._writes:
-      return False
+      return None
     if not self.path.is_file():
-      return True
-    return not any(
-      row.get("step") == step and row.get("group") == group
+      return {}
+    return {
+      row.get("step"): row.get("values") or {}
       for row in reading.read_rows(self.path)
-    )
+      if row.get("group") == group
+    }
 
   def write_examples(self, step: int, example_ids: list[list[str]]) -> None:
     """Appends the example ids of a step's batch, one list for each row."""

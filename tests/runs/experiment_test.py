@@ -15,6 +15,7 @@ from specialize_jax.evaluation import history
 from specialize_jax.files import locks
 from specialize_jax.runs import experiment, held_out
 from specialize_jax.t5 import network
+from specialize_jax.training import loop
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 
@@ -182,6 +183,18 @@ def test_an_evaluation_does_not_replace_the_metrics_of_a_run(trained_run):
         ],
       },
       "batch_size=3 for decoding cannot be sharded",
+    ),
+    (
+      {"num_microbatches": 3},
+      "cannot be cut evenly over . chips .* in 3 microbatches",
+    ),
+    (
+      {
+        "loop": loop.LoopConfig(
+          num_steps=1, eval_every=1, best_metrics=("no_task/accuracy",)
+        )
+      },
+      "BEST_METRICS names 'no_task/accuracy', and no evaluation has that task",
     ),
   ],
 )

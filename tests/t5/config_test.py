@@ -63,6 +63,12 @@ def test_heads_need_not_fill_the_residual_stream():
       {"relative_attention_num_buckets": 2},
       "relative_attention_num_buckets is 2, and must be at least 4",
     ),
+    (
+      {"relative_attention_max_distance": 16},
+      "relative_attention_max_distance is 16, and must be above 16",
+    ),
+    ({"dtype": "float64"}, "dtype is 'float64', which JAX has only with"),
+    ({"param_dtype": "float8_e4m3fn"}, "param_dtype is 'float8_e4m3fn', and"),
   ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(changes, message):

@@ -156,7 +156,7 @@ def test_the_gradient_of_a_shared_input_is_summed_over_devices_once():
     )
 
   found, num_sums = gradients_and_sums(
-    functools.partial(layers.Shared.over, "joined_kv")
+    functools.partial(layers.Shared.over, "joined_kv", num_columns=16)
   )
   expected, num_sums_of_each = gradients_and_sums(layers.Shared)
   assert (num_sums, num_sums_of_each) == (1, 3)

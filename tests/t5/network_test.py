@@ -334,9 +334,10 @@ def test_every_parameter_has_logical_axes():
   }
 
 
-def test_a_token_outside_the_vocabulary_gives_no_number():
+@pytest.mark.parametrize("token", [40, -1, -100])
+def test_a_token_outside_the_vocabulary_gives_no_number(token):
   model, params = init(T5_1_1)
-  logits = forward(model, params, jnp.array([[5, 40]]), tokens((1, 3)))
+  logits = forward(model, params, jnp.array([[5, token]]), tokens((1, 3)))
   assert np.isnan(logits).all()
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from specialize_jax import errors
 from specialize_jax.parallel import mesh as meshes
+from specialize_jax.parallel import placement
 from specialize_jax.t5 import attention, masks, relative_position
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.tpu import topology
@@ -101,6 +102,23 @@ def test_what_the_kernel_cannot_do_is_refused_before_compilation():
 def test_by_default_what_the_kernel_cannot_do_is_plain():
   text = _compiled("v5e:2x2", 256, head_dim=20, attention="default")
   assert "tpu_custom_call" not in text
+
+
+@pytest.mark.parametrize(("length", "fits"), [(1024, True), (1536, False)])
+def test_what_has_to_fit_into_vmem_is_what_a_device_computes(length, fits):
+  """Three of FlanT5-base's heads fill no register: a block has all of them."""
+  config = _config(attention="default", num_heads=12)
+  placed = placement.Placement(
+    mesh=meshes.make_mesh(
+      data=1, model=4, devices=topology.load("v4:2x2x1").devices
+    )
+  )
+  bias = relative_position.Bias(
+    table_HN=jnp.zeros((12, 32)), bidirectional=True, max_distance=128
+  )
+  assert attention.runs_kernel(config, (length, length), bias) is False  # a CPU
+  with placed.entered():
+    assert attention.runs_kernel(config, (length, length), bias) is fits
 
 
 @pytest.mark.parametrize(("length", "fits"), [(2048, True), (2304, False)])

@@ -255,6 +255,43 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(
   assert found == expected
 
 
+def test_the_best_step_is_kept_though_it_was_saved_before_its_score(tmp_path):
+  """As a preempted run saves it; and a second stop forgets no score."""
+  config = {
+    "num_steps": 6,
+    "log_every": 1,
+    "eval_every": 1,
+    "checkpoint_every": 1,
+    "best_metrics": ("a/accuracy",),
+  }
+  stops = {2, 4}
+
+  def evaluator(params, step):
+    if step in stops:
+      stops.remove(step)
+      os.kill(os.getpid(), signal.SIGTERM)  # the next step is the last
+    return {"a/accuracy": {3: 0.9}.get(step, 0.02 * step)}
+
+  def finish():
+    tiny_run.finish(
+      tiny_run.loop_run(
+        tmp_path, config=config, evaluators=[evaluator], keep=1, keep_best=1
+      )
+    )
+
+  for _ in range(2):
+    with pytest.raises(loop.Preempted):
+      finish()
+  finish()
+  with manager.CheckpointManager(tmp_path / "checkpoints") as saver:
+    assert saver.all_steps() == [3, 6]
+
+
+def test_steps_to_profile_are_steps_of_the_run():
+  with pytest.raises(errors.UserError, match="profile_steps=10,12 is not poss"):
+    loop.LoopConfig(num_steps=9, profile_steps=(10, 12))
+
+
 def test_a_step_is_started_before_the_last_ones_metrics_are_read(tmp_path):
   order = []
   plain = tiny_run.plain_step()

@@ -1,5 +1,6 @@
 """Schedules, weight decay, clipping and invalid configs."""
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +51,21 @@ def _params():
     "norm": {"scale": jnp.ones(4)},
     "kernel": jnp.full((4, 3), 2.0),
   }
+
+
+@pytest.mark.parametrize(
+  ("no_decay", "spared"),
+  [
+    (("scale",), {"norm/scale"}),
+    (("norm/scale", "kernel"), {"norm/scale", "kernel"}),
+    (("m/scale", "ernel"), set()),
+  ],
+)
+def test_no_decay_names_the_last_parts_of_parameters(no_decay, spared):
+  decays = flax.traverse_util.flatten_dict(
+    optimizer._decays(_params(), no_decay), sep="/"
+  )
+  assert {name for name, decayed in decays.items() if not decayed} == spared
 
 
 def test_weight_decay_spares_the_norms():
