@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  """Parses the flags; the defaults are those of the figures in README.md."""
+  """Parses the flags; the defaults make the figures in docs/results.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   parser.add_argument(
     "--geometry",

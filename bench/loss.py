@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """Parses the flags; the defaults are those of the figures in README.md."""
+  """Parses the flags; the defaults make the figures in docs/results.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   measured.add_platform(parser)
   parser.add_argument("--batch_size", type=int, default=16)

@@ -69,7 +69,7 @@ def report(args: argparse.Namespace, result: Mapping, text: str) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """Parses the flags; the defaults are those of the figures in README.md."""
+  """Parses the flags; the defaults make the figures in docs/results.md."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   parser.add_argument(
     "--data_dir",

@@ -2,8 +2,8 @@
 
 Example problem of `mini_gsm`:
 
-  Tom has 3 apples. He buys 4 apples. Each apple costs 2 dollars. How many
-  dollars are his apples worth?
+  Max has 3 bags with 6 stamps each. He loses 2 stamps. How many stamps does Max
+  have now?
 
 Tasks, with FORMAT one of the four formats:
 

@@ -15,7 +15,7 @@ import sentencepiece
 import tickets
 
 DATA = pathlib.Path(__file__).parent / "data"
-# 40 questions of another ability, of which a student that starts from nothing
+# Questions of another ability, of which a student that starts from nothing
 # knows nothing.
 COLORS = ("red", "green", "blue", "white")
 SIZES = {

@@ -18,10 +18,11 @@ mkdir -p "$output"
 cp -r "$(dirname "$0")"/{data,*.py,*.gin,*.yaml} "$output"
 cd "$output"
 
+rm -f port  # of an earlier start
 "$python" teacher_server.py > port &
 teacher=$!
 trap 'kill $teacher' EXIT
-until [ -s port ]; do sleep 0.1; done
+until [ -s port ]; do kill -0 $teacher; sleep 0.1; done
 url=http://127.0.0.1:$(cat port)/v1
 
 step() { echo; echo "== specialize $*"; "$specialize" "$@"; }

@@ -145,9 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       "give --output=DIR, where the converted checkpoint is written, or "
       "--verify alone, which writes nothing."
     )
-  for name in ("to", "dtype", "vocab_size", "vocabulary"):
-    if flags.verify and getattr(flags, name) is not None:
-      raise errors.UserError(f"--{name} goes with --output, not with --verify.")
+  written = ("to", "dtype", "vocab_size", "vocabulary", "extra_ids",
+             "t5x_layers", "max_shard_mib")  # fmt: skip
+  parsers.check_only_with(flags, written, not flags.verify, "--output")
+  parsers.check_only_with(
+    flags, ["extra_ids"], flags.vocabulary is not None, "--vocabulary"
+  )
   if flags.to == "t5x" and flags.vocabulary is not None:
     raise errors.UserError(
       "--vocabulary goes with --to=ours and --to=huggingface: a checkpoint of"
@@ -166,6 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     return 0
   to = flags.to or ("huggingface" if checkpoint.kind == "ours" else "ours")
+  for name, format_of in (
+    ("t5x_layers", "t5x"),
+    ("max_shard_mib", "huggingface"),
+  ):
+    parsers.check_only_with(flags, [name], to == format_of, f"--to={format_of}")
   if to == "huggingface":
     paths.check("--output", flags.output, _FOLDER)
   vocabulary = None

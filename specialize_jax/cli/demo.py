@@ -1,6 +1,7 @@
 """`specialize demo`: the whole pipeline on the mini world."""
 
 import argparse
+import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -101,6 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     gin_files.check_files(
       [getattr(flags, name)], flags.gin_search_paths, f"--{name}"
     )
+  parsers.check_only_with(
+    flags,
+    ("pretrain_gin_file", "specialize_gin_file", "cpu_devices"),
+    not flags.study,
+    "a demo without --study",
+  )
+  parsers.check_only_with(
+    flags, ("num_seeds", "num_workers"), flags.study, "--study"
+  )
   if flags.compare is not None:
     _check_comparison(flags)
   from specialize_jax.files import locks
@@ -170,6 +180,9 @@ def _comparison(
     flags.compare, (f"what {flags.compare} says", flags.compare)
   )
   name = f"compare_{pathlib.PurePath(flags.compare).stem}"
+  if flags.compare not in _COMPARISONS:  # a run of its own for what it says
+    text = gin_files.read(flags.compare, flags.gin_search_paths)
+    name += f"_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
   run = _experiment(
     flags,
     "specialize",

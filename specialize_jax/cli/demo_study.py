@@ -1,4 +1,4 @@
-"""`specialize demo --study`: the paper's five findings in miniature."""
+"""`specialize demo --study`: the paper's findings in miniature."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--study",
     action="store_true",
-    help="run the paper's five findings in miniature instead, on several "
+    help="run the paper's findings in miniature instead, on several "
     f"worlds (gin: {DEFAULT_FILE})",
   )
   group.add_argument(

@@ -226,9 +226,12 @@ def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
   }
   if given["num_beams"] is None:
     del given["num_beams"]
-  elif flags.strategy != "beam":
-    raise errors.UserError(
-      f"--num_beams={flags.num_beams} goes with --strategy=beam alone"
+  for strategy, names in (
+    ("beam", ("num_beams", "length_penalty")),
+    ("sample", ("temperature", "top_k", "top_p")),
+  ):
+    parsers.check_only_with(
+      flags, names, flags.strategy == strategy, f"--strategy={strategy}"
     )
   settings = requests.Settings(**given)
   if settings.self_consistency and own is not None:

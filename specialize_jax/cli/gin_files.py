@@ -118,13 +118,7 @@ def _macro_help(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
   given.add_argument("--gin_file", action="append")
   given.add_argument("--gin_search_paths", default="")
   flags, _ = given.parse_known_args(argv)
-  places = _search_paths(flags.gin_search_paths)
-
-  def text_of(file: str) -> str | None:
-    paths_of = (os.path.join(place, file) for place in places)
-    found = next((path for path in paths_of if _is_in(places, path)), None)
-    return reading.read_text(found) if found else None
-
+  text_of = functools.partial(read, search_paths=flags.gin_search_paths)
   files = flags.gin_file or [parser.get_default("default_gin_file")]
   try:
     macros = gin_macros.read(files, text_of)
@@ -134,6 +128,14 @@ def _macro_help(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
       f"{' '.join(str(error).split())}"
     ) from error
   return gin_macros.listing(macros) if macros else ""
+
+
+def read(file: str, search_paths: str) -> str | None:
+  """Returns the text of a gin file; None if no search path has it."""
+  places = _search_paths(search_paths)
+  paths_of = (os.path.join(place, file) for place in places)
+  found = next((path for path in paths_of if _is_in(places, path)), None)
+  return reading.read_text(found) if found else None
 
 
 _ON_A_DISK = "gin files are read from a disk"

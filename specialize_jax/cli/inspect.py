@@ -80,6 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   if flags.records and not flags.vocabulary and not flags.dataset:
     raise errors.UserError("--records needs --vocabulary, the student's own")
+  parsers.check_only_with(
+    flags,
+    ("vocabulary", "mode", "keep_truncated"),
+    bool(flags.records),
+    "--records",
+  )
+  parsers.check_only_with(flags, ["split"], bool(flags.task), "--task")
   paths.check_flags(
     flags,
     {

@@ -42,7 +42,7 @@ _MORE_ACTIONS = {
   "xpk": ("describe",),
 }
 # Those that take part in a run of several processes.
-_MULTI_HOST_COMMANDS = ("train", "eval")
+_MULTI_HOST_COMMANDS = ("train", "eval", "select")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -146,7 +146,7 @@ def _add_patience_flags(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group("resume_until_done, and JobSets")
   group.add_argument(
     "--max_failures",
-    type=flag_types.whole(0),
+    type=flag_types.whole(1),
     default=5,
     metavar="N",
     help="consecutive failures after which it ends; preemptions do not count "
@@ -173,11 +173,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = build_parser().parse_args(flags_argv)
   actions = _actions(flags)
   _check_place(flags)
-  if flags.max_failures < 1:
-    raise errors.UserError(
-      f"--max_failures={flags.max_failures} is not possible: expected 1 or "
-      "more."
-    )
 
   from specialize_jax.tpu import launch, slices
 
@@ -277,25 +272,28 @@ def _package(flags: argparse.Namespace) -> str:
   return flags.package
 
 
-# Flags of some places alone, with their defaults.
+# Flags of some places alone.
 _PLACES = {
-  "manifest": (None, ("gke",)),
-  "service_account": (None, ("gke",)),
-  "namespace": ("default", ("gke",)),
-  "image": ("", ("gke", "xpk")),
-  "cluster": ("", ("xpk",)),
-  "queued": (False, ("tpu_vm",)),
-  "package": ("", ("tpu_vm",)),
-  "runtime_version": (None, ("tpu_vm",)),
+  "manifest": ("gke",),
+  "service_account": ("gke",),
+  "namespace": ("gke",),
+  "image": ("gke", "xpk"),
+  "cluster": ("xpk",),
+  "project": ("tpu_vm", "xpk"),
+  "zone": ("tpu_vm", "xpk"),
+  "queued": ("tpu_vm",),
+  "package": ("tpu_vm",),
+  "runtime_version": ("tpu_vm",),
+  "first_wait_seconds": ("tpu_vm",),
+  "longest_wait_seconds": ("tpu_vm",),
 }
 
 
 def _check_place(flags: argparse.Namespace) -> None:
   """Raises UserError for a flag that --on does not read."""
-  for name, (default, places) in _PLACES.items():
-    if getattr(flags, name) != default and flags.on not in places:
-      wanted = " or ".join(f"--on={place}" for place in places)
-      raise errors.UserError(f"--{name} goes with {wanted} alone.")
+  for name, places in _PLACES.items():
+    wanted = " or ".join(f"--on={place}" for place in places)
+    parsers.check_only_with(flags, [name], flags.on in places, wanted)
 
 
 def _on_tpu_vm(

@@ -6,7 +6,7 @@ for a misspelt flag, suggests the right one.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from specialize_jax import errors
@@ -29,16 +29,24 @@ class Parser(argparse.ArgumentParser):
     args: Sequence[str] | None = None,
     namespace: argparse.Namespace | None = None,
   ) -> argparse.Namespace:
-    """Parses all arguments; one that is not known ends the process."""
+    """Parses all arguments; one that is not known ends the process.
+
+    Returns:
+      The flags. Their attribute `given` has the names of those that were on the
+      command line, without dashes, for `check_only_with`.
+    """
     args = list(sys.argv[1:] if args is None else args)
+    given = set()
     # Before argparse finds that a required flag, the one misspelt, is missing.
     for argument in args[: args.index("--")] if "--" in args else args:
       name, _, _ = argument.partition("=")
       if name.startswith("--") and name not in self._option_string_actions:
         self.error(self._unknown(argument))
+      given.add(name.removeprefix("--"))
     flags, unknown = self.parse_known_args(args, namespace)
     if unknown:
       self.error(self._unknown(unknown[0]))
+    flags.given = frozenset(given)
     return flags
 
   def error(self, message: str) -> NoReturn:
@@ -64,3 +72,20 @@ class Parser(argparse.ArgumentParser):
       name.replace("-", "_").replace("__", "--", 1), self.flags()
     )
     return f"{name} is not a flag of {self.prog}; {hint or see}"
+
+
+def check_only_with(
+  flags: argparse.Namespace, names: Iterable[str], applies: bool, where: str
+) -> None:
+  """Raises UserError for flags that were given and would be ignored.
+
+  Args:
+    flags: from `Parser.parse_args`.
+    names: the names of the flags, without dashes.
+    applies: whether this call of the command reads them.
+    where: what they go with, such as "--on=gke".
+  """
+  ignored = [f"--{name}" for name in names if name in flags.given]
+  if ignored and not applies:
+    go = "go" if len(ignored) > 1 else "goes"
+    raise errors.UserError(f"{', '.join(ignored)} {go} with {where} alone.")

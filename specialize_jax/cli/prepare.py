@@ -112,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       "report": paths.OUTPUT_FILE,
     },
   )
+  parsers.check_only_with(
+    flags, ["runner_options"], bool(flags.runner), "--runner"
+  )
   own = registered_tasks.load_dataset(flags.dataset, flags.imports)
   if own is not None:
     _fill_in(flags, own.dataset)

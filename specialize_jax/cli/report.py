@@ -112,10 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       "give either --run=DIR, the MODEL_DIR of a run, or --results_dir=DIR, "
       "what `specialize demo` wrote."
     )
-  if flags.run is None and (flags.before or flags.after):
-    raise errors.UserError(
-      "--before and --after go with --run=DIR, the MODEL_DIR of a run."
-    )
+  parsers.check_only_with(
+    flags,
+    ("before", "after", "dataset", "import"),
+    flags.run is not None,
+    "--run=DIR, the MODEL_DIR of a run,",
+  )
 
   from etils import epath
 
@@ -136,7 +138,7 @@ def _report(flags: argparse.Namespace, output: epath.Path) -> int:
   from specialize_jax.files import writing
   from specialize_jax.reports import blocks, markdown, page, tables
   from specialize_jax.reports import results as results_lib
-  from specialize_jax.study import findings_page
+  from specialize_jax.study import findings_page, findings_text
 
   if flags.run is not None:
     results = results_lib.load_run(
@@ -144,11 +146,10 @@ def _report(flags: argparse.Namespace, output: epath.Path) -> int:
     )
   else:
     results = results_lib.load(flags.results_dir)
-  more = (
-    findings_page.sections(results.study, title_prefix="Study: ")
-    if results.study
-    else []
-  )
+  more = []
+  if results.study:
+    study = findings_text.load(epath.Path(flags.results_dir) / "study.json")
+    more = findings_page.sections(study, title_prefix="Study: ")
   report = page.document(results, more)
   writing.write_text(output, page.render(report))
   if flags.figures_dir:

@@ -24,6 +24,7 @@ from specialize_jax.files import paths
 if typing.TYPE_CHECKING:
   from specialize_jax.datasets import description
   from specialize_jax.evaluation import selection
+  from specialize_jax.runs import selecting
 
 _EXAMPLE = """examples (after `specialize demo --output_dir=demo_output`):
   specialize select --model_dir=demo_output/specialize
@@ -84,7 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--output",
     metavar="FILE.json",
-    help="where the choice is written (default: DIR/selection.json)",
+    help="also write the choice to this file (default: DIR/selection.json"
+    " alone)",
   )
   _add_evaluation_flags(parser)
   gin_files.add_flags(parser, default_file="runs/select.gin")
@@ -141,6 +143,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     },
   )
   tested = flags.evaluate or flags.follow
+  parsers.check_only_with(
+    flags,
+    ("gin_file", "data_dir", "multi_host", "num_processes", "process_id",
+     "coordinator_address", "cpu_devices"),
+    tested,
+    "--evaluate or --follow",
+  )  # fmt: skip
+  if bindings and not tested:
+    raise errors.UserError(
+      f"--gin.{bindings[0].partition(' ')[0]} goes with --evaluate or --follow"
+      " alone."
+    )
+  parsers.check_only_with(
+    flags, ("poll_seconds", "patience_minutes"), flags.follow, "--follow"
+  )
   if tested:
     own = registered_tasks.register_for(flags)
     devices.start(flags)
@@ -171,9 +188,7 @@ def _select(
 
   from specialize_jax.runs import choosing
 
-  out_of_distribution = [
-    task.strip() for task in flags.out_of_distribution.split(",") if task
-  ]
+  out_of_distribution = _listed(flags.out_of_distribution)
   in_distribution = flags.in_distribution or None
   defaults = {
     "MIXTURE_OR_TASK_NAME": "math_all_validation_v1",
@@ -198,7 +213,7 @@ def _select(
         in_distribution=in_distribution,
         metric=flags.metric,
       )
-    _refuse_to_move(out_of_distribution, flags)
+    _refuse_to_move(what, flags)
     _evaluate(what, flags)
   chosen = choosing.choose(
     choosing.evaluated(flags.model_dir),
@@ -218,6 +233,21 @@ def _select(
   if jax.process_index() == 0:
     _tell(chosen, test, best, flags)
   return 0
+
+
+def _listed(text: str) -> list[str]:
+  """Splits the value of --out_of_distribution.
+
+  Raises:
+    UserError: a task occurs twice, which would count double in the mean.
+  """
+  tasks = [task.strip() for task in text.split(",") if task.strip()]
+  for task in tasks:
+    if tasks.count(task) > 1:
+      raise errors.UserError(
+        f"--out_of_distribution names {task} twice: each task counts once"
+      )
+  return tasks
 
 
 def _tell_another(
@@ -246,14 +276,19 @@ def _tell_another(
   print(json.dumps(_summary(chosen, None, None, flags)))
 
 
-def _refuse_to_move(tasks: Sequence[str], flags: argparse.Namespace) -> None:
+def _refuse_to_move(
+  what: selecting.Selecting, flags: argparse.Namespace
+) -> None:
   """Raises UserError where --follow would replace another choice as it goes."""
+  from specialize_jax.evaluation import selection
   from specialize_jax.runs import choosing
 
   earlier = choosing.earlier_criterion(flags.model_dir)
-  now = flags.metric, tuple(sorted(tasks))
-  is_another = tasks and earlier not in (None, now)
-  if flags.follow and is_another and not flags.move_best:
+  if not flags.follow or earlier is None or flags.move_best:
+    return
+  tasks, _ = selection.default_tasks(what.validation.num_questions())
+  now = flags.metric, tuple(sorted(what.out_of_distribution or tasks))
+  if earlier != now:
     raise errors.UserError(
       f"--follow keeps the best step so far in {flags.model_dir}/best, which"
       f" was selected by {earlier[0]} of {', '.join(earlier[1])}: give"
@@ -290,10 +325,15 @@ def _tell(
 
   from specialize_jax.files import writing
   from specialize_jax.reports import tables
+  from specialize_jax.runs import choosing
 
   model_dir = epath.Path(flags.model_dir)
-  output = flags.output or model_dir / "selection.json"
-  writing.write_json(output, {**chosen.as_json(), "test": test}, sealed=True)
+  test = test or choosing.earlier_test(model_dir, chosen)
+  written = {**chosen.as_json(), "test": test}
+  if best is not None or not flags.output:  # what MODEL_DIR/best was chosen by
+    writing.write_json(model_dir / choosing.SELECTION, written, sealed=True)
+  if flags.output:
+    writing.write_json(flags.output, written, sealed=True)
   print(tables.selection(chosen))
   if test:
     print(tables.selection_cost(chosen, test))

@@ -241,6 +241,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       "output": paths.LOCAL_STORE,
     },
   )
+  parsers.check_only_with(
+    flags,
+    ("split", "data_dir"),
+    flags.benchmark is not None,
+    "--benchmark",
+  )
   limits_of_store = _limits(flags)
 
   from specialize_jax.cli import sampling_progress

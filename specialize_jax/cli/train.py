@@ -93,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--topology={flags.topology} goes with --dry_run: a run takes the "
       "devices that it finds."
     )
+  parsers.check_only_with(
+    flags, ["profile_steps"], not flags.dry_run, "a run, not with --dry_run,"
+  )
+  if flags.print_config and flags.dry_run:
+    raise errors.UserError("give either --print_config or --dry_run.")
   logs.start(flags)
 
   own = registered_tasks.register_for(flags)

@@ -978,12 +978,33 @@ class _Sets:
     if given is not None:
       return [row.question for row in given]
     whole = [row.question for row in self._rows[kind, name, ""]]
-    validation, rest = splits.split_validation(
-      whole, words_fn=rows_lib.same_words
-    )
-    if kind == "general" and split == "test":
-      return whole  # nothing is selected by it, as with BIG-Bench-Hard
-    return validation if split == "validation" else rest
+    if kind == "general":  # no checkpoint is selected by it, as with BBH
+      held_out, _ = splits.split_validation(whole, words_fn=rows_lib.same_words)
+      return whole if split == "test" else held_out
+    is_test = split == "test"
+    return [
+      question
+      for question in whole
+      if (rows_lib.same_words(question.question) in self._tested) == is_test
+    ]
+
+  @functools.cached_property
+  def _tested(self) -> frozenset[str]:
+    """The questions of all test splits but general ones, as `same_words`.
+
+    Benchmarks of one file each can share questions, and their parts are of
+    unlike sizes: a question that one of them tests, all of them test, else a
+    checkpoint would be selected by it.
+    """
+    tested: set[str] = set()
+    for (kind, _, split), rows in self._rows.items():
+      if kind == "general" or split not in ("", "test"):
+        continue
+      asked = [row.question for row in rows]
+      if not split:
+        _, asked = splits.split_validation(asked, words_fn=rows_lib.same_words)
+      tested.update(rows_lib.same_words(one.question) for one in asked)
+    return frozenset(tested)
 
 
 def _training(

@@ -6,6 +6,7 @@ incomplete last line, of a run that is still writing or was killed, is ignored.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 
@@ -54,7 +55,8 @@ def read(path: str | os.PathLike[str], group: str = "evaluation") -> History:
       values = {
         name: float(x)
         for name, x in row["values"].items()
-        if x is not None  # it was not finite
+        # Not finite: null in our own files, NaN in others'.
+        if x is not None and math.isfinite(x)
       }
     except (
       ValueError,

@@ -21,6 +21,7 @@ _COLORS = mpl_colors.LinearSegmentedColormap.from_list(
   "teacher", ["#F1F6FA", drawing.SKY, drawing.BLUE]
 )
 _ONE_HOT_COLOR = drawing.ORANGE
+_NO_TOKEN = "∅"  # of a piece that no token of the teacher belongs to
 _MAX_PIECES = 44
 NUM_ALTERNATIVES = 3
 
@@ -109,18 +110,20 @@ def links(example: Example) -> blocks.Markup:
   Returns:
     HTML, styled by `stylesheet.CSS`, and a Markdown table.
   """
-  _, _, groups = _visible(example)
+  groups = [
+    (list(tokens), list(pieces))
+    for tokens, pieces in example["groups"]
+    if pieces and max(pieces) < _MAX_PIECES
+  ]
   parts, rows = [], []
   for tokens, pieces in groups:
+    spellings = [shown_token(example["teacher_tokens"][t]) for t in tokens]
     above = "".join(
-      f'<span class="token">{_text(shown_token(example["teacher_tokens"][t]))}'
-      "</span>"
-      for t in tokens
+      f'<span class="token">{_text(spelling)}</span>'
+      for spelling in spellings or [_NO_TOKEN]
     )
     below = "".join(_piece_html(example, piece) for piece in pieces)
-    tokens_text = " ".join(
-      shown_token(example["teacher_tokens"][t]) for t in tokens
-    )
+    tokens_text = " ".join(spellings)
     rows += [_row(example, piece, tokens_text) for piece in pieces]
     parts.append(
       f'<div class="group"><div class="teacher">{above}</div>'

@@ -197,7 +197,7 @@ def to_markdown(block: Block, figure_path: str = "{name}") -> str:
     case Heading(text):
       return f"### {plain(text)}"
     case Figure():
-      path = figure_path.format(name=block.name)
+      path = figure_path.replace("{name}", block.name)
       caption = plain(block.caption)
       return f"![{plain(block.drawn.description)}]({path})\n\n*{caption}*"
     case Table():

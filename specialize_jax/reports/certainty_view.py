@@ -1,5 +1,6 @@
 """Compares how certain a teacher is with the paper's teacher, in a table."""
 
+import dataclasses
 from collections.abc import Mapping
 
 from specialize_jax.reports import blocks
@@ -14,7 +15,8 @@ def blocks_of(measured: Json) -> list[blocks.Block]:
   Args:
     measured: the content of the file.
   """
-  teacher = certainty.Certainty(**measured)
+  fields = (field.name for field in dataclasses.fields(certainty.Certainty))
+  teacher = certainty.Certainty(**{name: measured[name] for name in fields})
   real = certainty.CODE_DAVINCI_002
   shares = certainty.ratios(teacher, real)
   rows = [

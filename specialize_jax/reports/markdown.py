@@ -1,6 +1,7 @@
 """Writes a report as Markdown, with figures as files."""
 
 import os
+import urllib.parse
 from collections.abc import Mapping
 
 from etils import epath
@@ -19,7 +20,8 @@ def write(report: blocks.Document, path: str | os.PathLike[str]) -> None:
   path = epath.Path(path)
   folder = path.with_name(f"{path.stem}_figures")
   write_figures(blocks.figures(report.sections), folder)
-  writing.write_text(path, render(report, f"{folder.name}/{{name}}.png"))
+  link = urllib.parse.quote(folder.name)
+  writing.write_text(path, render(report, f"{link}/{{name}}.png"))
 
 
 def render(report: blocks.Document, figure_path: str) -> str:

@@ -88,7 +88,9 @@ def loss_curves(results: results_lib.Results) -> drawing.Drawing | None:
       axes.plot(steps, smoothed, color=color, label="running mean")
       axes.set_title(title)
       axes.set_ylabel("loss, nats per target token")
-      axes.set_ylim(0.0, 1.1 * float(np.quantile(losses, 0.99)))
+      lowest = min(0.0, 1.1 * min(losses))  # a divergence of few terms can be
+      top = 1.1 * float(np.quantile(losses, 0.99))
+      axes.set_ylim(lowest, top if top > lowest else 0.1 * abs(lowest) or 1.0)
       drawing.step_axis(axes, "step")
       axes.annotate(
         f"{smoothed[-1]:.3f}",

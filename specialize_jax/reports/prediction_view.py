@@ -72,7 +72,10 @@ _Card = tuple[str, str, Sequence[tuple[str, str, bool | None]]]
 def _pick(
   results: results_lib.Results, task: str, wanted: tuple[bool, bool]
 ) -> _Card | None:
-  """Returns the first question with a given pair of verdicts, or None."""
+  """Returns the first question with a given pair of verdicts, or None.
+
+  Where nothing was evaluated before, the first of the pair does not count.
+  """
   before = {
     row["question_id"]: row
     for row in results.predictions["before"].get(task, ())
@@ -81,7 +84,11 @@ def _pick(
     if "correct" not in row:
       return None  # the task's metrics judge no single prediction
     earlier = before.get(row["question_id"])
-    was_right = bool(earlier["correct"]) if earlier else wanted[0]
+    was_right = wanted[0]
+    if results.predictions["before"]:
+      if earlier is None or "correct" not in earlier:
+        continue
+      was_right = bool(earlier["correct"])
     if (was_right, bool(row["correct"])) == wanted:
       return _card(task, earlier, row)
   return None

@@ -7,10 +7,11 @@ import numpy as np
 
 from specialize_jax.reports import blocks, drawing, tables
 
-CHAIN, ANSWER = "chain of thought", "answer only"
+CHAIN, ANSWER, OTHER = "chain of thought", "answer only", "other prompts"
 _KINDS = (
   (CHAIN, drawing.PURPLE, "D"),
   (ANSWER, drawing.GREEN, "^"),
+  (OTHER, drawing.BLUE, "s"),
 )
 
 
@@ -20,8 +21,8 @@ class Line:
 
   Attributes:
     label: the display name of the task.
-    by_kind: the row of the main table for `CHAIN` and `ANSWER`; of several
-      formats of a kind, the first.
+    by_kind: the row of the main table for `CHAIN`, `ANSWER` and `OTHER`; of
+      several formats of a kind, the first.
   """
 
   label: str
@@ -62,7 +63,9 @@ def table_of(made: Sequence[Line]) -> blocks.Table:
       tables.mean_of([m.by_kind[kind] for m in made if kind in m.by_kind])
       for kind in kinds
     ]
-    rows.append(blocks.Row([f"mean of {len(made)}", *_cells(means)], "mean"))
+    counts = [sum(kind in m.by_kind for m in made) for kind in kinds]
+    name = f"mean of {' and '.join(dict.fromkeys(map(str, counts)))}"
+    rows.append(blocks.Row([name, *_cells(means)], "mean"))
   return blocks.Table(head=head, rows=rows, is_narrow=True)
 
 
@@ -135,4 +138,6 @@ def _cells(rows: Sequence[tables.Row | None]) -> list[blocks.Cell | str]:
 
 
 def _kind(row: tables.Row) -> str:
-  return ANSWER if "answer_only" in row.task else CHAIN
+  if "answer_only" in row.task:
+    return ANSWER
+  return CHAIN if "chain_of_thought" in row.task else OTHER

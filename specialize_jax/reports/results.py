@@ -40,11 +40,13 @@ from specialize_jax import errors
 from specialize_jax.evaluation import history as history_lib
 from specialize_jax.evaluation import selection as selection_lib
 from specialize_jax.files import reading, writing
+from specialize_jax.teacher import certainty
 
 Json = Mapping[str, object]
 
 _MAX_TASKS = 1000
 _MAX_SHOWN = 60  # characters of a value, in errors
+_OF_A_PREDICTION = ("question_id", "prompt", "prediction", "target")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -397,13 +399,18 @@ def validation_curve(
   """Returns the steps and validation accuracies of a task.
 
   A task that results.json names by dataset only ("mini_svamp") matches the full
-  name in the run.
+  name in the run, in the paper's format of selection if it has several.
   """
   names = history_lib.names(results.validation)
   wanted = f"{task}/accuracy"
   if wanted not in names:
-    longer = [n for n in names if n.startswith(f"{task}_")]
-    wanted = next((n for n in longer if n.endswith("/accuracy")), wanted)
+    longer = [
+      name
+      for name in names
+      if name.startswith(f"{task}_") and name.endswith("/accuracy")
+    ]
+    longer.sort(key=lambda name: "zero_shot_chain_of_thought" not in name)
+    wanted = next(iter(longer), wanted)
   return history_lib.curve(results.validation, wanted)
 
 
@@ -420,7 +427,22 @@ def mean_curve(
   return steps, [sum(c[s] for c in curves) / len(curves) for s in steps]
 
 
+# What the sections of a page read of each file, and of what kind it is.
+_FIELDS: Mapping[str, Mapping[str, type]] = {
+  "selection.json": {"step": int, "mean": float},
+  "decoding.json": {"task": str, "ways": list},
+  "comparison.json": {"name": str, "steps": dict, "rows": list},
+  "certainty.json": dict.fromkeys(
+    (one.name for one in dataclasses.fields(certainty.Certainty)), object
+  ),
+  "alignment_example.json": dict.fromkeys(
+    ("teacher_tokens", "student_pieces", "groups", "targets", "mask"), list
+  ),
+}
+
+
 def _read_json(path: epath.Path) -> Json | None:
+  """Reads a file, which may be missing, and checks that it has its fields."""
   if not path.is_file():
     return None
   # Figures and pages hold no half of a pair.
@@ -429,6 +451,14 @@ def _read_json(path: epath.Path) -> Json | None:
     raise errors.UserError(
       f"{path} is not a JSON object: got a {type(value).__name__}."
     )
+  for name, kind in _FIELDS.get(path.name, {}).items():
+    found = value.get(name)
+    is_kind = _is_number(found) if kind is float else isinstance(found, kind)
+    if name not in value or not is_kind:
+      raise errors.UserError(
+        f"{path} is not as `specialize` writes it: {name} is"
+        f" {repr(found)[:_MAX_SHOWN]}; remove the file, or make it anew"
+      )
   return value
 
 
@@ -474,7 +504,7 @@ def _check_score(path: epath.Path, name: str, entry: object) -> None:
   accuracy, count = score.get("accuracy"), score.get("n")
   if not _is_number(accuracy) or not 0 <= accuracy <= 1:
     raise _unexpected(path, f"{name}.accuracy", accuracy, "a number in [0, 1]")
-  if not _is_number(count) or count != int(count) or not 0 <= count <= 10**12:
+  if not _is_number(count) or count != int(count) or not 1 <= count <= 10**12:
     raise _unexpected(path, f"{name}.n", count, "a number of examples")
 
 
@@ -523,15 +553,30 @@ def _read_alignment(path: epath.Path) -> Mapping[str, Json]:
 def _read_predictions(
   directory: epath.Path, tasks: set[str]
 ) -> Mapping[str, Sequence[Json]]:
-  """Reads the rows of each task, from any subdirectory."""
+  """Reads the rows of each task, from the last subdirectory that has it."""
   last = {}
-  for folder, _, names in sorted(directory.walk()):
+  for folder, _, names in sorted(directory.walk(), key=_numeric_order):
     for task in tasks & {name.removesuffix(".jsonl") for name in names}:
       last[task] = folder / f"{task}.jsonl"
-  return {
-    task: writing.printable_json(reading.read_rows(last[task]))
-    for task in sorted(last)
-  }
+  found = {}
+  for task, path in sorted(last.items()):
+    found[task] = writing.printable_json(reading.read_rows(path))
+    for number, row in enumerate(found[task], start=1):
+      lacking = [name for name in _OF_A_PREDICTION if name not in row]
+      if lacking:
+        raise errors.UserError(
+          f"{path}, line {number} lacks {', '.join(lacking)}: expected a"
+          " prediction as `specialize eval` writes it"
+        )
+  return found
+
+
+def _numeric_order(walked: tuple[epath.Path, ...]) -> Sequence[object]:
+  """Sorts folders by name, and those of steps by number: 900 before 1000."""
+  return [
+    (part.isdecimal(), int(part) if part.isdecimal() else 0, part)
+    for part in walked[0].parts
+  ]
 
 
 def _check_some_file(results: Results, numbers: Json) -> None:

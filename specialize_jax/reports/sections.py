@@ -3,9 +3,9 @@
 A section whose files are missing says so in one sentence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from specialize_jax.evaluation import intervals
+from specialize_jax.evaluation import intervals, selection
 from specialize_jax.reports import (
   alignment_view,
   blocks,
@@ -72,7 +72,7 @@ def lead(results: results_lib.Results) -> str:
   if results.selection:
     sentences.append(
       f"The checkpoint of step {results.selection['step']:,} was selected by "
-      "its mean out-of-distribution validation accuracy."
+      f"its mean out-of-distribution validation {_metric(results.selection)}."
     )
   return " ".join(sentences)
 
@@ -136,15 +136,19 @@ def _accuracy(
     if results.run:
       files, what = "evaluation on test sets", "no accuracies before and after"
     alone = tables.one_sided(results)
-    if alone is not None:
+    if len(alone) == 2:
+      return [
+        *alone,
+        blocks.Text("No task was evaluated both before and after."),
+      ]
+    if alone:
       files = (
         "evaluation of the specialized model"
         if results.before
         else "evaluation of the general model"
       )
       what = "no differences"
-    absent = _absent(results, "accuracy", files, what)
-    return absent if alone is None else [alone, *absent]
+    return [*alone, *_absent(results, "accuracy", files, what)]
   how = (
     "Intervals of a difference come from a paired bootstrap over the questions"
     if all(row.paired for row in table)
@@ -278,8 +282,9 @@ def _checkpoint(results: results_lib.Results) -> list[Block]:
 def _choice(results: results_lib.Results) -> str:
   """Describes the selection, and the cost of in-distribution selection."""
   chosen = results.selection
+  metric = _metric(chosen or {})
   text = (
-    "The checkpoint is chosen by the mean accuracy over held-out validation "
+    f"The checkpoint is chosen by the mean {metric} over held-out validation "
     "sets of the other datasets."
   )
   if not chosen:
@@ -288,21 +293,30 @@ def _choice(results: results_lib.Results) -> str:
     return " ".join([text, *(f"`{command}` makes it." for command in commands)])
   if chosen.get("in_distribution_step") is None:
     return text
+  lost = chosen["mean"] - chosen["in_distribution_mean"]
+  mean, cost = f"{chosen['mean']:.3f}", f"{lost:.3f}"
+  if metric == selection.ACCURACY:
+    mean = f"{tables.percent(chosen['mean'])} %"
+    cost = f"{tables.percent(lost)} points"
   text += (
-    f" That is step {chosen['step']:,}, with a mean of "
-    f"{tables.percent(chosen['mean'])} %. Selection in distribution would "
-    f"have taken step {chosen['in_distribution_step']:,}, at a cost of "
-    f"{tables.percent(chosen['mean'] - chosen['in_distribution_mean'])} "
-    "points of that mean."
+    f" That is step {chosen['step']:,}, with a mean of {mean}. Selection in"
+    f" distribution would have taken step {chosen['in_distribution_step']:,},"
+    f" at a cost of {cost} of that mean."
   )
   test = chosen.get("test")
   if test and chosen["step"] != chosen["in_distribution_step"]:
-    cost = intervals.Interval(**test["cost"])
+    tested = intervals.Interval(**test["cost"])
     text += (
-      f" On the test sets that would have cost {tables.points(cost.estimate)} "
-      f"points {tables.interval_text(cost)}."
+      " On the test sets that would have cost"
+      f" {tables.points(tested.estimate)} points of accuracy"
+      f" {tables.interval_text(tested)}."
     )
   return text
+
+
+def _metric(chosen: Mapping[str, object]) -> str:
+  """Returns the name of the metric that a step was selected by."""
+  return str(chosen.get("metric", selection.ACCURACY))
 
 
 def _formats(results: results_lib.Results) -> list[Block]:

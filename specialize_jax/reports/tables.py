@@ -159,16 +159,26 @@ def table_of(table: Sequence[Row]) -> blocks.Table:
   )
 
 
-def one_sided(results: results_lib.Results) -> blocks.Table | None:
-  """Renders the accuracies of a model that nothing is compared with.
+def one_sided(results: results_lib.Results) -> list[blocks.Table]:
+  """Renders the accuracies of each model that was evaluated, on its own.
 
-  Returns:
-    The table; None if both sides, or neither, were evaluated.
+  For tasks that were evaluated before or after specialization, but not both.
   """
-  if bool(results.before) == bool(results.after):
-    return None
-  when = "before" if results.before else "after"
-  accuracies = results.before or results.after
+  return [
+    _of_one_side(results, when, accuracies)
+    for when, accuracies in (
+      ("before", results.before),
+      ("after", results.after),
+    )
+    if accuracies
+  ]
+
+
+def _of_one_side(
+  results: results_lib.Results,
+  when: str,
+  accuracies: Mapping[str, Mapping[str, float]],
+) -> blocks.Table:
   lines = []
   for role, tasks in _tasks_by_role(results).items():
     known = [task for task in tasks if task in accuracies]
@@ -334,20 +344,7 @@ def selection_cost(
 
 def markdown(results: results_lib.Results) -> str:
   """Renders the main table as Markdown."""
-  lines = [
-    "| | format | before | after | difference | 95 % interval | n |",
-    "|---|---|---:|---:|---:|---:|---:|",
-  ]
-  role = None
-  for row in rows(results):
-    if row.role != role:
-      role = row.role
-      lines.append(f"| **{role}** | | | | | | |")
-    label = blocks.plain(row.label)
-    name = label if row.task else f"*{label}*"
-    data_format = blocks.plain(row.data_format)
-    lines.append(f"| {name} | {data_format} | {' | '.join(_cells(row))} |")
-  return "\n".join(lines) + "\n"
+  return blocks.to_markdown(table_of(rows(results))) + "\n"
 
 
 def _captured(drawn: rich_table.Table, width: int | None) -> str:

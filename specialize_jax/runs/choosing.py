@@ -4,6 +4,7 @@ The metrics of a run are in two places: its own metrics.jsonl, and
 MODEL_DIR/selection, to which `selecting` writes.
 """
 
+import json
 import os
 from collections.abc import Sequence
 
@@ -130,6 +131,26 @@ def earlier_criterion(
     return None
   tasks = written.get("out_of_distribution") or ()
   return written.get("metric", selection.ACCURACY), tuple(sorted(tasks))
+
+
+def earlier_test(
+  model_dir: str | os.PathLike[str], chosen: selection.Selection
+) -> dict[str, object] | None:
+  """Returns the test in MODEL_DIR/selection.json, if it is of the same choice.
+
+  Args:
+    model_dir: the run's directory.
+    chosen: the choice now, whose steps and tasks have to be those of the file.
+  """
+  path = epath.Path(model_dir) / SELECTION
+  written = reading.read_json(path) if path.is_file() else None
+  if not isinstance(written, dict):
+    return None
+  now = json.loads(json.dumps(chosen.as_json()))
+  same = ("step", "in_distribution_step", "out_of_distribution", "metric")
+  if any(written.get(name) != now[name] for name in same):
+    return None
+  return written.get("test")
 
 
 def evaluated(model_dir: str | os.PathLike[str]) -> history.History:

@@ -89,8 +89,9 @@ def world_dir(output_dir: pathlib.Path | str) -> pathlib.Path:
 def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   """Runs the demo and writes the results from which a report is built.
 
-  Writes `results.json` (accuracies before and after, roles, seconds, memory),
-  `selection.json`, `alignment.json`, `alignment_example.json`,
+  Writes `results.json` (accuracies before and after, roles, and of a demo that
+  was not interrupted seconds and memory), `selection.json`, `alignment.json`,
+  `alignment_example.json`,
   `certainty.json` (see `teacher.certainty`), `decoding.json` (see
   `decoding_comparison`), the runs `pretrain/` and `specialize/`, and
   `predictions/{before,after}`; with a comparison also its run, its predictions
@@ -106,6 +107,7 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   """
   start = time.monotonic()
   output_dir = pathlib.Path(output_dir)
+  is_resumed = world_dir(output_dir).exists()
   _stage = functools.partial(_numbered_stage, demo.num_stages)
   with _stage(1, "building the mini world and asking its teacher"):
     world.build(world_dir(output_dir), seed=seed, config=demo.world)
@@ -155,8 +157,9 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
       "before": before,
       "after": after,
       **dataclasses.asdict(demo.tasks),
-      "seconds": round(time.monotonic() - start, 1),
-      "peak_rss_gib": round(_peak_rss_gib(), 3),
+      # Of the whole demo: a process that did a part of it does not know them.
+      "seconds": None if is_resumed else round(time.monotonic() - start, 1),
+      "peak_rss_gib": None if is_resumed else round(_peak_rss_gib(), 3),
       "seed": seed,
       "step": step,
     },

@@ -1,4 +1,4 @@
-"""Measures the paper's five findings in a study.
+"""Measures the paper's findings in a study.
 
 `collect` computes the content of `study.json` from the results of the arms:
 
@@ -145,12 +145,12 @@ def _gain_and_price(reading: _Reading) -> Json:
     if len(tasks) > 1:
       shown.append(tasks)
     for part in shown:
-      (first, *_), *_ = reading.scores(after, part)
+      by_task, *_ = reading.scores(after, part)  # of the first seed
       rows.append(
         {
           "role": role,
           "task": part[0] if len(part) == 1 else None,
-          "n": len(first),
+          "n": sum(map(len, by_task)),
           "before": reading.accuracy(before, part),
           "after": reading.accuracy(after, part),
           "difference": reading.difference(before, after, part),

@@ -30,7 +30,7 @@ ROLES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-  """One of the paper's five findings.
+  """One of the paper's findings.
 
   Attributes:
     name: short name, also used as an anchor.
@@ -113,7 +113,7 @@ def _judged(finding: Finding, tests: Sequence[Json]) -> Finding:
 
 def _statistic(test: Json) -> str:
   if not test["interval"]:
-    return "not run"
+    return "no interval: not run, one seed, or a seed without the statistic"
   interval = _interval(test["interval"])
   if test["unit"] == "points":
     return (
@@ -280,6 +280,8 @@ def _level_row(level: Json) -> list[str]:
   first, second = level["steps"].values()
   ratios = [a / b for a, b in zip(first, second, strict=True) if a and b]
   mean = f"{statistics.fmean(ratios):.2f}" if ratios else "-"
+  if 0 < len(ratios) < len(first):
+    mean += f" ({len(ratios)} of {len(first)} seeds)"
   return [
     f"{level['fraction']:.0%}",
     ", ".join(f"{one:.3f}" for one in level["divergence"]),

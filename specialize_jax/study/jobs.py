@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
-from specialize_jax.files import locks
+from specialize_jax.files import locks, reading
 
 RESULT = "result.json"
 _LOG = "log.txt"
@@ -149,7 +149,8 @@ def spent(directory: pathlib.Path) -> list[Spent]:
   if not path.exists():
     return []
   lines = path.read_text(encoding="utf-8").splitlines()
-  return [Spent(**json.loads(line)) for line in lines]
+  # A line is cut short where a study was killed, or its disk was full.
+  return [Spent(**json.loads(line)) for line in lines if reading.is_json(line)]
 
 
 @contextlib.contextmanager
@@ -248,8 +249,13 @@ class _Pool:
       cpu_seconds=round(usage.ru_utime + usage.ru_stime, 1),
       status=status,
     )
-    with self._spent_path.open("a", encoding="utf-8") as stream:
-      stream.write(json.dumps(dataclasses.asdict(took)) + "\n")
+    line = json.dumps(dataclasses.asdict(took)) + "\n"
+    with self._spent_path.open("a+b") as stream:
+      stream.seek(0, os.SEEK_END)
+      if stream.tell():
+        stream.seek(-1, os.SEEK_END)
+        line = line if stream.read(1) == b"\n" else f"\n{line}"
+      stream.write(line.encode())
 
   def _raise_failure(self, job: Job, status: int) -> None:
     log = self._places[job.name] / _LOG
@@ -263,8 +269,9 @@ class _Pool:
 
   def stop(self) -> None:
     """Sends SIGTERM to all processes, and kills those that take too long."""
+    # Not by Popen, which would wait for those that have ended: so does this.
     for process in self._running:
-      process.popen.send_signal(signal.SIGTERM)
+      os.kill(process.popen.pid, signal.SIGTERM)
     deadline = time.monotonic() + _SECONDS_TO_STOP
     for process in [*self._running]:
       while True:
@@ -273,7 +280,7 @@ class _Pool:
           self._ended(process, os.waitstatus_to_exitcode(status), usage)
           break
         if time.monotonic() > deadline:
-          process.popen.kill()
+          os.kill(process.popen.pid, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
 
 

@@ -42,7 +42,8 @@ class Test:
     unit: "points" of accuracy (the statistic is a share of 1), "nats" a token,
       or "share".
     interval: its estimate and 95 % interval; None if the study has no runs for
-      it, or a single seed where the interval is over seeds.
+      it, or where the interval is over seeds, a single seed or one without the
+      statistic (a share of a loss that there was not).
   """
 
   finding: str

@@ -53,6 +53,13 @@ class Workload:
         "--cluster is missing: give the name of a cluster that `xpk cluster "
         "create` has made."
       )
+    named = self.slice.accelerator_type
+    if slices.parse(named) != self.slice:
+      raise errors.UserError(
+        f"xpk knows a slice by its name alone, and {named} is not of the shape"
+        f" {self.slice.topology}: give --topology={named}, or --on=gke or"
+        " --on=tpu_vm, which take a shape."
+      )
 
   def create(self, arguments: Sequence[str]) -> launch.Command:
     """Submits the run."""

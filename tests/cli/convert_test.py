@@ -91,6 +91,9 @@ def test_what_a_user_can_mend_is_one_sentence(folder, tmp_path, convert):
     ({"checkpoint": broken}, "model.safetensors cannot be read"),
     ({"checkpoint": folder, "output": tmp_path}, "holds something already"),
     ({"checkpoint": folder, "vocabulary": "no.model"}, "no.model does not exi"),
+    ({"checkpoint": folder, "t5x_layers": "listed"}, "goes with --to=t5x"),
+    ({"checkpoint": folder, "max_shard_mib": 9}, "goes with --to=huggingface"),
+    ({"checkpoint": folder, "extra_ids": 0}, "goes with --vocabulary"),
   ):
     status, out, err = convert(**{"output": tmp_path / "ours"} | flags)
     assert (status, out) == (2, "")

@@ -47,7 +47,11 @@ def test_a_gin_file_is_read_after_the_specializations(tmp_path):
   (tmp_path / "shorter.gin").write_text("TRAIN_STEPS = 7\n")
   main, other = configured(f"--compare={tmp_path}/shorter.gin")
   assert other.loop.num_steps == 7 != main.loop.num_steps
-  assert other.model_dir == "out/compare_shorter"
+  assert other.model_dir.startswith("out/compare_shorter_")
+  # What the file says is trained anew, not found finished.
+  (tmp_path / "shorter.gin").write_text("TRAIN_STEPS = 8\n")
+  _, changed = configured(f"--compare={tmp_path}/shorter.gin")
+  assert changed.model_dir != other.model_dir
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,8 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(
     ('{"input_ids": [64]}', (), 'line 2: "input_ids" holds 64'),
     ('{"input_ids": [5, 5, 5]}', ("--max_input_length=2",), "has 3 tokens"),
     ('{"text": "ab"}', ("--num_samples=2",), "it needs strategy=sample"),
+    ('{"text": "ab"}', ("--top_k=3",), "goes with --strategy=sample"),
+    ('{"text": "ab"}', ("--length_penalty=2",), "goes with --strategy=beam"),
     ('{"text": "ab"}', ("--mesh=fsdp",), "--mesh=fsdp: 'fsdp' is not one of"),
     ('{"text": "ab"}', ("--batch_size=6",), "--batch_size=6 cannot be split"),
     ('{"text": "ab"}', ("--vocabulary=none.model",), "none.model does not ex"),

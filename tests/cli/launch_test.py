@@ -272,6 +272,19 @@ def test_xpk_s_script_brings_hostile_values_through_kubernetes_and_bash(
     ((*XPK, "--image=", "create", "--", *RUN), "--image is missing"),
     ((*XPK, "--manifest=m.yaml", "create", "--", *RUN), "goes with --on=gke"),
     ((*XPK, "create", "--", *RUN, "a\nb"), "has a line break"),
+    (
+      (
+        "--on=xpk",
+        "--name=xl",
+        "--image=i",
+        "--cluster=c",
+        "--topology=v5p:4x4x32",
+        "create",
+        "--",
+        *RUN,
+      ),
+      "v5p-1024 is not of the shape 4x4x32",
+    ),  # fmt: skip
     ((*XPK, "install", "--", *RUN), "not an action of --on=xpk"),
     ((*VM[:2], *VM[3:], "create"), "--project is missing"),
     ((*VM[:3], "create"), "--zone is missing"),
@@ -283,7 +296,6 @@ def test_xpk_s_script_brings_hostile_values_through_kubernetes_and_bash(
     ((*VM, "--execute"), "--execute does what it is told"),
     ((*VM[:-1], "install"), "--package is missing"),
     ((*VM[:-1], "--package=no.whl", "install"), "no.whl is not a file"),
-    ((*VM, "--max_failures=0", "create"), "--max_failures=0"),
     ((*VM, "--execute", "create", "resume_until_done"), "give it alone"),
     ((*GKE[:-1], "create", "--", *RUN), "--image is missing"),
     ((*GKE, "resume_until_done"), "a JobSet starts again by itself"),

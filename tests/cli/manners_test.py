@@ -39,6 +39,7 @@ def _refusal(argv, capsys):
     (["plan", "--topolgy=v5e:4x4"], "did you mean --topology?"),
     (["report", "--xyzzy"], "`specialize report --help` lists"),
     (["score", "x"], "required: --inputs, --output"),
+    (["launch", "--max_failures=0"], "expected a whole number of at least 1"),
     (["train", "--gin.TRAIN_STEPS", "9"], "write --gin.TRAIN_STEPS=VALUE"),
   ],
 )
@@ -186,3 +187,36 @@ def test_what_only_reads_a_run_leaves_the_accelerator_to_it(
     check=False,
   )
   assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+  ("argv", "said"),
+  [
+    ("report --results_dir=. --dataset=x.yaml", "--dataset goes with --run"),
+    ("select --model_dir=. --gin_file=runs/select.gin", "--gin_file goes with"),
+    ("select --model_dir=. --gin.NONSENSE=1", "--gin.NONSENSE goes with"),
+    ("select --model_dir=. --evaluate --poll_seconds=1", "goes with --follow"),
+    ("inspect --task=t --mode=paper", "--mode goes with --records"),
+    ("inspect --dataset=x.yaml --split=test", "--split goes with --task"),
+    ("teach --base_url=u --model=m --output=o --questions=q --split=test",
+     "--split goes with --benchmark"),
+    ("prepare --runner_options=x", "--runner_options goes with --runner"),
+    ("train --print_config --dry_run", "give either --print_config or --dry_"),
+    ("train --dry_run --profile_steps=1,2", "--profile_steps goes with a run"),
+    ("demo --output_dir=d --num_seeds=2", "--num_seeds goes with --study"),
+    ("demo --output_dir=d --study --cpu_devices=2",
+     "--cpu_devices goes with a demo without --study"),
+    ("launch --name=n --topology=v5e-16 --on=gke --zone=z --image=i",
+     "--zone goes with --on=tpu_vm or --on=xpk"),
+  ],
+)  # fmt: skip
+def test_a_flag_that_would_be_ignored_is_refused(
+  argv, said, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  for name in ("x.yaml", "q"):
+    pathlib.Path(name).write_text("")
+  command, *flags = argv.split()
+  assert main.run(command, flags) == 2
+  assert said in capsys.readouterr().err
+  assert sorted(os.listdir()) == ["q", "x.yaml"]

@@ -3,6 +3,7 @@
 import json
 
 from specialize_jax.cli import main
+from specialize_jax.files import seals
 from specialize_jax.runs import choosing
 
 SUFFIX = "_zero_shot_chain_of_thought_v1"
@@ -80,3 +81,30 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, capsys):
   error = capsys.readouterr().err
   assert "was never evaluated" in error
   assert "`specialize select --evaluate`" in error
+
+
+def test_a_test_of_the_same_choice_is_kept(tmp_path):
+  _run_dir(tmp_path, CURVES)
+  path = tmp_path / "selection.json"
+  assert main.run("select", [f"--model_dir={tmp_path}"]) == 0
+  test = {
+    "mean": 0.4,
+    "in_distribution_mean": 0.3,
+    "cost": {"estimate": 0.1, "low": 0.0, "high": 0.2},
+  }
+  written = {**json.loads(path.read_text()), "test": test}
+  written.pop(seals.FIELD)
+  path.write_text(json.dumps(written))
+  assert main.run("select", [f"--model_dir={tmp_path}"]) == 0
+  assert json.loads(path.read_text())["test"] == test
+  tasks = f"--out_of_distribution=mini_asdiv{SUFFIX}"  # the same step
+  assert main.run("select", [f"--model_dir={tmp_path}", tasks]) == 0
+  assert json.loads(path.read_text())["test"] is None
+
+
+def test_a_task_does_not_count_twice(tmp_path, capsys):
+  _run_dir(tmp_path, CURVES)
+  task = f"mini_asdiv{SUFFIX}"
+  flags = [f"--model_dir={tmp_path}", f"--out_of_distribution={task}, {task}"]
+  assert main.run("select", flags) == 2
+  assert f"names {task} twice" in capsys.readouterr().err

@@ -84,6 +84,30 @@ def test_one_file_out_of_distribution_is_parted_by_its_questions(tmp_path):
   assert not parts[0] & parts[1]
 
 
+def test_no_benchmark_validates_with_what_another_one_tests(tmp_path):
+  yaml = own_domain.YAML.replace(
+    "{validation: phone.jsonl, test: phone_test.jsonl}",
+    "phone.jsonl\n  shop: shop.jsonl\n  desk: {validation: desk.jsonl, test:"
+    " desk_test.jsonl}",
+  )
+  asked = own_domain.rows("asked", 40)
+  sets = {
+    "phone": asked,
+    "shop": asked[:12],
+    "desk": own_domain.rows("desk", 4),
+    "desk_test": asked[20:24],
+  }
+  for name in ("shop", "desk", "desk_test"):
+    own_domain.write_rows(tmp_path / f"{name}.jsonl", sets[name])
+  own = files.load(str(own_domain.write(tmp_path, yaml, phone=asked)))
+  outside = own.dataset.out_of_distribution
+  validated = [{q.question for q in o.read("validation")} for o in outside]
+  tested = [{q.question for q in o.read("test")} for o in outside]
+  assert all(validated) and not set.union(*validated) & set.union(*tested)
+  for place, name in enumerate(("phone", "shop")):
+    assert len(validated[place]) + len(tested[place]) == len(sets[name])
+
+
 def test_twelve_mistakes_are_told_at_once_with_their_lines(mistakes):
   lines = mistakes("""\
 name: My Queues

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from specialize_jax.cli import main
-from specialize_jax.reports import page, tables
+from specialize_jax.files import seals
+from specialize_jax.reports import page, plots, tables
 from specialize_jax.reports import results as results_lib
 
 OWN = "triage_queue_v1"
@@ -109,6 +110,17 @@ def test_the_run_s_own_predictions_are_not_called_those_after_another(
   assert "Wrong before" not in shown
 
 
+def test_the_predictions_of_the_last_step_are_shown(run, tmp_path):
+  for step in (900, 1000):
+    place = run / "predictions" / str(step)
+    shutil.copytree(_evaluation(tmp_path / str(step), OWN, 0.5) / "7", place)
+    path = place / f"{OWN}.jsonl"
+    path.write_text(path.read_text().replace("<b>", f"<b{step}>"))
+  results = results_lib.load_run(run)
+  (rows,) = (shown[OWN] for shown in results.predictions.values() if shown)
+  assert all("<b1000>" in json.dumps(row) for row in rows)
+
+
 def test_both_sides_are_compared_question_by_question(run, tmp_path):
   before = _evaluation(tmp_path / "before", OWN, 0.2)
   after = _evaluation(tmp_path / "after", OWN, 0.8)
@@ -187,7 +199,7 @@ def test_the_command_writes_the_page_beside_the_run(run, capsys):
     ("--results_dir={}/run", "give it as --run={}/run"),
     ("", "give either --run=DIR"),
     ("--run={}/run --results_dir={}", "give either --run=DIR"),
-    ("--results_dir={} --after={}", "--before and --after go with --run"),
+    ("--results_dir={} --after={}", "--after goes with --run"),
   ],
 )
 def test_what_cannot_be_reported_is_one_sentence(
@@ -200,3 +212,44 @@ def test_what_cannot_be_reported_is_one_sentence(
   assert message.replace("{}", str(tmp_path)) in error
   assert error.count("\n") == 1
   assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_loss_below_zero_and_one_that_is_no_number_are_drawn(tmp_path):
+  rows = [
+    {"step": step, "group": "train", "values": {"loss": loss}}
+    for step, loss in enumerate([0.5, -0.5, float("nan"), -1.0], start=1)
+  ]
+  results = results_lib.load_run(_run(tmp_path / "run", rows))
+  assert results.specialization[3] == {}
+  assert plots.loss_curves(results)
+
+
+def test_what_no_task_compares_is_shown_side_by_side(run, tmp_path):
+  before = _evaluation(tmp_path / "before", OWN, 0.2)
+  after = _evaluation(tmp_path / "after", "far_v1", 0.8)
+  _, shown = _page(run, before=before, after=after)
+  assert "No task was evaluated both before and after." in shown
+  assert "before specialization" in shown
+  assert "after specialization" in shown
+
+
+def test_a_question_of_one_side_was_not_wrong_on_the_other(run, tmp_path):
+  before = _evaluation(tmp_path / "before", OWN, 0.2)
+  path = before / "7" / f"{OWN}.jsonl"
+  path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+  after = _evaluation(tmp_path / "after", OWN, 0.8)
+  _, shown = _page(run, before=before, after=after)
+  assert "Wrong before, right after." not in shown
+
+
+def test_the_metric_of_the_selection_is_named(results_dir):
+  path = results_dir / "selection.json"
+  chosen = json.loads(path.read_text())
+  chosen |= {"metric": "bleu", "mean": 27.3, "in_distribution_mean": 26.0}
+  chosen.pop(seals.FIELD, None)
+  path.write_text(json.dumps(chosen))
+  shown = page.render(page.document(results_lib.load(results_dir), []))
+  assert "chosen by the mean bleu" in shown
+  assert "with a mean of 27.300" in shown
+  assert "at a cost of 1.300 of" in shown
+  assert "out-of-distribution validation bleu" in shown

@@ -71,7 +71,10 @@ def test_a_finding_with_a_test_that_was_not_run_does_not_appear(study):
   first["interval"] = None
   changed = {**study, "tests": tests}
   assert verdicts(changed)["starts"] == findings_text.PARTLY
-  assert "not run (does not)" in findings_text.terminal(changed)
+  assert (
+    "no interval: not run, one seed, or a seed without the statistic (does not)"
+    in findings_text.terminal(changed)
+  )
   for test in tests:
     if test["finding"] == "starts":
       test["interval"] = None

@@ -125,6 +125,22 @@ def test_what_a_user_can_mend_stays_one_sentence(tmp_path):
     jobs.run([job("x", script=fails)], tmp_path, num_workers=1)
 
 
+def test_jobs_that_fail_at_once_leave_one_sentence(tmp_path):
+  fails = "import sys; print('error: no such gin file'); sys.exit(2)"
+  planned = [job(name, script=fails) for name in "abcd"]
+  with pytest.raises(errors.UserError, match="error: no such gin file"):
+    jobs.run(planned, tmp_path, num_workers=4)
+  assert {s.status for s in jobs.spent(tmp_path)} == {2}
+
+
+def test_a_line_of_costs_that_was_cut_short_costs_no_other(tmp_path):
+  jobs.run([job("a")], tmp_path, num_workers=1)
+  (path,) = tmp_path.glob("*.jsonl")
+  path.write_text(f"{path.read_text()}{path.read_text()[:20]}")
+  jobs.run([job("a"), job("b")], tmp_path, num_workers=1)
+  assert [s.job for s in jobs.spent(tmp_path)] == ["a", "b"]
+
+
 def test_a_job_that_ends_well_without_a_result_is_a_failure(tmp_path):
   with pytest.raises(jobs.JobFailed, match="status 0"):
     jobs.run([job("x", script="pass")], tmp_path, num_workers=1)

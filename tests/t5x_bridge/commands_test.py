@@ -34,11 +34,11 @@ _TASK = "mini_gsm_teacher_zero_shot_chain_of_thought_v1"
 # Of the page's runs: how much smaller they are here, and that the tiny world
 # has no answer worth decoding 64 tokens for.
 _SMALLER = {
-  r"TRAIN_STEPS=1300\b": "TRAIN_STEPS=1002 --gin.EVAL_PERIOD=2"
+  r"TRAIN_STEPS=1150\b": "TRAIN_STEPS=852 --gin.EVAL_PERIOD=2"
   " --gin.EVAL_STEPS=1",
   r"TRAIN_STEPS=100\b": "TRAIN_STEPS=2 --gin.WARMUP_STEPS=1"
   " --gin.EVALUATIONS='()'",
-  r"checkpoint_1300\b": "checkpoint_1002",
+  r"checkpoint_1150\b": "checkpoint_852",
   r'"targets": 64\b': '"targets": 24',
   r'"inputs": 256\b': '"inputs": 512',  # its words are many tokens
 }
@@ -65,39 +65,32 @@ def demo(tmp_path_factory):
 
 
 def _write_student(path):
-  """A random mini student, as a run of ours at step 1000."""
+  """A random student of the demo's size and steps, as a run of ours."""
+  import argparse
   import dataclasses
 
   import jax
 
   from specialize_jax.checkpoints import name_table
-  from specialize_jax.t5 import config as t5_config
+  from specialize_jax.cli import gin_files
+  from specialize_jax.runs import experiment
 
-  config = t5_config.T5Config(
-    vocab_size=384,
-    embed_dim=128,
-    mlp_dim=256,
-    num_heads=4,
-    head_dim=32,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    mlp_activations=("gelu", "linear"),
-    tied_head=False,
-    dropout_rate=0.0,
-    dtype="float32",
-    scan_layers=False,
+  flags = argparse.Namespace(
+    gin_file=["experiments/mini/pretrain.gin"], gin_search_paths=""
   )
+  with gin_files.loaded(flags, [f"MODEL_DIR = {str(path)!r}"]):
+    run = gin_files.configured(experiment.Experiment)()
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: np.float32(0.05 * rng.normal(size=leaf.shape)),
-    name_table.abstract_params(config),
+    name_table.abstract_params(run.model),
   )
   with manager.CheckpointManager(path / "checkpoints") as steps:
     steps.save(
-      1000,
+      run.loop.num_steps,
       {"params": params},
       b"",
-      {"model": dataclasses.asdict(config), "config": "", "version": ""},
+      {"model": dataclasses.asdict(run.model), "config": "", "version": ""},
     )
 
 
