@@ -67,7 +67,7 @@ _TEST = [
   "ruff>=0.12",
   # The parity oracle; its CPU build is enough. The package index has its CUDA
   # build, whose triton crashed beside TensorFlow on Python 3.12: there and on
-  # 3.13 the parity tests are skipped.
+  # 3.13 the tests take what it gave here (tests/testdata/recorded.py).
   "torch==2.13.0; python_version < '3.12'",
   "transformers>=5.0",  # version 5 is the first without Flax classes
   "trustme>=1.2",  # its certificate

@@ -16,7 +16,7 @@ CONFIG = tiny_checkpoints.config("t5_1_1")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp("opening") / "folder"
-  tiny_checkpoints.theirs("t5_1_1").save_pretrained(path)
+  tiny_checkpoints.save_theirs("t5_1_1", path)
   return path
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import dataclasses
+import functools
 import json
 
 import jax
 import numpy as np
 import pytest
-from testdata import tiny_checkpoints
+import transformers
+from testdata import recorded, tiny_checkpoints
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import (
@@ -20,18 +22,18 @@ from specialize_jax.decoding import generator, requests, rows
 from specialize_jax.parallel import mesh, placement
 from specialize_jax.t5 import network
 
-torch = pytest.importorskip("torch", reason="the parity oracle")
-
 PAD, START, LENGTH = 3, 5, 12
 INPUTS = [[7, 8, 9, 6], [11, 0, 12, 13, 14, 15, 6], [30, 31]]
 """Token 0 is one like any other here."""
+TARGET = [9, 0, 6, 8]
 
 
-@pytest.fixture(scope="module")
-def model():
+@functools.cache
+def _model():
   """A T5 of transformers whose outputs end early, by either of two tokens."""
-  torch.manual_seed(1)
+  torch = recorded.torch()
   model = copy.deepcopy(tiny_checkpoints.theirs("t5_1_1"))
+  torch.manual_seed(1)
   for name, parameter in model.named_parameters():
     if "norm" not in name:
       # Small enough that attention is not decided by rounding.
@@ -49,10 +51,39 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-  path = tmp_path_factory.mktemp("model") / "folder"
-  model.save_pretrained(path)
-  return path
+def folder(tmp_path_factory):
+  return recorded.folder(
+    "special_tokens/folder",
+    lambda path: _model().save_pretrained(path),
+    tmp_path_factory.mktemp("model") / "folder",
+  )
+
+
+@pytest.fixture(scope="module")
+def ends(folder):
+  """The tokens that end a sequence."""
+  content = (folder / "generation_config.json").read_text()
+  return json.loads(content)["eos_token_id"]
+
+
+@pytest.fixture(scope="module")
+def theirs():
+  """What transformers decodes, and a target's log-probabilities."""
+
+  def compute():
+    torch, model = recorded.torch(), _model()
+    labels = torch.tensor([TARGET])
+    with torch.no_grad():
+      logits = model(input_ids=torch.tensor([INPUTS[1]]), labels=labels).logits
+    log_probs = torch.log_softmax(logits, -1)[0, range(len(TARGET)), labels[0]]
+    return {
+      "greedy": _their_greedy(model),
+      "beams_2": _their_greedy(model, num_beams=2, length_penalty=1.0),
+      "beams_4": _their_greedy(model, num_beams=4, length_penalty=1.0),
+      "target": log_probs.numpy(),
+    }
+
+  return recorded.arrays("special_tokens/outputs", compute)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +98,7 @@ def _padded():
   batch = np.full((len(INPUTS), max(map(len, INPUTS))), PAD)
   for row, ids in enumerate(INPUTS):
     batch[row, : len(ids)] = ids
-  return torch.from_numpy(batch)
+  return recorded.torch().from_numpy(batch)
 
 
 def _their_greedy(model, **options):
@@ -107,42 +138,37 @@ def _ended(tokens, ends):
   return tokens if at is None else tokens[: at + 1]
 
 
-def test_greedy_decoding_is_that_of_transformers(model, folder, ours):
-  ends = model.generation_config.eos_token_id
-  theirs = [_ended(row, ends) for row in _their_greedy(model)]
-  assert sorted(map(len, theirs))[0] < LENGTH, "no row ends early"
+def test_greedy_decoding_is_that_of_transformers(folder, ours, ends, theirs):
+  expected = [_ended(row, ends) for row in theirs["greedy"]]
+  assert sorted(map(len, expected))[0] < LENGTH, "no row ends early"
   for checkpoint in (opening.open_checkpoint(folder), ours):
     found = [output.ids.tolist() for output in _our_rows(checkpoint)]
-    assert found == theirs
+    assert found == expected
 
 
 @pytest.mark.parametrize("beams", [2, 4])
-def test_a_beam_search_is_that_of_transformers(model, ours, beams):
-  ends = model.generation_config.eos_token_id
-  theirs = _their_greedy(model, num_beams=beams, length_penalty=1.0)
+def test_a_beam_search_is_that_of_transformers(ours, ends, theirs, beams):
   found = _our_rows(ours, strategy="beam", num_beams=beams)
-  for row, output in zip(theirs, found, strict=True):
+  for row, output in zip(theirs[f"beams_{beams}"], found, strict=True):
     assert output.ids.tolist() == _ended(row, ends)
 
 
-def test_a_target_has_the_log_probabilities_of_transformers(model, ours):
-  labels = torch.tensor([[9, 0, 6, 8]])
-  with torch.no_grad():
-    logits = model(input_ids=torch.tensor([INPUTS[1]]), labels=labels).logits
-  theirs = torch.log_softmax(logits, -1)[0, range(4), labels[0]].numpy()
+def test_a_target_has_the_log_probabilities_of_transformers(ours, theirs):
   config = dataclasses.replace(ours.config, dtype="float32")
   decoder = generator.Generator(
     network.EncoderDecoder(config), requests.Settings(), batch_size=1
   )
-  row = {"input_ids": INPUTS[1], "target_ids": [9, 0, 6, 8]}
+  row = {"input_ids": INPUTS[1], "target_ids": TARGET}
   asked, _ = rows.Reader(
     where="rows", model=config, vocabulary=None, input_limit=20
   ).read([(1, row)])
   (results,) = decoder.run(name_table.assemble(config, ours.source), asked)
-  np.testing.assert_allclose(results[0].target_log_probs, theirs, atol=1e-4)
+  np.testing.assert_allclose(
+    results[0].target_log_probs, theirs["target"], atol=1e-4
+  )
 
 
-def test_what_ours_gives_back_says_the_same(model, folder, ours, tmp_path):
+def test_what_ours_gives_back_says_the_same(folder, ours, theirs, tmp_path):
   planned = conversion.plan(ours, to="huggingface")
   conversion.write_folder(planned, tmp_path / "back")
   before, after = (
@@ -153,8 +179,11 @@ def test_what_ours_gives_back_says_the_same(model, folder, ours, tmp_path):
   assert dataclasses.replace(
     after.config, param_dtype=before.config.param_dtype
   ) == before.config  # fmt: skip
-  loaded = type(model).from_pretrained(tmp_path / "back").eval()
-  np.testing.assert_array_equal(_their_greedy(loaded), _their_greedy(model))
+  recorded.torch()
+  loaded = transformers.T5ForConditionalGeneration.from_pretrained(
+    tmp_path / "back"
+  )
+  np.testing.assert_array_equal(_their_greedy(loaded.eval()), theirs["greedy"])
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from testdata import recorded
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import tensor_files
-
-torch = pytest.importorskip("torch", reason="the parity oracle")
 
 TENSORS = {
   "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -23,31 +22,46 @@ TENSORS = {
 
 
 def as_torch(value):
+  torch = recorded.torch()
   if value.dtype == ml_dtypes.bfloat16:
     return torch.tensor(value.astype(np.float32)).to(torch.bfloat16)
   return torch.tensor(value)
 
 
-def single_bin(path, **options):
-  tensors = {name: as_torch(value) for name, value in TENSORS.items()}
-  torch.save(tensors, path / "pytorch_model.bin", **options)
+def _save(path, values, **options):
+  """Writes the folder of one file that `torch.save` writes."""
+  path.mkdir()
+  recorded.torch().save(values, path / "pytorch_model.bin", **options)
+
+
+def single_bin(path, name="single", **options):
+  def write(path):
+    tensors = {name: as_torch(value) for name, value in TENSORS.items()}
+    _save(path, tensors, **options)
+
+  recorded.folder(f"bin/{name}", write, path)
 
 
 def sharded_bin(path):
-  weight_map = {}
-  for name, value in TENSORS.items():
-    file = f"pytorch_model-{name}.bin"
-    torch.save({name: as_torch(value)}, path / file)
-    weight_map[name] = file
-  index = {"weight_map": weight_map}
-  (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+  def write(path):
+    path.mkdir()
+    weight_map = {}
+    for name, value in TENSORS.items():
+      file = f"pytorch_model-{name}.bin"
+      recorded.torch().save({name: as_torch(value)}, path / file)
+      weight_map[name] = file
+    index = {"weight_map": weight_map}
+    (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+  recorded.folder("bin/sharded", write, path)
 
 
 def first_torch_bin(path):
-  single_bin(path, _use_new_zipfile_serialization=False)
+  single_bin(path, "first", _use_new_zipfile_serialization=False)
 
 
 def single_safetensors(path):
+  path.mkdir(exist_ok=True)
   safetensors.numpy.save_file(TENSORS, path / "model.safetensors")
 
 
@@ -55,8 +69,8 @@ def single_safetensors(path):
   "write", [single_bin, sharded_bin, first_torch_bin, single_safetensors]
 )
 def test_every_layout_gives_the_tensors_that_were_written(tmp_path, write):
-  write(tmp_path)
-  files = tensor_files.TensorFiles(tmp_path)
+  write(tmp_path / "folder")
+  files = tensor_files.TensorFiles(tmp_path / "folder")
   assert files.shapes == {"a": (2, 3), "b": (2,), "c": (1,)}
   for name, value in TENSORS.items():
     read = files.read(name)
@@ -92,9 +106,11 @@ def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path, monkeypatch):
   (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
   with pytest.raises(errors.UserError, match="pytorch_model.bin cannot be re"):
     tensor_files.TensorFiles(tmp_path)
-  torch.save({"a": Bomb()}, tmp_path / "pytorch_model.bin")
+  saved = recorded.folder(
+    "bin/more", lambda path: _save(path, {"a": Bomb()}), tmp_path / "saved"
+  )
   with pytest.raises(errors.UserError, match="it holds .*, not only tensors"):
-    tensor_files.TensorFiles(tmp_path)
+    tensor_files.TensorFiles(saved)
   assert not (tmp_path / "exploded").exists()
 
 
@@ -209,13 +225,21 @@ def test_the_prefix_of_a_wrapper_is_no_part_of_a_name(tmp_path, prefix):
 
 
 def test_the_model_of_a_trainers_checkpoint_is_read(tmp_path):
-  model = {f"model.{k}": torch.tensor(v) for k, v in ANCHORED.items()}
-  saved = {"state_dict": model, "epoch": 3, "optimizer": {"lr": 0.1}}
-  torch.save(saved, tmp_path / "pytorch_model.bin")
-  assert set(tensor_files.TensorFiles(tmp_path).shapes) == set(ANCHORED)
-  torch.save(saved | {"ema": model}, tmp_path / "pytorch_model.bin")
+
+  def saved(**more):
+    model = {f"model.{k}": as_torch(v) for k, v in ANCHORED.items()}
+    content = {"state_dict": model, "epoch": 3, "optimizer": {"lr": 0.1}}
+    return content | dict.fromkeys(more, model)
+
+  one = recorded.folder(
+    "bin/trainer", lambda path: _save(path, saved()), tmp_path / "one"
+  )
+  assert set(tensor_files.TensorFiles(one).shapes) == set(ANCHORED)
+  two = recorded.folder(
+    "bin/averaged", lambda path: _save(path, saved(ema=1)), tmp_path / "two"
+  )
   with pytest.raises(errors.UserError, match="'epoch'.* no tensors"):
-    tensor_files.TensorFiles(tmp_path)
+    tensor_files.TensorFiles(two)
 
 
 @pytest.mark.parametrize(

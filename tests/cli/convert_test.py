@@ -24,7 +24,7 @@ from specialize_jax.t5 import config as t5_config
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp("convert") / "folder"
-  tiny_checkpoints.theirs("t5_1_1").save_pretrained(path)
+  tiny_checkpoints.save_theirs("t5_1_1", path)
   return path
 
 

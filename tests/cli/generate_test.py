@@ -14,12 +14,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import transformers
-from testdata import own_domain, tiny_vocabulary
+from testdata import own_domain, recorded, tiny_vocabulary
 
 from specialize_jax.cli import main
 from specialize_jax.cot import answer_rules, answers
-
-torch = pytest.importorskip("torch", reason="the parity oracle")
 
 NUM_ROWS = 40
 VOCAB_SIZE = 64
@@ -28,22 +26,27 @@ VOCAB_SIZE = 64
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """A random T5 1.1 as transformers saves it, a vocabulary beside it."""
-  torch.manual_seed(0)
-  theirs = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
-      vocab_size=VOCAB_SIZE,
-      d_model=16,
-      d_kv=6,
-      d_ff=24,
-      num_heads=2,
-      num_layers=1,
-      feed_forward_proj="gated-gelu",
-      decoder_start_token_id=0,
+
+  def write(path):
+    torch = recorded.torch()
+    torch.manual_seed(0)
+    theirs = transformers.T5ForConditionalGeneration(
+      transformers.T5Config(
+        vocab_size=VOCAB_SIZE,
+        d_model=16,
+        d_kv=6,
+        d_ff=24,
+        num_heads=2,
+        num_layers=1,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+      )
     )
-  )
-  theirs.lm_head.weight = torch.nn.Parameter(torch.randn(VOCAB_SIZE, 16))
+    theirs.lm_head.weight = torch.nn.Parameter(torch.randn(VOCAB_SIZE, 16))
+    theirs.save_pretrained(path)
+
   path = tmp_path_factory.mktemp("model") / "folder"
-  theirs.save_pretrained(path)
+  recorded.folder("generate/folder", write, path)
   (path / "spiece.model").write_bytes(tiny_vocabulary.model())
   return path
 
@@ -85,30 +88,42 @@ def read(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def _theirs(folder, rows):
+  """Greedy outputs by id, and the log-probabilities of row 4's target."""
+  torch = recorded.torch()
+  model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+  found = {}
+  for row in rows:
+    if "input_ids" in row and not {"target", "target_ids"} & row.keys():
+      output = model.generate(
+        torch.tensor([row["input_ids"]]), max_new_tokens=6, do_sample=False
+      )
+      found[row["id"]] = output[0, 1:].numpy()
+  with torch.no_grad():
+    logits = model(
+      input_ids=torch.tensor([rows[4]["input_ids"]]),
+      labels=torch.tensor([rows[4]["target_ids"]]),
+    ).logits
+  log_probs = torch.log_softmax(logits[0], dim=-1)[range(3), [7, 8, 1]]
+  return found | {"target": log_probs.numpy()}
+
+
 def test_rows_come_out_in_order_as_transformers_says(folder, inputs, tmp_path):
   outputs = tmp_path / "outputs.jsonl"
   assert run(folder, inputs, outputs, "--batch_size=8", "--log_probs") == 0
   given, rows = read(inputs), read(outputs)
   assert [row["id"] for row in rows] == [row["id"] for row in given]
   vocabulary = tiny_vocabulary.load()
-  theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+  theirs = recorded.arrays("generate/outputs", lambda: _theirs(folder, given))
   for row in rows:
     if "input_ids" not in row or "output_ids" not in row:
       continue
-    output = theirs.generate(
-      torch.tensor([row["input_ids"]]), max_new_tokens=6, do_sample=False
-    )
-    assert row["output_ids"] == output[0, 1:].tolist()
+    assert row["output_ids"] == theirs[row["id"]].tolist()
     assert row["output"] == vocabulary.decode(row["output_ids"])
     assert len(row["output_log_probs"]) == len(row["output_ids"])
-  row = rows[4]
-  with torch.no_grad():
-    logits = theirs(
-      input_ids=torch.tensor([row["input_ids"]]),
-      labels=torch.tensor([row["target_ids"]]),
-    ).logits
-  log_probs = torch.log_softmax(logits[0], dim=-1)[range(3), [7, 8, 1]]
-  np.testing.assert_allclose(row["target_log_probs"], log_probs, atol=1e-4)
+  np.testing.assert_allclose(
+    rows[4]["target_log_probs"], theirs["target"], atol=1e-4
+  )
   for row in rows:
     scored = "target_ids" in row or "target" in row
     assert ("target_log_probs" in row) == scored

@@ -96,10 +96,10 @@ def _convert(place):
 
 
 def _huggingface(place):
-  from testdata import tiny_checkpoints  # which imports PyTorch
+  from testdata import tiny_checkpoints
 
   folder = place.local / "huggingface"
-  tiny_checkpoints.theirs("t5_1_1").save_pretrained(folder)
+  tiny_checkpoints.save_theirs("t5_1_1", folder)
   return folder
 
 

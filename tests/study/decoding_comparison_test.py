@@ -4,19 +4,24 @@ import json
 
 import numpy as np
 import pytest
-import transformers
 from decoding import with_calculator_test
-from testdata import chain_model, tiny_demo, tiny_vocabulary, tiny_world
+from testdata import (
+  chain_model,
+  tiny_checkpoints,
+  tiny_demo,
+  tiny_vocabulary,
+  tiny_world,
+)
 
 from specialize_jax import errors
+from specialize_jax.checkpoints import huggingface
+from specialize_jax.checkpoints import sources as sources_
 from specialize_jax.data import sources
 from specialize_jax.decoding import requests
 from specialize_jax.evaluation import metrics
 from specialize_jax.files import seals
 from specialize_jax.study import decoding_comparison
 from tasks import mixtures  # noqa: F401  (registers every task)
-
-torch = pytest.importorskip("torch", reason="the parity oracle")
 
 TASK = "mini_gsm_zero_shot_chain_of_thought_v1"
 
@@ -63,13 +68,11 @@ def test_a_model_that_adds_wrongly_gains_by_the_calculator():
 def test_ways_of_decoding_are_compared_and_predictions_stored(
   data_dir, tmp_path
 ):
-  torch.manual_seed(0)
-  theirs = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
-      vocab_size=384, d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1
-    )
+  config = tiny_demo.model()
+  tensors = tiny_checkpoints.random_tensors(config)
+  huggingface.write(
+    tmp_path / "model", config, sources_.Leaves("memory", tensors)
   )
-  theirs.save_pretrained(tmp_path / "model")
   result = decoding_comparison.compare(
     tmp_path / "model",
     evaluation=tiny_demo.evaluation(

@@ -1,4 +1,4 @@
-"""Parity with PyTorch's T5, randomly initialized, in float32.
+"""Parity with PyTorch's T5 of the same random parameters, in float32.
 
 `transformers` v5 ties the head of a fresh T5 1.1 whatever the family, so the
 untied model here is given a head of its own.
@@ -6,17 +6,18 @@ untied model here is given a head of its own.
 
 import functools
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
+from testdata import recorded
 
+from specialize_jax.checkpoints import name_table
 from specialize_jax.decoding import beam, loop, scoring, strategies
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
-
-torch = pytest.importorskip("torch", reason="the parity oracle")
 
 TINY = {
   "vocab_size": 96,
@@ -46,16 +47,67 @@ FAMILIES = {
   "t5_1_1": (("gelu", "linear"), "gated-gelu", False),
 }
 NUM_ROWS = 64
+RECORDED_ROWS = 8
 MAX_NEW_TOKENS = 12
 
 
 @functools.cache
-def pair(family, geometry="tiny"):
-  """The same random network twice: ours with its parameters, and theirs."""
-  mlp_activations, feed_forward_proj, tied = FAMILIES[family]
+def ours(family, geometry="tiny"):
+  """A random network with its parameters, by the numbers of NumPy alone."""
+  mlp_activations, _, tied = FAMILIES[family]
+  config = t5_config.T5Config(
+    **GEOMETRIES[geometry],
+    mlp_activations=mlp_activations,
+    tied_head=tied,
+    dropout_rate=0.0,
+    dtype="float32",
+    scan_layers=False,
+  )
+  model = network.EncoderDecoder(config)
+  shapes = flax.traverse_util.flatten_dict(
+    name_table.abstract_params(config), sep="/"
+  )
+  rng = np.random.default_rng(0)
+  params = {
+    name: (_mean(name) + _std(name, config) * rng.normal(size=leaf.shape))
+    for name, leaf in sorted(shapes.items())
+  }
+  return model, jax.tree.map(
+    jnp.float32, flax.traverse_util.unflatten_dict(params, sep="/")
+  )
+
+
+def _mean(name):
+  return 1.0 if name.endswith("scale") else 0.0
+
+
+def _std(name, config):
+  """Keeps logits near those of training, and outputs from repeating inputs."""
+  sizes = {
+    "query": (config.embed_dim * config.head_dim) ** -0.5,
+    "out": config.joined_kv_dim**-0.5,
+    "wo": config.mlp_dim**-0.5,
+    "embedding": 1.0,
+    "scale": 0.1,
+    "rel_embedding": config.embed_dim**-0.5,
+  }
+  parts = name.split("/")
+  std = next(
+    (sizes[part] for part in parts if part in sizes), config.embed_dim**-0.5
+  )
+  in_layer = any(part.startswith("layers_") for part in parts)
+  if config.tied_head and in_layer and config.embed_dim == TINY["embed_dim"]:
+    std *= 2.0  # it would repeat its input if its layers added less
+  return std
+
+
+@functools.cache
+def theirs(family, geometry="tiny"):
+  """The PyTorch model of the same parameters."""
+  torch = recorded.torch()
+  _, feed_forward_proj, tied = FAMILIES[family]
   sizes = GEOMETRIES[geometry]
-  torch.manual_seed(0)
-  theirs = transformers.T5ForConditionalGeneration(
+  model = transformers.T5ForConditionalGeneration(
     transformers.T5Config(
       vocab_size=sizes["vocab_size"],
       d_model=sizes["embed_dim"],
@@ -74,81 +126,65 @@ def pair(family, geometry="tiny"):
     )
   ).eval()
   if not tied:
-    # Of T5X's initial size, which keeps logits near those of training.
-    head = torch.randn_like(theirs.shared.weight) * sizes["embed_dim"] ** -0.5
-    theirs.lm_head.weight = torch.nn.Parameter(head)
+    model.lm_head.weight = torch.nn.Parameter(
+      torch.empty_like(model.shared.weight)
+    )
+  _, params = ours(family, geometry)
+  weights = to_weights(params, sizes, tied)
+  named = dict(model.named_parameters())
+  assert named.keys() == weights.keys()
   with torch.no_grad():
-    for name, weight in theirs.named_parameters():
-      if "layer_norm" in name:
-        weight.add_(0.1 * torch.randn_like(weight))
-      elif tied and geometry == "tiny" and ".layer." in name:
-        # It would repeat its input if its layers added as little as at first.
-        weight.mul_(3.0)
-  assert (theirs.lm_head.weight is theirs.shared.weight) == tied
-  config = t5_config.T5Config(
-    **sizes,
-    mlp_activations=mlp_activations,
-    tied_head=tied,
-    dropout_rate=0.0,
-    dtype="float32",
-    scan_layers=False,
-  )
-  return network.EncoderDecoder(config), to_params(theirs, sizes, tied), theirs
+    for name, weight in weights.items():
+      named[name].copy_(torch.from_numpy(np.array(weight)))
+  assert (model.lm_head.weight is model.shared.weight) == tied
+  return model
 
 
-def to_params(theirs, sizes, tied):
+def to_weights(params, sizes, tied):
   """By hand and not through the name table, which has a test of its own."""
-  weights = {k: v.detach().numpy() for k, v in theirs.state_dict().items()}
+  weights = {}
 
-  def kernel(name):
-    return {"kernel": jnp.asarray(weights[f"{name}.weight"].T)}
+  def kernel(name, part):
+    weights[f"{name}.weight"] = part["kernel"].T
 
-  def norm(name):
-    return {"scale": jnp.asarray(weights[f"{name}.weight"])}
+  def norm(name, part):
+    weights[f"{name}.weight"] = part["scale"]
 
-  def attention(name):
-    parts = {"query": "q", "key": "k", "value": "v", "out": "o"}
-    return {ours: kernel(f"{name}.{part}") for ours, part in parts.items()}
+  def attention(name, part):
+    of_ours = {"query": "q", "key": "k", "value": "v", "out": "o"}
+    for ours, theirs in of_ours.items():
+      kernel(f"{name}.{theirs}", part[ours])
 
-  def mlp(name):
-    ours = {"wi": "wi"} if tied else {"wi_0": "wi_0", "wi_1": "wi_1"}
-    return {part: kernel(f"{name}.{part}") for part in (*ours, "wo")}
+  def mlp(name, part):
+    for ours in ("wi",) if tied else ("wi_0", "wi_1"):
+      kernel(f"{name}.{ours}", part[ours])
+    kernel(f"{name}.wo", part["wo"])
 
-  def stack(name, final_norm):
-    table = f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias"
-    return {
-      "relpos_bias": {
-        "rel_embedding": jnp.asarray(weights[f"{table}.weight"].T)
-      },
-      final_norm: norm(f"{name}.final_layer_norm"),
-    }
-
-  params = {
-    "token_embedder": {"embedding": jnp.asarray(weights["shared.weight"])},
-    "encoder": stack("encoder", "encoder_norm"),
-    "decoder": stack("decoder", "decoder_norm"),
-  }
+  weights["shared.weight"] = params["token_embedder"]["embedding"]
+  for stack in ("encoder", "decoder"):
+    table = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
+    bias = params[stack]["relpos_bias"]["rel_embedding"]
+    weights[f"{table}.weight"] = bias.T
+    norm(f"{stack}.final_layer_norm", params[stack][f"{stack}_norm"])
   for index in range(sizes["num_encoder_layers"]):
-    block = f"encoder.block.{index}.layer"
-    params["encoder"][f"layers_{index}"] = {
-      "pre_attention_layer_norm": norm(f"{block}.0.layer_norm"),
-      "attention": attention(f"{block}.0.SelfAttention"),
-      "pre_mlp_layer_norm": norm(f"{block}.1.layer_norm"),
-      "mlp": mlp(f"{block}.1.DenseReluDense"),
-    }
+    block, layer = f"encoder.block.{index}.layer", f"layers_{index}"
+    part = params["encoder"][layer]
+    norm(f"{block}.0.layer_norm", part["pre_attention_layer_norm"])
+    attention(f"{block}.0.SelfAttention", part["attention"])
+    norm(f"{block}.1.layer_norm", part["pre_mlp_layer_norm"])
+    mlp(f"{block}.1.DenseReluDense", part["mlp"])
   for index in range(sizes["num_decoder_layers"]):
-    block = f"decoder.block.{index}.layer"
-    params["decoder"][f"layers_{index}"] = {
-      "pre_self_attention_layer_norm": norm(f"{block}.0.layer_norm"),
-      "self_attention": attention(f"{block}.0.SelfAttention"),
-      "pre_cross_attention_layer_norm": norm(f"{block}.1.layer_norm"),
-      "encoder_decoder_attention": attention(f"{block}.1.EncDecAttention"),
-      "pre_mlp_layer_norm": norm(f"{block}.2.layer_norm"),
-      "mlp": mlp(f"{block}.2.DenseReluDense"),
-    }
+    block, layer = f"decoder.block.{index}.layer", f"layers_{index}"
+    part = params["decoder"][layer]
+    norm(f"{block}.0.layer_norm", part["pre_self_attention_layer_norm"])
+    attention(f"{block}.0.SelfAttention", part["self_attention"])
+    norm(f"{block}.1.layer_norm", part["pre_cross_attention_layer_norm"])
+    attention(f"{block}.1.EncDecAttention", part["encoder_decoder_attention"])
+    norm(f"{block}.2.layer_norm", part["pre_mlp_layer_norm"])
+    mlp(f"{block}.2.DenseReluDense", part["mlp"])
   if not tied:
-    params["decoder"]["logits_dense"] = kernel("lm_head")
-  return params
+    kernel("lm_head", params["decoder"]["logits_dense"])
+  return weights
 
 
 def inputs(length=30):
@@ -166,15 +202,30 @@ def inputs(length=30):
   "geometry", ["tiny", pytest.param("small", marks=pytest.mark.slow)]
 )
 def test_hidden_states_and_logits_are_those_of_transformers(family, geometry):
-  model, params, theirs = pair(family, geometry)
+  model, params = ours(family, geometry)
   source, target = inputs()
-  ids, mask = torch.from_numpy(source), torch.from_numpy(source > 0)
-  with torch.no_grad():
-    output = theirs(
-      input_ids=ids,
-      attention_mask=mask.long(),
-      decoder_input_ids=torch.from_numpy(target),
+
+  def compute(num_rows=NUM_ROWS):
+    torch = recorded.torch()
+    ids, mask = torch.from_numpy(source), torch.from_numpy(source > 0)
+    with torch.no_grad():
+      output = theirs(family, geometry)(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        decoder_input_ids=torch.from_numpy(target),
+      )
+    return {
+      "encoded": output.encoder_last_hidden_state[:num_rows].numpy(),
+      "logits": output.logits[:num_rows].numpy(),
+    }
+
+  if geometry == "tiny":
+    expected = recorded.arrays(
+      f"parity/{family}", lambda: compute(RECORDED_ROWS)
     )
+  if recorded.HAS_TORCH or geometry != "tiny":
+    expected = compute()
+  shown = slice(len(expected["logits"]))
   source, target = source.astype(np.int32), target.astype(np.int32)
   encoded = jax.jit(
     lambda params: model.apply(
@@ -186,28 +237,41 @@ def test_hidden_states_and_logits_are_those_of_transformers(family, geometry):
       {"params": params}, source, target, deterministic=True
     )
   )(params)
+  is_token = source[shown, :, None] > 0
   np.testing.assert_allclose(
-    np.where(source[..., None] > 0, encoded, 0),
-    np.where(source[..., None] > 0, output.encoder_last_hidden_state, 0),
+    np.where(is_token, encoded[shown], 0),
+    np.where(is_token, expected["encoded"], 0),
     atol=1e-4,
   )
-  assert np.abs(output.logits.numpy()).max() > 0.5
-  np.testing.assert_allclose(logits, output.logits.numpy(), atol=2e-4)
+  assert np.abs(expected["logits"]).max() > 0.5
+  np.testing.assert_allclose(logits[shown], expected["logits"], atol=2e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_sequences_are_those_of_generate(family):
-  model, params, theirs = pair(family)
+def _generated(family, **options):
+  """What transformers decodes from the inputs."""
+  torch = recorded.torch()
   source, _ = inputs()
   with torch.no_grad():
-    generated = theirs.generate(
+    return theirs(family).generate(
       input_ids=torch.from_numpy(source),
       attention_mask=torch.from_numpy(source > 0).long(),
       max_new_tokens=MAX_NEW_TOKENS,
       do_sample=False,
-      num_beams=1,
-    ).numpy()[:, 1:]
-  ours = loop.decode(
+      **options,
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_sequences_are_those_of_generate(family):
+  model, params = ours(family)
+  source, _ = inputs()
+  generated = recorded.arrays(
+    f"parity/{family}_greedy",
+    lambda: {
+      "tokens": _generated(family, num_beams=1).numpy()[:, 1:].astype(np.int32)
+    },
+  )["tokens"]
+  found = loop.decode(
     model,
     params,
     jnp.asarray(source, jnp.int32),
@@ -215,21 +279,19 @@ def test_greedy_sequences_are_those_of_generate(family):
     strategy=strategies.Greedy(),
   ).tokens
   width = MAX_NEW_TOKENS - generated.shape[1]
-  np.testing.assert_array_equal(ours, np.pad(generated, ((0, 0), (0, width))))
+  np.testing.assert_array_equal(found, np.pad(generated, ((0, 0), (0, width))))
   assert len({tuple(row) for row in generated.tolist()}) > NUM_ROWS // 2
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beam_sequences_are_those_of_generate_or_ties(family, length_penalty):
-  model, params, theirs = pair(family)
+  model, params = ours(family)
   source, _ = inputs()
-  with torch.no_grad():
-    generated = theirs.generate(
-      input_ids=torch.from_numpy(source),
-      attention_mask=torch.from_numpy(source > 0).long(),
-      max_new_tokens=MAX_NEW_TOKENS,
-      do_sample=False,
+
+  def compute():
+    generated = _generated(
+      family,
       num_beams=4,
       num_return_sequences=2,
       length_penalty=length_penalty,
@@ -237,14 +299,22 @@ def test_beam_sequences_are_those_of_generate_or_ties(family, length_penalty):
       output_scores=True,
       return_dict_in_generate=True,
     )
-  sequences = generated.sequences.numpy()[:, 1:].astype(np.int32)
+    return {
+      "tokens": generated.sequences.numpy()[:, 1:].astype(np.int32),
+      "scores": generated.sequences_scores.numpy(),
+    }
+
+  generated = recorded.arrays(
+    f"parity/{family}_beams_{length_penalty}", compute
+  )
+  sequences = generated["tokens"].copy()
   width = MAX_NEW_TOKENS - sequences.shape[1]
   sequences = np.pad(sequences, ((0, 0), (0, width))).reshape(NUM_ROWS, 2, -1)
   # Theirs fills up with EOS where the padding token is 0.
   ends = sequences == t5_config.EOS_ID
   sequences[np.cumsum(ends, axis=-1) - ends > 0] = t5_config.PAD_ID
   source = jnp.asarray(source, jnp.int32)
-  ours = beam.decode(
+  found = beam.decode(
     model,
     params,
     source,
@@ -254,10 +324,10 @@ def test_beam_sequences_are_those_of_generate_or_ties(family, length_penalty):
     length_penalty=length_penalty,
   )
   np.testing.assert_allclose(
-    ours.scores.reshape(-1), generated.sequences_scores, rtol=2e-5
+    found.scores.reshape(-1), generated["scores"], rtol=2e-5
   )
   # A sequence that differs is a tie: our network, too, finds theirs as good.
-  differ = (np.asarray(ours.tokens) != sequences).any(axis=-1)
+  differ = (np.asarray(found.tokens) != sequences).any(axis=-1)
   for row, rank in np.argwhere(differ):
     theirs_1T = jnp.asarray(sequences[row, rank][None])
     log_probs = np.asarray(
@@ -265,6 +335,6 @@ def test_beam_sequences_are_those_of_generate_or_ties(family, length_penalty):
     )
     length = (log_probs != 0).sum()
     score = log_probs.sum() / length**length_penalty
-    np.testing.assert_allclose(score, ours.scores[row, rank], rtol=2e-5)
+    np.testing.assert_allclose(score, found.scores[row, rank], rtol=2e-5)
   assert differ.mean() < 0.05
   assert len({tuple(row) for row in sequences[:, 0].tolist()}) > NUM_ROWS // 2

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from testdata import recorded
 
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import relative_position
@@ -41,23 +42,28 @@ def test_a_decoder_has_one_bucket_for_all_later_keys():
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 20)])
 def test_buckets_are_those_of_transformers(bidirectional, buckets, distance):
-  torch = pytest.importorskip("torch")
-  from transformers.models.t5 import modeling_t5
-
   distances = np.arange(-2048, 2049)
-  theirs = modeling_t5.T5Attention._relative_position_bucket(
-    torch.from_numpy(distances),
-    bidirectional=bidirectional,
-    num_buckets=buckets,
-    max_distance=distance,
-  )
+
+  def theirs():
+    from transformers.models.t5 import modeling_t5
+
+    found = modeling_t5.T5Attention._relative_position_bucket(
+      recorded.torch().from_numpy(distances),
+      bidirectional=bidirectional,
+      num_buckets=buckets,
+      max_distance=distance,
+    )
+    return {"buckets": found.numpy().astype(np.uint8)}
+
+  name = f"buckets/{buckets}_{distance}_{bidirectional}"
   ours = relative_position.bucket(
     distances,
     bidirectional=bidirectional,
     num_buckets=buckets,
     max_distance=distance,
   )
-  np.testing.assert_array_equal(ours, theirs.numpy())
+  expected = recorded.arrays(name, theirs)["buckets"]
+  np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parametrize("lengths", [(1, 1), (5, 5), (3, 7), (6, 2), (1, 9)])

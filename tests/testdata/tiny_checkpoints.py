@@ -9,15 +9,13 @@ import flax.serialization
 import flax.traverse_util
 import jax
 import numpy as np
-import pytest
 import tensorstore
 import transformers
+from testdata import recorded
 
 from specialize_jax.checkpoints import name_table, sources
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.t5 import network
-
-torch = pytest.importorskip("torch", reason="the parity oracle")
 
 FAMILIES = {
   "t5_1_0": {"mlp_activations": ("relu",), "tied_head": True},
@@ -52,6 +50,7 @@ def config(family, **changes):
 @functools.cache
 def theirs(family):
   """The PyTorch model of the same configuration; do not change it."""
+  torch = recorded.torch()
   torch.manual_seed(0)
   model = transformers.T5ForConditionalGeneration(
     transformers.T5Config(
@@ -89,13 +88,33 @@ def our_logits(model_config, params):
   return _forward(model_config)(params)
 
 
-def their_logits(model):
-  """Logits at `SOURCE` and `TARGET`."""
-  with torch.no_grad():
-    return model(
-      input_ids=torch.from_numpy(SOURCE).long(),
-      decoder_input_ids=torch.from_numpy(TARGET).long(),
-    ).logits.numpy()
+def save_theirs(family, path):
+  """Writes the folder that transformers saves; returns its path."""
+  return recorded.folder(
+    f"t5/{family}", lambda path: theirs(family).save_pretrained(path), path
+  )
+
+
+def their_logits(folder, name):
+  """Logits at `SOURCE` and `TARGET` of a folder that transformers loads.
+
+  Args:
+    folder: its path.
+    name: of the recording of the logits, which depend on the family alone or on
+      what a test changed.
+  """
+
+  def compute():
+    torch = recorded.torch()
+    model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+    with torch.no_grad():
+      output = model.eval()(
+        input_ids=torch.from_numpy(SOURCE).long(),
+        decoder_input_ids=torch.from_numpy(TARGET).long(),
+      )
+    return {"logits": output.logits.numpy()}
+
+  return recorded.arrays(f"logits/{name}", compute)["logits"]
 
 
 def random_tensors(model_config, dtype=np.float32):
