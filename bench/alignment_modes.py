@@ -24,13 +24,13 @@ import numpy as np
 import seqio
 import teacher_distance
 
-from specialize_jax import align
+from specialize_jax import align, errors
 from specialize_jax.align import student
 from specialize_jax.cli import devices, gin_files, registered_tasks
 from specialize_jax.data import sources
 from specialize_jax.evaluation import intervals
 from specialize_jax.files import reading, writing
-from specialize_jax.mini import stories, student_tokens, world
+from specialize_jax.mini import stories, student_tokens, styles, world
 from specialize_jax.runs import experiment
 from specialize_jax.study import demo
 from specialize_jax.t5 import config as t5_config
@@ -83,6 +83,7 @@ def run_seed(
     For each mode, `{"target_error": number, "one_to_one": share, "divergence":
     {family: [nats per token, for each problem]}, "accuracy": {task: share}}`.
   """
+  _check_settings(comparison, output_dir)
   results = {mode: output_dir / mode / _RESULT for mode in comparison.modes}
   if all(path.is_file() for path in results.values()):
     return {mode: reading.read_json(path) for mode, path in results.items()}
@@ -94,6 +95,7 @@ def run_seed(
     tokenizer,
     end_id=t5_config.EOS_ID,
     mistake_rate=comparison.world.mistake_rate,
+    style=styles.find(comparison.world.style),
   )
   drawn = world.draw_world(seed, comparison.world).maths
   held_out = {
@@ -128,6 +130,24 @@ def run_seed(
       )
       writing.write_json(path, {"target_error": error, **student_is})
   return {mode: reading.read_json(path) for mode, path in results.items()}
+
+
+def _check_settings(comparison: Comparison, output_dir: pathlib.Path) -> None:
+  """Raises UserError if a directory has results of other settings.
+
+  Modes may be added to it: each has a result of its own.
+  """
+  settings = dataclasses.asdict(dataclasses.replace(comparison, modes=()))
+  now = json.loads(json.dumps(settings, default=repr))
+  path = output_dir / "settings.json"
+  if path.is_file():
+    if reading.read_json(path) != now:
+      raise errors.UserError(
+        f"{output_dir} has results of other settings: give another --output_dir"
+      )
+  else:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=2))
 
 
 def _train_and_test(
