@@ -28,7 +28,7 @@ T5X_SOURCES := git+https://github.com/google-research/t5x \
   git+https://github.com/google/airio \
   git+https://github.com/google-research/jestimator
 
-.PHONY: demo example test test-all test-faults test-latest test-t5x lint lock install clean
+.PHONY: demo example test test-all test-faults test-latest test-oldest test-t5x lint lock install clean
 
 install: $(VENV)/installed-test
 
@@ -73,6 +73,16 @@ test-faults: $(VENV)/installed-test
 test-latest:
 	$(MAKE) test VENV=.venv-latest LOCK=
 
+# The oldest ones, likewise: uv alone knows how to choose them.
+test-oldest: .venv-oldest/oldest.txt
+	$(MAKE) test VENV=.venv-oldest LOCK=$<
+
+.venv-oldest/oldest.txt: setup.py
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet uv
+	.venv-oldest/bin/uv pip compile --quiet --resolution=lowest-direct \
+	  --extra=test --extra=plan --output-file=$@ setup.py
+
 # Without wheels and without a network its tests are skipped, and say so.
 test-t5x: $(VENV)/installed-test
 	$(MAKE) $(VENV)/installed-t5x || test -z "$(T5X_WHEELS)"
@@ -87,4 +97,4 @@ lock: $(VENV)/installed-test
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > $(LOCK)
 
 clean:
-	rm -rf $(VENV) .venv-latest build dist *.egg-info demo_output example_output
+	rm -rf $(VENV) .venv-latest .venv-oldest build dist *.egg-info demo_output example_output
