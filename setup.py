@@ -63,7 +63,7 @@ _TEST = [
   "jsonschema>=4.23",
   "kubernetes-validate>=1.31",  # the schemas of Kubernetes' own objects
   "pytest>=8.3",
-  "pytest-xdist>=3.6",
+  "pytest-xdist>=3.8",  # the first with --no-loadscope-reorder
   "ruff>=0.12",
   # The parity oracle; its CPU build is enough. The package index has its CUDA
   # build, whose triton crashed beside TensorFlow on Python 3.12: there and on

@@ -22,7 +22,9 @@ _INSTRUCTION = re.compile(r"^\s+(ROOT\s+)?%?([\w.\-]+) = (.*)$")
 # A quoted string, a bracket, or the end of a value outside of brackets.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*"|[(){}\[\], ]')
 _COMMENT = re.compile(r"/\*.*?\*/")
-_OPERAND = re.compile(r"%([\w.\-]+)")
+# With an element of its tuple: %fusion.18#1, as jaxlib 0.12 writes what was a
+# `get-tuple-element`.
+_OPERAND = re.compile(r"%([\w.\-]+(?:#\d+)*)")
 _CALLED = re.compile(
   r"\b(?:calls|to_apply|condition|body|true_computation|false_computation"
   r"|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
@@ -194,6 +196,8 @@ def _computation(name: str, lines: list[str]) -> Computation:
     if match is None:
       raise ValueError(f"{name}: cannot read the instruction {line.strip()!r}")
     instruction = _instruction(match.group(2), match.group(3))
+    for operand in instruction.operands:
+      _add_elements(instructions, operand)
     instructions[instruction.name] = instruction
     if match.group(1):
       root = instruction.name
@@ -204,6 +208,28 @@ def _computation(name: str, lines: list[str]) -> Computation:
     instructions=instructions,
     root=root or next(reversed(instructions)),
     parameters=tuple(parameters[i] for i in sorted(parameters)),
+  )
+
+
+def _add_elements(instructions: dict[str, Instruction], operand: str) -> None:
+  """Adds the `get-tuple-element` that an operand such as "fusion.18#1" is."""
+  whole, element, index = operand.rpartition("#")
+  if not element or operand in instructions:
+    return
+  _add_elements(instructions, whole)
+  of_whole, place = instructions[whole], int(index)
+  begin = sum(of_whole.parts[:place])
+  shape = of_whole.shape[begin : begin + of_whole.parts[place]]
+  instructions[operand] = Instruction(
+    name=operand,
+    opcode="get-tuple-element",
+    shape=shape,
+    operands=(whole,),
+    called=(),
+    text=f"%{whole}",
+    attributes=f"index={place}",
+    op_name=of_whole.op_name,
+    parts=(1,) * len(shape),
   )
 
 
