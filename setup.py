@@ -27,7 +27,7 @@ _REQUIRES = [
   "ml_dtypes>=0.5",
   "numpy>=2.0",
   "optax>=0.2.8",  # with 0.2.6 our test of Muon fails; 0.2.7 fails to import
-  "orbax-checkpoint>=0.11.30",
+  "orbax-checkpoint>=0.12.6",  # before, no array is written as it is read
   "orjson>=3.10",
   "packaging>=24.2",
   "protobuf>=7.36.1",  # sentencepiece's model_pb2 demands it
@@ -39,7 +39,7 @@ _REQUIRES = [
   "scipy>=1.14",
   "sentencepiece>=0.2.3",  # encode(..., return_type="proto")
   "tenacity>=9.0",
-  "tensorstore>=0.1.75",
+  "tensorstore>=0.1.84",  # what such an Orbax asks for
   "tokenizers>=0.22.1",
   "tqdm>=4.66",
 ]
@@ -69,7 +69,7 @@ _TEST = [
   # build, whose triton crashed beside TensorFlow on Python 3.12: there and on
   # 3.13 the tests take what it gave here (tests/testdata/recorded.py).
   "torch==2.13.0; python_version < '3.12'",
-  "transformers>=5.0",  # version 5 is the first without Flax classes
+  "transformers>=5.13",  # the first whose T5 computes what is recorded
   "trustme>=1.2",  # its certificate
 ]
 
@@ -114,7 +114,7 @@ setuptools.setup(
       "spacy-alignments>=0.9",
       "tiktoken>=0.9",
       "torch==2.13.0",
-      "transformers>=5.0",
+      "transformers>=5.13",
     ],
     # What `pytest -m third_party` asks: llama.cpp's server, with a tiny model.
     "third_party": ["gguf>=0.17", "llama-cpp-python[server]>=0.3.16"],
