@@ -165,6 +165,8 @@ class SentencePieceStudent:
     and unused pieces.
     """
     processor = self._processor
+    if not 0 <= index < self.vocab_size:
+      return None  # such as T5's sentinels, which are above the pieces
     if processor.is_byte(index):
       return bytes([int(processor.id_to_piece(index)[3:5], 16)])
     if processor.is_unknown(index) or processor.is_control(index):

@@ -190,8 +190,20 @@ def from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
       `logprobs`.
 
   Raises:
-    UserError: it has no log-probabilities.
+    UserError: it has no log-probabilities, or not as an API gives them.
   """
+  try:
+    return _from_response(response)
+  except errors.UserError:
+    raise
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise errors.UserError(
+      "the response's log-probabilities are not as /v1/completions or"
+      f" /v1/chat/completions has them: {type(error).__name__}: {error}"
+    ) from error
+
+
+def _from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
   found: Any = response
   if isinstance(found, Mapping) and found.get("choices"):
     found = found["choices"][0]
@@ -253,4 +265,4 @@ def _checked(log_prob: float, place: int) -> float:
       f"token {place} has the log-probability {log_prob!r}; expected a natural"
       " logarithm of a probability, at most 0"
     )
-  return value
+  return min(value, 0.0)

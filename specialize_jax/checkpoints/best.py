@@ -95,10 +95,12 @@ def step_in(model_dir: str | os.PathLike, name: str = NAME) -> int | None:
 
 def _same(place_dir: epath.Path, source_dir: epath.Path, step: int) -> bool:
   """Returns whether it is the same checkpoint, not only the same number."""
-  return (
-    opening.open_checkpoint(place_dir).fingerprint()
-    == opening.open_checkpoint(source_dir / _STEPS / str(step)).fingerprint()
-  )
+  try:
+    placed = opening.open_checkpoint(place_dir).fingerprint()
+  except (errors.UserError, FileNotFoundError):
+    return False  # a copy that was cut short, or was damaged since
+  source = opening.open_checkpoint(source_dir / _STEPS / str(step))
+  return placed == source.fingerprint()
 
 
 def _copy(source_dir: epath.Path, step: int, place_dir: epath.Path) -> None:

@@ -169,9 +169,10 @@ class CheckpointManager:
     metadata: Mapping[str, Any],
     *,
     score: float | None = None,
-    force: bool = False,
   ) -> None:
     """Starts to save a step; the arrays may be donated when it returns.
+
+    A step that exists is kept.
 
     Args:
       step: the number of completed steps.
@@ -180,7 +181,6 @@ class CheckpointManager:
       iterator_state: the state of the data iterator.
       metadata: JSON-able metadata.
       score: the score for `keep_best`; None, or nan, for none.
-      force: whether to overwrite the step if it exists; otherwise it is kept.
 
     Raises:
       UserError: there is no space left, for this save or the last one.
@@ -189,9 +189,7 @@ class CheckpointManager:
     with damage.explained(self._directory):
       manager = self._manager(to_write=True)
       if step in self.all_steps():
-        if not force:
-          return
-        manager.delete(step)
+        return
       scored = score is not None and not math.isnan(score)
       text = base64.b64encode(iterator_state).decode("ascii")
       fingerprint = {
@@ -781,8 +779,9 @@ def _lists(step_metadata: epath.Path, item: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Best:
-  """Keeps the steps with the highest scores; one without a score is not kept.
+  """Keeps the steps with the highest scores, in a tie the earliest.
 
+  One without a score is not kept. The earliest is that of `selection`, too.
   Orbax's `BestN` knows the scores alone that were saved with a step.
   """
 
@@ -803,7 +802,9 @@ class _Best:
       if one.metrics is not None
     }
     steps = [one.step for one in checkpoints]
-    scored = sorted((s for s in steps if s in scores), key=scores.__getitem__)
+    scored = sorted(
+      (s for s in steps if s in scores), key=lambda s: (scores[s], -s)
+    )
     best = scored[-self.num_kept :]
     return [step in best for step in steps]
 

@@ -493,13 +493,31 @@ def _open_ours(path: str, given: epath.Path, verify: bool) -> Checkpoint:
     kind="ours",
     path=path,
     directory=directory,
-    config=t5_config.T5Config(**metadata["model"]),
+    config=_config_of(metadata, f"{directory}/{step}"),
     step=step,
     metadata=metadata,
     tokenizer_files=_tokenizer_files(vocabulary_dir),
     generation_config=metadata.get(ORIGIN, {}).get("generation_config", {}),
     source=source,
   )
+
+
+def _config_of(metadata: Mapping[str, Any], where: str) -> t5_config.T5Config:
+  """Returns the configuration that a step was saved with.
+
+  Raises:
+    UserError: it was saved by a release with other fields.
+  """
+  saved = metadata.get("model")
+  known = {field.name for field in dataclasses.fields(t5_config.T5Config)}
+  unknown = sorted(set(saved) - known) if isinstance(saved, dict) else ["model"]
+  if unknown:
+    by = metadata.get("version") or "of an unknown version"
+    raise errors.UserError(
+      f"{where} was saved by specialize-jax {by}, and this one does not know"
+      f" its {', '.join(unknown)}: install that version or a newer one"
+    )
+  return t5_config.T5Config(**saved)
 
 
 def _open_folder(path: str, directory: epath.Path, verify: bool) -> Checkpoint:

@@ -228,7 +228,7 @@ def _generate(flags: argparse.Namespace, own: files.DatasetFile | None) -> int:
     del given["num_beams"]
   for strategy, names in (
     ("beam", ("num_beams", "length_penalty")),
-    ("sample", ("temperature", "top_k", "top_p")),
+    ("sample", ("temperature", "top_k", "top_p", "seed")),
   ):
     parsers.check_only_with(
       flags, names, flags.strategy == strategy, f"--strategy={strategy}"

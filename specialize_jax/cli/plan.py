@@ -288,6 +288,11 @@ def _model(
     ) from error
   with gin_files.loaded(files, bindings):
     config = gin_files.configured(t5_config.T5Config)()
+  policy = "T5Config.remat_policy"
+  if any(b.partition(" ")[0].endswith(policy) for b in bindings):
+    raise errors.UserError(
+      f"--gin.{policy} is --remat here: give --remat={config.remat_policy}"
+    )
   return dataclasses.replace(config, remat_policy=flags.remat)
 
 

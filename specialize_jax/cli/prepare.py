@@ -239,9 +239,9 @@ def _prepare_benchmark(flags: argparse.Namespace) -> int:
   """Builds a benchmark's dataset."""
   for name in (
     *("records", "vocabulary", "questions", "report", "keep_truncated"),
-    *("runner", "runner_options"),
+    *("mode", "runner", "runner_options"),
   ):
-    if getattr(flags, name):
+    if name in flags.given:
       raise errors.UserError(
         f"--{name} is for a teacher's data; --dataset_name="
         f"{flags.dataset_name} is built from its authors' files alone"

@@ -124,7 +124,12 @@ _OPENING_CHOICE = re.compile(
 _ENDING_CHOICE = re.compile(
   r"\bis\W{1,3}(not\s)?(?:deductively\s)?(true|false|valid|invalid)\W{0,5}\Z"
 )
-_OPPOSITE = {"valid": "invalid", "true": "false"}
+_OPPOSITE = {
+  "valid": "invalid",
+  "invalid": "valid",
+  "true": "false",
+  "false": "true",
+}
 _OPTION = re.compile(
   r"(?:the\s)?(?:option|choice|letter|answer)?\s?"
   r"(?:\(\s?([a-z])\s?\)|\[([a-z])\]|<([a-z])>|([a-z])[.):,]?)"

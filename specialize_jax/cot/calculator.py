@@ -67,8 +67,12 @@ _BACKWARDS = re.compile(
 )
 # After these words the stretch is only part of the calculation.
 _BINDS = re.compile(
-  r"(?:[\d%]|half|third|quarter|fourth|fifth|tenth)\s+of\s*\Z"
-  r"|\b(?:times|by|plus|minus|over|per|divided|multiplied)\s*\Z",
+  r"(?:[\d%]|\b(?:half|halves|percent|third|quarter|fourth|fifth|sixth|seventh"
+  r"|eighth|ninth|tenth|hundredth|thirds|quarters|fourths|fifths|sixths|sevenths"
+  r"|eighths|ninths|tenths|hundredths))\s+of(?:\s+the)?\s*\Z"
+  r"|\bhalf(?:\s+(?:the|a))?\s*\Z"
+  r"|\b(?:times|by|plus|minus|over|per|divided|multiplied|twice|thrice|double"
+  r"|triple|quadruple)(?:\s+the)?\s*\Z|[\u221a\u221b]\s*\Z",
   re.IGNORECASE,
 )
 
@@ -88,6 +92,8 @@ class Value:
     grouped: Whether an operand had thousands separators.
     percent: Whether all operands were percentages, and it is not a ratio.
     computed: Whether it is the result of an operator.
+    mixed: Whether a number and a percentage were added or subtracted: "200 -
+      20%" can mean 199.8 and 160.
   """
 
   amount: fractions.Fraction
@@ -95,6 +101,7 @@ class Value:
   grouped: bool = False
   percent: bool = False
   computed: bool = False
+  mixed: bool = False
 
 
 def result_of(text: str) -> str | None:
@@ -133,7 +140,9 @@ def result_of(text: str) -> str | None:
     if _continues(lead, stretch, expression):
       return None
   value = evaluate(expression)
-  if value is None or not value.computed or abs(value.amount) >= MAX_RESULT:
+  if value is None or value.mixed or not value.computed:
+    return None
+  if abs(value.amount) >= MAX_RESULT:
     return None
   space = " " if before[-1:].isspace() and written == text else ""
   return f"{space}{write(value)}{'>>' if marked else ''}"
@@ -268,7 +277,9 @@ class _Parser:
       right = self._product()
       amount = right.amount if kind == "plus" else -right.amount
       dollars = value.dollars or right.dollars
+      mixed = value.percent != right.percent
       value = _joined(value, right, value.amount + amount, dollars)
+      value = dataclasses.replace(value, mixed=value.mixed or mixed)
     return value
 
   def _product(self) -> Value:
@@ -383,4 +394,5 @@ def _joined(
     grouped=left.grouped or right.grouped,
     percent=left.percent and right.percent,
     computed=True,
+    mixed=left.mixed or right.mixed,
   )

@@ -248,6 +248,7 @@ _PARTS = {
   "tenth": 10,
 }
 _CARDINAL = "|".join([*_UNITS, *_TENS, *_SCALES])
+_UNIT = "|".join(_UNITS)
 _PART = "|".join([*_PARTS, "halve"])
 # The number of words is limited: a longer match is a list or a loop.
 _WORDS = re.compile(
@@ -255,7 +256,8 @@ _WORDS = re.compile(
   (?P<sign> (?<![\w-]) (?: minus | negative )\s{{1,3}} )?
   (?<![\w'-])
   (?:
-    (?P<dozen> (?: (?P<half>half)\s )? an?\ dozen )
+    (?P<dozen> (?: (?: (?P<half>half)\s )? an? | (?P<dozens> {_UNIT} ) )
+      \ dozens? )
     | (?P<cardinal>
         (?: an?\s (?= hundred|thousand|million|billion|trillion ) )?
         (?: {_CARDINAL} ) \b
@@ -297,6 +299,8 @@ def in_words(text: str) -> list[Number]:
 
 
 def _value_of_words(match: re.Match[str]) -> str | None:
+  if match["dozens"]:
+    return str(12 * _UNITS[match["dozens"].lower()])
   if match["dozen"]:
     return "6" if match["half"] else "12"
   value = _cardinal(match["cardinal"]) if match["cardinal"] else 1

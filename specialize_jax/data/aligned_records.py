@@ -213,6 +213,10 @@ def to_positions(batch: targets.TargetBatch) -> packed_rows.Positions:
   )
   mass_P1 = np.exp(log_probs_PC).sum(axis=1, keepdims=True)
   log_probs_PC = log_probs_PC - np.log(np.maximum(mass_P1, 1.0))
+  # A candidate that is used has a log-probability that half precision has too.
+  log_probs_PC = np.where(
+    log_probs_PC > -np.inf, np.maximum(log_probs_PC, _LOWEST), log_probs_PC
+  )
   return packed_rows.Positions(
     lengths=np.diff(batch.offsets),
     target_ids=batch.ids_P,
@@ -220,6 +224,9 @@ def to_positions(batch: targets.TargetBatch) -> packed_rows.Positions:
     top_log_probs=round_down(log_probs_PC),
     mask=batch.mask_P,
   )
+
+
+_LOWEST = float(np.finfo(np.float16).min)
 
 
 def _largest_candidates(
@@ -261,6 +268,5 @@ def round_down(log_probs: np.ndarray) -> np.ndarray:
   """
   with np.errstate(over="ignore"):
     rounded = log_probs.astype(np.float16)
-  above = rounded.astype(np.float64) > log_probs
-  lower = np.nextafter(rounded, np.float16(-np.inf))
-  return np.where(above, lower, rounded)
+    lower = np.nextafter(rounded, np.float16(-np.inf))
+  return np.where(rounded.astype(np.float64) > log_probs, lower, rounded)

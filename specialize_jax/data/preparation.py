@@ -16,7 +16,12 @@ from etils import epath
 from specialize_jax import align, errors
 from specialize_jax.align import coverage, student
 from specialize_jax.cot import answer_rules
-from specialize_jax.data import aligned_records, questions, record_filter
+from specialize_jax.data import (
+  aligned_records,
+  questions,
+  record_filter,
+  splits,
+)
 from specialize_jax.files import writing
 from specialize_jax.records import (
   columnar,
@@ -361,6 +366,7 @@ def questions_of_files(path: str) -> record_filter.TrainingQuestions:
     asked=questions.read_questions(path),
     held_out=[one for of_split in held_out.values() for one in of_split],
     validation=held_out.get("validation", ()),
+    words_fn=splits.words_and_signs_of,
   )
 
 
@@ -388,6 +394,9 @@ def nothing_kept(
       f"--records={preparation.records} holds no record; nothing to prepare"
     )
   reasons = sorted(dropped.items(), key=lambda item: -item[1])
+  num_validated = num_records - sum(dropped.values())
+  if num_validated:
+    reasons.append(("right answer to a validation question", num_validated))
   why = ", ".join(f"{count} {reason}" for reason, count in reasons)
   return errors.UserError(
     f"--records={preparation.records}: none of the {num_records} records can"

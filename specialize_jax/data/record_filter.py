@@ -74,7 +74,7 @@ class QuestionIndex:
     numbers = range(len(self.file_order))
     # Of repeated questions, the dictionary keeps the last.
     self._by_id = {self.file_order[n].question_id: n for n in numbers}
-    self._by_text = {self.file_order[n].question: n for n in numbers}
+    self._by_text = {self.file_order[n].question.strip(): n for n in numbers}
     self._by_words = {words_of(self.file_order[n].question): n for n in numbers}
     self._held_out = {words_of(one.question) for one in training.held_out}
 
@@ -82,7 +82,7 @@ class QuestionIndex:
     """Returns the number of a record's question; None if it is unknown."""
     if head.question:
       # Two questions may differ in what makes no words: "is A large" and "a".
-      found = self._by_text.get(head.question)
+      found = self._by_text.get(head.question.strip())
       return (
         self._by_words.get(self._words_of(head.question))
         if found is None

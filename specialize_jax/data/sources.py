@@ -96,9 +96,10 @@ def find(relative_path: str) -> str:
   Raises:
     UserError: the file does not exist.
   """
-  if os.path.isabs(relative_path) and os.path.exists(relative_path):
-    return relative_path
-  path = os.path.join(data_dir(), relative_path)
+  if os.path.isabs(relative_path):
+    path = relative_path
+  else:
+    path = os.path.join(data_dir(), relative_path)
   if not os.path.exists(path):
     raise errors.UserError(
       f"{path} does not exist: expected {relative_path} under the data"

@@ -30,6 +30,21 @@ def words_of(question: str) -> str:
   return " ".join(re.findall(r"[^\W_]+", question.lower()))
 
 
+def words_and_signs_of(question: str) -> str:
+  """Normalizes a question to its words and the signs of its formulas.
+
+  Unlike `words_of`, by which published benchmarks are split, it distinguishes
+  questions that differ in a sign alone.
+
+  Example:
+    >>> words_and_signs_of("What is 8*2?"), words_and_signs_of("what is 8 / 2")
+    ('what is 8 * 2', 'what is 8 / 2')
+  """
+  return " ".join(
+    re.findall(r"[^\W_]+|[-+*/^=<>%!\u00d7\u00f7\u2212]", question.lower())
+  )
+
+
 def split_validation(
   rows: Sequence[questions.Question],
   *,

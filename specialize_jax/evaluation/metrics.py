@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from specialize_jax import errors
 from specialize_jax.cot import answer_rules, answers
 from specialize_jax.evaluation import intervals
 
@@ -42,6 +43,14 @@ class Accuracy:
   rule: answer_rules.AnswerRule = answer_rules.NUMBER
   grader: answers.Grader = "fixed"
   chain_of_thought: bool | None = None
+
+  def __post_init__(self) -> None:
+    """Raises UserError if the grader does not know the rule."""
+    if self.grader not in self.rule.graders:
+      raise errors.UserError(
+        f"the grader {self.grader} does not know answers of the kind"
+        f" {self.rule.kind}: expected {' or '.join(self.rule.graders)}"
+      )
 
   def __call__(
     self, targets: Sequence[str], predictions: Sequence[str]

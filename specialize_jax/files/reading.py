@@ -292,7 +292,7 @@ def is_json(line: str | bytes) -> bool:
   """Returns whether a line is complete: no proper prefix of JSON is JSON."""
   try:
     json.loads(line)
-  except ValueError:
+  except (ValueError, RecursionError):
     return False
   return True
 

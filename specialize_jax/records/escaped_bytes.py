@@ -1,7 +1,8 @@
 r"""Tokens that OpenAI's API writes as escaped bytes: `bytes:\xe2\x82`.
 
-They are parts of characters, which are not text by themselves. The paper's
-released files have them with a blank and with two backslashes, too.
+They are parts of characters, which are not text by themselves. A blank before
+the first byte is the token's own, as of ` \xf0\x9f`, another token than
+`\xf0\x9f`. The paper's released files have two backslashes.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import re
 
 from specialize_jax.records import schema
 
-ANY = re.compile(r"bytes: ?((?:\\{1,2}x[0-9a-fA-F]{2})+)")
+ANY = re.compile(r"bytes:( ?)((?:\\{1,2}x[0-9a-fA-F]{2})+)")
 """An escaped token, or one in a text of tokens."""
 
 
@@ -35,4 +36,6 @@ def decoded(step: schema.TeacherStep) -> schema.TeacherStep:
 
 def _bytes_of(token: str) -> bytes | None:
   match = ANY.fullmatch(token)
-  return bytes.fromhex(re.sub(r"\\+x", "", match[1])) if match else None
+  if match is None:
+    return None
+  return match[1].encode() + bytes.fromhex(re.sub(r"\\+x", "", match[2]))

@@ -78,9 +78,11 @@ def to_record(
   tokens = [step[0][0] for step in steps]
   tail = _PROMPT_TAIL if tuple(tokens[:2]) == _PROMPT_TAIL else ()
   stop = tuple(tokens[-2:]) if tuple(tokens[-2:]) in _STOPS else ()
-  kept = tuple(
-    escaped_bytes.decoded(to_step(step))
-    for step in steps[len(tail) : len(steps) - len(stop)]
+  kept = _whole_characters(
+    tuple(
+      escaped_bytes.decoded(to_step(step))
+      for step in steps[len(tail) : len(steps) - len(stop)]
+    )
   )
   return schema.TeacherRecord(
     question_id=question_id,
@@ -95,6 +97,22 @@ def to_record(
     request={"prompt_tail": list(tail), "stop": list(stop)},
     verdicts={},
   )
+
+
+def _whole_characters(
+  steps: tuple[schema.TeacherStep, ...],
+) -> tuple[schema.TeacherStep, ...]:
+  """Drops the last steps of a sample that was cut within a character."""
+  while steps:
+    try:
+      b"".join(one.spelling for one in steps).decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+      if error.reason != "unexpected end of data":
+        raise
+      steps = steps[:-1]
+    else:
+      break
+  return steps
 
 
 def to_step(step: Sequence[tuple[str, float]]) -> schema.TeacherStep:

@@ -194,12 +194,15 @@ def open_dataset(
     other.parent.name
     for pattern in ("*/dataset_info.json", "*/*/dataset_info.json")
     for other in whole.glob(pattern)
+    if other.parent.name != VERSION
   )
   if others:
     raise errors.UserError(
       f"{whole} is of version {others[-1]}; this version of specialize reads"
       f" {VERSION}: run {again} again"
     )
+  if whole.is_dir() and any(whole.iterdir()):
+    raise _damaged(folder, f"it lacks {folder / _LAST_WRITTEN}")
   raise errors.UserError(
     f"{whole} has no dataset: expected the one that {again} writes"
   )

@@ -4,6 +4,7 @@ The metrics of a run are in two places: its own metrics.jsonl, and
 MODEL_DIR/selection, to which `selecting` writes.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -66,8 +67,23 @@ def choose(
     best.step_in(model_dir, CANDIDATE),
   } - {None}
   there = {s: row for s, row in values.items() if s in steps} or values
-  return selection.select(
-    selection.alike(there, tasks), tasks, in_distribution or inside, metric
+  inside = in_distribution or inside
+  chosen = selection.select(
+    selection.alike(there, tasks), tasks, inside, metric
+  )
+  # The step that was kept for its accuracy in distribution, and that alone.
+  kept = best.step_in(model_dir, IN_DISTRIBUTION_BEST)
+  if kept in there or kept not in values or inside is None:
+    return chosen
+  both = {s: values[s] for s in sorted({kept, chosen.in_distribution_step})}
+  if len(selection.alike(both, tasks)) < len(both):
+    return chosen  # it was evaluated on other questions
+  other = selection.select(both, tasks, inside, metric)
+  return dataclasses.replace(
+    chosen,
+    in_distribution_step=other.in_distribution_step,
+    in_distribution_accuracy=other.in_distribution_accuracy,
+    in_distribution_mean=other.in_distribution_mean,
   )
 
 

@@ -620,6 +620,11 @@ def _other_rows(
     if other.get("step") != row["step"]:
       found.append(other)
       continue
+    if other.get("checkpoint", row["checkpoint"]) != row["checkpoint"]:
+      raise errors.UserError(
+        f"{path} has the evaluation of another checkpoint of step"
+        f" {row['step']}, which would be replaced: give another EVAL_OUTPUT_DIR"
+      )
     values = {
       name: value
       for name, value in other.get("values", {}).items()

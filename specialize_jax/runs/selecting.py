@@ -315,7 +315,9 @@ def _evaluation_of(
   directory = model_dir / choosing.DIRECTORY / kind / str(step)
   checkpoint = epath.Path(run_dir) / "checkpoints" / str(step)
   if jax.process_index() == 0:  # of other settings, or of other data
-    (directory / "metrics.jsonl").unlink(missing_ok=True)
+    # What says of which they are goes first, and comes last.
+    for name in ("made_of.json", "metrics.jsonl"):
+      (directory / name).unlink(missing_ok=True)
   values = experiment.evaluate_checkpoint(
     checkpoint,
     evaluations=[evaluation],
@@ -345,8 +347,8 @@ def _written(
     step: the step.
   """
   directory = model_dir / choosing.DIRECTORY / kind / str(step)
-  path = directory / "made_of.json"
-  if not path.is_file():
+  path, values = directory / "made_of.json", directory / "metrics.jsonl"
+  if not path.is_file() or not values.is_file():
     return None
   made_of = reading.read_json(path)
   checkpoint = epath.Path(model_dir) / "checkpoints" / str(step)
@@ -355,7 +357,7 @@ def _written(
     now["checkpoint"] = made_of["checkpoint"]
   if made_of != json.loads(json.dumps(now)):
     return None
-  return history.read(directory / "metrics.jsonl")[step]
+  return history.read(values).get(step)
 
 
 def _made_of(

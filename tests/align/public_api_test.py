@@ -169,3 +169,6 @@ def test_server_answers_are_teachers(wrapped):
     assert found == align.from_strings(TOKENS, TOPS)
   with pytest.raises(errors.UserError, match="holds no log-prob"):
     align.from_response({"choices": [{"logprobs": None}]})
+  for entry in ({"token": "a"}, {"token": "a", "logprob": -1, "bytes": [300]}):
+    with pytest.raises(errors.UserError, match="are not as /v1/completions"):
+      align.from_response({"content": [entry]})

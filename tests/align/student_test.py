@@ -90,3 +90,9 @@ def test_a_file_that_is_no_vocabulary_is_named(tmp_path, content):
   path.write_bytes(content)
   with pytest.raises(errors.UserError, match="is no SentencePiece model"):
     student.SentencePieceStudent.from_file(path)
+
+
+def test_an_id_beyond_the_pieces_spells_nothing(tokenizer):
+  """As FlanT5's sentinels and padding do not, where it is the teacher."""
+  for index in (-1, tokenizer.vocab_size, 32_127):
+    assert tokenizer.token_bytes(index) is None

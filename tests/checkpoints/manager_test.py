@@ -111,15 +111,20 @@ def test_keep_and_keep_period_delete_the_others(tmp_path):
     assert writer.all_steps() == [20, 40, 50]
 
 
-def test_an_existing_step_stays_unless_forced(tmp_path):
+def test_of_equal_scores_the_earliest_is_the_best(tmp_path):
+  with manager.CheckpointManager(tmp_path, keep=1, keep_best=1) as writer:
+    for step, score in ((10, 0.2), (20, 0.5), (30, 0.5), (40, 0.1)):
+      writer.save(step, _state(), b"", {}, score=score)
+    writer.wait()
+    assert writer.all_steps() == [20, 40]
+
+
+def test_an_existing_step_stays(tmp_path):
   with manager.CheckpointManager(tmp_path) as writer:
     writer.save(1, _state(1), b"first", {})
     writer.wait()
     writer.save(1, _state(2), b"second", {})
     assert writer.restore(_abstract(_state())).iterator_state == b"first"
-    writer.save(1, _state(2), b"third", {}, force=True)
-    writer.wait()
-    assert writer.restore(_abstract(_state())).iterator_state == b"third"
 
 
 def test_a_half_written_newest_step_is_ignored_and_cleaned_up(saved):

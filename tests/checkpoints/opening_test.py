@@ -1,6 +1,8 @@
 """A path tells what kind of checkpoint it is, or what is wrong with it."""
 
+import dataclasses
 import json
+import os
 
 import huggingface_hub.constants
 import numpy as np
@@ -8,7 +10,13 @@ import pytest
 from testdata import tiny_checkpoints
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import conversion, hub, manager, opening
+from specialize_jax.checkpoints import (
+  best,
+  conversion,
+  hub,
+  manager,
+  opening,
+)
 
 CONFIG = tiny_checkpoints.config("t5_1_1")
 
@@ -106,3 +114,35 @@ def test_an_adapter_alone_is_refused_by_name(tmp_path):
   (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
   with pytest.raises(errors.UserError, match="holds an adapter .*PEFT"):
     opening.open_checkpoint(tmp_path)
+
+
+def test_a_step_of_a_release_with_other_fields_is_refused(tmp_path):
+  saved = dataclasses.asdict(CONFIG) | {"num_experts": 8}
+  with manager.CheckpointManager(tmp_path / "checkpoints") as steps:
+    metadata = {"model": saved, "version": "9.1"}
+    steps.save(1, {"params": {"a": np.zeros(2)}}, b"", metadata)
+  with pytest.raises(errors.UserError, match="9.1, and .* know its num_exper"):
+    opening.open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("num_copied", [1, 4, 9])
+def test_a_copy_to_best_that_was_cut_short_is_made_again(
+  folder, tmp_path, monkeypatch, num_copied
+):
+  """As in a bucket, where it is copied file by file."""
+  planned = conversion.plan(opening.open_checkpoint(folder), to="ours")
+  conversion.write_ours(planned, tmp_path)
+  monkeypatch.setattr(best.paths, "is_in_bucket", lambda path: True)
+  link, copied = os.link, []
+
+  def killed(*files):
+    if len(copied) == num_copied:
+      raise KeyboardInterrupt
+    copied.append(link(*files))
+
+  monkeypatch.setattr(os, "link", killed)
+  with pytest.raises(KeyboardInterrupt):
+    best.place(tmp_path, 0)
+  monkeypatch.setattr(os, "link", link)
+  placed = best.place(tmp_path, 0)
+  opening.open_checkpoint(placed).verify()

@@ -120,6 +120,7 @@ def test_what_does_not_fit_is_a_row_that_says_by_how_much(plan):
       "--write_topology chooses the mesh of a train step",
     ),
     (("--batch_size=0",), "expected a whole number of at least 1"),
+    (("--gin.T5Config.remat_policy=full",), "give --remat=full"),
     (("--remat=some",), "invalid choice: 'some'"),
   ],
 )

@@ -6,7 +6,10 @@ import re
 
 import pytest
 
+from specialize_jax import errors
 from specialize_jax.cli import main
+from specialize_jax.cot import answer_rules
+from specialize_jax.evaluation import metrics
 from specialize_jax.files import reading
 
 ROWS = [
@@ -82,6 +85,14 @@ def test_predictions_saved_on_windows_are_graded(tmp_path, capsys):
   status, out, _ = _score(tmp_path, capsys, inputs=path)
   assert status == 0
   assert json.loads(out.splitlines()[-1])["n"] == len(ROWS)
+
+
+def test_a_grader_that_does_not_know_the_rule_is_refused():
+  rule = answer_rules.AnswerRule(kind="json", field="answer")
+  with pytest.raises(
+    errors.UserError, match="paper_code does not know answers"
+  ):
+    metrics.Accuracy(rule=rule, grader="paper_code")
 
 
 def test_a_bbh_task_is_graded_by_its_own_kind(tmp_path, capsys):

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
+
 from specialize_jax.cli import main
 from specialize_jax.files import seals
-from specialize_jax.runs import choosing
+from specialize_jax.runs import choosing, selecting
 
 SUFFIX = "_zero_shot_chain_of_thought_v1"
 
@@ -100,6 +102,29 @@ def test_a_test_of_the_same_choice_is_kept(tmp_path):
   tasks = f"--out_of_distribution=mini_asdiv{SUFFIX}"  # the same step
   assert main.run("select", [f"--model_dir={tmp_path}", tasks]) == 0
   assert json.loads(path.read_text())["test"] is None
+
+
+def test_the_step_kept_in_distribution_is_not_replaced_by_a_worse_one(
+  tmp_path, monkeypatch
+):
+  """Though the run has deleted it, which --follow looks at as it trains."""
+  _run_dir(tmp_path, CURVES)
+  places = {"best": 200, "best_in_distribution": 300}
+  monkeypatch.setattr(choosing, "steps_of", lambda model_dir: [100])
+  monkeypatch.setattr(
+    choosing.best, "step_in", lambda model_dir, name="best": places.get(name)
+  )
+  chosen = choosing.choose(choosing.evaluated(tmp_path), tmp_path)
+  assert (chosen.step, chosen.in_distribution_step) == (200, 300)
+  assert chosen.in_distribution_accuracy == 0.9
+  assert chosen.in_distribution_mean == pytest.approx(0.3)
+
+
+def test_values_without_their_metrics_are_not_taken_for_evaluated(tmp_path):
+  place = tmp_path / "selection" / "validation" / "3"
+  place.mkdir(parents=True)
+  (place / "made_of.json").write_text("{}")
+  assert selecting._written(None, {}, tmp_path, "validation", 3) is None
 
 
 def test_a_task_does_not_count_twice(tmp_path, capsys):

@@ -58,10 +58,11 @@ def aligned_positions(records, mode):
   return aligned_records.to_positions(batch), batch
 
 
-def positions_of(ids, top_ids, probs):
+def positions_of(ids, top_ids, probs, *, log_probs=None):
   """Stores targets that are given."""
-  with np.errstate(divide="ignore"):
-    log_probs = np.log(np.array(probs, np.float64))
+  if log_probs is None:
+    with np.errstate(divide="ignore"):
+      log_probs = np.log(np.array(probs, np.float64))
   count = len(ids)
   _, batch = aligned_positions([make_record()], "whitespace")
   given = dataclasses.replace(
@@ -131,6 +132,13 @@ def test_a_candidate_without_probability_leaves_its_slot_empty():
   row = positions_of([7], [[7, 9]], [[1.0, 0.0]])
   assert row.top_ids.tolist() == [[7, 0, 0, 0, 0]]
   assert row.top_log_probs.tolist() == [[0.0] + [-math.inf] * 4]
+
+
+@pytest.mark.parametrize("own", [-1e5, -3.4028e38])
+def test_a_target_of_next_to_no_probability_stays_the_target(own):
+  row = positions_of([7], [[7, 9]], None, log_probs=np.array([[own, -0.5]]))
+  assert row.top_ids.tolist() == [[7, 9, 0, 0, 0]]
+  assert np.isfinite(row.top_log_probs[0, :2]).all()
 
 
 @settings(deadline=None)

@@ -1,9 +1,10 @@
 import dataclasses
+import json
 
 import pytest
 
 from specialize_jax.cot import answer_rules
-from specialize_jax.data import questions, record_filter
+from specialize_jax.data import preparation, questions, record_filter
 from specialize_jax.records import columnar, schema
 
 
@@ -90,6 +91,24 @@ def test_of_questions_of_the_same_words_a_record_is_of_the_one_it_asks():
   )
   assert [index.find(record(question=text)) for text in texts] == [0, 1]
   assert index.find(record(question="is A a capital")) == 1
+
+
+def test_questions_that_differ_in_a_sign_are_two_questions(tmp_path):
+  texts = {"train": "What is 8 * 2?", "validation": "What is 8 / 2?"}
+  for split, text in texts.items():
+    row = {"question_id": split, "question": text, "answer": "16"}
+    row["rationale"] = ""
+    (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+  index = record_filter.QuestionIndex(
+    preparation.questions_of_files(str(tmp_path / "train.jsonl"))
+  )
+  train, validation = (
+    index.find(record(question=f"{text} ")) for text in texts.values()
+  )
+  assert index.file_order[train].question == texts["train"]
+  assert not index.is_validation(train)
+  assert not index.is_held_out(texts["train"])
+  assert index.is_validation(validation)
 
 
 def test_a_verdict_is_derived_from_the_text_and_never_remembered():

@@ -235,3 +235,14 @@ def test_an_empty_mixture_writes_nothing(tmp_path):
       zero_shot_answer_only=0,
       zero_shot_chain_of_thought=0,
     )
+
+
+def test_another_checkpoint_of_a_step_does_not_replace_its_evaluation(tmp_path):
+  """Every Hugging Face folder is of step 0."""
+  path = tmp_path / "metrics.jsonl"
+  row = {"step": 0, "values": {"t/accuracy": 0.5}, "checkpoint": {"sum": "a"}}
+  path.write_text(json.dumps(row) + "\n")
+  more = {**row, "values": {"u/accuracy": 0.1}}
+  assert experiment._other_rows(path, more) == [row]
+  with pytest.raises(errors.UserError, match="another checkpoint of step 0"):
+    experiment._other_rows(path, {**more, "checkpoint": {"sum": "b"}})

@@ -84,6 +84,20 @@ def test_legacy_tokens_may_be_spelled_by_bytes():
   assert steps[1].top_bytes == (b"\xe2\x82", None)
 
 
+def test_a_blank_before_escaped_bytes_is_the_token_s_own():
+  """b" \\xf0\\x9f" and b"\\xf0\\x9f" are two of code-davinci's tokens."""
+  first, bare = "bytes: \\xf0\\x9f", "bytes:\\xf0\\x9f"
+  choice = legacy(
+    tokens=["am", first, "bytes:\\x98\\x80"],
+    token_logprobs=[-1, -1, -1],
+    top_logprobs=[{"am": -1}, {first: -1, bare: -2}, {}],
+  )
+  choice["text"] = "am \U0001f600"
+  steps = parse(choice).choices[0].steps
+  assert b"".join(step.spelling for step in steps).decode() == "am \U0001f600"
+  assert steps[1].top_bytes == (b" \xf0\x9f", b"\xf0\x9f")
+
+
 def test_a_legacy_endpoint_may_answer_in_the_chat_shape():
   """As llama.cpp's own server does."""
   choice = {"text": "3", "logprobs": {"content": [entry("3", [51])]}}
