@@ -22,7 +22,7 @@ _REQUIRES = [
   "google-cloud-storage>=3.0",  # what Orbax asks about a gs:// directory
   "httpx>=0.28",
   "huggingface-hub>=1.0",
-  "jax>=0.10.0",
+  "jax>=0.10.1",  # before, XLA transposes operands on a CPU
   "matplotlib>=3.10",
   "ml_dtypes>=0.5",
   "numpy>=2.0",
@@ -95,10 +95,10 @@ setuptools.setup(
   install_requires=_REQUIRES,
   extras_require={
     "train": _TRAIN,
-    "tpu": [*_TRAIN, "jax[tpu]>=0.10.0"],
+    "tpu": [*_TRAIN, "jax[tpu]>=0.10.1"],
     "completion": ["argcomplete>=3.5"],
     # The TPU compiler alone, for `specialize plan` on a machine without TPU.
-    "plan": ["libtpu>=0.0.40"],
+    "plan": ["libtpu>=0.0.50"],  # the first that says what does not fit
     "test": _TEST,
     # What T5X imports and we do not; T5X itself: see docs/t5x.md.
     "t5x": [

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import pathlib
 
 import pytest
@@ -107,7 +108,9 @@ def test_without_beam_the_way_out_is_named(tmp_path, capsys):
   for name in ("records", "vocabulary"):
     (tmp_path / name).touch()
   argv = [f"--{name}={tmp_path / name}" for name in ("records", "vocabulary")]
-  argv.append(f"--data_dir={tmp_path}")
+  row = {"question_id": 0, "question": "1 + 1?", "rationale": "", "answer": "2"}
+  (tmp_path / "train.jsonl").write_text(json.dumps(row))
+  argv += [f"--data_dir={tmp_path}", f"--questions={tmp_path}/train.jsonl"]
   assert main.run("prepare", [*argv, "--runner=DirectRunner"]) == 2
   error = capsys.readouterr().err
   assert "pip install apache-beam" in error and error.count("\n") == 1
