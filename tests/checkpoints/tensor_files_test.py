@@ -29,39 +29,28 @@ def as_torch(value):
 
 
 def _save(path, values, **options):
-  """Writes the folder of one file that `torch.save` writes."""
-  path.mkdir()
   recorded.torch().save(values, path / "pytorch_model.bin", **options)
 
 
-def single_bin(path, name="single", **options):
-  def write(path):
-    tensors = {name: as_torch(value) for name, value in TENSORS.items()}
-    _save(path, tensors, **options)
-
-  recorded.folder(f"bin/{name}", write, path)
+def single_bin(path, **options):
+  _save(path, {name: as_torch(v) for name, v in TENSORS.items()}, **options)
 
 
 def sharded_bin(path):
-  def write(path):
-    path.mkdir()
-    weight_map = {}
-    for name, value in TENSORS.items():
-      file = f"pytorch_model-{name}.bin"
-      recorded.torch().save({name: as_torch(value)}, path / file)
-      weight_map[name] = file
-    index = {"weight_map": weight_map}
-    (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-
-  recorded.folder("bin/sharded", write, path)
+  weight_map = {}
+  for name, value in TENSORS.items():
+    file = f"pytorch_model-{name}.bin"
+    recorded.torch().save({name: as_torch(value)}, path / file)
+    weight_map[name] = file
+  index = {"weight_map": weight_map}
+  (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
 def first_torch_bin(path):
-  single_bin(path, "first", _use_new_zipfile_serialization=False)
+  single_bin(path, _use_new_zipfile_serialization=False)
 
 
 def single_safetensors(path):
-  path.mkdir(exist_ok=True)
   safetensors.numpy.save_file(TENSORS, path / "model.safetensors")
 
 
@@ -69,8 +58,8 @@ def single_safetensors(path):
   "write", [single_bin, sharded_bin, first_torch_bin, single_safetensors]
 )
 def test_every_layout_gives_the_tensors_that_were_written(tmp_path, write):
-  write(tmp_path / "folder")
-  files = tensor_files.TensorFiles(tmp_path / "folder")
+  write(tmp_path)
+  files = tensor_files.TensorFiles(tmp_path)
   assert files.shapes == {"a": (2, 3), "b": (2,), "c": (1,)}
   for name, value in TENSORS.items():
     read = files.read(name)
@@ -102,15 +91,14 @@ class Bomb:
 
 
 def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path, monkeypatch):
+  recorded.torch()  # which reads such files, too
   monkeypatch.chdir(tmp_path)
   (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
   with pytest.raises(errors.UserError, match="pytorch_model.bin cannot be re"):
     tensor_files.TensorFiles(tmp_path)
-  saved = recorded.folder(
-    "bin/more", lambda path: _save(path, {"a": Bomb()}), tmp_path / "saved"
-  )
+  _save(tmp_path, {"a": Bomb()})
   with pytest.raises(errors.UserError, match="it holds .*, not only tensors"):
-    tensor_files.TensorFiles(saved)
+    tensor_files.TensorFiles(tmp_path)
   assert not (tmp_path / "exploded").exists()
 
 
@@ -138,6 +126,8 @@ def test_a_whole_file_comes_before_an_index_that_was_left_there(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_pointer_of_git_lfs_is_named_as_one(tmp_path, name):
+  if name.endswith(".bin"):
+    recorded.torch()
   pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n"
   (tmp_path / name).write_bytes(pointer)
   with pytest.raises(errors.UserError, match="pointer of Git LFS.*lfs pull"):
@@ -225,21 +215,13 @@ def test_the_prefix_of_a_wrapper_is_no_part_of_a_name(tmp_path, prefix):
 
 
 def test_the_model_of_a_trainers_checkpoint_is_read(tmp_path):
-
-  def saved(**more):
-    model = {f"model.{k}": as_torch(v) for k, v in ANCHORED.items()}
-    content = {"state_dict": model, "epoch": 3, "optimizer": {"lr": 0.1}}
-    return content | dict.fromkeys(more, model)
-
-  one = recorded.folder(
-    "bin/trainer", lambda path: _save(path, saved()), tmp_path / "one"
-  )
-  assert set(tensor_files.TensorFiles(one).shapes) == set(ANCHORED)
-  two = recorded.folder(
-    "bin/averaged", lambda path: _save(path, saved(ema=1)), tmp_path / "two"
-  )
+  model = {f"model.{k}": as_torch(v) for k, v in ANCHORED.items()}
+  saved = {"state_dict": model, "epoch": 3, "optimizer": {"lr": 0.1}}
+  _save(tmp_path, saved)
+  assert set(tensor_files.TensorFiles(tmp_path).shapes) == set(ANCHORED)
+  _save(tmp_path, saved | {"ema": model})
   with pytest.raises(errors.UserError, match="'epoch'.* no tensors"):
-    tensor_files.TensorFiles(two)
+    tensor_files.TensorFiles(tmp_path)
 
 
 @pytest.mark.parametrize(

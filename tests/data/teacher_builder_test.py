@@ -108,7 +108,7 @@ def test_without_beam_the_way_out_is_named(tmp_path, capsys):
   for name in ("records", "vocabulary"):
     (tmp_path / name).touch()
   argv = [f"--{name}={tmp_path / name}" for name in ("records", "vocabulary")]
-  row = {"question_id": 0, "question": "1 + 1?", "rationale": "", "answer": "2"}
+  row = {"question": "What is 1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
   (tmp_path / "train.jsonl").write_text(json.dumps(row))
   argv += [f"--data_dir={tmp_path}", f"--questions={tmp_path}/train.jsonl"]
   assert main.run("prepare", [*argv, "--runner=DirectRunner"]) == 2

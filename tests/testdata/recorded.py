@@ -25,7 +25,7 @@ _TOLERANCE = 2e-5  # of float32, on another processor
 
 def torch():
   """Returns PyTorch; skips a test that has to run it itself."""
-  return pytest.importorskip("torch", reason="PyTorch reads what we wrote")
+  return pytest.importorskip("torch", reason="PyTorch has to run itself")
 
 
 def arrays(
