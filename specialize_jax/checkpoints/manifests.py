@@ -289,7 +289,11 @@ def _read(path: epath.Path) -> dict[str, dict[str, Any]]:
   try:
     text = reading.read_description(path).decode()
     seals.check(text, os.fspath(path))
-    listed = json.loads(text)["files"]
+    content = json.loads(text)
+    listed = content["files"]
+    # Else a manifest whose checksum lost its name would be one without.
+    for name in content.keys() - {"files", seals.FIELD}:
+      raise ValueError(f"{name!r} is not a part of a manifest")
     for name, entry in listed.items():
       parts = pathlib.PurePosixPath(name).parts
       if not parts or ".." in parts or parts[0] == "/":

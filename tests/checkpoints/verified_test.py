@@ -259,6 +259,24 @@ def test_these_are_the_files_of_a_step(run):
   assert {*_files(step)} == known | marks
 
 
+def test_any_bit_of_a_manifest_is_noticed(tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  manifests.write(tmp_path)
+  path = tmp_path / manifests.NAME
+  content = path.read_bytes()
+  for place in range(len(content.rstrip())):
+    for bit in range(8):
+      flipped = bytearray(content)
+      flipped[place] ^= 1 << bit
+      path.write_bytes(bytes(flipped))
+      with pytest.raises(errors.UserError):
+        manifests.check(tmp_path)
+  # Who has changed it takes the checksum out, as the error says.
+  files = json.loads(content)["files"]
+  path.write_text(json.dumps({"files": files}))
+  manifests.check(tmp_path)
+
+
 @pytest.mark.parametrize("harm", [_flip_one_bit, _truncate, _remove, _exchange])
 @pytest.mark.parametrize("name", _OF_A_STEP)
 def test_verify_notices_any_file_of_a_step(copied, name, harm):
