@@ -78,7 +78,7 @@ def to_record(
   tokens = [step[0][0] for step in steps]
   tail = _PROMPT_TAIL if tuple(tokens[:2]) == _PROMPT_TAIL else ()
   stop = tuple(tokens[-2:]) if tuple(tokens[-2:]) in _STOPS else ()
-  kept = _whole_characters(
+  text, kept = _whole_characters(
     tuple(
       escaped_bytes.decoded(to_step(step))
       for step in steps[len(tail) : len(steps) - len(stop)]
@@ -89,9 +89,7 @@ def to_record(
     sample=sample,
     question=question,
     gold_answer=gold_answer,
-    text=b"".join(step.spelling for step in kept).decode(
-      "utf-8", errors="surrogatepass"
-    ),
+    text=text,
     steps=kept,
     finish_reason="stop" if stop else schema.UNKNOWN_FINISH,
     request={"prompt_tail": list(tail), "stop": list(stop)},
@@ -101,18 +99,20 @@ def to_record(
 
 def _whole_characters(
   steps: tuple[schema.TeacherStep, ...],
-) -> tuple[schema.TeacherStep, ...]:
-  """Drops the last steps of a sample that was cut within a character."""
-  while steps:
+) -> tuple[str, tuple[schema.TeacherStep, ...]]:
+  """Returns the text of steps without a last character that was cut, and them.
+
+  Raises:
+    UnicodeDecodeError: the bytes are not UTF-8.
+  """
+  while True:
+    spelled = b"".join(step.spelling for step in steps)
     try:
-      b"".join(one.spelling for one in steps).decode("utf-8", "surrogatepass")
+      return spelled.decode("utf-8", errors="surrogatepass"), steps
     except UnicodeDecodeError as error:
       if error.reason != "unexpected end of data":
         raise
       steps = steps[:-1]
-    else:
-      break
-  return steps
 
 
 def to_step(step: Sequence[tuple[str, float]]) -> schema.TeacherStep:

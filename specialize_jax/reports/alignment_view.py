@@ -110,11 +110,7 @@ def links(example: Example) -> blocks.Markup:
   Returns:
     HTML, styled by `stylesheet.CSS`, and a Markdown table.
   """
-  groups = [
-    (list(tokens), list(pieces))
-    for tokens, pieces in example["groups"]
-    if pieces and max(pieces) < _MAX_PIECES
-  ]
+  groups = _first_groups(example)
   parts, rows = [], []
   for tokens, pieces in groups:
     spellings = [shown_token(example["teacher_tokens"][t]) for t in tokens]
@@ -158,15 +154,23 @@ def without_teacher(example: Example, piece: int) -> str:
   return "one-hot" if example["targets"][piece] else "masked"
 
 
+def _first_groups(example: Example) -> list[tuple[list[int], list[int]]]:
+  """Returns the tokens and pieces of the groups that are shown."""
+  return [
+    (list(tokens), list(pieces))
+    for tokens, pieces in example["groups"]
+    if pieces and max(pieces) < _MAX_PIECES
+  ]
+
+
 def _visible(
   example: Example,
 ) -> tuple[int, int, list[tuple[list[int], list[int]]]]:
-  """Returns the numbers of visible pieces and tokens, and their groups."""
-  groups = [
-    (list(tokens), list(pieces))
-    for tokens, pieces in example["groups"]
-    if tokens and pieces and max(pieces) < _MAX_PIECES
-  ]
+  """Returns the numbers of pieces and tokens that are linked, and their groups.
+
+  A piece that no token belongs to has no link to draw.
+  """
+  groups = [group for group in _first_groups(example) if group[0]]
   num_pieces = 1 + max((max(p) for _, p in groups), default=0)
   num_tokens = 1 + max((max(t) for t, _ in groups), default=0)
   return num_pieces, num_tokens, groups

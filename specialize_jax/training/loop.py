@@ -345,7 +345,10 @@ def _make_up_evaluation(
   A run that was ended as it evaluated had saved its step before. The scores of
   steps that were made up for are in the log alone.
   """
-  config, known = run.config, run.log.rows("evaluation")
+  config = run.config
+  if not config.best_metrics and not _evaluates(step_number, config):
+    return
+  known = run.log.rows("evaluation")
   if config.best_metrics:
     scores = [
       (s, _score(config, values)) for s, values in (known or {}).items()
