@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from testdata import tiny_checkpoints
+from testdata import recorded, tiny_checkpoints
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import huggingface, name_table, sources
@@ -71,10 +71,11 @@ def test_transformers_loads_what_we_write_in_shards(family, folder, tmp_path):
   shards = list(path.glob("model-*-of-*.safetensors"))
   assert len(shards) > 3
   assert max(shard.stat().st_size for shard in shards) < 8000
-  np.testing.assert_array_equal(
-    tiny_checkpoints.their_logits(path, family),
-    tiny_checkpoints.their_logits(folder, family),
-  )
+  if recorded.HAS_TORCH:  # else both are the recording
+    np.testing.assert_array_equal(
+      tiny_checkpoints.their_logits(path, family),
+      tiny_checkpoints.their_logits(folder, family),
+    )
   generation = json.loads((path / "generation_config.json").read_text())
   assert generation["decoder_start_token_id"] == 0
   config_again, params_again = load(path)

@@ -14,7 +14,7 @@ from testdata import real_files
 
 from specialize_jax import errors
 from specialize_jax.cli import main
-from specialize_jax.records import schema, store
+from specialize_jax.records import released, schema, store
 from specialize_jax.teacher import importing, safe_pickle, standing
 
 QUESTION = "How many clips?"
@@ -144,6 +144,14 @@ def test_tokens_that_the_api_spelled_by_bytes_spell_their_character(tmp_path):
   assert record.text == "5\u20ac answer is"
   assert record.steps[1].spelling == b"\xe2\x82"
   schema.check_spelling(record)
+
+
+def test_a_released_sample_that_was_cut_within_a_character_loses_it():
+  steps = [[["5", 0.5]], [["bytes:\\xe2\\x82", 0.5]]]
+  record = released.to_record(steps, question_id=1, sample=0)
+  assert (record.text, len(record.steps)) == ("5", 1)
+  with pytest.raises(UnicodeDecodeError):
+    released.to_record([*steps, [["5", 0.5]]], question_id=1, sample=0)
 
 
 @pytest.mark.parametrize(
