@@ -47,9 +47,8 @@ _REQUIRES = [
 # What reads and trains on SeqIO tasks: two thirds of an installation's size.
 # Alignment, losses, the network, checkpoints and decoding do without.
 _TRAIN = [
-  "clu>=0.0.12",
   "seqio>=0.0.20",
-  "tensorboard>=2.20",  # clu's writer imports its hparams plugin
+  "tensorboard>=2.20",
   "tensorflow>=2.20",  # the first that protobuf 7 does not rule out
   "tensorflow-datasets>=4.9.10",  # the first to run with protobuf 7
 ]

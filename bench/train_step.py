@@ -89,7 +89,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument("--dtype", choices=measured.DTYPES, default="float32")
   parser.add_argument("--scan_layers", action="store_true")
   parser.add_argument(
-    "--remat", choices=("none", "minimal", "dots", "full"), default="none"
+    "--remat",
+    choices=("none", "dots", "minimal", "lean", "full"),
+    default="none",
   )
   parser.add_argument("--vocab_size", type=int, default=geometries.VOCAB_SIZE)
   parser.add_argument(

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Imported only where the user has them, with an error that says so.
 OPTIONAL = {"apache_beam", "argcomplete", "mlflow", "t5x", "torch", "wandb"}
 # What another package imports for us, or an executable.
-INDIRECT = {"google-cloud-storage", "tensorboard"}
+INDIRECT = {"google-cloud-storage"}
 
 
 @pytest.fixture(scope="module")

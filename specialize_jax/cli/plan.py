@@ -113,7 +113,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--remat",
     default="minimal",
-    choices=("none", "minimal", "dots", "full"),
+    choices=("none", "dots", "minimal", "lean", "full"),
     help="what the backward pass recomputes (default: minimal)",
   )
 

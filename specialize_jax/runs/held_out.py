@@ -1,6 +1,5 @@
 """The training loss on held-out samples of the teacher."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
@@ -73,33 +72,38 @@ class HeldOutLoss:
       lambda params, batch: step.loss_sums(model, self.loss, params, batch)
     )
 
-    def batches() -> pipeline.TrainIterator:
-      return pipeline.TrainIterator(
-        self.mixture_or_task_name,
-        task_feature_lengths=self.task_feature_lengths,
-        batch_size=self.batch_size,
-        seed=0,
-        split=self.split,
-        num_epochs=1,
-        rows=placed.local_rows(self.batch_size),
-        decoder_start_id=model.config.decoder_start_id,
-      )
+    # Opened once, which takes a second or more; every evaluation rewinds it.
+    batches = pipeline.TrainIterator(
+      self.mixture_or_task_name,
+      task_feature_lengths=self.task_feature_lengths,
+      batch_size=self.batch_size,
+      seed=0,
+      split=self.split,
+      num_epochs=1,
+      rows=placed.local_rows(self.batch_size),
+      decoder_start_id=model.config.decoder_start_id,
+    )
+    beginning = batches.state()
 
     def evaluate(params: optax.Params, _: int) -> Mapping[str, float]:
       totals = None
-      with contextlib.closing(batches()) as iterator, placed.entered():
-        for rows in iterator:
-          sums = sums_of(params, placed.put_batch(rows))
-          totals = (
-            sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-          )
+      batches.restore(beginning)
+      try:
+        with placed.entered():
+          for rows in batches:
+            sums = sums_of(params, placed.put_batch(rows))
+            totals = (
+              sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+            )
+      except BaseException:
+        batches.close()  # or its thread would read on while the process ends
+        raise
       values = jax.device_get(metrics.shares(totals))
       return {
         metric: float(values[name])
         for metric, name in zip(METRICS, _REPORTED, strict=True)
       }
 
-    batches().close()  # Opened once, so that a wrong name or split fails early.
     return evaluate
 
 

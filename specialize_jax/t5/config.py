@@ -20,7 +20,7 @@ EOS_ID = 1
 """T5's end of sequence: see `T5Config.eos_ids`."""
 
 ACTIVATIONS = ("relu", "gelu", "linear")
-REMAT_POLICIES = ("none", "minimal", "dots", "full")
+REMAT_POLICIES = ("none", "dots", "minimal", "lean", "full")
 RELATIVE_BIASES = ("per_stack", "per_layer")
 ATTENTIONS = ("default", "plain", "tpu", "tpu_interpreted")
 LANES = 128
@@ -62,10 +62,11 @@ class T5Config:
     gradient_dtype: the dtype in which devices sum the gradients of kernels over
       the batch; `bfloat16` halves the bytes communicated, and rounds every
       partial sum to 8 bits. With a `dtype` of float64, float32 means float64.
-    remat_policy: what the backward pass recomputes. `none`: nothing; `dots`:
-      everything except matmuls; `minimal`: everything except matmuls with
-      parameters and the attention output; `full`: everything except the inputs
-      of each layer.
+    remat_policy: what the backward pass recomputes. from the least to the
+      most: `none` nothing; `dots` everything except matmuls; `minimal`
+      everything except matmuls with parameters and the attention output; `lean`
+      the attention output, too (T5X's `minimal`); `full` everything except the
+      inputs of each layer.
     scan_layers: whether the layers of a stack are one scanned layer with
       stacked parameters, which compiles in time independent of depth.
     pad_id: the padding token of the encoder's input, to which no position

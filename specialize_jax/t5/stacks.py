@@ -22,11 +22,12 @@ from specialize_jax.t5 import (
 )
 from specialize_jax.t5 import config as t5_config
 
-# The TPU's attention kernel is not a matmul to the compiler, so the policies
-# save its output by name.
+# The TPU's attention kernel is not a matmul to JAX: what it returns is saved by
+# name.
 _ATTENDED = jax.checkpoint_policies.save_only_these_names(*attend_tpu.RESIDUALS)
 _SAVEABLE = {
   "full": jax.checkpoint_policies.nothing_saveable,
+  "lean": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   "minimal": jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENDED
   ),

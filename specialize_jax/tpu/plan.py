@@ -8,6 +8,7 @@ import jax
 from specialize_jax.parallel import mesh as meshes
 from specialize_jax.parallel import placement as placements
 from specialize_jax.t5 import arithmetic
+from specialize_jax.t5 import config as t5_config
 from specialize_jax.tpu import (
   breakdown,
   hlo_cost,
@@ -22,7 +23,6 @@ Row = dict[str, object]
 STEPS = ("train", "decode")
 # The backward pass takes twice what the forward pass takes.
 _PASSES = {"train": 3, "decode": 1}
-_REMAT = ("none", "dots", "minimal", "full")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -273,8 +273,9 @@ def _advice(
   if held > limit / 2 and job.optimizer.name != "adafactor":
     ways.append("--optimizer=adafactor")
   if held <= limit:
-    place = _REMAT.index(job.config.remat_policy)
-    ways += [f"--remat={stronger}" for stronger in _REMAT[place + 1 :][:2]]
+    policies = t5_config.REMAT_POLICIES
+    stronger = policies[policies.index(job.config.remat_policy) + 1 :][:2]
+    ways += [f"--remat={policy}" for policy in stronger]
     shards = sizes["data"] * sizes["fsdp"]
     pieces = 2 * job.num_microbatches
     if job.batch_size % (shards * pieces) == 0:

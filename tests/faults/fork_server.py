@@ -49,7 +49,6 @@ _LIGHT = (
   "specialize_jax.teacher.sampling",
 )
 _HEAVY = (
-  "clu.metric_writers",
   "matplotlib.pyplot",
   "orbax.checkpoint",
   "safetensors.numpy",
@@ -66,6 +65,7 @@ _HEAVY = (
   "specialize_jax.study.findings_page",
   "specialize_jax.tpu.plan",
   "tasks.mixtures",
+  "tensorboard.summary",
   "tensorflow",
   "tensorflow_datasets",
   "tensorstore",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from testdata import tiny_demo, tiny_world
@@ -86,6 +87,24 @@ def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained_run):
     evaluate = held.evaluator(network.EncoderDecoder(model), placed)
     losses.append(evaluate(state.params, 1)["held_out/loss"])
   assert losses[0] != losses[1]
+
+
+def test_every_evaluation_of_a_held_out_loss_reads_the_whole_split(trained_run):
+  run, state = trained_run
+  evaluate = held_out.HeldOutLoss(
+    mixture_or_task_name=run.mixture_or_task_name,
+    task_feature_lengths=run.task_feature_lengths,
+    split="train",
+    batch_size=8,
+    loss=run.loss,
+  ).evaluator(network.EncoderDecoder(run.model), run.mesh.placement())
+  worse = jax.tree.map(lambda array: 2 * array, state.params)
+  first, other, again = (
+    evaluate(params, step)
+    for step, params in enumerate((state.params, worse, state.params))
+  )
+  assert first == again
+  assert first["held_out/loss"] < other["held_out/loss"]
 
 
 @pytest.mark.parametrize("below", ["", "checkpoints", "checkpoints/6"])

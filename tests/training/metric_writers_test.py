@@ -6,6 +6,8 @@ import types
 
 import pytest
 from etils import epath
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.util import tensor_util
 
 from specialize_jax import errors
 from specialize_jax.files import reading, seals
@@ -42,6 +44,29 @@ def test_rows_after_the_restored_step_and_half_a_line_are_removed(tmp_path):
     {"step": 3, "group": "evaluation", "values": {"accuracy": 0.5}},
   ]
   assert not (tmp_path / "tensorboard").exists()
+
+
+def test_tensorboard_reads_what_was_flushed(tmp_path):
+  log = run_log.RunLog(tmp_path, writers=["tensorboard"])
+  log.start_after(None)
+  log.write(3, "train", {"loss": 0.5, "kl/zero_shot": 0.25})
+  log.write(4, "evaluation", {"task/accuracy": 1.0})
+  log.flush()
+  found = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+  found.Reload()
+  log.close()
+  scalars = {
+    tag: [
+      (event.step, float(tensor_util.make_ndarray(event.tensor_proto)))
+      for event in found.Tensors(tag)
+    ]
+    for tag in found.Tags()["tensors"]
+  }
+  assert scalars == {
+    "train/loss": [(3, 0.5)],
+    "train/kl/zero_shot": [(3, 0.25)],
+    "evaluation/task/accuracy": [(4, 1.0)],
+  }
 
 
 class Wandb(types.ModuleType):
