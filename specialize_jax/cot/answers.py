@@ -43,8 +43,14 @@ _GROUPS = re.compile(
   r"(?![\d-]|[.,/]\d| \d| ?[*+/=x])"
 )
 _REJECTED = re.compile(
-  r"\b(?:not|neither\s[^\s,;]{1,40}\snor)\s[^\s,;.]+(?:\s[^\s,;.]+)?,?"
-  r"\sbut\s(?:rather\s)?"
+  r"\b(?:not|neither\s[^\s,;]{1,40}\snor)\s[^\s,;.]+(?:\s[^\s,;.]+)?"
+  r"(?:,?\sbut\s(?:rather\s)?|[,;]\s(?:it\sis|it's|rather)\s)"
+)
+# "The answer is none.", "... no apples left."
+_NONE = re.compile(
+  r"(?:none|nothing|no\s[a-z ]{1,30}?(?=\s(?:left|remain)))"
+  r"(?:\s(?:left|remain(?:s|ing)?))?[\s.*]*",
+  re.IGNORECASE,
 )
 _AND_A_FRACTION = re.compile(r"(?<=\d) and (?:a (half)\b|(?=\d+/\d))")
 _EQUALS = re.compile(
@@ -53,7 +59,8 @@ _EQUALS = re.compile(
 # After an operation: "8 * 8, or 64", "40 + 24 gives 64".
 _WHICH_IS = re.compile(
   r",?\s(?:which\s(?:is|equals|makes|gives)|(?:giving|gives|making|makes|or"
-  r"|for\sa\stotal\sof)(?=\s\W{0,3}\d))\b|\s?(?:[=-]>|[\u2192\u21d2\u27f9])\s?",
+  r"|that\sis|for\sa\stotal\sof)(?=,?\s\W{0,3}\d))\b"
+  r"|\s?(?:[=-]>|[\u2192\u21d2\u27f9])\s?",
   re.IGNORECASE,
 )
 # "**$64**", where a text without a marker sets its answer in bold; "**3.**"
@@ -72,11 +79,14 @@ _DOLLARS_AND_CENTS = re.compile(
 )
 _NEGATED = re.compile(r"(?<![\w).\]}%])-\s?\(([$\d.,/]{1,40})\)")
 _ALONE_FRACTION = re.compile(r"\W{0,5}?(-?\d+)\s/\s(\d+)(?![^\n]*\d)")
-# An operator between two numbers, the first of which may have a unit.
+# An operator between two numbers, the first of which may have a unit; a share
+# of a number.
 _OPERATION = re.compile(
   r"\d[)%]?(?:\s[A-Za-z]+){0,2}"
   r"(?:\s?[+*\u00d7\u00b7\u00f7]\s?|\s[-/x]\s|(?<=\d)[-x](?=\d)"
   r"|\s(?:times|plus|minus|divided\sby|multiplied\sby)\s)[($-]{0,3}\d"
+  r"|(?:\d\s?(?:%|percent)|\b(?:half|(?:a|one)\s(?:third|quarter)))\sof\s\$?\d"
+  r"|\b(?:half|twice|double|triple)\s\$?\d"
 )
 _OPERATOR = re.compile(r"[+*\u00d7\u00b7\u00f7^]|\s[-/]\s")
 # Words that may precede the number that is the answer.
@@ -117,9 +127,15 @@ _NUMBER_WORD = re.compile(
   r"|answer\sis)\b",
   re.IGNORECASE,
 )
+# Before an option or a choice: "therefore (C)", "definitely yes".
+_ADVERB = re.compile(
+  r"(?:(?:therefore|thus|hence|then|so|clearly|definitely|certainly|indeed"
+  r"|most\slikely|likely|probably|simply|an?\s(?:resounding|definite|clear)"
+  r"),?\s){1,2}"
+)
 _CHOICE = re.compile(r"\b(?:yes|no|true|false|valid|invalid)\b")
 _OPENING_CHOICE = re.compile(
-  r"(?:deductively\s)?(not\s)?(yes|no|true|false|valid|invalid)\b"
+  r"[(\[]?(?:deductively\s)?(not\s)?(yes|no|true|false|valid|invalid)\b"
 )
 _ENDING_CHOICE = re.compile(
   r"\bis\W{1,3}(not\s)?(?:deductively\s)?(true|false|valid|invalid)\W{0,5}\Z"
@@ -131,12 +147,26 @@ _OPPOSITE = {
   "false": "true",
 }
 _OPTION = re.compile(
-  r"(?:the\s)?(?:option|choice|letter|answer)?\s?"
+  r"(?:the\s)?(?:option|choice|letter|answer|select|choose|pick)?\s?"
   r"(?:\(\s?([a-z])\s?\)|\[([a-z])\]|<([a-z])>|([a-z])[.):,]?)"
 )
 _OPENING_OPTION = re.compile(
-  r"(?:option\s+|choice\s+)?(?:\(([a-z])\)|\[([a-z])\]|([a-z])(?:\)|[.:]\s))"
-  r"|(?:option|choice|answer)\s\(?([a-z])\)?\sis\s(?:the\s)?(?:correct|right|best)"
+  r"(?:option\s+|choice\s+)?(?:\(([a-z])\)|\[([a-z])\]"
+  r"|([a-z])(?:\)|[.:]\s|\s[-\u2013\u2014]\s(?!\(?[a-z]\b)"
+  r"|,?\s(?:and\s)?(?:not|rather\sthan|instead\sof)\s(?=\(?[a-z]\)?\W*\Z)"
+  r"|,\s(?!(?:and|or)\b|\(?[a-z]\b)))"
+)
+# "therefore, option (D) is correct", "C is the right answer"
+_DECLARED_OPTION = re.compile(
+  r"(?:\b(?:option|choice|answer|statement)\s\(?([a-z])\)?"
+  r"|(\([a-z]\))|(?:\A|\b(?:so|thus|hence|therefore|that),?\s)([a-z]))"
+  r"\sis\s(?:therefore\s|thus\s)?(?:the\s)?"
+  r"(?:(?:only\s)?(?:correct|right|true)\b|best\b|answer\b)"
+  r"|\b(?:select|choose|pick|go\swith)\s\(?([a-z])\)?(?=[.,;]|\Z)"
+)
+_DENIED_OPTION = re.compile(
+  r"(?:(?:option|choice|answer)\s)?\(?[a-z]\)?\s(?:isn't|is\snot|can't|cannot"
+  r"|is\s(?:wrong|incorrect|false))\b"
 )
 _OPTION_SENTENCE_END = re.compile(
   r"(?<=\))[.;]\s|\b(?:because|since|as)\b|\n"
@@ -146,7 +176,18 @@ _ENDING_OPTION = re.compile(r"(\([a-z]\))\W{0,5}\Z")
 _DENIES = re.compile(
   r"\b(?:not|n't|never|neither|nor|except|wrong|incorrect)\b"
 )
-_LIST_LINE = re.compile(r"[ \t]*(?:[-*\u2022]|\(?\d{1,3}[.)])[ \t]+")
+_LIST_LINE = re.compile(r"[ \t]*(?:[-*\u2022]|\(?\d{1,3}[.)])[ \t]+(.*)")
+_WORD_LINE = re.compile(r"[ \t*]*([^\W\d_][\w'-]*)[ \t*,]*")
+# "The words in alphabetical order are: apple, cat"
+_LIST_FOLLOWS = re.compile(
+  r".{0,200}\b(?:sort\w*|alphabet\w*|order\w*|list\w*|words?|result)\b"
+  r"[^:]{0,80}?(?::|\b(?:is|are)\b:?)\s(?=.*\S)"
+)
+# "The missing brackets are ) ]", but not "12: ( ; stack: [ (".
+_BRACKETS_FOLLOW = re.compile(
+  r"\b(?:sequence|clos\w+|complet\w+|brackets?|parenthes\w+|missing|append|add"
+  r"|need)\b[^:;()\[\]{}<>]{0,60}(?::|\s)\s*([()\[\]{}<>\s]+)\Z"
+)
 _BRACKETS = re.compile(r"[()\[\]{}<>]+")
 
 _REACH = 2000  # the number of last characters searched for the last number
@@ -239,6 +280,8 @@ def _find_number(text: str) -> written_numbers.Number | None:
       number = _number_said(part, is_boxed=said.is_boxed)
       if number is not None:
         return number
+    if _NONE.fullmatch(sentence):
+      return written_numbers.Number("0", 0, len(sentence))
     if said.is_boxed and formulas.is_symbolic(sentence):
       return None
   return None if _loops(text) else _last_number(text)
@@ -488,7 +531,7 @@ def extract_option(text: str) -> str:
   first = None
   for said in turns.marked(text, options=True):
     words = _words(said.text)
-    option = _option(words)
+    option = _option(words) or _declared_option(words)
     if option:
       return option
     first = first or words
@@ -500,7 +543,7 @@ def extract_option(text: str) -> str:
     if alone:
       return _letter(alone)
   for line in lines:
-    option = _option(line) or _only_option(line)
+    option = _option(line) or _declared_option(line) or _only_option(line)
     if option:
       return option
   return lines[0]
@@ -508,28 +551,41 @@ def extract_option(text: str) -> str:
 
 def _option(words: str) -> str | None:
   """Returns the option at the beginning of an answer that names no other."""
-  words = _REJECTED.sub("", words)
+  words = _without_adverb(_REJECTED.sub("", words))
   for part in (words, _OPTION_SENTENCE_END.split(words, 1)[0].strip()):
     alone = _OPTION.fullmatch(part)
     if alone:
       return _letter(alone)
   words = part
   opening = _OPENING_OPTION.match(words)
-  if opening and _letters(words) <= {_letter(opening)}:
-    return _letter(opening)
-  return None
+  if opening is None or _DENIED_OPTION.match(words):
+    return None
+  letter = _letter(opening)
+  return letter if _letters(words) <= {letter} else None
+
+
+def _without_adverb(words: str) -> str:
+  adverb = _ADVERB.match(words)
+  return words[adverb.end() :] if adverb else words
+
+
+def _declared_option(words: str) -> str | None:
+  """Returns the only option that a line declares to be the correct one."""
+  found = {_letter(one) for one in _DECLARED_OPTION.finditer(words)}
+  return found.pop() if len(found) == 1 else None
 
 
 def _only_option(words: str) -> str | None:
-  """Returns the only option of a line, if it is at the end and not negated."""
-  ending = _ENDING_OPTION.search(words)
-  if ending and len(_letters(words)) == 1 and not _DENIES.search(words):
+  """Returns the only option of the last sentence, if it ends it undenied."""
+  last = _last_sentence(words)
+  ending = _ENDING_OPTION.search(last)
+  if ending and len(_letters(last)) == 1 and not _DENIES.search(last):
     return ending[1]
   return None
 
 
 def _letter(match: re.Match[str]) -> str:
-  return f"({match[match.lastindex]})"
+  return f"({match[match.lastindex].strip('()')})"
 
 
 def _letters(words: str) -> set[str]:
@@ -562,7 +618,7 @@ def _choice(words: str) -> str | None:
   result = words.rpartition("=")[2].strip() if "=" in words else ""
   said = _REMARK.sub("", _SENTENCE_END.split(words, 1)[0])
   for part in (result, said):
-    opening = _OPENING_CHOICE.match(part)
+    opening = _OPENING_CHOICE.match(_without_adverb(part))
     if opening and len(set(_CHOICE.findall(part))) == 1:
       return _OPPOSITE.get(opening[2]) if opening[1] else opening[2]
   return None
@@ -588,29 +644,43 @@ def extract_word_list(text: str) -> str:
     'apple cat'
     >>> extract_word_list("1. apple\n2. cat")
     'apple cat'
+    >>> extract_word_list("The sorted list is: apple, cat")
+    'apple cat'
   """
   turn = _words_turn(text)
   said = _last_said(turn)
   listed = _listed(turn if said is None else said)
   if listed:
     said = " ".join(listed)
-  words = _words(next(turns.lines(turn)) if said is None else said)
+  if said is None:
+    words = _words(next(turns.lines(turn)))
+    lead = _LIST_FOLLOWS.match(words)
+    words = words[lead.end() :] if lead else words
+  else:
+    words = _words(said)
   words = re.sub(r",\s?(?:and|&)\s", ", ", words)
   words = re.sub(
-    r"(?<!\w)'|'(?!\w)|->|[\s,;:|\"`*\[\]<>\u2192\u2022]+", " ", words
+    r"(?<!\w)'|'(?!\w)|->|[\s,;:|/\"`*\[\]<>\u2192\u2022]+", " ", words
   )
   return " ".join(words.split())
 
 
 def _listed(text: str) -> list[str]:
-  """Returns the items of a list, one per line, at either end of a text."""
-  items, lines = [], text[-_REACH:].strip().split("\n")
-  for line in reversed(lines):
-    bullet = _LIST_LINE.match(line)
-    if bullet is None:
-      break
-    items.append(line[bullet.end() :].strip())
-  return items[::-1] if len(items) > 1 else []
+  """Returns the items at the end of a text, on lines of their own.
+
+  They follow a bullet or a number, or are single words.
+  """
+  lines = text[-_REACH:].strip().split("\n")
+  for pattern in (_LIST_LINE, _WORD_LINE):
+    items: list[str] = []
+    for line in reversed(lines):
+      found = pattern.fullmatch(line)
+      if found is None:
+        break
+      items.append(found[1].strip())
+    if len(items) > 1:
+      return items[::-1]
+  return []
 
 
 def extract_brackets(text: str) -> str:
@@ -624,9 +694,11 @@ def extract_brackets(text: str) -> str:
   marked = [_words(said.text) for said in turns.marked(text, of_brackets=True)]
   read = marked or [_words(line) for line in turns.lines(text)]
   for words in read:
-    joined = re.sub(r"[\s,\"'`$]+", "", words)
-    if _BRACKETS.fullmatch(joined):
-      return joined
+    follow = _BRACKETS_FOLLOW.search(words)
+    for part in (words, follow[1] if follow else ""):
+      joined = re.sub(r"[\s,\"'`$]+", "", part)
+      if _BRACKETS.fullmatch(joined):
+        return joined
   return read[0]
 
 

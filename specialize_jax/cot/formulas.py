@@ -52,7 +52,7 @@ _OPERATION_BEFORE = re.compile(
 _LIST_AFTER = re.compile(
   r"\s{1,3}(?:or|and|to)\s{1,3}[-$]{0,2}\.?\d"
   r"|,\d|\.\d|'\s?\d"
-  r"|(?:,\s-?[\d.]{1,20}){1,9},?\s(?:and|or)\s-?\d"
+  r"|(?:,\s-?[\d.]{1,20}){1,9}(?:,?\s(?:and|or)\s-?\d|[\s.]{0,3}\Z)"
 )
 _TUPLE_BEFORE = re.compile(r"[(\[{]\s?-?\Z")
 _TUPLE_AFTER = re.compile(r"\s{0,3}[,;]\s{0,3}-?[\dxyz\\]")
