@@ -293,6 +293,8 @@ class Aligner:
       word_start_id=self.words.word_start_id,
     )
     distinct_KL = transfer.distinct(teacher)
+    if self.mode != "paper":  # which teaches their letters, as the paper's code
+      distinct_KL &= ~self.table.is_special.values[teacher.top_rows_KL]
     return transfer.Batch(
       teacher=teacher,
       student=student,

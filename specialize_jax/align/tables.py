@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
+from specialize_jax.align import special_tokens, token_classes
 from specialize_jax.align import student as student_lib
-from specialize_jax.align import token_classes
 
 SINGLE_SPACE = re.compile(rb"(?<=[^ \t\r\n]) (?=[^ \t\r\n])")
 """A space between two characters that are not white space, in UTF-8."""
@@ -429,6 +429,7 @@ _BOOLS = (
   "line_after",
   "parts_words",
   "is_removed",
+  "is_special",
 )
 _INTS = (
   "visible",
@@ -457,6 +458,8 @@ class TeacherTable:
     parts_words: Whether it is white space that separates two words for the
       student.
     is_removed: Whether it is empty, or white space that the student removes.
+    is_special: Whether it is a special token, such as an end of sequence, that
+      is no token of the student's.
     visible: The number of bytes of its non-space characters, if whole.
     core: The number of its text stripped of white space; -1 if it is not whole.
       `core_empty` is the number of the empty text.
@@ -542,6 +545,7 @@ class TeacherTable:
       "core": self._cores[core],
       "parts_words": self._parts_words(text),
       "is_removed": not core and all(map(self._words.removes, text)),
+      "is_special": row["own_id"] < 0 and special_tokens.is_special(text),
     }
     return row
 

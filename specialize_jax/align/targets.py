@@ -112,8 +112,8 @@ class AlignedTargets:
     groups: A partition of both token sequences, in order.
     characters_lost: The number of characters that the pieces do not spell:
       unknown to the student, or removed or rewritten by its normalization.
-    mass_offered: The probability of the sampled tokens and their candidates,
-      summed over teacher tokens that are not white space.
+    mass_offered: The probability of the sampled tokens and candidates, but
+      for special tokens, summed over teacher tokens that are not white space.
     mass_kept: The part of it that is part of a target with mask 1.
   """
 

@@ -46,7 +46,8 @@ class Batch:
     words: The student's words.
     probs_L: float64[L], the probabilities of the sampled tokens.
     distinct_KL: bool[K, L], whether a candidate is neither the sampled token
-      nor a repetition of an earlier candidate.
+      nor a repetition of an earlier candidate, nor a special token (except in
+      `paper` mode).
     top_probs_KL: float64[K, L], the probabilities of distinct candidates, 0 for
       others.
     alternatives: Tokenizes candidates with the student's tokenizer.

@@ -12,13 +12,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from specialize_jax import align
-from specialize_jax.align import student, targets
-from specialize_jax.records import (
-  columnar,
-  packed_rows,
-  schema,
-  special_tokens,
-)
+from specialize_jax.align import special_tokens, student, targets
+from specialize_jax.records import columnar, packed_rows, schema
 
 
 def align_record(

@@ -26,7 +26,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from specialize_jax.records import escaped_bytes, schema, special_tokens
+from specialize_jax.align import special_tokens
+from specialize_jax.records import escaped_bytes, schema
 from specialize_jax.teacher import alphabets, native_responses, spelling
 
 _TOKEN_ID = re.compile(r"token_id:\d+")

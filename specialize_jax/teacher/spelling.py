@@ -8,7 +8,8 @@ sampled, the text is replaced by the one that the remaining tokens spell.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from specialize_jax.records import schema, special_tokens
+from specialize_jax.align import special_tokens
+from specialize_jax.records import schema
 
 _UNKNOWN = "\ufffd"  # a decoder's replacement for invalid bytes
 

@@ -191,7 +191,19 @@ def test_a_candidate_never_becomes_a_control_piece():
   )
   assert all(len(candidates) == 1 for candidates in named(aligned))
   assert aligned.mass_kept == pytest.approx(0.5)
-  assert aligned.mass_offered == pytest.approx(1.0)
+  assert aligned.mass_offered == pytest.approx(0.625)  # of x and {
+
+
+@pytest.mark.parametrize("mode", ["whitespace", "chunk", "marginal"])
+@pytest.mark.parametrize("special", ["<|im_end|>", "[EOS]", "</s>"])
+def test_a_special_token_is_never_taught_by_its_letters(mode, special):
+  text = [trees.token("\n", 0.75), trees.token("So", 0.5, **{special: 0.25})]
+  with_special, without = (
+    align([text[0], token], mode)
+    for token in (text[1], trees.token("So", 0.5))
+  )
+  assert named(with_special) == named(without)
+  assert with_special.mask_T.tolist() == without.mask_T.tolist()
 
 
 def test_a_zero_probability_stays_listed_by_the_paper_only():

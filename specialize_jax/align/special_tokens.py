@@ -35,6 +35,17 @@ OPENING = re.compile(
 """Special tokens, and an assistant's header, that a text opens with."""
 
 
+def is_special(token: str) -> bool:
+  """Returns whether a token is a special one, and stands for no text.
+
+  Example:
+    >>> is_special("</s>"), is_special(" <"), is_special("<<48")
+    (True, False, False)
+  """
+  bare = token.strip()
+  return bare[:1] in ("<", "[") and ANY.fullmatch(bare) is not None
+
+
 def why_not_text(text: str) -> str | None:
   """Returns why a text cannot be taught; None where it has no special token.
 
