@@ -5,6 +5,7 @@ ends `\r\n` are read as `\n`. Bytes that are not UTF-8 are an error: replacement
 characters would be trained on, or graded, as if they were in the file.
 """
 
+import itertools
 import json
 import os
 import re
@@ -142,6 +143,32 @@ def read_numbered_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
     (number, parsed_row(line, f"{path}, line {number}"))
     for number, line in _numbered(text)
   ]
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+  """Yields what `read_numbered_rows` returns, without holding a whole file.
+
+  A file whose first line is no object, and one in a bucket, is read whole.
+
+  Raises:
+    UserError: as `read_numbered_rows`, where a line is reached.
+  """
+  if not paths.is_in_bucket(path) and os.path.isfile(path):
+    with open(path, "rb") as stream:
+      check_encoding(stream.read(64), path)
+    numbered = (
+      (number, line.strip().removeprefix(_MARK))
+      for number, line in enumerate(lines(path), start=1)
+    )
+    rows = ((number, line) for number, line in numbered if line)
+    first = next(rows, None)
+    if first is None:
+      return
+    if first[1].startswith("{") and is_json(first[1]):
+      for number, line in itertools.chain([first], rows):
+        yield number, parsed_row(line, f"{path}, line {number}")
+      return
+  yield from read_numbered_rows(path)
 
 
 def numbered_texts(path: Path) -> Iterator[tuple[int, str]]:

@@ -136,7 +136,7 @@ class Importer:
     elif self._kind == "released_json":
       yield from store.read_records(self._path)
     elif self._kind == "responses":
-      rows = reading.read_numbered_rows(self._path)
+      rows = reading.numbered_rows(self._path)
       yield from self._responses(streams.joined(rows))
     elif self._kind == "stream":
       yield from self._responses(streams.read(self._path))
@@ -204,7 +204,9 @@ def _row_head(number: int, row: Mapping) -> dict[str, str | int]:
   Raises:
     ResponseError: the row has no question id.
   """
-  question_id = row.get("question_id", row.get("custom_id", number - 1))
+  names = ("question_id", "custom_id", "key")  # the last is Gemini's
+  given = [row[name] for name in names if row.get(name) is not None]
+  question_id = given[0] if given else number - 1
   is_number = type(question_id) is int and abs(question_id) <= schema.MAX_ID
   if not is_number and not isinstance(question_id, str):
     raise responses.ResponseError(

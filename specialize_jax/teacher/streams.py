@@ -5,8 +5,9 @@ last one has the finish reason. Both saved events and chunks saved as JSON lines
 are supported.
 """
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.files import reading
@@ -69,34 +70,31 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
   return answers.rows()
 
 
-def joined(rows: Iterable[Row]) -> list[Row]:
-  """Joins the rows that are chunks of a response of the chat endpoint.
+def joined(rows: Iterable[Row]) -> Iterator[Row]:
+  """Joins the rows that are chunks of a response.
+
+  Those are the chunks of the chat endpoint, and rows of the completions
+  endpoint that share an `id` with one that has no finish reason. Other rows are
+  whole responses, and are passed on at once.
 
   Args:
-    rows: Numbered rows; chunks of a response have the same `id`.
+    rows: Numbered rows.
 
-  Returns:
-    The responses, each in the place of its first chunk, numbered from 1.
+  Yields:
+    The responses, numbered from 1 in the order of their first rows; those whose
+    chunks have no end last.
   """
-  answers: list[list[Mapping]] = []
-  by_id: dict[str, list[Mapping]] = {}
-  joins = set()
+  numbers = itertools.count(1)
+  answers = _Answers(numbers, of_rows=True)
   for _, row in rows:
     if _is_preamble(row):
       continue
-    name = row.get("id")
-    if not isinstance(name, str) or not _has_delta(row):
-      answers.append([row])
-      continue
-    if name not in by_id:
-      by_id[name] = []
-      joins.add(len(answers))
-      answers.append(by_id[name])
-    by_id[name].append(row)
-  return [
-    (index + 1, _answer(chunks) if index in joins else chunks[0])
-    for index, chunks in enumerate(answers)
-  ]
+    if _has_delta(row) or _is_unfinished(row) or answers.awaits(row):
+      answers.add(row)
+    else:
+      yield from answers.rows(finished=True)
+      yield next(numbers), row
+  yield from answers.rows()
 
 
 class _Answers:
@@ -104,15 +102,34 @@ class _Answers:
 
   Chunks belong together by their `id`; those without one belong to the response
   before them in the same stream. Some servers give all responses one `id`, and
-  some end no stream: text of a choice that has finished is a new response's,
-  as is any chunk after the end of the stream.
+  some end no stream: text of a choice that has finished is a new response's, as
+  is any chunk after the end of the stream, or of another question.
   """
 
-  def __init__(self) -> None:
-    self._answers: list[list[Mapping]] = []
-    self._finished: list[set[int]] = []
+  def __init__(
+    self, numbers: Iterator[int] | None = None, *, of_rows: bool = False
+  ) -> None:
+    """Builds an empty list of responses.
+
+    Args:
+      numbers: The numbers of responses; None to number them from 1.
+      of_rows: Whether a single chunk without a finish reason may be a whole
+        response, as a row of a file may.
+    """
+    self._numbers = itertools.count(1) if numbers is None else numbers
+    self._of_rows = of_rows
+    self._answers: dict[int, list[Mapping]] = {}
+    self._asked: dict[int, object] = {}
+    self._finished: dict[int, set[int]] = {}
     self._open: dict[str, int] = {}
     self._current: int | None = None
+
+  def awaits(self, row: Mapping) -> bool:
+    """Returns whether a row is the end of a response with its `id`."""
+    place = self._open.get(str(row.get("id") or ""))
+    if place is None:
+      return False
+    return _choices(row) == [] or not self._finished[place]
 
   def add(self, chunk: Mapping) -> None:
     """Adds a chunk, or an event that is no chunk."""
@@ -124,18 +141,26 @@ class _Answers:
     else:
       name, place = None, self._current
     choices = _choices(chunk) or ()
-    if place is not None and any(
-      _index(one) in self._finished[place] and _has_text(one) for one in choices
+    asked = _asked(chunk)
+    if place is not None and (
+      (asked is not None and self._asked[place] not in (None, asked))
+      or any(
+        _has_text(one)
+        and (place not in self._answers or _index(one) in self._finished[place])
+        for one in choices
+      )
     ):
       place = None
     if place is None:
-      place = len(self._answers)
-      self._answers.append([])
-      self._finished.append(set())
+      place = next(self._numbers)
+      self._answers[place] = []
+      self._asked[place] = asked
+      self._finished[place] = set()
     if name is not None:
       self._open[name] = place
     self._current = place
-    self._answers[place].append(chunk)
+    if place in self._answers:  # or it was taken, and this counts its tokens
+      self._answers[place].append(chunk)
     self._finished[place].update(
       _index(one) for one in choices if one.get("finish_reason") is not None
     )
@@ -149,11 +174,23 @@ class _Answers:
       if not self._finished[place]
     }
 
-  def rows(self) -> list[Row]:
-    """Returns the joined responses, and the events that are no chunks."""
+  def rows(self, *, finished: bool = False) -> list[Row]:
+    """Takes the joined responses, and the events that are no chunks.
+
+    Args:
+      finished: Whether to leave responses without a finish reason.
+    """
     rows: list[Row] = []
-    for number, events in enumerate(self._answers, start=1):
+    for number in [*self._answers]:
+      events = self._answers[number]
+      begun = {_index(one) for event in events for one in _choices(event) or ()}
+      if finished and not (begun and begun == self._finished[number]):
+        continue
+      del self._answers[number]
       chunks = [one for one in events if _is_chunk(one)]
+      if self._of_rows and len(events) == 1 and _is_unfinished(events[0]):
+        rows.append((number, dict(events[0])))
+        continue
       if chunks:
         rows.append((number, _answer(chunks)))
       rows += [(number, dict(one)) for one in events if not _is_chunk(one)]
@@ -195,6 +232,23 @@ def _has_delta(row: Mapping) -> bool:
     isinstance(one.get("delta"), dict) and "message" not in one
     for one in _choices(row) or ()
   )
+
+
+def _is_unfinished(row: Mapping) -> bool:
+  """Returns whether a row of the completions endpoint may be a chunk."""
+  if not isinstance(row.get("id"), str) or not row["id"]:
+    return False
+  choices = _choices(row)
+  return bool(choices) and all(
+    "text" in one and "message" not in one and one.get("finish_reason") is None
+    for one in choices
+  )
+
+
+def _asked(row: Mapping) -> object:
+  """Returns the question's id that was saved with a chunk, or None."""
+  named = (row.get(name) for name in ("question_id", "custom_id", "key"))
+  return next((one for one in named if one is not None), None)
 
 
 def _answer(chunks: Sequence[Mapping]) -> dict[str, object]:

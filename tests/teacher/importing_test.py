@@ -565,6 +565,46 @@ def test_each_answer_of_a_stream_gets_its_own_question(tmp_path, streams, done):
     ]
 
 
+@pytest.mark.parametrize(
+  "streams",
+  [
+    [[*chat_chunks("")], [*chat_chunks("")], [*chat_chunks("")]],
+    [[*text_chunks(name)] for name in "abc"],
+    [[*chat_chunks("a")], [*text_chunks("b")], [*chat_chunks("a")]],
+    [
+      [
+        one | {"question_id": number}
+        for one in chat_chunks("same", texts=texts)
+      ]
+      for number, texts in enumerate([("It", " is 7")] * 3)
+    ],
+  ],
+)
+def test_each_answer_of_json_lines_gets_its_own_question(tmp_path, streams):
+  path = tmp_path / "chunks.jsonl"
+  rows = [row for chunks in streams for row in chunks]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  records, rejected = read(path)
+  assert not rejected
+  assert [(r.question_id, r.text, r.finish_reason) for r in records] == [
+    (n, "It is 7", "stop") for n in range(3)
+  ]
+
+
+def test_whole_answers_without_a_finish_reason_are_not_joined(tmp_path):
+  path = tmp_path / "answers.jsonl"
+  rows = [
+    {"id": name, "choices": [legacy_choice("7") | {"finish_reason": None}]}
+    for name in "abc"
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  records, rejected = read(path)
+  assert not rejected
+  assert [(r.question_id, r.text) for r in records] == [
+    (n, "7") for n in range(3)
+  ]
+
+
 def test_an_error_that_ends_a_stream_does_not_move_later_answers(tmp_path):
   path = tmp_path / "stream.txt"
   cut = [*chat_chunks("a", finish_reason=None)][:2]
