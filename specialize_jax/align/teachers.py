@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from specialize_jax import errors
-from specialize_jax.align import targets
+from specialize_jax.align import special_tokens, targets
 
 Spelling = str | bytes
 Top = Mapping[Spelling, float] | Iterable[tuple[Spelling, float]] | None
@@ -184,6 +184,8 @@ def from_ids(
 def from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
   """Builds teacher tokens from an OpenAI-compatible server's response.
 
+  Special tokens at its end, such as an end of sequence, are left out.
+
   Args:
     response: A response of `/v1/completions` or `/v1/chat/completions` (of
       which the first choice is used), one of its choices, or a choice's
@@ -210,7 +212,9 @@ def _from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
   if isinstance(found, Mapping) and isinstance(found.get("logprobs"), Mapping):
     found = found["logprobs"]
   if isinstance(found, Mapping) and found.get("content"):
-    entries = found["content"]
+    entries = list(found["content"])
+    while entries and special_tokens.is_special(entries[-1]["token"]):
+      entries.pop()
     return from_strings(
       [_chat_spelling(entry) for entry in entries],
       [
@@ -223,9 +227,16 @@ def _from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
       token_logprobs=[entry["logprob"] for entry in entries],
     )
   if isinstance(found, Mapping) and found.get("tokens"):
-    tops = found.get("top_logprobs") or [None] * len(found["tokens"])
+    tokens = list(found["tokens"])
+    tops = found.get("top_logprobs") or [None] * len(tokens)
+    log_probs = found.get("token_logprobs")
+    if len(tops) == len(tokens) and len(log_probs or tokens) == len(tokens):
+      while tokens and special_tokens.is_special(tokens[-1]):
+        tokens.pop()
     return from_strings(
-      found["tokens"], tops, token_logprobs=found.get("token_logprobs")
+      tokens,
+      tops[: len(tokens)],
+      token_logprobs=log_probs and log_probs[: len(tokens)],
     )
   raise errors.UserError(
     "the response holds no log-probabilities: expected logprobs with tokens"
@@ -234,7 +245,8 @@ def _from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
 
 
 def _chat_spelling(entry: Mapping[str, Any]) -> Spelling:
-  return entry["token"] if entry.get("bytes") is None else bytes(entry["bytes"])
+  # Some servers send an empty list for every token.
+  return bytes(entry["bytes"]) if entry.get("bytes") else entry["token"]
 
 
 def _bytes(spelling: Spelling) -> bytes:

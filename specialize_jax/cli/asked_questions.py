@@ -19,7 +19,7 @@ def read_file(path: str) -> list[standing.Problem]:
   """Reads a JSONL file of `{"question", "answer"}`, an id where it has one.
 
   An answer can be bare or, as in GSM8K, a solution that ends in "#### 72". The
-  id of a row without `question_id` is its number, from 0.
+  id of a row without `question_id` or `id` is its number, from 0.
 
   Raises:
     UserError: a row is not a question, its answer has no number, or two rows
@@ -29,7 +29,7 @@ def read_file(path: str) -> list[standing.Problem]:
   rows = questions.read_json_lines(path, ["question", "answer"])
   for number, row in enumerate(rows):
     where = f"{path}, row {number + 1}"
-    question_id = row.get("question_id", number)
+    question_id = row.get("question_id", row.get("id", number))
     is_id = isinstance(question_id, str | int) and question_id is not True
     if not is_id or question_id is False:
       raise errors.UserError(

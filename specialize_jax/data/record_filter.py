@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
+from specialize_jax import errors
 from specialize_jax.cot import answer_rules
 from specialize_jax.data import questions, splits
 from specialize_jax.records import columnar, schema
@@ -88,10 +89,19 @@ class QuestionIndex:
         if found is None
         else found
       )
-    if isinstance(head.question_id, int):
-      known = 0 <= head.question_id < self._num_in_file
-      return head.question_id if known else None
-    return self._by_id.get(head.question_id)
+    named = self._by_id.get(str(head.question_id))
+    if not isinstance(head.question_id, int):
+      return named
+    known = 0 <= head.question_id < self._num_in_file
+    numbered = head.question_id if known else None
+    if named is not None and numbered is not None and named != numbered:
+      raise errors.UserError(
+        f"a record has the question_id {head.question_id} and no question: that"
+        f" is the id of question {named + 1} of the file, and the number, from"
+        f" 0, of question {numbered + 1}; import the records with --questions"
+        " or --dataset, so that they have their questions"
+      )
+    return numbered if named is None else named
 
   def is_held_out(self, question: str) -> bool:
     """Returns whether a question must not be trained on."""

@@ -153,7 +153,9 @@ def why_unfinished(
   usage = record.request.get("usage")
   reasoning = usage.get("reasoning_tokens") if isinstance(usage, dict) else 0
   num_tokens = num_steps + (reasoning if type(reasoning) is int else 0)
-  limits = {name: record.request.get(name) for name in _LIMITS}
+  extra = record.request.get("extra")  # replaces our own fields in a request
+  sent = record.request | (extra if isinstance(extra, dict) else {})
+  limits = {name: sent.get(name) for name in _LIMITS}
   limits = {k: v for k, v in limits.items() if type(v) is int and v > 0}
   for name, limit in limits.items():
     if limit <= num_tokens:

@@ -353,9 +353,19 @@ def replaced_when_done(
       folder = epath.Path(scratch) / "new"
       folder.mkdir()
       yield folder
+      if data_dir.exists():
+        _clear_abandoned(data_dir, name)
+      # The upload may fail; a copy within the bucket hardly does.
+      staged = data_dir / f".{name}.{uuid.uuid4().hex}"
+      try:
+        move(folder, staged)
+      except BaseException:
+        if staged.exists():
+          staged.rmtree()
+        raise
       if (data_dir / name).exists():
         (data_dir / name).rmtree()
-      move(folder, data_dir / name)
+      move(staged, data_dir / name)
     return
   try:
     data_dir.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,8 @@ _OF_PROMPTS = frozenset((400, 413, 422))
 # Attempts while the endpoint has never responded: it is then more likely
 # misconfigured than temporarily unavailable.
 _FIRST_ATTEMPTS = 3
+# A host that is down or behind a firewall does not answer at all.
+_CONNECT_SECONDS = 30.0
 # Attempts after unusable responses, if there were usable ones before.
 _PAID_ATTEMPTS = 5
 _BAD_ANSWERS = frozenset(("bad answer", "no log-probabilities"))
@@ -63,11 +65,19 @@ class GivenUpError(Exception):
   Attributes:
     may_be_prompts: Whether the reason may be this prompt alone: the endpoint
       answers others, or has answered this one unusably.
+    is_refused: Whether the endpoint refused this prompt at once, at no cost.
   """
 
-  def __init__(self, words: str, *, may_be_prompts: bool = False) -> None:
+  def __init__(
+    self,
+    words: str,
+    *,
+    may_be_prompts: bool = False,
+    is_refused: bool = False,
+  ) -> None:
     super().__init__(words)
     self.may_be_prompts = may_be_prompts
+    self.is_refused = is_refused
 
 
 class _FaultError(Exception):
@@ -199,6 +209,8 @@ class Client:
     reasoning_tokens: The number of reasoning tokens removed before texts.
     on_unusable: Called with the tokens of an unusable answer, as counted by the
       server, since they are paid for.
+    has_answered_before: Whether an earlier run had answers, so that one that
+      every attempt would repeat is a matter of its question.
   """
 
   def __init__(self, connection: Connection, sampling: Sampling) -> None:
@@ -232,7 +244,10 @@ class Client:
         httpx.AsyncClient(
           headers=headers,
           follow_redirects=False,  # the key must not be sent elsewhere
-          timeout=connection.timeout_seconds,
+          timeout=httpx.Timeout(
+            connection.timeout_seconds,
+            connect=min(connection.timeout_seconds, _CONNECT_SECONDS),
+          ),
           verify=context,
           limits=httpx.Limits(max_connections=1),
         )
@@ -247,6 +262,7 @@ class Client:
     self._closing = contextlib.AsyncExitStack()
     self._requests = limits.RateLimit(connection.requests_per_minute)
     self._tokens = limits.RateLimit(connection.tokens_per_minute)
+    self.has_answered_before = False
     self._answered = False
     self._has_given_up = False
     self._stopping = asyncio.Event()
@@ -307,11 +323,14 @@ class Client:
         raise errors.UserError(
           f"{self._url}: {fault}; {HOW_TO_GET_LOG_PROBS}"
         ) from fault
-      if fault.is_settled and not self._answered and not fault.may_be_prompts:
+      answers = self._answered or self.has_answered_before
+      if fault.is_settled and not answers and not fault.may_be_prompts:
         raise errors.UserError(f"{self._url}: {fault}") from fault
       self._has_given_up = True
       raise GivenUpError(
-        f"{self._url}: {fault}", may_be_prompts=fault.may_be_prompts
+        f"{self._url}: {fault}",
+        may_be_prompts=fault.may_be_prompts,
+        is_refused=fault.may_be_prompts and fault.is_settled,
       ) from fault
 
   async def _attempt(
@@ -330,6 +349,12 @@ class Client:
         http.stream("POST", self._url, content=content) as answer,
       ):
         said = await answer_body.read(answer, longest)
+    except httpx.ConnectTimeout as error:
+      raise self._fault(
+        f"no connection within {_CONNECT_SECONDS:g} s: is the address right,"
+        " and reachable from here?",
+        "broken connection",
+      ) from error
     except (httpx.TimeoutException, TimeoutError) as error:
       seconds = self._connection.timeout_seconds
       raise self._fault(
@@ -450,7 +475,7 @@ class Client:
     """Returns whether a failed attempt must not be retried."""
     fault = state.outcome.exception()
     allowed = self._connection.max_attempts
-    if not self._answered and fault.kind == "broken connection":
+    if not self._answered and fault.kind in ("broken connection", "timeout"):
       allowed = min(allowed, _FIRST_ATTEMPTS)
     paid = _PAID_ATTEMPTS if self._answered else _FIRST_ATTEMPTS
     if self._has_given_up and not self._answered:

@@ -354,6 +354,8 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
     )
   if text is None:
     text = _no_text(choice, steps)
+  if not text and not steps and schema.has_stopped(reason):
+    raise ResponseError("the answer is empty")
   text, steps, reasoning_tokens = _fit(text, steps, reasoning)
   try:
     text, steps = spelling.without_special_tokens(text, steps)

@@ -9,6 +9,7 @@ interruption, the missing samples are determined from the store
 """
 
 import asyncio
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -25,6 +26,9 @@ from specialize_jax.teacher import (
 
 # After this many consecutive failed questions the endpoint is considered down.
 _MAX_GIVEN_UP_IN_A_ROW = 5
+# Likewise, of those that were refused for their own prompts, as by a filter of
+# contents, once another was answered: a resumed run begins with these.
+_MAX_REFUSED_IN_A_ROW = 100
 _BYTES_A_TOKEN = 3.0  # of a prompt, until the server returns a token count
 
 
@@ -83,6 +87,29 @@ class Committer:
     self._flushing = None
 
 
+class _Todo(Iterator[tuple[standing.Problem, list[int]]]):
+  """The questions with missing samples, each taken once.
+
+  Attributes:
+    in_order: Whether the first is taken next; otherwise the first and the last
+      in turn.
+  """
+
+  def __init__(
+    self, missing: Sequence[tuple[standing.Problem, list[int]]]
+  ) -> None:
+    self.in_order = False
+    self._left = collections.deque(missing)
+    self._takes_last = False
+
+  def __next__(self) -> tuple[standing.Problem, list[int]]:
+    if not self._left:
+      raise StopIteration
+    takes_last = self._takes_last and not self.in_order
+    self._takes_last = not self._takes_last
+    return self._left.pop() if takes_last else self._left.popleft()
+
+
 class Sampler:
   """Runs the workers that request samples."""
 
@@ -119,6 +146,7 @@ class Sampler:
     self._bytes_a_token = _BYTES_A_TOKEN
     self._given_up: list[str] = []
     self._given_up_in_a_row = 0
+    self._has_answers = False
     self._may_be_prompts = False
     self._exhausted = False
     self._failure: BaseException | None = None
@@ -128,7 +156,9 @@ class Sampler:
 
     Until a question is answered there are no concurrent requests, so that a
     single request detects a misconfigured endpoint. A question that may have
-    failed for its own prompt is followed by the next.
+    failed for its own prompt is followed by another, and so is any if the store
+    has samples: they are taken from either end in turn, since those that an
+    earlier run gave up are the first.
 
     Args:
       now: The state of the store; updated.
@@ -139,16 +169,19 @@ class Sampler:
     """
     self._budget = limits.Budget(self._limits, now.spent)
     self._teacher.on_unusable = self._budget.charge
-    todo = iter(now.missing)
+    self._teacher.has_answered_before = now.done > 0
+    todo = _Todo(now.missing)
     for number in range(1, len(now.missing) + 1):
       await self._work(now, todo, at_most=1)
       self._raise_failure()
       if len(self._given_up) < number or self._exhausted:
         break
-      if not self._may_be_prompts or number == len(now.missing):
+      may_go_on = self._may_be_prompts and number < len(now.missing)
+      if not may_go_on and not self._teacher.has_answered_before:
         raise errors.UserError(
           f"the first question failed: {self._given_up[0]}"
         )
+    todo.in_order = True
     async with asyncio.TaskGroup() as workers:
       for _ in range(min(concurrency, len(now.missing))):
         workers.create_task(self._work(now, todo))
@@ -162,7 +195,7 @@ class Sampler:
   async def _work(
     self,
     now: standing.Standing,
-    todo: Iterator[tuple[standing.Problem, list[int]]],
+    todo: _Todo,
     at_most: int | None = None,
   ) -> None:
     """Processes questions until none is left, the budget is spent or one fails.
@@ -174,11 +207,15 @@ class Sampler:
       try:
         await self._finish(now, problem, numbers)
         self._given_up_in_a_row = 0
+        self._has_answers = True
       except client.GivenUpError as error:
         self._given_up.append(str(error))
         self._may_be_prompts = error.may_be_prompts
         self._given_up_in_a_row += 1
-        if self._given_up_in_a_row >= _MAX_GIVEN_UP_IN_A_ROW:
+        is_refused = error.is_refused and self._has_answers
+        if self._given_up_in_a_row >= (
+          _MAX_REFUSED_IN_A_ROW if is_refused else _MAX_GIVEN_UP_IN_A_ROW
+        ):
           self._fail(
             errors.UserError(
               f"{self._given_up_in_a_row} questions in a row failed, the last"

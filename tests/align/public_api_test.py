@@ -167,6 +167,18 @@ def test_server_answers_are_teachers(wrapped):
     given = {"choices": [answer]} if wrapped else answer
     found = align.from_response(json.loads(json.dumps(given)))
     assert found == align.from_strings(TOKENS, TOPS)
+  end = {"token": "<|im_end|>", "logprob": HALF, "bytes": []}
+  chat["logprobs"]["content"].append(end)
+  completion["logprobs"]["tokens"] = [*TOKENS, "</s>"]
+  for name in ("token_logprobs", "top_logprobs"):
+    values = completion["logprobs"][name]
+    completion["logprobs"][name] = [*values, values[-1]]
+  for answer in (completion, chat):
+    assert align.from_response(answer) == align.from_strings(TOKENS, TOPS)
+  for entry in chat["logprobs"]["content"]:
+    entry["token"] = bytes(entry["bytes"]).decode() or entry["token"]
+    entry["bytes"] = []
+  assert align.from_response(chat) == align.from_strings(TOKENS, TOPS)
   with pytest.raises(errors.UserError, match="holds no log-prob"):
     align.from_response({"choices": [{"logprobs": None}]})
   for entry in ({"token": "a"}, {"token": "a", "logprob": -1, "bytes": [300]}):

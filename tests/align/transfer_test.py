@@ -199,8 +199,7 @@ def test_a_candidate_never_becomes_a_control_piece():
 def test_a_special_token_is_never_taught_by_its_letters(mode, special):
   text = [trees.token("\n", 0.75), trees.token("So", 0.5, **{special: 0.25})]
   with_special, without = (
-    align([text[0], token], mode)
-    for token in (text[1], trees.token("So", 0.5))
+    align([text[0], token], mode) for token in (text[1], trees.token("So", 0.5))
   )
   assert named(with_special) == named(without)
   assert with_special.mask_T.tolist() == without.mask_T.tolist()

@@ -68,6 +68,19 @@ def test_a_dataset_is_prepared_in_a_bucket_and_replaced_there(
   assert not [name for name in left if name.startswith(".")]
 
 
+def test_a_dataset_in_a_bucket_stays_where_the_upload_of_another_fails(bucket):
+  place = epath.Path(f"{bucket}/tfds_2")
+  (place / "teacher" / "old").write_text("whole")
+  with (
+    pytest.raises(FileNotFoundError),
+    tfds_builder.replaced_when_done(place, "teacher") as folder,
+  ):
+    (folder / "a").write_text("new")
+    (pathlib.Path(folder) / "b").symlink_to("nowhere")
+  assert [one.name for one in place.iterdir()] == ["teacher"]
+  assert [one.name for one in (place / "teacher").iterdir()] == ["old"]
+
+
 def test_predictions_in_a_bucket_are_graded_into_it(bucket):
   row = {"prediction": "The answer is 7.", "target": "7"}
   epath.Path(f"{bucket}/in.jsonl").write_text(json.dumps(row) + "\n")

@@ -196,6 +196,38 @@ def test_a_prompt_that_is_refused_is_given_up_and_others_are_asked(
   assert len(list(store.read_records(teach.store))) == 44
 
 
+def test_a_run_goes_on_past_the_prompts_that_an_earlier_one_gave_up(teach):
+  """They are the first that are missing, and more than may fail in a row."""
+  script = ",".join(["ok"] + ["400"] * 7)
+  with local_teacher.started(f"--script={script}") as url:
+    status, out, _ = teach(url, "--concurrency=1", *HASTY)
+    assert status == 2
+    assert "20 of 48 samples" in out
+  script = ",".join(["400", "ok"] + ["400"] * 6)
+  with local_teacher.started(f"--script={script}") as url:
+    status, out, _ = teach(url, "--concurrency=1", *HASTY)
+    assert status == 2
+    assert "24 of 48 samples" in out
+
+
+def test_a_question_whose_answers_are_of_no_use_does_not_end_a_resumed_run(
+  teach,
+):
+  chat = ("--endpoint=chat", "--concurrency=1")
+  with local_teacher.started("--script=ok" + ",reasoning" * 2) as url:
+    status, out, _ = teach(url, *chat)
+    assert status == 2
+    assert "40 of 48 samples" in out
+  with local_teacher.started("--script=reasoning") as url:
+    status, out, _ = teach(url, *chat)
+    assert status == 2
+    assert "44 of 48 samples" in out
+  with local_teacher.started("--script=reasoning") as url:
+    status, out, err = teach(url, *chat)
+    assert status == 2
+    assert "4 of 48 samples are missing: 1 questions were given up" in err
+
+
 def test_a_request_that_is_refused_for_all_prompts_ends_the_run(teach):
   with local_teacher.started("--script=" + ",".join(["400"] * 9)) as url:
     check_refused(teach(url), "5 questions in a row failed", "HTTP 400")

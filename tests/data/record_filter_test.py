@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from specialize_jax import errors
 from specialize_jax.cot import answer_rules
 from specialize_jax.data import preparation, questions, record_filter
 from specialize_jax.records import columnar, schema
@@ -34,10 +35,9 @@ def record(**changes):
   )
 
 
+ASKED = [question(0), question(1), question(2)]
 INDEX = record_filter.QuestionIndex(
-  record_filter.TrainingQuestions(
-    asked=[question(0), question(1), question(2)], held_out=[question(2)]
-  )
+  record_filter.TrainingQuestions(asked=ASKED, held_out=[question(2)])
 )
 
 
@@ -60,6 +60,20 @@ def test_a_question_is_found_by_words_by_number_and_by_id():
     record(question_id="set/train/1", sample=1),
   )
   assert numbers == [0, 1, 1]
+
+
+def test_a_number_that_is_the_id_of_another_question_is_refused():
+  asked = [
+    dataclasses.replace(one, question_id=name)
+    for one, name in zip(ASKED, ("1", "a", "b"), strict=True)
+  ]
+  index = record_filter.QuestionIndex(
+    record_filter.TrainingQuestions(asked=asked)
+  )
+  assert index.find(record(question_id="1")) == 0
+  assert index.find(record(question_id=0)) == 0
+  with pytest.raises(errors.UserError, match="id of question 1 of the file"):
+    index.find(record(question_id=1))
 
 
 def test_samples_of_a_question_under_several_ids_are_all_kept():
@@ -199,6 +213,10 @@ def test_without_a_reason_the_number_of_tokens_speaks():
     numbers, dropped = kept(sample(4, **{name: 4}))
     assert not numbers
     assert f"cut at {name}" in next(iter(dropped))
+  extra = {"max_tokens": None, "max_completion_tokens": 3}
+  assert kept(sample(2, max_tokens=4, extra=extra)) == ([1], {})
+  assert kept(sample(3, max_tokens=4, extra=extra))[0] == []
+  assert kept(sample(5, max_tokens=4, extra={"max_tokens": 9})) == ([1], {})
   assert kept(sample(3, reason="null", max_tokens=4)) == ([1], {})
   assert kept(sample(4, reason="null", max_tokens=4))[0] == []
   numbers, dropped = kept(sample(3, reason="null"))
