@@ -62,6 +62,8 @@ ORIGIN = "converted_from"
 # An adapter alone has only the second.
 _OF_HUGGING_FACE = ("config.json", tensor_files.ADAPTER)
 
+# The endings of the files that are read of a Hugging Face folder.
+_OF_FOLDERS = (".json", ".safetensors", ".bin", ".model")
 _T5X_STEP = re.compile(r"^checkpoint_(\d+)$")
 
 
@@ -114,7 +116,7 @@ class Checkpoint:
     A copy of one of our checkpoints has the same fingerprint, since Orbax saves
     in it the nanoseconds at which it was begun and finished, and a copy of one
     of our exports, whose manifest has every file's checksum. For other kinds it
-    is computed from the names, sizes and times of all files.
+    is computed from the names, sizes and times of the files that are read.
     """
     directory = self.directory
     if self.kind == "ours":
@@ -123,7 +125,7 @@ class Checkpoint:
       if (directory / written).is_file():
         content = (directory / written).read_bytes()
         return hashlib.sha256(content).hexdigest()
-    files = sorted(_written(directory))
+    files = sorted(_written(directory, folder=self.kind == "huggingface"))
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
   def moments(self) -> adafactor_moments.Moments:
@@ -189,9 +191,10 @@ class Checkpoint:
   def check_vocabulary(
     self, file: str | os.PathLike, name: str, way_out: str
   ) -> None:
-    """Checks that a SentencePiece model is that of one of our checkpoints.
+    """Checks that a SentencePiece model is the one next to the checkpoint.
 
-    A checkpoint without one, or of another kind, has none to compare with.
+    A checkpoint without one has none to compare with. Of others' folders the
+    ids alone are compared: T5's vocabulary is published in several files.
 
     Args:
       file: the model.
@@ -202,9 +205,10 @@ class Checkpoint:
       UserError: the checkpoint has another one.
     """
     own = self.vocabulary_path
-    if own is None or not (self.verifies and self.is_ours):
+    if own is None or not self.verifies:
       return
-    if not tokenizers.are_same(reading.read_bytes(file), own.read_bytes()):
+    same = tokenizers.are_same if self.is_ours else tokenizers.have_same_ids
+    if not same(reading.read_bytes(file), own.read_bytes()):
       raise errors.UserError(
         f"the vocabulary of {name}, {os.fspath(file)}, is not the one that"
         f" {self.path} was trained with, {os.fspath(own)}, so that ids would"
@@ -319,14 +323,23 @@ class Verified:
   unverified: tuple[str, ...]
 
 
-def _written(directory: epath.Path) -> Iterator[tuple[object, ...]]:
-  """Yields name, size and times of every file below a directory.
+def _written(
+  directory: epath.Path, *, folder: bool
+) -> Iterator[tuple[object, ...]]:
+  """Yields name, size and times of the files of a checkpoint.
 
   Of a local file they are in nanoseconds, with the time of its last change,
   which a copy cannot set, as it can that of its content.
+
+  Args:
+    directory: the checkpoint.
+    folder: whether it is a folder of Hugging Face's, in which people store
+      other files, too, such as what was decoded with it.
   """
   for place, _, names in directory.walk():
     for name in names:
+      if folder and (place != directory or not name.endswith(_OF_FOLDERS)):
+        continue
       file = place / name
       shown = file.relative_to(directory).as_posix()
       if paths.is_in_bucket(file):
@@ -602,10 +615,11 @@ def _our_directory(path: epath.Path) -> tuple[epath.Path, int | None] | None:
 def _is_t5x(directory: epath.Path) -> bool:
   """Returns whether it is one T5X checkpoint, and not a step of our run."""
   # A step that lacks one of its items is damaged, and still ours.
+  places = [directory]
+  if directory.name in manager.ITEMS:
+    places.append(directory.parent)
   ours = any(
-    (place / item).exists()
-    for place in (directory, directory.parent)
-    for item in manager.ITEMS
+    (place / item).exists() for place in places for item in manager.ITEMS
   )
   return not ours and t5x.item(directory) is not None
 
@@ -627,6 +641,11 @@ def t5x_directory(directory: epath.Path) -> epath.Path:
     if t5x.item(step) is not None:
       return step
     logging.warning("%s was never finished and is skipped", os.fspath(step))
+  if not steps:
+    raise errors.UserError(
+      f"{os.fspath(directory)} holds no checkpoint of T5X's: expected a"
+      " checkpoint_STEP directory, or the model_dir that has some"
+    )
   return steps[0]
 
 

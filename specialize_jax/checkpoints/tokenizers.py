@@ -120,6 +120,26 @@ def are_same(one: bytes, other: bytes) -> bool:
   return parts[0] == parts[1]
 
 
+def have_same_ids(one: bytes, other: bytes) -> bool:
+  """Returns whether the ids of two SentencePiece models are the same pieces.
+
+  Args:
+    one: the content of a model file.
+    other: the content of another.
+  """
+  if one == other:
+    return True
+  pieces = []
+  for content in (one, other):
+    model = sentencepiece_model_pb2.ModelProto()
+    try:
+      model.ParseFromString(content)
+    except message.DecodeError:
+      return False
+    pieces.append([piece.piece for piece in model.pieces])
+  return pieces[0] == pieces[1]
+
+
 def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
   """Returns the tokenizer of the files next to a checkpoint, if any.
 

@@ -187,7 +187,9 @@ def _each_output_once(
   kept, seen = [], {}
   for number, row in enumerate(rows, start=1):
     if {"doc_id", "filter", "resps"} <= row.keys():
-      output = json.dumps([row["doc_id"], row["resps"], row.get("target")])
+      # Files of several tasks, joined, have the same numbers of documents.
+      which = ("doc_id", "resps", "target", "doc", "doc_hash", "prompt_hash")
+      output = json.dumps([row.get(name) for name in which])
       first = seen.setdefault(output, row)
       if first["filter"] != row["filter"]:
         row_fields.check_same_prediction(first, row, f"row {number}")

@@ -76,6 +76,7 @@ class Evaluator:
     split = _split_of(mixture_or_task_name, split)
     tasks = _tasks_to_evaluate(mixture_or_task_name, split)
     task_parts.check_eos(mixture_or_task_name, model.config.eos_ids)
+    task_parts.check_size(mixture_or_task_name, model.config.vocab_size)
     self.task_names = [task.name for task in tasks]
     self._batch_size = batch_size
     self._max_new_tokens = max_new_tokens

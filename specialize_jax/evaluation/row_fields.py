@@ -114,7 +114,7 @@ def target_of(row: Row, where: str) -> str:
     >>> target_of({"output": "So 72.", "answer": 72}, "")
     '72'
   """
-  if "target" in row:
+  if not _is_missing(row.get("target")):
     return _text(row["target"], "target", where)
   documents = (row, row.get("doc"), row.get("inputs"))
   for named in (one for one in documents if isinstance(one, Mapping)):
@@ -149,8 +149,9 @@ def _text(value: object, name: str, where: str) -> str:
     return str(value)
   if isinstance(value, Sequence) and len(value) == 1:
     return _text(value[0], name, where)
-  if name == "answer" and isinstance(value, bool | list | dict) and value != []:
-    return json.dumps(value, ensure_ascii=False)  # as in a dataset's rows
+  kinds = {"answer": bool | list | dict, "target": bool}  # of datasets' rows
+  if isinstance(value, kinds.get(name, ())) and value != []:
+    return json.dumps(value, ensure_ascii=False)
   raise errors.UserError(
     f"{where} has no text under {name!r} (got {_short(value)}): {_EXPECTED}."
   )

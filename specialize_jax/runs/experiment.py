@@ -374,8 +374,9 @@ def check_evaluations(
   """Checks, before the first step, what else fails at the first evaluation.
 
   Raises:
-    UserError: two evaluations report the same values, none reports one of the
-      best metrics, or the mesh does not divide the batch of one or of training.
+    UserError: two evaluations report the same values, one has another
+      vocabulary than the training data, none reports one of the best metrics,
+      or the mesh does not divide the batch of one or of training.
   """
   if len(experiment.held_out_losses) > 1:
     raise errors.UserError(
@@ -385,6 +386,8 @@ def check_evaluations(
   placed.check_batch(
     experiment.batch_size, experiment.num_microbatches, name="BATCH_SIZE"
   )
+  for one in (*experiment.evaluations, *experiment.held_out_losses):
+    _check_same_vocabulary(experiment, one.mixture_or_task_name)
   first: dict[str, str] = {}
   for one in experiment.evaluations:
     bucketing.batch_axes(placed.mesh, one.batch_size)
@@ -580,6 +583,9 @@ def _evaluate_checkpoint(
 ) -> dict[str, float]:
   checkpoint = opening.open_checkpoint(checkpoint_path, verify=verify)
   step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
+  metrics_path = epath.Path(output_dir) / "metrics.jsonl"
+  described = {"step": step_number, "checkpoint": identity, "values": {}}
+  _other_rows(metrics_path, described)  # refuses another checkpoint's
   for evaluation in evaluations:
     _check_vocabulary(
       checkpoint,
@@ -597,14 +603,9 @@ def _evaluate_checkpoint(
     for evaluate_fn in evaluators:
       values.update(evaluate_fn(params, step_number, checkpoint=identity))
   if jax.process_index() == 0:
-    row = {
-      "step": step_number,
-      "group": "evaluation",
-      "values": values,
-      "checkpoint": identity,
-    }
-    path = epath.Path(output_dir) / "metrics.jsonl"
-    writing.write_rows(path, [*_other_rows(path, row), row], sealed=True)
+    row = {**described, "group": "evaluation", "values": values}
+    rows = [*_other_rows(metrics_path, row), row]
+    writing.write_rows(metrics_path, rows, sealed=True)
   return values
 
 
@@ -644,6 +645,29 @@ def _check_vocabulary(
   file = getattr(vocabulary, "sentencepiece_model_file", None)
   if file is not None:
     checkpoint.check_vocabulary(file, mixture_or_task_name, way_out)
+
+
+def _check_same_vocabulary(experiment: Experiment, evaluated: str) -> None:
+  """Raises UserError if an evaluation's vocabulary is not that of training."""
+  files, extra_ids = [], []
+  for name in (experiment.mixture_or_task_name, evaluated):
+    provider = example_stream.find_provider(name)
+    vocabulary = provider.output_features["inputs"].vocabulary
+    files.append(getattr(vocabulary, "sentencepiece_model_file", None))
+    extra_ids.append(vocabulary.extra_ids)
+  if files[0] == files[1] or None in files:
+    same = extra_ids[0] == extra_ids[1]
+  else:
+    same = extra_ids[0] == extra_ids[1] and tokenizers.have_same_ids(
+      *map(reading.read_bytes, files)
+    )
+  if not same:
+    raise errors.UserError(
+      f"the vocabulary of {evaluated}, {files[1]} with {extra_ids[1]} extra"
+      f" ids, is not that of {experiment.mixture_or_task_name}, {files[0]} with"
+      f" {extra_ids[0]}, so that ids would mean other words: leave it out of"
+      " EVALUATIONS and HELD_OUT_LOSSES"
+    )
 
 
 def batches(

@@ -49,6 +49,28 @@ def test_each_kind_is_told_by_its_files(folder, tmp_path):
   assert all(one == shapes[0] for one in shapes)
 
 
+def test_what_is_written_into_a_folder_does_not_make_it_another(tmp_path):
+  path = tmp_path / "folder"
+  tiny_checkpoints.save_theirs("t5_1_1", path)
+  before = opening.open_checkpoint(path).fingerprint()
+  (path / "outputs.jsonl").write_text("{}\n")
+  (path / "eval").mkdir()
+  (path / "eval" / "config.json").write_text("{}\n")
+  assert opening.open_checkpoint(path).fingerprint() == before
+  (path / "generation_config.json").write_text('{"eos_token_id": [1, 5]}')
+  assert opening.open_checkpoint(path).fingerprint() != before
+
+
+def test_a_t5x_checkpoint_is_read_beside_what_is_called_as_parts_of_ours(
+  tmp_path,
+):
+  stored = tiny_checkpoints.random_tensors(CONFIG)
+  tiny_checkpoints.write_t5x(tmp_path / "checkpoint_7", stored)
+  (tmp_path / "metadata").mkdir()
+  assert opening.kind_of(tmp_path / "checkpoint_7") == "t5x"
+  assert opening.open_checkpoint(tmp_path / "checkpoint_7").step == 7
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match="no checkpoint directory"):
     opening.open_checkpoint(tmp_path / "nowhere")

@@ -508,6 +508,26 @@ def test_another_vocabulary_is_not_taken_for_that_of_a_run(
     opened.check_vocabulary(given, "a task", "give another")
 
 
+def test_another_vocabulary_is_not_taken_for_that_of_a_strangers_folder(
+  trained_run, tmp_path
+):
+  own = opening.open_checkpoint(trained_run[0].model_dir).vocabulary_path
+  tiny_checkpoints.save_theirs("t5_1_1", tmp_path / "folder")
+  stored = tmp_path / "folder" / "spiece.model"
+  stored.write_bytes(own.read_bytes())
+  opened = opening.open_checkpoint(tmp_path / "folder")
+  assert not opened.is_ours
+  model = sentencepiece_model_pb2.ModelProto.FromString(own.read_bytes())
+  model.pieces[20].score -= 1  # T5's is published in several files
+  given = tmp_path / "given.model"
+  given.write_bytes(model.SerializeToString())
+  opened.check_vocabulary(given, "a task", "give another")
+  model.pieces[20].piece += "x"
+  given.write_bytes(model.SerializeToString())
+  with pytest.raises(errors.UserError, match="would mean other words"):
+    opened.check_vocabulary(given, "a task", "give another")
+
+
 def test_moments_that_are_handed_over_are_verified(tmp_path):
   config = tiny_checkpoints.config("t5_1_0", param_dtype="float32")
   tensors = tiny_checkpoints.random_tensors(config)

@@ -131,6 +131,17 @@ def test_rows_of_the_harness_count_once_whatever_the_filter(tmp_path, capsys):
   assert "left out 3 rows" in err
 
 
+def test_rows_of_two_tasks_of_the_harness_count_each(tmp_path, capsys):
+  rows = [
+    _harness_row(0, "It is 72.", "72", name)
+    | {"doc": {"question": name, "answer": "72"}, "target": "72"}
+    for name in ("strict-match", "flexible-extract")
+  ]
+  status, out, _ = _score(tmp_path, capsys, rows)
+  assert status == 0
+  assert json.loads(out)["n"] == 2
+
+
 @pytest.mark.parametrize(
   ("rows", "flags", "message"),
   [

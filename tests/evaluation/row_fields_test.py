@@ -80,10 +80,21 @@ def test_a_row_without_one_prediction_is_refused(row, sentence):
 
 
 @pytest.mark.parametrize(
+  ("row", "target"),
+  [
+    ({"target": None, "answer": "7"}, "7"),
+    ({"target": True}, "true"),
+  ],
+)
+def test_a_target_is_read_as_tables_write_it(row, target):
+  assert row_fields.target_of(row, "row 1") == target
+
+
+@pytest.mark.parametrize(
   ("row", "sentence"),
   [
     ({"prediction": "7"}, "no text under 'target'"),
-    ({"target": None, "answer": "7"}, "no text under 'target'"),
+    ({"target": None}, "no text under 'target'"),
     ({"answer": "7", "gold": "8"}, "call the one that is the gold answer"),
     ({"target": {"value": 7}}, "no text under 'target'"),
     ({"target": ["7", "8"]}, "no text under 'target'"),
