@@ -226,15 +226,31 @@ def _actions(flags: argparse.Namespace) -> list[str]:
 
 
 def _with_multi_host(arguments: list[str], num_hosts: int) -> list[str]:
-  """Adds `--multi_host` to a command that runs on several hosts."""
-  if (
-    num_hosts > 1
-    and arguments
-    and arguments[0] in _MULTI_HOST_COMMANDS
-    and "--multi_host" not in arguments
-  ):
-    return [arguments[0], "--multi_host", *arguments[1:]]
-  return arguments
+  """Adds `--multi_host` to a command that runs on several hosts.
+
+  Raises:
+    UserError: the command runs on one host alone.
+  """
+  from specialize_jax.cli import main as cli_main
+
+  is_known = bool(arguments) and arguments[0] in cli_main.COMMANDS
+  if num_hosts == 1 or not is_known or "--multi_host" in arguments:
+    return arguments
+  command, *rest = arguments
+  decodes = command != "select" or any(
+    flag.startswith(("--evaluate", "--follow")) for flag in rest
+  )
+  if command not in _MULTI_HOST_COMMANDS or not decodes:
+    way_out = (
+      "give --evaluate, or run it on this machine"
+      if command == "select"
+      else "give a --topology of one host, such as v5e:2x4"
+    )
+    raise errors.UserError(
+      f"`specialize {command}` runs on one host, and the slice has {num_hosts}:"
+      f" {way_out}"
+    )
+  return [command, "--multi_host", *rest]
 
 
 def _required(arguments: list[str]) -> list[str]:
@@ -324,6 +340,15 @@ def _resume(
 ) -> int:
   from specialize_jax.tpu import resume
 
+  for argument in arguments:
+    name, _, value = argument.partition("=")
+    where = value.strip("'\"")
+    if name == "--gin.MODEL_DIR" and not where.startswith(("/", "gs://")):
+      raise errors.UserError(
+        f"{argument} is on the hosts' own disks, which are deleted with a"
+        " preempted slice: give a bucket, such as"
+        " --gin.MODEL_DIR=gs://bucket/run, or the path of a mounted disk"
+      )
   return resume.resume_until_done(
     vm,
     package=_package(flags),

@@ -1,21 +1,29 @@
 """Restarts a run on TPU VMs after preemptions and failures until it is done."""
 
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Sequence
 
+from specialize_jax import errors
 from specialize_jax.tpu import launch, tpu_vm
 
 # Exit status of `specialize train` after a preemption (EX_TEMPFAIL).
 PREEMPTED = 75
+# That of a mistake in the flags, the gin files or the data.
+_MISTAKE = 2
+# What gcloud says where a zone has no chips left, which may change.
+_NO_CAPACITY = re.compile(
+  r"capacity|stockout|resource_exhausted", re.IGNORECASE
+)
 # The states of a node (TPU API, Node.State) and of a queued resource
 # (QueuedResourceState.State).
 _READY = {"READY", "ACTIVE"}
+_STOPPED = "STOPPED"  # by a person, who may want its disk
 _TAKEN_AWAY = {
   "PREEMPTED",
   "TERMINATED",
-  "STOPPED",
   "HIDDEN",
   "SUSPENDED",
   "FAILED",
@@ -88,18 +96,25 @@ def resume_until_done(
     0 when the run is done, otherwise the status of the last attempt.
 
   Raises:
-    UserError: gcloud is not installed, or the wheel does not exist.
+    UserError: gcloud is not installed, the wheel does not exist, or a person
+      has stopped the slice.
   """
   commands = [*vm.install(package), vm.start(arguments)]
   failures = quick_restarts = 0
   for restart in range(patience.max_restarts + 1):
     began = time.monotonic()
-    status = _make_ready(vm, patience) or launch.run_all(commands)
+    not_made = _make_ready(vm, patience)
+    status = not_made or launch.run_all(commands)
     if status == 0:
       _say("the run is done.")
       return 0
+    if status == _MISTAKE:
+      _say("a mistake that another start would repeat ended the run.")
+      return status
     settled = time.monotonic() - began >= patience.settled_seconds
-    preempted = status == PREEMPTED or _state(vm)[0] in _NOT_THERE
+    preempted = status == PREEMPTED or (
+      not not_made and _state(vm)[0] in _NOT_THERE
+    )
     failures = 0 if preempted else (0 if settled else failures) + 1
     if failures >= patience.max_failures:
       _say(f"{failures} tries in a row failed; the last with status {status}.")
@@ -138,13 +153,34 @@ def _make_ready(vm: tpu_vm.TpuVm, patience: Patience) -> int:
     elif state == _ABSENT:
       if rented:
         return PREEMPTED
-      status, rented = launch.run(vm.create()), True
+      status, rented = _create(vm), True
+    elif state == _STOPPED:
+      raise errors.UserError(
+        f"{vm.name} was stopped, and is not deleted with its disk: start it, or"
+        " delete it (`specialize launch ... delete`), and run this again"
+      )
     else:
       time.sleep(patience.poll_seconds)
     if status:
       return status
   _say(f"{vm.name} was not ready after {patience.ready_seconds:g} s.")
   return 1
+
+
+def _create(vm: tpu_vm.TpuVm) -> int:
+  """Creates the slice; returns `PREEMPTED` if there is no capacity for it."""
+  command = vm.create()
+  print(launch.as_text(command), file=sys.stderr, flush=True)
+  status, said, complaint = launch.ask(command)
+  for text in (said, complaint):
+    if text:
+      print(text, file=sys.stderr, flush=True)
+  if not status:
+    return 0
+  may_change = _NO_CAPACITY.search(complaint) and "quota" not in (
+    complaint.lower()
+  )
+  return PREEMPTED if may_change else status
 
 
 def _state(vm: tpu_vm.TpuVm) -> tuple[str, int]:
@@ -155,7 +191,7 @@ def _state(vm: tpu_vm.TpuVm) -> tuple[str, int]:
   if status:
     print(complaint, file=sys.stderr)
     return "UNKNOWN", status
-  if state not in _READY | _TAKEN_AWAY | _CHANGING:
+  if state not in _READY | _TAKEN_AWAY | _CHANGING | {_STOPPED}:
     _say(f"{vm.name} is in a state this program does not know, {state!r}.")
     return "UNKNOWN", 1
   return state, 0

@@ -25,6 +25,7 @@ XPK = (
   *("--cluster=pod", "--project=my-project", "--zone=us-west4-a"),
 )
 GKE = ("--on=gke", "--name=xl", "--topology=v5e:4x4", "--image=gcr.io/p/i")
+LOCAL = "--gin.MODEL_DIR=run"
 PLACE = ["--project=my-project", "--zone=us-west4-a"]
 
 # A cloud in which a slice is there once it was created, and is READY then.
@@ -200,6 +201,47 @@ def test_a_refused_question_is_not_taken_for_an_absent_slice(cloud):
   assert _kinds(cloud) == []
 
 
+@pytest.mark.parametrize(
+  ("complaint", "tries", "last"),
+  [
+    ("Quota limit 'TPUS' has been exceeded: RESOURCE_EXHAUSTED", 3, "in a row"),
+    ("PERMISSION_DENIED", 3, "in a row"),
+    ("There is no more capacity in the zone us-west4-a", 6, "is done."),
+  ],
+)
+def test_a_slice_that_is_not_to_be_had_is_no_preemption(
+  cloud, complaint, tries, last
+):
+  refuses = f"""
+left = here / "left"
+if "create" in call["arguments"]:
+  count = int(left.read_text()) if left.exists() else 5
+  left.write_text(str(count - 1))
+  if count: sys.exit({complaint!r})
+"""
+  stand_ins.install(cloud.bin, "gcloud", refuses + CLOUD)
+  _, _, error = _resume(cloud)
+  assert _kinds(cloud).count("create") == tries
+  assert complaint in error
+  assert last in error.splitlines()[-1]
+
+
+def test_a_slice_that_was_stopped_is_kept(cloud):
+  (cloud.bin / "state").write_text("STOPPED")
+  status, _, error = _resume(cloud)
+  assert status == 2
+  assert "xl was stopped, and is not deleted" in error
+  assert _kinds(cloud) == []
+
+
+def test_a_mistake_is_not_started_again(cloud):
+  cloud.turns("2 0")
+  status, _, error = _resume(cloud)
+  assert status == 2
+  assert "a mistake that another start would repeat ended the run." in error
+  assert (cloud.bin / "turns").read_text() == "0"
+
+
 def test_the_manifest_reaches_kubectl_and_a_file_as_it_is_printed(
   cloud, tmp_path
 ):
@@ -292,6 +334,18 @@ def test_xpk_s_script_brings_hostile_values_through_kubernetes_and_bash(
     ((*VM, "--name=Xl", "create"), "--name=Xl is not possible"),
     ((*VM, "start"), "the command to start is missing: give it after --"),
     ((*VM, "start", "--", "bash"), "missing instead of 'bash'"),
+    (
+      (*VM, "start", "--", "generate"),
+      "`specialize generate` runs on one host",
+    ),
+    (
+      (*VM, "start", "--", "select", "--model_dir=r"),
+      "give --evaluate, or run",
+    ),
+    (
+      (*VM, "--execute", "resume_until_done", "--", *RUN[:-1], LOCAL),
+      "--gin.MODEL_DIR=run is on the hosts' own disks",
+    ),
     ((*VM, "fly"), "fly is not an action of --on=tpu_vm"),
     ((*VM, "--execute"), "--execute does what it is told"),
     ((*VM[:-1], "install"), "--package is missing"),
