@@ -26,6 +26,9 @@ WORD_START = "\u2581"  # how both kinds spell a space
 _MAX_SPARE_ROWS = 100 + 127
 
 _PIECES, _WHOLE, _ADDED = "spiece.model", "tokenizer.json", "added_tokens.json"
+_CONFIG = "tokenizer_config.json"
+_T5_EXTRA_IDS = 100
+_SENTINEL = re.compile(r"<extra_id_(\d{1,5})>")
 _T5_TOKEN = re.compile(r"<extra_id_\d+>|<pad>|</?s>|<unk>")
 
 
@@ -51,10 +54,17 @@ class Vocabulary(Protocol):
 
 
 class SentencePiece:
-  """The vocabulary of a SentencePiece `.model` file."""
+  """The vocabulary of a SentencePiece `.model` file.
 
-  def __init__(self, model: bytes) -> None:
+  T5's sentinels follow the pieces, from the last to `<extra_id_0>`.
+  """
+
+  def __init__(self, model: bytes, *, extra_ids: int = _T5_EXTRA_IDS) -> None:
     """Loads a serialized model.
+
+    Args:
+      model: the content of the file.
+      extra_ids: the number of sentinels, whose ids follow those of the pieces.
 
     Raises:
       RuntimeError: the bytes are not a SentencePiece model.
@@ -63,12 +73,23 @@ class SentencePiece:
       raise RuntimeError("an empty file is not a SentencePiece model")
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     self.num_pieces = self._processor.get_piece_size()
+    self._extra_ids = extra_ids
     self.fingerprint = hashlib.sha256(model).hexdigest()
     self.piece = functools.cache(self._piece)
 
   def encode(self, text: str) -> list[int]:
-    """Encodes a text, without EOS."""
-    return list(self._processor.encode(text))
+    """Encodes a text, without EOS; "<extra_id_0>" is the sentinel's id."""
+    if "<extra_id_" not in text:
+      return list(self._processor.encode(text))
+    ids: list[int] = []
+    for number, part in enumerate(_SENTINEL.split(text)):
+      if number % 2 == 0:
+        ids += self._processor.encode(part)
+      elif int(part) < self._extra_ids:
+        ids.append(self.num_pieces + self._extra_ids - 1 - int(part))
+      else:
+        ids += self._processor.encode(f"<extra_id_{part}>")
+    return ids
 
   def decode(self, ids: Sequence[int]) -> str:
     """Decodes ids to a text."""
@@ -136,7 +157,7 @@ def from_file(path: str | os.PathLike[str]) -> Vocabulary:
   try:
     if file.suffix == ".json":
       return TokenizerJson(reading.read_text(file), file)
-    return SentencePiece(reading.read_bytes(file))
+    return SentencePiece(reading.read_bytes(file), extra_ids=_extra_ids(file))
   except errors.UserError:
     raise
   except Exception as error:  # SentencePiece raises more than one type
@@ -144,6 +165,14 @@ def from_file(path: str | os.PathLike[str]) -> Vocabulary:
       f"vocabulary {path} cannot be read ({error}): give the model's "
       "SentencePiece file, such as T5's spiece.model."
     ) from error
+
+
+def _extra_ids(file: epath.Path) -> int:
+  """Returns the number of sentinels that a model file's config declares."""
+  config = file.parent / _CONFIG
+  declared = reading.read_json(config) if config.is_file() else {}
+  found = declared.get("extra_ids") if isinstance(declared, dict) else None
+  return found if type(found) is int and found >= 0 else _T5_EXTRA_IDS
 
 
 def beside(files: Iterable[epath.Path]) -> epath.Path | None:

@@ -40,6 +40,22 @@ def test_both_kinds_give_the_same_ids_and_texts(tokenizer_json):
   assert theirs.fingerprint != ours.fingerprint
 
 
+def test_sentinels_are_encoded_as_transformers_documents_it():
+  t5 = vocabularies.from_file(real_files.find("tokenizers", "t5_spiece.model"))
+  ids = t5.encode("The <extra_id_0> walks in <extra_id_1> park")
+  assert ids == [37, 32099, 10681, 16, 32098, 2447]
+  unknown = t5.encode("The <extra_id_100> walks")
+  assert max(unknown) < t5.num_pieces
+
+
+def test_the_number_of_sentinels_is_that_of_the_tokenizers_config(tmp_path):
+  (tmp_path / "spiece.model").write_bytes(tiny_vocabulary.model())
+  (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 4}')
+  ours = vocabularies.from_file(tmp_path / "spiece.model")
+  assert ours.encode("<extra_id_3>") == [ours.num_pieces]
+  assert len(ours.encode("<extra_id_4>")) > 1
+
+
 def test_ids_that_spell_nothing_are_left_out():
   ours = tiny_vocabulary.load()
   ids = ours.encode(TEXT)
