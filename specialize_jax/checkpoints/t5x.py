@@ -61,6 +61,9 @@ _METADATA = "_METADATA"
 
 # Networks with the tensors of a T5 1.1, distinguished by vocabulary size alone.
 _OTHER_VOCABULARIES = {250_112: "mT5", 256_384: "UMT5"}
+# Widths of the residual stream and of a head that no T5 has. UL2's tensors are
+# called as T5 1.1's, and its activation is another one, gated SiLU.
+_UL2_WIDTHS = (4096, 256)
 
 
 def item(directory: epath.Path) -> epath.Path | None:
@@ -143,12 +146,19 @@ class Checkpoint:
         f"{vocab_size:,} rows), and expected is a T5 1.0, T5 1.1 or FlanT5: "
         "the pieces of other vocabularies are other words."
       )
+    head_dim = joined_kv_dim // num_heads
+    if (embed_dim, head_dim) == _UL2_WIDTHS:
+      raise errors.UserError(
+        f"{self.where} is a checkpoint of UL2 or Flan-UL2 (width {embed_dim},"
+        f" heads of {head_dim}), whose gated SiLU is not supported: expected is"
+        " a T5 1.0, T5 1.1 or FlanT5."
+      )
     return t5_config.T5Config(
       vocab_size=vocab_size,
       embed_dim=embed_dim,
       mlp_dim=mlp_dim,
       num_heads=num_heads,
-      head_dim=joined_kv_dim // num_heads,
+      head_dim=head_dim,
       num_encoder_layers=stacks["encoder"],
       num_decoder_layers=stacks["decoder"],
       mlp_activations=("gelu", "linear") if gated else ("relu",),

@@ -109,7 +109,7 @@ def _score(flags: argparse.Namespace) -> int:
       f"--inputs={flags.inputs} has no rows: expected at least one object "
       'with "prediction" and "target".'
     )
-  graded = []
+  graded, unreadable = [], []
   kept, num_repeated = _each_output_once(rows)
   if num_repeated:
     print(
@@ -130,6 +130,20 @@ def _score(flags: argparse.Namespace) -> int:
         "verdicts": metric.verdicts(prediction, target),
       }
     )
+    if not verdict.correct and not _has_answer(target, metric.rule):
+      unreadable.append(f"row {number} has {target[:40]!r}")
+  if len(unreadable) == len(graded):
+    raise errors.UserError(
+      f"--inputs={flags.inputs}: no target is a number ({unreadable[0]}), so"
+      " that no prediction could be right: give the --task that they are of, or"
+      ' call the gold answer "target"'
+    )
+  if unreadable:
+    print(
+      f"specialize score: {len(unreadable):,} of {len(graded):,} targets are no"
+      f" numbers ({unreadable[0]}): their predictions count as wrong",
+      file=sys.stderr,
+    )
   writing.write_rows(flags.output, graded)
   summary = {
     **metrics.summarize([row["correct"] for row in graded]),
@@ -137,6 +151,14 @@ def _score(flags: argparse.Namespace) -> int:
   }
   print(json.dumps(summary))
   return 0
+
+
+def _has_answer(target: str, rule: answer_rules.AnswerRule) -> bool:
+  """Returns whether a target has a number, if that is what answers are."""
+  from specialize_jax.cot import answer_rules
+
+  is_number = rule.kind in ("number", "numeral", answer_rules.COMMA)
+  return not is_number or rule.finds(target, target)
 
 
 def _rule(flags: argparse.Namespace) -> answer_rules.AnswerRule:

@@ -273,9 +273,18 @@ def test_any_lost_or_cut_file_is_told(tmp_path, through):
   assert noticed >= 5
 
 
-@pytest.mark.parametrize(("rows", "name"), [(250_112, "mT5"), (256_384, "UMT")])
-def test_a_model_of_another_vocabulary_is_refused(tmp_path, rows, name):
-  config = dataclasses.replace(CONFIG, vocab_size=rows, embed_dim=4)
+@pytest.mark.parametrize(
+  ("sizes", "name"),
+  [
+    ({"vocab_size": 250_112, "embed_dim": 4}, "mT5"),
+    ({"vocab_size": 256_384, "embed_dim": 4}, "UMT"),
+    ({"embed_dim": 4096, "head_dim": 256, "num_heads": 1}, "UL2"),
+  ],
+)
+def test_a_model_of_another_vocabulary_or_function_is_refused(
+  tmp_path, sizes, name
+):
+  config = dataclasses.replace(CONFIG, **sizes)
   path = tiny_checkpoints.write_t5x(
     tmp_path / "checkpoint_7", tiny_checkpoints.random_tensors(config)
   )

@@ -131,6 +131,20 @@ def test_rows_of_the_harness_count_once_whatever_the_filter(tmp_path, capsys):
   assert "left out 3 rows" in err
 
 
+def test_targets_that_are_no_numbers_are_told(tmp_path, capsys):
+  rows = [
+    {"prediction": "The answer is (A).", "target": "(A)"},
+    {"prediction": "The answer is 5.", "target": ""},
+  ]
+  status, _, err = _score(tmp_path, capsys, rows)
+  assert status == 2
+  assert "no target is a number (row 1 has '(A)')" in err
+  rows.append({"prediction": "The answer is 5.", "target": "5"})
+  status, out, err = _score(tmp_path, capsys, rows)
+  assert (status, json.loads(out)["n"]) == (0, 3)
+  assert "2 of 3 targets are no numbers" in err
+
+
 def test_rows_of_two_tasks_of_the_harness_count_each(tmp_path, capsys):
   rows = [
     _harness_row(0, "It is 72.", "72", name)
