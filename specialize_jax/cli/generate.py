@@ -525,7 +525,8 @@ def _fingerprint(rows: Sequence[tuple[int, Mapping[str, object]]]) -> str:
 
 
 def _absolute(path: str) -> str:
-  return path if paths.is_in_bucket(path) else os.path.realpath(path)
+  is_local = not paths.is_in_bucket(path) and os.path.exists(path)
+  return os.path.realpath(path) if is_local else path  # a hub's name stays
 
 
 def _say(text: str) -> None:
