@@ -49,6 +49,7 @@ MAX_BITS = 2048
 MAX_RESULT = 10**15
 """Larger results are not written."""
 
+_HALF_A_CENT = fractions.Fraction(1, 200)
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(
   rf"(?P<number>(?:{_NUMBER})(?!\.?\d))|(?P<power>\*\*|\^)"
@@ -70,11 +71,20 @@ _BINDS = re.compile(
   r"(?:[\d%]|\b(?:half|halves|percent|third|quarter|fourth|fifth|sixth|seventh"
   r"|eighth|ninth|tenth|hundredth|thirds|quarters|fourths|fifths|sixths|sevenths"
   r"|eighths|ninths|tenths|hundredths))\s+of(?:\s+the)?\s*\Z"
+  r"|\b(?:root|average|mean|median|remainder|power|square|cube|logarithm"
+  r"|factorial)\s+of(?:\s+the)?\s*\Z"
+  r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\s*\Z"
+  r"|\bas\s+(?:many|much)(?:\s+\w+)?\s+as\s*\Z"
+  r"|\b(?:subtract\w*|take\w*|deduct\w*)\s+(?:away\s+)?from\s*\Z"
+  r"|(?:\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten))\s+and\s*\Z"
   r"|\bhalf(?:\s+(?:the|a))?\s*\Z"
   r"|\b(?:times|by|plus|minus|over|per|divided|multiplied|twice|thrice|double"
   r"|triple|quadruple)(?:\s+the)?\s*\Z|[\u221a\u221b]\s*\Z",
   re.IGNORECASE,
 )
+
+# A letter x between words, or a ratio's colon.
+_OPERAND_BEFORE = re.compile(r"(?:\A|\s)[xX]\Z|\d\s:\Z")
 
 
 class _NotArithmeticError(Exception):
@@ -144,6 +154,8 @@ def result_of(text: str) -> str | None:
     return None
   if abs(value.amount) >= MAX_RESULT:
     return None
+  if value.dollars and 0 < abs(value.amount) < _HALF_A_CENT:
+    return None  # it would be written as $0
   space = " " if before[-1:].isspace() and written == text else ""
   return f"{space}{write(value)}{'>>' if marked else ''}"
 
@@ -162,6 +174,10 @@ def _continues(lead: str, stretch: str, expression: str) -> bool:
     return True  # a name such as f(3) or a2
   if lead[-1:] in ("_", "\\", "{", "}", "[", "]", "<", ">", "!"):
     return True
+  if _OPERAND_BEFORE.search(lead.rstrip()):
+    return True
+  if re.search(r"\d:\Z", lead) and not stretch[:1].isspace():
+    return True  # a ratio or a time of day; "Step 2: 3 + 4" is a label
   # After a word, an operator has the word as its operand; a sign has not.
   if re.match(r"[+*/^\u00d7\u22c5\u00b7\u00f7xX%)]|[-\u2212]\s", expression):
     return not re.search(r"[=:]\Z", lead.rstrip())

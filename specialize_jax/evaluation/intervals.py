@@ -142,7 +142,10 @@ def paired_bootstrap(
   """Computes the interval of `mean(after) - mean(before)`, paired by question.
 
   Questions are resampled with replacement, keeping both verdicts of a question
-  together, and the interval is the central `confidence` of the differences.
+  together, and the interval is the central `confidence` of the differences. If
+  all questions have the same difference, resampling finds no other: the
+  interval is then that of the share of questions that could differ unseen, by
+  Wilson's upper limit of none of n.
 
   Args:
     before: verdicts (0 or 1, or any score), one per question.
@@ -157,6 +160,13 @@ def paired_bootstrap(
   Raises:
     ValueError: the lengths differ or are zero.
   """
+  pairs = zip(before, after, strict=False)
+  differences = {float(b) - float(a) for a, b in pairs}
+  if len(differences) == 1 and len(before) == len(after):
+    (same,) = differences
+    unseen = wilson(0, len(before), confidence=confidence).high
+    limit = max(1.0, abs(same))  # of verdicts 1
+    return Interval(same, max(-limit, same - unseen), min(limit, same + unseen))
   return paired_bootstrap_mean(
     [(before, after)],
     confidence=confidence,

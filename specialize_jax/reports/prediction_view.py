@@ -40,7 +40,9 @@ def examples(results: results_lib.Results) -> list[blocks.Block]:
     ("Kept", "Right before and after.", general, (True, True), 1),
   )
   # Without an evaluation after it, the predictions are the run's own.
-  if not results.predictions["before"] or (results.run and not results.after):
+  before = results.predictions["before"]
+  if not before or (results.run and not results.after):
+    before = {}
     groups = (
       ("Right", "Right answers.", [*targets, *general], (False, True), 3),
       ("Wrong", "Wrong answers.", [*targets, *general], (False, False), 3),
@@ -48,7 +50,9 @@ def examples(results: results_lib.Results) -> list[blocks.Block]:
   made: list[blocks.Block] = []
   for title, what, tasks, kind, limit in groups:
     cards = [
-      card for task in tasks if (card := _pick(results, task, kind)) is not None
+      card
+      for task in tasks
+      if (card := _pick(before, after, task, kind)) is not None
     ][:limit]
     if cards:
       made += [
@@ -70,22 +74,22 @@ _Card = tuple[str, str, Sequence[tuple[str, str, bool | None]]]
 
 
 def _pick(
-  results: results_lib.Results, task: str, wanted: tuple[bool, bool]
+  all_before: Mapping[str, Sequence[Row]],
+  all_after: Mapping[str, Sequence[Row]],
+  task: str,
+  wanted: tuple[bool, bool],
 ) -> _Card | None:
   """Returns the first question with a given pair of verdicts, or None.
 
   Where nothing was evaluated before, the first of the pair does not count.
   """
-  before = {
-    row["question_id"]: row
-    for row in results.predictions["before"].get(task, ())
-  }
-  for row in results.predictions["after"][task]:
+  before = {row["question_id"]: row for row in all_before.get(task, ())}
+  for row in all_after[task]:
     if "correct" not in row:
       return None  # the task's metrics judge no single prediction
     earlier = before.get(row["question_id"])
     was_right = wanted[0]
-    if results.predictions["before"]:
+    if all_before:
       if earlier is None or "correct" not in earlier:
         continue
       was_right = bool(earlier["correct"])

@@ -225,14 +225,20 @@ def load_run(
   seen = tasks | set(selection_lib.evaluated_tasks(validation))
   if in_distribution is None:
     out_of_distribution, in_distribution = selection_lib.default_tasks(seen)
+  # A run may be selected by some of the target ability's sets alone.
+  ability = [*out_of_distribution, in_distribution or ""]
   if selection:
     out_of_distribution = selection.get("out_of_distribution") or []
-    in_distribution = selection.get("in_distribution")
+    in_distribution = selection.get("in_distribution") or (
+      in_distribution if in_distribution not in out_of_distribution else None
+    )
   target = [
     *out_of_distribution,
     *([in_distribution] if in_distribution else []),
   ]
-  general, other = _general_and_other(seen - {*target}, target)
+  general, other = _general_and_other(
+    seen - {*target}, [*target, *filter(None, ability)]
+  )
   places = {"before": before, "after": after}
   if after is None:
     places["after"] = _own_predictions(run, selection)

@@ -47,7 +47,8 @@ class Row:
     before: the accuracy before specialization, with its interval.
     after: the accuracy after specialization, with its interval.
     difference: after minus before, with its interval.
-    num_examples: number of questions.
+    num_before: number of questions before.
+    num_examples: number of questions after.
     paired: whether the difference's interval is paired by question, rather than
       computed from the two accuracies.
   """
@@ -59,8 +60,16 @@ class Row:
   before: intervals.Interval
   after: intervals.Interval
   difference: intervals.Interval
+  num_before: int
   num_examples: int
   paired: bool
+
+  @property
+  def num_in_words(self) -> str:
+    """The number of questions: "200", or "100 / 1,000" if it differs."""
+    if self.num_before == self.num_examples:
+      return f"{self.num_examples:,}"
+    return f"{self.num_before:,} / {self.num_examples:,}"
 
 
 def rows(results: results_lib.Results) -> list[Row]:
@@ -117,6 +126,7 @@ def mean_of(parts: Sequence[Row]) -> Row:
     before=intervals.mean([row.before for row in parts]),
     after=intervals.mean([row.after for row in parts]),
     difference=intervals.mean([row.difference for row in parts]),
+    num_before=sum(row.num_before for row in parts),
     num_examples=sum(row.num_examples for row in parts),
   )
 
@@ -139,7 +149,7 @@ def table_of(table: Sequence[Row]) -> blocks.Table:
             points(row.difference.estimate), "", sign(row.difference)
           ),
           interval_text(row.difference),
-          f"{row.num_examples:,}",
+          row.num_in_words,
         ],
         "" if row.task else "mean",
       )
@@ -362,7 +372,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     percent(row.after.estimate),
     points(row.difference.estimate),
     interval_text(row.difference),
-    str(row.num_examples),
+    row.num_in_words,
   )
 
 
@@ -385,6 +395,7 @@ def _task_row(results: results_lib.Results, task: str, role: str) -> Row:
     difference=intervals.paired_bootstrap(*pair)
     if pair
     else intervals.newcombe(before, after),
+    num_before=int(results.before[task]["n"]),
     num_examples=int(results.after[task]["n"]),
     paired=pair is not None,
   )

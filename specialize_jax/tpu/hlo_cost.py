@@ -170,8 +170,8 @@ class _Walker:
       exchange = collectives.read(
         computation, instruction, kind, self._num_devices
       )
-      moved = sum(hlo_traffic.operand_bytes(computation, instruction.operands))
-      return {label: Cost(hbm_bytes=2 * moved, exchanges=(exchange,))}
+      moved = hlo_traffic.collective_bytes(computation, instruction)
+      return {label: Cost(hbm_bytes=moved, exchanges=(exchange,))}
     if opcode.endswith("-done"):
       return {}
     if opcode == "fusion":

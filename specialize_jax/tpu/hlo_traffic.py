@@ -26,6 +26,20 @@ def operand_bytes(
   ]
 
 
+def collective_bytes(
+  computation: hlo_text.Computation, instruction: hlo_text.Instruction
+) -> float:
+  """Returns the bytes that a collective reads and writes.
+
+  An all-gather writes as many times what it reads as its group has devices.
+  """
+  arrays, num_operands = instruction.shape, len(instruction.operands)
+  if instruction.opcode.endswith("-start") and len(arrays) > num_operands:
+    arrays = arrays[num_operands : 2 * num_operands]  # after the operands
+  read = sum(operand_bytes(computation, instruction.operands))
+  return read + _bytes(arrays)
+
+
 def plain_bytes(
   computation: hlo_text.Computation, instruction: hlo_text.Instruction
 ) -> float:

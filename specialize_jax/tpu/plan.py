@@ -126,7 +126,9 @@ def row(
     "advice": "",
   }
   if not program.text:
-    result["advice"] = _advice(request, sizes, peak - limit, known)
+    result["advice"] = _advice(
+      request, sizes, peak - limit, known, trains=step_name == "train"
+    )
     return result
   return result | _counted(request, placement, step_name, program.text)
 
@@ -261,7 +263,12 @@ def _goodness(found: Row) -> tuple:
 
 
 def _advice(
-  request: Request, sizes: Mapping[str, int], over: float, held: float
+  request: Request,
+  sizes: Mapping[str, int],
+  over: float,
+  held: float,
+  *,
+  trains: bool,
 ) -> str:
   """Describes how to make a step fit, the least loss of speed first."""
   job, limit = request.job, request.topology.chip.hbm_gib
@@ -270,16 +277,17 @@ def _advice(
     ways.append(f"the state alone is {held:.2f} GiB")
   if sizes["data"] > 1:
     ways.append(f"more fsdp (now {sizes['fsdp']}) in place of data")
-  if held > limit / 2 and job.optimizer.name != "adafactor":
+  if trains and held > limit / 2 and job.optimizer.name != "adafactor":
     ways.append("--optimizer=adafactor")
   if held <= limit:
-    policies = t5_config.REMAT_POLICIES
-    stronger = policies[policies.index(job.config.remat_policy) + 1 :][:2]
-    ways += [f"--remat={policy}" for policy in stronger]
     shards = sizes["data"] * sizes["fsdp"]
-    pieces = 2 * job.num_microbatches
-    if job.batch_size % (shards * pieces) == 0:
-      ways.append(f"--microbatches={pieces}")
+    if trains:
+      policies = t5_config.REMAT_POLICIES
+      stronger = policies[policies.index(job.config.remat_policy) + 1 :][:2]
+      ways += [f"--remat={policy}" for policy in stronger]
+      pieces = 2 * job.num_microbatches
+      if job.batch_size % (shards * pieces) == 0:
+        ways.append(f"--microbatches={pieces}")
     if job.batch_size > shards:
       ways.append(f"a smaller batch (a multiple of {shards})")
   ways.append("more chips")

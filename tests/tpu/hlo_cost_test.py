@@ -116,6 +116,10 @@ def test_an_all_gather_sends_what_the_others_lack():
   # Each chip makes 4096 x 256 of 4096 x 1024, and gets the three others.
   assert sent == {"all-gather": pytest.approx(3 * 4096 * 256 * 2)}
   assert cost.flops == 2 * 4096 * 2048 * 256
+  # Inputs and kernel are read, and the whole product is written: a chip's own
+  # part of it stays in VMEM.
+  moved = 4096 * 2048 + 2048 * 256 + 4096 * 1024
+  assert cost.hbm_bytes == pytest.approx(2 * moved, rel=0.01)
 
 
 def test_an_all_reduce_sends_everything_twice_but_for_its_own_part():
