@@ -45,7 +45,7 @@ _REFERENCE = re.compile(r"\A[^\n]*[\[(,:]\s?[@%][A-Za-z][^\n]*[\])}]\Z")
 _ESCAPED_QUOTES = re.compile(r"\\([\"'])(.*)\\\1", re.DOTALL)
 # Python's error for a constructor that lacks arguments.
 _UNBOUND = re.compile(
-  r"(\w+)\.__init__\(\) missing \d+ required"
+  r"(\w+)(?:\.__init__)?\(\) missing \d+ required"
   r" [\w-]+ arguments?: ([^\n]+)"
 )
 _REFERENCE_NAME = re.compile(r"[@%][A-Za-z_]")

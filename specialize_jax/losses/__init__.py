@@ -34,10 +34,11 @@ traced arrays, as under `jit`, cannot be read, so there
     mass outside the top k;
   - a target id outside the vocabulary makes the loss of its position nan.
 
-All losses are pure functions and unreduced. Logits, softmax and losses are
-float32 (float64 for float64 inputs). Finite logits have finite losses and
-gradients. Positions of weight zero contribute to neither. The vocabulary axis
-may be sharded; it is reduced shard by shard and never all-gathered.
+All losses are pure functions and unreduced, but for `weighted_loss`, which
+returns a sum. Logits, softmax and losses are float32 (float64 for float64
+inputs). Finite logits have finite losses and gradients. Positions of weight
+zero contribute to neither. The vocabulary axis may be sharded; it is reduced
+shard by shard and never all-gathered.
 """
 
 from specialize_jax.losses.distillation import (
