@@ -57,7 +57,10 @@ def api_dir(tmp_path_factory):
   config = dataclasses.replace(tiny_t5.T5_1_1, vocab_size=384)
   _, params = tiny_t5.init(config)
   checkpoints.export_params(
-    directory / "google/flan-t5-small", config, params, vocabulary_path=vocabulary
+    directory / "google/flan-t5-small",
+    config,
+    params,
+    vocabulary_path=vocabulary,
   )
   return directory
 
