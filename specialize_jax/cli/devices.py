@@ -87,9 +87,13 @@ def start(flags: argparse.Namespace) -> None:
 
     num_processes = len({device.process_index for device in jax.devices()})
   if num_processes > 1 and not joins:
+    way_out = (
+      "give --multi_host, and start the same command on all of them."
+      if hasattr(flags, "multi_host")
+      else "this command runs on one host, so use a slice of one, such as v5e:2x4."
+    )
     raise errors.UserError(
-      f"this machine is one of the {num_processes} hosts of a slice: give "
-      "--multi_host, and start the same command on all of them."
+      f"this machine is one of the {num_processes} hosts of a slice: {way_out}"
     )
 
 

@@ -22,14 +22,14 @@ from specialize_jax.t5 import network
 from specialize_jax.training import optimizer as optimizers
 from specialize_jax.training import state, step
 
-_SIZE = r"([\d.]+)([KMG]?)"
+_SIZE = r"([\d.]+)([KMGT]?)"
 # The compiler's messages for a program that needs too much memory: at buffer
 # assignment, or before (arguments are counted in both).
 _OVER = (
   re.compile(f"Used {_SIZE} of {_SIZE} hbm"),
   re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
 )
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
