@@ -90,7 +90,7 @@ def start(flags: argparse.Namespace) -> None:
     way_out = (
       "give --multi_host, and start the same command on all of them."
       if hasattr(flags, "multi_host")
-      else "this command runs on one host, so use a slice of one, such as v5e:2x4."
+      else "this command runs on one host, so use a slice of one (v5e:2x4)."
     )
     raise errors.UserError(
       f"this machine is one of the {num_processes} hosts of a slice: {way_out}"
