@@ -509,6 +509,8 @@ class TeacherTable:
     row = dict.fromkeys((*_BOOLS, *_INTS), False)
     row |= {
       "odd": True,
+      "begins_space": lenient[:1].isspace(),
+      "ends_space": lenient[-1:].isspace(),
       "visible": 0,
       "core": -1,
       "paper_id": self._words.piece_id(piece),
@@ -536,8 +538,6 @@ class TeacherTable:
       "odd": not text
       or "\n" in (text if keeps else core)
       or not (keeps or all(map(self._words.splits_words, spaces))),
-      "begins_space": text[:1].isspace(),
-      "ends_space": text[-1:].isspace(),
       "line_before": "\n" in leading,
       "line_after": bool(core) and "\n" in text[len(text.rstrip()) :],
       "visible": len(spelling)

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from testdata import alignment_oracle as oracle
 from testdata import real_files, trees
@@ -71,7 +71,22 @@ def test_a_batch_equals_its_samples_for_a_tiny_student(tiny, many):
   check_batch(tiny, many)
 
 
+# A token of a space and a part of a character, after a space.
+_PARTS = ("    \u00e9t", [b" ", b" ", b" ", b" \xc3", b"\xa9t"])
+
+
 @SETTINGS
+@example(
+  [
+    (
+      _PARTS[0],
+      [
+        targets.TeacherToken(spelling=one, log_prob=math.log(0.5), top=())
+        for one in _PARTS[1]
+      ],
+    )
+  ]
+)
 @given(st.lists(trees.samples(), max_size=4))
 def test_a_batch_equals_its_samples_for_t5(t5, many):
   check_batch(t5, many)

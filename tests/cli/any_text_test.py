@@ -60,15 +60,16 @@ def _run(*argv):
 @with_awkward_ones
 def test_score(text):
   row = {"prediction": text, "target": text, text: text}
-  writing.write_rows("rows.jsonl", [row])
+  number = {"prediction": "7", "target": "7"}  # what GSM8K's targets are
+  writing.write_rows("rows.jsonl", [row, number])
   assert (
     _run(
       "score", "--task=gsm8k", "--inputs=rows.jsonl", "--output=graded.jsonl"
     )
     == 0
   )
-  (graded,) = reading.read_rows("graded.jsonl")
-  (given,) = reading.read_rows("rows.jsonl")
+  graded, _ = reading.read_rows("graded.jsonl")
+  given, _ = reading.read_rows("rows.jsonl")
   assert graded["prediction"] == given["prediction"]
 
 
