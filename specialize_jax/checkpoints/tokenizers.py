@@ -7,7 +7,7 @@ ids in `tokenizer_config.json`, or from a `tokenizer.json`, which has both.
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import sentencepiece
 from etils import epath
@@ -105,19 +105,7 @@ def are_same(one: bytes, other: bytes) -> bool:
     one: the content of a model file.
     other: the content of another.
   """
-  if one == other:
-    return True
-  parts = []
-  for content in (one, other):
-    model = sentencepiece_model_pb2.ModelProto()
-    try:
-      model.ParseFromString(content)
-    except message.DecodeError:
-      return False
-    model.trainer_spec.ClearField("input")
-    model.trainer_spec.ClearField("model_prefix")
-    parts.append(model.SerializeToString(deterministic=True))
-  return parts[0] == parts[1]
+  return one == other or _agree(one, other, _without_names)
 
 
 def have_same_ids(one: bytes, other: bytes) -> bool:
@@ -127,17 +115,28 @@ def have_same_ids(one: bytes, other: bytes) -> bool:
     one: the content of a model file.
     other: the content of another.
   """
-  if one == other:
-    return True
-  pieces = []
-  for content in (one, other):
-    model = sentencepiece_model_pb2.ModelProto()
-    try:
-      model.ParseFromString(content)
-    except message.DecodeError:
-      return False
-    pieces.append([piece.piece for piece in model.pieces])
-  return pieces[0] == pieces[1]
+  return one == other or _agree(
+    one, other, lambda model: [piece.piece for piece in model.pieces]
+  )
+
+
+def _agree(
+  one: bytes,
+  other: bytes,
+  part_of: Callable[[sentencepiece_model_pb2.ModelProto], object],
+) -> bool:
+  """Returns whether a part of two models is equal; false if one is no model."""
+  parse = sentencepiece_model_pb2.ModelProto.FromString
+  try:
+    return part_of(parse(one)) == part_of(parse(other))
+  except message.DecodeError:
+    return False
+
+
+def _without_names(model: sentencepiece_model_pb2.ModelProto) -> bytes:
+  model.trainer_spec.ClearField("input")
+  model.trainer_spec.ClearField("model_prefix")
+  return model.SerializeToString(deterministic=True)
 
 
 def beside(files: Iterable[epath.Path]) -> Vocabulary | None:

@@ -199,6 +199,11 @@ class Connection:
   requests_per_minute: float | None = None
   tokens_per_minute: float | None = None
 
+  @property
+  def connect_seconds(self) -> float:
+    """The timeout of a connection, in seconds."""
+    return min(self.timeout_seconds, _CONNECT_SECONDS)
+
 
 class Client:
   """A client of one endpoint; an asynchronous context manager.
@@ -246,7 +251,7 @@ class Client:
           follow_redirects=False,  # the key must not be sent elsewhere
           timeout=httpx.Timeout(
             connection.timeout_seconds,
-            connect=min(connection.timeout_seconds, _CONNECT_SECONDS),
+            connect=connection.connect_seconds,
           ),
           verify=context,
           limits=httpx.Limits(max_connections=1),
@@ -351,8 +356,8 @@ class Client:
         said = await answer_body.read(answer, longest)
     except httpx.ConnectTimeout as error:
       raise self._fault(
-        f"no connection within {_CONNECT_SECONDS:g} s: is the address right,"
-        " and reachable from here?",
+        f"no connection within {self._connection.connect_seconds:g} s: is the"
+        " address right, and reachable from here?",
         "broken connection",
       ) from error
     except (httpx.TimeoutException, TimeoutError) as error:

@@ -204,9 +204,9 @@ def _row_head(number: int, row: Mapping) -> dict[str, str | int]:
   Raises:
     ResponseError: the row has no question id.
   """
-  names = ("question_id", "custom_id", "key")  # the last is Gemini's
-  given = [row[name] for name in names if row.get(name) is not None]
-  question_id = given[0] if given else number - 1
+  question_id = streams.question_id(row)
+  if question_id is None:
+    question_id = number - 1
   is_number = type(question_id) is int and abs(question_id) <= schema.MAX_ID
   if not is_number and not isinstance(question_id, str):
     raise responses.ResponseError(

@@ -141,7 +141,7 @@ class _Answers:
     else:
       name, place = None, self._current
     choices = _choices(chunk) or ()
-    asked = _asked(chunk)
+    asked = question_id(chunk)
     if place is not None and (
       (asked is not None and self._asked[place] not in (None, asked))
       or any(
@@ -245,8 +245,11 @@ def _is_unfinished(row: Mapping) -> bool:
   )
 
 
-def _asked(row: Mapping) -> object:
-  """Returns the question's id that was saved with a chunk, or None."""
+def question_id(row: Mapping) -> object:
+  """Returns the question's id that was saved with a row, or None.
+
+  In batch files it is OpenAI's `custom_id`, or Gemini's `key`.
+  """
   named = (row.get(name) for name in ("question_id", "custom_id", "key"))
   return next((one for one in named if one is not None), None)
 
