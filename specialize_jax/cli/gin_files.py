@@ -263,6 +263,11 @@ def check_flags(flags: argparse.Namespace) -> None:
   check_files(flags.gin_file or (), flags.gin_search_paths, "--gin_file")
 
 
+def is_packaged(file: str) -> bool:
+  """Returns whether the package has a gin file of a name."""
+  return os.path.isfile(os.path.join(_INSTALLED, file))
+
+
 def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:
   """Checks that each file is in one of the search paths.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from specialize_jax import errors
 from specialize_jax.cli import flag_types, parsers
@@ -41,6 +42,9 @@ _MORE_ACTIONS = {
   "gke": ("describe",),
   "xpk": ("describe",),
 }
+# Flags of what a command reads, of which one may be a file of this machine.
+_READ = ("gin_file", "gin_search_paths", "data_dir", "tfds_data_dir")
+_READ += ("dataset", "import")
 # Those that take part in a run of several processes.
 _MULTI_HOST_COMMANDS = ("train", "eval", "select")
 
@@ -119,6 +123,16 @@ def _add_tpu_vm_flags(parser: argparse.ArgumentParser) -> None:
     help="the package to install: a local wheel (`pip wheel --no-deps .`) or a "
     "requirement for pip",
   )
+  group.add_argument(
+    "--copy",
+    action="append",
+    default=[],
+    metavar="PATH",
+    help="a file or folder of this machine that the command reads, such as a "
+    "gin file of yours or --data_dir; `install` copies it to the directory in "
+    "which the command runs, where it has the last part of its name; may be "
+    "repeated",
+  )
 
 
 def _add_gke_flags(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   rented = slices.parse(flags.topology)
   arguments = _with_multi_host(arguments, rented.num_hosts)
+  if flags.on == "tpu_vm":
+    _check_copied(flags.copy, arguments)
   if flags.on == "gke":
     commands = _on_gke(flags, actions, rented, arguments)
   elif flags.on == "xpk":
@@ -299,6 +315,7 @@ _PLACES = {
   "zone": ("tpu_vm", "xpk"),
   "queued": ("tpu_vm",),
   "package": ("tpu_vm",),
+  "copy": ("tpu_vm",),
   "runtime_version": ("tpu_vm",),
   "first_wait_seconds": ("tpu_vm",),
   "longest_wait_seconds": ("tpu_vm",),
@@ -312,6 +329,55 @@ def _check_place(flags: argparse.Namespace) -> None:
     parsers.check_only_with(flags, [name], flags.on in places, wanted)
 
 
+def _check_copied(copied: Sequence[str], arguments: Sequence[str]) -> None:
+  """Checks what is copied, and that what the command reads is.
+
+  Raises:
+    UserError: a path of --copy does not exist, or the command reads a file or
+      folder of this machine that the hosts will not have under that name.
+  """
+  for path in copied:
+    paths.check("--copy", path, paths.INPUT_PATH.local("gcloud copies it"))
+  wholes = [os.path.abspath(path) for path in copied]
+  for flag, value in _read(arguments):
+    whole = os.path.abspath(value)
+    source = next((w for w in wholes if f"{whole}/".startswith(f"{w}/")), None)
+    if source is None:
+      _check_is_there(flag, value)
+      continue
+    name = os.path.relpath(whole, os.path.dirname(source))
+    if name != os.path.normpath(value):
+      raise errors.UserError(
+        f"--{flag}={value} is copied to the directory in which the command"
+        f" runs: give --{flag}={name}"
+      )
+
+
+def _read(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+  """Yields the flags of a command that name what it reads, and the paths."""
+  for argument, following in itertools.pairwise([*arguments, ""]):
+    if argument.startswith("--"):
+      flag, is_joined, value = argument.removeprefix("--").partition("=")
+      for path in (value if is_joined else following).split(","):
+        if flag in _READ and path:
+          yield flag, path
+
+
+def _check_is_there(flag: str, value: str) -> None:
+  """Raises UserError for a path of this machine that no host has."""
+  from specialize_jax.cli import gin_files
+
+  first = os.path.normpath(value).split(os.sep)[0]
+  is_packaged = flag == "gin_file" and gin_files.is_packaged(value)
+  # Absolute paths and those above the run's directory are the hosts' own.
+  if first in ("", ".", "..") or is_packaged or not os.path.exists(value):
+    return
+  raise errors.UserError(
+    f"--{flag}={value} is of this machine, and the hosts do not have it: add"
+    f" --copy={first} before the --, or give its absolute path on the hosts"
+  )
+
+
 def _on_tpu_vm(
   flags: argparse.Namespace,
   actions: list[str],
@@ -321,7 +387,10 @@ def _on_tpu_vm(
   makers = {
     "create": lambda: [vm.create()],
     "describe": lambda: [vm.describe()],
-    "install": lambda: vm.install(_package(flags)),
+    "install": lambda: [
+      *vm.install(_package(flags)),
+      *vm.copy(flags.copy),
+    ],
     "start": lambda: [vm.start(_required(arguments))],
     "logs": lambda: [vm.logs()],
     "delete": lambda: [vm.delete()],
@@ -352,6 +421,7 @@ def _resume(
   return resume.resume_until_done(
     vm,
     package=_package(flags),
+    copied=flags.copy,
     arguments=_required(arguments),
     patience=resume.Patience(
       max_failures=flags.max_failures,

@@ -13,6 +13,8 @@ from specialize_jax import errors
 
 ENVIRONMENT = "specialize_environment"
 RUNS = "specialize_runs"
+FILES = ("log", "lock", "status")
+"""The files in a run's directory that `start` writes."""
 # The hosts' own Python is older than the package needs.
 _PYTHON = "3.11"
 _REQUIREMENT = re.compile(
@@ -39,6 +41,11 @@ def install(package: str) -> str:
       + shlex.quote(_with_extra(package, "tpu")),
     ]
   )
+
+
+def make_directory(name: str) -> str:
+  """Returns a script that makes the directory of a run."""
+  return f"mkdir -p {_directory(name)}"
 
 
 def start(name: str, arguments: Sequence[str]) -> str:
@@ -85,8 +92,11 @@ def logs(name: str, num_lines: int = 100) -> str:
 
 
 def _enter(name: str) -> list[str]:
-  directory = f'"$HOME"/{RUNS}/{shlex.quote(name)}'
-  return [f"mkdir -p {directory}", f"cd {directory} || exit 1"]
+  return [make_directory(name), f"cd {_directory(name)} || exit 1"]
+
+
+def _directory(name: str) -> str:
+  return f'"$HOME"/{RUNS}/{shlex.quote(name)}'
 
 
 def _with_extra(package: str, extra: str) -> str:

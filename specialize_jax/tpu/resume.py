@@ -79,6 +79,7 @@ def resume_until_done(
   package: str,
   arguments: Sequence[str],
   patience: Patience,
+  copied: Sequence[str] = (),
 ) -> int:
   """Creates the slice and starts the run, repeatedly until it is done.
 
@@ -91,6 +92,7 @@ def resume_until_done(
     package: see `TpuVm.install`.
     arguments: the arguments of `specialize`.
     patience: limits on restarts, and the waits between them.
+    copied: what the run reads of this machine, see `TpuVm.copy`.
 
   Returns:
     0 when the run is done, otherwise the status of the last attempt.
@@ -99,7 +101,7 @@ def resume_until_done(
     UserError: gcloud is not installed, the wheel does not exist, or a person
       has stopped the slice.
   """
-  commands = [*vm.install(package), vm.start(arguments)]
+  commands = [*vm.install(package), *vm.copy(copied), vm.start(arguments)]
   failures = quick_restarts = 0
   for restart in range(patience.max_restarts + 1):
     began = time.monotonic()

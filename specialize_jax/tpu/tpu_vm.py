@@ -102,6 +102,44 @@ class TpuVm:
       self._ssh("install it on every host", remote_script.install(package)),
     ]
 
+  def copy(self, sources: Sequence[str]) -> list[launch.Command]:
+    """Copies files and folders to the run's directory on every host.
+
+    Each keeps the last part of its name; what was copied before is replaced.
+
+    Args:
+      sources: paths of this machine.
+
+    Raises:
+      UserError: two would have the same name there, or one that of a file of
+        the run.
+    """
+    if not sources:
+      return []
+    wholes = [os.path.abspath(path) for path in sources]
+    names = [os.path.basename(path) for path in wholes]
+    for place, name in enumerate(names):
+      if name in (*names[:place], *remote_script.FILES):
+        raise errors.UserError(
+          f"--copy={sources[place]} would be {name} in the run's directory,"
+          " which has another file of that name: rename it"
+        )
+    return [
+      self._ssh(
+        "make the run's directory on every host",
+        remote_script.make_directory(self.name),
+      ),
+      self._gcloud(
+        "copy what the run reads to every host",
+        (
+          *("tpu-vm", "scp", *wholes),
+          f"{self.name}:{remote_script.RUNS}/{self.name}/",
+        ),
+        "--recurse",
+        "--worker=all",
+      ),
+    ]
+
   def start(self, arguments: Sequence[str]) -> launch.Command:
     """Starts `specialize ARGUMENT...` on every host and waits for it."""
     return self._ssh(

@@ -147,6 +147,83 @@ def test_a_wheel_is_copied_to_every_host_first(cloud, tmp_path):
   assert "'./s p.whl[tpu]'" in install[-1]
 
 
+def test_what_the_run_reads_is_copied_to_where_it_runs(cloud, tmp_path):
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "a b.gin").touch()
+  (tmp_path / "data").mkdir()
+  flags = ("--copy=mine/a b.gin", f"--copy={tmp_path / 'data'}", "--execute")
+  reads = ("--gin_file=a b.gin", "--data_dir", "data", "--tfds_data_dir=gs://b")
+  argv = (*VM, *flags, "install", "start", "--", *RUN, *reads)
+  assert cloud(*argv)[0] == 0
+  _, made, copy, start = cloud.arguments()
+  script = made[-1].removeprefix("--command=")
+  home = tmp_path / "home"
+  subprocess.run(
+    ["bash", "-ec", script], env=os.environ | {"HOME": str(home)}, check=True
+  )
+  assert (home / remote_script.RUNS / "xl").is_dir()
+  wholes = [str(tmp_path / "mine" / "a b.gin"), str(tmp_path / "data")]
+  assert copy[2:7] == ["tpu-vm", "scp", *wholes, "xl:specialize_runs/xl/"]
+  assert copy[-2:] == ["--recurse", "--worker=all"]
+  assert "'--gin_file=a b.gin' --data_dir data" in start[-1]
+
+
+def test_a_new_slice_gets_what_the_run_reads_too(cloud, tmp_path):
+  (tmp_path / "my.gin").touch()
+  cloud.turns("0 taken 0")  # the directory is made, the run preempted
+  status, _, _ = cloud(
+    *VM,
+    *("--copy=my.gin", "--first_wait_seconds=0", "--execute"),
+    *("resume_until_done", "--", *RUN, "--gin_file=my.gin"),
+  )
+  assert status == 0
+  assert _kinds(cloud).count("scp") == 2
+
+
+@pytest.mark.parametrize(
+  ("copied", "reads", "message"),
+  [
+    ((), "--gin_file=my.gin", "add --copy=my.gin before the --"),
+    ((), "--gin_file=./my.gin", "add --copy=my.gin before the --"),
+    ((), "--data_dir=mine", "--data_dir=mine is of this machine"),
+    ((), "--gin_search_paths=/a,mine", "--gin_search_paths=mine is of this"),
+    (("mine/in.gin",), "--gin_file=mine/in.gin", "give --gin_file=in.gin"),
+    (("mine",), "--gin_file={}/mine/in.gin", "give --gin_file=mine/in.gin"),
+    (("no.gin",), "--gin_file=no.gin", "--copy=no.gin"),
+    (("my.gin", "mine/my.gin"), "--data_dir=/a", "would be my.gin"),
+    (("mine/log",), "--data_dir=/a", "would be log"),
+  ],
+)
+def test_what_the_hosts_will_not_have_is_said_before_they_are_rented(
+  cloud, tmp_path, copied, reads, message
+):
+  (tmp_path / "mine").mkdir()
+  for name in ("my.gin", "mine/in.gin", "mine/my.gin", "mine/log"):
+    (tmp_path / name).touch()
+  flags = [f"--copy={path}" for path in copied]
+  argv = (*flags, "install", "start", "--", *RUN, reads.format(tmp_path))
+  status, output, error = cloud(*VM, *argv)
+  assert (status, output) == (2, "")
+  assert message in error
+  assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+  "reads",
+  [
+    "--gin_file=runs/train.gin",  # the package's
+    "--gin_file=not_here.gin",
+    "--data_dir=../../data",
+    "--data_dir={}/mine",
+    "--gin.MODEL_DIR=mine",  # written
+  ],
+)
+def test_what_the_hosts_may_have_is_not_refused(cloud, tmp_path, reads):
+  (tmp_path / "mine").mkdir()
+  argv = (*VM, "start", "--", *RUN, reads.format(tmp_path))
+  assert cloud(*argv)[0] == 0
+
+
 def test_the_first_command_that_fails_ends_it_with_its_status(cloud):
   cloud.turns("7")
   status, _, error = cloud(*VM, "--execute", "start", "delete", "--", *RUN)
