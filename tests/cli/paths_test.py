@@ -210,7 +210,8 @@ _NO_PATHS = frozenset(
   + ("--runner", "--runner_options", "--runtime_version", "--service_account")
   + ("--split", "--stop", "--task", "--topology", "--zone")
 )
-_NO_PATHS_OF = {"teach": {"--model"}}
+# `launch --copy` is of TPU VMs, the manifest of GKE: see launch_test.py.
+_NO_PATHS_OF = {"teach": {"--model"}, "launch": {"--copy"}}
 _LONG = "n" * 256
 
 
