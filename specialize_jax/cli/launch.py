@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,10 @@ _MORE_ACTIONS = {
   "gke": ("describe",),
   "xpk": ("describe",),
 }
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(
+  r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)(?:_|\Z)", re.IGNORECASE
+)
 # Flags of what a command reads, of which one may be a file of this machine.
 _READ = ("gin_file", "gin_search_paths", "data_dir", "tfds_data_dir")
 _READ += ("dataset", "import")
@@ -82,6 +87,15 @@ def build_parser() -> argparse.ArgumentParser:
     required=True,
     metavar="SLICE",
     help="such as v5e:4x4, v5e-16 or v4:2x2x4",
+  )
+  parser.add_argument(
+    "--env",
+    action="append",
+    default=[],
+    metavar="NAME=VALUE",
+    help="an environment variable of the command, such as "
+    "JAX_COMPILATION_CACHE_DIR=gs://bucket/compiled, from which a run that "
+    "starts again reads its compiled step; may be repeated",
   )
   parser.add_argument(
     "--spot",
@@ -187,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = build_parser().parse_args(flags_argv)
   actions = _actions(flags)
   _check_place(flags)
+  flags.env = dict(map(_variable, flags.env))
 
   from specialize_jax.tpu import launch, slices
 
@@ -207,6 +222,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return launch.run_all(commands)
   print("\n\n".join(map(launch.as_text, commands)))
   return 0
+
+
+def _variable(text: str) -> tuple[str, str]:
+  """Parses a value of --env; raises UserError if it is no variable."""
+  name, is_set, value = text.partition("=")
+  if not is_set or not _VARIABLE.fullmatch(name):
+    raise errors.UserError(
+      f"--env={text} sets no variable: expected NAME=VALUE, such as"
+      " --env=JAX_COMPILATION_CACHE_DIR=gs://bucket/compiled"
+    )
+  if _SECRET.search(name):
+    raise errors.UserError(
+      f"--env={name} would be printed, and shown among the hosts' processes:"
+      " keep it in a file of the image, such as ~/.netrc, or in a secret of the"
+      " cluster"
+    )
+  return name, value
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -292,6 +324,7 @@ def _vm(flags: argparse.Namespace, rented: object) -> tpu_vm.TpuVm:
     queued=flags.queued,
     spot=flags.spot,
     runtime_version=flags.runtime_version,
+    environment=flags.env,
   )
 
 
@@ -447,6 +480,7 @@ def _on_gke(
     spot=flags.spot,
     max_restarts=flags.max_failures,
     service_account=flags.service_account,
+    environment=flags.env,
   )
   if flags.manifest is not None:
     paths.check("--manifest", flags.manifest, paths.OUTPUT_FILE)
@@ -474,6 +508,7 @@ def _on_xpk(
     zone=flags.zone,
     spot=flags.spot,
     max_restarts=flags.max_failures,
+    environment=flags.env,
   )
   return _commands_of(run, actions, arguments)
 

@@ -33,6 +33,7 @@ class JobSet:
       step. Google Cloud allows spot nodes less than this.
     service_account: the service account of the cluster with access to buckets;
       None for the default one.
+    environment: variables that are set for the run.
   """
 
   name: str
@@ -43,6 +44,7 @@ class JobSet:
   max_restarts: int = 5
   grace_seconds: int = 300
   service_account: str | None = None
+  environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     """Raises UserError for an invalid name, or a missing image."""
@@ -140,6 +142,11 @@ class JobSet:
         }
       ],
     }
+    if self.environment:
+      pod["containers"][0]["env"] = [
+        {"name": name, "value": _unexpanded(value)}
+        for name, value in self.environment.items()
+      ]
     if self.service_account is not None:
       pod["serviceAccountName"] = self.service_account
     return pod

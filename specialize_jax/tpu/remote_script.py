@@ -7,7 +7,7 @@ from the user is quoted by `shlex.quote`.
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 
@@ -48,7 +48,11 @@ def make_directory(name: str) -> str:
   return f"mkdir -p {_directory(name)}"
 
 
-def start(name: str, arguments: Sequence[str]) -> str:
+def start(
+  name: str,
+  arguments: Sequence[str],
+  environment: Mapping[str, str] | None = None,
+) -> str:
   """Returns a script that starts `specialize ARGUMENT...` and waits for it.
 
   The run outlives the connection, and a second start follows the run that is
@@ -58,11 +62,14 @@ def start(name: str, arguments: Sequence[str]) -> str:
   Args:
     name: name of the run, and of the directory of its log and status.
     arguments: the arguments of `specialize`, unquoted.
+    environment: variables that are set for it; None for none.
 
   Returns:
     The script, which prints the run's log and exits with the run's status.
   """
-  program = f'"$HOME"/{ENVIRONMENT}/bin/specialize'
+  variables = [f"{name}={value}" for name, value in (environment or {}).items()]
+  setting = shlex.join(["env", *variables]) + " " if variables else ""
+  program = f'{setting}"$HOME"/{ENVIRONMENT}/bin/specialize'
   words = " ".join(map(shlex.quote, arguments))
   return "\n".join(
     [

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.tpu import launch, remote_script, slices
@@ -25,6 +25,7 @@ class TpuVm:
     spot: whether to use spot capacity, which is cheaper and may be preempted at
       any time.
     runtime_version: the image; None for the default of the chips.
+    environment: variables that are set for the run.
   """
 
   name: str
@@ -34,6 +35,7 @@ class TpuVm:
   queued: bool = False
   spot: bool = False
   runtime_version: str | None = None
+  environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     """Raises UserError for an invalid name, project or zone."""
@@ -144,7 +146,7 @@ class TpuVm:
     """Starts `specialize ARGUMENT...` on every host and waits for it."""
     return self._ssh(
       "start the run on every host, or join it; the status is the run's",
-      remote_script.start(self.name, arguments),
+      remote_script.start(self.name, arguments, self.environment),
     )
 
   def logs(self) -> launch.Command:

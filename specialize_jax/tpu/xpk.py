@@ -6,7 +6,7 @@ JobSet itself: queued, with its own names, on clusters that xpk created.
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from specialize_jax import errors
 from specialize_jax.tpu import launch, resume, slices, tpu_vm
@@ -28,6 +28,7 @@ class Workload:
     spot: whether it runs on spot nodes, which may be preempted at any time.
     max_restarts: number of restarts, after preemptions too: xpk counts both.
     grace_seconds: time from SIGTERM to SIGKILL, for saving the step.
+    environment: variables that are set for the run.
   """
 
   name: str
@@ -39,6 +40,7 @@ class Workload:
   spot: bool = False
   max_restarts: int = 5
   grace_seconds: int = 300
+  environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     """Raises UserError for an impossible name, no image or no cluster."""
@@ -75,7 +77,7 @@ class Workload:
       f"--restart-on-exit-codes={resume.PREEMPTED}",
       f"--termination-grace-period-seconds={self.grace_seconds}",
       *(("--spot",) if self.spot else ()),
-      f"--command={_shell_command(arguments)}",
+      f"--command={_shell_command(arguments, self.environment)}",
     )
 
   def describe(self) -> launch.Command:
@@ -116,17 +118,21 @@ class Workload:
     )
 
 
-def _shell_command(arguments: Sequence[str]) -> str:
+def _shell_command(
+  arguments: Sequence[str], environment: Mapping[str, str]
+) -> str:
   """Writes `specialize ARGUMENT...` as xpk puts it into a bash script.
 
   `exec` replaces xpk's subshell, so that SIGTERM reaches the run, which then
   saves its step. Kubernetes reads `$$` as `$`, before bash reads anything.
   """
-  for argument in arguments:
+  variables = [f"{name}={value}" for name, value in environment.items()]
+  for argument in (*variables, *arguments):
     if "\n" in argument:
       raise errors.UserError(
         f"{argument!r} has a line break, which xpk cannot pass on: put the "
         "value into a gin file."
       )
-  words = shlex.join(["specialize", *arguments])
+  setting = ["env", *variables] if variables else []
+  words = shlex.join([*setting, "specialize", *arguments])
   return f"exec {words}".replace("$", "$$")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 
 import pytest
@@ -145,6 +146,63 @@ def test_a_wheel_is_copied_to_every_host_first(cloud, tmp_path):
   copy, install = cloud.arguments()
   assert copy[2:6] == ["tpu-vm", "scp", str(tmp_path / "s p.whl"), "xl:"]
   assert "'./s p.whl[tpu]'" in install[-1]
+
+
+_SET = ("A", "b 'c' $(touch injected) $HOME \"d\"")
+
+
+def test_variables_are_set_on_the_hosts(cloud, tmp_path):
+  flags = (f"--env={'='.join(_SET)}", "--env", "EMPTY=", "--execute", "start")
+  assert cloud(*VM, *flags, "--", *RUN, HOSTILE)[0] == 0
+  script = cloud.arguments()[0][-1].removeprefix("--command=")
+  home = tmp_path / "home"
+  bin_dir = home / remote_script.ENVIRONMENT / "bin"
+  stand_ins.install(
+    bin_dir,
+    "specialize",
+    "found = os.environ['A'] + os.environ['EMPTY']\n"
+    "(here / 'env').write_text(found)",
+  )
+  subprocess.run(
+    ["bash", "-c", script], env=os.environ | {"HOME": str(home)}, check=True
+  )
+  assert (bin_dir / "env").read_text() == _SET[1]
+  assert stand_ins.calls(bin_dir)[0]["arguments"][-1] == HOSTILE
+  assert not list(tmp_path.rglob("injected"))
+
+
+def test_variables_are_set_in_containers(cloud):
+  flags = (f"--env={'='.join(_SET)}", "--execute", "create", "--", *RUN)
+  assert cloud(*GKE, *flags)[0] == 0
+  assert cloud(*XPK, *flags)[0] == 0
+  on_gke, on_xpk = cloud.calls()
+  job_set = yaml.safe_load(on_gke["input"])
+  job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
+  (container,) = job["template"]["spec"]["containers"]
+  value = _SET[1].replace("$", "$$")  # as Kubernetes reads it
+  assert container["env"] == [{"name": "A", "value": value}]
+  script = on_xpk["arguments"][-1].removeprefix("--command=exec ")
+  words = shlex.split(script.replace("$$", "$"))
+  assert words[:4] == ["env", "=".join(_SET), "specialize", "train"]
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ("A", "expected NAME=VALUE"),
+    ("=b", "expected NAME=VALUE"),
+    ("A-B=c", "expected NAME=VALUE"),
+    ("WANDB_API_KEY=abc", "WANDB_API_KEY would be printed"),
+    ("hf_token=abc", "hf_token would be printed"),
+  ],
+)
+def test_no_secret_is_a_variable_of_a_command_that_is_printed(
+  cloud, given, message
+):
+  status, output, error = cloud(*VM, f"--env={given}", "start", "--", *RUN)
+  assert (status, output) == (2, "")
+  assert message in error
+  assert given.startswith("A") or "abc" not in error
 
 
 def test_what_the_run_reads_is_copied_to_where_it_runs(cloud, tmp_path):

@@ -211,7 +211,7 @@ _NO_PATHS = frozenset(
   + ("--split", "--stop", "--task", "--topology", "--zone")
 )
 # `launch --copy` is of TPU VMs, the manifest of GKE: see launch_test.py.
-_NO_PATHS_OF = {"teach": {"--model"}, "launch": {"--copy"}}
+_NO_PATHS_OF = {"teach": {"--model"}, "launch": {"--copy", "--env"}}
 _LONG = "n" * 256
 
 
