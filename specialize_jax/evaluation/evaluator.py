@@ -30,6 +30,7 @@ from specialize_jax.terminal import progress
 # Number of batches dispatched while the host reads earlier ones. A kill loses
 # them, and one is enough to keep the device busy.
 _BATCHES_AHEAD = 1
+_NOWHERE = os.devnull  # seqio wants the name of a directory
 
 
 class Evaluator:
@@ -49,7 +50,6 @@ class Evaluator:
     batch_size: int = 64,
     max_new_tokens: int = 256,
     num_examples: int | None = None,
-    output_dir: str | os.PathLike[str] | None = None,
   ) -> None:
     """Reads and tokenizes the examples of every task.
 
@@ -66,8 +66,6 @@ class Evaluator:
       max_new_tokens: maximum number of decoded tokens.
       num_examples: number of examples of each task to use, the first ones; None
         for all.
-      output_dir: predictions are written to `output_dir/STEP/TASK.jsonl`; None
-        to write none.
 
     Raises:
       UserError: the name is not registered; a task lacks the split, a metric or
@@ -80,7 +78,6 @@ class Evaluator:
     self.task_names = [task.name for task in tasks]
     self._batch_size = batch_size
     self._max_new_tokens = max_new_tokens
-    self._output_dir = epath.Path(output_dir) if output_dir else None
     self._generator = generator.Generator(
       model,
       requests.Settings(max_new_tokens=max_new_tokens),
@@ -98,8 +95,8 @@ class Evaluator:
         eval_split=split,
         sequence_length=task_feature_lengths,
         num_examples=num_examples,
-        logger_cls=[_PredictionLogger] if output_dir else [],
-        log_dir=str(output_dir) if output_dir else None,
+        logger_cls=[_PredictionLogger],
+        log_dir=_NOWHERE,  # until a call says where
         # Decoding keeps the device busy; a second thread would wait for it.
         async_compute_metrics=False,
       )
@@ -116,7 +113,12 @@ class Evaluator:
     ]
 
   def __call__(
-    self, params: network.Params, step: int, *, checkpoint: str | None = None
+    self,
+    params: network.Params,
+    step: int,
+    *,
+    output_dir: str | os.PathLike[str] | None = None,
+    checkpoint: str | None = None,
   ) -> Mapping[str, float]:
     """Decodes and grades every example.
 
@@ -124,6 +126,8 @@ class Evaluator:
       params: the network's parameters, on one device or sharded.
       step: the step of the parameters, which names the directory of the
         predictions.
+      output_dir: predictions are written to `output_dir/STEP/TASK.jsonl`; None
+        to write none.
       checkpoint: identifies the parameters. If given, outputs are written as
         they are decoded (on a local disk: objects in a bucket cannot grow), and
         an evaluation of the same checkpoint that was killed resumes; see
@@ -137,6 +141,8 @@ class Evaluator:
     Raises:
       UserError: the mesh of `params` does not divide the batch size.
     """
+    (logger,) = self._seqio.loggers
+    logger.output_dir = _NOWHERE if output_dir is None else str(output_dir)
     num_batches = sum(
       math.ceil(len(examples) / self._batch_size)
       for examples in self._examples.values()
@@ -154,7 +160,13 @@ class Evaluator:
         dataset: tf.data.Dataset,
       ) -> Sequence[tuple[int, np.ndarray]]:
         name = self._name_of(dataset)
-        with self._kept(name, step, checkpoint) as kept:
+        path = None
+        # Appending rows needs a local disk: objects in a bucket cannot grow.
+        if None not in (checkpoint, output_dir) and not paths.is_in_bucket(
+          output_dir
+        ):
+          path = epath.Path(output_dir) / str(step) / f"{name}.outputs.jsonl"
+        with self._kept(name, path, checkpoint) as kept:
           self._decode(params, self._examples[name], kept, bar)
           return list(enumerate(kept.tokens_NT))
 
@@ -194,18 +206,10 @@ class Evaluator:
     raise AssertionError("seqio passed a dataset that it does not cache")
 
   def _kept(
-    self, name: str, step: int, checkpoint: str | None
+    self, name: str, path: epath.Path | None, checkpoint: str | None
   ) -> kept_outputs.KeptOutputs:
     """Opens the outputs of a task's examples that were decoded before."""
     examples = self._examples[name]
-    path = None
-    # Appending rows needs a local disk: objects in a bucket cannot grow.
-    if (
-      checkpoint is not None
-      and self._output_dir is not None
-      and not paths.is_in_bucket(self._output_dir)
-    ):
-      path = self._output_dir / str(step) / f"{name}.outputs.jsonl"
     kept = kept_outputs.KeptOutputs(
       path,
       made_of={
@@ -258,7 +262,7 @@ class _PredictionLogger(seqio.Logger):
     targets: Sequence[str],
   ) -> None:
     """Writes the predictions of a task; called by seqio after its metrics."""
-    if jax.process_index() != 0:
+    if self.output_dir == _NOWHERE or jax.process_index() != 0:
       return
     task = seqio.get_mixture_or_task(task_name)
     rows = prediction_rows(

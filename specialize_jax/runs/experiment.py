@@ -6,6 +6,7 @@ that connects data, network, loss, optimizer, mesh, checkpoints and evaluators.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -118,20 +119,14 @@ class Evaluation:
     """Returns hashes of the questions, prompts and vocabulary."""
     return evaluator.data_identity(self.mixture_or_task_name, self.split)
 
-  def evaluator(
-    self,
-    model: network.EncoderDecoder,
-    output_dir: str | os.PathLike[str] | None,
-  ) -> evaluator.Evaluator:
+  def evaluator(self, model: network.EncoderDecoder) -> evaluator.Evaluator:
     """Reads the examples and returns a callable `(params, step)`."""
     fields = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
       if field.name != "mixture_or_task_name"
     }
-    return evaluator.Evaluator(
-      self.mixture_or_task_name, model=model, output_dir=output_dir, **fields
-    )
+    return evaluator.Evaluator(self.mixture_or_task_name, model=model, **fields)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -279,7 +274,7 @@ def _train(
   # early.
   predictions_dir = os.path.join(experiment.model_dir, "predictions")
   evaluators = [
-    evaluation.evaluator(model, predictions_dir)
+    functools.partial(evaluation.evaluator(model), output_dir=predictions_dir)
     for evaluation in experiment.evaluations
   ] + [one.evaluator(model, placed) for one in experiment.held_out_losses]
   evaluated = _evaluated_data(experiment)
@@ -512,44 +507,112 @@ def evaluate_checkpoint(
   mesh: MeshShape | None = None,
   verify: bool = True,
 ) -> dict[str, float]:
-  """Evaluates a checkpoint; its network is built from its own config.
+  """Evaluates one checkpoint; see `CheckpointEvaluator`."""
+  evaluate = CheckpointEvaluator(evaluations, mesh=mesh, verify=verify)
+  return evaluate(checkpoint_path, output_dir)
 
-  Writes predictions to `output_dir/STEP/TASK.jsonl` and the returned values to
-  `output_dir/metrics.jsonl`, as one row. An evaluation that was killed resumes
-  without decoding completed examples again.
 
-  Args:
-    checkpoint_path: a checkpoint of any kind, see `opening.open_checkpoint`; if
-      it has no step, its step is 0.
-    evaluations: the evaluations to run.
-    output_dir: the output directory.
-    mesh: the mesh of the devices of all hosts; data parallel by default.
-    verify: whether to compare the checkpoint with the digests saved with it.
+class CheckpointEvaluator:
+  """Evaluates checkpoints, reading the examples once for all of them."""
 
-  Returns:
-    "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task.
+  def __init__(
+    self,
+    evaluations: Sequence[Evaluation],
+    *,
+    mesh: MeshShape | None = None,
+    verify: bool = True,
+  ) -> None:
+    """Initializes without reading anything.
 
-  Raises:
-    UserError: the checkpoint does not exist, a task cannot be evaluated, or
-      another process writes to `output_dir`.
-  """
-  _agree(
-    {
-      "CHECKPOINT_PATH": os.fspath(checkpoint_path),
-      "evaluations": evaluations,
-      "EVAL_OUTPUT_DIR": os.fspath(output_dir),
-      "mesh": mesh,
-    }
-  )
-  if (epath.Path(output_dir) / "checkpoints").is_dir():
-    raise errors.UserError(
-      f"EVAL_OUTPUT_DIR={os.fspath(output_dir)} is the MODEL_DIR of a run,"
-      " whose metrics.jsonl would be replaced: give another directory"
+    Args:
+      evaluations: the evaluations to run.
+      mesh: the mesh of the devices of all hosts; data parallel by default.
+      verify: whether to compare a checkpoint with the digests saved with it.
+    """
+    self._evaluations = evaluations
+    self._mesh = mesh or MeshShape()
+    self._verify = verify
+    self._made_of = None
+    self._evaluators: list[evaluator.Evaluator] = []
+
+  def __call__(
+    self,
+    checkpoint_path: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+  ) -> dict[str, float]:
+    """Evaluates a checkpoint; its network is built from its own config.
+
+    Writes predictions to `output_dir/STEP/TASK.jsonl` and the returned values
+    to `output_dir/metrics.jsonl`, as one row. An evaluation that was killed
+    resumes without decoding completed examples again.
+
+    Args:
+      checkpoint_path: a checkpoint of any kind, see `opening.open_checkpoint`;
+        if it has no step, its step is 0.
+      output_dir: the output directory.
+
+    Returns:
+      "TASK/accuracy", "TASK/n", "TASK/low" and "TASK/high" for each task.
+
+    Raises:
+      UserError: the checkpoint does not exist, a task cannot be evaluated, or
+        another process writes to `output_dir`.
+    """
+    _agree(
+      {
+        "CHECKPOINT_PATH": os.fspath(checkpoint_path),
+        "evaluations": self._evaluations,
+        "EVAL_OUTPUT_DIR": os.fspath(output_dir),
+        "mesh": self._mesh,
+      }
     )
-  with _held(output_dir, "EVAL_OUTPUT_DIR"):
-    return _evaluate_checkpoint(
-      checkpoint_path, evaluations, output_dir, mesh, verify
-    )
+    if (epath.Path(output_dir) / "checkpoints").is_dir():
+      raise errors.UserError(
+        f"EVAL_OUTPUT_DIR={os.fspath(output_dir)} is the MODEL_DIR of a run,"
+        " whose metrics.jsonl would be replaced: give another directory"
+      )
+    with _held(output_dir, "EVAL_OUTPUT_DIR"):
+      return self._evaluate(checkpoint_path, output_dir)
+
+  def _evaluate(
+    self,
+    checkpoint_path: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+  ) -> dict[str, float]:
+    checkpoint = opening.open_checkpoint(checkpoint_path, verify=self._verify)
+    step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
+    metrics_path = epath.Path(output_dir) / "metrics.jsonl"
+    described = {"step": step_number, "checkpoint": identity, "values": {}}
+    _other_rows(metrics_path, described)  # refuses another checkpoint's
+    for evaluation in self._evaluations:
+      _check_vocabulary(
+        checkpoint,
+        evaluation.mixture_or_task_name,
+        "give the --data_dir that has that one",
+      )
+    self._read(checkpoint.config)
+    placed = self._mesh.placement()
+    params = checkpoint.params(placed)
+    values: dict[str, float] = {}
+    with placed.entered():
+      for evaluate in self._evaluators:
+        values |= evaluate(
+          params, step_number, output_dir=output_dir, checkpoint=identity
+        )
+    if jax.process_index() == 0:
+      row = {**described, "group": "evaluation", "values": values}
+      rows = [*_other_rows(metrics_path, row), row]
+      writing.write_rows(metrics_path, rows, sealed=True)
+    return values
+
+  def _read(self, config: t5_config.T5Config) -> None:
+    """Reads the examples, unless they are those of the call before."""
+    made_of = config, [one.data_identity() for one in self._evaluations]
+    if made_of == self._made_of:
+      return
+    model = network.EncoderDecoder(config)
+    self._evaluators = [one.evaluator(model) for one in self._evaluations]
+    self._made_of = made_of
 
 
 def _agree(settings: Mapping[str, object]) -> None:
@@ -572,41 +635,6 @@ def _held(
   if jax.process_index() != 0:
     return contextlib.nullcontext()
   return locks.directory(output_dir, flag)
-
-
-def _evaluate_checkpoint(
-  checkpoint_path: str | os.PathLike[str],
-  evaluations: Sequence[Evaluation],
-  output_dir: str | os.PathLike[str],
-  mesh: MeshShape | None,
-  verify: bool,
-) -> dict[str, float]:
-  checkpoint = opening.open_checkpoint(checkpoint_path, verify=verify)
-  step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
-  metrics_path = epath.Path(output_dir) / "metrics.jsonl"
-  described = {"step": step_number, "checkpoint": identity, "values": {}}
-  _other_rows(metrics_path, described)  # refuses another checkpoint's
-  for evaluation in evaluations:
-    _check_vocabulary(
-      checkpoint,
-      evaluation.mixture_or_task_name,
-      "give the --data_dir that has that one",
-    )
-  evaluators = [
-    evaluation.evaluator(network.EncoderDecoder(checkpoint.config), output_dir)
-    for evaluation in evaluations
-  ]
-  placed = (mesh or MeshShape()).placement()
-  params = checkpoint.params(placed)
-  values: dict[str, float] = {}
-  with placed.entered():
-    for evaluate_fn in evaluators:
-      values.update(evaluate_fn(params, step_number, checkpoint=identity))
-  if jax.process_index() == 0:
-    row = {**described, "group": "evaluation", "values": values}
-    rows = [*_other_rows(metrics_path, row), row]
-    writing.write_rows(metrics_path, rows, sealed=True)
-  return values
 
 
 def _other_rows(

@@ -66,8 +66,9 @@ class Selecting:
 
 def evaluate(selecting: Selecting) -> None:
   """Evaluates every checkpoint of the run that has not been evaluated yet."""
+  evaluator = _evaluator(selecting, selecting.validation)
   for step in _agreed(_missing(selecting)):
-    _evaluate_step(selecting, step, selecting.model_dir)
+    _evaluate_step(selecting, evaluator, step, selecting.model_dir)
   _barrier("evaluated")  # all read what the first process writes
 
 
@@ -90,8 +91,9 @@ def follow(
   model_dir = epath.Path(selecting.model_dir)
   candidate_dir = model_dir / choosing.CANDIDATE
   waiting = _Waiting(selecting, poll_seconds, patience_seconds)
+  evaluator = _evaluator(selecting, selecting.validation)
   for step in _agreed(_linked_aside(waiting.steps(), model_dir)):
-    _evaluate_step(selecting, step, candidate_dir)
+    _evaluate_step(selecting, evaluator, step, candidate_dir)
     if jax.process_index() == 0:
       _put_aside(selecting, candidate_dir, step)
     _barrier("put aside")
@@ -118,10 +120,9 @@ def test(
   )
   if selecting.test is None or processes.anywhere(is_gone):
     return None
+  evaluator = _evaluator(selecting, selecting.test)
   values = {
-    step: _evaluation_of(
-      selecting, selecting.test, "test", step, model_dir / name
-    )
+    step: _evaluation_of(selecting, evaluator, "test", step, model_dir / name)
     for step, name in places.items()
   }
   if jax.process_index() != 0:  # only the first process has the predictions
@@ -258,13 +259,21 @@ def _evaluated_by_run(
   }
 
 
+def _evaluator(
+  selecting: Selecting, evaluation: experiment.Evaluation
+) -> experiment.CheckpointEvaluator:
+  """Returns what evaluates all steps, reading the examples once."""
+  return experiment.CheckpointEvaluator([evaluation], mesh=selecting.mesh)
+
+
 def _evaluate_step(
-  selecting: Selecting, step: int, run_dir: str | os.PathLike[str]
+  selecting: Selecting,
+  evaluator: experiment.CheckpointEvaluator,
+  step: int,
+  run_dir: str | os.PathLike[str],
 ) -> None:
   start = time.monotonic()
-  values = _evaluation_of(
-    selecting, selecting.validation, "validation", step, run_dir
-  )
+  values = _evaluation_of(selecting, evaluator, "validation", step, run_dir)
   suffix = f"/{selecting.metric}"
   compared = [v for name, v in values.items() if name.endswith(suffix)]
   if jax.process_index() == 0:
@@ -301,13 +310,14 @@ def _put_aside(
 
 def _evaluation_of(
   selecting: Selecting,
-  evaluation: experiment.Evaluation,
+  evaluator: experiment.CheckpointEvaluator,
   kind: str,
   step: int,
   run_dir: str | os.PathLike[str],
 ) -> Mapping[str, float]:
   """Evaluates a step, or reads its values if they exist."""
   model_dir = epath.Path(selecting.model_dir)
+  evaluation = selecting.test if kind == "test" else selecting.validation
   data = evaluation.data_identity()
   known = _written(evaluation, data, model_dir, kind, step)
   if known:
@@ -318,12 +328,7 @@ def _evaluation_of(
     # What says of which they are goes first, and comes last.
     for name in ("made_of.json", "metrics.jsonl"):
       (directory / name).unlink(missing_ok=True)
-  values = experiment.evaluate_checkpoint(
-    checkpoint,
-    evaluations=[evaluation],
-    mesh=selecting.mesh,
-    output_dir=directory,
-  )
+  values = evaluator(checkpoint, directory)
   if jax.process_index() == 0:
     made_of = _made_of(evaluation, data, checkpoint)
     writing.write_json(directory / "made_of.json", made_of, sealed=True)

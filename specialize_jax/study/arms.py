@@ -255,8 +255,13 @@ def run_arm(
       SELECTED: chosen.step,
       IN_DISTRIBUTION: chosen.in_distribution_step,
     }
+  evaluate = experiment.CheckpointEvaluator(arm.tests, mesh=run.mesh)
   tests = {
-    rule: _tested(arm, run, step, job_dir / "predictions" / rule)
+    rule: demo.test(
+      evaluate,
+      pathlib.Path(run.model_dir) / "checkpoints" / str(step),
+      job_dir / "predictions" / rule,
+    )
     for rule, step in steps.items()
     if rule == SELECTED or step != steps[SELECTED]
   }
@@ -270,18 +275,6 @@ def run_arm(
       "selection": chosen.as_json() if chosen else None,
       "tests": tests,
     },
-  )
-
-
-def _tested(
-  arm: Arm,
-  run: experiment.Experiment,
-  step: int,
-  output_dir: pathlib.Path,
-) -> dict[str, dict[str, float]]:
-  checkpoint = pathlib.Path(run.model_dir) / "checkpoints" / str(step)
-  return demo.test(
-    checkpoint, evaluations=arm.tests, mesh=run.mesh, output_dir=output_dir
   )
 
 

@@ -128,13 +128,11 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
     predictions = output_dir / "predictions"
     general = pathlib.Path(demo.pretraining.model_dir)
     specialized = pathlib.Path(demo.specialization.model_dir) / "checkpoints"
+    evaluate = experiment.CheckpointEvaluator(
+      demo.tests, mesh=demo.specialization.mesh
+    )
     before, after = (
-      test(
-        checkpoint,
-        evaluations=demo.tests,
-        mesh=demo.specialization.mesh,
-        output_dir=predictions / when,
-      )
+      test(evaluate, checkpoint, predictions / when)
       for when, checkpoint in (
         ("before", general),
         ("after", specialized / str(step)),
@@ -150,7 +148,7 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
     )
   if demo.comparison:
     with _stage(8, f"the same again but for {demo.comparison_name}"):
-      _compare(demo, output_dir, step)
+      _compare(demo, evaluate, output_dir, step)
   writing.write_json(
     output_dir / "results.json",
     {
@@ -213,19 +211,15 @@ def measure_teacher(directory: pathlib.Path) -> dict[str, object]:
 
 
 def test(
+  evaluate: experiment.CheckpointEvaluator,
   checkpoint: pathlib.Path,
-  *,
-  evaluations: Sequence[experiment.Evaluation],
-  mesh: experiment.MeshShape,
   output_dir: pathlib.Path,
 ) -> dict[str, dict[str, float]]:
   """Tests a checkpoint, returning `{task: {"accuracy", "n", "low", "high"}}`.
 
-  See `experiment.evaluate_checkpoint`, which writes the predictions.
+  See `experiment.CheckpointEvaluator`, which writes the predictions.
   """
-  values = experiment.evaluate_checkpoint(
-    checkpoint, evaluations=evaluations, mesh=mesh, output_dir=output_dir
-  )
+  values = evaluate(checkpoint, output_dir)
   tasks: dict[str, dict[str, float]] = {}
   for name, value in values.items():
     task, _, kind = name.rpartition("/")
@@ -300,11 +294,17 @@ def _select(demo: Demo, run: experiment.Experiment) -> selection.Selection:
   )
 
 
-def _compare(demo: Demo, output_dir: pathlib.Path, step: int) -> None:
+def _compare(
+  demo: Demo,
+  evaluate: experiment.CheckpointEvaluator,
+  output_dir: pathlib.Path,
+  step: int,
+) -> None:
   """Trains, selects and tests the other specialization, and compares it.
 
   Args:
     demo: the configuration, with a comparison.
+    evaluate: the tests of the first specialization.
     output_dir: the demo's.
     step: the selected step of the specialization.
   """
@@ -313,12 +313,7 @@ def _compare(demo: Demo, output_dir: pathlib.Path, step: int) -> None:
   other_step = _select(demo, run).step
   model_dir = pathlib.Path(run.model_dir)
   other = output_dir / "predictions" / model_dir.name
-  test(
-    model_dir / "checkpoints" / str(other_step),
-    evaluations=demo.tests,
-    mesh=run.mesh,
-    output_dir=other,
-  )
+  test(evaluate, model_dir / "checkpoints" / str(other_step), other)
   roles = dataclasses.asdict(demo.tasks)
   writing.write_json(
     output_dir / "comparison.json",

@@ -127,8 +127,8 @@ def test_it_grades_and_stores_the_predictions(
   right = [i for i in range(7) if i % 3 and answers_alike(said[i])]
   answers = [said[i] if i in right else "never" for i in range(7)]
   _add_task("said", answers)
-  evaluate = _make("said", model, output_dir=tmp_path)
-  values = evaluate(params, 30)
+  evaluate = _make("said", model)
+  values = evaluate(params, 30, output_dir=tmp_path)
   assert values["said/n"] == 7
   assert values["said/accuracy"] == pytest.approx(len(right) / 7)
   assert values["said/low"] < values["said/accuracy"] < values["said/high"]
@@ -147,7 +147,7 @@ def answers_alike(text):
 
 
 def test_a_second_call_and_a_second_task_compile_nothing(
-  registry, model, params
+  registry, model, params, tmp_path
 ):
   _add_task("first", ["1"] * 7)
   _add_task("second", ["1"] * 5, metric_fns=[metrics.number_accuracy])
@@ -158,7 +158,9 @@ def test_a_second_call_and_a_second_task_compile_nothing(
   assert values["first/n"] == 7
   assert values["second/n"] == 5
   compiled = loop._start._cache_size(), loop._resume._cache_size()
-  assert evaluate(params, 2) == values
+  assert evaluate(params, 2, output_dir=tmp_path) == values
+  # And each call writes where it is told to, if at all.
+  assert [path.name for path in tmp_path.iterdir()] == ["2"]
   assert (loop._start._cache_size(), loop._resume._cache_size()) == compiled
 
 
@@ -176,7 +178,7 @@ def test_outputs_that_end_early_and_late_are_graded_together(
   said = [_say(model, ending, question) for question in QUESTIONS]
   assert len({len(text) for text in said}) > 1, "all outputs are as long"
   _add_task("uneven", ["1"] * 7)
-  _make("uneven", model, output_dir=tmp_path)(ending, 1)
+  _make("uneven", model)(ending, 1, output_dir=tmp_path)
   rows = reading.read_rows(tmp_path / "1" / "uneven.jsonl")
   assert [row["prediction"] for row in rows] == said
 
@@ -223,7 +225,7 @@ def test_sharded_parameters_give_the_same_predictions(
   registry, model, params, tmp_path
 ):
   _add_task("sharded", ["1"] * 7)
-  evaluate = _make("sharded", model, output_dir=tmp_path)
+  evaluate = functools.partial(_make("sharded", model), output_dir=tmp_path)
   evaluate(params, 1)
   mesh = jax.make_mesh(
     (2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2
@@ -240,7 +242,7 @@ def test_decoded_examples_are_not_decoded_again(
   registry, model, params, tmp_path
 ):
   _add_task("kept", list("1234567"))
-  evaluate = _make("kept", model, output_dir=tmp_path)
+  evaluate = functools.partial(_make("kept", model), output_dir=tmp_path)
   unbroken = evaluate(params, 1, checkpoint="a")
   outputs = tmp_path / "1" / "kept.outputs.jsonl"
   rows = reading.read_rows(outputs)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -12,8 +13,8 @@ from testdata import tiny_demo, tiny_world
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
 from specialize_jax.data import sources
-from specialize_jax.evaluation import history
-from specialize_jax.files import locks
+from specialize_jax.evaluation import evaluator, history
+from specialize_jax.files import locks, reading
 from specialize_jax.runs import experiment, held_out
 from specialize_jax.t5 import network
 from specialize_jax.training import loop
@@ -57,12 +58,11 @@ def test_a_run_ends_at_its_last_step_and_is_evaluated(trained_run, tmp_path):
   )
   assert values["mini_gsm_zero_shot_chain_of_thought_v1/n"] == 6
   # Another evaluation of it adds to the metrics, and the same one replaces its.
-  for name in ("mini_svamp_zero_shot_chain_of_thought_v1",) * 2:
-    experiment.evaluate_checkpoint(
-      run.model_dir,
-      evaluations=[tiny_demo.evaluation(name)],
-      output_dir=tmp_path / "eval",
-    )
+  evaluate = experiment.CheckpointEvaluator(
+    [tiny_demo.evaluation("mini_svamp_zero_shot_chain_of_thought_v1")]
+  )
+  for _ in range(2):
+    evaluate(run.model_dir, tmp_path / "eval")
   known = history.read(tmp_path / "eval" / "metrics.jsonl")
   assert [*known] == [6]
   assert known[6].items() > values.items()
@@ -126,15 +126,46 @@ def test_a_run_s_export_is_evaluated_like_the_run(trained_run, tmp_path):
   )
   conversion.write_folder(plan, tmp_path / "folder")
   task = "mini_gsm_zero_shot_chain_of_thought_v1"
+  evaluate = experiment.CheckpointEvaluator([tiny_demo.evaluation(task)])
   for path in (run.model_dir, tmp_path / "folder"):
-    experiment.evaluate_checkpoint(
-      path,
-      evaluations=[tiny_demo.evaluation(task)],
-      output_dir=f"{tmp_path}/{pathlib.Path(path).name}_eval",
-    )
+    evaluate(path, f"{tmp_path}/{pathlib.Path(path).name}_eval")
   (ours,) = tmp_path.glob(f"model_eval/**/{task}.jsonl")
   (theirs,) = tmp_path.glob(f"folder_eval/**/{task}.jsonl")
   assert ours.read_text() == theirs.read_text()
+
+
+def test_checkpoints_are_evaluated_on_examples_that_are_read_once(
+  trained_run, data_dir, tmp_path, monkeypatch
+):
+  read = []
+
+  class Counted(evaluator.Evaluator):
+    def __init__(self, *args, **kwargs):
+      super().__init__(*args, **kwargs)
+      read.append(self)
+
+  monkeypatch.setattr(evaluator, "Evaluator", Counted)
+  run, _ = trained_run
+  task = "mini_gsm_zero_shot_chain_of_thought_v1"
+  evaluate = experiment.CheckpointEvaluator([tiny_demo.evaluation(task)])
+
+  def rows_of(step, name):
+    evaluate(f"{run.model_dir}/checkpoints/{step}", tmp_path / name)
+    return reading.read_rows(tmp_path / name / str(step) / f"{task}.jsonl")
+
+  first, second = rows_of(2, "first"), rows_of(4, "second")
+  assert len(read) == 1
+  assert [row["prompt"] for row in first] == [row["prompt"] for row in second]
+  # Of corrected data they are read again.
+  corrected = shutil.copytree(data_dir, tmp_path / "corrected")
+  file = corrected / "mini/mini_gsm/validation.jsonl"
+  rows = reading.read_rows(file)
+  rows[0]["answer"] = str(int(rows[0]["answer"]) + 1)
+  file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  monkeypatch.setattr(sources, "_chosen", {"path": str(corrected)})
+  assert rows_of(2, "third")[0]["target"] == rows[0]["answer"]
+  assert first[0]["target"] != rows[0]["answer"]
+  assert len(read) == 2
 
 
 def test_a_missing_step_is_an_error(trained_run):
