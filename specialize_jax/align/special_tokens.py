@@ -9,7 +9,7 @@ import re
 _BAR = r"[|\uff5c]"  # U+FF5C is DeepSeek's
 _BEGIN = (
   rf"<s>|<bos>|\[BOS\]|<{_BAR}(?:begin_of_text|begin\u2581of\u2581sentence"
-  rf"|startoftext|start_of_text|im_start|start){_BAR}>"
+  rf"|startoftext|start_of_text|im_start|start|START_RESPONSE){_BAR}>"
 )
 _HEADER = (
   rf"<{_BAR}im_start{_BAR}>assistant|<{_BAR}start_header_id{_BAR}>assistant"
@@ -17,14 +17,23 @@ _HEADER = (
   rf"|<{_BAR}(?i:assistant|im_assistant){_BAR}>|\[/INST\]"
   rf"|<{_BAR}channel{_BAR}>final<{_BAR}message{_BAR}>"
 )
+# The names between bars that end a turn, or begin another. Others are within
+# one, such as GLM's <|begin_of_box|> around an answer.
+_END_NAMES = (
+  r"im_start|im_end|im_user|im_system|im_assistant|end_?of_?text|eot|eot_id"
+  r"|eom_id|eod|eod_id|eos|eos_token|pad|end|return|call|stop|user|system"
+  r"|assistant|prompter|human|observation|tool|start_header_id|start_of_role"
+  r"|end_?of_?turn|end_of_turn_token|end_response|end_of_response|endofprompt"
+  r"|end\u2581of\u2581sentence"
+)
 _END = (
   rf"</s>|<eos>|<pad>|\[EOS\]|<end_of_turn>|<start_of_turn>|\[/?INST\]|<<SYS>>"
-  rf"|<{_BAR}(?!channel{_BAR}|message{_BAR}|start{_BAR})[^<>\s]{{1,40}}{_BAR}>"
+  rf"|<{_BAR}(?i:{_END_NAMES}){_BAR}>"
 )
 _OTHER = rf"<{_BAR}[^<>\s]{{1,40}}{_BAR}>|<unk>|<s>|<bos>|\[BOS\]"
 
-END = re.compile(_END)
-"""A token after which a text or a turn is over."""
+END = re.compile(rf"{_END}|(?:\s*(?:{_END}|{_OTHER}))+\s*\Z")
+"""A token after which a text or a turn is over, or any at the end of a text."""
 
 ANY = re.compile(f"{_END}|{_OTHER}")
 """Any special token."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import regex
 
 from specialize_jax import errors
-from specialize_jax.cot import answers, spelling
+from specialize_jax.cot import answers, spelling, turns
 
 KINDS: tuple[str, ...] = typing.get_args(answers.Kind)
 """The kinds that `answers` finds and compares."""
@@ -48,7 +48,7 @@ _TRIAL_SIZE = 2_000  # characters of a text that an expression is tried on
 _WORD_EDGE = re.compile(r"(?<![0-9a-z])(?=[0-9a-z])|(?<=[0-9a-z])(?![0-9a-z])")
 _MAX_SHOWN = 60
 _NOTHING = object()  # no field, which differs from a field that is null
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(strict=False)  # models break lines in strings
 _SEPARATOR = re.compile(r"(?<=\d)[.,](?=\d)")
 
 
@@ -142,11 +142,11 @@ class AnswerRule:
       return text.strip() or None
     text = text[-_REACH:]
     if self.kind == "regex":
-      return _matched(self.pattern, text)
+      return _matched(self.pattern, turns.until_token(text))
     if self.kind == "json":
       if self.fields:
-        return _object(text, self.fields)
-      return self.written(_field(text, self.field))
+        return _object(turns.until_token(text), self.fields)
+      return self.written(_field(turns.until_token(text), self.field))
     said = _called(self.function, text)
     if said is not None and not isinstance(said, str):
       raise errors.UserError(
@@ -368,17 +368,23 @@ def _last_match(pattern: str, text: str) -> str | None:
 
 
 def _objects(text: str) -> Iterator[Mapping[str, object]]:
-  """Yields the JSON objects in a text, the last to begin first."""
-  end = len(text)
+  """Yields the JSON objects in a text: the last first, and outer ones first."""
+  found: list[tuple[int, int, Mapping[str, object]]] = []
+  begin = len(text)
   for _ in range(_MAX_OBJECTS):
-    end = text.rfind("{", 0, end)
-    if end < 0:
-      return
+    begin = text.rfind("{", 0, begin)
+    if begin < 0:
+      break
     try:
-      value, _ = _DECODER.raw_decode(text, end)
+      value, end = _DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError):
       continue
-    yield value
+    found.append((begin, end, value))
+  outer, inner, last = [], [], 0
+  for begin, end, value in reversed(found):
+    (outer if begin >= last else inner).append(value)
+    last = max(last, end)
+  yield from (*outer[::-1], *inner[::-1])
 
 
 def _value(found: object, name: str) -> object:

@@ -15,6 +15,7 @@ Grading never fails on any prediction: one without a readable answer is wrong.
 import dataclasses
 import fractions
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -42,6 +43,23 @@ _GROUPS = re.compile(
   r"(?<![\w.,/])[1-9]\d{0,2}(?: \d{3})+(?:[.,]\d{1,2}(?!\d))?"
   r"(?![\d-]|[.,/]\d| \d| ?[*+/=x])"
 )
+# In running text, only what no other number can be written as: "10 000",
+# "1 234 567", "12 500,50".
+_SURE_GROUPS = re.compile(
+  r"(?<![\w.,/])[1-9]\d{0,2}(?: \d{3})*"
+  r"(?: 0\d\d(?: \d{3})*|(?<= \d{3}) \d{3}| \d{3}(?=,\d{1,2}(?!\d)))"
+  r"(?![\d-]|[.,/]\d{3}| \d| ?[*+/=x])"
+)
+# The steps of a solution: "1. She sold 48 clips.\n2. ..."
+_FIRST_STEP = re.compile(r"\(?1[.)]\s")
+_NEXT_STEP = re.compile(r"\n\s{0,5}\(?2[.)]\s")
+_RESULT = re.compile(r"=\s?\W{0,3}\d")
+_NOT_A_NUMBER = re.compile(r"\W{0,5}not\s\W{0,3}\d")
+# "The answer is the sum of the 2, which is 72."
+_ENDS_IN = re.compile(
+  r"\b(?:is|are|was|were|equals|makes|gives|(?:a|the)\stotal\sof)\s\W{0,4}\Z",
+  re.IGNORECASE,
+)
 _REJECTED = re.compile(
   r"\b(?:not|neither\s[^\s,;]{1,40}\snor)\s[^\s,;.]+(?:\s[^\s,;.]+)?"
   r"(?:,?\sbut\s(?:rather\s)?|[,;]\s(?:it\sis|it's|rather)\s)"
@@ -52,6 +70,7 @@ _NONE = re.compile(
   r"(?:\s(?:left|remain(?:s|ing)?))?[\s.*]*",
   re.IGNORECASE,
 )
+_OR = re.compile(r",?\sor\s")
 _AND_A_FRACTION = re.compile(r"(?<=\d) and (?:a (half)\b|(?=\d+/\d))")
 _EQUALS = re.compile(
   r"=|,?\s(?:which\s)?(?:equals|is\sequal\sto)\b", re.IGNORECASE
@@ -140,6 +159,11 @@ _OPENING_CHOICE = re.compile(
 _ENDING_CHOICE = re.compile(
   r"\bis\W{1,3}(not\s)?(?:deductively\s)?(true|false|valid|invalid)\W{0,5}\Z"
 )
+# "Result: True", "... back at the starting point. No."
+_LAST_CHOICE = re.compile(
+  r"(?:\A[^:.]{1,40}:|.*[.!?])[\s*_]{1,5}"
+  r"(yes|no|true|false|valid|invalid)[\s.*_!]{0,5}\Z"
+)
 _OPPOSITE = {
   "valid": "invalid",
   "invalid": "valid",
@@ -152,7 +176,7 @@ _OPTION = re.compile(
 )
 _OPENING_OPTION = re.compile(
   r"(?:option\s+|choice\s+)?(?:\(([a-z])\)|\[([a-z])\]"
-  r"|([a-z])(?:\)|[.:]\s|\s[-\u2013\u2014]\s(?!\(?[a-z]\b)"
+  r"|([a-z])(?:\)|[.:]\s|\s[-\u2013\u2014]\s(?!\(?[a-z]\b)|\s\((?![a-z]\))"
   r"|,?\s(?:and\s)?(?:not|rather\sthan|instead\sof)\s(?=\(?[a-z]\)?\W*\Z)"
   r"|,\s(?!(?:and|or)\b|\(?[a-z]\b)))"
 )
@@ -172,11 +196,13 @@ _OPTION_SENTENCE_END = re.compile(
   r"(?<=\))[.;]\s|\b(?:because|since|as)\b|\n"
   r"|(?<=\))(?:,?\s(?:and\s)?not|,?\s(?:rather\sthan|instead\sof))\s(?=\([a-z]\))"
 )
+_NOT_ANOTHER = re.compile(r",\s(?:and\s)?not\s\([a-z]\).*")
 _ENDING_OPTION = re.compile(r"(\([a-z]\))\W{0,5}\Z")
 _DENIES = re.compile(
   r"\b(?:not|n't|never|neither|nor|except|wrong|incorrect)\b"
 )
 _LIST_LINE = re.compile(r"[ \t]*(?:[-*\u2022]|\(?\d{1,3}[.)])[ \t]+(.*)")
+_NUMBERING = re.compile(r"(?:\A|[\s,;])\(?\d{1,2}[.)]\s")
 _WORD_LINE = re.compile(r"[ \t*]*([^\W\d_][\w'-]*)[ \t*,]*")
 # "The words in alphabetical order are: apple, cat"
 _LIST_FOLLOWS = re.compile(
@@ -203,6 +229,7 @@ _PLAIN_NUMBER = re.compile(
   r"|\.\d{1,200}(?:e[-+]?\d{1,3})?)",
   re.IGNORECASE,
 )
+_LAST_WORD = re.compile(r".*\w|", re.DOTALL)
 _TOLERANCE = fractions.Fraction(1, 1_000_000)
 
 
@@ -271,20 +298,52 @@ def _read_number(text: str) -> written_numbers.Number | None:
 
 def _find_number(text: str) -> written_numbers.Number | None:
   text = turns.own_turn(spelling.plain_characters(text), _end_of_number)
+  denied, in_remark = False, None
   for said in turns.marked(text):
     plain = spelling.plain_latex(said.text).strip()
     sentence = _SENTENCE_END.split(plain, 1)[0]
     if said.is_boxed and formulas.is_several(sentence):
       return None
-    for part in (_REMARK.sub("", sentence), sentence):
+    if not said.is_boxed and _NOT_A_NUMBER.match(_REJECTED.sub("", sentence)):
+      denied = True
+      continue
+    if said.opens and _only_opens(plain, sentence):
+      return None if _loops(plain) else _last_number(plain)
+    bare = _REMARK.sub("", sentence)
+    for part in (bare, sentence):
       number = _number_said(part, is_boxed=said.is_boxed)
-      if number is not None:
+      if number is None:
+        continue
+      if number.is_alone or said.is_boxed or part == bare:
         return number
-    if _NONE.fullmatch(sentence):
-      return written_numbers.Number("0", 0, len(sentence))
-    if said.is_boxed and formulas.is_symbolic(sentence):
-      return None
+      # "The answer is 72. This answer is correct because 48 + 24."
+      in_remark = in_remark or number
+      break
+    else:
+      if _NONE.fullmatch(sentence):
+        return written_numbers.Number("0", 0, len(sentence))
+      if said.is_boxed and formulas.is_symbolic(sentence):
+        return None
+  if denied or in_remark is not None:
+    return in_remark
   return None if _loops(text) else _last_number(text)
+
+
+def _only_opens(said: str, sentence: str) -> bool:
+  """Returns whether "A:" opens a solution, whose answer is at its end.
+
+  It is a numbered list, or its first sentence does not begin with a number, or
+  is a calculation, and others follow.
+  """
+  rest = said[len(sentence) :]
+  if _FIRST_STEP.match(said) and _NEXT_STEP.search(said):
+    return True
+  if _OPERATION.search(sentence) and "=" in sentence:
+    return bool(_RESULT.search(rest))
+  begins = written_numbers.opening(sentence[_ABOUT.match(sentence).end() :])
+  words = written_numbers.in_words(sentence)
+  is_said = begins or (words and words[0].start <= _ABOUT.match(sentence).end())
+  return not is_said and bool(_DIGIT.search(rest))
 
 
 def _end_of_number(text: str) -> int | None:
@@ -297,6 +356,7 @@ def _end_of_number(text: str) -> int | None:
 
 def _loops(text: str) -> bool:
   """Returns whether a text ends in a repetition loop, and so has no answer."""
+  text = text[: _LAST_WORD.match(text).end()]  # a line of dashes is no loop
   for period in range(1, min(_MAX_PERIOD, len(text) // 4) + 1):
     tail = text[-max(4 * period, _MIN_LOOP) :]
     if len(tail) >= _MIN_LOOP and tail[period:] == tail[:-period]:
@@ -335,11 +395,35 @@ def _number_said(said: str, *, is_boxed: bool) -> written_numbers.Number | None:
   for part in (f"= {sides[-1].strip()}", said):
     number = _first_number(part)
     if number is not None:
+      if not is_boxed:
+        number = _ending_number(part) or number
       is_part = formulas.is_part(
-        part, number.start, number.end, is_boxed=is_boxed
+        part, number.start, _end_of_equal(part, number), is_boxed=is_boxed
       )
       return dataclasses.replace(number, is_alone=not is_part)
   return None
+
+
+def _ending_number(said: str) -> written_numbers.Number | None:
+  """Finds the number of which a sentence says at its end that it is."""
+  if written_numbers.opening(said[_ABOUT.match(said).end() :]):
+    return None
+  *_, last = written_numbers.in_digits(said) or [None]
+  is_end = last and _ENDS_SOON.match(said, last.end)
+  return last if is_end and _ENDS_IN.search(said, 0, last.start) else None
+
+
+def _end_of_equal(said: str, number: written_numbers.Number) -> int:
+  """Returns the end of a number, and of an equal one after it: 0.5 or 1/2."""
+  joined = _OR.match(said, number.end)
+  other = joined and written_numbers.opening(said[joined.end() :])
+  if other and any(
+    numbers_equal(one, two)
+    for one in _readings(number)
+    for two in _readings(other)
+  ):
+    return joined.end() + other.end
+  return number.end
 
 
 def _left_of(sides: Sequence[str]) -> written_numbers.Number | None:
@@ -397,6 +481,9 @@ def _last_number(text: str) -> written_numbers.Number | None:
     tail = without
   if _GROUPS.fullmatch(tail.strip(" .$\n")):
     tail = tail.replace(" ", "")
+  tail = _SURE_GROUPS.sub(
+    lambda m: m[0].replace(" ", spelling.THIN_SPACE), tail
+  )
   numbers = written_numbers.in_digits(tail)
   if not numbers:
     return None
@@ -509,7 +596,7 @@ def _words_turn(text: str) -> str:
 def _words(said: str) -> str:
   """Normalizes the first line of an answer."""
   line = spelling.plain_latex(said).partition("\n")[0]
-  words = " ".join(line.split()).casefold()
+  words = unicodedata.normalize("NFC", " ".join(line.split()).casefold())
   # A period may be inside the quotes or outside.
   return words.rstrip(_AROUND + ".").lstrip(_AROUND)
 
@@ -552,6 +639,8 @@ def extract_option(text: str) -> str:
 def _option(words: str) -> str | None:
   """Returns the option at the beginning of an answer that names no other."""
   words = _without_adverb(_REJECTED.sub("", words))
+  if words.startswith("("):
+    words = _NOT_ANOTHER.sub("", words)
   for part in (words, _OPTION_SENTENCE_END.split(words, 1)[0].strip()):
     alone = _OPTION.fullmatch(part)
     if alone:
@@ -626,6 +715,9 @@ def _choice(words: str) -> str | None:
 
 def _said_choice(words: str) -> str | None:
   """Returns the choice that ends a sentence: "the statement is false"."""
+  last = _LAST_CHOICE.match(words)
+  if last:
+    return last[1]
   ending = _ENDING_CHOICE.search(words)
   if ending is None or _DENIES.search(words, 0, ending.start()):
     return None
@@ -658,6 +750,8 @@ def extract_word_list(text: str) -> str:
     words = words[lead.end() :] if lead else words
   else:
     words = _words(said)
+  if _FIRST_STEP.match(words):
+    words = _NUMBERING.sub(" ", words)
   words = re.sub(r",\s?(?:and|&)\s", ", ", words)
   words = re.sub(
     r"(?<!\w)'|'(?!\w)|->|[\s,;:|/\"`*\[\]<>\u2192\u2022]+", " ", words
@@ -799,7 +893,9 @@ def _gold_number(target: str) -> written_numbers.Number | None:
       plain = plain.replace(" ", "")
     opening = written_numbers.opening(plain)
     if opening is not None:
-      is_part = formulas.touches_symbol(plain, opening.start, opening.end)
+      is_part = formulas.is_part(
+        plain, opening.start, _end_of_equal(plain, opening), is_boxed=False
+      )
       return None if is_part else opening
   return _read_number(target)
 

@@ -219,6 +219,7 @@ _LATEX_SYMBOL = re.compile(
     for first in sorted({symbol[0] for symbol in _LATEX_SYMBOLS})
   )
 )
+_LATEX_UNIT = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{[^{}]*\}")
 _LATEX_GROUP = re.compile(
   r"\\(?:text[a-z]*|math[a-z]*|mbox|boxed|hbox|fbox|framebox|underline|emph|operatorname|num|SI"
   r"|qty)\s*"
@@ -250,6 +251,7 @@ def plain_latex(text: str) -> str:
   if "\\" not in text and "{" not in text and "~" not in text:
     return text
   text = _LATEX_SYMBOL.sub(lambda found: _LATEX_SYMBOLS[found[0]], text)
+  text = _LATEX_UNIT.sub(r"\1", text)
   for _ in range(_MAX_NESTED_GROUPS):
     text, replaced = _LATEX_GROUP.subn(r"\1", text)
     if not replaced:

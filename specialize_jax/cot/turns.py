@@ -71,17 +71,26 @@ _BEGINS_WITH_PROMPT = re.compile(
   r"|<start_of_turn>\s{0,5}user|\[INST\]|<<SYS>>"
   rf"|[ \t>#*_-]{{0,12}}(?i:{_LABEL})\b[*_]{{0,3}}[:\n])"
 )
-_REPLY = re.compile(
+_REPLY_TOKENS = (
   r"<\|im_start\|>\s{0,5}assistant|<\|assistant\|>"
   r"|<start_of_turn>\s{0,5}model|\[/INST\]"
   r"|<\|start_header_id\|>\s{0,5}assistant\s{0,5}<\|end_header_id\|>"
+)
+_REPLY = re.compile(
+  rf"{_REPLY_TOKENS}"
   r"|\n[ \t#*_]{0,12}(?i:assistant|response|bot|ai)[*_]{0,3}(?::[*_]{0,3}|$)",
   re.MULTILINE,
 )
+_REPLY_TOKEN = re.compile(_REPLY_TOKENS)
+_END_TOKEN = re.compile(rf"{_TOKEN}|\[INST\]|<start_of_turn>")
 _EMPTY_LINES = re.compile(r"\n(?:[ \t]*+\n){2,}+")
 _OPENING_TOKENS = re.compile(rf"(?:{_TOKEN}|\s){{0,20}}")
 # A reasoning model answers after its thinking block.
-_THOUGHT = re.compile(r"</think(?:ing)?>|<\|channel\|>final<\|message\|>")
+_THOUGHT = re.compile(
+  r"</think(?:ing)?>|<\|channel\|>final<\|message\|>|<\|END_THINKING\|>"
+)
+# GLM's, around an answer, and Cohere's, before one.
+_AROUND = re.compile(r"<\|(?:begin_of_box|end_of_box|START_RESPONSE)\|>")
 
 _HEADING = r"step|part|case|solution|explanation|note|method|approach|example"
 _ANSWER = r"(?i:nswer)\b(?:\s(?:to|for|of|in)\s[^.\n:=]{1,60}?)?[\s*_\"']{0,20}"
@@ -114,6 +123,14 @@ _OPTION_MARKERS = (
 )
 # Between a marker and the answer: spaces, and the beginning of a formula.
 _OPENING = re.compile(r"(?:[\s:*_=]|\\\[|\\\(|\$\$)*")
+# Of a list of one item, on the line after a marker: "Answer:\n- 72".
+_BULLET = re.compile(
+  r"(?:[-\u2013\u2022>#][ \t]+)+"
+  r"|1[.)][ \t]+(?=\W{0,3}(?:\d|\([A-Za-z]\)"
+  r"|(?i:yes|no|true|false|valid|invalid)\b))"
+)
+_ITEM = re.compile(r"\n[ \t]*(?:[-*\u2022>]|\(?\d{1,3}[.)])[ \t]")
+_FENCE = re.compile(r"^[ \t]*`{3,}[\w+-]*[ \t]*(?:\n|\Z)", re.MULTILINE)
 _BRACE = re.compile(r"\\[{}]|[{}]")
 # The marker {"answer": and the value of that field.
 _ENDS_FIELD = re.compile(r"[\"']\s?:\Z")
@@ -145,10 +162,12 @@ class Said:
   Attributes:
     text: At most a thousand characters.
     is_boxed: Whether it is the content of a box.
+    opens: Whether the marker may open a reply whose answer is at its end.
   """
 
   text: str
   is_boxed: bool
+  opens: bool = False
 
 
 def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
@@ -176,12 +195,14 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
     >>> own_turn("Question: 3 + 4?\nAssistant: 7", at_once)
     '\n7'
   """
+  text = text.replace("\r\n", "\n").replace("\r", "\n")
+  text = _FENCE.sub("", text) if "```" in text else text
   text = _STRUCK.sub("", text) if "~~" in text else text
   text = "\n" + _EMPTY_LINES.sub("\n\n", text.strip())
   thoughts = list(_THOUGHT.finditer(text))
   if thoughts and text[thoughts[-1].end() :].strip():
     text = text[thoughts[-1].end() :]
-  text = _ends(text)
+  text = _ends(_AROUND.sub("", text))
   reply = None
   if _BEGINS_WITH_PROMPT.match(text):
     reply = _REPLY.search(text)
@@ -193,6 +214,25 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   return (
     text if first is None else _without_confidence(_until_asked(text, first))
   )
+
+
+def until_token(text: str) -> str:
+  """Returns a text after its thoughts, up to a token that ends its turn.
+
+  Example:
+    >>> until_token('<think>B?</think>{"label": "A"}<|im_end|>{"label": "C"}')
+    '{"label": "A"}'
+  """
+  thoughts = list(_THOUGHT.finditer(text))
+  if thoughts and text[thoughts[-1].end() :].strip():
+    text = text[thoughts[-1].end() :]
+  text = _AROUND.sub("", text)
+  replies = list(_REPLY_TOKEN.finditer(text))
+  if replies and text[replies[0].end() :].strip():
+    text = text[replies[0].end() :]
+  text = text[_OPENING_TOKENS.match(text).end() :]
+  end = _END_TOKEN.search(text)
+  return text[: end.start()] if end else text
 
 
 def _ends(text: str) -> str:
@@ -272,7 +312,15 @@ def marked(
       yield Said(value[value.lastindex].strip(), is_boxed=False)
     else:
       said = said.partition("</answer>")[0]
-      yield Said(said[_OPENING.match(said).end() :], is_boxed=False)
+      opening = _OPENING.match(said).end()
+      bullet = "\n" in said[:opening] and _BULLET.match(said, opening)
+      if bullet and not _ITEM.search(said, bullet.end()):
+        opening = bullet.end()
+      yield Said(
+        said[opening:],
+        is_boxed=False,
+        opens=not any(p.match(text, marker.start()) for p in _CONCLUDING),
+      )
 
 
 def box_content(text: str) -> str:

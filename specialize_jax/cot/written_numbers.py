@@ -26,10 +26,10 @@ _NUMBER = re.compile(
         \d{{1,3}} (?: \.\d{{3}} )+ ,\d{{1,2}} (?! \d ) |  # 1.234,50
         \d{{1,3}} (?: \.\d{{3}} ){{2,}} (?! [.,]?\d ) |  # 1.234.567
         \d{{1,3}} (?: [{THIN_SPACE}] \d{{3}} )+ ,\d{{1,2}} (?! \d ) |
-        (?<! [,(\[] ) \d++ , \d{{1,2}} (?! ,?\d )  # 12,50
+        (?<! [,(\[] ) (?: \d++ , \d{{1,2}} | 0,\d++ ) (?! ,?\d )  # 12,50
       ) |
       (?:
-        \d{{1,3}} (?P<group> [,'_{THIN_SPACE}] ) \d{{3}}
+        [1-9] \d{{0,2}} (?P<group> [,'_{THIN_SPACE}] ) \d{{3}}
           (?: (?P=group) \d{{3}} )* (?! \d ) |
         \d{{1,3}} (?: ,\d\d )+ ,\d{{3}} (?! \d ) |  # 12,34,567 in India
         \d++
@@ -58,6 +58,9 @@ _SUPERSCRIPTS = str.maketrans(
 )
 _MAX_POWER_BITS = 200
 _EXPONENT_BEFORE = re.compile(r"(?:\^|[A-Za-z]_|\d_)\s?[{(]?\Z")
+# "48 m2"
+_UNIT_BEFORE = re.compile(r"(?<![A-Za-z])(?:[kcdm]?m|ft|in|yd|mi)\Z")
+_POWER_OF_UNIT = re.compile(r"[23](?![\w.,/^]?\w)")
 _POWER_OF_TEN = re.compile(r"\s?[x*\u00d7\u00b7]\s?10\s?\^?\s?\{?(.*?)\}?\Z")
 
 
@@ -100,8 +103,17 @@ def in_digits(text: str) -> list[Number]:
     _number(match)
     for match in _NUMBER.finditer(text)
     if not _EXPONENT_BEFORE.search(text, match.start() - 4, match.start())
+    and not _is_of_unit(text, match.start())
   )
   return [number for number in found if number is not None]
+
+
+def _is_of_unit(text: str, start: int) -> bool:
+  """Returns whether a digit is the power of a unit, as in "48 m2"."""
+  return bool(
+    _POWER_OF_UNIT.match(text, start)
+    and _UNIT_BEFORE.search(text, max(start - 3, 0), start)
+  )
 
 
 def opening(text: str) -> Number | None:

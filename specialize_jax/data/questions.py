@@ -7,6 +7,7 @@ with its last sentence "The answer is X", or "" if there is none) and the bare
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -90,7 +91,8 @@ def text_of(row: Mapping[str, object], name: str, where: str) -> str:
     UserError: it is of another type, or not text.
   """
   value = row[name]
-  if isinstance(value, bool) or not isinstance(value, str | int | float):
+  is_number = isinstance(value, int | float) and math.isfinite(value)
+  if isinstance(value, bool) or not (isinstance(value, str) or is_number):
     raise errors.UserError(
       f"{where}: {name!r} is {json.dumps(value)[:60]}; expected a string"
     )

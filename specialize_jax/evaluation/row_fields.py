@@ -149,7 +149,11 @@ def _text(value: object, name: str, where: str) -> str:
     return str(value)
   if isinstance(value, Sequence) and len(value) == 1:
     return _text(value[0], name, where)
-  kinds = {"answer": bool | list | dict, "target": bool}  # of datasets' rows
+  # Of datasets' rows, and of models that answer in JSON.
+  kinds = {
+    "answer": bool | list | dict,
+    **dict.fromkeys(("target", "prediction", "output", "response"), bool),
+  }
   if isinstance(value, kinds.get(name, ())) and value != []:
     return json.dumps(value, ensure_ascii=False)
   raise errors.UserError(

@@ -29,6 +29,7 @@ _SECRET = re.compile(
   "api.?key|authorization|token$|password|secret|headers", re.IGNORECASE
 )
 _FIRST_ERROR = 400  # of HTTP's statuses
+_MAX_KEY = 40  # characters of a question, by which it is looked up
 
 _LIST_OF_OBJECTS = re.compile(rb"\[\s*\{")
 
@@ -102,6 +103,7 @@ class Importer:
     self._rule = rule
     self._problems = {one.question_id: one for one in problems}
     self._problems_by_name = {str(one.question_id): one for one in problems}
+    self._asked = _Asked(problems)
     self.rejected: collections.Counter[str] = collections.Counter()
     self.left_out: collections.Counter[str] = collections.Counter()
     self.reasoning_tokens = 0
@@ -116,7 +118,11 @@ class Importer:
       if isinstance(one, str):
         self.rejected[one] += 1
         continue
-      record = self._with_question(one)
+      try:
+        record = self._with_question(one)
+      except responses.ResponseError as error:
+        self.rejected[str(error)] += 1
+        continue
       yield self._graded(record)
 
   def _graded(self, record: schema.TeacherRecord) -> schema.TeacherRecord:
@@ -154,9 +160,34 @@ class Importer:
       problem = self._problems_by_name.get(record.question_id)
     if record.question or problem is None:
       return record
+    if record.gold_answer and not self._is_same(
+      record.gold_answer, _bare(problem.answer)
+    ):
+      raise responses.ResponseError(
+        "its answer is not that of the question with its id"
+      )
     return dataclasses.replace(
       record, question=problem.question, gold_answer=problem.answer
     )
+
+  def _named(self, row: Mapping) -> str | int | None:
+    """Returns the question that a row without its id answers, or None."""
+    name = row.get("id")
+    if isinstance(name, str | int) and not isinstance(name, bool):
+      problem = self._problems_by_name.get(str(name))
+      if problem is not None:
+        return problem.question_id
+      if type(name) is int and row.get("question"):
+        return name
+    asked = (self._asked.last_in(one) for one in _texts(row.get("request")))
+    last = [one for one in asked if one is not None]
+    return last[-1].question_id if last else None
+
+  def _is_same(self, answer: str, other: str) -> bool:
+    """Returns whether two gold answers are the same, if they can be read."""
+    rule = self._rule or answer_rules.NUMBER
+    values = [rule.read(rule.bare(one)) for one in (answer, other)]
+    return answer == other or None in values or values[0] == values[1]
 
   def _responses(
     self, rows: Iterable[streams.Row]
@@ -165,7 +196,7 @@ class Importer:
     numbers: collections.Counter[str | int] = collections.Counter()
     for number, row in rows:
       try:
-        head = _row_head(number, row)
+        head = _row_head(number, row, self._named(row))
         body = _body(row)
         response = responses.parse(body)
       except responses.ResponseError as error:
@@ -193,20 +224,58 @@ class Importer:
         numbers[head["question_id"]] += 1
 
 
-def _row_head(number: int, row: Mapping) -> dict[str, str | int]:
+class _Asked:
+  """Finds which of some questions a text asks."""
+
+  def __init__(self, problems: Sequence[standing.Problem]) -> None:
+    """Indexes the questions by their first characters."""
+    texts = [(one.question.strip(), one) for one in problems]
+    texts = [(text, one) for text, one in texts if text]
+    self._length = min((len(text) for text, _ in texts), default=0)
+    self._length = min(self._length, _MAX_KEY)
+    self._by_key: dict[str, list[tuple[str, standing.Problem]]] = {}
+    for text, one in texts:
+      self._by_key.setdefault(text[: self._length], []).append((text, one))
+
+  def last_in(self, text: str) -> standing.Problem | None:
+    """Returns the question that ends last in a text, after demonstrations."""
+    last, found = (-1, 0), None
+    for start in range(len(text) - self._length + 1 if self._by_key else 0):
+      key = text[start : start + self._length]
+      for question, problem in self._by_key.get(key, ()):
+        place = start + len(question), -start
+        if place > last and text.startswith(question, start):
+          last, found = place, problem
+    return found
+
+
+def _texts(value: object) -> Iterator[str]:
+  """Yields all texts within a request, in order."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, Mapping | list):
+    for part in value.values() if isinstance(value, Mapping) else value:
+      yield from _texts(part)
+
+
+def _row_head(
+  number: int, row: Mapping, named: str | int | None
+) -> dict[str, str | int]:
   """Returns a row's question id, and other fields of its question.
 
   Args:
     number: The number of the response, from 1. The id of a row without one is
       the number of its question, from 0.
     row: The row.
+    named: The id of the question that the row asks by its own `id` or by its
+      request, if it has no field for it; None if unknown.
 
   Raises:
     ResponseError: the row has no question id.
   """
   question_id = streams.question_id(row)
   if question_id is None:
-    question_id = number - 1
+    question_id = number - 1 if named is None else named
   is_number = type(question_id) is int and abs(question_id) <= schema.MAX_ID
   if not is_number and not isinstance(question_id, str):
     raise responses.ResponseError(
@@ -218,6 +287,10 @@ def _row_head(number: int, row: Mapping) -> dict[str, str | int]:
     value = row.get(name)
     if name == "answer" and isinstance(value, dict | list):
       value = json.dumps(value, ensure_ascii=False)
+    if name == "answer" and isinstance(value, bool):
+      value = json.dumps(value)
+    if isinstance(value, float) and not math.isfinite(value):
+      value = None  # as tables write a value that they do not have
     if isinstance(value, bool) or not isinstance(
       value, (str, int, float, type(None))
     ):

@@ -33,7 +33,7 @@ from specialize_jax.teacher import alphabets, native_responses, spelling
 _TOKEN_ID = re.compile(r"token_id:\d+")
 _SPECIAL = re.compile(r"(<[^<>\s]+>|\[[A-Z_/]+\]|\s*)")
 # The ends of reasoning if its tokens are returned (DeepSeek and Qwen, gpt-oss,
-# Mistral, Kimi, Seed).
+# Mistral, Kimi, Seed, Cohere).
 _REASONING_ENDS = (
   b"</think>",
   b"</thinking>",
@@ -42,6 +42,7 @@ _REASONING_ENDS = (
   b"[/THINK]",
   "\u25c1/think\u25b7".encode(),
   b"</seed:think>",
+  b"<|END_THINKING|>",
 )
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 # A stop sequence is removed from the text but not from the tokens. If more

@@ -119,7 +119,7 @@ class _Answers:
     self._numbers = itertools.count(1) if numbers is None else numbers
     self._of_rows = of_rows
     self._answers: dict[int, list[Mapping]] = {}
-    self._asked: dict[int, object] = {}
+    self._asked: dict[int, tuple[object, object]] = {}
     self._finished: dict[int, set[int]] = {}
     self._open: dict[str, int] = {}
     self._current: int | None = None
@@ -141,9 +141,12 @@ class _Answers:
     else:
       name, place = None, self._current
     choices = _choices(chunk) or ()
-    asked = question_id(chunk)
+    asked = question_id(chunk), chunk.get("question")
     if place is not None and (
-      (asked is not None and self._asked[place] not in (None, asked))
+      any(
+        None not in pair and pair[0] != pair[1]
+        for pair in zip(asked, self._asked[place], strict=True)
+      )
       or any(
         _has_text(one)
         and (place not in self._answers or _index(one) in self._finished[place])
@@ -239,8 +242,11 @@ def _is_unfinished(row: Mapping) -> bool:
   if not isinstance(row.get("id"), str) or not row["id"]:
     return False
   choices = _choices(row)
+  # A chunk's reason is null; a whole response may have been saved without.
   return bool(choices) and all(
-    "text" in one and "message" not in one and one.get("finish_reason") is None
+    "text" in one
+    and "message" not in one
+    and one.get("finish_reason", "") is None
     for one in choices
   )
 

@@ -239,3 +239,19 @@ def test_the_contained_answer_begins_and_ends_as_a_word():
     ("no", "", False),
   ):
     assert rule.grade(text, answer).correct is correct, (text, answer)
+
+
+@pytest.mark.parametrize(
+  ("text", "label"),
+  [
+    ('{"label": "A", "alternatives": [{"label": "B"}]}', "A"),
+    ('{"label": "A"} No: {"label": "B", "of": {"label": "C"}}', "B"),
+    ('{"result": {"label": "A"}}', "A"),
+    ('{"label": "A"}<|im_end|>\n<|im_start|>user\n{"label": "B"}', "A"),
+    ('<think>{"label": "B"}</think>\n{"label": "A"}', "A"),
+    ('{"why": "one\nline", "label": "A"}', "A"),
+  ],
+)
+def test_the_outermost_object_of_the_own_turn_is_read(text, label):
+  rule = answer_rules.AnswerRule(kind="json", field="label")
+  assert rule.read(text) == label

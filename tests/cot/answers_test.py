@@ -881,3 +881,72 @@ def test_an_unknown_grader_or_kind_is_named():
     answers.grade("1", "1", grader="strict")
   with pytest.raises(errors.UserError, match="number or numeral or ex"):
     answers.grade("1", "1", kind="colour")
+
+
+@pytest.mark.parametrize(
+  ("text", "value"),
+  [
+    # A list of one item after the marker is the answer, not its sign.
+    ("**Answer:**\n- 72 clips", "72"),
+    ("Answer:\n1. 72 clips", "72"),
+    ("Answer: - 5", "-5"),
+    # "A:" opens a solution whose answer is at its end.
+    ("A: She sold 48 / 2 = 24 in May. She sold 48 + 24 = 72 in all.", "72"),
+    ("Answer:\n1. She sold 48.\n2. Then 24.\n3. Total: 48 + 24 = 72.", "72"),
+    ("A: 5 + 3 = 8 apples. Then 8 - 2 = 6.", "6"),
+    ("A: 72. Because 48 + 24 = 72, and 48 is twice 24.", "72"),
+    ("Answer: The total number sold in the 2 months is 72.", "72"),
+    ("The answer is the sum of 48 and 24, which is 72.", "72"),
+    ("The answer is 72. This answer is correct because 48 + 24.", "72"),
+    ("The answer is 5. Wait, the answer is 5 or 7.", None),
+    ("The answer is not 72.", None),
+    ("The answer is not 5 but 7.", "7"),
+    ("The answer is 0.5 or 1/2.", "0.5"),
+    ("The answer is 3/4 or 75%.", "0.75"),
+    # Groups and decimals.
+    ("The answer is 0,125.", "0.125"),
+    ("She earns 10 000 dollars.", "10000"),
+    ("There are 1 234 567 people.", "1234567"),
+    ("Das macht 12 500,50 Euro", "12500.50"),
+    ("In 2020 500 people came", "500"),
+    ("The area is 48 m2.", "48"),
+    (r"\boxed{\SI{72}{\meter}}", "72"),
+    # What is around a text.
+    ("48 + 24 = 72\n" + 40 * "-", "72"),
+    ("The answer is\n```\n72\n```", "72"),
+    ("So 72.\r\n\r\nStudent: and 5?", "72"),
+    ("Then 2 less: the answer is <|begin_of_box|>72<|end_of_box|>.", "72"),
+    ("<|START_THINKING|>5<|END_THINKING|><|START_RESPONSE|>So 72.", "72"),
+  ],
+)
+def test_numbers_are_read_as_models_write_them(text, value):
+  verdict = answers.grade(text, value or "72")
+  assert verdict.correct is (value is not None), verdict
+
+
+@pytest.mark.parametrize(
+  ("kind", "text", "target"),
+  [
+    ("option", "Answer:\n1. (B)", "(B)"),
+    ("option", "So the answer is B (Eve).", "(B)"),
+    ("option", "The answer is (B) Eve, not (A) Bob.", "(B)"),
+    ("choice", "Answer:\n- Yes", "yes"),
+    ("choice", "Conclusion: Invalid", "invalid"),
+    ("choice", "We are not at the start. No.", "no"),
+    ("brackets", "Answer:\n```text\n] )\n```", "] )"),
+    ("brackets", "Answer:\n- ] )", "] )"),
+    ("exact", "Answer:\n- late parcel", "late parcel"),
+    ("exact", "The answer is cafe\u0301.", "caf\u00e9"),
+    ("words", "(1) apple (2) cat", "apple cat"),
+    ("words", "Answer:\n- apple\n- cat", "apple cat"),
+    ("words", "apple\r\nbanana\r\ncherry", "apple banana cherry"),
+  ],
+)
+def test_words_are_read_as_models_write_them(kind, text, target):
+  assert answers.grade(text, target, kind=kind).correct
+
+
+@pytest.mark.parametrize("target", ["5-7", "2 or 3", "-2, 5", "1,2,3", "2x+3"])
+def test_a_gold_answer_of_several_numbers_is_none(target):
+  for number in ("2", "-2", "5", "1"):
+    assert not answers.grade(f"The answer is {number}.", target).correct
