@@ -30,10 +30,11 @@ _END = (
   rf"</s>|<eos>|<pad>|\[EOS\]|<end_of_turn>|<start_of_turn>|\[/?INST\]|<<SYS>>"
   rf"|<{_BAR}(?i:{_END_NAMES}){_BAR}>"
 )
-_OTHER = rf"<{_BAR}[^<>\s]{{1,40}}{_BAR}>|<unk>|<s>|<bos>|\[BOS\]"
+_BARRED = rf"<{_BAR}[^<>\s]{{1,40}}{_BAR}>"
+_OTHER = rf"{_BARRED}|<unk>|<s>|<bos>|\[BOS\]"
 
-END = re.compile(rf"{_END}|(?:\s*(?:{_END}|{_OTHER}))+\s*\Z")
-"""A token after which a text or a turn is over, or any at the end of a text."""
+END = re.compile(rf"{_END}|(?:\s*(?:{_END}|{_BARRED}))+\s*\Z")
+"""A token after which a text or a turn is over, as any is that ends a text."""
 
 ANY = re.compile(f"{_END}|{_OTHER}")
 """Any special token."""

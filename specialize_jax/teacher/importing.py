@@ -187,7 +187,7 @@ class Importer:
     """Returns whether two gold answers are the same, if they can be read."""
     rule = self._rule or answer_rules.NUMBER
     values = [rule.read(rule.bare(one)) for one in (answer, other)]
-    return answer == other or None in values or values[0] == values[1]
+    return answer == other or None in values or rule.same(*values)
 
   def _responses(
     self, rows: Iterable[streams.Row]

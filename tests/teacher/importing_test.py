@@ -710,16 +710,77 @@ def test_what_a_row_says_beside_its_response_is_taken_or_counted(
     {"question": None, "answer": None, "request": {"n": 2, "x": deep}}
     | choices,
     {"question": ["a"]} | choices,
-    {"answer": True} | choices,
+    {"question": "Is it?", "answer": True} | choices,
+    {"question": math.nan, "answer": math.nan} | choices,
     {"question_id": 1.5} | choices,
   ]
-  status, out, _, (record,) = imported(tmp_path, rows, capsys)
+  status, out, _, (record, asked, table) = imported(tmp_path, rows, capsys)
   assert status == 0
   assert (record.question, record.gold_answer) == ("", "")
   assert record.request == {"n": 2}
-  for words in ("'question' is of type array", "'answer' is of type boolean"):
-    assert words in out
+  assert (asked.question, asked.gold_answer) == ("Is it?", "true")
+  assert (table.question, table.gold_answer) == ("", "")
+  assert "'question' is of type array" in out
   assert "question_id is 1.5" in out
+
+
+def _asking(text, **row):
+  return {"request": {"contents": [{"parts": [{"text": text}]}]}} | row
+
+
+def test_a_response_answers_the_question_that_its_own_row_asks(
+  tmp_path, capsys
+):
+  """Where a row's place in the file is not that of its question."""
+  questions = tmp_path / "questions.jsonl"
+  questions.write_text(
+    '{"question": "What is 3 + 4?", "answer": 7}\n'
+    '{"question": "What is 3 + 5?", "answer": 8}\n'
+    '{"question": "What is 3 + 6?", "answer": 9, "id": "nine"}\n'
+  )
+
+  def choices(text):
+    return {"choices": [legacy_choice(text)]}
+
+  rows = [
+    # Vertex: in any order, after demonstrations that may be questions too.
+    _asking("Q: What is 3 + 4?\nA: 7\nQ: What is 3 + 5?\nA:", **choices("8")),
+    _asking("Q: What is 3 + 5?\nA: 8\nQ: What is 3 + 4?\nA:", **choices("7")),
+    {"id": "nine"} | choices("9"),
+    {"id": 0} | choices("7"),
+    # A gold answer that is not the question's.
+    {"id": 1, "answer": "7"} | choices("7"),
+    {"id": 1, "answer": "8.0"} | choices("8"),
+  ]
+  _, out, _, records = imported(
+    tmp_path, rows, capsys, f"--questions={questions}"
+  )
+  assert [(one.question_id, one.question[-2], one.text) for one in records] == [
+    (1, "5", "8"),
+    (0, "4", "7"),
+    ("nine", "6", "9"),
+    (0, "4", "7"),
+    (1, "5", "8"),
+  ]
+  assert all(one.verdicts["fixed"] for one in records)
+  assert "its answer is not that of the question with its id" in out
+
+
+def test_whole_rows_with_the_users_own_ids_are_not_joined(tmp_path, capsys):
+  rows = []
+  for text in ("7", "8"):
+    choice = legacy_choice(text)
+    del choice["finish_reason"]  # import.md allows it
+    row = {"id": "gsm8k-0", "question": "3 + 4?", "answer": "7"}
+    rows.append(row | {"choices": [choice]})
+  _, _, _, records = imported(tmp_path, rows, capsys)
+  assert [one.text for one in records] == ["7", "8"]
+  # Nor chunks of two questions.
+  for row, question in zip(rows, "ab", strict=True):
+    row["choices"][0]["finish_reason"] = None
+    row["question"] = question
+  _, _, _, records = imported(tmp_path, rows, capsys)
+  assert [one.text for one in records] == ["7", "8"]
 
 
 def test_many_reasons_are_told_in_one_short_line(tmp_path, capsys):

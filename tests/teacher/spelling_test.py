@@ -61,6 +61,8 @@ def test_tokens_of_a_stop_go():
     [" <|eot_id|>"],
     ["<\uff5cend\u2581of\u2581sentence\uff5c>", "\n"],
     ["<end_of_turn>"],
+    ["<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>"],
+    ["<|of_another_model|>", "\n"],
   ],
 )
 def test_the_teachers_end_tokens_are_no_part_of_a_text(end):
@@ -107,6 +109,7 @@ def test_what_goes_on_after_an_end_token_or_opens_a_turn_goes(opening, rest):
     (["72", ".<", "|im_end|>", "5"], "spelt by tokens that spell text too"),
     (["7", "<unk>", "2"], "special token '<unk>'"),
     (["<|channel|>", "analysis", "<|message|>", "3"], "<|channel|>"),
+    (["is ", "<|begin_of_box|>", "72", "<|end_of_box|>"], "<|begin_of_box|>"),
     (["<s", ">72"], "spelt by tokens that spell text too"),
   ],
 )
