@@ -7,6 +7,7 @@ data, which can be rebuilt from the records for another student.
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -14,6 +15,12 @@ import numpy as np
 from specialize_jax import align
 from specialize_jax.align import special_tokens, student, targets
 from specialize_jax.records import columnar, packed_rows, schema
+
+# Powers of numbers, and fractions of one character.
+_RAISED = re.compile(
+  "(?<=[0-9)])[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]"
+  "|[\u00bc-\u00be\u2150-\u215e]"
+)
 
 
 def align_record(
@@ -50,6 +57,7 @@ def align_record(
     len(record.steps),
     mode=mode,
     keep_truncated=keep_truncated,
+    tokenizer=tokenizer,
   )
   if reason is not None:
     return targets.Rejected(reason)
@@ -137,6 +145,7 @@ class RowAligner:
       len(row.steps),
       mode=self.aligner.mode,
       keep_truncated=self._keep_truncated,
+      tokenizer=self.aligner.student,
     )
     if reason is not None:
       return reason
@@ -161,6 +170,7 @@ def _rejects(
   *,
   mode: str,
   keep_truncated: bool,
+  tokenizer: student.SentencePieceStudent,
 ) -> str | None:
   """Returns why a sample cannot be used, or None."""
   if mode == "paper":
@@ -174,7 +184,25 @@ def _rejects(
   unfinished = None
   if not keep_truncated:
     unfinished = schema.why_unfinished(record, num_steps)
-  return unfinished or special_tokens.why_not_text(text)
+  misread = None if mode == "paper" else _why_misread(text, tokenizer)
+  return unfinished or special_tokens.why_not_text(text) or misread
+
+
+def _why_misread(
+  text: str, tokenizer: student.SentencePieceStudent
+) -> str | None:
+  """Returns which number a text becomes another by, to the student; or None.
+
+  A tokenizer that normalizes by NFKC, as T5's, reads "5\u00b2" as "52".
+  """
+  for found in () if text.isascii() else _RAISED.findall(text):
+    written = tokenizer.normalize(found).strip("\u2581 ")
+    if written != found:
+      return (
+        f"its text holds {found!r}, which the student's tokenizer writes as"
+        f" {written!r}"
+      )
+  return None
 
 
 def _teacher_token(step: schema.TeacherStep) -> targets.TeacherToken:

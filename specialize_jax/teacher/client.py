@@ -38,6 +38,9 @@ _RETRIED = frozenset((408, 409, 425, 429))
 # The prompt may be too long or unwanted, and others not; or the request has a
 # field that the endpoint refuses in all.
 _OF_PROMPTS = frozenset((400, 413, 422))
+# The key or the country, or, once there was an answer, a prompt that the
+# endpoint's moderation flags (OpenRouter's is 403).
+_OF_FLAGGED_PROMPTS = frozenset((403, 451))
 # Attempts while the endpoint has never responded: it is then more likely
 # misconfigured than temporarily unavailable.
 _FIRST_ATTEMPTS = 3
@@ -439,7 +442,11 @@ class Client:
     healable = status in _RETRIED or status >= 500
     if "insufficient_quota" in words or not healable:
       whole = f"{said}{_hint(status, words)}"
-      if status in _OF_PROMPTS and "insufficient_quota" not in words:
+      has_answered = self._answered or self.has_answered_before
+      may_be_prompts = status in _OF_PROMPTS or (
+        status in _OF_FLAGGED_PROMPTS and has_answered
+      )
+      if may_be_prompts and "insufficient_quota" not in words:
         return self._fault(
           whole, f"HTTP {status}", is_settled=True, may_be_prompts=True
         )

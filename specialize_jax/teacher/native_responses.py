@@ -12,15 +12,27 @@ endpoint, so that saved responses are often those of its own:
   `tokens` and `top_tokens`, `{"text", "logprob"}`;
 - SGLang's `/generate`: `text`, and `meta_info` with `output_token_logprobs` and
   `output_top_logprobs`, lists of `[logprob, id, text]`;
-- Gemini's `generateContent`: `candidates` with `logprobsResult`.
+- Gemini's `generateContent`: `candidates` with `logprobsResult`, or as Google's
+  Python client writes them, `logprobs_result`.
 
 Entries are converted, not validated: `responses` does that for all servers.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 Choice = dict[str, object]
+
+_UNDERSCORE = re.compile(r"_([a-z])")
+# FinishReason of Gemini's protocol buffers.
+_GEMINI_REASONS = {
+  1: "STOP",
+  2: "MAX_TOKENS",
+  3: "SAFETY",
+  4: "RECITATION",
+  5: "OTHER",
+}
 
 CHUNK: Choice = {"delta": {}}
 """A part of a stream, which is not a complete choice."""
@@ -65,6 +77,11 @@ def num_tokens(body: object) -> tuple[object, object]:
     (body, "tokens_evaluated", "tokens_predicted"),  # llama.cpp
     (body.get("meta_info"), "prompt_tokens", "completion_tokens"),
     (body.get("usageMetadata"), "promptTokenCount", "candidatesTokenCount"),
+    (
+      body.get("usage_metadata"),
+      "prompt_token_count",
+      "candidates_token_count",
+    ),
   ):
     if isinstance(part, Mapping) and sampled in part:
       return part.get(prompt), part[sampled]
@@ -197,7 +214,7 @@ def _sglang_entry(entry: Sequence) -> dict[str, object]:
 
 def _gemini(body: Mapping) -> list[Choice]:
   found = []
-  for candidate in body["candidates"]:
+  for candidate in map(_in_camel_case, body["candidates"]):
     result = candidate.get("logprobsResult")
     result = result if isinstance(result, Mapping) else {}
     tops = result.get("topCandidates")
@@ -211,7 +228,10 @@ def _gemini(body: Mapping) -> list[Choice]:
     )
     chosen = result.get("chosenCandidates")
     _, total = num_tokens(body)
-    if candidate.get("finishReason") is None or (
+    reason = candidate.get("finishReason")
+    if type(reason) is int:
+      reason = _GEMINI_REASONS.get(reason, str(reason))
+    if reason is None or (
       len(body["candidates"]) == 1
       and isinstance(chosen, list)
       and type(total) is int
@@ -226,12 +246,20 @@ def _gemini(body: Mapping) -> list[Choice]:
       else one
       for one in (parts if isinstance(parts, list) else ())
     ]
-    found.append(
-      _choice(
-        None, entries, candidate.get("finishReason"), {"content": thoughts}
-      )
-    )
+    found.append(_choice(None, entries, reason, {"content": thoughts}))
   return found
+
+
+def _in_camel_case(value: object) -> object:
+  """Renames fields that Google's Python client wrote, as its API names them."""
+  if isinstance(value, list):
+    return [_in_camel_case(one) for one in value]
+  if not isinstance(value, Mapping):
+    return value
+  return {
+    _UNDERSCORE.sub(lambda m: m[1].upper(), str(name)): _in_camel_case(one)
+    for name, one in value.items()
+  }
 
 
 def _gemini_entry(entry: Mapping) -> dict[str, object]:

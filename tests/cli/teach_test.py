@@ -210,6 +210,22 @@ def test_a_run_goes_on_past_the_prompts_that_an_earlier_one_gave_up(teach):
     assert "24 of 48 samples" in out
 
 
+@pytest.mark.parametrize("status", ["403", "451"])
+def test_a_prompt_that_is_flagged_does_not_end_a_run_that_has_answers(
+  teach, status
+):
+  with local_teacher.started(f"--script=ok,{status}") as url:
+    code, out, err = teach(url, "--concurrency=1", *HASTY)
+    assert code == 2
+    assert "44 of 48 samples" in out
+    assert f"HTTP {status}" in err
+  # The next run asks it first.
+  with local_teacher.started(f"--script={status}") as url:
+    code, out, _ = teach(url, "--concurrency=1", *HASTY)
+    assert code == 2
+    assert "44 of 48 samples" in out
+
+
 def test_a_question_whose_answers_are_of_no_use_does_not_end_a_resumed_run(
   teach,
 ):

@@ -258,3 +258,22 @@ def test_a_record_that_misspells_its_text_is_named():
     aligned_records.align_record(
       make_record(text="Bob"), trees.tiny_student(), mode="whitespace"
     )
+
+
+@pytest.mark.parametrize(
+  ("text", "written"),
+  [("so 5\u00b2", "'2'"), ("2\u00bd", "'1\u20442'"), ("48 m\u00b2", None)],
+)
+def test_a_number_that_the_student_reads_as_another_is_rejected(text, written):
+  steps = tuple(
+    schema.TeacherStep(token=token, log_prob=-1.0, top=((token, -1.0),))
+    for token in text
+  )
+  record = make_record(text=text, steps=steps)
+  student = trees.tiny_student()
+  alone = aligned_records.align_record(record, student, mode="marginal")
+  reason = getattr(alone, "reason", None)
+  assert reason is None if written is None else reason.endswith(written)
+  _, batch = aligned_positions([record], "marginal")
+  (result,) = batch.results()
+  assert getattr(result, "reason", None) == reason

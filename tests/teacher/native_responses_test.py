@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 
 import pytest
 
@@ -143,6 +144,19 @@ def gemini():
   }
 
 
+def gemini_of_python(value=None):
+  """As google-genai writes it, with the number of the finish reason."""
+  value = gemini() if value is None else value
+  if isinstance(value, list):
+    return [gemini_of_python(one) for one in value]
+  if not isinstance(value, dict):
+    return 1 if value == "STOP" else value
+  return {
+    re.sub("([A-Z])", lambda m: f"_{m[1].lower()}", name): gemini_of_python(one)
+    for name, one in value.items()
+  }
+
+
 SERVERS = {
   "llama.cpp": (llama_cpp(), "stop"),
   "llama.cpp, sampled": (sampled_llama_cpp(), "stop"),
@@ -152,6 +166,7 @@ SERVERS = {
   "text-generation-inference": (text_generation_inference(), "eos_token"),
   "SGLang": (sglang(), "stop"),
   "Gemini": (gemini(), "STOP"),
+  "Gemini, by Python": (gemini_of_python(), "STOP"),
 }
 
 
@@ -182,7 +197,10 @@ def test_a_servers_own_response_is_read_as_a_chats(server, tmp_path):
 
 
 def test_a_server_counts_its_tokens():
-  for body in (llama_cpp(), ollama(), sglang(), gemini()):
+  for body in (
+    *(llama_cpp(), ollama(), sglang()),
+    *(gemini(), gemini_of_python()),
+  ):
     response = responses.parse(body)
     assert (response.prompt_tokens, response.completion_tokens) == (5, 2)
 
