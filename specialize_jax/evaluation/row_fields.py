@@ -149,11 +149,7 @@ def _text(value: object, name: str, where: str) -> str:
     return str(value)
   if isinstance(value, Sequence) and len(value) == 1:
     return _text(value[0], name, where)
-  # Of datasets' rows, and of models that answer in JSON.
-  kinds = {
-    "answer": bool | list | dict,
-    **dict.fromkeys(("target", "prediction", "output", "response"), bool),
-  }
+  kinds = {"answer": bool | list | dict, "target": bool}  # of datasets' rows
   if isinstance(value, kinds.get(name, ())) and value != []:
     return json.dumps(value, ensure_ascii=False)
   raise errors.UserError(

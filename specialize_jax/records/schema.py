@@ -35,6 +35,11 @@ _STOPPED = frozenset(
 )
 # Names of the maximum number of tokens of an answer, in requests.
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict")
+_LIMITS += ("num_predict", "max_output_tokens", "maxOutputTokens")
+# Objects within a request that may have them: of batch files, and of native
+# endpoints. `extra` replaces our own fields.
+_PARTS = ("body", "config", "generationConfig", "generation_config")
+_PARTS += ("options", "parameters", "sampling_params", "extra")
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
@@ -153,9 +158,7 @@ def why_unfinished(
   usage = record.request.get("usage")
   reasoning = usage.get("reasoning_tokens") if isinstance(usage, dict) else 0
   num_tokens = num_steps + (reasoning if type(reasoning) is int else 0)
-  extra = record.request.get("extra")  # replaces our own fields in a request
-  sent = record.request | (extra if isinstance(extra, dict) else {})
-  limits = {name: sent.get(name) for name in _LIMITS}
+  limits = _given_limits(record.request)
   limits = {k: v for k, v in limits.items() if type(v) is int and v > 0}
   for name, limit in limits.items():
     if limit <= num_tokens:
@@ -166,6 +169,16 @@ def why_unfinished(
   if reason.lower() == NULL_FINISH and not limits:
     return "not finished: its finish_reason is null, as of one in progress"
   return None
+
+
+def _given_limits(request: Mapping[str, object]) -> dict[str, object]:
+  """Returns the maximum numbers of tokens that a request gives, by name."""
+  limits = {name: request[name] for name in _LIMITS if name in request}
+  for name in _PARTS:
+    part = request.get(name)
+    if isinstance(part, dict):
+      limits |= _given_limits(part)
+  return limits
 
 
 def has_stopped(finish_reason: str) -> bool:

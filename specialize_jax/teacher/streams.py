@@ -18,6 +18,7 @@ FIRST_WORDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 CUT = "incomplete stream"
 """The finish reason of a response whose last chunk is missing."""
 
+_CUT_RESPONSE = {"error": {"message": CUT}}
 _IGNORED = ("event:", "id:", "retry:", ":")
 _JOINED_TEXTS = (
   "content",
@@ -44,6 +45,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     UserError: a line is not part of an event stream.
   """
   answers = _Answers()
+  is_begun = False  # a response of the Responses API, whole in its last event
   for number, text in enumerate(reading.lines(path), start=1):
     line = text.strip().removeprefix("\ufeff")
     if not line or line.startswith(_IGNORED):
@@ -56,17 +58,25 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
       )
     said = line.removeprefix("data:").strip()
     if said == "[DONE]":
+      if is_begun:
+        answers.add(_CUT_RESPONSE)
+      is_begun = False
       answers.end_stream()
       continue
     chunk = reading.parsed_row(said, where)
     kind = chunk.get("type")
     if isinstance(kind, str) and kind.startswith("response."):
-      if kind not in _WHOLE_EVENTS or not isinstance(
+      if is_begun and kind == "response.created":
+        answers.add(_CUT_RESPONSE)
+      is_begun = kind not in _WHOLE_EVENTS or not isinstance(
         chunk.get("response"), dict
-      ):
-        continue  # the last event has the whole response
+      )
+      if is_begun:
+        continue
       chunk = chunk["response"]
     answers.add(chunk)
+  if is_begun:
+    answers.add(_CUT_RESPONSE)
   return answers.rows()
 
 

@@ -126,3 +126,21 @@ def _changed(**changes):
 def test_a_bad_line_is_named(line, message):
   with pytest.raises(errors.UserError, match=message):
     schema.from_json_line(line, "line 9")
+
+
+@pytest.mark.parametrize(
+  ("request_", "is_cut"),
+  [
+    ({"max_tokens": 2}, True),
+    ({"max_tokens": 3}, False),
+    ({"body": {"max_tokens": 2}}, True),
+    ({"body": {"generationConfig": {"maxOutputTokens": 2}}}, True),
+    ({"options": {"num_predict": 2}}, True),
+    ({"max_tokens": 2, "extra": {"max_tokens": None}}, False),
+  ],
+)
+def test_a_sample_of_as_many_tokens_as_it_may_have_is_cut(request_, is_cut):
+  record = make_record(
+    [STEP, STEP], finish_reason=schema.UNKNOWN_FINISH, request=request_
+  )
+  assert bool(schema.why_unfinished(record, 2)) is is_cut

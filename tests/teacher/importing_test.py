@@ -678,6 +678,19 @@ def test_a_stream_of_the_responses_api_has_its_answer_in_the_last_event(
     "stop",
     0,
   )
+  # One that was cut before is counted.
+  path.write_text(
+    events(
+      [
+        {"type": "response.created", "response": answer | {"output": []}},
+        {"type": "response.output_text.delta", "delta": "7"},
+      ]
+    )
+    + path.read_text()
+  )
+  records, rejected = read(path)
+  assert len(records) == 1
+  assert ["incomplete stream" in one for one in rejected] == [True]
 
 
 def test_a_line_that_is_no_event_is_named(tmp_path):
