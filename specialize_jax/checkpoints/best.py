@@ -1,10 +1,10 @@
 """Keeps a selected step of a run in MODEL_DIR/best.
 
 `MODEL_DIR/best/checkpoints/STEP` is the selected step as the run saved it, with
-the run's vocabulary, if any. It has the layout of a run, so that it can be used
-wherever a run's directory can, and it stays when the run deletes its older
-steps. Its files are hard links if they are on the same file system, which need
-no space, and copies otherwise.
+the run's vocabulary and dataset file, if any. It has the layout of a run, so
+that it can be used wherever a run's directory can, and it stays when the run
+deletes its older steps. Its files are hard links if they are on the same file
+system, which need no space, and copies otherwise.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import opening
+from specialize_jax.checkpoints import manifests, opening
 from specialize_jax.files import paths
 
 NAME = "best"
@@ -70,12 +70,10 @@ def place(
   if chosen.has_digests:
     chosen.verify(only_params=True)
   if paths.is_in_bucket(model_dir):
-    _copy(source_dir, step, place_dir)
+    _copy(source_dir, model_dir, step, place_dir)
     return place_dir
   _link(source, beside / _STEPS / str(step))
-  vocabulary = source_dir / opening.VOCABULARY_DIR
-  if vocabulary.is_dir():
-    _link(vocabulary, beside / opening.VOCABULARY_DIR)
+  _link_kept(source_dir, model_dir, beside)
   if place_dir.exists():
     place_dir.rename(old)
   beside.rename(place_dir)
@@ -103,7 +101,12 @@ def _same(place_dir: epath.Path, source_dir: epath.Path, step: int) -> bool:
   return placed == source.fingerprint()
 
 
-def _copy(source_dir: epath.Path, step: int, place_dir: epath.Path) -> None:
+def _copy(
+  source_dir: epath.Path,
+  model_dir: epath.Path,
+  step: int,
+  place_dir: epath.Path,
+) -> None:
   """Copies a step within a bucket, where directories cannot be renamed.
 
   The file that identifies a checkpoint is copied last: after a kill the next
@@ -111,21 +114,36 @@ def _copy(source_dir: epath.Path, step: int, place_dir: epath.Path) -> None:
   """
   if place_dir.exists():
     place_dir.rmtree()
+  _link_kept(source_dir, model_dir, place_dir)
+  _link(source_dir / _STEPS / str(step), place_dir / _STEPS / str(step))
+
+
+def _link_kept(
+  source_dir: epath.Path, model_dir: epath.Path, target: epath.Path
+) -> None:
+  """Links or copies what is read with a checkpoint: vocabulary and prompts."""
   vocabulary = source_dir / opening.VOCABULARY_DIR
   if vocabulary.is_dir():
-    _link(vocabulary, place_dir / opening.VOCABULARY_DIR)
-  _link(source_dir / _STEPS / str(step), place_dir / _STEPS / str(step))
+    _link(vocabulary, target / opening.VOCABULARY_DIR)
+  # Beside it is the manifest of the files that a run keeps.
+  if (model_dir / opening.DATASET).is_file():
+    for name in (opening.DATASET, manifests.NAME):
+      if (model_dir / name).is_file():
+        _link_file(model_dir / name, target / name)
 
 
 def _link(source: epath.Path, target: epath.Path) -> None:
   """Links or copies a directory tree."""
   for file in _files(source):
-    linked = target / file.relative_to(source)
-    linked.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      os.link(file, linked)
-    except OSError:  # another file system, or one without links
-      file.copy(linked)
+    _link_file(file, target / file.relative_to(source))
+
+
+def _link_file(file: epath.Path, linked: epath.Path) -> None:
+  linked.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    os.link(file, linked)
+  except OSError:  # another file system, or one without links
+    file.copy(linked)
 
 
 def _files(directory: epath.Path) -> Iterator[epath.Path]:

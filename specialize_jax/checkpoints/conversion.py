@@ -155,6 +155,7 @@ def write_ours(planned: Plan, output: str | os.PathLike) -> epath.Path:
       file.parent.mkdir(parents=True, exist_ok=True)
       file.write_bytes(content)
     for name, content in planned.dataset_files.items():
+      output.mkdir(parents=True, exist_ok=True)
       (output / name).write_bytes(content)
     if planned.dataset_files:
       manifests.write(output, planned.dataset_files)

@@ -10,8 +10,9 @@ from specialize_jax import errors
 
 _NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
 # No pickle where the hub has safetensors, see `download`.
+_WEIGHTS = ("*.safetensors", "*.bin")
 _TENSORS, _PICKLES = ["*.safetensors", "*.safetensors.index.json"], ["*.bin*"]
-_OTHERS = ["*.json", "spiece.model"]
+_OTHERS = ["*.json", "spiece.model", "dataset.yaml"]
 
 
 def is_name(path: str) -> bool:
@@ -32,6 +33,12 @@ def download(name: str) -> epath.Path:
     if not list(epath.Path(folder).glob("*.safetensors")):
       folder = huggingface_hub.snapshot_download(
         name, allow_patterns=[*_OTHERS, *_PICKLES]
+      )
+    if not any(list(epath.Path(folder).glob(one)) for one in _WEIGHTS):
+      raise errors.UserError(
+        f"what the Hugging Face hub's cache has of {name}, {folder}, has no"
+        " weights: download them while the hub can be reached (without"
+        " HF_HUB_OFFLINE)"
       )
   except (
     hub_errors.HfHubHTTPError,

@@ -531,6 +531,11 @@ def _special_ids(
 def _read_config_json(path: pathlib.Path) -> Mapping[str, Any]:
   read = _read_object(path, _CONFIG_JSON)
   architecture = read.get("model_type")
+  if architecture is None:
+    raise errors.UserError(
+      f'{path} has a config.json without "model_type", as early releases saved'
+      ' it: if the model is a T5, add "model_type": "t5"'
+    )
   if architecture != "t5":
     raise errors.UserError(
       f"{path} holds a model of type {architecture!r}, and only 't5' (T5 1.0, "

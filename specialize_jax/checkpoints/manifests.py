@@ -44,8 +44,14 @@ LISTED_IN = "listed_in"
 """Key in the metadata of exported arrays: the name of the folder's manifest. It
 is lost, as the manifest is, when another program saves the model."""
 
-_READ = (".json", ".model", ".safetensors", ".bin")
+_READ = (".index.json", ".model", ".safetensors", ".bin")
 """Endings of the files that a reader of a folder may open."""
+
+_READ_NAMES = frozenset(
+  ("config.json", "generation_config.json", "adapter_config.json")
+  + ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
+  + ("special_tokens_map.json",)
+)
 
 _MARK = "commit_success.txt"
 """The mark of a complete save, which Orbax writes last; no reader opens it."""
@@ -228,7 +234,7 @@ def _is_read(
   """Returns whether a reader of a folder may open a file of this name."""
   folder, slash, _ = name.partition("/")
   if not slash:
-    return name.endswith(_READ) and not is_step
+    return not is_step and (name.endswith(_READ) or name in _READ_NAMES)
   return is_step or any(other.startswith(f"{folder}/") for other in listed)
 
 
@@ -280,8 +286,9 @@ def check_listed(
     except FileNotFoundError:
       problem = "it is missing"
     raise errors.UserError(
-      f"{file} is damaged ({problem}): copy it again from an intact copy, or "
-      "give another checkpoint."
+      f"{file} is damaged ({problem}): copy it again from an intact copy, give"
+      " another checkpoint, or, where it was changed on purpose, read it"
+      " unchecked (--no_verify)."
     )
 
 

@@ -31,7 +31,7 @@ from specialize_jax.checkpoints import (
   tensor_files,
   tokenizers,
 )
-from specialize_jax.files import paths, reading
+from specialize_jax.files import fast_tokenizers, paths, reading
 from specialize_jax.parallel import mesh as meshes
 from specialize_jax.parallel import placement
 from specialize_jax.t5 import config as t5_config
@@ -193,8 +193,9 @@ class Checkpoint:
   ) -> None:
     """Checks that a SentencePiece model is the one next to the checkpoint.
 
-    A checkpoint without one has none to compare with. Of others' folders the
-    ids alone are compared: T5's vocabulary is published in several files.
+    A checkpoint without a tokenizer has none to compare with. Of others'
+    folders the ids alone are compared: T5's vocabulary is published in several
+    files.
 
     Args:
       file: the model.
@@ -204,15 +205,32 @@ class Checkpoint:
     Raises:
       UserError: the checkpoint has another one.
     """
-    own = self.vocabulary_path
-    if own is None or not self.verifies:
+    found = {one.name: one for one in self.tokenizer_files}
+    own, whole = self.vocabulary_path, found.get(tokenizers.WHOLE)
+    if not self.verifies or (own is None and whole is None):
       return
-    same = tokenizers.are_same if self.is_ours else tokenizers.have_same_ids
-    if not same(reading.read_bytes(file), own.read_bytes()):
+    content = reading.read_bytes(file)
+    if own is None:
+      own = whole
+      is_same = tokenizers.is_in_whole(content, whole)
+    elif self.is_ours:
+      is_same = tokenizers.are_same(content, own.read_bytes())
+    else:
+      is_same = tokenizers.have_same_ids(content, own.read_bytes())
+    if not is_same:
       raise errors.UserError(
         f"the vocabulary of {name}, {os.fspath(file)}, is not the one that"
         f" {self.path} was trained with, {os.fspath(own)}, so that ids would"
         f" mean other words: {way_out}"
+      )
+    added = fast_tokenizers.added_tokens(whole) if whole else []
+    if added:
+      logging.warning(
+        "%s adds %s to the pieces of %s, which tasks encode with: they are read"
+        " as other pieces, and written as none.",
+        whole,
+        ", ".join(map(repr, added[:5])),
+        file,
       )
 
   def check_files(self) -> None:

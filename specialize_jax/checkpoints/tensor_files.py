@@ -122,15 +122,28 @@ class TensorFiles:
     return {name: headers[name] for name in self._files}
 
   def _find(self) -> Mapping[str, pathlib.Path]:
+    has_adapter = (self._folder / ADAPTER).exists()
     for single in (SINGLE, _TORCH):
       path = self._folder / single
+      index = self._folder / f"{single}.index.json"
+      if has_adapter and (path.exists() or index.exists()):
+        raise errors.UserError(
+          f"{self._folder} holds a model and an adapter ({ADAPTER}), which"
+          " changes it: merge it with PEFT's merge_and_unload() and save the"
+          " model with save_pretrained, or, if the model is the merged one,"
+          " move adapter_* away"
+        )
+      if path.is_dir():
+        raise errors.UserError(
+          f"{path} is a folder, as DeepSpeed's zero_to_fp32.py may write it:"
+          f" move the file in it to {path.parent}"
+        )
       if path.exists():
         with _opened(path) as file:
           return dict.fromkeys(file.names(), path)
-      index = self._folder / f"{single}.index.json"
       if index.exists():
         return self._indexed(index)
-    if (self._folder / ADAPTER).exists():
+    if has_adapter:
       raise errors.UserError(
         f"{self._folder} holds an adapter ({ADAPTER}) and not the model that it"
         " adapts: merge it with PEFT's merge_and_unload(), and save the model"

@@ -18,10 +18,11 @@ from specialize_jax import errors
 from specialize_jax.files import fast_tokenizers, reading
 
 SENTENCEPIECE = "spiece.model"
-_WHOLE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+WHOLE = fast_tokenizers.NAME
+_CONFIG = "tokenizer_config.json"
 FILES = (
   SENTENCEPIECE,
-  _WHOLE,
+  WHOLE,
   _CONFIG,
   "special_tokens_map.json",
   "added_tokens.json",
@@ -79,16 +80,23 @@ def from_sentencepiece(
       "T5's spiece.model."
     )
   content = reading.read_description(file)
+  processor = _processor(os.fspath(path), content)
+  ids = {
+    "eos_token": (processor.eos_id(), "</s>"),
+    "unk_token": (processor.unk_id(), "<unk>"),
+    "pad_token": (processor.pad_id(), "<pad>"),
+  }
   config = {
     "tokenizer_class": "T5Tokenizer",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "pad_token": "<pad>",
+    **{
+      name: default if index < 0 else processor.id_to_piece(index)
+      for name, (index, default) in ids.items()
+    },
     "extra_ids": extra_ids,
   }
   return Vocabulary(
     where=os.fspath(path),
-    num_tokens=_num_pieces(os.fspath(path), content) + extra_ids,
+    num_tokens=processor.get_piece_size() + extra_ids,
     files={
       SENTENCEPIECE: content,
       _CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
@@ -120,6 +128,28 @@ def have_same_ids(one: bytes, other: bytes) -> bool:
   )
 
 
+def is_in_whole(model: bytes, whole: epath.Path) -> bool:
+  """Returns whether the ids of a SentencePiece model are those of another file.
+
+  Args:
+    model: the content of the model file.
+    whole: a `tokenizer.json`.
+
+  Raises:
+    UserError: it is no tokenizer.
+  """
+  where = os.fspath(whole)
+  text = reading.decode(reading.read_description(whole), where)
+  ids = fast_tokenizers.load(text, where).get_vocab(with_added_tokens=True)
+  try:
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  except message.DecodeError:
+    return False
+  return all(
+    ids.get(piece.piece) == index for index, piece in enumerate(proto.pieces)
+  )
+
+
 def _agree(
   one: bytes,
   other: bytes,
@@ -147,9 +177,9 @@ def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
   """
   found = {file.name: file for file in files}
   contents = {n: reading.read_description(file) for n, file in found.items()}
-  if _WHOLE in contents:
-    where = os.fspath(found[_WHOLE])
-    num_tokens = _num_tokens(where, contents[_WHOLE])
+  if WHOLE in contents:
+    where = os.fspath(found[WHOLE])
+    num_tokens = _num_tokens(where, contents[WHOLE])
   elif SENTENCEPIECE in contents:
     where = os.fspath(found[SENTENCEPIECE])
     config = _read_config(found.get(_CONFIG), contents.get(_CONFIG, b"{}"))
@@ -159,7 +189,8 @@ def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
         f"{found[_CONFIG]} has extra_ids={str(extra_ids)[:40]!r}: expected a"
         f" whole number from 0 to {_MAX_EXTRA_IDS:,}"
       )
-    num_tokens = _num_pieces(where, contents[SENTENCEPIECE]) + extra_ids
+    num_pieces = _processor(where, contents[SENTENCEPIECE]).get_piece_size()
+    num_tokens = num_pieces + extra_ids
   else:
     return None
   return Vocabulary(where=where, num_tokens=num_tokens, files=contents)
@@ -188,12 +219,13 @@ def check(
     )
 
 
-def _num_pieces(where: str, content: bytes) -> int:
+def _processor(
+  where: str, content: bytes
+) -> sentencepiece.SentencePieceProcessor:
   try:
     if not content:
       raise RuntimeError("the file is empty")
-    processor = sentencepiece.SentencePieceProcessor(model_proto=content)
-    return processor.get_piece_size()
+    return sentencepiece.SentencePieceProcessor(model_proto=content)
   except RuntimeError as error:
     raise errors.UserError(
       f"vocabulary {where} is no SentencePiece model: give one, such as T5's "

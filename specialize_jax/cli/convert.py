@@ -221,14 +221,15 @@ def _say_tokenizer(planned: conversion.Plan) -> None:
 
   there = [
     name
-    for name in tokenizers.UNREAD_FILES
+    for name in (*tokenizers.UNREAD_FILES, "tokenizer_config.json")
     if (planned.checkpoint.directory / name).is_file()
   ]
   if there and not planned.tokenizer_files:
     print(
-      f"its tokenizer ({', '.join(there)}) is not read and was left out: save"
-      " it as tokenizer.json, as AutoTokenizer.from_pretrained(FOLDER)"
-      ".save_pretrained(FOLDER) writes it, or give --vocabulary"
+      f"its tokenizer ({', '.join(there)}) is not read and was left out: copy"
+      " the files yourself, save it as tokenizer.json, as"
+      " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes"
+      " it, or give --vocabulary"
     )
 
 

@@ -163,9 +163,28 @@ def check_paths() -> None:
   """
   import gin
 
-  for name, value, parameter in gin_values.values_of(gin, _PATH_PARAMETERS):
-    if value is not None:
+  found = list(gin_values.values_of(gin, _PATH_PARAMETERS))
+  model_dirs = [v for _, v, name in found if name == "Experiment.model_dir"]
+  for name, value, parameter in found:
+    if value is None:
+      continue
+    try:
       paths.check(name, value, _PATH_PARAMETERS[parameter])
+    except errors.UserError:
+      # A run that is resumed does not read it again.
+      is_start = parameter == "Experiment.initial_checkpoint_path"
+      if not (is_start and any(map(_has_step, model_dirs))):
+        raise
+
+
+def _has_step(model_dir: object) -> bool:
+  """Returns whether a run has a checkpoint, from which it is resumed."""
+  if not isinstance(model_dir, str):
+    return False
+  steps = paths.to_epath(model_dir) / "checkpoints"
+  return steps.is_dir() and any(
+    step.name.isdecimal() for step in steps.iterdir()
+  )
 
 
 @contextlib.contextmanager
@@ -210,6 +229,7 @@ def loaded(
       for name, value in (defaults or {}).items():
         if name in unbound:
           gin.parse_config(f"{name} = {value!r}")
+    _refuse_unknown_scopes(gin, bindings)
     _refuse_unbound_macros(gin)
     gin_values.check_macros(gin)
     given = dict(binding.split(" = ", 1) for binding in bindings)
@@ -217,8 +237,15 @@ def loaded(
       for name, text in gin_values.check(gin, given).items():
         gin.parse_config(f"{name} = {text!r}")
     gin.finalize()
+    _tell_unused_macros(gin, files, flags.gin_search_paths)
   except errors.UserError:
     raise
+  except RecursionError as e:
+    raise errors.UserError(
+      f"the gin configuration ({', '.join(files)}) includes itself: a file that"
+      " --gin_search_paths has is read in place of the package's of that name,"
+      " which it may mean to include; give it another name"
+    ) from e
   except (
     OSError,
     SyntaxError,
@@ -416,6 +443,43 @@ def _refuse_unknown_macros(gin, bindings: Sequence[str]) -> None:  # noqa: ANN00
         f"--gin.{name}: no gin file of this run has a macro of that name; "
         f"{hint}"
       )
+
+
+def _refuse_unknown_scopes(gin, bindings: Sequence[str]) -> None:  # noqa: ANN001
+  """Raises UserError for a binding in a scope that nothing is called in."""
+  known = gin_values.scopes(gin)
+  for binding in bindings:
+    name, _, value = binding.partition(" = ")
+    scope, _, rest = name.rpartition("/")
+    if scope and rest != "gin.macro" and not known.issuperset(scope.split("/")):
+      raise errors.UserError(
+        f"--gin.{name}: no gin file of this run has the scope {scope!r}, and"
+        f" nothing would read it: give --gin.{rest}={value}"
+      )
+
+
+def _tell_unused_macros(gin, files: Sequence[str], search_paths: str) -> None:  # noqa: ANN001
+  """Prints which macros of the user's own files nothing uses."""
+  from specialize_jax.cli import gin_macros
+
+  used = gin_values.used_macros(gin)
+  for file in files:
+    if is_packaged(file):
+      continue
+    own = functools.partial(_text_of_one, file, search_paths)
+    for macro in gin_macros.read([file], own):
+      if macro.name not in used:
+        hint = errors.did_you_mean(macro.name, used)
+        print(
+          f"specialize: {file} sets {macro.name}, which nothing reads"
+          + (f"; {hint}" if hint else ""),
+          file=sys.stderr,
+        )
+
+
+def _text_of_one(wanted: str, search_paths: str, file: str) -> str | None:
+  """Returns the text of a file, and of none that it includes."""
+  return read(file, search_paths) if file == wanted else None
 
 
 def _refuse_unbound_macros(gin) -> None:  # noqa: ANN001

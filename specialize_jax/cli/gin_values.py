@@ -17,6 +17,7 @@ import re
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from specialize_jax import errors
 
@@ -87,6 +88,7 @@ def check_macros(gin: types.ModuleType) -> None:
   known = {
     scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"
   }
+  _check_no_circle(gin, known)
   for (scope, selector), parameters in list(gin.config._CONFIG.items()):
     for parameter, value in parameters.items():
       for name in _macro_names(gin, value):
@@ -100,16 +102,65 @@ def check_macros(gin: types.ModuleType) -> None:
           )
 
 
+def used_macros(gin: types.ModuleType) -> set[str]:
+  """Returns the names of the macros that some value refers to."""
+  return {
+    name
+    for parameters in gin.config._CONFIG.values()
+    for value in parameters.values()
+    for name in _macro_names(gin, value)
+  }
+
+
+def scopes(gin: types.ModuleType) -> set[str]:
+  """Returns the scopes in which some value calls something."""
+  return {
+    scope
+    for parameters in gin.config._CONFIG.values()
+    for value in parameters.values()
+    for reference in _references(gin, value)
+    if not _is_macro(gin, reference)
+    for scope in reference.scopes
+  }
+
+
+def _check_no_circle(gin: types.ModuleType, names: Collection[str]) -> None:
+  """Raises UserError if the value of a macro contains the macro itself."""
+  uses = {
+    name: set(_macro_names(gin, gin.config._CONFIG[name, "gin.macro"]))
+    for name in names
+  }
+  for name in sorted(names):
+    reached, following = set(), uses[name]
+    while following:
+      if name in following:
+        raise errors.UserError(
+          f"the value of the macro {name} contains %{name} itself: set it to a"
+          " value"
+        )
+      reached |= following
+      following = {
+        after for one in following for after in uses.get(one, ())
+      } - reached
+
+
 def _macro_names(gin: types.ModuleType, value: object) -> Iterator[str]:
   """Yields the names of the macros in a value, including in collections."""
-  if _is_macro(gin, value):
-    yield value.config_key[0]
+  for reference in _references(gin, value):
+    if _is_macro(gin, reference):
+      yield reference.config_key[0]
+
+
+def _references(gin: types.ModuleType, value: object) -> Iterator[Any]:
+  """Yields the references in a value, including in collections."""
+  if _is_reference(gin, value):
+    yield value
   elif isinstance(value, Mapping):
     for pair in value.items():
-      yield from _macro_names(gin, pair)
+      yield from _references(gin, pair)
   elif isinstance(value, list | tuple | set):
     for element in value:
-      yield from _macro_names(gin, element)
+      yield from _references(gin, element)
 
 
 def values_of(

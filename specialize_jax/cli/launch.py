@@ -47,6 +47,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(
   r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)(?:_|\Z)", re.IGNORECASE
 )
+_OUTPUTS = ("--gin.MODEL_DIR", "--gin.EVAL_OUTPUT_DIR", "--model_dir")
 # Flags of what a command reads, of which one may be a file of this machine.
 _READ = ("gin_file", "gin_search_paths", "data_dir", "tfds_data_dir")
 _READ += ("dataset", "import")
@@ -442,15 +443,7 @@ def _resume(
 ) -> int:
   from specialize_jax.tpu import resume
 
-  for argument in arguments:
-    name, _, value = argument.partition("=")
-    where = value.strip("'\"")
-    if name == "--gin.MODEL_DIR" and not where.startswith(("/", "gs://")):
-      raise errors.UserError(
-        f"{argument} is on the hosts' own disks, which are deleted with a"
-        " preempted slice: give a bucket, such as"
-        " --gin.MODEL_DIR=gs://bucket/run, or the path of a mounted disk"
-      )
+  _check_outlives(arguments, "a preempted slice")
   return resume.resume_until_done(
     vm,
     package=_package(flags),
@@ -462,6 +455,19 @@ def _resume(
       longest_wait_seconds=flags.longest_wait_seconds,
     ),
   )
+
+
+def _check_outlives(arguments: Sequence[str], owner: str) -> None:
+  """Raises UserError for an output on a disk that is deleted with `owner`."""
+  for argument in arguments:
+    name, _, value = argument.partition("=")
+    where = value.strip("'\"")
+    if name in _OUTPUTS and where and not where.startswith(("/", "gs://")):
+      raise errors.UserError(
+        f"{argument} is on the hosts' own disks, which are deleted with"
+        f" {owner}: give a bucket, such as {name}=gs://bucket/run, or the path"
+        " of a mounted disk"
+      )
 
 
 def _on_gke(
@@ -519,6 +525,8 @@ def _commands_of(
   arguments: list[str],
 ) -> list[launch.Command]:
   """Returns the commands of a cluster's run, one an action."""
+  if "create" in actions:
+    _check_outlives(arguments, "a pod")
   makers = {
     "create": lambda: run.create(_required(arguments)),
     "describe": run.describe,

@@ -66,6 +66,11 @@ class Parser(argparse.ArgumentParser):
     see = f"`{self.prog} --help` lists what it takes"
     if name.startswith("--gin."):
       return f"{argument} is not a binding: write {name}=VALUE, without a space"
+    has_gin = "--gin_file" in self._option_string_actions
+    if has_gin and name in ("--gin_bindings", "--gin_param"):
+      return f"{name} is not a flag of {self.prog}: write --gin.NAME=VALUE"
+    if has_gin and name.removeprefix("--").isupper():
+      return f"{name} is a gin macro: write --gin.{argument.removeprefix('--')}"
     if not name.startswith("-"):
       return f"{argument!r} is not expected here; {see}"
     hint = errors.did_you_mean(

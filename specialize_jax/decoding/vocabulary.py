@@ -21,26 +21,27 @@ from specialize_jax.files import fast_tokenizers, reading
 
 WORD_START = "\u2581"  # how both kinds spell a space
 
-# T5's 32,000 pieces are followed by 100 sentinels, and the embedding is
-# padded to a multiple of 128 rows.
-_MAX_SPARE_ROWS = 100 + 127
+# T5's 32,000 pieces are followed by 100 sentinels, and an embedding is padded
+# to a multiple of 128 rows.
+_MAX_PADDING = 127
 
-_PIECES, _WHOLE, _ADDED = "spiece.model", "tokenizer.json", "added_tokens.json"
+_PIECES, _ADDED = "spiece.model", "added_tokens.json"
 _CONFIG = "tokenizer_config.json"
 _T5_EXTRA_IDS = 100
 _SENTINEL = re.compile(r"<extra_id_(\d{1,5})>")
-_T5_TOKEN = re.compile(r"<extra_id_\d+>|<pad>|</?s>|<unk>")
 
 
 class Vocabulary(Protocol):
   """A vocabulary for decoding.
 
   Attributes:
-    num_pieces: number of ids.
+    num_pieces: number of ids of pieces, which any model has.
+    num_tokens: number of ids with those of sentinels and added tokens.
     fingerprint: a hash that identifies the vocabulary.
   """
 
   num_pieces: int
+  num_tokens: int
   fingerprint: str
 
   def encode(self, text: str) -> list[int]:
@@ -74,6 +75,7 @@ class SentencePiece:
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     self.num_pieces = self._processor.get_piece_size()
     self._extra_ids = extra_ids
+    self.num_tokens = self.num_pieces + extra_ids
     self.fingerprint = hashlib.sha256(model).hexdigest()
     self.piece = functools.cache(self._piece)
 
@@ -120,6 +122,8 @@ class TokenizerJson:
     self.num_pieces = self._tokenizer.get_vocab_size(with_added_tokens=False)
     self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
     added = self._tokenizer.get_added_tokens_decoder()
+    ids = (*added, self.num_pieces + _T5_EXTRA_IDS - 1)
+    self.num_tokens = max(ids) + 1
     self._silent = {index for index, one in added.items() if one.special}
 
   def encode(self, text: str) -> list[int]:
@@ -188,30 +192,21 @@ def beside(files: Iterable[epath.Path]) -> epath.Path | None:
     UserError: tokens were added, and there is no `tokenizer.json`.
   """
   found = {file.name: file for file in files}
-  pieces, whole = found.get(_PIECES), found.get(_WHOLE)
-  if pieces is None or whole is not None and _added_tokens(whole):
+  pieces, whole = found.get(_PIECES), found.get(fast_tokenizers.NAME)
+  if (
+    pieces is None or whole is not None and fast_tokenizers.added_tokens(whole)
+  ):
     return whole
   if whole is None and _ADDED in found:
-    words = _added_tokens(found[_ADDED])
+    words = fast_tokenizers.added_tokens(found[_ADDED])
     if words:
       raise errors.UserError(
         f"{os.fspath(found[_ADDED])} adds {', '.join(map(repr, words[:3]))} to"
-        f" the pieces of {_PIECES}: expected a {_WHOLE}, which has both, as"
-        " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes"
-        " it"
+        f" the pieces of {_PIECES}: expected a {fast_tokenizers.NAME}, which"
+        " has both, as AutoTokenizer.from_pretrained(FOLDER)"
+        ".save_pretrained(FOLDER) writes it"
       )
   return pieces
-
-
-def _added_tokens(file: epath.Path) -> list[str]:
-  """Returns the tokens that a file adds to T5's own."""
-  content = reading.read_json(file)
-  if isinstance(content, dict) and file.name == _WHOLE:
-    rows = content.get("added_tokens")
-    rows = rows if isinstance(rows, list) else []
-    content = [row.get("content") for row in rows if isinstance(row, dict)]
-  names = map(str, content if isinstance(content, dict | list) else ())
-  return [name for name in names if not _T5_TOKEN.fullmatch(name)]
 
 
 def check_size(
@@ -219,8 +214,8 @@ def check_size(
 ) -> None:
   """Raises UserError if a vocabulary cannot belong to a model.
 
-  The embedding must have a row for every piece. Beyond them, it has at most
-  T5's 100 sentinels and padding to a multiple of 128.
+  The embedding must have a row for every piece. Beyond them, it has sentinels
+  and added tokens, and padding to a multiple of 128.
 
   Args:
     vocabulary: the vocabulary.
@@ -229,11 +224,11 @@ def check_size(
     own: whether the run that trained the model kept it: the model then may
       have any number of further rows.
   """
-  spare = vocab_size - vocabulary.num_pieces
-  if spare < 0 or not (own or spare <= _MAX_SPARE_ROWS):
+  padding = vocab_size - vocabulary.num_tokens
+  if vocab_size < vocabulary.num_pieces or not (own or padding <= _MAX_PADDING):
     raise errors.UserError(
       f"vocabulary {path} has {vocabulary.num_pieces:,} pieces, and the model "
       f"has {vocab_size:,}, which must be as many or at most "
-      f"{_MAX_SPARE_ROWS} more: give the vocabulary that the model was trained "
-      "with."
+      f"{vocabulary.num_tokens - vocabulary.num_pieces + _MAX_PADDING} more:"
+      " give the vocabulary that the model was trained with."
     )

@@ -7,14 +7,20 @@ sees as a `BaseException` that no `except Exception` catches.
 import contextlib
 import json
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.files import reading
 
 if typing.TYPE_CHECKING:
   import tokenizers
+  from etils import epath
 
+NAME = "tokenizer.json"
+
+_T5_TOKEN = re.compile(r"<extra_id_\d+>|<pad>|</?s>|<unk>")
 _MAX_TOKENS = 10_000_000
 # Largest factor by which a normalizer or decoder may lengthen a text.
 _MAX_GROWTH = 1000
@@ -22,6 +28,21 @@ _MAX_GROWTH = 1000
 # an unknown token that is not in the vocabulary, a damaged character map.
 _PROBE = "a \u0378"
 _NUM_PROBED_IDS = 8
+
+
+def added_tokens(file: "epath.Path") -> list[str]:
+  """Returns the tokens that a file adds to T5's own.
+
+  Args:
+    file: a `tokenizer.json`, or an `added_tokens.json`.
+  """
+  content = reading.read_json(file)
+  if isinstance(content, dict) and file.name == NAME:
+    rows = content.get("added_tokens")
+    rows = rows if isinstance(rows, list) else []
+    content = [row.get("content") for row in rows if isinstance(row, dict)]
+  names = map(str, content if isinstance(content, dict | list) else ())
+  return [name for name in names if not _T5_TOKEN.fullmatch(name)]
 
 
 def load(content: str, where: str | os.PathLike[str]) -> "tokenizers.Tokenizer":

@@ -216,10 +216,14 @@ def load_run(
   training = history_lib.read(path, "train")
   validation = history_lib.read(path, "evaluation")
   selection = _read_json(run / "selection.json")
-  sides = {
-    "before": _evaluation("--before", before),
-    "after": _evaluation("--after", after),
-  }
+  steps, sides = {}, {}
+  for when, place in (("before", before), ("after", after)):
+    step, sides[when] = _evaluation(
+      f"--{when}",
+      place,
+      (selection or {}).get("step") if when == "after" else None,
+    )
+    steps[when] = step
   accuracies = {when: _accuracies(values) for when, values in sides.items()}
   tasks = {*accuracies["before"], *accuracies["after"]}
   seen = tasks | set(selection_lib.evaluated_tasks(validation))
@@ -243,7 +247,9 @@ def load_run(
   if after is None:
     places["after"] = _own_predictions(run, selection)
   predicted = {
-    when: {} if place is None else _read_predictions(epath.Path(place), seen)
+    when: {}
+    if place is None
+    else _read_predictions(epath.Path(place), seen, steps[when])
     for when, place in places.items()
   }
   return Results(
@@ -274,11 +280,16 @@ def load_run(
 
 
 def _evaluation(
-  flag: str, directory: str | os.PathLike[str] | None
-) -> Mapping[str, float]:
-  """Reads the values that `specialize eval` wrote, those of the last step."""
+  flag: str,
+  directory: str | os.PathLike[str] | None,
+  selected: int | None = None,
+) -> tuple[int | None, Mapping[str, float]]:
+  """Reads the step and the values that `specialize eval` wrote.
+
+  Of several steps they are those of the selected one.
+  """
   if directory is None:
-    return {}
+    return None, {}
   path = epath.Path(directory) / "metrics.jsonl"
   if not path.is_file():
     raise errors.UserError(
@@ -291,7 +302,16 @@ def _evaluation(
       f"{flag}={directory} has no evaluation in its metrics.jsonl: expected "
       "the EVAL_OUTPUT_DIR that `specialize eval` wrote."
     )
-  return values[max(values)]
+  if len(values) == 1:
+    selected = next(iter(values))
+  if selected in values:
+    return selected, values[selected]
+  steps = ", ".join(f"{step:,}" for step in sorted(values))
+  raise errors.UserError(
+    f"{flag}={directory} has evaluations of the steps {steps}"
+    + ("" if selected is None else f", not of {selected:,}, the selected one")
+    + ": give an EVAL_OUTPUT_DIR with one"
+  )
 
 
 def _accuracies(
@@ -557,10 +577,16 @@ def _read_alignment(path: epath.Path) -> Mapping[str, Json]:
 
 
 def _read_predictions(
-  directory: epath.Path, tasks: set[str]
+  directory: epath.Path, tasks: set[str], step: int | None = None
 ) -> Mapping[str, Sequence[Json]]:
-  """Reads the rows of each task, from the last subdirectory that has it."""
+  """Reads the rows of each task, from the last subdirectory that has it.
+
+  Of an evaluation's directory, which has one for each step, from that of
+  `step`.
+  """
   last = {}
+  if step is not None and (directory / str(step)).is_dir():
+    directory = directory / str(step)
   for folder, _, names in sorted(directory.walk(), key=_numeric_order):
     for task in tasks & {name.removesuffix(".jsonl") for name in names}:
       last[task] = folder / f"{task}.jsonl"

@@ -250,13 +250,44 @@ def _missing(selecting: Selecting) -> list[int]:
 def _evaluated_by_run(
   selecting: Selecting, values: history.History
 ) -> set[int]:
-  """Returns the steps that the run itself evaluated on as many questions."""
+  """Returns the steps that the run itself evaluated likewise.
+
+  That is on as many questions, in as many tokens, as the step's own metadata
+  say where it was saved with them.
+  """
   sizes = selecting.validation.num_questions()
+  directory = epath.Path(selecting.model_dir) / "checkpoints"
   return {
     step
     for step, row in values.items()
     if all(row.get(f"{task}/n") == size for task, size in sizes.items())
+    and _is_evaluated_likewise(selecting.validation, directory / str(step))
   }
+
+
+def _is_evaluated_likewise(
+  evaluation: experiment.Evaluation, checkpoint: epath.Path
+) -> bool:
+  """Returns whether a run's own evaluations decode as another one does."""
+  if not checkpoint.is_dir():
+    return True  # whose values alone are left
+  settings = opening.open_checkpoint(checkpoint).metadata.get("settings")
+  if not isinstance(settings, dict):
+    return True  # of a release that saved none
+  run = {
+    name: value
+    for name, value in settings.items()
+    if name.startswith("evaluations.")
+  }
+  wanted = {"max_new_tokens": evaluation.max_new_tokens} | {
+    f"task_feature_lengths.{name}": length
+    for name, length in evaluation.task_feature_lengths.items()
+    if name == "inputs"
+  }
+  return any(
+    all(run.get(f"{place}.{name}") == value for name, value in wanted.items())
+    for place in {".".join(name.split(".")[:2]) for name in run}
+  )
 
 
 def _evaluator(
