@@ -169,6 +169,28 @@ def _without_names(model: sentencepiece_model_pb2.ModelProto) -> bytes:
   return model.SerializeToString(deterministic=True)
 
 
+def unlike_t5(content: bytes) -> list[str]:
+  """Returns what a SentencePiece model has that T5's models have not.
+
+  transformers' T5 tokenizer is built for a unigram model that normalizes, and
+  has no bytes for unknown characters: with others it may find other ids.
+  """
+  model = sentencepiece_model_pb2.ModelProto.FromString(content)
+  trainer, normalizer = model.trainer_spec, model.normalizer_spec
+  kinds = {piece.type for piece in model.pieces}
+  found = {
+    "byte_fallback": trainer.byte_fallback,
+    "another model_type than unigram": trainer.model_type != trainer.UNIGRAM,
+    "add_dummy_prefix=false": not normalizer.add_dummy_prefix,
+    "remove_extra_whitespaces=false": not normalizer.remove_extra_whitespaces,
+    "another normalization than nmt_nfkc": not normalizer.name.startswith(
+      "nmt_nfkc"
+    ),
+    "user-defined symbols": model.SentencePiece.USER_DEFINED in kinds,
+  }
+  return [what for what, is_so in found.items() if is_so]
+
+
 def beside(files: Iterable[epath.Path]) -> Vocabulary | None:
   """Returns the tokenizer of the files next to a checkpoint, if any.
 

@@ -204,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       )
   print(_summary(planned, path))
   _say_tokenizer(planned)
+  if to == "huggingface":
+    _say_unlike_t5(planned)
   eos_ids = planned.config.eos_ids
   if to == "t5x" and eos_ids != (t5_config.EOS_ID,):
     print(
@@ -230,6 +232,22 @@ def _say_tokenizer(planned: conversion.Plan) -> None:
       " the files yourself, save it as tokenizer.json, as"
       " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes"
       " it, or give --vocabulary"
+    )
+
+
+def _say_unlike_t5(planned: conversion.Plan) -> None:
+  """Prints that transformers may encode otherwise than the model was taught."""
+  from specialize_jax.checkpoints import tokenizers
+
+  content = planned.tokenizer_files.get(tokenizers.SENTENCEPIECE)
+  if content is None or tokenizers.WHOLE in planned.tokenizer_files:
+    return
+  unlike = tokenizers.unlike_t5(content)
+  if unlike:
+    print(
+      f"{tokenizers.SENTENCEPIECE} has {', '.join(unlike)}: transformers'"
+      " AutoTokenizer may encode otherwise than in training; encode with that"
+      " file by the sentencepiece library, as specialize generate does"
     )
 
 

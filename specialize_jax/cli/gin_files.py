@@ -292,7 +292,8 @@ def check_flags(flags: argparse.Namespace) -> None:
 
 def is_packaged(file: str) -> bool:
   """Returns whether the package has a gin file of a name."""
-  return os.path.isfile(os.path.join(_INSTALLED, file))
+  is_name = not os.path.isabs(file)
+  return is_name and os.path.isfile(os.path.join(_INSTALLED, file))
 
 
 def check_files(files: Sequence[str], search_paths: str, flag: str) -> None:

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import huggingface_hub.constants
+import huggingface_hub.utils
 import numpy as np
 import pytest
-from testdata import tiny_checkpoints
+import tokenizers
+from testdata import tiny_checkpoints, trees
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import (
@@ -15,6 +18,7 @@ from specialize_jax.checkpoints import (
   conversion,
   hub,
   manager,
+  manifests,
   opening,
 )
 
@@ -115,6 +119,57 @@ def test_a_hub_name_is_opened_from_its_cache(folder, tmp_path, monkeypatch):
   assert checkpoint.config.embed_dim == 16
   with pytest.raises(errors.UserError, match="no model of that name .* hub"):
     opening.open_checkpoint("someone/another-t5")
+
+
+def test_a_hub_name_of_which_the_cache_has_no_weights_is_said(
+  folder, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+  bare = tmp_path / "bare"
+  bare.mkdir()
+  shutil.copy(folder / "config.json", bare)
+  cached(tmp_path, "someone/tiny-t5", bare)
+  with pytest.raises(errors.UserError, match="has no weights: download them"):
+    opening.open_checkpoint("someone/tiny-t5")
+
+
+def test_a_dataset_file_is_downloaded_with_its_model():
+  names = ["dataset.yaml", "spiece.model", "config.json", "other.py"]
+  kept = huggingface_hub.utils.filter_repo_objects(
+    names, allow_patterns=hub._OTHERS
+  )
+  assert list(kept) == names[:3]
+
+
+def test_another_vocabulary_than_a_tokenizer_json_is_refused(folder, tmp_path):
+  """As transformers saves it, without `spiece.model`."""
+  mine = shutil.copytree(folder, tmp_path / "mine")
+  for name in ("spiece.model", "specialize_manifest.json"):
+    (mine / name).unlink(missing_ok=True)
+  vocabulary = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, "<unk>")
+  )
+  vocabulary.save(str(mine / "tokenizer.json"))
+  (tmp_path / "x.model").write_bytes(trees.tiny_model())
+  checkpoint = opening.open_checkpoint(mine)
+  with pytest.raises(errors.UserError, match="tokenizer.json, so that ids"):
+    checkpoint.check_vocabulary(tmp_path / "x.model", "a task", "give another")
+
+
+def test_best_has_the_dataset_file_of_its_run(folder, tmp_path):
+  planned = conversion.plan(opening.open_checkpoint(folder), to="ours")
+  run = tmp_path / "run"
+  conversion.write_ours(planned, run)
+  (run / "dataset.yaml").write_text("name: mine\n")
+  manifests.write(run, ["dataset.yaml"])
+  placed = best.place(run, opening.open_checkpoint(run).step)
+  copy = shutil.copytree(placed, tmp_path / "copy")
+  found = opening.dataset_file(opening.open_checkpoint(copy))
+  assert found.read_text() == "name: mine\n"
+  (copy / "dataset.yaml").write_text("name: other\n")
+  with pytest.raises(errors.UserError, match="is damaged.*--no_verify"):
+    opening.dataset_file(opening.open_checkpoint(copy))
 
 
 def test_what_is_a_hub_name():

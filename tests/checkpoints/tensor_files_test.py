@@ -249,3 +249,17 @@ def test_an_adapter_that_was_not_merged_is_refused(tmp_path):
   safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
   with pytest.raises(errors.UserError, match="lora_A.*merge_and_unload"):
     tensor_files.TensorFiles(tmp_path)
+
+
+def test_a_model_with_an_adapter_beside_it_is_refused(tmp_path):
+  safetensors.numpy.save_file(ANCHORED, tmp_path / "model.safetensors")
+  tensor_files.TensorFiles(tmp_path)
+  (tmp_path / "adapter_config.json").write_text("{}")
+  with pytest.raises(errors.UserError, match="a model and an adapter .*away"):
+    tensor_files.TensorFiles(tmp_path)
+
+
+def test_a_folder_where_the_file_should_be_is_named(tmp_path):
+  (tmp_path / "pytorch_model.bin").mkdir()
+  with pytest.raises(errors.UserError, match="is a folder, as DeepSpeed's"):
+    tensor_files.TensorFiles(tmp_path)

@@ -212,3 +212,78 @@ def test_an_error_of_the_disk_keeps_its_number_and_file():
       gin_files.configured(writes_to)(path=path)
     assert raised.value.errno == number
     assert paths.is_mendable(raised.value)
+
+
+def test_a_macro_that_nothing_reads_is_told(model_file, capsys):
+  model_file.write_text(f"{_MODEL}\nDEPHT = 3\nLABEL = 'mine'\n")
+  config, _ = load(f"--gin_file={model_file}", "--gin.WIDTH=16")
+  assert config.num_encoder_layers == 2
+  told = capsys.readouterr().err.splitlines()
+  assert len(told) == 2
+  assert "sets DEPHT, which nothing reads; did you mean DEPTH" in told[0]
+  assert told[1].endswith("sets LABEL, which nothing reads")
+
+
+def test_no_packaged_file_tells_of_its_macros(capsys):
+  load("--gin_file=models/flan_t5_xl.gin")
+  assert not capsys.readouterr().err
+
+
+def test_a_scope_that_nothing_is_called_in_is_refused(model_file):
+  argv = (f"--gin_file={model_file}", "--gin.WIDTH=16")
+  with pytest.raises(errors.UserError, match="scope 'train'.*--gin.T5Config.m"):
+    load(*argv, "--gin.train/T5Config.mlp_dim=64")
+
+
+def test_a_scope_of_the_command_line_s_own_is_taken():
+  parser = argparse.ArgumentParser()
+  gin_files.add_flags(parser, default_file="runs/train.gin")
+  flags, bindings = gin_files.parse(
+    parser,
+    [
+      "--gin_file=experiments/mini/specialize.gin",
+      "--gin.MODEL_DIR=m",
+      "--gin.INITIAL_CHECKPOINT_PATH=i",
+      "--gin.EVALUATIONS=[@mine/experiment.Evaluation()]",
+      "--gin.mine/experiment.Evaluation.mixture_or_task_name=t",
+    ],
+  )
+  with gin_files.loaded(flags, bindings) as text:
+    assert "mine/experiment.Evaluation.mixture_or_task_name = 't'" in text
+
+
+def test_a_macro_in_its_own_value_is_one_sentence(model_file):
+  argv = (f"--gin_file={model_file}", "--gin.WIDTH=%DEPTH")
+  with pytest.raises(errors.UserError, match="DEPTH contains %DEPTH itself"):
+    load(*argv, "--gin.DEPTH=%WIDTH")
+
+
+def test_a_file_that_hides_the_one_it_includes_is_one_sentence(tmp_path):
+  (tmp_path / "models").mkdir()
+  (tmp_path / "models" / "t5_large.gin").write_text(
+    'include "models/t5_large.gin"\n'
+  )
+  with pytest.raises(errors.UserError, match="includes itself"):
+    load("--gin_file=models/t5_large.gin", f"--gin_search_paths={tmp_path}")
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_resumed_run_needs_its_initial_checkpoint_no_more(tmp_path, saved):
+  if saved:
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+  parser = argparse.ArgumentParser()
+  gin_files.add_flags(parser, default_file="runs/train.gin")
+  flags, bindings = gin_files.parse(
+    parser,
+    [
+      "--gin_file=experiments/mini/specialize.gin",
+      f"--gin.MODEL_DIR={tmp_path}/run",
+      f"--gin.INITIAL_CHECKPOINT_PATH={tmp_path}/gone/flan_t5_xl",
+    ],
+  )
+  with gin_files.loaded(flags, bindings):
+    if saved:
+      gin_files.check_paths()
+    else:
+      with pytest.raises(errors.UserError, match="INITIAL_CHECKPOINT_PATH"):
+        gin_files.check_paths()

@@ -481,6 +481,14 @@ def test_xpk_s_script_brings_hostile_values_through_kubernetes_and_bash(
       (*VM, "--execute", "resume_until_done", "--", *RUN[:-1], LOCAL),
       "--gin.MODEL_DIR=run is on the hosts' own disks",
     ),
+    (
+      (*GKE, "create", "--", *RUN[:-1], LOCAL),
+      "which are deleted with a pod: give a bucket",
+    ),
+    (
+      (*XPK, "create", "--", "select", "--evaluate", "--model_dir=run"),
+      "such as --model_dir=gs://bucket/run",
+    ),
     ((*VM, "fly"), "fly is not an action of --on=tpu_vm"),
     ((*VM, "--execute"), "--execute does what it is told"),
     ((*VM[:-1], "install"), "--package is missing"),

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from specialize_jax import errors
 from specialize_jax.cli import main
 from specialize_jax.files import seals
 from specialize_jax.reports import page, plots, tables
@@ -119,6 +120,33 @@ def test_the_predictions_of_the_last_step_are_shown(run, tmp_path):
   results = results_lib.load_run(run)
   (rows,) = (shown[OWN] for shown in results.predictions.values() if shown)
   assert all("<b1000>" in json.dumps(row) for row in rows)
+
+
+def test_of_several_steps_that_were_tested_the_selected_one_is_shown(
+  run, tmp_path
+):
+  after = _evaluation(tmp_path / "after", OWN, 0.8)
+  rows = [json.loads((after / "metrics.jsonl").read_text())]
+  rows.append(rows[0] | {"step": 9, "values": {f"{OWN}/accuracy": 0.2}})
+  rows[1]["values"][f"{OWN}/n"] = 10
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  (after / "metrics.jsonl").write_text(text)
+  shutil.copytree(after / "7", after / "9")
+  path = after / "9" / f"{OWN}.jsonl"
+  path.write_text(path.read_text().replace("<b>", "<b9>"))
+  with pytest.raises(errors.UserError, match="of the steps 7, 9: give an EVAL"):
+    results_lib.load_run(run, after=after)
+  selection = {
+    "step": 7,
+    "out_of_distribution": [OWN],
+    "in_distribution": OWN,
+    "in_distribution_step": 7,
+    "mean": 0.5,
+  }
+  (run / "selection.json").write_text(seals.sealed(json.dumps(selection)))
+  results = results_lib.load_run(run, after=after)
+  assert results.after[OWN]["accuracy"] == 0.8
+  assert "<b9>" not in json.dumps(results.predictions["after"][OWN])
 
 
 def test_both_sides_are_compared_question_by_question(run, tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints are evaluated once, and the best one is put where all find it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ from specialize_jax.cli import main
 from specialize_jax.data import sources
 from specialize_jax.evaluation import history
 from specialize_jax.files import reading
-from specialize_jax.runs import choosing, experiment
+from specialize_jax.runs import choosing, experiment, selecting
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
 SUFFIX = "_zero_shot_chain_of_thought_v1"
@@ -114,6 +115,39 @@ def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
     )
   )
   assert int(started.step) == tiny_demo.STEPS
+
+
+@pytest.mark.parametrize(
+  ("changes", "is_taken"),
+  [
+    ({}, True),
+    ({"max_new_tokens": 3}, False),
+    ({"task_feature_lengths.inputs": 32}, False),
+    (None, True),  # a release that saved none
+  ],
+)
+def test_the_run_s_own_values_are_taken_if_it_decoded_likewise(
+  run_dir, monkeypatch, changes, is_taken
+):
+  validation = tiny_demo.evaluation(
+    "mini_math_all_validation", split=None, num_examples=None
+  )
+  chosen = selecting.Selecting(model_dir=str(run_dir), validation=validation)
+  sizes = validation.num_questions()
+  row = {f"{task}/n": size for task, size in sizes.items()}
+  settings = None
+  if changes is not None:
+    settings = {"evaluations.0.mixture_or_task_name": "others"}
+    settings |= {
+      "evaluations.1.max_new_tokens": 4,
+      "evaluations.1.task_feature_lengths.inputs": 128,
+    }
+    settings |= {f"evaluations.1.{name}": v for name, v in changes.items()}
+  opened = opening.open_checkpoint(run_dir / "checkpoints/2")
+  opened = dataclasses.replace(opened, metadata={"settings": settings})
+  monkeypatch.setattr(opening, "open_checkpoint", lambda path: opened)
+  taken = selecting._evaluated_by_run(chosen, {2: row})
+  assert taken == ({2} if is_taken else set())
 
 
 def _test_accuracy(run_dir, step):
