@@ -303,13 +303,29 @@ class _Torch:
 _PYTHON_OBJECT = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
 
 
+@functools.lru_cache(maxsize=1)
+def _whole(path: pathlib.Path, mtime_ns: int, size: int) -> Mapping[str, Any]:
+  """Reads a file of an early PyTorch, which cannot be mapped, once for all.
+
+  Args:
+    path: the file, all of whose tensors stay in memory.
+    mtime_ns: when it was written; another file of that name is read anew.
+    size: its size, likewise.
+  """
+  import torch
+
+  return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _load(torch: Any, path: pathlib.Path) -> Mapping[str, Any]:
   """Unpickles tensors and nothing else, mapped where the format allows it."""
   with open(path, "rb") as file:
     is_mappable = file.read(4) == b"PK\x03\x04"  # a zip, since torch 1.6
-  tensors = torch.load(
-    path, map_location="cpu", weights_only=True, mmap=is_mappable
-  )
+  if is_mappable:
+    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+  else:
+    stat = path.stat()
+    tensors = _whole(path, stat.st_mtime_ns, stat.st_size)
   if not isinstance(tensors, Mapping):
     raise pickle.UnpicklingError(f"it holds a {type(tensors).__name__}")
   others = [key for key, one in tensors.items() if not torch.is_tensor(one)]

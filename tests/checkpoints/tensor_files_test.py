@@ -263,3 +263,20 @@ def test_a_folder_where_the_file_should_be_is_named(tmp_path):
   (tmp_path / "pytorch_model.bin").mkdir()
   with pytest.raises(errors.UserError, match="is a folder, as DeepSpeed's"):
     tensor_files.TensorFiles(tmp_path)
+
+
+def test_a_file_of_an_early_pytorch_is_read_once(tmp_path, monkeypatch):
+  torch = recorded.torch()
+  loaded, load = [], torch.load
+  monkeypatch.setattr(
+    torch, "load", lambda *a, **k: loaded.append(a) or load(*a, **k)
+  )
+  early = {"_use_new_zipfile_serialization": False}
+  for factor in (1, 2):  # the second replaces the first
+    values = {name: factor * one for name, one in ANCHORED.items()}
+    _save(tmp_path, {n: as_torch(v) for n, v in values.items()}, **early)
+    files = tensor_files.TensorFiles(tmp_path)
+    assert set(files.shapes) == set(ANCHORED)
+    for name, expected in values.items():
+      np.testing.assert_array_equal(files.read(name), expected)
+    assert len(loaded) == factor
