@@ -34,7 +34,9 @@ _ASKS = re.compile(
   rf"|\n[ \t>#*_-]{{0,12}}+(?i:{_LABEL})"
   r"(?:[ \t]?\#?\d{1,4}[*_]{0,3}[:.)]|[*_]{0,3}:)"
   r"|\n[ \t>#*_-]{0,12}+Example[ \t]\#?\d{1,4}[*_]{0,3}:"
+  # "### Question 2", but not "### Problem setup"
   rf"|\n[ \t]{{0,3}}+\#{{2,6}}+[ \t]{{0,3}}+(?i:{_LABEL})\b"
+  r"(?=[ \t]*\#?\d{0,4}[ \t*]*(?:[:.]|$))"
   r"|\n[ \t*]{0,5}(?:Question|Problem|Exercise)[ \t]\#?\d{1,4}[ \t*]{0,5}$",
   re.MULTILINE,
 )
@@ -48,14 +50,15 @@ _SPEAKER = (
   r"|parent|customer|client|agent|interviewer|interviewee|moderator|host|guest"
   r"|narrator|reader|speaker|person|participant|player|assistant|ai|bot"
   r"|chat ?bot|chat ?gpt|gpt|claude|gemini|llama|model|expert)"
-  r"(?:[ ](?:[A-Z]|\d{1,4}))?"
 )
+# "Customer 1:" may also be a case of the solution.
+_NUMBERED_SPEAKER = rf"{_SPEAKER}(?:[ ](?:[A-Z]|\d{{1,4}}))?"
 _SPEAKS = re.compile(
   rf"\n\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:", re.MULTILINE
 )
 _SPEAKS_ON = re.compile(
-  rf"\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:"
-  rf"|[.?!][ ](?i:{_SPEAKER}):"
+  rf"\n[ \t>#*_-]{{0,12}}+(?i:{_NUMBERED_SPEAKER})[*_]{{0,3}}:"
+  rf"|[.?!][ ](?i:{_NUMBERED_SPEAKER}):"
 )
 # Any other name with a question, after the model has answered; before that the
 # line is part of its reasoning, such as "Hypothesis: could it be 5?".

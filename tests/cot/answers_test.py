@@ -911,6 +911,11 @@ def test_an_unknown_grader_or_kind_is_named():
     ("In 2020 500 people came", "500"),
     ("The area is 48 m2.", "48"),
     (r"\boxed{\SI{72}{\meter}}", "72"),
+    # Headings and cases of the solution itself.
+    ("Over 2 months.\n\n### Problem setup\n48 + 24\n\n**Answer: 72**", "72"),
+    ("There are 2.\n\nCustomer 1: 48.\n\nCustomer 2: 24.\n\nSo 72.", "72"),
+    ("It is 72.\n\n### Question 2\nAnd 5 + 3?\nIt is 8.", "72"),
+    ("The answer is 72.\n\nStudent 2: And 5 + 3? It is 8.", "72"),
     # What is around a text.
     ("48 + 24 = 72\n" + 40 * "-", "72"),
     ("The answer is\n```\n72\n```", "72"),
