@@ -35,11 +35,13 @@ def download(name: str) -> epath.Path:
         name, allow_patterns=[*_OTHERS, *_PICKLES]
       )
     if not any(list(epath.Path(folder).glob(one)) for one in _WEIGHTS):
-      raise errors.UserError(
-        f"what the Hugging Face hub's cache has of {name}, {folder}, has no"
-        " weights: download them while the hub can be reached (without"
-        " HF_HUB_OFFLINE)"
-      )
+      what = f"{name} has neither safetensors nor pytorch_model.bin"
+      if huggingface_hub.constants.HF_HUB_OFFLINE:
+        what = (
+          f"what the Hugging Face hub's cache has of {name}, {folder}, has no"
+          " weights: download them without HF_HUB_OFFLINE"
+        )
+      raise errors.UserError(what)
   except (
     hub_errors.HfHubHTTPError,
     hub_errors.HFValidationError,

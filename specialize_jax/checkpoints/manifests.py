@@ -288,7 +288,7 @@ def check_listed(
     raise errors.UserError(
       f"{file} is damaged ({problem}): copy it again from an intact copy, give"
       " another checkpoint, or, where it was changed on purpose, read it"
-      " unchecked (--no_verify)."
+      " unchecked (--no_verify, or `verify` in gin)."
     )
 
 

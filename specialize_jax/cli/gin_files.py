@@ -292,7 +292,7 @@ def check_flags(flags: argparse.Namespace) -> None:
 
 def is_packaged(file: str) -> bool:
   """Returns whether the package has a gin file of a name."""
-  is_name = not os.path.isabs(file)
+  is_name = not os.path.isabs(file) and not file.startswith(("./", "../"))
   return is_name and os.path.isfile(os.path.join(_INSTALLED, file))
 
 
@@ -452,6 +452,8 @@ def _refuse_unknown_scopes(gin, bindings: Sequence[str]) -> None:  # noqa: ANN00
   for binding in bindings:
     name, _, value = binding.partition(" = ")
     scope, _, rest = name.rpartition("/")
+    if "." not in name:
+      continue  # a macro, whose name may have a slash
     if scope and rest != "gin.macro" and not known.issuperset(scope.split("/")):
       raise errors.UserError(
         f"--gin.{name}: no gin file of this run has the scope {scope!r}, and"

@@ -48,6 +48,7 @@ _SECRET = re.compile(
   r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)(?:_|\Z)", re.IGNORECASE
 )
 _OUTPUTS = ("--gin.MODEL_DIR", "--gin.EVAL_OUTPUT_DIR", "--model_dir")
+_SWITCHES = ("", "0", "1", "true", "false")
 # Flags of what a command reads, of which one may be a file of this machine.
 _READ = ("gin_file", "gin_search_paths", "data_dir", "tfds_data_dir")
 _READ += ("dataset", "import")
@@ -233,7 +234,8 @@ def _variable(text: str) -> tuple[str, str]:
       f"--env={text} sets no variable: expected NAME=VALUE, such as"
       " --env=JAX_COMPILATION_CACHE_DIR=gs://bucket/compiled"
     )
-  if _SECRET.search(name):
+  is_told = name.endswith(("_PATH", "_FILE")) or value.lower() in _SWITCHES
+  if _SECRET.search(name) and not is_told:
     raise errors.UserError(
       f"--env={name} would be printed, and shown among the hosts' processes:"
       " keep it in a file of the image, such as ~/.netrc, or in a secret of the"
@@ -462,7 +464,8 @@ def _check_outlives(arguments: Sequence[str], owner: str) -> None:
   for argument in arguments:
     name, _, value = argument.partition("=")
     where = value.strip("'\"")
-    if name in _OUTPUTS and where and not where.startswith(("/", "gs://")):
+    # `%NAME` is a macro, whose value is not looked up.
+    if name in _OUTPUTS and where and not where.startswith(("/", "gs://", "%")):
       raise errors.UserError(
         f"{argument} is on the hosts' own disks, which are deleted with"
         f" {owner}: give a bucket, such as {name}=gs://bucket/run, or the path"

@@ -142,11 +142,16 @@ class AnswerRule:
       return text.strip() or None
     text = text[-_REACH:]
     if self.kind == "regex":
-      return _matched(self.pattern, turns.until_token(text))
+      found = (_matched(self.pattern, one) for one in turns.readings(text))
+      return next((one for one in found if one is not None), None)
+    if self.kind == "json" and self.fields:
+      found = (_object(one, self.fields) for one in turns.readings(text))
+      return next((one for one in found if one is not None), None)
     if self.kind == "json":
-      if self.fields:
-        return _object(turns.until_token(text), self.fields)
-      return self.written(_field(turns.until_token(text), self.field))
+      values = (_field(one, self.field) for one in turns.readings(text))
+      return self.written(
+        next((one for one in values if one is not _NOTHING), _NOTHING)
+      )
     said = _called(self.function, text)
     if said is not None and not isinstance(said, str):
       raise errors.UserError(

@@ -43,23 +43,34 @@ _GROUPS = re.compile(
   r"(?<![\w.,/])[1-9]\d{0,2}(?: \d{3})+(?:[.,]\d{1,2}(?!\d))?"
   r"(?![\d-]|[.,/]\d| \d| ?[*+/=x])"
 )
-# In running text, only what no other number can be written as: "10 000",
-# "1 234 567", "12 500,50".
+# In running text, only what is hardly a list: "10 000", "12 500,50", and three
+# groups before a word, as in "1 234 567 people".
 _SURE_GROUPS = re.compile(
   r"(?<![\w.,/])[1-9]\d{0,2}(?: \d{3})*"
-  r"(?: 0\d\d(?: \d{3})*|(?<= \d{3}) \d{3}| \d{3}(?=,\d{1,2}(?!\d)))"
+  r"(?: 0\d\d(?: \d{3})*|(?<= \d{3}) \d{3}(?= [A-Za-z])"
+  r"| \d{3}(?=,\d{1,2}(?!\d)))"
   r"(?![\d-]|[.,/]\d{3}| \d| ?[*+/=x])"
 )
 # The steps of a solution: "1. She sold 48 clips.\n2. ..."
 _FIRST_STEP = re.compile(r"\(?1[.)]\s")
 _NEXT_STEP = re.compile(r"\n\s{0,5}\(?2[.)]\s")
 _RESULT = re.compile(r"=\s?\W{0,3}\d")
+_QUOTIENT = re.compile(r"\d/\d")
+_AFTERWORD = re.compile(
+  r"\n\W*(?:check|verif\w*|note|explanation|let me|i hope|hope)\b",
+  re.IGNORECASE,
+)
 _NOT_A_NUMBER = re.compile(r"\W{0,5}not\s\W{0,3}\d")
 # "The answer is the sum of the 2, which is 72."
 _ENDS_IN = re.compile(
   r"\b(?:is|are|was|were|equals|makes|gives|(?:a|the)\stotal\sof)\s\W{0,4}\Z",
   re.IGNORECASE,
 )
+# "She has 72, of which 24 are new": the number of which more is said.
+_HAS_NUMBER = re.compile(
+  r"\b(?:has|have|had|sold|paid|costs?|number)\s\W{0,3}\Z", re.IGNORECASE
+)
+_ASIDE = re.compile(r"\b(?:of which|where|while|and the)\b", re.IGNORECASE)
 _REJECTED = re.compile(
   r"\b(?:not|neither\s[^\s,;]{1,40}\snor)\s[^\s,;.]+(?:\s[^\s,;.]+)?"
   r"(?:,?\sbut\s(?:rather\s)?|[,;]\s(?:it\sis|it's|rather)\s)"
@@ -161,7 +172,8 @@ _ENDING_CHOICE = re.compile(
 )
 # "Result: True", "... back at the starting point. No."
 _LAST_CHOICE = re.compile(
-  r"(?:\A[^:.]{1,40}:|.*[.!?])[\s*_]{1,5}"
+  r"(?:\A\W{0,4}(?:(?:the|my|final)\s){0,2}(?:answer|result|conclusion|verdict"
+  r"|decision|judge?ment|output|prediction|label)\W{0,4}:|.*[.!?])[\s*_]{1,5}"
   r"(yes|no|true|false|valid|invalid)[\s.*_!]{0,5}\Z"
 )
 _OPPOSITE = {
@@ -176,7 +188,8 @@ _OPTION = re.compile(
 )
 _OPENING_OPTION = re.compile(
   r"(?:option\s+|choice\s+)?(?:\(([a-z])\)|\[([a-z])\]"
-  r"|([a-z])(?:\)|[.:]\s|\s[-\u2013\u2014]\s(?!\(?[a-z]\b)|\s\((?![a-z]\))"
+  r"|([a-z])(?:\)|[.:]\s|\s[-\u2013\u2014]\s(?!\(?[a-z]\b)"
+  r"|\s\((?!(?:[a-z]|wrong|incorrect|false|not|or|and|maybe)\b)"
   r"|,?\s(?:and\s)?(?:not|rather\sthan|instead\sof)\s(?=\(?[a-z]\)?\W*\Z)"
   r"|,\s(?!(?:and|or)\b|\(?[a-z]\b)))"
 )
@@ -249,7 +262,8 @@ class Verdict:
 def extract_number(text: str) -> str | None:
   r"""Extracts a text's numeric answer.
 
-  The answer is the first number after the last marker that is followed by one:
+  The answer is the first number after the last marker that is followed by one,
+  or the last number of a solution that follows "A:" or "Answer:". Markers are
   "answer is", "answer:", "####", "\boxed" or, at the beginning of a sentence,
   "A:". In an equation it is the result, on either side; remarks in parentheses
   or after "because" are ignored. Without a marker the answer is the last number
@@ -307,8 +321,10 @@ def _find_number(text: str) -> written_numbers.Number | None:
     if not said.is_boxed and _NOT_A_NUMBER.match(_REJECTED.sub("", sentence)):
       denied = True
       continue
-    if said.opens and _only_opens(plain, sentence):
-      return None if _loops(plain) else _last_number(plain)
+    if said.opens:
+      solution = _AFTERWORD.split(plain, 1)[0]
+      if _only_opens(solution, sentence):
+        return None if _loops(solution) else _last_number(solution)
     bare = _REMARK.sub("", sentence)
     for part in (bare, sentence):
       number = _number_said(part, is_boxed=said.is_boxed)
@@ -332,18 +348,21 @@ def _find_number(text: str) -> written_numbers.Number | None:
 def _only_opens(said: str, sentence: str) -> bool:
   """Returns whether "A:" opens a solution, whose answer is at its end.
 
-  It is a numbered list, or its first sentence does not begin with a number, or
-  is a calculation, and others follow.
+  It is a numbered list, or its first sentence is a calculation that others
+  follow, or does not begin with a number, and a later one concludes.
   """
   rest = said[len(sentence) :]
   if _FIRST_STEP.match(said) and _NEXT_STEP.search(said):
     return True
-  if _OPERATION.search(sentence) and "=" in sentence:
+  if "=" in sentence and (
+    _OPERATION.search(sentence) or _QUOTIENT.search(sentence)
+  ):
     return bool(_RESULT.search(rest))
   begins = written_numbers.opening(sentence[_ABOUT.match(sentence).end() :])
   words = written_numbers.in_words(sentence)
   is_said = begins or (words and words[0].start <= _ABOUT.match(sentence).end())
-  return not is_said and bool(_DIGIT.search(rest))
+  concludes = "=" in rest or _CONCLUDES.search(rest)
+  return not is_said and bool(concludes and _DIGIT.search(rest))
 
 
 def _end_of_number(text: str) -> int | None:
@@ -408,8 +427,13 @@ def _ending_number(said: str) -> written_numbers.Number | None:
   """Finds the number of which a sentence says at its end that it is."""
   if written_numbers.opening(said[_ABOUT.match(said).end() :]):
     return None
-  *_, last = written_numbers.in_digits(said) or [None]
-  is_end = last and _ENDS_SOON.match(said, last.end)
+  numbers = written_numbers.in_digits(said)
+  if not numbers or _HAS_NUMBER.search(said, 0, numbers[0].start):
+    return None
+  last = numbers[-1]
+  is_end = _ENDS_SOON.match(said, last.end) and not _ASIDE.search(
+    said, numbers[0].end, last.start
+  )
   return last if is_end and _ENDS_IN.search(said, 0, last.start) else None
 
 

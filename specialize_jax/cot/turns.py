@@ -36,7 +36,7 @@ _ASKS = re.compile(
   r"|\n[ \t>#*_-]{0,12}+Example[ \t]\#?\d{1,4}[*_]{0,3}:"
   # "### Question 2", but not "### Problem setup"
   rf"|\n[ \t]{{0,3}}+\#{{2,6}}+[ \t]{{0,3}}+(?i:{_LABEL})\b"
-  r"(?=[ \t]*\#?\d{0,4}[ \t*]*(?:[:.]|$))"
+  r"(?=[ \t]*\#?\d{1,4}\b|[ \t*]*(?:[:.]|$))"
   r"|\n[ \t*]{0,5}(?:Question|Problem|Exercise)[ \t]\#?\d{1,4}[ \t*]{0,5}$",
   re.MULTILINE,
 )
@@ -54,7 +54,10 @@ _SPEAKER = (
 # "Customer 1:" may also be a case of the solution.
 _NUMBERED_SPEAKER = rf"{_SPEAKER}(?:[ ](?:[A-Z]|\d{{1,4}}))?"
 _SPEAKS = re.compile(
-  rf"\n\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:", re.MULTILINE
+  rf"\n\n[ \t>#*_-]{{0,12}}+(?i:{_SPEAKER})[*_]{{0,3}}:"
+  rf"|\n\n[ \t>#*_-]{{0,12}}+(?i:{_NUMBERED_SPEAKER})[*_]{{0,3}}:"
+  r"[^\n]{0,400}\?",
+  re.MULTILINE,
 )
 _SPEAKS_ON = re.compile(
   rf"\n[ \t>#*_-]{{0,12}}+(?i:{_NUMBERED_SPEAKER})[*_]{{0,3}}:"
@@ -85,7 +88,10 @@ _REPLY = re.compile(
   re.MULTILINE,
 )
 _REPLY_TOKEN = re.compile(_REPLY_TOKENS)
-_END_TOKEN = re.compile(rf"{_TOKEN}|\[INST\]|<start_of_turn>")
+_END_TOKEN = re.compile(
+  r"<\|[^\s<>|]{1,40}\|>|</s>|<(?:eos|end_of_turn|start_of_turn)>|\[INST\]"
+)
+_DIGIT = re.compile(r"\d")
 _EMPTY_LINES = re.compile(r"\n(?:[ \t]*+\n){2,}+")
 _OPENING_TOKENS = re.compile(rf"(?:{_TOKEN}|\s){{0,20}}")
 # A reasoning model answers after its thinking block.
@@ -165,7 +171,8 @@ class Said:
   Attributes:
     text: At most a thousand characters.
     is_boxed: Whether it is the content of a box.
-    opens: Whether the marker may open a reply whose answer is at its end.
+    opens: Whether the marker may open a reply whose answer is at its end: there
+      is no number before it.
   """
 
   text: str
@@ -219,23 +226,33 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   )
 
 
-def until_token(text: str) -> str:
-  """Returns a text after its thoughts, up to a token that ends its turn.
+def readings(text: str) -> Iterator[str]:
+  """Yields a text after its thoughts, up to a token that ends its turn; whole.
+
+  The whole text is for an answer in which such a token is only quoted.
 
   Example:
-    >>> until_token('<think>B?</think>{"label": "A"}<|im_end|>{"label": "C"}')
+    >>> one = readings('<think>B?</think>{"label": "A"}<|im_end|>{"label": 1}')
+    >>> next(one)
     '{"label": "A"}'
   """
   thoughts = list(_THOUGHT.finditer(text))
   if thoughts and text[thoughts[-1].end() :].strip():
     text = text[thoughts[-1].end() :]
   text = _AROUND.sub("", text)
-  replies = list(_REPLY_TOKEN.finditer(text))
-  if replies and text[replies[0].end() :].strip():
-    text = text[replies[0].end() :]
+  find = (
+    _REPLY_TOKEN.search
+    if _BEGINS_WITH_PROMPT.match(text)
+    else _REPLY_TOKEN.match
+  )
+  reply = find(text)
+  if reply and text[reply.end() :].strip():
+    text = text[reply.end() :]
   text = text[_OPENING_TOKENS.match(text).end() :]
   end = _END_TOKEN.search(text)
-  return text[: end.start()] if end else text
+  if end:
+    yield text[: end.start()]
+  yield text
 
 
 def _ends(text: str) -> str:
@@ -322,7 +339,8 @@ def marked(
       yield Said(
         said[opening:],
         is_boxed=False,
-        opens=not any(p.match(text, marker.start()) for p in _CONCLUDING),
+        opens=not any(p.match(text, marker.start()) for p in _CONCLUDING)
+        and _DIGIT.search(text, 0, marker.start()) is None,
       )
 
 

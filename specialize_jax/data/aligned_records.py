@@ -16,10 +16,9 @@ from specialize_jax import align
 from specialize_jax.align import special_tokens, student, targets
 from specialize_jax.records import columnar, packed_rows, schema
 
-# Powers of numbers, and fractions of one character.
+# Powers of numbers, and fractions of one character after a whole number.
 _RAISED = re.compile(
-  "(?<=[0-9)])[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]"
-  "|[\u00bc-\u00be\u2150-\u215e]"
+  "(?<=[0-9)])[\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u00bc-\u00be\u2150-\u215e]"
 )
 
 

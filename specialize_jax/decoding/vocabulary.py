@@ -224,11 +224,13 @@ def check_size(
     own: whether the run that trained the model kept it: the model then may
       have any number of further rows.
   """
-  padding = vocab_size - vocabulary.num_tokens
+  # T5's rows stay where a vocabulary declares fewer sentinels.
+  num_tokens = max(vocabulary.num_tokens, vocabulary.num_pieces + _T5_EXTRA_IDS)
+  padding = vocab_size - num_tokens
   if vocab_size < vocabulary.num_pieces or not (own or padding <= _MAX_PADDING):
     raise errors.UserError(
       f"vocabulary {path} has {vocabulary.num_pieces:,} pieces, and the model "
       f"has {vocab_size:,}, which must be as many or at most "
-      f"{vocabulary.num_tokens - vocabulary.num_pieces + _MAX_PADDING} more:"
+      f"{num_tokens - vocabulary.num_pieces + _MAX_PADDING} more:"
       " give the vocabulary that the model was trained with."
     )

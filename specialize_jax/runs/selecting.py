@@ -268,10 +268,16 @@ def _evaluated_by_run(
 def _is_evaluated_likewise(
   evaluation: experiment.Evaluation, checkpoint: epath.Path
 ) -> bool:
-  """Returns whether a run's own evaluations decode as another one does."""
-  if not checkpoint.is_dir():
-    return True  # whose values alone are left
-  settings = opening.open_checkpoint(checkpoint).metadata.get("settings")
+  """Returns whether a run's own evaluations decode as another one does.
+
+  They may also read and write more tokens.
+  """
+  try:
+    settings = opening.open_checkpoint(checkpoint).metadata.get("settings")
+  except (errors.UserError, FileNotFoundError):
+    if int(checkpoint.name) in choosing.steps_of(checkpoint.parent.parent):
+      raise
+    return True  # the run has deleted it, and its values alone are left
   if not isinstance(settings, dict):
     return True  # of a release that saved none
   run = {
@@ -285,7 +291,7 @@ def _is_evaluated_likewise(
     if name == "inputs"
   }
   return any(
-    all(run.get(f"{place}.{name}") == value for name, value in wanted.items())
+    all((run.get(f"{place}.{name}") or 0) >= n for name, n in wanted.items())
     for place in {".".join(name.split(".")[:2]) for name in run}
   )
 

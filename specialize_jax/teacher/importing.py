@@ -179,15 +179,22 @@ class Importer:
         return problem.question_id
       if type(name) is int and row.get("question"):
         return name
-    asked = (self._asked.last_in(one) for one in _texts(row.get("request")))
+    if not self._problems or row.get("question"):
+      return None
+    prompts = list(_prompts(row.get("request")))
+    asked = [self._asked.last_in(one) for one in prompts]
     last = [one for one in asked if one is not None]
+    if prompts and not last:
+      raise responses.ResponseError("its request asks none of the questions")
     return last[-1].question_id if last else None
 
   def _is_same(self, answer: str, other: str) -> bool:
     """Returns whether two gold answers are the same, if they can be read."""
     rule = self._rule or answer_rules.NUMBER
-    values = [rule.read(rule.bare(one)) for one in (answer, other)]
-    return answer == other or None in values or rule.same(*values)
+    one, two = rule.bare(answer), rule.bare(other)
+    if one == two or None in (rule.read(one), rule.read(two)):
+      return True
+    return rule.finds(one, two) or rule.finds(two, one)
 
   def _responses(
     self, rows: Iterable[streams.Row]
@@ -196,7 +203,10 @@ class Importer:
     numbers: collections.Counter[str | int] = collections.Counter()
     for number, row in rows:
       try:
-        head = _row_head(number, row, self._named(row))
+        named = None
+        if streams.question_id(row) is None:
+          named = self._named(row)
+        head = _row_head(number, row, named)
         body = _body(row)
         response = responses.parse(body)
       except responses.ResponseError as error:
@@ -228,34 +238,65 @@ class _Asked:
   """Finds which of some questions a text asks."""
 
   def __init__(self, problems: Sequence[standing.Problem]) -> None:
-    """Indexes the questions by their first characters."""
-    texts = [(one.question.strip(), one) for one in problems]
-    texts = [(text, one) for text, one in texts if text]
-    self._length = min((len(text) for text, _ in texts), default=0)
-    self._length = min(self._length, _MAX_KEY)
-    self._by_key: dict[str, list[tuple[str, standing.Problem]]] = {}
-    for text, one in texts:
-      self._by_key.setdefault(text[: self._length], []).append((text, one))
+    """Indexes the questions by their last characters."""
+    self._by_end: dict[str, list[tuple[str, standing.Problem]]] = {}
+    for one in problems:
+      text = _in_one_line(one.question)
+      if text:
+        self._by_end.setdefault(text[-_MAX_KEY:], []).append((text, one))
+    self._lengths = sorted({len(key) for key in self._by_end})
 
   def last_in(self, text: str) -> standing.Problem | None:
     """Returns the question that ends last in a text, after demonstrations."""
-    last, found = (-1, 0), None
-    for start in range(len(text) - self._length + 1 if self._by_key else 0):
-      key = text[start : start + self._length]
-      for question, problem in self._by_key.get(key, ()):
-        place = start + len(question), -start
-        if place > last and text.startswith(question, start):
-          last, found = place, problem
-    return found
+    text = _in_one_line(text)
+    for end in range(len(text), 0, -1):
+      if text[end : end + 1].isalnum() and text[end - 1].isalnum():
+        continue  # within a word
+      found = [
+        one
+        for length in self._lengths
+        for one in self._by_end.get(text[max(end - length, 0) : end], ())
+        if self._ends(text, end, one[0])
+      ]
+      if found:
+        return max(found, key=lambda one: len(one[0]))[1]
+    return None
+
+  @staticmethod
+  def _ends(text: str, end: int, question: str) -> bool:
+    start = end - len(question)
+    is_whole = start <= 0 or not (
+      text[start - 1].isalnum() and question[0].isalnum()
+    )
+    return is_whole and text.startswith(question, max(start, 0), end)
+
+
+def _in_one_line(text: str) -> str:
+  return " ".join(text.split())
+
+
+def _prompts(request: object) -> Iterator[str]:
+  """Yields the texts of a request's prompt, in order."""
+  parts = [request]
+  if isinstance(request, Mapping):
+    parts += [request.get("body")]
+  for part in parts:
+    if isinstance(part, Mapping):
+      for name in ("messages", "prompt", "contents", "input"):
+        yield from _texts(part.get(name))
 
 
 def _texts(value: object) -> Iterator[str]:
-  """Yields all texts within a request, in order."""
+  """Yields all texts within a prompt, in order."""
   if isinstance(value, str):
     yield value
-  elif isinstance(value, Mapping | list):
-    for part in value.values() if isinstance(value, Mapping) else value:
+  elif isinstance(value, list):
+    for part in value:
       yield from _texts(part)
+  elif isinstance(value, Mapping):
+    for name, part in value.items():
+      if name not in ("role", "type"):
+        yield from _texts(part)
 
 
 def _row_head(

@@ -186,6 +186,11 @@ def test_variables_are_set_in_containers(cloud):
   assert words[:4] == ["env", "=".join(_SET), "specialize", "train"]
 
 
+def test_what_only_sounds_like_a_secret_is_a_variable(cloud):
+  for given in ("HF_HUB_DISABLE_IMPLICIT_TOKEN=1", "HF_TOKEN_PATH=/a"):
+    assert cloud(*VM, f"--env={given}", "start", "--", *RUN)[0] == 0
+
+
 @pytest.mark.parametrize(
   ("given", "message"),
   [
@@ -271,6 +276,7 @@ def test_what_the_hosts_will_not_have_is_said_before_they_are_rented(
   [
     "--gin_file=runs/train.gin",  # the package's
     "--gin_file=not_here.gin",
+    "--gin.EVAL_OUTPUT_DIR=%OUT",
     "--data_dir=../../data",
     "--data_dir={}/mine",
     "--gin.MODEL_DIR=mine",  # written

@@ -249,6 +249,15 @@ def test_the_contained_answer_begins_and_ends_as_a_word():
     ('{"result": {"label": "A"}}', "A"),
     ('{"label": "A"}<|im_end|>\n<|im_start|>user\n{"label": "B"}', "A"),
     ('<think>{"label": "B"}</think>\n{"label": "A"}', "A"),
+    (
+      '{"label": "A"}<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n'
+      '<|im_start|>assistant\n{"label": "B"}',
+      "A",
+    ),
+    ('{"label": "A"} [INST] next [/INST] {"label": "B"}', "A"),
+    ('{"label": "A", "why": "uses <s>old</s> price"}', "A"),
+    ('{"text": "a <|endoftext|> token", "label": "A"}', "A"),
+    ('{"label": "</s>"}', "</s>"),
     ('{"why": "one\nline", "label": "A"}', "A"),
   ],
 )

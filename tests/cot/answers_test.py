@@ -895,7 +895,21 @@ def test_an_unknown_grader_or_kind_is_named():
     ("Answer:\n1. She sold 48.\n2. Then 24.\n3. Total: 48 + 24 = 72.", "72"),
     ("A: 5 + 3 = 8 apples. Then 8 - 2 = 6.", "6"),
     ("A: 72. Because 48 + 24 = 72, and 48 is twice 24.", "72"),
+    ("A: 48/2 = <<48/2=24>>24 in May.\n48+24 = <<48+24=72>>72 in all.", "72"),
     ("Answer: The total number sold in the 2 months is 72.", "72"),
+    # But after a solution it concludes, and what follows is a remark.
+    ("48 + 24 = 72\n\nAnswer: She sold 72.\n\nLet me solve the other 2!", "72"),
+    ("So 48+24 = 72.\nAnswer: She sold 72. That is 24 more than before.", "72"),
+    ("Answer: She sold 72 in all. She sold 48 in April and 24 in May.", "72"),
+    ("Answer: The total cost is $72. Each of the 3 shirts costs $24.", "72"),
+    ("Answer: 48 + 24 = 72.\nVerification: 72 - 24 = 48", "72"),
+    ("Answer: x = 72.\nCheck: 2x + 3 = 147", "72"),
+    ("Answer: She sold 72. [1]", "72"),
+    ("The answer is that she has 72, of which 48 are old and 24 are new", "72"),
+    ("The answer is that he paid $72 and the tip was 5", "72"),
+    ("The answer is the number 72, where the first one is 3.", "72"),
+    ("The last three numbers are 150 200 250", "250"),
+    ("The sum of 100 200 300", "300"),
     ("The answer is the sum of 48 and 24, which is 72.", "72"),
     ("The answer is 72. This answer is correct because 48 + 24.", "72"),
     ("The answer is 5. Wait, the answer is 5 or 7.", None),
@@ -916,6 +930,8 @@ def test_an_unknown_grader_or_kind_is_named():
     ("There are 2.\n\nCustomer 1: 48.\n\nCustomer 2: 24.\n\nSo 72.", "72"),
     ("It is 72.\n\n### Question 2\nAnd 5 + 3?\nIt is 8.", "72"),
     ("The answer is 72.\n\nStudent 2: And 5 + 3? It is 8.", "72"),
+    ("So it is 72.\n\nPlayer A: And 5 + 3? It is 8.", "72"),
+    ("It is 72.\n\n### Problem 2 (Apples)\nAnd 5 + 3?\nIt is 8.", "72"),
     # What is around a text.
     ("48 + 24 = 72\n" + 40 * "-", "72"),
     ("The answer is\n```\n72\n```", "72"),
@@ -955,3 +971,18 @@ def test_words_are_read_as_models_write_them(kind, text, target):
 def test_a_gold_answer_of_several_numbers_is_none(target):
   for number in ("2", "-2", "5", "1"):
     assert not answers.grade(f"The answer is {number}.", target).correct
+
+
+@pytest.mark.parametrize(
+  ("kind", "text", "target"),
+  [
+    ("option", "A (incorrect), B (correct)", "(A)"),
+    ("option", "A (wrong) B (right)", "(A)"),
+    ("option", "The answer is A (or B).", "(A)"),
+    ("option", "The answer is A (not sure, maybe B).", "(A)"),
+    ("choice", "The argument is not: valid", "valid"),
+    ("choice", "Premise 1: true", "true"),
+  ],
+)
+def test_what_is_denied_or_said_of_a_part_is_no_answer(kind, text, target):
+  assert not answers.grade(text, target, kind=kind).correct

@@ -262,7 +262,12 @@ def test_a_record_that_misspells_its_text_is_named():
 
 @pytest.mark.parametrize(
   ("text", "written"),
-  [("so 5\u00b2", "'2'"), ("2\u00bd", "'1\u20442'"), ("48 m\u00b2", None)],
+  [
+    ("so 5\u00b2", "'2'"),
+    ("2\u00bd", "'1\u20442'"),
+    ("48 m\u00b2", None),
+    ("so \u00bd", None),
+  ],
 )
 def test_a_number_that_the_student_reads_as_another_is_rejected(text, written):
   steps = tuple(

@@ -121,6 +121,7 @@ def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
   ("changes", "is_taken"),
   [
     ({}, True),
+    ({"max_new_tokens": 5}, True),
     ({"max_new_tokens": 3}, False),
     ({"task_feature_lengths.inputs": 32}, False),
     (None, True),  # a release that saved none

@@ -779,6 +779,35 @@ def test_a_response_answers_the_question_that_its_own_row_asks(
   assert "its answer is not that of the question with its id" in out
 
 
+def test_white_space_is_no_difference_between_questions(tmp_path):
+  path = tmp_path / "responses.jsonl"
+  rows = [
+    _asking("Q: What  is\n3 + 5?", choices=[legacy_choice("8")]),
+    _asking("Why is 3 + 5 = 8?", choices=[legacy_choice("8")]),
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  problems = [
+    standing.Problem(question_id=n, question=f"What is 3 + {n}?", answer="8")
+    for n in (4, 5)
+  ]
+  (record,), rejected = read(path, problems)
+  assert record.question_id == 5
+  assert list(rejected) == ["its request asks none of the questions"]
+
+
+def test_a_short_question_is_not_found_within_a_word():
+  asked = importing._Asked(
+    [
+      standing.Problem(question_id=n, question=text, answer="1")
+      for n, text in enumerate(["What is the capital of France?", "hi"])
+    ]
+  )
+  text = "What is the capital of France? Think step by step."
+  assert asked.last_in(text).question_id == 0
+  assert asked.last_in("Say: hi").question_id == 1
+  assert asked.last_in("Think") is None
+
+
 def test_whole_rows_with_the_users_own_ids_are_not_joined(tmp_path, capsys):
   rows = []
   for text in ("7", "8"):
