@@ -70,6 +70,7 @@ _ENDS_IN = re.compile(
 _HAS_NUMBER = re.compile(
   r"\b(?:has|have|had|sold|paid|costs?|number)\s\W{0,3}\Z", re.IGNORECASE
 )
+_SUMS_UP = re.compile(r"\bfor a total of\s\W{0,4}\Z", re.IGNORECASE)
 _ASIDE = re.compile(r"\b(?:of which|where|while|and the)\b", re.IGNORECASE)
 _REJECTED = re.compile(
   r"\b(?:not|neither\s[^\s,;]{1,40}\snor)\s[^\s,;.]+(?:\s[^\s,;.]+)?"
@@ -428,9 +429,13 @@ def _ending_number(said: str) -> written_numbers.Number | None:
   if written_numbers.opening(said[_ABOUT.match(said).end() :]):
     return None
   numbers = written_numbers.in_digits(said)
-  if not numbers or _HAS_NUMBER.search(said, 0, numbers[0].start):
+  if not numbers:
     return None
   last = numbers[-1]
+  if _SUMS_UP.search(said, 0, last.start):
+    return last
+  if _HAS_NUMBER.search(said, 0, numbers[0].start):
+    return None
   is_end = _ENDS_SOON.match(said, last.end) and not _ASIDE.search(
     said, numbers[0].end, last.start
   )

@@ -907,6 +907,7 @@ def test_an_unknown_grader_or_kind_is_named():
     ("Answer: She sold 72. [1]", "72"),
     ("The answer is that she has 72, of which 48 are old and 24 are new", "72"),
     ("The answer is that he paid $72 and the tip was 5", "72"),
+    ("The answer is that she sold 48 and 24, for a total of 72 clips.", "72"),
     ("The answer is the number 72, where the first one is 3.", "72"),
     ("The last three numbers are 150 200 250", "250"),
     ("The sum of 100 200 300", "300"),
