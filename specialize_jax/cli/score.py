@@ -120,7 +120,7 @@ def _score(flags: argparse.Namespace) -> int:
   for number, row in kept:
     where = f"--inputs={flags.inputs}, row {number}"
     prediction = row_fields.prediction_of(row, where)
-    target = row_fields.target_of(row, where)
+    target = row_fields.target_of(row, where, metric.rule.written)
     verdict = metric.grade(prediction, target)
     graded.append(
       {

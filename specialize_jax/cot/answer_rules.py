@@ -424,6 +424,8 @@ def _object(text: str, names: Sequence[str]) -> str | None:
 def _as_text(value: object) -> str | None:
   if isinstance(value, str):
     return value.strip() or None
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)  # as tables write whole numbers beside gaps
   if isinstance(value, list) and all(isinstance(one, str) for one in value):
     return ", ".join(value) or None
   return json.dumps(value, ensure_ascii=False)

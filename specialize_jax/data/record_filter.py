@@ -75,6 +75,13 @@ class QuestionIndex:
     numbers = range(len(self.file_order))
     # Of repeated questions, the dictionary keeps the last.
     self._by_id = {self.file_order[n].question_id: n for n in numbers}
+    # Numbering may begin anew in the file of the validation questions.
+    self._shared_ids = {
+      one.question_id
+      for one in training.asked
+      if words_of(self.file_order[self._by_id[one.question_id]].question)
+      != words_of(one.question)
+    }
     self._by_text = {self.file_order[n].question.strip(): n for n in numbers}
     self._by_words = {words_of(self.file_order[n].question): n for n in numbers}
     self._held_out = {words_of(one.question) for one in training.held_out}
@@ -88,6 +95,12 @@ class QuestionIndex:
         self._by_words.get(self._words_of(head.question))
         if found is None
         else found
+      )
+    if str(head.question_id) in self._shared_ids:
+      raise errors.UserError(
+        f"a record has the question_id {head.question_id} and no question: that"
+        " is the id of two questions; import the records with --questions or"
+        " --dataset, so that they have their questions"
       )
     named = self._by_id.get(str(head.question_id))
     if not isinstance(head.question_id, int):

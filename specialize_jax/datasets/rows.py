@@ -273,6 +273,11 @@ def _parsed(
   texts = {}
   for name in ("question", "answer", "rationale"):
     value = row.get(name)
+    if name == "answer" and rule.kind not in ("json", "words", "python"):
+      if isinstance(value, list) and len(value) == 1:
+        (value,) = value
+      if isinstance(value, list | dict) and value:
+        return f"'answer' is {_short(value)}: give one answer, as a text"
     if name == "answer" and not isinstance(value, str | int | float):
       value = json.dumps(value, ensure_ascii=False) if value else ""
     if value is None and name == "rationale":
@@ -301,6 +306,11 @@ def _parsed(
   written, answer = answer, rule.bare(answer)
   if not answer:
     return "'answer' is empty"
+  if rule.kind == "regex" and _is_cut(written, answer):
+    return (
+      f"{_RULE_FINDS} {_short(answer)} in the answer {_short(written)}: widen"
+      " the pattern"
+    )
   if rule.kind == "json" and written[0] == "{" and rule.read(written) is None:
     fields = " or ".join(map(repr, rule.fields or (rule.field,)))
     return f"'answer' lacks the field {fields}: {_short(written)}"
@@ -323,7 +333,7 @@ def _parsed(
     if rule.kind in answer_rules.FOUND_KINDS:
       is_stated = rule.read(rationale) is not None
     else:
-      is_stated = stated.casefold() in rationale.casefold()
+      is_stated = stated.strip().casefold() in rationale.casefold()
     if not is_stated:
       rationale = f"{rationale}\n{stated}"
     if not rule.finds(rationale, answer):
@@ -386,6 +396,17 @@ def _words_and_pictures(question: str) -> tuple[str, str]:
   pictures = "".join(_pictures().findall(text))
   bare = _pictures().sub("", text) if pictures else text
   return same_words(bare), pictures
+
+
+def _is_cut(whole: str, part: str) -> bool:
+  """Returns whether a part of a line ends within a word or a number of it."""
+  start = whole.rfind(part)
+  if "\n" in whole or start < 0:
+    return False
+  return bool(
+    re.search(r"(?:\w|\w[.,/:'-])\Z", whole[:start])
+    or re.match(r"\w|[.,/:'-]\w", whole[start + len(part) :])
+  )
 
 
 def _short(value: object) -> str:

@@ -20,7 +20,7 @@ from which our graders extract the answer.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from specialize_jax import errors
 
@@ -99,12 +99,16 @@ def check_same_prediction(row: Row, other: Row, where: str) -> None:
     )
 
 
-def target_of(row: Row, where: str) -> str:
+def target_of(
+  row: Row, where: str, written: Callable[[float], str | None] | None = None
+) -> str:
   """Returns the target of a row.
 
   Args:
     row: the row.
     where: the file and the row, for error messages.
+    written: writes a number that is not whole as the answers do; None for a
+      decimal point.
 
   Raises:
     UserError: no field holds a text or a number, or two hold different ones
@@ -114,12 +118,12 @@ def target_of(row: Row, where: str) -> str:
     >>> target_of({"output": "So 72.", "answer": 72}, "")
     '72'
   """
-  if not _is_missing(row.get("target")):
-    return _text(row["target"], "target", where)
+  if not _is_missing(row.get("target")) and row["target"] != "":
+    return _text(row["target"], "target", where, written)
   documents = (row, row.get("doc"), row.get("inputs"))
   for named in (one for one in documents if isinstance(one, Mapping)):
     known = [name for name in _TARGETS if named.get(name) not in (None, "")]
-    texts = {name: _text(named[name], name, where) for name in known}
+    texts = {name: _text(named[name], name, where, written) for name in known}
     if len(set(texts.values())) > 1 and "target" not in texts:
       shown = " and ".join(_shown(named, name) for name in texts)
       raise errors.UserError(
@@ -128,6 +132,8 @@ def target_of(row: Row, where: str) -> str:
       )
     if texts:
       return next(iter(texts.values()))
+  if row.get("target") == "":
+    return ""
   raise errors.UserError(
     f"{where} has no text under 'target', nor under "
     f"{', '.join(map(repr, _TARGETS[1:]))} (its fields: {_fields(row)}): "
@@ -140,15 +146,22 @@ def _is_missing(value: object) -> bool:
   return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _text(value: object, name: str, where: str) -> str:
+def _text(
+  value: object,
+  name: str,
+  where: str,
+  written: Callable[[float], str | None] | None = None,
+) -> str:
   """Returns a field as text; an answer may be written as a bare number."""
   if isinstance(value, str):
     return value
   is_whole = isinstance(value, int) and not isinstance(value, bool)
+  if isinstance(value, float) and value.is_integer():
+    return str(int(value))  # as tables write whole numbers beside gaps
   if is_whole or (isinstance(value, float) and math.isfinite(value)):
-    return str(value)
+    return (None if is_whole or not written else written(value)) or str(value)
   if isinstance(value, Sequence) and len(value) == 1:
-    return _text(value[0], name, where)
+    return _text(value[0], name, where, written)
   kinds = {"answer": bool | list | dict, "target": bool}  # of datasets' rows
   if isinstance(value, kinds.get(name, ())) and value != []:
     return json.dumps(value, ensure_ascii=False)

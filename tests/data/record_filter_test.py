@@ -76,6 +76,21 @@ def test_a_number_that_is_the_id_of_another_question_is_refused():
     index.find(record(question_id=1))
 
 
+def test_an_id_of_a_training_and_of_a_validation_question_is_refused():
+  """As where each file numbers its rows anew."""
+  other = dataclasses.replace(question(9), question_id="set/train/1")
+  index = record_filter.QuestionIndex(
+    record_filter.TrainingQuestions(
+      asked=ASKED, held_out=[other], validation=[other]
+    )
+  )
+  assert index.find(record(question_id="set/train/0")) == 0
+  with pytest.raises(errors.UserError, match="the id of two questions; import"):
+    index.find(record(question_id="set/train/1"))
+  asked = record(question_id="set/train/1", question=ASKED[1].question)
+  assert index.find(asked) == 1
+
+
 def test_samples_of_a_question_under_several_ids_are_all_kept():
   """A batch file has an id for each request, and each is sample 0 of its id."""
   ids = ("set/train/1", "request-1", "request-2", 7)

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from specialize_jax import errors
+from specialize_jax.cot import answer_rules
 from specialize_jax.evaluation import row_fields
 
 
@@ -41,6 +42,9 @@ def test_a_prediction_is_found(row, prediction):
   [
     ({"target": "7"}, "7"),
     ({"target": 7.5}, "7.5"),
+    ({"target": 7.0}, "7"),
+    ({"target": "", "answer": "7"}, "7"),
+    ({"target": ""}, ""),
     ({"target": ["7"]}, "7"),
     ({"target": "7", "answer": "8"}, "7"),
     ({"answer": "7"}, "7"),
@@ -57,6 +61,14 @@ def test_a_prediction_is_found(row, prediction):
 )
 def test_a_target_is_found(row, target):
   assert row_fields.target_of(row, "row 1") == target
+
+
+def test_a_number_is_written_as_the_answers_are():
+  comma = answer_rules.AnswerRule(kind="decimal_comma")
+  for name in ("target", "answer"):
+    row = {name: 2.125}
+    assert row_fields.target_of(row, "row 1", comma.written) == "2,125"
+    assert row_fields.target_of({name: 2}, "row 1", comma.written) == "2"
 
 
 @pytest.mark.parametrize(
