@@ -258,7 +258,11 @@ def _parsed(
       f"lacks {' and '.join(map(repr, missing))} (it has {has}): expected"
       ' {"question": ..., "answer": ...}'
     )
-  given_id = row.get("question_id", row.get("id", number))
+  ids = [row.get(name) for name in ("question_id", "id")]
+  own_id = next((one for one in ids if not _is_missing(one)), None)
+  if isinstance(own_id, float) and own_id.is_integer():
+    own_id = int(own_id)  # as tables write whole numbers beside gaps
+  given_id = number if own_id is None else own_id
   if isinstance(given_id, bool) or not isinstance(given_id, str | int):
     return (
       f"question_id is {_short(given_id)}: expected a string or a whole number"
@@ -280,7 +284,7 @@ def _parsed(
         return f"'answer' is {_short(value)}: give one answer, as a text"
     if name == "answer" and not isinstance(value, str | int | float):
       value = json.dumps(value, ensure_ascii=False) if value else ""
-    if value is None and name == "rationale":
+    if _is_missing(value) and name == "rationale":
       value = ""
     if isinstance(value, bool):
       value = json.dumps(value) if name == "answer" else None
@@ -341,10 +345,9 @@ def _parsed(
         f"{_RULE_FINDS} {_short(rule.read(rationale))} in the rationale, and"
         f" the row's answer is {_short(answer)}: correct one"
       )
-  has_id = "question_id" in row or "id" in row
   return Row(
     question=questions.Question(
-      question_id=str(given_id) if has_id else f"{prefix}/{number}",
+      question_id=f"{prefix}/{number}" if own_id is None else str(own_id),
       question=texts["question"],
       rationale=rationale,
       answer=answer,
@@ -396,6 +399,11 @@ def _words_and_pictures(question: str) -> tuple[str, str]:
   pictures = "".join(_pictures().findall(text))
   bare = _pictures().sub("", text) if pictures else text
   return same_words(bare), pictures
+
+
+def _is_missing(value: object) -> bool:
+  """Returns whether a field is null, or NaN, as tables without it have it."""
+  return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_cut(whole: str, part: str) -> bool:

@@ -1,5 +1,7 @@
 """What a row of a user's own data says, as its rule reads it."""
 
+import math
+
 import pytest
 
 from specialize_jax.cot import answer_rules, formats
@@ -56,3 +58,17 @@ def test_a_statement_on_a_line_of_its_own_is_not_said_twice():
     rationale="We add. The answer is 2.",
   )
   assert row.question.rationale == "We add. The answer is 2."
+
+
+@pytest.mark.parametrize(
+  ("fields", "question_id"),
+  [
+    ({"question_id": None, "id": 7}, "7"),
+    ({"question_id": math.nan}, "mine/0"),
+    ({"id": 1.0, "rationale": math.nan}, "1"),
+  ],
+)
+def test_an_id_that_a_table_lacks_is_none(fields, question_id):
+  row = _read("2", answer_rules.NUMBER, **fields)
+  assert row.question.question_id == question_id
+  assert row.question.rationale in ("", "The answer is 2")
