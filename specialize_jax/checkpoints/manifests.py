@@ -36,6 +36,7 @@ from typing import Any
 from etils import epath
 
 from specialize_jax import errors
+from specialize_jax.checkpoints import tokenizers
 from specialize_jax.files import reading, seals, writing
 
 NAME = "specialize_manifest.json"
@@ -49,8 +50,7 @@ _READ = (".index.json", ".model", ".safetensors", ".bin")
 
 _READ_NAMES = frozenset(
   ("config.json", "generation_config.json", "adapter_config.json")
-  + ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
-  + ("special_tokens_map.json",)
+  + tokenizers.FILES
 )
 
 _MARK = "commit_success.txt"

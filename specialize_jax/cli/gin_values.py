@@ -105,10 +105,9 @@ def check_macros(gin: types.ModuleType) -> None:
 def used_macros(gin: types.ModuleType) -> set[str]:
   """Returns the names of the macros that some value refers to."""
   return {
-    name
-    for parameters in gin.config._CONFIG.values()
-    for value in parameters.values()
-    for name in _macro_names(gin, value)
+    reference.config_key[0]
+    for reference in _all_references(gin)
+    if _is_macro(gin, reference)
   }
 
 
@@ -116,12 +115,15 @@ def scopes(gin: types.ModuleType) -> set[str]:
   """Returns the scopes in which some value calls something."""
   return {
     scope
-    for parameters in gin.config._CONFIG.values()
-    for value in parameters.values()
-    for reference in _references(gin, value)
+    for reference in _all_references(gin)
     if not _is_macro(gin, reference)
     for scope in reference.scopes
   }
+
+
+def _all_references(gin: types.ModuleType) -> Iterator[Any]:
+  for parameters in gin.config._CONFIG.values():
+    yield from _references(gin, parameters)
 
 
 def _check_no_circle(gin: types.ModuleType, names: Collection[str]) -> None:

@@ -234,8 +234,8 @@ def _variable(text: str) -> tuple[str, str]:
       f"--env={text} sets no variable: expected NAME=VALUE, such as"
       " --env=JAX_COMPILATION_CACHE_DIR=gs://bucket/compiled"
     )
-  is_told = name.endswith(("_PATH", "_FILE")) or value.lower() in _SWITCHES
-  if _SECRET.search(name) and not is_told:
+  is_harmless = name.endswith(("_PATH", "_FILE")) or value.lower() in _SWITCHES
+  if _SECRET.search(name) and not is_harmless:
     raise errors.UserError(
       f"--env={name} would be printed, and shown among the hosts' processes:"
       " keep it in a file of the image, such as ~/.netrc, or in a secret of the"

@@ -209,16 +209,7 @@ def own_turn(text: str, answered: Callable[[str], int | None]) -> str:
   text = _FENCE.sub("", text) if "```" in text else text
   text = _STRUCK.sub("", text) if "~~" in text else text
   text = "\n" + _EMPTY_LINES.sub("\n\n", text.strip())
-  thoughts = list(_THOUGHT.finditer(text))
-  if thoughts and text[thoughts[-1].end() :].strip():
-    text = text[thoughts[-1].end() :]
-  text = _ends(_AROUND.sub("", text))
-  reply = None
-  if _BEGINS_WITH_PROMPT.match(text):
-    reply = _REPLY.search(text)
-  reply = reply or _REPLY.match(text)
-  if reply and text[reply.end() :].strip():  # "AI" alone is an answer
-    text = text[reply.end() :]
+  text = _after_header(_ends(_after_thoughts(text)), _REPLY)
   text = "\n" + text[_OPENING_TOKENS.match(text).end() :]
   first = answered(text)
   return (
@@ -236,23 +227,28 @@ def readings(text: str) -> Iterator[str]:
     >>> next(one)
     '{"label": "A"}'
   """
-  thoughts = list(_THOUGHT.finditer(text))
-  if thoughts and text[thoughts[-1].end() :].strip():
-    text = text[thoughts[-1].end() :]
-  text = _AROUND.sub("", text)
-  find = (
-    _REPLY_TOKEN.search
-    if _BEGINS_WITH_PROMPT.match(text)
-    else _REPLY_TOKEN.match
-  )
-  reply = find(text)
-  if reply and text[reply.end() :].strip():
-    text = text[reply.end() :]
+  text = _after_header(_after_thoughts(text), _REPLY_TOKEN)
   text = text[_OPENING_TOKENS.match(text).end() :]
   end = _END_TOKEN.search(text)
   if end:
     yield text[: end.start()]
   yield text
+
+
+def _after_thoughts(text: str) -> str:
+  """Returns a text after its thinking block, without tokens around answers."""
+  thoughts = list(_THOUGHT.finditer(text))
+  if thoughts and text[thoughts[-1].end() :].strip():
+    text = text[thoughts[-1].end() :]
+  return _AROUND.sub("", text)
+
+
+def _after_header(text: str, header: re.Pattern[str]) -> str:
+  """Returns the reply of a text that begins with its header or its prompt."""
+  begins = _BEGINS_WITH_PROMPT.match(text)
+  reply = header.search(text) if begins else header.match(text)
+  # "AI" alone is an answer.
+  return text[reply.end() :] if reply and text[reply.end() :].strip() else text
 
 
 def _ends(text: str) -> str:

@@ -259,7 +259,7 @@ def _parsed(
       ' {"question": ..., "answer": ...}'
     )
   ids = [row.get(name) for name in ("question_id", "id")]
-  own_id = next((one for one in ids if not _is_missing(one)), None)
+  own_id = next((one for one in ids if not reading.is_missing(one)), None)
   if isinstance(own_id, float) and own_id.is_integer():
     own_id = int(own_id)  # as tables write whole numbers beside gaps
   given_id = number if own_id is None else own_id
@@ -284,7 +284,7 @@ def _parsed(
         return f"'answer' is {_short(value)}: give one answer, as a text"
     if name == "answer" and not isinstance(value, str | int | float):
       value = json.dumps(value, ensure_ascii=False) if value else ""
-    if _is_missing(value) and name == "rationale":
+    if reading.is_missing(value) and name == "rationale":
       value = ""
     if isinstance(value, bool):
       value = json.dumps(value) if name == "answer" else None
@@ -399,11 +399,6 @@ def _words_and_pictures(question: str) -> tuple[str, str]:
   pictures = "".join(_pictures().findall(text))
   bare = _pictures().sub("", text) if pictures else text
   return same_words(bare), pictures
-
-
-def _is_missing(value: object) -> bool:
-  """Returns whether a field is null, or NaN, as tables without it have it."""
-  return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_cut(whole: str, part: str) -> bool:

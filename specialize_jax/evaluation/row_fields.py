@@ -23,6 +23,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from specialize_jax import errors
+from specialize_jax.cot import answer_rules
+from specialize_jax.files import reading
 
 _PREDICTIONS = ("prediction", "output")
 _HARNESS_PREDICTIONS = ("resps", "filtered_resps")
@@ -30,6 +32,7 @@ _TARGETS = ("target", "answer", "gold", "reference", "targets_pretokenized")
 _EXPECTED = 'expected {"prediction": "...", "target": "..."}'
 
 Row = Mapping[str, object]
+Written = Callable[[float], str]
 
 
 def prediction_of(row: Row, where: str) -> str:
@@ -47,7 +50,7 @@ def prediction_of(row: Row, where: str) -> str:
     'So 72.'
   """
   found = {
-    name: "" if _is_missing(row[name]) else _text(row[name], name, where)
+    name: "" if reading.is_missing(row[name]) else _text(row[name], name, where)
     for name in _PREDICTIONS
     if name in row
   }
@@ -100,15 +103,14 @@ def check_same_prediction(row: Row, other: Row, where: str) -> None:
 
 
 def target_of(
-  row: Row, where: str, written: Callable[[float], str | None] | None = None
+  row: Row, where: str, written: Written = answer_rules.NUMBER.written
 ) -> str:
   """Returns the target of a row.
 
   Args:
     row: the row.
     where: the file and the row, for error messages.
-    written: writes a number that is not whole as the answers do; None for a
-      decimal point.
+    written: writes a number that has decimals as the answers do.
 
   Raises:
     UserError: no field holds a text or a number, or two hold different ones
@@ -118,7 +120,7 @@ def target_of(
     >>> target_of({"output": "So 72.", "answer": 72}, "")
     '72'
   """
-  if not _is_missing(row.get("target")) and row["target"] != "":
+  if not reading.is_missing(row.get("target")) and row["target"] != "":
     return _text(row["target"], "target", where, written)
   documents = (row, row.get("doc"), row.get("inputs"))
   for named in (one for one in documents if isinstance(one, Mapping)):
@@ -141,25 +143,19 @@ def target_of(
   )
 
 
-def _is_missing(value: object) -> bool:
-  """Whether a field is null, or NaN, as tables without the value have it."""
-  return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def _text(
   value: object,
   name: str,
   where: str,
-  written: Callable[[float], str | None] | None = None,
+  written: Written = answer_rules.NUMBER.written,
 ) -> str:
   """Returns a field as text; an answer may be written as a bare number."""
   if isinstance(value, str):
     return value
-  is_whole = isinstance(value, int) and not isinstance(value, bool)
-  if isinstance(value, float) and value.is_integer():
-    return str(int(value))  # as tables write whole numbers beside gaps
-  if is_whole or (isinstance(value, float) and math.isfinite(value)):
-    return (None if is_whole or not written else written(value)) or str(value)
+  if isinstance(value, int) and not isinstance(value, bool):
+    return str(value)
+  if isinstance(value, float) and math.isfinite(value):
+    return written(value)
   if isinstance(value, Sequence) and len(value) == 1:
     return _text(value[0], name, where, written)
   kinds = {"answer": bool | list | dict, "target": bool}  # of datasets' rows

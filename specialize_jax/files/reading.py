@@ -7,6 +7,7 @@ characters would be trained on, or graded, as if they were in the file.
 
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -313,6 +314,11 @@ def loads(text: str | bytes) -> object:
     return orjson.loads(text)
   except orjson.JSONDecodeError:
     return json.loads(text)
+
+
+def is_missing(value: object) -> bool:
+  """Returns whether a field is null, or NaN, as tables without it have it."""
+  return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def is_json(line: str | bytes) -> bool:

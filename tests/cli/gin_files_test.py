@@ -218,10 +218,10 @@ def test_a_macro_that_nothing_reads_is_told(model_file, capsys):
   model_file.write_text(f"{_MODEL}\nDEPHT = 3\nLABEL = 'mine'\n")
   config, _ = load(f"--gin_file={model_file}", "--gin.WIDTH=16")
   assert config.num_encoder_layers == 2
-  told = capsys.readouterr().err.splitlines()
-  assert len(told) == 2
-  assert "sets DEPHT, which nothing reads; did you mean DEPTH" in told[0]
-  assert told[1].endswith("sets LABEL, which nothing reads")
+  warnings = capsys.readouterr().err.splitlines()
+  assert len(warnings) == 2
+  assert "sets DEPHT, which nothing reads; did you mean DEPTH" in warnings[0]
+  assert warnings[1].endswith("sets LABEL, which nothing reads")
 
 
 def test_no_packaged_file_tells_of_its_macros(capsys):

@@ -159,7 +159,7 @@ def test_a_second_call_and_a_second_task_compile_nothing(
   assert values["second/n"] == 5
   compiled = loop._start._cache_size(), loop._resume._cache_size()
   assert evaluate(params, 2, output_dir=tmp_path) == values
-  # And each call writes where it is told to, if at all.
+  # And a call writes to the directory it is given, or not at all.
   assert [path.name for path in tmp_path.iterdir()] == ["2"]
   assert (loop._start._cache_size(), loop._resume._cache_size()) == compiled
 
