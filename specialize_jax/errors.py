@@ -9,8 +9,16 @@ class UserError(ValueError):
 
   The message is one sentence with the argument as the user wrote it, its value,
   what was expected, and how to correct it. `specialize` prints only the message
-  and exits with status 2; any other exception is a defect or a failure of the
-  machine, and is printed with its traceback and exit status 1.
+  and exits with status 2, or 1 for a `PassingError`; any other exception is a
+  defect or a failure of the machine, and is printed with its traceback and exit
+  status 1.
+  """
+
+
+class PassingError(UserError):
+  """An error that may heal by itself, such as of a bucket that is overloaded.
+
+  `specialize` exits with status 1, on which a supervisor starts it again.
   """
 
 

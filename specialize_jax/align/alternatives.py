@@ -22,7 +22,9 @@ from specialize_jax.align import layout as layout_lib
 _KEY_BITS = 32  # packs two numbers into one key: faster to hash than a tuple
 _KEY_MASK = (1 << _KEY_BITS) - 1
 _FAR = 1 << 62
-_MAX_TAILS = 1 << 20
+# Of encoded tails: their characters and tokens, and what each takes besides.
+# Some 300 MB.
+_MAX_CACHED, _OF_ONE = 1 << 25, 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ class Alternatives:
     self._joined_cache = tables.IntegerCache(self._join_stems)
     self._alone = tables.Column(np.int64)
     self._tails: dict[str, list[int]] = {}
+    self._num_cached = 0
 
   def known(
     self,
@@ -377,12 +380,15 @@ class Alternatives:
 
   def _encode_tails(self, tails: Sequence[str | None]) -> None:
     """Encodes the texts that are not cached, in one call."""
-    if len(self._tails) > _MAX_TAILS:
+    if self._num_cached > _MAX_CACHED:
       self._tails.clear()
+      self._num_cached = 0
     new = [t for t in dict.fromkeys(tails) if t is not None]
     new = [tail for tail in new if tail not in self._tails]
     found = self._words.student.encode_many(new)
     self._tails.update(zip(new, found, strict=True))
+    self._num_cached += sum(map(len, new)) + sum(map(len, found))
+    self._num_cached += _OF_ONE * len(new)
 
   def _cuts(
     self, student: columns.StudentColumns, sample: int, encoded: bytes

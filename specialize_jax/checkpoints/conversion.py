@@ -7,6 +7,7 @@ largest tensor plus a GiB; an output looks complete only when it is.
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Mapping
 
 import flax.traverse_util
@@ -296,13 +297,19 @@ def write_t5x(
 
 def _moments(planned: Plan) -> adafactor_moments.Moments | None:
   """Returns Adafactor's moments; None if there are none for these rows."""
-  checkpoint = planned.checkpoint
-  if planned.config.vocab_size != planned.num_rows_read:
-    return None
   try:
-    return checkpoint.moments()
+    moments = planned.checkpoint.moments()
   except adafactor_moments.NoMomentsError:
     return None
+  if planned.config.vocab_size == planned.num_rows_read:
+    return moments
+  print(
+    f"the optimizer's moments are left out: they are of"
+    f" {planned.num_rows_read:,} rows of the vocabulary, and --vocab_size is"
+    f" {planned.config.vocab_size:,}",
+    file=sys.stderr,
+  )
+  return None
 
 
 class _Watched:

@@ -4,7 +4,6 @@ import re
 
 import huggingface_hub
 from etils import epath
-from huggingface_hub import errors as hub_errors
 
 from specialize_jax import errors
 
@@ -12,12 +11,23 @@ _NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
 # No pickle where the hub has safetensors, see `download`.
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TENSORS, _PICKLES = ["*.safetensors", "*.safetensors.index.json"], ["*.bin*"]
+_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests")
 _OTHERS = ["*.json", "spiece.model", "dataset.yaml"]
 
 
 def is_name(path: str) -> bool:
   """Returns whether a path has the form OWNER/MODEL or MODEL (t5-base)."""
   return _NAME.match(path) is not None
+
+
+def _is_of_the_way(error: Exception) -> bool:
+  """Returns whether an error is of the hub, the network or the disk.
+
+  The HTTP client's own are no OSErrors, and the client is another one in each
+  major version of the hub's package; that of its storage raises RuntimeErrors.
+  """
+  package = type(error).__module__.partition(".")[0]
+  return isinstance(error, OSError | RuntimeError) or package in _CLIENTS
 
 
 def download(name: str) -> epath.Path:
@@ -42,13 +52,11 @@ def download(name: str) -> epath.Path:
           " weights: download them without HF_HUB_OFFLINE"
         )
       raise errors.UserError(what)
-  except (
-    hub_errors.HfHubHTTPError,
-    hub_errors.HFValidationError,
-    hub_errors.LocalEntryNotFoundError,
-    hub_errors.OfflineModeIsEnabled,
-    OSError,
-  ) as error:
+  except errors.UserError:
+    raise
+  except Exception as error:
+    if not _is_of_the_way(error):
+      raise
     raise errors.UserError(
       f"there is no checkpoint directory {name}, and no model of that name "
       f"could be read from the Hugging Face hub ({type(error).__name__}: "

@@ -315,12 +315,13 @@ class CheckpointManager:
       state = contents.restore(
         self._directory / str(step) / "state", abstract_state
       )
+      digests = self._fingerprint(step)["state"]
     except Exception as error:
       problem = error
     # Digests are computed on all devices, so that all processes take part.
     if processes.anywhere(problem is not None):
       raise problem or damage.DamagedError("not on every host")
-    damage.check(state, self._fingerprint(step)["state"])
+    damage.check(state, digests)
     iterator_state, metadata = self._check_sums(step)
     logging.info("Restored step %d from %s", step, self._directory)
     return Restored(

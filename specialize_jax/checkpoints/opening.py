@@ -64,6 +64,8 @@ _OF_HUGGING_FACE = ("config.json", tensor_files.ADAPTER)
 
 # The endings of the files that are read of a Hugging Face folder.
 _OF_FOLDERS = (".json", ".safetensors", ".bin", ".model")
+# Of each file of a checkpoint of others, to compare copies.
+_NUM_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 _T5X_STEP = re.compile(r"^checkpoint_(\d+)$")
 
 
@@ -110,6 +112,33 @@ class Checkpoint:
     """Whether we wrote it, and so its tokenizer: our run's, or our export."""
     return self.kind == "ours" or (self.directory / manifests.NAME).is_file()
 
+  def sampled_digest(self) -> str:
+    """Returns a digest of sizes and samples of the files of parameters.
+
+    Copies of one model have the same; those of two trainings, or of two
+    revisions, differ in nearly every tensor. Of a checkpoint of ours, which has
+    digests of all tensors, and of one in a bucket it is the fingerprint.
+    """
+    if self.kind == "ours" or paths.is_in_bucket(self.directory):
+      return self.fingerprint()
+    digest = hashlib.sha256()
+    folder = self.kind == "huggingface"
+    written = sorted(_written(self.directory, folder=folder))
+    if folder:
+      names = [name for name, *_ in written]
+      read = {name for name in names if name.endswith(".safetensors")}
+      read = read or {name for name in names if name.startswith("pytorch")}
+      read.add("config.json")
+      written = [one for one in written if one[0] in read]
+    for name, size, *_ in written:
+      digest.update(f"{name} {size}\n".encode())
+      step = max(1, -(-(size - _SAMPLE_BYTES) // (_NUM_SAMPLES - 1)))
+      with open(self.directory / name, "rb") as stream:
+        for begin in range(0, max(1, size - _SAMPLE_BYTES + step), step):
+          stream.seek(min(begin, max(0, size - _SAMPLE_BYTES)))
+          digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
   def fingerprint(self) -> str:
     """Returns a string that no other checkpoint has, also a later one here.
 
@@ -121,10 +150,9 @@ class Checkpoint:
     directory = self.directory
     if self.kind == "ours":
       directory = directory / str(self.step)
-    for written in ("_CHECKPOINT_METADATA", manifests.NAME):
-      if (directory / written).is_file():
-        content = (directory / written).read_bytes()
-        return hashlib.sha256(content).hexdigest()
+    known = fingerprint_of_ours(directory)
+    if known is not None:
+      return known
     files = sorted(_written(directory, folder=self.kind == "huggingface"))
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
@@ -378,6 +406,18 @@ def _layout(config: t5_config.T5Config) -> tuple[bool, int, str, str]:
   )
 
 
+def fingerprint_of_ours(directory: epath.Path) -> str | None:
+  """Returns the fingerprint of a step of ours, or of an export; None of others.
+
+  See `Checkpoint.fingerprint`; nothing else of the checkpoint is read.
+  """
+  for written in ("_CHECKPOINT_METADATA", manifests.NAME):
+    if (directory / written).is_file():
+      content = (directory / written).read_bytes()
+      return hashlib.sha256(content).hexdigest()
+  return None
+
+
 def open_checkpoint(
   path: str | os.PathLike, *, verify: bool = True
 ) -> Checkpoint:
@@ -621,13 +661,25 @@ def _our_directory(path: epath.Path) -> tuple[epath.Path, int | None] | None:
   """
   if (path / "checkpoints").is_dir():
     return path / "checkpoints", None
-  if path.name.isdecimal():
+  if path.name.isdecimal() and _may_be_step(path):
     return path.parent, int(path.name)
   if path.name == "checkpoints" or any(
-    child.name.isdecimal() for child in path.iterdir()
+    child.name.isdecimal() and _may_be_step(child) for child in path.iterdir()
   ):
     return path, None
   return None
+
+
+def _may_be_step(path: epath.Path) -> bool:
+  """Returns whether a directory is a step of ours, whole, damaged or missing.
+
+  Others number theirs as well: Orbax's own have an item `default`, and a
+  trainer may have written Hugging Face folders.
+  """
+  if not path.is_dir():
+    return not path.exists()
+  names = {child.name for child in path.iterdir()}
+  return not names or not names.isdisjoint((*manager.ITEMS, "state"))
 
 
 def _is_t5x(directory: epath.Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from specialize_jax import errors
 from specialize_jax.cot import answers
 from specialize_jax.data import questions
+from specialize_jax.files import reading
 from specialize_jax.records import schema
 from specialize_jax.teacher import standing
 
@@ -29,9 +30,11 @@ def read_file(path: str) -> list[standing.Problem]:
   rows = questions.read_json_lines(path, ["question", "answer"])
   for number, row in enumerate(rows):
     where = f"{path}, row {number + 1}"
-    question_id = row.get("question_id", row.get("id", number))
-    is_id = isinstance(question_id, str | int) and question_id is not True
-    if not is_id or question_id is False:
+    question_id = reading.id_of(row, "question_id", "id")
+    if question_id is None:
+      question_id = number
+    is_id = isinstance(question_id, str | int)
+    if not is_id or isinstance(question_id, bool):
       raise errors.UserError(
         f"{where}: question_id is {question_id!r}; expected a name or a whole"
         " number"
@@ -98,11 +101,11 @@ def _check(problems: Sequence[standing.Problem], path: str) -> None:
     raise errors.UserError(f"{path} holds no question")
   seen = set()
   for problem in problems:
-    if problem.question_id in seen:
+    if str(problem.question_id) in seen:  # in batch files numbers are strings
       raise errors.UserError(
         f"{path}: two questions have the id {problem.question_id!r}"
       )
-    seen.add(problem.question_id)
+    seen.add(str(problem.question_id))
     if answers.extract_number(problem.answer) is None:
       raise errors.UserError(
         f"{path}: the answer {problem.answer[:40]!r} of question"

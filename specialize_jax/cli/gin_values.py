@@ -227,12 +227,19 @@ def _given_name(written: str, given: Mapping[str, str]) -> str | None:
 
 
 def _hints(target: object) -> Mapping[str, object]:
-  """Returns what each parameter of a class or function takes."""
-  if dataclasses.is_dataclass(target) or inspect.isfunction(target):
+  """Returns what each parameter of a class or function takes.
+
+  Nothing of one whose annotations name what only a type checker imports.
+  """
+  is_called = dataclasses.is_dataclass(target) or inspect.isfunction(target)
+  if not is_called and inspect.isclass(target):
+    target = target.__init__
+  elif not is_called:
+    return {}
+  try:
     return typing.get_type_hints(target)
-  if inspect.isclass(target):
-    return typing.get_type_hints(target.__init__)
-  return {}
+  except (NameError, AttributeError):
+    return {}
 
 
 def _behind_macros(
@@ -306,7 +313,10 @@ def _problem_of_plain(value: object, annotation: object) -> str | None:
     return None if isinstance(value, str) else _expected(annotation)
   if inspect.isclass(annotation):
     # A path is written as text.
-    return None if isinstance(value, annotation) else _expected(annotation)
+    try:
+      return None if isinstance(value, annotation) else _expected(annotation)
+    except TypeError:  # as of a protocol, which says nothing at run time
+      return None
   return None
 
 
@@ -339,7 +349,10 @@ def _takes(annotation: object, made: object) -> bool:
   kind = origin or annotation
   if made is collections.abc.Callable:
     return kind is collections.abc.Callable
-  return not inspect.isclass(kind) or issubclass(made, kind)
+  try:
+    return not inspect.isclass(kind) or issubclass(made, kind)
+  except TypeError:  # as of a protocol, which says nothing at run time
+    return True
 
 
 def _is_collection(kind: object) -> bool:

@@ -48,6 +48,8 @@ _SECRET = re.compile(
   r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)(?:_|\Z)", re.IGNORECASE
 )
 _OUTPUTS = ("--gin.MODEL_DIR", "--gin.EVAL_OUTPUT_DIR", "--model_dir")
+_OUTPUTS += ("--output", "--outputs", "--output_dir", "--report", "--html")
+_OUTPUTS += ("--markdown", "--figures_dir", "--figure")
 _SWITCHES = ("", "0", "1", "true", "false")
 # Flags of what a command reads, of which one may be a file of this machine.
 _READ = ("gin_file", "gin_search_paths", "data_dir", "tfds_data_dir")
@@ -461,13 +463,13 @@ def _resume(
 
 def _check_outlives(arguments: Sequence[str], owner: str) -> None:
   """Raises UserError for an output on a disk that is deleted with `owner`."""
-  for argument in arguments:
-    name, _, value = argument.partition("=")
-    where = value.strip("'\"")
+  for argument, following in itertools.pairwise([*arguments, ""]):
+    name, is_whole, value = argument.partition("=")
+    where = (value if is_whole else following).strip("'\"")
     # `%NAME` is a macro, whose value is not looked up.
     if name in _OUTPUTS and where and not where.startswith(("/", "gs://", "%")):
       raise errors.UserError(
-        f"{argument} is on the hosts' own disks, which are deleted with"
+        f"{name}={where} is on the hosts' own disks, which are deleted with"
         f" {owner}: give a bucket, such as {name}=gs://bucket/run, or the path"
         " of a mounted disk"
       )

@@ -62,6 +62,7 @@ def run(command: str, argv: Sequence[str]) -> int:
   Returns:
     The exit status.
   """
+  status = 2
   _fill_closed_streams()
   _quiet_libraries()
   _pass_over_matplotlibrc()
@@ -79,6 +80,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     message = " ".join(str(error).split())
     lacking = installation.problem(error, command)
     message = f"{message} {lacking}" if lacking else message
+    status = 1 if isinstance(error, errors.PassingError) else 2
   except OSError as error:
     if not paths.is_mendable(error):
       devices.leave_others(1, error)
@@ -94,10 +96,11 @@ def run(command: str, argv: Sequence[str]) -> int:
     if message is None:
       devices.leave_others(1, error)
       raise
+    status = 1 if paths.may_pass(error) else 2
   message = writing.visible(message)
   print(f"specialize {command}: error: {message}", file=sys.stderr)
-  devices.leave_others(2, errors.UserError(message))
-  return 2
+  devices.leave_others(status, errors.UserError(message))
+  return status
 
 
 def main(argv: Sequence[str]) -> int:

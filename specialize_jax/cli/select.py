@@ -298,6 +298,8 @@ def _refuse_to_move(
 
 def _evaluate(what: object, flags: argparse.Namespace) -> None:
   """Evaluates what is missing, now or as it comes."""
+  import jax
+
   from specialize_jax.runs import selecting
 
   if not flags.follow:
@@ -308,7 +310,7 @@ def _evaluate(what: object, flags: argparse.Namespace) -> None:
     poll_seconds=flags.poll_seconds,
     patience_seconds=60 * flags.patience_minutes,
   )
-  if not ended:
+  if not ended and jax.process_index() == 0:
     print(
       f"specialize select: no new checkpoint for {flags.patience_minutes:g} "
       "minutes, and the run has not reached its last step: chosen among those "

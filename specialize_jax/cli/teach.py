@@ -350,6 +350,15 @@ def _sampling(flags: argparse.Namespace) -> client.Sampling:
   stop = _DEFAULT_STOP[flags.endpoint]
   if flags.stop is not None:
     stop = tuple(text.replace("\\n", "\n") for text in flags.stop if text)
+  extra = _extra_body(flags.extra_body)
+  if extra.get("seed") is not None and (
+    flags.num_samples > flags.samples_per_request
+  ):
+    raise errors.UserError(
+      f"--extra_body has seed={extra['seed']}, by which the requests of a"
+      " question would all be answered by the same samples: leave it out, or"
+      f" give --samples_per_request={flags.num_samples}"
+    )
   return client.Sampling(
     model=flags.model,
     endpoint=flags.endpoint,
@@ -357,7 +366,7 @@ def _sampling(flags: argparse.Namespace) -> client.Sampling:
     max_tokens=flags.max_tokens,
     stop=stop,
     top_logprobs=flags.top_logprobs,
-    extra=_extra_body(flags.extra_body),
+    extra=extra,
   )
 
 
@@ -368,6 +377,8 @@ def _no_constant(name: str) -> None:
 def _extra_body(text: str | None) -> dict[str, object]:
   if text is None:
     return {}
+  from specialize_jax.teacher import credentials
+
   try:
     extra = json.loads(text, parse_constant=_no_constant)
   except (ValueError, RecursionError) as error:
@@ -379,6 +390,15 @@ def _extra_body(text: str | None) -> dict[str, object]:
       raise errors.UserError(
         f"--extra_body has {name}={extra[name]!r}, and {why}; leave it out"
       )
+  try:
+    secret = credentials.first_name(extra)
+  except RecursionError as error:
+    raise errors.UserError("--extra_body is nested too deeply") from error
+  if secret is not None:
+    raise errors.UserError(
+      f"--extra_body has {secret!r}, which would be stored with every record:"
+      " give a key by the environment (--api_key_env)"
+    )
   return extra
 
 
@@ -461,6 +481,11 @@ def _summary(
     )
   if teacher.reasoning_tokens:
     words.append(f"reasoning of {teacher.reasoning_tokens:,} tokens cut off")
+  if teacher.few_alternatives:
+    words.append(
+      f"{teacher.few_alternatives:,} samples have fewer alternatives than"
+      " --top_logprobs asks for"
+    )
   if teacher.left_out:
     counts = (f"{n:,} {why}" for why, n in teacher.left_out.most_common())
     words.append(f"alternatives left out: {', '.join(counts)}")

@@ -16,9 +16,15 @@ from specialize_jax import align
 from specialize_jax.align import special_tokens, student, targets
 from specialize_jax.records import columnar, packed_rows, schema
 
-# Powers of numbers, and fractions of one character after a whole number.
+# Powers and bases of numbers, and fractions of one character beside a number.
+# Not those of a unit or of a name alone, such as m² and x₁.
+_RAISED_CHARACTERS = (
+  "[\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u207a\u207b"  # exponents
+  "\u2080-\u208b"  # subscripts
+  "\u00bc-\u00be\u2150-\u215f\u2189]"  # fractions
+)
 _RAISED = re.compile(
-  "(?<=[0-9)])[\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u00bc-\u00be\u2150-\u215e]"
+  rf"(?<=[\d)\]}}|]){_RAISED_CHARACTERS}+|{_RAISED_CHARACTERS}+(?=\d)"
 )
 
 

@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.data import benchmarks, big_bench_hard, questions
@@ -218,6 +219,8 @@ def prepare(name: str, *, data_dir: str, manual_dir: str | None) -> list[str]:
   folders = []
   for config_name in config_names:
     builder = made(data_dir=data_dir, config=config_name)
+    if epath.Path(builder.data_dir).exists():  # which TFDS leaves as it is
+      benchmarks.check_ours(tfds.builder_from_directory(builder.data_dir))
     try:
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(

@@ -133,7 +133,26 @@ def built(
   folder = epath.Path(sources.tfds_dir()) / name / BUILT_VERSION
   if not (folder / "dataset_info.json").is_file():
     return None
-  return tfds.builder_from_directory(folder)
+  builder = tfds.builder_from_directory(folder)
+  check_ours(builder)
+  return builder
+
+
+def check_ours(builder: tfds.core.DatasetBuilder) -> None:
+  """Checks that a built dataset is not another one of the same name.
+
+  TFDS has a `gsm8k` of its own, at the same path as ours.
+
+  Raises:
+    UserError: its rows have no id of their question.
+  """
+  if "question_id" not in builder.info.features:
+    raise errors.UserError(
+      f"{builder.data_dir} is a dataset of TFDS's own, whose rows have"
+      f" {', '.join(builder.info.features)}: give another --tfds_data_dir (of"
+      " `specialize prepare` --data_dir), in which `specialize prepare"
+      f" --dataset_name={builder.name}` writes ours"
+    )
 
 
 def demonstrations() -> list[formats.Demonstration]:

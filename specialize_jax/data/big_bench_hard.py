@@ -52,7 +52,10 @@ def parse_prompt(text: str, path: str) -> Prompt:
   Raises:
     UserError: it has no demonstration, or one without a final answer.
   """
-  text = "\n".join(text.split("\n")[_CANARY_LINES:])
+  lines = text.split("\n")
+  # A copy may have been cleared of it.
+  if len(lines) > 1 and lines[1].strip() and not lines[1].strip(" -"):
+    text = "\n".join(lines[_CANARY_LINES:])
   instruction, *blocks = text.strip().split(f"\n\n{_QUESTION}")
   demonstrations = []
   for block in blocks:

@@ -44,6 +44,12 @@ def different(
   return by_question
 
 
+def stripped(text: tf.Tensor) -> tf.Tensor:
+  """Strips texts as Python does, also of blanks that are not ASCII."""
+  blank = r"[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+"
+  return tf.strings.regex_replace(text, f"^{blank}|{blank}$", "")
+
+
 class Drawer:
   """Draws demonstrations for questions, in TensorFlow.
 

@@ -14,7 +14,9 @@ Each mixes the tasks and draws demonstrations with a seed of its own.
 """
 
 import functools
+import inspect
 import itertools
+import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ import tensorflow as tf
 
 from specialize_jax import errors
 from specialize_jax.data import (
+  comparison,
   features,
   packing,
   sources,
@@ -97,8 +100,23 @@ class ExampleStream:
     return [example[features.EXAMPLE_ID].decode() for example in examples]
 
   def state(self) -> bytes:
-    """Serializes the position."""
-    return npz.to_bytes(_saved(elements=self._elements))
+    """Serializes the position.
+
+    Raises:
+      UserError: TensorFlow cannot save that of a source.
+    """
+    try:
+      return npz.to_bytes(_saved(elements=self._elements))
+    except (
+      tf.errors.FailedPreconditionError,
+      tf.errors.UnimplementedError,
+    ) as error:
+      raise errors.UserError(
+        "the position in the data cannot be saved, so that no run could be"
+        f" resumed ({' '.join(error.message.split())[:300]}): a task must not"
+        " read from a Python generator, call py_function or draw random numbers"
+        " without a seed"
+      ) from error
 
   def restore(self, state: bytes) -> None:
     """Moves to a position that `state` returned."""
@@ -523,8 +541,10 @@ def training_streams(
     raise ValueError(f"num_epochs={num_epochs}: expected None with of={of}.")
   provider = find_provider(mixture_or_task_name)
   tasks = _tasks(provider, split)
+  if tasks and isinstance(provider, seqio.Mixture):
+    _check_rates([(task, float(provider.get_rate(task))) for task in tasks])
   outlined = None
-  if tasks and all(map(_has_outlines, tasks)):
+  if tasks and _is_mixed_by_rates(provider) and all(map(_has_outlines, tasks)):
     rate = getattr(provider, "get_rate", lambda _: 1.0)
     outlined = _Outlined(
       [(task, rate(task)) for task in tasks], seed=seed, split=split
@@ -576,7 +596,35 @@ def most_streams(mixture_or_task_name: str, *, split: str = "train") -> int:
     (task.source.num_input_examples(split) for task in tasks), default=1
   )
   most = max(1, fewest // _MIN_ROWS)
-  return most if all(map(_has_outlines, tasks)) else min(most, _MOST_RENDERED)
+  provider = find_provider(mixture_or_task_name)
+  has_outlines = _is_mixed_by_rates(provider) and all(map(_has_outlines, tasks))
+  return most if has_outlines else min(most, _MOST_RENDERED)
+
+
+def _is_mixed_by_rates(provider: seqio.Task | seqio.Mixture) -> bool:
+  """Returns whether a mixture draws from its tasks as seqio's own do."""
+  if isinstance(provider, seqio.Task):
+    return True
+  plain = inspect.signature(seqio.Mixture.__init__).parameters["sample_fn"]
+  own = comparison.described(provider._sample_fn)
+  return type(provider) is seqio.Mixture and own == comparison.described(
+    plain.default
+  )
+
+
+def _check_rates(rates: Sequence[tuple[seqio.Task, float]]) -> None:
+  """Raises UserError for rates by which nothing can be drawn."""
+  for task, rate in rates:
+    if not (math.isfinite(rate) and rate >= 0):
+      raise errors.UserError(
+        f"task {task.name!r} has the rate {rate:g}: expected a number of at"
+        " least 0"
+      )
+  if not any(rate for _, rate in rates):
+    names = ", ".join(task.name for task, _ in rates)
+    raise errors.UserError(
+      f"all rates of the mixture are 0, of {names}: give one a rate above 0"
+    )
 
 
 def _tasks(
@@ -656,19 +704,28 @@ def training_dataset(
       " table; expected 1 epoch, or None for no end"
     )
   with sources.passes(num_epochs):
-    dataset = provider.get_dataset(
-      sequence_length=dict(task_feature_lengths),
-      split=split,
-      shuffle=True,
-      seed=seed,
-      # Tables already repeat themselves; repeating an infinite dataset again
-      # has no effect.
-      num_epochs=None if num_epochs is None else 1,
-      # Long examples are dropped and counted later, never truncated.
-      trim_output_features=False,
-      # A cache would fill checkpoints.
-      try_in_mem_cache=False,
-    )
+    try:
+      dataset = provider.get_dataset(
+        sequence_length=dict(task_feature_lengths),
+        split=split,
+        shuffle=True,
+        seed=seed,
+        # Tables already repeat themselves; repeating an infinite dataset again
+        # has no effect.
+        num_epochs=None if num_epochs is None else 1,
+        # Long examples are dropped and counted later, never truncated.
+        trim_output_features=False,
+        # A cache would fill checkpoints.
+        try_in_mem_cache=False,
+      )
+    except ValueError as error:
+      if "must have initial args" not in str(error):
+        raise
+      raise errors.UserError(
+        f"MIXTURE_OR_TASK_NAME={mixture_or_task_name!r}: a dataset_fn of its"
+        " tasks takes no seed, by which runs are reproduced: define it as"
+        " dataset_fn(split, shuffle_files, seed)"
+      ) from error
   return dataset.map(
     # Without autograph: there is no Python control flow to convert.
     tf.autograph.experimental.do_not_convert(
@@ -710,8 +767,11 @@ def _examples(
     if name in features.EXAMPLE_FEATURES:
       columns[name] = column.numpy()
       continue
-    ends = column.row_splits.numpy()
-    columns[name] = _split(column.flat_values.numpy(), ends)
+    if isinstance(column, tf.RaggedTensor):
+      ends = column.row_splits.numpy()
+      columns[name] = _split(column.flat_values.numpy(), ends)
+    else:  # of a task whose examples are all of one length
+      columns[name] = list(column.numpy())
   for values in zip(*columns.values(), strict=True):
     yield dict(zip(columns, values, strict=True))
 

@@ -3,7 +3,7 @@
 For trainers that read seqio datasets through a feature converter, such as T5X
 (see `t5x_bridge`). Its rows are those that `pipeline.TrainIterator` builds in
 NumPy with `pack=False`. `specialize train` uses that iterator, and evaluation,
-which decodes inputs only, uses `seqio.EncDecFeatureConverter`.
+which decodes inputs only, needs no conversion.
 """
 
 from collections.abc import Mapping

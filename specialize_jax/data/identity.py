@@ -4,17 +4,20 @@ The fingerprints are of file contents, since a directory may be moved, and a
 file may be replaced by another of the same path and date.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Iterable, Mapping, Set
 
 import seqio
 from etils import epath
 
 from specialize_jax.data import example_stream, sources, teacher_source
 
+_MAX_DEPTH = 10
 _DIGITS = 16  # hexadecimal digits of a fingerprint
 _CHUNK_BYTES = 1 << 22
 _SAMPLE_BYTES = 1 << 20
@@ -35,8 +38,10 @@ def of_mixture(
     Under "data of TASK", a hash of the task's rows, or, for a source that is
     not a `TableSource`, its number of examples. Under "files of TASK", a hash
     of the files of such a source, if it has any. Under "prompts of TASK", a
-    hash of its wording and demonstrations. Under "rate of TASK", its rate in a
-    mixture. Under "vocabulary of FEATURE", a hash of the vocabulary's model.
+    hash of its wording and demonstrations; under "preprocessors of TASK", of
+    those that are not ours, with their arguments. Under "rate of TASK", its
+    rate in a mixture. Under "vocabulary of FEATURE", a hash of the vocabulary's
+    model.
 
   Raises:
     UserError: the name is unknown, or a file cannot be read.
@@ -49,6 +54,8 @@ def of_mixture(
     if files:
       found[f"files of {task.name}"] = _hash_of_samples(files)
     found[f"prompts of {task.name}"] = _of_prompts(task)
+    if any(_is_of_users(step) for step in task.preprocessors):
+      found[f"preprocessors of {task.name}"] = _of_preprocessors(task)
     if isinstance(provider, seqio.Mixture):
       found[f"rate of {task.name}"] = f"{float(provider.get_rate(task)):g}"
   for name in ("inputs", "targets"):
@@ -104,6 +111,64 @@ def _of_prompts(task: seqio.Task) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     steps.append([name, {key: _plain(key, given) for key in sorted(given)}])
   return _hash(json.dumps(steps).encode())
+
+
+def _is_of_users(step: object) -> bool:
+  """Returns whether a preprocessor is not one of ours, which never change."""
+  function = step.func if isinstance(step, functools.partial) else step
+  module = getattr(function, "__module__", None) or type(function).__module__
+  is_ours = module.partition(".")[0] == "specialize_jax"
+  return not is_ours and not isinstance(step, seqio.CacheDatasetPlaceholder)
+
+
+def _of_preprocessors(task: seqio.Task) -> str:
+  """Returns a hash of what the users' preprocessors of a task are made of."""
+  steps = [_as_json(step) for step in task.preprocessors if _is_of_users(step)]
+  return _hash(json.dumps(steps).encode())
+
+
+def _held(function: types.FunctionType) -> list[object]:
+  """Returns what a function's closure holds."""
+  held = []
+  for cell in function.__closure__ or ():
+    with contextlib.suppress(ValueError):  # an empty one
+      held.append(cell.cell_contents)
+  return held
+
+
+def _as_json(value: object, depth: int = 0) -> object:
+  """Returns a value as JSON, the same in every process.
+
+  A function is its name, its defaults and what it holds, but not its code; an
+  object that is neither a collection nor a dataclass is its type.
+  """
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  if depth == _MAX_DEPTH:
+    return type(value).__name__
+
+  def of(*parts: object) -> list[object]:
+    return [_as_json(part, depth + 1) for part in parts]
+
+  match value:
+    case bytes():
+      return value.hex()
+    case functools.partial():
+      return of(value.func, value.args, value.keywords)
+    case Mapping():
+      return sorted((of(*pair) for pair in value.items()), key=repr)
+    case list() | tuple():
+      return of(*value)
+    case Set():
+      return sorted(of(*value), key=repr)
+    case types.MethodType():
+      return of(value.__func__, value.__self__)
+    case types.FunctionType():
+      return [value.__qualname__, *of(value.__defaults__, _held(value))]
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return [type(value).__qualname__, *of(fields)]
+  return type(value).__qualname__
 
 
 def _plain(key: str, given: Mapping[str, object]) -> object:

@@ -6,6 +6,7 @@ to a second dataset, for measuring the divergence on held-out questions.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
@@ -275,20 +276,31 @@ def prepare(
         else:
           yield row
 
-  try:
-    path = tfds_builder.write(
-      rows(),
-      asked,
-      data_dir=preparation.data_dir,
-      name=preparation.dataset_name,
-      metadata=tfds_builder.new_metadata(
-        stage.fingerprint, mode=preparation.mode
-      ),
-    )
-  except tfds_builder.EmptyDatasetError as error:
-    raise nothing_kept(preparation, tally.num_records, tally.dropped) from error
-  write_demonstrations(path, stage, stage.shown)
-  validation_path = write_validation(validation, stage, preparation)
+  with contextlib.ExitStack() as staged:
+    validation_path = None
+
+    def finish(folder: epath.Path) -> None:
+      nonlocal validation_path
+      write_demonstrations(folder, stage, stage.shown)
+      validation_path = staged.enter_context(
+        validation_dataset(validation, stage, preparation)
+      )
+
+    try:
+      path = tfds_builder.write(
+        rows(),
+        asked,
+        data_dir=preparation.data_dir,
+        name=preparation.dataset_name,
+        metadata=tfds_builder.new_metadata(
+          stage.fingerprint, mode=preparation.mode
+        ),
+        finish=finish,
+      )
+    except tfds_builder.EmptyDatasetError as error:
+      raise nothing_kept(
+        preparation, tally.num_records, tally.dropped
+      ) from error
   tally.kept -= len(validation)
   report = tally.report(
     questions=len(asked) - len({row.question for row in validation}),
@@ -318,10 +330,14 @@ def write_demonstrations(
   )
 
 
-def write_validation(
+@contextlib.contextmanager
+def validation_dataset(
   rows: Sequence[packed_rows.PackedRow], stage: Stage, preparation: Preparation
-) -> str | None:
+) -> Iterator[str | None]:
   """Writes the dataset of the validation questions' rows.
+
+  It is complete within the context, and moved into place at its end, once the
+  training dataset is: no full disk leaves the rows of two preparations.
 
   Args:
     rows: Its rows. If there are none, a dataset of an earlier preparation is
@@ -329,22 +345,26 @@ def write_validation(
     stage: The stage that created the rows.
     preparation: The inputs, options and output.
 
-  Returns:
+  Yields:
     The dataset's directory, or None if there are no rows.
   """
+  data_dir = epath.Path(preparation.data_dir)
   name = tfds_builder.validation_name(preparation.dataset_name)
   if not rows:
-    tfds_builder.remove(preparation.data_dir, name)
-    return None
-  return tfds_builder.write(
-    rows,
-    {row.question: stage.question_row(row.question) for row in rows},
-    data_dir=preparation.data_dir,
-    name=name,
-    metadata=tfds_builder.new_metadata(
-      stage.fingerprint, mode=preparation.mode
-    ),
-  )
+    yield None
+    tfds_builder.remove(data_dir, name)
+    return
+  with tfds_builder.replaced_when_done(data_dir, name) as folder:
+    tfds_builder.fill(
+      rows,
+      {row.question: stage.question_row(row.question) for row in rows},
+      folder=folder,
+      name=name,
+      metadata=tfds_builder.new_metadata(
+        stage.fingerprint, mode=preparation.mode
+      ),
+    )
+    yield os.fspath(data_dir / name)
 
 
 def questions_of_files(path: str) -> record_filter.TrainingQuestions:

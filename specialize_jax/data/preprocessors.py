@@ -106,7 +106,7 @@ def demonstration_drawer(
     # One more than needed, since one of them may be the question itself.
     drawn = distinct(total, num_demonstrations + 1, seed)
     others = tf.boolean_mask(
-      drawn, tf.gather(asked, drawn) != tf.strings.strip(question)
+      drawn, tf.gather(asked, drawn) != demonstrations.stripped(question)
     )
     return tf.strings.reduce_join(
       tf.gather(written, others[:num_demonstrations])

@@ -91,7 +91,9 @@ def text_of(row: Mapping[str, object], name: str, where: str) -> str:
     UserError: it is of another type, or not text.
   """
   value = row[name]
-  is_number = isinstance(value, int | float) and math.isfinite(value)
+  is_number = isinstance(value, int) or (
+    isinstance(value, float) and math.isfinite(value)
+  )
   if isinstance(value, bool) or not (isinstance(value, str) or is_number):
     raise errors.UserError(
       f"{where}: {name!r} is {json.dumps(value)[:60]}; expected a string"

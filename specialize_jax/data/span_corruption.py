@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from specialize_jax import errors
 from specialize_jax.data import features
 
 
@@ -39,8 +40,16 @@ def span_corruption(
     sequence_length: The task feature lengths; None for no limit.
     noise_density: The fraction of tokens to hide, in (0, 1).
     mean_span_tokens: The mean length of a hidden span, in tokens.
+
+  Raises:
+    UserError: the vocabulary has no sentinels.
   """
   vocabulary = output_features[features.INPUTS].vocabulary
+  if not vocabulary.extra_ids:
+    raise errors.UserError(
+      "span corruption needs sentinels, and the vocabulary has none: give it"
+      " extra_ids, of T5 100"
+    )
   limit = int(vocabulary.extra_ids * mean_span_tokens / noise_density)
   if sequence_length is not None:
     limit = min(limit, sequence_length[features.INPUTS] - 1)

@@ -10,6 +10,7 @@ protobuf 7 nevertheless (`tests/data/teacher_builder_test.py`), so it is
 installed first, and protobuf is upgraded afterwards.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -166,7 +167,10 @@ def prepare(
   stage = preparation.Stage(wanted)
   data_dir, name = epath.Path(wanted.data_dir), wanted.dataset_name
   metadata = tfds_builder.new_metadata(stage.fingerprint, mode=wanted.mode)
-  with tfds_builder.replaced_when_done(data_dir, name, beside=True) as folder:
+  with (
+    contextlib.ExitStack() as staged,
+    tfds_builder.replaced_when_done(data_dir, name, beside=True) as folder,
+  ):
     report_path = folder.parent / "report.json"
     shown_path = folder.parent / "shown.json"
     validation_path = folder.parent / "validation"
@@ -215,11 +219,14 @@ def prepare(
       name=name,
       metadata=metadata,
     )
-  preparation.write_demonstrations(data_dir / name, stage, shown)
+    preparation.write_demonstrations(folder, stage, shown)
+    validation_dir = staged.enter_context(
+      preparation.validation_dataset(validation, stage, wanted)
+    )
   settings = {"mode": wanted.mode, "vocabulary": stage.fingerprint}
   return preparation.Prepared(
     path=os.fspath(data_dir / name),
-    validation_path=preparation.write_validation(validation, stage, wanted),
+    validation_path=validation_dir,
     report={**settings, **report, "questions": len(asked)},
   )
 

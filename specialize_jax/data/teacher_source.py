@@ -168,7 +168,9 @@ class TeacherSource(sources.TableSource):
         raise errors.UserError(
           f"{self.tfds_dir} has no dataset {name}: `specialize prepare"
           f" --dataset_name={self._dataset_name}` writes it where the records"
-          " have right answers to validation questions"
+          " have right answers to validation questions. Without them, leave"
+          " HELD_OUT_LOSSES out, or under T5X give"
+          " --gin.train_script.train.train_eval_dataset_cfg=None"
         )
     elif split != "train":
       raise errors.UserError(

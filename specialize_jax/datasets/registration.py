@@ -20,6 +20,8 @@ and without), or in the format named before its version, as in
 NAME_test_in_context_answer_only_v1. A name without a version is the newest one.
 """
 
+import functools
+import types
 from collections.abc import Callable, Mapping, Sequence
 
 import seqio
@@ -27,6 +29,7 @@ import seqio
 from specialize_jax import errors
 from specialize_jax.cot import formats
 from specialize_jax.data import (
+  comparison,
   questions,
   sources,
   task_parts,
@@ -236,8 +239,21 @@ def add_mixture(name: str, rates: Sequence[tuple[str, Rate]]) -> str:
   return name
 
 
-def _comparable(rates: Mapping[str, Rate]) -> Mapping[str, float | str]:
-  """Replaces functions by their names, which stay the same on a new import."""
-  return {
-    task: getattr(rate, "__qualname__", rate) for task, rate in rates.items()
-  }
+def _comparable(rates: Mapping[str, Rate]) -> Mapping[str, object]:
+  """Describes functions by name and code, as they are after a new import."""
+  return {task: _of_rate(rate) for task, rate in rates.items()}
+
+
+def _of_rate(rate: Rate) -> object:
+  if not callable(rate):
+    return float(rate)
+  function = rate.func if isinstance(rate, functools.partial) else rate
+  return comparison.described(rate), _of_code(getattr(function, "__code__", 0))
+
+
+def _of_code(value: object) -> object:
+  """Describes a function's code, within which there may be that of others."""
+  if not isinstance(value, types.CodeType):
+    return repr(value)
+  consts = tuple(map(_of_code, value.co_consts))
+  return value.co_code, value.co_names, consts

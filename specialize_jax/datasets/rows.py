@@ -258,10 +258,7 @@ def _parsed(
       f"lacks {' and '.join(map(repr, missing))} (it has {has}): expected"
       ' {"question": ..., "answer": ...}'
     )
-  ids = [row.get(name) for name in ("question_id", "id")]
-  own_id = next((one for one in ids if not reading.is_missing(one)), None)
-  if isinstance(own_id, float) and own_id.is_integer():
-    own_id = int(own_id)  # as tables write whole numbers beside gaps
+  own_id = reading.id_of(row, "question_id", "id")
   given_id = number if own_id is None else own_id
   if isinstance(given_id, bool) or not isinstance(given_id, str | int):
     return (

@@ -87,11 +87,7 @@ class Evaluator:
     with _only_errors_logged():
       self._seqio = seqio.Evaluator(
         mixture_or_task_name,
-        # SeqIO trims and pads to the lengths; to assert them as well takes a
-        # third of the time in which an evaluator is built.
-        feature_converter=seqio.EncDecFeatureConverter(
-          pack=False, apply_length_check=False
-        ),
+        feature_converter=_InputsAlone(pack=False),
         eval_split=split,
         sequence_length=task_feature_lengths,
         num_examples=num_examples,
@@ -104,12 +100,9 @@ class Evaluator:
       name: _read_examples(name, dataset)
       for name, dataset in self._seqio.cached_model_datasets.items()
     }
+    limit = task_feature_lengths["inputs"]
     self._notices = [
-      f"{task.name}: {number:,} of {len(self._examples[task.name]):,} prompts"
-      " are truncated, since they are longer than task_feature_lengths"
-      f'["inputs"]={task_feature_lengths["inputs"]:,}'
-      for task in tasks
-      if (number := self._num_truncated(task, task_feature_lengths["inputs"]))
+      notice for task in tasks if (notice := self._truncated(task, limit))
     ]
 
   def __call__(
@@ -183,20 +176,30 @@ class Evaluator:
       logging.info("step %d: %s %.3f", step, name, value)
     return values
 
-  def _num_truncated(self, task: seqio.Task, limit: int) -> int:
-    """Returns the number of a task's prompts of more than `limit` tokens."""
+  def _truncated(self, task: seqio.Task, limit: int) -> str:
+    """Returns a notice of prompts of more than `limit` tokens; "" for none."""
     full = [len(tokens) >= limit for tokens in self._examples[task.name]]
     if not any(full):
-      return 0
+      return ""
     feature = task.output_features["inputs"]
     rows = tfds.as_numpy(self._seqio.cached_task_datasets[task.name])
-    number = 0
+    longer = unknown = 0
     for row, is_full in zip(rows, full, strict=True):
       if is_full and "inputs_pretokenized" in row:
         text = metrics.as_text(row["inputs_pretokenized"])
         length = len(feature.vocabulary.encode(text)) + feature.add_eos
-        number += length > limit
-    return number
+        longer += length > limit
+      else:  # a task that keeps no text, of which only the tokens are known
+        unknown += is_full and row["inputs"][-1] != feature.vocabulary.eos_id
+    number = longer + unknown
+    if not number:
+      return ""
+    return (
+      f"{task.name}: {number:,} of {len(full):,} prompts"
+      f" {'may be' if unknown else 'are'} truncated, since they are"
+      f" {'as long as' if unknown else 'longer than'} task_feature_lengths"
+      f'["inputs"]={limit:,}'
+    )
 
   def _name_of(self, dataset: tf.data.Dataset) -> str:
     """Returns the task of a cached dataset that seqio passes to `predict`."""
@@ -247,6 +250,28 @@ class Evaluator:
     for batch in batches:
       kept.add({n: result.output.ids for n, result in batch.items()})
       bar.advance()
+
+
+class _InputsAlone(seqio.EncDecFeatureConverter):
+  """Gives the network's inputs as they are, which the task has trimmed.
+
+  Generation pads them to few lengths of its own. To have SeqIO convert, pad and
+  check all features takes a third of the time in which an evaluator is built.
+  """
+
+  def __call__(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    """Returns the dataset of the inputs' ids, int32[S] each."""
+    del task_feature_lengths
+
+    @tf.autograph.experimental.do_not_convert
+    def inputs_of(row: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+      return {
+        "inputs": tf.cast(tf.ensure_shape(row["inputs"], [None]), "int32")
+      }
+
+    return ds.map(inputs_of)
 
 
 class _PredictionLogger(seqio.Logger):
@@ -309,8 +334,8 @@ def prediction_rows(
       "question_id": metrics.as_text(example.get("question_id", str(index))),
       "prompt": prompt,
       "reference": metrics.as_text(example.get("targets_pretokenized", "")),
-      "prediction": prediction,
-      "target": target,
+      "prediction": _as_json(prediction),
+      "target": _as_json(target),
     }
     if metric is not None:
       verdict = metric.grade(prediction, target)
@@ -320,6 +345,27 @@ def prediction_rows(
         "verdicts": metric.verdicts(prediction, target),
       }
     yield row
+
+
+def _as_json(value: object) -> object:
+  """Returns a target as JSON has it: a user's postprocessor returns anything.
+
+  Bytes become text, NumPy's numbers and arrays plain ones, and what has no
+  counterpart its `repr`.
+  """
+  if isinstance(value, bytes):
+    return value.decode("utf-8", "replace")
+  if isinstance(value, np.ndarray | np.generic):
+    return _as_json(value.tolist())
+  if isinstance(value, Mapping):
+    return {str(_as_json(name)): _as_json(one) for name, one in value.items()}
+  if isinstance(value, list | tuple):
+    return [_as_json(one) for one in value]
+  if isinstance(value, set | frozenset):
+    return sorted(map(_as_json, value), key=repr)
+  if value is None or isinstance(value, str | int | float):
+    return value
+  return repr(value)
 
 
 def task_names(mixture_or_task_name: str, split: str | None) -> list[str]:
@@ -409,6 +455,22 @@ def _tasks_to_evaluate(name: str, split: str) -> Sequence[seqio.Task]:
         f"task {task.name!r} has no metric, so it cannot be evaluated: name "
         "an evaluation task, such as gsm8k_zero_shot_chain_of_thought_v1."
       )
+    # Metric objects include one of each function, without its name.
+    others = [
+      *task.score_metric_fns,
+      *task.predict_with_aux_metric_fns,
+    ] or [
+      type(one)
+      for one in task.metric_objs
+      if one.model_output_type != seqio.metrics.ModelOutputType.PREDICTION
+    ]
+    if others:
+      names = (str(getattr(one, "__name__", one)) for one in others)
+      raise errors.UserError(
+        f"task {task.name!r} has a metric of scores, {', '.join(names)}: only"
+        " metrics of decoded predictions, fn(targets, predictions), are"
+        " computed; register the task without it"
+      )
   return tasks
 
 
@@ -416,7 +478,7 @@ def _read_examples(name: str, dataset: tf.data.Dataset) -> list[np.ndarray]:
   """Returns the input ids of all examples, in order, without padding."""
   examples = []
   for _, example in tfds.as_numpy(dataset):
-    tokens = example["encoder_input_tokens"]
+    tokens = example["inputs"]
     used = np.flatnonzero(tokens)
     examples.append(tokens[: used[-1] + 1 if used.size else 1])
   if not examples:

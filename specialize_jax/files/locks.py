@@ -38,7 +38,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
 
@@ -291,15 +291,25 @@ class _Lease:
     self._shown = shown
     self._token = uuid.uuid4().hex
     self._count = 0
+    self._written: list[int] = []
     self._process = os.getpid()
     self._myself = _myself()
 
   def renew(self) -> None:
-    """Writes the object under its next name, then removes the previous one."""
-    self._count += 1
-    self._place(self._count).write_text(self._myself)
-    if self._count > 1:
-      self._place(self._count - 1).unlink()
+    """Writes the object under its next name, then removes the previous one.
+
+    What cannot be removed now is removed by a later renewal, or at the end.
+    """
+    following = self._count + 1
+    self._place(following).write_text(self._myself)
+    self._count = following
+    self._written.append(following)
+    self._remove(self._written[:-1])
+
+  def _remove(self, counts: Sequence[int]) -> None:
+    for count in counts:
+      self._place(count).unlink(missing_ok=True)
+      self._written.remove(count)
 
   def renew_or_exit(self) -> None:
     """Renews the lease; ends the process if another one has taken it.
@@ -335,8 +345,7 @@ class _Lease:
     """Removes the object, so that the next writer need not wait."""
     if os.getpid() != self._process:
       return  # a forked process, whose parent holds the lease
-    with contextlib.suppress(FileNotFoundError):
-      self._place(self._count).unlink()
+    self._remove(self._written[:])
     self._count = 0
 
   def _place(self, count: int) -> epath.Path:

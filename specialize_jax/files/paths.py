@@ -50,6 +50,15 @@ _DESCRIPTOR = re.compile(
 _STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _BUCKET = "gs://"
+# Those of TensorFlow's errors that say nothing of what was asked for.
+_PASSING = (
+  "AbortedError",
+  "DeadlineExceededError",
+  "InternalError",
+  "ResourceExhaustedError",
+  "UnavailableError",
+  "UnknownError",
+)
 # Timeout of the first request to a bucket.
 _PATIENCE_SECONDS = 20.0
 _METADATA_SECONDS = 2.0
@@ -543,7 +552,8 @@ def _answer(shown: str, ask: object) -> tuple[bool, bool]:
     " application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
   )
   if not failures:
-    raise errors.UserError(
+    kind = errors.PassingError if has_credentials else errors.UserError
+    raise kind(
       f"{shown}: the bucket has not answered for {_PATIENCE_SECONDS:g} s{hint}"
     )
   if isinstance(failures[0], FileNotFoundError):
@@ -551,7 +561,14 @@ def _answer(shown: str, ask: object) -> tuple[bool, bool]:
   reason = bucket_reason(failures[0])
   if reason is None:
     raise failures[0]
-  raise errors.UserError(f"{shown}: {reason}{hint}") from failures[0]
+  passes = has_credentials and may_pass(failures[0])
+  kind = errors.PassingError if passes else errors.UserError
+  raise kind(f"{shown}: {reason}{hint}") from failures[0]
+
+
+def may_pass(error: BaseException) -> bool:
+  """Returns whether an error of a bucket may be gone at the next try."""
+  return bucket_reason(error) is not None and type(error).__name__ in _PASSING
 
 
 def bucket_reason(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -319,6 +319,22 @@ def loads(text: str | bytes) -> object:
 def is_missing(value: object) -> bool:
   """Returns whether a field is null, or NaN, as tables without it have it."""
   return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def id_of(row: Mapping[str, object], *names: str) -> object:
+  """Returns the first of some fields that is not missing; None if all are.
+
+  A table with gaps writes whole numbers as floats: they are integers again.
+
+  Example:
+    >>> id_of({"question_id": math.nan, "id": 3.0}, "question_id", "id")
+    3
+  """
+  given = (row.get(name) for name in names)
+  found = next((one for one in given if not is_missing(one)), None)
+  if isinstance(found, float) and found.is_integer():
+    return int(found)
+  return found
 
 
 def is_json(line: str | bytes) -> bool:

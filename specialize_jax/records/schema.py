@@ -156,8 +156,9 @@ def why_unfinished(
   if reason.lower() not in (UNKNOWN_FINISH, NULL_FINISH):
     return f"not finished: it ended by {reason[:40]!r}"
   usage = record.request.get("usage")
-  reasoning = usage.get("reasoning_tokens") if isinstance(usage, dict) else 0
-  num_tokens = num_steps + (reasoning if type(reasoning) is int else 0)
+  usage = usage if isinstance(usage, dict) else {}
+  removed = (usage.get("reasoning_tokens"), usage.get("tokens_cut_off"))
+  num_tokens = num_steps + sum(one for one in removed if type(one) is int)
   limits = _given_limits(record.request)
   limits = {k: v for k, v in limits.items() if type(v) is int and v > 0}
   for name, limit in limits.items():

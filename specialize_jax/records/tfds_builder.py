@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,7 @@ def write(
   data_dir: str | os.PathLike,
   name: str,
   metadata: Mapping[str, str],
+  finish: Callable[[epath.Path], object] = lambda folder: None,
 ) -> str:
   """Writes a dataset atomically, replacing one of the same name.
 
@@ -105,6 +106,8 @@ def write(
     data_dir: the folder of TFDS datasets; created if missing.
     name: the dataset's name, in lower case with underscores.
     metadata: metadata of the dataset, from `new_metadata`.
+    finish: called with the folder of the complete dataset before it is moved
+      into place, to write what belongs to it.
 
   Returns:
     The dataset's folder, `data_dir/name`.
@@ -114,21 +117,38 @@ def write(
     UserError: `data_dir` is not writable, or the disk is full.
   """
   with replaced_when_done(epath.Path(data_dir), name) as folder:
-    named: dict[int, None] = {}
-
-    def noted() -> Iterator[packed_rows.PackedRow]:
-      for row in rows:
-        named[row.question] = None
-        yield row
-
-    _write_config(noted(), folder, name, ROWS, metadata)
-    if not named:
-      raise EmptyDatasetError(
-        f"dataset {name!r} would be empty: expected at least one row"
-      )
-    asked = (questions[number] for number in named)
-    write_questions(asked, folder=folder, name=name, metadata=metadata)
+    fill(rows, questions, folder=folder, name=name, metadata=metadata)
+    finish(folder)
   return str(epath.Path(data_dir) / name)
+
+
+def fill(
+  rows: Iterable[packed_rows.PackedRow],
+  questions: Mapping[int, QuestionRow],
+  *,
+  folder: epath.Path,
+  name: str,
+  metadata: Mapping[str, str],
+) -> None:
+  """Writes a dataset's files to an empty folder; arguments as of `write`.
+
+  Raises:
+    EmptyDatasetError: there are no rows.
+  """
+  named: dict[int, None] = {}
+
+  def noted() -> Iterator[packed_rows.PackedRow]:
+    for row in rows:
+      named[row.question] = None
+      yield row
+
+  _write_config(noted(), folder, name, ROWS, metadata)
+  if not named:
+    raise EmptyDatasetError(
+      f"dataset {name!r} would be empty: expected at least one row"
+    )
+  asked = (questions[number] for number in named)
+  write_questions(asked, folder=folder, name=name, metadata=metadata)
 
 
 def write_questions(

@@ -254,12 +254,15 @@ def spaced(values: Sequence[float], gap: float) -> list[float]:
 def smooth(values: Sequence[float]) -> np.ndarray:
   """Computes a centered moving average over a thirtieth of the curve."""
   values = np.asarray(values, np.float64)
-  half = len(values) // 60
-  total = np.concatenate([[0.0], np.cumsum(values)])
-  places = np.arange(len(values))
-  start = np.maximum(places - half, 0)
-  stop = np.minimum(places + half + 1, len(values))
-  return (total[stop] - total[start]) / (stop - start)
+  if not len(values):
+    return values
+  # Each window by itself: in differences of one running sum a single huge value
+  # leaves nothing of those after it. A step without a number is left out.
+  is_known = np.isfinite(values)
+  window = np.ones(2 * (len(values) // 60) + 1)
+  total = np.convolve(np.where(is_known, values, 0.0), window, "same")
+  number = np.convolve(is_known, window, "same")
+  return np.where(number, total / np.maximum(number, 1), np.nan)
 
 
 def legend_below(made: mpl_figure.Figure, axes: mpl_axes.Axes) -> None:

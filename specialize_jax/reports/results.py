@@ -30,7 +30,9 @@ and cannot be read is an error, because a partial report would mislead.
 import dataclasses
 import math
 import os
+import pathlib
 import re
+import shlex
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -134,7 +136,15 @@ def load(directory: str | os.PathLike[str]) -> Results:
   numbers = _read_numbers(directory / "results.json")
   tasks = {*numbers.get("before", {}), *numbers.get("after", {})}
   kept = {"before": "predictions/before", "after": "predictions/after"}
-  kept |= numbers.get("predictions", {})
+  for when, named in numbers.get("predictions", {}).items():
+    # Within the results: another's file must not have a whole disk searched.
+    place = pathlib.PurePosixPath(str(named))
+    if place.is_absolute() or ".." in place.parts:
+      raise errors.UserError(
+        f"{directory / 'results.json'} has predictions in {str(named)[:80]!r}:"
+        " expected a directory within that of the results"
+      )
+    kept[when] = str(named)
   results = Results(
     directory=directory,
     before=numbers.get("before", {}),
@@ -387,7 +397,7 @@ def _hints(
   after: str | os.PathLike[str] | None,
 ) -> dict[str, Sequence[str]]:
   """Returns the commands that make what a report of a run may lack."""
-  best = run / "best"
+  best, named = run / "best", shlex.quote(os.fspath(run))
   has_own = (run / "dataset.yaml").exists()
   own = " --dataset=FILE.yaml" if has_own else ""
   tests = "" if has_own else " --gin.MIXTURE_OR_TASK_NAME=TEST_SETS"
@@ -398,23 +408,32 @@ def _hints(
   ):
     if path is None:
       commands.append(
-        f"specialize eval{own} --gin.CHECKPOINT_PATH={checkpoint}{tests}"
+        f"specialize eval{own}"
+        f" --gin.CHECKPOINT_PATH={shlex.quote(os.fspath(checkpoint))}{tests}"
         ' --gin.TASK_FEATURE_LENGTHS=\'{"inputs": N, "targets": M}\''
-        f" --gin.EVAL_OUTPUT_DIR={place}"
+        f" --gin.EVAL_OUTPUT_DIR={shlex.quote(os.fspath(place))}"
       )
-  report = (
-    f"specialize report{own} --run={run} --before={before or run / 'before'} "
-    f"--after={after or run / 'after'}"
+  tested = {
+    "before": before or run / "before",
+    "after": after or run / "after",
+  }
+  report = f"specialize report{own} --run={named} " + " ".join(
+    f"--{when}={shlex.quote(os.fspath(path))}" for when, path in tested.items()
   )
-  select = f"specialize select{own} --model_dir={run} --evaluate"
+  select = f"specialize select{own} --model_dir={named} --evaluate"
   return {
     "accuracy": [*commands, report] if commands else [],
     "checkpoint": [select],
     "selection": [select],
-    "training": [f"specialize train{own} --gin.MODEL_DIR={run}  # resumes it"],
+    "training": [
+      f"specialize train{own}"
+      f" --gin_file={shlex.quote(os.fspath(run / 'config.gin'))}"
+      f" --data_dir=DATA --gin.MODEL_DIR={named}  # resumes it"
+    ],
     "alignment": [
       "specialize align --records=RECORDS --vocabulary=SPIECE "
-      f"--output=aligned.jsonl --report={run / 'alignment.json'}"
+      "--output=aligned.jsonl"
+      f" --report={shlex.quote(os.fspath(run / 'alignment.json'))}"
     ],
   }
 

@@ -4,6 +4,7 @@ The metrics of a run are in two places: its own metrics.jsonl, and
 MODEL_DIR/selection, to which `selecting` writes.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,7 +14,7 @@ import jax
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import best
+from specialize_jax.checkpoints import best, opening
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.evaluation import history, selection
 from specialize_jax.files import reading
@@ -24,6 +25,8 @@ DIRECTORY = "selection"
 SELECTION = "selection.json"
 # The step that is being evaluated, kept apart from the run's checkpoints.
 CANDIDATE = f"{DIRECTORY}/candidate"
+# Beside the values of a step: what they are of.
+MADE_OF = "made_of.json"
 
 
 def choose(
@@ -172,6 +175,8 @@ def earlier_test(
 def evaluated(model_dir: str | os.PathLike[str]) -> history.History:
   """Returns the metrics of a run's steps, from both places.
 
+  Those of checkpoints that others have replaced since are left out.
+
   Raises:
     UserError: the run has none.
   """
@@ -182,10 +187,31 @@ def evaluated(model_dir: str | os.PathLike[str]) -> history.History:
       (model_dir / DIRECTORY / "validation").glob("*/metrics.jsonl")
     )
     for step, values in history.read(path).items()
+    if _is_of(path.parent / MADE_OF, model_dir, step)
   }
   path = model_dir / "metrics.jsonl"
   known = history.read(path) if path.is_file() or not made else {}
   return dict(sorted({**known, **made}.items()))
+
+
+def _is_of(made_of: epath.Path, model_dir: epath.Path, step: int) -> bool:
+  """Returns whether values are of the step's checkpoint, if that is there.
+
+  It is the run's own or, where the run has deleted that, the one that was kept.
+  """
+  known = reading.read_json(made_of) if made_of.is_file() else {}
+  if known.get("checkpoint") is None:
+    return True
+  places = [model_dir]
+  if not (model_dir / "checkpoints" / str(step)).is_dir():
+    places = [model_dir / name for name in (best.NAME, IN_DISTRIBUTION_BEST)]
+  found = []
+  for place in places:
+    with contextlib.suppress(FileNotFoundError):  # the run may delete it
+      found.append(
+        opening.fingerprint_of_ours(place / "checkpoints" / str(step))
+      )
+  return known["checkpoint"] in found or not any(found)
 
 
 def place(

@@ -9,9 +9,12 @@ import dataclasses
 import functools
 import math
 import os
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 
 import jax
+import seqio
 from etils import epath
 
 import specialize_jax
@@ -39,6 +42,9 @@ from specialize_jax.training import (
 )
 from specialize_jax.training import narrator as narrators
 
+# A network's file system may say for a minute that what another host has made
+# is not there.
+_SHARED_SECONDS = 90
 _SAME_FILES = "give every host the same files (--data_dir, --tfds_data_dir)"
 
 
@@ -252,6 +258,7 @@ def train(
     }
   )
   with _held(experiment.model_dir, "MODEL_DIR"):
+    _check_shared(experiment.model_dir)
     return _train(experiment, config_text, files or {}, selected_by)
 
 
@@ -297,6 +304,7 @@ def _train(
     checkpoint = opening.open_checkpoint(
       experiment.initial_checkpoint_path, verify=experiment.verify_checkpoint
     )
+    _check_same_content(checkpoint, "INITIAL_CHECKPOINT_PATH")
     _check_vocabulary(
       checkpoint,
       experiment.mixture_or_task_name,
@@ -381,6 +389,8 @@ def check_evaluations(
   placed.check_batch(
     experiment.batch_size, experiment.num_microbatches, name="BATCH_SIZE"
   )
+  for one in experiment.held_out_losses:
+    placed.check_batch(one.batch_size, name="HeldOutLoss.batch_size")
   for one in (*experiment.evaluations, *experiment.held_out_losses):
     _check_same_vocabulary(experiment, one.mixture_or_task_name)
   first: dict[str, str] = {}
@@ -418,7 +428,7 @@ def _evaluated_data(experiment: Experiment) -> dict[str, str]:
     f"{kind}{name}": value
     for kind, found in hashes
     for name, value in found.items()
-    if name.startswith(("data of ", "files of ", "prompts of "))
+    if not name.startswith(("rate of ", "vocabulary of "))
   }
 
 
@@ -580,10 +590,14 @@ class CheckpointEvaluator:
     output_dir: str | os.PathLike[str],
   ) -> dict[str, float]:
     checkpoint = opening.open_checkpoint(checkpoint_path, verify=self._verify)
-    step_number, identity = checkpoint.step or 0, checkpoint.fingerprint()
+    _check_same_content(checkpoint, "CHECKPOINT_PATH")
+    step_number = checkpoint.step or 0
+    # Of the first process: those of copies on other hosts may differ.
+    mine = {"identity": checkpoint.fingerprint().encode()}
+    identity = processes.gather(mine)["identity"].decode()
     metrics_path = epath.Path(output_dir) / "metrics.jsonl"
     described = {"step": step_number, "checkpoint": identity, "values": {}}
-    _other_rows(metrics_path, described)  # refuses another checkpoint's
+    _check_other_rows(metrics_path, described)
     for evaluation in self._evaluations:
       _check_vocabulary(
         checkpoint,
@@ -607,7 +621,12 @@ class CheckpointEvaluator:
 
   def _read(self, config: t5_config.T5Config) -> None:
     """Reads the examples, unless they are those of the call before."""
-    made_of = config, [one.data_identity() for one in self._evaluations]
+    data = [one.data_identity() for one in self._evaluations]
+    # Else a host would grade what another one has asked.
+    processes.agree(
+      {name: value for one in data for name, value in one.items()}, _SAME_FILES
+    )
+    made_of = config, data
     if made_of == self._made_of:
       return
     model = network.EncoderDecoder(config)
@@ -635,6 +654,59 @@ def _held(
   if jax.process_index() != 0:
     return contextlib.nullcontext()
   return locks.directory(output_dir, flag)
+
+
+def _check_shared(model_dir: str | os.PathLike[str]) -> None:
+  """Raises UserError if each host has a MODEL_DIR of its own by that name.
+
+  Each would keep its own part of a checkpoint, and none could be restored.
+  """
+  if jax.process_count() == 1:
+    return
+  directory = epath.Path(model_dir)
+  is_first = jax.process_index() == 0
+  mine = {"name": f".shared_{uuid.uuid4().hex}".encode()} if is_first else {}
+  if is_first:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / mine["name"].decode()).write_text("")
+  mark = directory / processes.gather(mine)["name"].decode()
+  deadline = time.monotonic() + _SHARED_SECONDS
+  while not (is_there := mark.exists()) and time.monotonic() < deadline:
+    time.sleep(0.5)
+  is_alone = processes.anywhere(not is_there)
+  if is_first:
+    mark.unlink()
+  if is_alone:
+    raise errors.UserError(
+      f"MODEL_DIR={os.fspath(model_dir)} is another directory on each host:"
+      " give one that all share, in a bucket or on a mounted disk"
+    )
+
+
+def _check_same_content(checkpoint: opening.Checkpoint, flag: str) -> None:
+  """Raises UserError if hosts have other copies of a checkpoint of others."""
+  if jax.process_count() > 1:
+    processes.agree(
+      {f"the content of {flag}={checkpoint.path}": checkpoint.sampled_digest()},
+      "give every host the same files",
+    )
+
+
+def _check_other_rows(path: epath.Path, row: Mapping[str, object]) -> None:
+  """Raises UserError on all hosts if the first has another checkpoint's rows.
+
+  The others need not see its directory.
+  """
+  problem = None
+  if jax.process_index() == 0:
+    try:
+      _other_rows(path, row)
+    except errors.UserError as error:
+      problem = error
+  if processes.anywhere(problem is not None):
+    raise problem or errors.UserError(
+      "the first process has refused EVAL_OUTPUT_DIR: see its error"
+    )
 
 
 def _other_rows(
@@ -677,25 +749,41 @@ def _check_vocabulary(
 
 def _check_same_vocabulary(experiment: Experiment, evaluated: str) -> None:
   """Raises UserError if an evaluation's vocabulary is not that of training."""
-  files, extra_ids = [], []
-  for name in (experiment.mixture_or_task_name, evaluated):
-    provider = example_stream.find_provider(name)
-    vocabulary = provider.output_features["inputs"].vocabulary
-    files.append(getattr(vocabulary, "sentencepiece_model_file", None))
-    extra_ids.append(vocabulary.extra_ids)
-  if files[0] == files[1] or None in files:
-    same = extra_ids[0] == extra_ids[1]
-  else:
-    same = extra_ids[0] == extra_ids[1] and tokenizers.have_same_ids(
-      *map(reading.read_bytes, files)
+  trained = experiment.mixture_or_task_name
+  for feature in ("inputs", "targets"):
+    mine, other = (
+      example_stream.find_provider(name).output_features[feature].vocabulary
+      for name in (trained, evaluated)
     )
-  if not same:
-    raise errors.UserError(
-      f"the vocabulary of {evaluated}, {files[1]} with {extra_ids[1]} extra"
-      f" ids, is not that of {experiment.mixture_or_task_name}, {files[0]} with"
-      f" {extra_ids[0]}, so that ids would mean other words: leave it out of"
-      " EVALUATIONS and HELD_OUT_LOSSES"
-    )
+    if not _are_same(mine, other):
+      raise errors.UserError(
+        f"the vocabulary of {evaluated}, {_shown(other)}, is not that of"
+        f" {trained}, {_shown(mine)}, so that ids would mean other words: leave"
+        " it out of EVALUATIONS and HELD_OUT_LOSSES"
+      )
+
+
+def _are_same(one: seqio.Vocabulary, other: seqio.Vocabulary) -> bool:
+  """Returns whether ids mean the same in both, as far as is known."""
+  if any(isinstance(v, seqio.PassThroughVocabulary) for v in (one, other)):
+    return True  # of a task whose source has ids
+  files = [getattr(v, "sentencepiece_model_file", None) for v in (one, other)]
+  if one.extra_ids != other.extra_ids:
+    return False
+  if None in files:
+    # Of a class of the user's own without `==` nothing is known.
+    kinds = type(one), type(other)
+    is_known = kinds[0].__eq__ is not object.__eq__
+    return kinds[0] is kinds[1] and (one == other or not is_known)
+  return files[0] == files[1] or tokenizers.have_same_ids(
+    *map(reading.read_bytes, files)
+  )
+
+
+def _shown(vocabulary: seqio.Vocabulary) -> str:
+  kind = type(vocabulary).__name__
+  file = getattr(vocabulary, "sentencepiece_model_file", kind)
+  return f"{file} with {vocabulary.extra_ids} extra ids"
 
 
 def batches(

@@ -82,6 +82,7 @@ _SAVED_SINCE = (
   "devices",
   "dataset_file",
   "data.files of ",
+  "data.preprocessors of ",
   "data.prompts of ",
   "data.rate of ",
   _EVALUATED,

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -67,8 +68,12 @@ class Selecting:
 def evaluate(selecting: Selecting) -> None:
   """Evaluates every checkpoint of the run that has not been evaluated yet."""
   evaluator = _evaluator(selecting, selecting.validation)
-  for step in _agreed(_missing(selecting)):
-    _evaluate_step(selecting, evaluator, step, selecting.model_dir)
+  kept_alone = _kept_alone(selecting.model_dir)
+  for step in _agreed(_missing(selecting, kept_alone)):
+    place = kept_alone.get(step, epath.Path(selecting.model_dir))
+    # Of the first process: a run may delete a step between two looks.
+    found = processes.gather({"place": os.fspath(place).encode()})
+    _evaluate_step(selecting, evaluator, step, found["place"].decode())
   _barrier("evaluated")  # all read what the first process writes
 
 
@@ -97,7 +102,7 @@ def follow(
     if jax.process_index() == 0:
       _put_aside(selecting, candidate_dir, step)
     _barrier("put aside")
-  return waiting.ended
+  return processes.anywhere(waiting.ended)  # the first process alone looks
 
 
 def test(
@@ -228,11 +233,36 @@ def _barrier(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def _missing(selecting: Selecting) -> list[int]:
-  """Returns the steps that have a checkpoint and no values."""
+def _kept_alone(model_dir: str | os.PathLike[str]) -> dict[int, epath.Path]:
+  """Returns the places of selected steps that the run itself has deleted."""
+  kept = {}
+  for name in (choosing.IN_DISTRIBUTION_BEST, best.NAME):
+    step = best.step_in(model_dir, name)
+    if step is not None:
+      kept[step] = epath.Path(model_dir) / name
+  for step in choosing.steps_of(model_dir):
+    kept.pop(step, None)
+  return kept
+
+
+def _missing(
+  selecting: Selecting, kept_alone: Mapping[int, epath.Path] | None = None
+) -> list[int]:
+  """Returns the steps that have a checkpoint and no values.
+
+  Args:
+    selecting: the configuration.
+    kept_alone: steps outside the run's checkpoints that are compared too.
+  """
   model_dir = epath.Path(selecting.model_dir)
   data = selecting.validation.data_identity()
-  made = set()
+  made = {
+    step
+    for step, place in (kept_alone or {}).items()
+    if _written(
+      selecting.validation, data, model_dir, "validation", step, run_dir=place
+    )
+  }
   for step in choosing.steps_of(model_dir):
     try:
       if _written(selecting.validation, data, model_dir, "validation", step):
@@ -243,12 +273,15 @@ def _missing(selecting: Selecting) -> list[int]:
       # The run has deleted it while it was read.
   path = model_dir / "metrics.jsonl"
   if path.is_file():
-    made |= _evaluated_by_run(selecting, history.read(path))
-  return [step for step in choosing.steps_of(model_dir) if step not in made]
+    made |= _evaluated_by_run(selecting, history.read(path), kept_alone or {})
+  steps = sorted({*choosing.steps_of(model_dir), *(kept_alone or ())})
+  return [step for step in steps if step not in made]
 
 
 def _evaluated_by_run(
-  selecting: Selecting, values: history.History
+  selecting: Selecting,
+  values: history.History,
+  kept_alone: Mapping[int, epath.Path] = types.MappingProxyType({}),
 ) -> set[int]:
   """Returns the steps that the run itself evaluated likewise.
 
@@ -256,12 +289,16 @@ def _evaluated_by_run(
   say where it was saved with them.
   """
   sizes = selecting.validation.num_questions()
-  directory = epath.Path(selecting.model_dir) / "checkpoints"
+
+  def checkpoint(step: int) -> epath.Path:
+    place = kept_alone.get(step, epath.Path(selecting.model_dir))
+    return place / "checkpoints" / str(step)
+
   return {
     step
     for step, row in values.items()
     if all(row.get(f"{task}/n") == size for task, size in sizes.items())
-    and _is_evaluated_likewise(selecting.validation, directory / str(step))
+    and _is_evaluated_likewise(selecting.validation, checkpoint(step))
   }
 
 
@@ -363,12 +400,12 @@ def _evaluation_of(
   checkpoint = epath.Path(run_dir) / "checkpoints" / str(step)
   if jax.process_index() == 0:  # of other settings, or of other data
     # What says of which they are goes first, and comes last.
-    for name in ("made_of.json", "metrics.jsonl"):
+    for name in (choosing.MADE_OF, "metrics.jsonl"):
       (directory / name).unlink(missing_ok=True)
   values = evaluator(checkpoint, directory)
   if jax.process_index() == 0:
     made_of = _made_of(evaluation, data, checkpoint)
-    writing.write_json(directory / "made_of.json", made_of, sealed=True)
+    writing.write_json(directory / choosing.MADE_OF, made_of, sealed=True)
   return values
 
 
@@ -378,6 +415,8 @@ def _written(
   model_dir: epath.Path,
   kind: str,
   step: int,
+  *,
+  run_dir: epath.Path | None = None,
 ) -> Mapping[str, float] | None:
   """Reads a step's values if they are of this checkpoint and evaluation.
 
@@ -387,13 +426,14 @@ def _written(
     model_dir: the run's directory.
     kind: "validation" or "test".
     step: the step.
+    run_dir: where the checkpoint is, if not in the run's directory.
   """
   directory = model_dir / choosing.DIRECTORY / kind / str(step)
-  path, values = directory / "made_of.json", directory / "metrics.jsonl"
+  path, values = directory / choosing.MADE_OF, directory / "metrics.jsonl"
   if not path.is_file() or not values.is_file():
     return None
   made_of = reading.read_json(path)
-  checkpoint = epath.Path(model_dir) / "checkpoints" / str(step)
+  checkpoint = epath.Path(run_dir or model_dir) / "checkpoints" / str(step)
   now = _made_of(evaluation, data, checkpoint)
   if now["checkpoint"] is None:  # deleted since
     now["checkpoint"] = made_of["checkpoint"]

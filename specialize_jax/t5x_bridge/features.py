@@ -180,5 +180,8 @@ def _is_whole(
     tf.size(targets) <= lengths[features.TARGETS]
   )
   num_taught = tf.size(example[features.TEACHER_TOP_MASK])
-  ends = inputs[-1:] == t5_config.EOS_ID
-  return fits & (num_taught == tf.size(targets)) & tf.reduce_all(ends)
+  # Only inputs that fill their length may have been cut.
+  is_cut = (tf.size(inputs) == lengths[features.INPUTS]) & tf.reduce_any(
+    inputs[-1:] != t5_config.EOS_ID
+  )
+  return fits & (num_taught == tf.size(targets)) & ~is_cut

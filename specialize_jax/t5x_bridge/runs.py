@@ -270,8 +270,12 @@ def write_predictions(
         },
         "question_id": texts.get("question_id", ""),
         "target": texts.get("answer", texts.get("targets_pretokenized", "")),
-        "prediction": vocabulary.decode([int(token) for token in ids]),
       }
+      decoded = np.atleast_2d(np.asarray(ids))
+      texts = [vocabulary.decode(list(map(int, one))) for one in decoded]
+      row["prediction"] = texts[-1]  # T5X sorts several by their score
+      if np.ndim(ids) > 1:
+        row["predictions"] = texts
       file.write(json.dumps(row) + "\n")
 
 

@@ -29,7 +29,7 @@ import tenacity
 
 from specialize_jax import errors
 from specialize_jax.files import reading
-from specialize_jax.teacher import answer_body, limits, responses
+from specialize_jax.teacher import answer_body, credentials, limits, responses
 
 Endpoint = Literal["completions", "chat"]
 
@@ -215,6 +215,8 @@ class Client:
     faults: The number of failed attempts, by kind.
     left_out: The number of dropped alternatives of tokens, by reason.
     reasoning_tokens: The number of reasoning tokens removed before texts.
+    few_alternatives: The number of samples of which no token has as many
+      alternatives as were asked for.
     on_unusable: Called with the tokens of an unusable answer, as counted by the
       server, since they are paid for.
     has_answered_before: Whether an earlier run had answers, so that one that
@@ -235,9 +237,11 @@ class Client:
     self.faults: collections.Counter[str] = collections.Counter()
     self.left_out: collections.Counter[str] = collections.Counter()
     self.reasoning_tokens = 0
+    self.few_alternatives = 0
     self.on_unusable: Callable[[limits.Usage], None] = lambda used: None
     self._connection = connection
     self._url = _checked_url(connection.base_url, _PATHS[sampling.endpoint])
+    self._shown_url = credentials.address(self._url)
     headers = {
       "content-type": "application/json",
       "accept-encoding": answer_body.ENCODINGS,
@@ -329,14 +333,14 @@ class Client:
     except _FaultError as fault:
       if fault.kind == "no log-probabilities" and not self._answered:
         raise errors.UserError(
-          f"{self._url}: {fault}; {HOW_TO_GET_LOG_PROBS}"
+          f"{self._shown_url}: {fault}; {HOW_TO_GET_LOG_PROBS}"
         ) from fault
       answers = self._answered or self.has_answered_before
       if fault.is_settled and not answers and not fault.may_be_prompts:
-        raise errors.UserError(f"{self._url}: {fault}") from fault
+        raise errors.UserError(f"{self._shown_url}: {fault}") from fault
       self._has_given_up = True
       raise GivenUpError(
-        f"{self._url}: {fault}",
+        f"{self._shown_url}: {fault}",
         may_be_prompts=fault.may_be_prompts,
         is_refused=fault.may_be_prompts and fault.is_settled,
       ) from fault
@@ -379,6 +383,7 @@ class Client:
     if answer.status_code != httpx.codes.OK:
       raise self._refused(answer, said)
     parsed = self._parsed(said)
+    self._check_alternatives(parsed)
     self._answered = True
     self._tokens.correct(_tokens_of(parsed, expected_tokens) - expected_tokens)
     self.left_out.update(parsed.left_out)
@@ -389,6 +394,28 @@ class Client:
     if len(choices) + len(parsed.rejected) < num_samples:
       self.faults["fewer choices than asked"] += 1
     return dataclasses.replace(parsed, choices=choices)
+
+  def _check_alternatives(self, parsed: responses.Response) -> None:
+    """Counts choices with fewer alternatives than were asked for.
+
+    Raises:
+      UserError: it is the first answer, and has the sampled tokens alone.
+    """
+    asked = self.sampling.top_logprobs
+    most = [
+      max((len(step.top) for step in choice.steps), default=asked)
+      for choice in parsed.choices
+    ]
+    if asked > 1 and max(most) == 1 and not self._answered:
+      raise errors.UserError(
+        f"{self._shown_url}: of the {asked} most probable tokens"
+        " (--top_logprobs) the server returns one, as for a sample at"
+        " temperature 0 or of a service that limits their number: ask it for"
+        " the distributions before sampling, or --top_logprobs=1 if samples are"
+        " all that you want"
+      )
+    if few := sum(one < asked for one in most):
+      self.few_alternatives += few
 
   def _parsed(self, said: bytes) -> responses.Response:
     """Parses a response's choices, at least one."""
@@ -430,18 +457,19 @@ class Client:
     said = f"HTTP {status}: {words}"
     if answer.is_redirect:
       place = self._redact(answer.headers.get("location", "nowhere"))
+      place = credentials.address(place)[:_MAX_WORDS]
       return errors.UserError(
-        f"{self._url} redirects to {place[:_MAX_WORDS]} (HTTP {status}), where"
-        " the key is not sent; if that is the teacher, give its --base_url"
+        f"{self._shown_url} redirects to {place} (HTTP {status}), where the key"
+        " is not sent; if that is the teacher, give its --base_url"
       )
     if "logprob" in words.lower() and not self._answered:
       # Whatever the status: llama.cpp's Python server responds with 500.
       return errors.UserError(
-        f"{self._url} answered {said}; {HOW_TO_GET_LOG_PROBS}"
+        f"{self._shown_url} answered {said}; {HOW_TO_GET_LOG_PROBS}"
       )
     healable = status in _RETRIED or status >= 500
     if "insufficient_quota" in words or not healable:
-      whole = f"{said}{_hint(status, words)}"
+      whole = f"{said}{_hint(status, words, self.sampling.max_tokens)}"
       has_answered = self._answered or self.has_answered_before
       may_be_prompts = status in _OF_PROMPTS or (
         status in _OF_FLAGGED_PROMPTS and has_answered
@@ -450,12 +478,13 @@ class Client:
         return self._fault(
           whole, f"HTTP {status}", is_settled=True, may_be_prompts=True
         )
-      return errors.UserError(f"{self._url} answered {whole}")
+      return errors.UserError(f"{self._shown_url} answered {whole}")
     seconds = limits.retry_after_seconds(answer.headers.get("retry-after"))
     if seconds > self._connection.max_wait_seconds:
       return errors.UserError(
-        f"{self._url} asks to wait {seconds:,.0f} s before the next request"
-        f" (--max_wait_seconds={self._connection.max_wait_seconds:g}): {said}"
+        f"{self._shown_url} asks to wait {seconds:,.0f} s before the next"
+        f" request (--max_wait_seconds={self._connection.max_wait_seconds:g}):"
+        f" {said}"
       )
     return self._fault(said, f"HTTP {status}", seconds)
 
@@ -525,22 +554,23 @@ def _tokens_of(response: responses.Response, expected: int) -> int:
 
 
 def _checked_url(base_url: str, path: str) -> str:
+  shown = credentials.address(base_url)
   try:
     url = httpx.URL(base_url)
   except httpx.InvalidURL as error:
-    raise errors.UserError(f"--base_url={base_url}: {error}") from error
+    raise errors.UserError(f"--base_url={shown}: {error}") from error
   if url.userinfo:
     raise errors.UserError(
       "--base_url holds a name or password; give the key by the environment"
     )
   if url.scheme not in ("http", "https") or not url.host:
     raise errors.UserError(
-      f"--base_url={base_url} is not an address; expected one such as"
+      f"--base_url={shown} is not an address; expected one such as"
       " http://localhost:8000/v1"
     )
   if url.port is not None and not 0 < url.port < 1 << 16:
     raise errors.UserError(
-      f"--base_url={base_url}: {url.port} is no port; expected 1 to 65535"
+      f"--base_url={shown}: {url.port} is no port; expected 1 to 65535"
     )
   root = url.path.rstrip("/") or "/v1"
   return str(url.copy_with(path=f"{root}/{path}"))
@@ -571,7 +601,7 @@ def _words(content: bytes) -> str:
   return said or " ".join(text.split()) or "no words"
 
 
-def _hint(status: int, words: str) -> str:
+def _hint(status: int, words: str, max_tokens: int) -> str:
   """Returns advice for a known error of a server, or an empty string."""
   if status in (401, 403):
     return "; set the key's environment variable (--api_key_env)"
@@ -580,7 +610,7 @@ def _hint(status: int, words: str) -> str:
   if "max_completion_tokens" in words:
     return (
       '; give --extra_body=\'{"max_tokens": null, "max_completion_tokens":'
-      " 256}'"
+      f" {max_tokens}}}'"
     )
   if re.search(r"\bn\b", words):
     return "; if it takes one sample a request, give --samples_per_request=1"

@@ -14,6 +14,7 @@ from specialize_jax.cot import answer_rules
 from specialize_jax.files import paths, reading
 from specialize_jax.records import released, schema, store
 from specialize_jax.teacher import (
+  credentials,
   released_pickles,
   released_text,
   responses,
@@ -24,10 +25,8 @@ from specialize_jax.teacher import (
 
 _MAX_WORDS = 300
 _MAX_DEPTH = 20
-_NOT_STORED = frozenset(("messages", "prompt", "headers", standing.USAGE))
-_SECRET = re.compile(
-  "api.?key|authorization|token$|password|secret|headers", re.IGNORECASE
-)
+_PROMPTS = ("messages", "prompt", "contents", "input", "inputs")
+_NOT_STORED = frozenset((*_PROMPTS, standing.USAGE))
 _FIRST_ERROR = 400  # of HTTP's statuses
 _MAX_KEY = 40  # characters of a question, by which it is looked up
 
@@ -172,7 +171,7 @@ class Importer:
 
   def _named(self, row: Mapping) -> str | int | None:
     """Returns the question that a row without its id answers, or None."""
-    name = row.get("id")
+    name = reading.id_of(row, "id")
     if isinstance(name, str | int) and not isinstance(name, bool):
       problem = self._problems_by_name.get(str(name))
       if problem is not None:
@@ -212,16 +211,16 @@ class Importer:
       except responses.ResponseError as error:
         yield str(error)
         continue
+      except RecursionError:
+        yield responses.TOO_DEEP
+        continue
       yield from map(str, response.rejected)
       self.left_out.update(response.left_out)
       self.reasoning_tokens += response.reasoning_tokens
       request = _request(row, body)
       for choice in response.choices:
-        usage = (
-          {standing.USAGE: {"reasoning_tokens": choice.reasoning_tokens}}
-          if choice.reasoning_tokens
-          else {}
-        )
+        removed = choice.removed_tokens
+        usage = {standing.USAGE: removed} if removed else {}
         yield schema.TeacherRecord(
           **head,
           sample=numbers[head["question_id"]],
@@ -239,11 +238,13 @@ class _Asked:
 
   def __init__(self, problems: Sequence[standing.Problem]) -> None:
     """Indexes the questions by their last characters."""
-    self._by_end: dict[str, list[tuple[str, standing.Problem]]] = {}
+    # By their last characters, then by length: many questions may end alike.
+    self._by_end: dict[str, dict[int, dict[str, standing.Problem]]] = {}
     for one in problems:
       text = _in_one_line(one.question)
       if text:
-        self._by_end.setdefault(text[-_MAX_KEY:], []).append((text, one))
+        by_length = self._by_end.setdefault(text[-_MAX_KEY:], {})
+        by_length.setdefault(len(text), {}).setdefault(text, one)
     self._lengths = sorted({len(key) for key in self._by_end})
 
   def last_in(self, text: str) -> standing.Problem | None:
@@ -252,23 +253,28 @@ class _Asked:
     for end in range(len(text), 0, -1):
       if text[end : end + 1].isalnum() and text[end - 1].isalnum():
         continue  # within a word
-      found = [
-        one
-        for length in self._lengths
-        for one in self._by_end.get(text[max(end - length, 0) : end], ())
-        if self._ends(text, end, one[0])
-      ]
-      if found:
-        return max(found, key=lambda one: len(one[0]))[1]
+      found = self._ending_at(text, end)
+      if found is not None:
+        return found
     return None
 
-  @staticmethod
-  def _ends(text: str, end: int, question: str) -> bool:
-    start = end - len(question)
-    is_whole = start <= 0 or not (
-      text[start - 1].isalnum() and question[0].isalnum()
-    )
-    return is_whole and text.startswith(question, max(start, 0), end)
+  def _ending_at(self, text: str, end: int) -> standing.Problem | None:
+    """Returns the longest question that ends there and begins a word."""
+    longest = (0, None)
+    for key_length in self._lengths:
+      if key_length > end:
+        break
+      by_length = self._by_end.get(text[end - key_length : end], {})
+      for length, by_text in by_length.items():
+        start = end - length
+        if start < 0 or length <= longest[0]:
+          continue
+        if start and text[start - 1].isalnum() and text[start].isalnum():
+          continue  # within a word
+        problem = by_text.get(text[start:end])
+        if problem is not None:
+          longest = (length, problem)
+    return longest[1]
 
 
 def _in_one_line(text: str) -> str:
@@ -282,7 +288,7 @@ def _prompts(request: object) -> Iterator[str]:
     parts += [request.get("body")]
   for part in parts:
     if isinstance(part, Mapping):
-      for name in ("messages", "prompt", "contents", "input"):
+      for name in _PROMPTS:
         yield from _texts(part.get(name))
 
 
@@ -396,23 +402,23 @@ def _request(row: Mapping, body: object) -> dict[str, object]:
 
   Values that are not valid JSON (such as NaN) are omitted.
   """
-  request = _without_secrets(row.get("request"))
+  request = _without_prompts(row.get("request"))
   if isinstance(body, dict) and isinstance(body.get("model"), str):
     request["model"] = body["model"]
-  return {name: value for name, value in request.items() if _is_json(value)}
+  return credentials.without(
+    {name: value for name, value in request.items() if _is_json(value)}
+  )
 
 
-def _without_secrets(request: object) -> dict[str, object]:
-  """Returns a request without prompts, which are long, and without keys."""
+def _without_prompts(request: object) -> dict[str, object]:
+  """Returns a request without its prompts, which are long."""
   if not isinstance(request, dict):
     return {}
   kept = {
-    name: value
-    for name, value in request.items()
-    if name not in _NOT_STORED and not _SECRET.search(str(name))
+    name: value for name, value in request.items() if name not in _NOT_STORED
   }
   if "body" in kept:
-    kept["body"] = _without_secrets(kept["body"])
+    kept["body"] = _without_prompts(kept["body"])
   return kept
 
 

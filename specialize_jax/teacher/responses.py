@@ -67,6 +67,7 @@ _TOKENS_ARE_IDS = (
 NO_NUMBER = "without a log-probability"
 NO_SPELLING = "that spell nothing"
 OTHER_ALPHABET = "in another alphabet than the sampled tokens"
+TOO_DEEP = "its values are nested too deeply"
 NO_ALTERNATIVE = "of a shape that is none"
 NO_BYTES = "that are a part of a character, without their bytes"
 NO_DISTRIBUTION = "whose probabilities add up to more than 1"
@@ -135,12 +136,24 @@ class Choice:
     finish_reason: The API's value; `schema.UNKNOWN_FINISH` if it is missing.
     reasoning_tokens: The number of removed tokens before the text, those of
       reasoning that is not part of it.
+    tokens_cut_off: The number of removed tokens after it that do not end an
+      answer, such as one that is a part of a character.
   """
 
   text: str
   steps: tuple[schema.TeacherStep, ...]
   finish_reason: str
   reasoning_tokens: int = 0
+  tokens_cut_off: int = 0
+
+  @property
+  def removed_tokens(self) -> dict[str, int]:
+    """The numbers of removed tokens by name, as records store them."""
+    numbers = {
+      "reasoning_tokens": self.reasoning_tokens,
+      "tokens_cut_off": self.tokens_cut_off,
+    }
+    return {name: number for name, number in numbers.items() if number}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,6 +195,13 @@ def parse(body: object) -> Response:
     SettledError: no choice is valid, and a retry would not help.
     ResponseError: no choice is valid for another reason.
   """
+  try:
+    return _parsed(body)
+  except RecursionError as error:
+    raise SettledError(TOO_DEEP) from error
+
+
+def _parsed(body: object) -> Response:
   prompt_tokens, completion_tokens = usage_of(body)
   choices: list[Choice] = []
   rejected: list[ResponseError] = []
@@ -345,7 +365,7 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
     raise ResponseError(f"the server answered with an error: {_cut(said)}")
   text, reasoning = _text(choice)
   reason = _finish_reason(choice)
-  steps = _steps(choice, left_out)
+  steps = sampled = _steps(choice, left_out)
   if text and not steps:
     raise NoLogProbsError("the server answered without log-probabilities")
   if reasoning and not text:
@@ -379,7 +399,18 @@ def _choice(choice: object, left_out: collections.Counter[str]) -> Choice:
     steps=steps,
     finish_reason=reason,
     reasoning_tokens=reasoning_tokens,
+    tokens_cut_off=_num_unended(sampled[reasoning_tokens + len(steps) :]),
   )
+
+
+def _num_unended(steps: Sequence[schema.TeacherStep]) -> int:
+  """Counts the tokens before the first that ends a turn, or spells nothing."""
+  ends = (
+    number
+    for number, step in enumerate(steps)
+    if not step.spelling or special_tokens.END.match(step.token.strip())
+  )
+  return next(ends, len(steps))
 
 
 def _finish_reason(choice: Mapping) -> str:
@@ -838,11 +869,38 @@ def _with_read_alternatives(
     steps = readings[scores.index(max(scores))]
   if "\ufffd" in names and "\ufffd" not in text:
     steps = tuple([_without_unknown(step, left_out) for step in steps])
+  if _lose_their_space(steps):
+    left_out[OTHER_ALPHABET] += sum(len(step.top) for step in steps)
+    return tuple(
+      [dataclasses.replace(step, top=(), top_bytes=None) for step in steps]
+    )
   steps = [
     _without_misspelt(step, left_out, is_first=number == 0)
     for number, step in enumerate(steps)
   ]
   return tuple([_without_excess(step, left_out) for step in steps])
+
+
+def _lose_their_space(steps: Sequence[schema.TeacherStep]) -> bool:
+  """Returns whether the server strips the spaces with which tokens begin.
+
+  llama.cpp's did so in the alternatives of SentencePiece vocabularies: " is"
+  has the own entry "is". Then those of every token are unknown, also where the
+  sampled one begins with no space.
+  """
+  num_stripped = 0
+  for step in steps[1:]:  # servers strip the first one's anyway
+    spelt = _top_spellings(step)
+    if not step.spelling.startswith(b" ") or not step.spelling.strip():
+      continue
+    if step.spelling in spelt:
+      return False
+    num_stripped += any(
+      name == step.spelling[1:]
+      and abs(value - step.log_prob) < _EQUAL_LOG_PROBS
+      for name, (_, value) in zip(spelt, step.top, strict=True)
+    )
+  return num_stripped > 1
 
 
 def _without_excess(

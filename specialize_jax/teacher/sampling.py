@@ -341,8 +341,7 @@ def _shares(
   shares[0]["prompt_tokens"] = used.prompt_tokens
   shares[0]["completion_tokens"] += used.completion_tokens - kept
   for share, choice in zip(shares, response.choices, strict=True):
-    if choice.reasoning_tokens:
-      share["reasoning_tokens"] = choice.reasoning_tokens
+    share.update(choice.removed_tokens)
   return shares
 
 

@@ -5,6 +5,7 @@ last one has the finish reason. Both saved events and chunks saved as JSON lines
 are supported.
 """
 
+import collections
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ CUT = "incomplete stream"
 """The finish reason of a response whose last chunk is missing."""
 
 _CUT_RESPONSE = {"error": {"message": CUT}}
+_UNFINISHED = (None, "", "null")
 _IGNORED = ("event:", "id:", "retry:", ":")
 _JOINED_TEXTS = (
   "content",
@@ -31,15 +33,21 @@ _WHOLE_EVENTS = frozenset(
   ("response.completed", "response.incomplete", "response.failed")
 )
 
+# Finished responses that are kept for what may follow their last chunk, such as
+# a count of tokens, while chunks of other requests stand between. All chunks of
+# a file at once would not fit in memory.
+_MOST_FINISHED = 1000
+
 Row = tuple[int, dict[str, object]]
 
 
-def read(path: str | os.PathLike[str]) -> list[Row]:
+def read(path: str | os.PathLike[str]) -> Iterator[Row]:
   """Reads a file of events, and joins the chunks of each response.
 
-  Returns:
-    Each response with its number in the file, from 1. An error that ends a
-    stream has the number of the response that it ends.
+  Yields:
+    Each response with its number in the file, from 1, those whose chunks have
+    no end last. An error that ends a stream has the number of the response that
+    it ends.
 
   Raises:
     UserError: a line is not part of an event stream.
@@ -75,9 +83,10 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
         continue
       chunk = chunk["response"]
     answers.add(chunk)
+    yield from answers.oldest()
   if is_begun:
     answers.add(_CUT_RESPONSE)
-  return answers.rows()
+  yield from answers.rows()
 
 
 def joined(rows: Iterable[Row]) -> Iterator[Row]:
@@ -99,8 +108,14 @@ def joined(rows: Iterable[Row]) -> Iterator[Row]:
   for _, row in rows:
     if _is_preamble(row):
       continue
-    if _has_delta(row) or _is_unfinished(row) or answers.awaits(row):
+    if (
+      _has_delta(row)
+      or _is_annotation(row)
+      or _is_unfinished(row)
+      or answers.awaits(row)
+    ):
       answers.add(row)
+      yield from answers.oldest()
     else:
       yield from answers.rows(finished=True)
       yield next(numbers), row
@@ -130,9 +145,13 @@ class _Answers:
     self._of_rows = of_rows
     self._answers: dict[int, list[Mapping]] = {}
     self._asked: dict[int, tuple[object, object]] = {}
+    self._begun: dict[int, set[int]] = {}
     self._finished: dict[int, set[int]] = {}
+    self._complete: dict[int, None] = {}  # those all of whose choices finished
     self._open: dict[str, int] = {}
+    self._names: dict[int, str] = {}
     self._current: int | None = None
+    self._taken_numbers: collections.deque[int] = collections.deque()
 
   def awaits(self, row: Mapping) -> bool:
     """Returns whether a row is the end of a response with its `id`."""
@@ -151,6 +170,8 @@ class _Answers:
     else:
       name, place = None, self._current
     choices = _choices(chunk) or ()
+    if _is_annotation(chunk) and place is None:
+      return  # of a response that is not here
     asked = question_id(chunk), chunk.get("question")
     if place is not None and (
       any(
@@ -168,15 +189,20 @@ class _Answers:
       place = next(self._numbers)
       self._answers[place] = []
       self._asked[place] = asked
+      self._begun[place] = set()
       self._finished[place] = set()
     if name is not None:
       self._open[name] = place
+      self._names[place] = name
     self._current = place
     if place in self._answers:  # or it was taken, and this counts its tokens
       self._answers[place].append(chunk)
-    self._finished[place].update(
-      _index(one) for one in choices if one.get("finish_reason") is not None
-    )
+    self._begun[place].update(map(_index, choices))
+    self._finished[place].update(_index(one) for one in choices if _ended(one))
+    if place in self._answers and self._is_complete(place):
+      self._complete[place] = None
+    else:
+      self._complete.pop(place, None)
 
   def end_stream(self) -> None:
     """Ends the stream of the responses that have finished."""
@@ -187,19 +213,30 @@ class _Answers:
       if not self._finished[place]
     }
 
+  def _is_complete(self, place: int) -> bool:
+    begun = self._begun[place]
+    return bool(begun) and begun == self._finished[place]
+
+  def oldest(self) -> list[Row]:
+    """Takes the oldest responses that have finished, if there are many."""
+    if len(self._complete) <= _MOST_FINISHED:
+      return []
+    return self._taken(itertools.islice(self._complete, _MOST_FINISHED // 2))
+
   def rows(self, *, finished: bool = False) -> list[Row]:
     """Takes the joined responses, and the events that are no chunks.
 
     Args:
       finished: Whether to leave responses without a finish reason.
     """
+    return self._taken(self._complete if finished else self._answers)
+
+  def _taken(self, numbers: Iterable[int]) -> list[Row]:
     rows: list[Row] = []
-    for number in [*self._answers]:
-      events = self._answers[number]
-      begun = {_index(one) for event in events for one in _choices(event) or ()}
-      if finished and not (begun and begun == self._finished[number]):
-        continue
-      del self._answers[number]
+    for number in [*numbers]:
+      self._complete.pop(number, None)
+      events = self._answers.pop(number)
+      self._forget_one_before(number)
       chunks = [one for one in events if _is_chunk(one)]
       if self._of_rows and len(events) == 1 and _is_unfinished(events[0]):
         rows.append((number, dict(events[0])))
@@ -209,10 +246,48 @@ class _Answers:
       rows += [(number, dict(one)) for one in events if not _is_chunk(one)]
     return rows
 
+  def _forget_one_before(self, number: int) -> None:
+    """Forgets a response that was taken long ago: no chunk of it may come."""
+    self._taken_numbers.append(number)
+    if len(self._taken_numbers) <= _MOST_FINISHED:
+      return
+    oldest = self._taken_numbers.popleft()
+    name = self._names.pop(oldest, None)
+    if self._open.get(name) == oldest:
+      del self._open[name]
+    if self._current == oldest:
+      self._current = None
+    for known in (self._asked, self._begun, self._finished):
+      del known[oldest]
+
 
 def _is_preamble(row: Mapping) -> bool:
   """Returns whether a row is Azure's verdict on the prompt, not a chunk."""
   return row.get("choices") == [] and "prompt_filter_results" in row
+
+
+def _is_annotation(row: Mapping) -> bool:
+  """Returns whether a row is Azure's verdict on the text of other chunks.
+
+  Its asynchronous filter sends them while the text goes on, without an id. A
+  whole answer that was filtered has one.
+  """
+  choices = _choices(row)
+  if row.get("id") or row.get("object"):
+    return False
+  return bool(choices) and all(
+    any(name.startswith("content_filter") for name in one)
+    and not {"delta", "text", "message"} & one.keys()
+    for one in choices
+  )
+
+
+def _ended(choice: Mapping) -> bool:
+  """Returns whether a chunk ends its choice.
+
+  Until then the finish reason is null; some servers write "" or "null".
+  """
+  return choice.get("finish_reason") not in _UNFINISHED
 
 
 def _is_chunk(event: Mapping) -> bool:
@@ -256,7 +331,8 @@ def _is_unfinished(row: Mapping) -> bool:
   return bool(choices) and all(
     "text" in one
     and "message" not in one
-    and one.get("finish_reason", "") is None
+    and "finish_reason" in one
+    and not _ended(one)
     for one in choices
   )
 
@@ -266,8 +342,7 @@ def question_id(row: Mapping) -> object:
 
   In batch files it is OpenAI's `custom_id`, or Gemini's `key`.
   """
-  named = (row.get(name) for name in ("question_id", "custom_id", "key"))
-  return next((one for one in named if one is not None), None)
+  return reading.id_of(row, "question_id", "custom_id", "key")
 
 
 def _answer(chunks: Sequence[Mapping]) -> dict[str, object]:
@@ -305,7 +380,7 @@ def _choice(pieces: Sequence[Mapping]) -> dict[str, object]:
       _extend(log_probs, given)
     elif given:
       choice["logprobs"] = given
-    if piece.get("finish_reason") is not None:
+    if _ended(piece):
       choice["finish_reason"] = piece["finish_reason"]
   choice = texts | {"logprobs": log_probs} | choice
   if message or "text" not in texts:

@@ -175,7 +175,12 @@ def parse(text: str) -> Slice:
         return Slice(generation=generation, topology=topology)
     raise errors.UserError(
       f"--topology={text} is not a slice of {generation}: expected "
-      f"{generation}: and one of {', '.join(words.topologies.values())}."
+      f"{generation}: and one of {', '.join(words.topologies.values())}"
+      + (
+        f", or three ascending multiples of 4, such as {generation}:8x16x16"
+        if _is_rented("8x16x16", words.topologies)
+        else ""
+      )
     )
   raise errors.UserError(
     f"--topology={text} is unknown: expected one of "

@@ -183,6 +183,11 @@ def parse_mesh(text: str, num_chips: int) -> dict[str, int]:
   fixed = math.prod(size for size in sizes.values() if size != -1)
   if list(sizes.values()).count(-1) == 1 and num_chips % fixed == 0:
     sizes = {n: num_chips // fixed if s == -1 else s for n, s in sizes.items()}
+  if -1 in sizes.values():
+    raise errors.UserError(
+      f"--mesh={text} leaves -1 to the other chips: at most one axis may, and"
+      f" the product of the others, {abs(fixed):,}, must divide {num_chips}"
+    )
   if math.prod(sizes.values()) != num_chips:
     raise errors.UserError(
       f"--mesh={text} is for {math.prod(sizes.values())} chips, and the "

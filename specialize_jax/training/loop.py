@@ -271,6 +271,7 @@ def train(
         batch = run.placement.put_batch(next(iterator))
       if not compiled:
         narrator.drops(iterator.dropped())
+        iterator.state()  # a source that cannot be saved fails now, not later
         narrator.compiles()
         step.compile_ahead(run.train_step, train_state, batch)
         # Compile times differ by more than the timeout of a collective.

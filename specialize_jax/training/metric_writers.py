@@ -5,6 +5,7 @@ others are chosen by `METRIC_WRITERS`. Writers are created in the first process
 only, once the step that the run resumes from is known.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Literal, Protocol, TextIO
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import reading, seals, writing
+from specialize_jax.files import paths, reading, seals, writing
 
 Group = Literal["train", "evaluation"]
 
@@ -186,10 +187,31 @@ def create(
     names: as in `check`.
     directory: MODEL_DIR.
     after: the step that the run resumes from; None for a new run.
+
+  Raises:
+    PassingError: a writer cannot start, for example without a login.
   """
-  made: list[MetricWriter] = [JsonLines(directory, after=after)]
-  made += [_WRITERS[name][0](directory, after=after) for name in names]
-  return made
+  made: list[MetricWriter] = []
+  name = ""
+  try:
+    for name in names:
+      made.append(_WRITERS[name][0](directory, after=after))
+    name = ""
+    return [JsonLines(directory, after=after), *made]
+  except Exception as error:
+    for writer in made:
+      with contextlib.suppress(Exception):  # the first error is the reason
+        writer.close()
+    is_of_files = isinstance(error, OSError) and paths.is_mendable(error)
+    is_told = isinstance(error, errors.UserError) or is_of_files
+    if not name or is_told or paths.bucket_reason(error) is not None:
+      raise
+    # The service may be back at the next start, which a supervisor makes.
+    raise errors.PassingError(
+      f"METRIC_WRITERS names {name!r}, which cannot be started"
+      f" ({type(error).__name__}: {' '.join(str(error).split())[:300]}):"
+      " mend that, or leave it out; metrics.jsonl is always written"
+    ) from error
 
 
 def open_after(path: epath.Path, step: int | None) -> TextIO:

@@ -1,11 +1,14 @@
 """The log of a run: its metrics, and the examples of its batches."""
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from etils import epath
 
+from specialize_jax import errors
 from specialize_jax.files import reading, writing
 from specialize_jax.training import metric_writers
 
@@ -54,19 +57,32 @@ class RunLog:
     """
     if not self._writes:
       return
+    if step is None:
+      self._check_no_evaluation()
     self._start = step
     self.directory.mkdir(parents=True, exist_ok=True)
     self._writers = metric_writers.create(
       self._names, self.directory, after=step
     )
 
+  def _check_no_evaluation(self) -> None:
+    """Raises UserError if metrics.jsonl is that of `specialize eval`."""
+    text = reading.read_text(self.path) if self.path.is_file() else ""
+    # A run that was lost before its first checkpoint may leave half a line.
+    lines = filter(reading.is_json, text.splitlines())
+    if any("checkpoint" in dict(json.loads(line)) for line in lines):
+      raise errors.UserError(
+        f"MODEL_DIR={os.fspath(self.directory)} is the EVAL_OUTPUT_DIR of an"
+        " evaluation, whose metrics.jsonl would be replaced: give another"
+        " directory"
+      )
+
   def write(
     self, step: int, group: metric_writers.Group, values: Mapping[str, float]
   ) -> None:
     """Writes the values of a step."""
     values = {name: float(value) for name, value in values.items()}
-    for writer in self._writers:
-      writer.write(step, group, values)
+    self._each(lambda writer: writer.write(step, group, values))
 
   def rows(
     self, group: metric_writers.Group
@@ -105,14 +121,34 @@ class RunLog:
 
   def flush(self) -> None:
     """Makes what was written durable."""
-    for writer in self._writers:
-      writer.flush()
+    self._each(lambda writer: writer.flush())
 
   def close(self) -> None:
     """Closes all files, and ends what other places call a run."""
-    for writer in self._writers:
-      writer.close()
+    self._each(lambda writer: writer.close())
     self._writers = []
     if self._examples is not None:
       self._examples.close()
       self._examples = None
+
+  def _each(self, act: Callable[[metric_writers.MetricWriter], None]) -> None:
+    """Has each writer do something.
+
+    A service that fails costs no step: it is told, and gets no more metrics of
+    this start, as each try may take minutes. That of metrics.jsonl comes first,
+    and its errors end the run.
+    """
+    for number, writer in enumerate(tuple(self._writers)):
+      try:
+        act(writer)
+      except Exception as error:
+        if number == 0:
+          raise
+        self._writers.remove(writer)
+        print(
+          f"{type(writer).__name__} gets no more metrics until the run is"
+          f" started again, since it failed ({type(error).__name__}:"
+          f" {' '.join(str(error).split())[:300]}); metrics.jsonl has them all",
+          file=sys.stderr,
+          flush=True,
+        )

@@ -187,6 +187,55 @@ def test_a_directory_of_folders_names_them(tmp_path):
     opening.kind_of(tmp_path)
 
 
+def test_numbered_directories_of_others_are_no_damaged_steps(tmp_path):
+  orbax = tmp_path / "orbax" / "100" / "default"
+  orbax.mkdir(parents=True)
+  (orbax / "_METADATA").write_text("{}")
+  folder = tmp_path / "trainer" / "500"
+  folder.mkdir(parents=True)
+  (folder / "config.json").write_text("{}")
+  with pytest.raises(errors.UserError, match="holds no checkpoint: neither"):
+    opening.kind_of(tmp_path / "orbax")
+  with pytest.raises(errors.UserError, match="give one of .*trainer/500"):
+    opening.kind_of(tmp_path / "trainer")
+
+
+def test_a_client_s_own_errors_are_of_the_hub(monkeypatch):
+  class ProxyError(Exception):
+    pass
+
+  ProxyError.__module__ = "httpx"
+  for error in (ProxyError("refused"), RuntimeError("storage"), OSError("no")):
+
+    def fail(*args, error=error, **kwargs):
+      raise error
+
+    monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(
+      errors.UserError, match=f"{type(error).__name__}: {error}"
+    ):
+      hub.download("google/flan-t5-xl")
+
+
+def test_copies_of_a_folder_have_one_digest_and_another_model_has_another(
+  folder, tmp_path, monkeypatch
+):
+  # The file has 600 times as many.
+  monkeypatch.setattr(opening, "_SAMPLE_BYTES", 100)
+  copies = [tmp_path / "a", tmp_path / "b"]
+  for copy in copies:
+    shutil.copytree(folder, copy)
+  one, two = (opening.open_checkpoint(copy) for copy in copies)
+  assert one.fingerprint() != two.fingerprint()
+  (copies[0] / "results.json").write_text("{}")  # which is not read
+  assert one.sampled_digest() == two.sampled_digest()
+  weights = copies[1] / "model.safetensors"
+  content = bytearray(weights.read_bytes())
+  content[-1] ^= 1
+  weights.write_bytes(content)
+  assert one.sampled_digest() != two.sampled_digest()
+
+
 def test_an_adapter_alone_is_refused_by_name(tmp_path):
   (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
   with pytest.raises(errors.UserError, match="holds an adapter .*PEFT"):

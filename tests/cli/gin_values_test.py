@@ -2,11 +2,12 @@
 
 import argparse
 import re
+import typing
 
 import pytest
 
 from specialize_jax import errors
-from specialize_jax.cli import gin_files
+from specialize_jax.cli import gin_files, gin_values
 from specialize_jax.runs import experiment
 from tasks import mixtures  # noqa: F401 (what the gin files name)
 
@@ -138,6 +139,20 @@ def test_a_value_of_another_type_is_named_as_it_was_written(argument, sentence):
   assert re.search(sentence, str(error.value)), str(error.value)
   assert "\n" not in str(error.value)
   assert "In call to" not in str(error.value)
+
+
+def test_annotations_that_say_nothing_at_run_time_are_passed_over():
+  class Protocol(typing.Protocol):
+    def act(self):
+      """Acts."""
+
+  def unresolved(value: "OnlyForATypeChecker") -> None:  # noqa: F821
+    """Takes anything."""
+
+  assert gin_values._hints(unresolved) == {}
+  assert gin_values._problem_of_plain(3, Protocol) is None
+  assert gin_values._takes(Protocol, int)
+  assert gin_values._problem_of_plain(3, str) is not None
 
 
 def test_a_macro_of_a_file_is_named_without_a_flag(tmp_path):

@@ -495,6 +495,15 @@ def test_xpk_s_script_brings_hostile_values_through_kubernetes_and_bash(
       (*XPK, "create", "--", "select", "--evaluate", "--model_dir=run"),
       "such as --model_dir=gs://bucket/run",
     ),
+    (
+      (*XPK, "create", "--", "select", "--evaluate", "--model_dir", "run"),
+      "--model_dir=run is on the hosts' own disks",
+    ),
+    (
+      (*GKE, "create", "--topology=v5e:2x4", "--")
+      + ("convert", "--output=folder"),
+      "--output=folder is on the hosts' own disks",
+    ),
     ((*VM, "fly"), "fly is not an action of --on=tpu_vm"),
     ((*VM, "--execute"), "--execute does what it is told"),
     ((*VM[:-1], "install"), "--package is missing"),

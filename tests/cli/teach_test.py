@@ -271,7 +271,7 @@ def test_a_status_that_may_heal_is_asked_again(teach, status):
     ("'n' : number must be at most 1", "--samples_per_request=1"),
     (
       "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'",
-      '"max_tokens": null',
+      '"max_completion_tokens": 256}',
     ),
   ],
 )
@@ -301,6 +301,31 @@ def test_an_address_keeps_its_query(teach):
     assert teach(f"{root}/openai/deployments/d?api-version=1")[0] == 0
     path = local_teacher.stats(url)["first_path"]
     assert path == "/openai/deployments/d/completions?api-version=1"
+
+
+def test_what_an_address_may_hold_in_secret_is_not_shown(teach):
+  with local_teacher.started("--script=404") as url:
+    status, _, err = teach(f"{url}?subscription-key=SECRET")
+  assert status == 2
+  assert f"{url}/completions answered HTTP 404" in err
+  assert "SECRET" not in err
+
+
+def test_a_server_that_returns_the_sampled_token_alone_is_told_at_once(teach):
+  with local_teacher.started("--script=" + ",".join(["own_alone"] * 9)) as url:
+    check_refused(teach(url), "of the 5 most probable tokens", "returns one")
+    assert local_teacher.stats(url)["requests"] <= 3
+    assert not teach.store.exists()
+    # Wanted, it is what samples are stored with.
+    assert teach(url, "--top_logprobs=1", "--concurrency=1")[0] == 0
+
+
+def test_answers_with_fewer_alternatives_than_asked_are_counted(teach):
+  with local_teacher.started("--script=ok,own_alone") as url:
+    status, out, _ = teach(url, "--concurrency=1", "--samples_per_request=1")
+  assert status == 0
+  assert "; 1 samples have fewer alternatives than --top_logprobs" in out
+  assert "asked again" not in out
 
 
 def test_no_server_is_an_error_within_seconds(teach):
@@ -421,6 +446,12 @@ def test_a_question_that_was_changed_is_not_gone_on_with(
   [
     (["--base_url=localhost:8000"], "is not an address"),
     (["--base_url=http://me:pw@host/v1"], "by the environment"),
+    (["--base_url=http://me:pw@host:abc/v1"], "--base_url=http://host:abc/v1:"),
+    (
+      ['--extra_body={"seed": 0}', "--samples_per_request=3"],
+      "seed=0, by which the requests",
+    ),
+    (['--extra_body={"x": {"api_key": "sk"}}'], "(--api_key_env)"),
     (["--prompt=no_such_prompt"], "--prompt=no_such_prompt is neither"),
     (["--extra_body=[1]"], "--extra_body is not a JSON object"),
     (["--extra_body={"], "--extra_body is not JSON"),
@@ -449,6 +480,7 @@ def test_a_bad_flag_is_named_before_anything_is_written(teach, flags, message):
       '{"question": "a?", "answer": "1", "question_id": 3}\n' * 2,
       "two questions have the id 3",
     ),
+    (f'{{"question": "a?", "answer": 1{"0" * 400}}}\n', "has no number"),
     ('{"question": null, "answer": "1"}\n', "'question' is null"),
     ('{"question": ["a"], "answer": "1"}\n', "expected a string"),
     ('{"question": " ", "answer": "1"}\n', "'question' is empty"),
@@ -456,6 +488,11 @@ def test_a_bad_flag_is_named_before_anything_is_written(teach, flags, message):
     (
       '{"question": "a?", "answer": "1", "question_id": true}\n',
       "question_id is True",
+    ),
+    (
+      '{"question": "a?", "answer": "1", "question_id": 3}\n'
+      '{"question": "b?", "answer": "1", "question_id": "3"}\n',
+      "two questions have the id '3'",
     ),
     (
       f'{{"question": "a?", "answer": "1", "question_id": {10**25}}}\n',

@@ -265,7 +265,13 @@ def test_a_record_that_misspells_its_text_is_named():
   [
     ("so 5\u00b2", "'2'"),
     ("2\u00bd", "'1\u20442'"),
+    ("101\u2082", "'2'"),
+    ("10\u207b\u00b3", "'\u22123'"),
+    ("log\u20828", "'2'"),
+    ("|x|\u00b2", "'2'"),
+    ("\uff15\u00b2", "'2'"),
     ("48 m\u00b2", None),
+    ("x\u2081 is H\u2082O", None),
     ("so \u00bd", None),
   ],
 )

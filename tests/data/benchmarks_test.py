@@ -2,6 +2,7 @@ import collections
 import json
 import os
 import pathlib
+import types
 
 import pytest
 
@@ -226,6 +227,25 @@ def test_the_real_prompts_have_three_graded_demonstrations(real):
       assert text.count("\n\nQ: ") == 4, name
       assert text.count("step by step") == 4 * chain_of_thought, name
       assert ("So the answer is" in text) == chain_of_thought, name
+
+
+def test_a_prompt_file_that_was_cleared_of_its_canary_keeps_its_instruction():
+  shown = "Add.\n\nQ: 1 + 1\nA: Let's think. So the answer is 2.\n"
+  canary = "BIG-bench canary GUID\n-----\n"
+  bare, marked = (
+    big_bench_hard.parse_prompt(text, "p") for text in (shown, canary + shown)
+  )
+  assert bare == marked
+  assert bare.instruction == "Add."
+
+
+def test_a_dataset_of_tfds_s_own_is_not_taken_for_ours():
+  info = types.SimpleNamespace(features={"question": 0, "answer": 0})
+  theirs = types.SimpleNamespace(
+    info=info, data_dir="tfds/gsm8k/1.0.0", name="gsm8k"
+  )
+  with pytest.raises(errors.UserError, match="is a dataset of TFDS's own"):
+    benchmarks.check_ours(theirs)
 
 
 def test_an_answer_only_prompt_has_questions_and_final_answers():

@@ -28,6 +28,16 @@ def test_demonstrations_are_different_and_never_the_question():
     assert 3 not in numbers
 
 
+@pytest.mark.parametrize(
+  "code", [*range(33), 0x85, 0xA0, 0x200B, 0x2028, 0x3000]
+)
+def test_tensors_are_stripped_as_python_strips(code):
+  """Else a question could be shown its own answer."""
+  text = f"{chr(code)} a{chr(code)}b \u00a0{chr(code)}"
+  stripped = demonstrations.stripped(tf.constant(text)).numpy().decode()
+  assert stripped == text.strip()
+
+
 def test_they_are_drawn_evenly_and_in_any_order():
   numbers = drawn(["another?"], 600, 6, 2)
   counts = collections.Counter(one for pair in numbers for one in pair)

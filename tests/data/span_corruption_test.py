@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import seqio
 import tensorflow as tf
 
+from specialize_jax import errors
 from specialize_jax.data import span_corruption, task_parts, vocabularies
 
 
@@ -51,6 +53,13 @@ def test_dense_noise_never_needs_more_spans_than_there_are_tokens():
   is_noise = mask(10, 0, density=0.9, mean=1.0)
   assert is_noise.sum() == 9
   assert spans(is_noise) == 1
+
+
+def test_a_vocabulary_without_sentinels_is_refused():
+  feature = seqio.Feature(seqio.ByteVocabulary(extra_ids=0))
+  dataset = tf.data.Dataset.from_tensors({"text": "a text"})
+  with pytest.raises(errors.UserError, match="needs sentinels"):
+    span_corruption.span_corruption(dataset, {"inputs": feature})
 
 
 def test_a_window_is_whole_or_as_long_as_allowed():

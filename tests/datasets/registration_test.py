@@ -1,5 +1,6 @@
 """A dataset file becomes tasks and mixtures, by the path that ours take."""
 
+import functools
 import importlib
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import seqio
 from testdata import own_domain
@@ -167,6 +169,26 @@ def test_a_module_of_ours_that_is_imported_twice_registers_the_same():
 
   for module in (gsm8k, mini, mixtures):
     importlib.reload(module)
+
+
+def test_rates_that_are_functions_are_compared_by_what_they_do(own):
+  name = "registration_rates"
+  names = seqio.TaskRegistry.names()
+  task = next(one for one in names if own.dataset.name in one)
+  limited = functools.partial(seqio.mixing_rate_num_examples, maximum=1000)
+  again = functools.partial(seqio.mixing_rate_num_examples, maximum=1000)
+  other = functools.partial(seqio.mixing_rate_num_examples, maximum=2000)
+  registration.add_mixture(name, [(task, limited)])
+  registration.add_mixture(name, [(task, again)])
+  with pytest.raises(errors.UserError, match="with other rates"):
+    registration.add_mixture(name, [(task, other)])
+  seqio.MixtureRegistry.remove(name)
+  one, five = (lambda task: 1.0), (lambda task: 5.0)
+  assert registration._of_rate(one) != registration._of_rate(five)
+  assert registration._of_rate(one) == registration._of_rate(lambda task: 1.0)
+  nested = [(lambda task: sum(x for x in range(3))) for _ in range(2)]
+  assert registration._of_rate(nested[0]) == registration._of_rate(nested[1])
+  assert registration._of_rate(np.int64(1)) != registration._of_rate(2)
 
 
 def test_a_task_of_a_mixture_s_name_is_refused(own):

@@ -37,8 +37,16 @@ CONFIG = t5_config.T5Config(
 QUESTIONS = [f"Q: {'why ' * (i % 5 + 1)}{i}?" for i in range(7)]
 
 
-def _add_task(name, answers, *, metric_fns=(metrics.exact_accuracy,)):
+def _add_task(
+  name,
+  answers,
+  *,
+  metric_fns=(metrics.exact_accuracy,),
+  postprocess_fn=metrics.keep_answer,
+  copy_pretokenized=True,
+):
   """Registers a task of the first questions, one for each answer."""
+  answers = list(answers)
 
   def dataset(split, shuffle_files=False, seed=None):
     rows = {
@@ -56,11 +64,13 @@ def _add_task(name, answers, *, metric_fns=(metrics.exact_accuracy,)):
     name,
     source=seqio.FunctionDataSource(dataset, splits=("validation",)),
     preprocessors=[
-      seqio.preprocessors.tokenize,
+      functools.partial(
+        seqio.preprocessors.tokenize, copy_pretokenized=copy_pretokenized
+      ),
       seqio.preprocessors.append_eos,
     ],
     output_features={"inputs": feature, "targets": feature},
-    postprocess_fn=metrics.keep_answer,
+    postprocess_fn=postprocess_fn,
     metric_fns=list(metric_fns),
   )
 
@@ -268,6 +278,74 @@ def test_decoded_examples_are_not_decoded_again(
   # Another checkpoint is asked everything.
   assert evaluate(params, 1, checkpoint="b") == unbroken
   assert reading.read_rows(tmp_path / "1" / "kept.jsonl") == first
+
+
+def test_prompts_without_their_text_may_be_truncated(
+  registry, model, params, capsys
+):
+  _add_task("evaluator_textless", "1234567", copy_pretokenized=False)
+  lengths = [len(VOCABULARY.encode(question)) + 1 for question in QUESTIONS]
+  limit = sorted(lengths)[3]
+  number = sum(length > limit for length in lengths)
+  evaluate = _make(
+    "evaluator_textless",
+    model,
+    task_feature_lengths={**LENGTHS, "inputs": limit},
+  )
+  evaluate(params, 1)
+  line = f"evaluator_textless: {number} of 7 prompts may be truncated, since"
+  assert line in capsys.readouterr().err
+
+
+def test_targets_of_any_type_are_stored(registry, model, params, tmp_path):
+  targets = [
+    np.int64(3),
+    b"bytes",
+    {"idx": np.array([1, 2]), b"b": {2, 1}},
+    float("nan"),
+    ("a", None),
+    1 + 2j,
+    True,
+  ]
+
+  def number(targets, predictions):
+    return {"number": len(targets)}
+
+  _add_task(
+    "evaluator_any",
+    map(str, range(7)),
+    metric_fns=[number],
+    postprocess_fn=lambda text, example, is_target: targets[
+      int(example["answer"])
+    ],
+  )
+  values = _make("evaluator_any", model)(params, 1, output_dir=tmp_path)
+  assert values == {"evaluator_any/number": 7}
+  rows = reading.read_rows(tmp_path / "1" / "evaluator_any.jsonl")
+  for name in ("target", "prediction"):
+    assert [row[name] for row in rows] == [
+      3,
+      "bytes",
+      {"idx": [1, 2], "b": [1, 2]},
+      None,
+      ["a", None],
+      "(1+2j)",
+      True,
+    ]
+
+
+def test_a_metric_of_scores_is_refused_by_name(registry, model):
+  def rank(targets, scores):
+    return {"rank": 0.0}
+
+  def with_aux(targets, predictions, aux_values):
+    return {"aux": 0.0}
+
+  for fn in (rank, with_aux):
+    name = f"evaluator_{fn.__name__}"
+    _add_task(name, "1", metric_fns=[fn])
+    with pytest.raises(errors.UserError, match=f"of scores, {fn.__name__}:"):
+      _make(name, model)
 
 
 def test_an_invalid_task_is_named(registry, model):

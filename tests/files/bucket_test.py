@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import tensorflow as tf
 
 from specialize_jax import errors
 from specialize_jax.files import paths, reading, writing
@@ -66,6 +67,13 @@ def test_without_credentials_the_way_out_is_named(bucket, monkeypatch):
     paths.check("--flag", "gs://unreachable/run", paths.INPUT_PATH)
   assert "--flag=gs://unreachable/run: " in str(caught.value)
   assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_s_error_that_may_pass_is_no_mistake():
+  assert paths.may_pass(tf.errors.UnavailableError(None, None, "busy"))
+  for kind in (tf.errors.NotFoundError, tf.errors.PermissionDeniedError):
+    assert not paths.may_pass(kind(None, None, "no"))
+  assert not paths.may_pass(OSError("no"))
 
 
 def test_key_files_count_as_credentials(tmp_path, monkeypatch):

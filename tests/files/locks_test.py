@@ -11,6 +11,8 @@ import threading
 import time
 
 import pytest
+import tensorflow as tf
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.files import locks
@@ -222,6 +224,29 @@ def test_a_lease_in_a_bucket_refuses_a_second_writer(bucket):
 
 
 @pytest.mark.usefixtures("fast_beats")
+def test_a_lease_whose_renewal_failed_is_renewed_later(tmp_path, capsys):
+  lease = locks._Lease(epath.Path(tmp_path), "MODEL_DIR")
+  lease.renew()
+
+  def fail(counts):
+    if counts != 1:  # where the object is now
+      raise tf.errors.UnavailableError(None, None, "the bucket is gone")
+    return lease._directory / f"{lease._token}-1"
+
+  # As the next object is written, and as the one before is removed.
+  for name in ("_place", "_remove"):
+    setattr(lease, name, fail)
+    lease.renew_or_exit()  # says so, and does not end the process
+    delattr(lease, name)
+    assert "the bucket is gone" in capsys.readouterr().err
+  assert len(list(tmp_path.iterdir())) == 2
+  lease.renew_or_exit()
+  assert len(list(tmp_path.iterdir())) == 1
+  assert not lease.others()
+  lease.end()
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_lease_of_the_dead_is_taken_and_the_dead_write_no_more(
   bucket, bucket_environment
 ):

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -164,6 +165,11 @@ def test_names_beside_curves_do_not_overlap():
 
 def test_a_running_mean_keeps_a_constant_and_the_length():
   assert drawing.smooth([2.0] * 300).tolist() == pytest.approx([2.0] * 300)
+  # One huge value, or none at all, is felt in its own window alone.
+  for odd in (1e18, math.nan, math.inf):
+    curve = drawing.smooth([odd] + [0.3] * 299)
+    assert curve[6:].tolist() == pytest.approx([0.3] * 294)
+  assert not len(drawing.smooth([]))
   assert drawing.smooth([1.0, 3.0]).tolist() == [1.0, 3.0]
 
 

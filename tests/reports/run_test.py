@@ -1,6 +1,7 @@
 """`specialize report --run`: a page from whatever a run has."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -81,11 +82,24 @@ def test_a_run_that_has_only_begun_names_what_makes_each_part(tmp_path):
   run = _run(tmp_path / "run", [])
   _, shown = _page(run)
   for command in (
-    f"specialize train --gin.MODEL_DIR={run}",
+    f"specialize train --gin_file={run}/config.gin --data_dir=DATA"
+    f" --gin.MODEL_DIR={run}",
     f"specialize select --model_dir={run} --evaluate",
     "specialize align --records=RECORDS",
   ):
     assert command in shown
+
+
+def test_commands_can_be_pasted_whatever_a_directory_is_called(tmp_path):
+  run = _run(tmp_path / "my runs; rm x", [])
+  commands = [
+    one for part in results_lib.load_run(run).hints.values() for one in part
+  ]
+  assert commands
+  for command in commands:
+    words = shlex.split(command.partition("  # ")[0])
+    assert not {"rm", "runs;", "x"} & set(words)
+    assert any(str(run) in word for word in words)
 
 
 def test_one_side_alone_is_a_table_and_the_other_a_command(run, tmp_path):

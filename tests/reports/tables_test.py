@@ -74,6 +74,16 @@ def test_predictions_may_be_in_other_directories(results_dir):
   assert tables.rows(results_lib.load(results_dir))[0].paired
 
 
+@pytest.mark.parametrize("place", ["/", "..", "a/../../b"])
+def test_predictions_elsewhere_are_not_looked_for(results_dir, place):
+  path = results_dir / "results.json"
+  numbers = json.loads(path.read_text())
+  numbers["predictions"] = {"before": place}
+  path.write_text(json.dumps(numbers))
+  with pytest.raises(errors.UserError, match="expected a directory within"):
+    results_lib.load(results_dir)
+
+
 def test_predictions_of_another_step_do_not_pair(results_dir):
   path = results_dir / "results.json"
   numbers = json.loads(path.read_text())

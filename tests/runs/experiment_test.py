@@ -8,13 +8,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import seqio
 from testdata import tiny_demo, tiny_world
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
 from specialize_jax.data import sources
 from specialize_jax.evaluation import evaluator, history
-from specialize_jax.files import locks, reading
+from specialize_jax.files import locks, reading, writing
+from specialize_jax.parallel import processes
 from specialize_jax.runs import experiment, held_out
 from specialize_jax.t5 import network
 from specialize_jax.training import loop
@@ -212,6 +214,23 @@ def test_an_evaluation_does_not_replace_the_metrics_of_a_run(trained_run):
   assert metrics_of(run) == metrics
 
 
+@pytest.fixture
+def task_in_bytes():
+  """A task whose ids mean other words than those of every other task."""
+  feature = seqio.Feature(seqio.ByteVocabulary(extra_ids=100))
+  seqio.TaskRegistry.add(
+    "in_bytes_v1",
+    source=seqio.FunctionDataSource(
+      lambda split, shuffle_files, seed=None: None, splits=("validation",)
+    ),
+    preprocessors=[],
+    output_features={"inputs": feature, "targets": feature},
+    metric_fns=[],
+  )
+  yield
+  seqio.TaskRegistry.remove("in_bytes_v1")
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -235,6 +254,22 @@ def test_an_evaluation_does_not_replace_the_metrics_of_a_run(trained_run):
       "batch_size=3 for decoding cannot be sharded",
     ),
     (
+      {
+        "held_out_losses": [
+          held_out.HeldOutLoss(
+            mixture_or_task_name="mini_pretrain_v1",
+            task_feature_lengths={"inputs": 64, "targets": 64},
+            batch_size=3,
+          )
+        ]
+      },
+      "HeldOutLoss.batch_size=3 cannot be cut evenly",
+    ),
+    (
+      {"evaluations": [tiny_demo.evaluation("in_bytes_v1")]},
+      "vocabulary of in_bytes_v1, ByteVocabulary with .* is not that of",
+    ),
+    (
       {"num_microbatches": 3},
       "cannot be cut evenly over . chips .* in 3 microbatches",
     ),
@@ -249,12 +284,41 @@ def test_an_evaluation_does_not_replace_the_metrics_of_a_run(trained_run):
   ],
 )
 def test_what_fails_at_the_first_evaluation_is_refused_before_the_first_step(
-  tmp_path, changes, message
+  tmp_path, changes, message, task_in_bytes
 ):
   run = tiny_demo.run(tmp_path / "model", "mini_pretrain_v1")
   with pytest.raises(errors.UserError, match=message):
     experiment.train(dataclasses.replace(run, **changes))
   assert not (tmp_path / "model" / "checkpoints").exists()
+
+
+def test_a_run_does_not_replace_the_metrics_of_an_evaluation(tmp_path):
+  run = tiny_demo.run(tmp_path / "model", "mini_pretrain_v1")
+  metrics = tmp_path / "model" / "metrics.jsonl"
+  row = {"step": 0, "checkpoint": "c", "group": "evaluation", "values": {}}
+  writing.write_rows(metrics, [row], sealed=True)
+  content = metrics.read_bytes()
+  with pytest.raises(errors.UserError, match="is the EVAL_OUTPUT_DIR of an"):
+    experiment.train(run)
+  assert metrics.read_bytes() == content
+
+
+def test_a_directory_that_the_hosts_do_not_share_is_refused(
+  tmp_path, monkeypatch
+):
+  """The first one has written, and this one does not find it."""
+  monkeypatch.setattr(experiment, "_SHARED_SECONDS", 0)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  sent = {"name": b".shared_1"}
+  monkeypatch.setattr(processes, "gather", lambda here: here or sent)
+  with pytest.raises(errors.UserError, match="another directory on each host"):
+    experiment._check_shared(tmp_path)
+  (tmp_path / ".shared_1").write_text("")
+  experiment._check_shared(tmp_path)
+  monkeypatch.setattr(jax, "process_index", lambda: 0)
+  experiment._check_shared(tmp_path / "new")
+  assert not list((tmp_path / "new").iterdir())
 
 
 def test_an_unknown_mixture_writes_nothing(tmp_path):

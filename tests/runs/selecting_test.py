@@ -15,7 +15,7 @@ from specialize_jax.checkpoints import best, manifests, opening
 from specialize_jax.cli import main
 from specialize_jax.data import sources
 from specialize_jax.evaluation import history
-from specialize_jax.files import reading
+from specialize_jax.files import reading, writing
 from specialize_jax.runs import choosing, experiment, selecting
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
@@ -161,6 +161,47 @@ def _test_accuracy(run_dir, step):
 
 def _times(directory):
   return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+
+
+def test_values_of_checkpoints_that_others_replaced_are_not_compared(run_dir):
+  """As of a run that was begun anew in the same directory."""
+  name = "mini_gsm_zero_shot_chain_of_thought_v1/accuracy"
+  row = {"step": 4, "group": "evaluation", "values": {name: 0.25}}
+  with (run_dir / "metrics.jsonl").open("a") as stream:
+    stream.write(json.dumps(row) + "\n")
+  fingerprint = opening.open_checkpoint(
+    run_dir / "checkpoints" / "4"
+  ).fingerprint()
+  directory = run_dir / choosing.DIRECTORY / "validation" / "4"
+  row = {"step": 4, "group": "evaluation", "values": {name: 2.0}}
+  best.place(run_dir, 2)  # the old run's, which is no step of this one
+  (run_dir / "best/checkpoints/2").rename(run_dir / "best/checkpoints/4")
+  writing.write_rows(directory / "metrics.jsonl", [row], sealed=True)
+  for checkpoint, expected in (
+    (fingerprint, 2.0),
+    (opening.fingerprint_of_ours(run_dir / "best/checkpoints/4"), 0.25),
+    ("another", 0.25),
+  ):
+    writing.write_json(
+      directory / choosing.MADE_OF, {"checkpoint": checkpoint}, sealed=True
+    )
+    assert choosing.evaluated(run_dir)[4][name] == expected
+
+
+def test_the_best_step_is_evaluated_likewise_though_the_run_deleted_it(run_dir):
+  """With other settings its old values would be compared with new ones."""
+  best.place(run_dir, 2)
+  shutil.rmtree(run_dir / "checkpoints" / "2")
+  kept = selecting._kept_alone(run_dir)
+  assert kept == {2: run_dir / best.NAME}
+  chosen = selecting.Selecting(
+    model_dir=str(run_dir),
+    validation=tiny_demo.evaluation(
+      "mini_math_all_validation", split=None, num_examples=None
+    ),
+  )
+  assert selecting._missing(chosen, kept) == [2, 4]
+  assert selecting._missing(chosen) == [4]
 
 
 def test_a_step_of_a_later_run_replaces_one_of_its_number(run_dir, tmp_path):

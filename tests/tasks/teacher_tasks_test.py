@@ -17,7 +17,6 @@ from specialize_jax.data import (
   features,
   packing,
   pipeline,
-  preparation,
   sources,
 )
 from tasks import mini, mixtures
@@ -26,20 +25,7 @@ from tasks import mini, mixtures
 @pytest.fixture(scope="module")
 def teacher_dir(tiny_world_dir):
   """The tiny world with its prepared teacher data, as `prepare` leaves it."""
-  tiny_world.write_records(tiny_world_dir, f"{tiny_world_dir}/mini/records")
-  preparation.prepare(
-    preparation.Preparation(
-      records=f"{tiny_world_dir}/mini/records",
-      vocabulary=f"{tiny_world_dir}/mini/student.model",
-      mode="whitespace",
-      data_dir=f"{tiny_world_dir}/tfds",
-      dataset_name="mini_gsm_teacher",
-      read_questions=functools.partial(
-        preparation.questions_of_files,
-        f"{tiny_world_dir}/mini/mini_gsm/train.jsonl",
-      ),
-    )
-  )
+  tiny_world.prepare_teacher(tiny_world_dir)
   sources.set_data_dir(tiny_world_dir)
   yield tiny_world_dir
   sources.set_data_dir(None)

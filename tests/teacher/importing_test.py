@@ -15,7 +15,7 @@ from testdata import real_files
 from specialize_jax import errors
 from specialize_jax.cli import main
 from specialize_jax.records import released, schema, store
-from specialize_jax.teacher import importing, safe_pickle, standing
+from specialize_jax.teacher import importing, safe_pickle, standing, streams
 
 QUESTION = "How many clips?"
 SOLUTION = "She sold 48/2 = <<48/2=24>>24 clips.\n#### 72"
@@ -519,10 +519,21 @@ def test_a_request_is_stored_without_its_keys_and_prompts(tmp_path, capsys):
     "api_key": "sk-1",
     "extra_headers": {"Authorization": "Bearer sk-1"},
     "body": {"top_p": 0.5, "messages": ["long"], "OPENAI_API_KEY": "sk-1"},
+    "extra": [{"api_key": "sk-1", "top_k": 3}],
+    "url": "https://host/v1:generateContent?key=AIza",
+    "key": "sk-1",
+    "contents": ["long"],
+    "input": "long",
+    "inputs": "long",
   }
   rows = [{"request": request, "choices": [legacy_choice("7")]}]
   _, _, _, (record,) = imported(tmp_path, rows, capsys)
-  assert record.request == {"n": 2, "body": {"top_p": 0.5}}
+  assert record.request == {
+    "n": 2,
+    "body": {"top_p": 0.5},
+    "extra": [{"top_k": 3}],
+    "url": "https://host/v1:generateContent",
+  }
 
 
 AZURE_PREAMBLE = {
@@ -531,6 +542,38 @@ AZURE_PREAMBLE = {
   "choices": [],
   "prompt_filter_results": [{"prompt_index": 0}],
 }
+
+
+AZURE_ANNOTATION = {
+  "id": "",
+  "object": "",
+  "model": "",
+  "choices": [
+    {
+      "index": 0,
+      "finish_reason": None,
+      "content_filter_results": {},
+      "content_filter_offsets": {"check_offset": 4},
+    }
+  ],
+}
+
+
+def annotated(chunks):
+  """Chunks with verdicts on their text between them, as Azure sends them."""
+  for chunk in chunks:
+    yield chunk
+    yield AZURE_ANNOTATION
+
+
+def with_reason(chunks, reason):
+  """Chunks that have a reason of their own where others have null."""
+  for chunk in chunks:
+    choices = [
+      one | {"finish_reason": one["finish_reason"] or reason}
+      for one in chunk["choices"]
+    ]
+    yield chunk | {"choices": choices}
 
 
 def without_ids(chunks):
@@ -571,6 +614,10 @@ def test_each_answer_of_a_stream_gets_its_own_question(tmp_path, streams, done):
     [[*chat_chunks("")], [*chat_chunks("")], [*chat_chunks("")]],
     [[*text_chunks(name)] for name in "abc"],
     [[*chat_chunks("a")], [*text_chunks("b")], [*chat_chunks("a")]],
+    [[*with_reason(chat_chunks(name), "")] for name in "abc"],
+    [[*with_reason(chat_chunks(""), "null")] for _ in range(3)],
+    [[*with_reason(text_chunks(name), "")] for name in "abc"],
+    [[AZURE_PREAMBLE, *annotated(chat_chunks(""))] for _ in range(3)],
     [
       [
         one | {"question_id": number}
@@ -603,6 +650,138 @@ def test_whole_answers_without_a_finish_reason_are_not_joined(tmp_path):
   assert [(r.question_id, r.text) for r in records] == [
     (n, "7") for n in range(3)
   ]
+
+
+def test_a_whole_answer_that_was_filtered_keeps_its_place(tmp_path):
+  path = tmp_path / "answers.jsonl"
+  choice = {"index": 0, "finish_reason": "content_filter"}
+  filtered = {
+    "id": "chatcmpl-2",
+    "object": "chat.completion",
+    "choices": [choice | {"content_filter_results": {}}],
+  }
+  rows = [{"choices": [legacy_choice("7")]}, filtered]
+  rows += [{"choices": [legacy_choice("7")]}]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  records, rejected = read(path)
+  assert [record.question_id for record in records] == [0, 2]
+  assert rejected.total() == 1
+
+
+def test_a_text_that_a_filter_cut_late_is_no_finished_one(tmp_path):
+  verdict = AZURE_ANNOTATION["choices"][0]
+  cut = {"choices": [verdict | {"finish_reason": "content_filter"}]}
+  chunks = [*chat_chunks("", finish_reason=None)][:-1]
+  path = tmp_path / "chunks.jsonl"
+  rows = [*chunks, AZURE_ANNOTATION | cut, *chat_chunks("")]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  records, rejected = read(path)
+  assert not rejected
+  assert [record.finish_reason for record in records] == [
+    "content_filter",
+    "stop",
+  ]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_many_streamed_answers_are_not_held_until_the_last(
+  monkeypatch, is_stream
+):
+  number, held = 3000, []
+
+  def answers():
+    for n in range(number):
+      held.append(n)
+      yield [*chat_chunks(f"{n}")]
+
+  def lines(path):
+    for chunks in answers():
+      yield from events(chunks).splitlines()
+
+  monkeypatch.setattr(streams.reading, "lines", lines)
+  rows = streams.joined((0, row) for chunks in answers() for row in chunks)
+  if is_stream:
+    rows = streams.read("stream.txt")
+  first = next(rows)
+  assert first[0] == 1
+  assert first[1]["usage"]
+  assert len(held) < number / 2
+  assert [number for number, _ in rows] == [*range(2, number + 1)]
+
+
+@pytest.mark.parametrize("token", ["\ufffd", "\n"])
+def test_a_sample_whose_last_token_was_trimmed_is_cut_at_its_limit(
+  tmp_path, capsys, token
+):
+  """The limit is of the tokens that were sampled, not of those kept."""
+  names = ["It", " is", token]
+  content = [
+    {
+      "token": name,
+      "logprob": -0.5,
+      "bytes": [0xE6] if name == "\ufffd" else list(name.encode()),
+      "top_logprobs": [{"token": name, "logprob": -0.5}],
+    }
+    for name in names
+  ]
+  choice = {"message": {"content": "It is"}, "logprobs": {"content": content}}
+  rows = [{"request": {"max_tokens": n}, "choices": [choice]} for n in (3, 4)]
+  _, _, _, (cut, ended) = imported(tmp_path, rows, capsys)
+  assert len(cut.steps) == 2
+  assert "cut at max_tokens" in schema.why_unfinished(cut, 2)
+  assert schema.why_unfinished(ended, 2) is None
+
+
+def test_ids_of_a_table_with_gaps_are_whole_numbers(tmp_path, capsys):
+  rows = [
+    {"question_id": 3.0, "choices": [legacy_choice("7")]},
+    {
+      "question_id": math.nan,
+      "custom_id": "a",
+      "choices": [legacy_choice("7")],
+    },
+    {"id": 3.0, "choices": [legacy_choice("7")]},
+  ]
+  questions = tmp_path / "questions.jsonl"
+  questions.write_text(
+    '{"question_id": 3.0, "question": "3?", "answer": 7}\n'
+    '{"question_id": null, "id": "a", "question": "a?", "answer": 7}\n'
+    '{"question_id": NaN, "question": "b?", "answer": 7}\n'
+  )
+  _, _, _, records = imported(
+    tmp_path, rows, capsys, f"--questions={questions}"
+  )
+  assert [(one.question_id, one.question) for one in records] == [
+    (3, "3?"),
+    ("a", "a?"),
+    (3, "3?"),
+  ]
+
+
+def test_values_that_are_nested_without_end_are_counted(tmp_path, capsys):
+  deep = {}
+  for _ in range(490):
+    deep = {"x": deep}
+  rows = [{"candidates": [deep]}, {"choices": [legacy_choice("7")]}]
+  path = tmp_path / "questions.jsonl"
+  path.write_text('{"question": "a?", "answer": 7}\n')
+  _, out, _, records = imported(tmp_path, rows, capsys, f"--questions={path}")
+  assert len(records) == 1
+  assert "nested too deeply" in out
+
+
+def test_questions_that_end_alike_are_found_as_fast():
+  """A look-up of each would take hours for as many rows as questions."""
+  end = " Answer with the letter of the option that is right."
+  number = 20_000
+  asked = importing._Asked(
+    [
+      standing.Problem(question_id=n, question=f"{n}?{end}", answer="1")
+      for n in range(number)
+    ]
+  )
+  assert asked.last_in(f"Q: 77?{end}\nA:").question_id == 77
+  assert max(map(len, asked._by_end.values())) == len(str(number - 1))
 
 
 def test_an_error_that_ends_a_stream_does_not_move_later_answers(tmp_path):

@@ -465,6 +465,17 @@ def test_alternatives_in_an_unknown_alphabet_are_left_out():
   assert left_out == {responses.OTHER_ALPHABET: 2}
 
 
+def test_alternatives_whose_spaces_a_server_strips_are_of_no_use():
+  """llama.cpp's did; what begins with none then is unknown as well."""
+  table = {token: token.strip() for token in TOKENS}
+  with pytest.raises(responses.SettledError, match="another alphabet"):
+    parse(spelled(TOKENS[:4], sampled={}, others=table))
+  # One that has its space tells that it is the server's entry for that token.
+  table.pop(" 18")
+  choice, _, _ = read(spelled(TOKENS[:4], sampled={}, others=table))
+  assert [len(top) for top in tops_of(choice)] == [2, 0, 2, 2]
+
+
 def test_the_own_entry_has_the_bytes_of_the_sampled_token():
   choice, spelt, left_out = read(
     chat(

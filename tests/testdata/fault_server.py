@@ -126,6 +126,10 @@ class Teacher:
       return await _attack(writer, fault, answer)
     if fault == "no_log_probs":
       answer = re.sub(rb'"logprobs": \{', b'"logprobs": null, "_": {', answer)
+    if fault == "own_alone":
+      answer = re.sub(
+        rb', " or": [^}]*', b"", answer
+      )  # of the completions endpoint
     if fault == "malformed":
       answer = answer[: len(answer) // 2]
     if fault == "wrong_types":

@@ -165,3 +165,23 @@ def write_records(root, directory):
   lines = [schema.to_json_line(one) for one in teacher_records(root)]
   (directory / "records.jsonl").write_text("\n".join(lines) + "\n")
   return str(directory)
+
+
+def prepare_teacher(root):
+  """Prepares the teacher's dataset of a tiny world, as `prepare` leaves it."""
+  from specialize_jax.data import preparation  # imports TensorFlow
+
+  write_records(root, f"{root}/mini/records")
+  preparation.prepare(
+    preparation.Preparation(
+      records=f"{root}/mini/records",
+      vocabulary=f"{root}/mini/student.model",
+      mode="whitespace",
+      data_dir=f"{root}/tfds",
+      dataset_name="mini_gsm_teacher",
+      read_questions=functools.partial(
+        preparation.questions_of_files,
+        f"{root}/mini/mini_gsm/train.jsonl",
+      ),
+    )
+  )

@@ -40,6 +40,7 @@ def test_gcloud_is_told_the_shape_of_a_cube_alone():
     ("v5e:4x4x4", "not a slice of v5e"),
     ("v5e-12", "not a slice of v5e"),
     ("v4-9", "not a slice of v4"),
+    ("v5p:3x3x3", "or three ascending multiples of 4, such as v5p:8x16x16"),
     ("v4:8x4x4", "not a slice of v4"),
     ("v9:4x4", "v9:4x4 is unknown: expected one of v4, v5e, v5p, v6e"),
     ("", "such as v5e:4x4"),

@@ -104,6 +104,32 @@ def test_a_run_that_goes_on_is_the_same_run_of_weights_and_biases(
   ]
 
 
+def test_a_service_that_fails_ends_no_run(tmp_path, monkeypatch, capsys):
+  wandb = Wandb()
+  monkeypatch.setitem(sys.modules, "wandb", wandb)
+  log = run_log.RunLog(tmp_path, writers=["wandb"])
+  log.start_after(None)
+
+  def fail(values, step):
+    raise ConnectionError("no network")
+
+  log._writers[1]._run.log = fail
+  for number in (1, 2):
+    log.write(number, "train", {"loss": 0.5})
+  log.flush()
+  log.close()
+  said = capsys.readouterr().err
+  assert said.count("WeightsAndBiases gets no more metrics until") == 1
+  assert "(ConnectionError: no network)" in said
+  assert [row["step"] for row in reading.read_rows(log.path)] == [1, 2]
+  # One that cannot start does, before anything of the log is changed.
+  content = log.path.read_bytes()
+  wandb.init = fail
+  with pytest.raises(errors.UserError, match="'wandb', which cannot be start"):
+    run_log.RunLog(tmp_path, writers=["wandb"]).start_after(None)
+  assert log.path.read_bytes() == content
+
+
 def test_a_run_that_goes_on_is_the_same_run_of_mlflow(tmp_path, monkeypatch):
   calls = []
   mlflow = types.ModuleType("mlflow")
