@@ -94,7 +94,10 @@ lint: $(VENV)/installed-test
 
 # Writes down the versions that are installed, after the suite has passed.
 lock: $(VENV)/installed-test
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > $(LOCK)
+	$(BIN)/python -m pip freeze --exclude-editable > $(or $(LOCK),$(error LOCK is empty)).new
+	sed 's/+cpu$$//' $(LOCK).new > $(LOCK).clean
+	mv $(LOCK).clean $(LOCK)
+	rm $(LOCK).new
 
 clean:
 	rm -rf $(VENV) .venv-latest .venv-oldest build dist *.egg-info demo_output example_output

@@ -127,6 +127,12 @@ class Aligner:
       UserError: `mode` is unknown.
     """
     check_mode(mode)
+    needed = ("vocab_size", "encode_many", "encode_with_spans", "token_bytes")
+    if not all(hasattr(student, name) for name in needed):
+      raise errors.UserError(
+        f"student={type(student).__name__} has no {', '.join(needed)}: wrap a"
+        " tokenizer in HuggingFaceStudent, or SentencePieceStudent.from_file"
+      )
     self.mode = mode
     self.student = student
     self._clear_caches()

@@ -10,9 +10,10 @@ alternative changes one word only, and a cached look-up of that word is enough;
 other texts are encoded whole.
 """
 
+import array
 import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -25,6 +26,7 @@ _FAR = 1 << 62
 # Of encoded tails: their characters and tokens, and what each takes besides.
 # Some 300 MB.
 _MAX_CACHED, _OF_ONE = 1 << 25, 30
+_MAX_ENCODED = 1 << 22  # characters that a tokenizer is given at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ class Alternatives:
     self._joined_numbers = tables.Numbering()
     self._joined_cache = tables.IntegerCache(self._join_stems)
     self._alone = tables.Column(np.int64)
-    self._tails: dict[str, list[int]] = {}
+    self._tails: dict[str, array.array[int]] = {}
     self._num_cached = 0
 
   def known(
@@ -385,10 +387,12 @@ class Alternatives:
       self._num_cached = 0
     new = [t for t in dict.fromkeys(tails) if t is not None]
     new = [tail for tail in new if tail not in self._tails]
-    found = self._words.student.encode_many(new)
-    self._tails.update(zip(new, found, strict=True))
-    self._num_cached += sum(map(len, new)) + sum(map(len, found))
-    self._num_cached += _OF_ONE * len(new)
+    for some in _slices(new):
+      found = self._words.student.encode_many(some)
+      self._num_cached += sum(map(len, some)) + sum(map(len, found))
+      self._num_cached += _OF_ONE * len(some)
+      ids = (array.array("q", one) for one in found)
+      self._tails.update(zip(some, ids, strict=True))
 
   def _cuts(
     self, student: columns.StudentColumns, sample: int, encoded: bytes
@@ -594,6 +598,22 @@ def decoded(spelling: bytes) -> str | None:
     return spelling.decode("utf-8")
   except UnicodeDecodeError:
     return None
+
+
+def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
+  """Divides texts so that what a tokenizer says of some fits in memory.
+
+  A tokenizer returns a hundred bytes for each token.
+  """
+  some, size = [], 0
+  for text in texts:
+    some.append(text)
+    size += len(text)
+    if size > _MAX_ENCODED:
+      yield some
+      some, size = [], 0
+  if some:
+    yield some
 
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int:

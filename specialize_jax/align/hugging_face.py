@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import pathlib
 import re
 import typing
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from specialize_jax import errors
 from specialize_jax.align import byte_alphabet
 from specialize_jax.align import student as student_lib
-from specialize_jax.files import fast_tokenizers, reading
+from specialize_jax.files import fast_tokenizers, paths, reading
 
 if typing.TYPE_CHECKING:
   import tokenizers
@@ -40,11 +39,12 @@ class HuggingFaceStudent:
       UserError: `tokenizer` is neither.
     """
     tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(tokenizer, "encode_batch"):
+    if not hasattr(tokenizer, "to_str"):
       raise errors.UserError(
         f"tokenizer={type(tokenizer).__name__}: expected a"
         " tokenizers.Tokenizer, or a fast tokenizer of transformers"
-        " (use_fast=True)"
+        " (use_fast=True); of a tiktoken file, which can be a teacher's alone,"
+        " build an align.Tiktoken"
       )
     # A copy: what the caller's pads and truncates would be aligned, too.
     tokenizer = type(tokenizer).from_str(tokenizer.to_str())
@@ -60,10 +60,13 @@ class HuggingFaceStudent:
     self._pieces = [""] * self.vocab_size
     for piece, index in names.items():
       self._pieces[index] = piece
-    self._added = {
-      index: token.content
-      for index, token in tokenizer.get_added_tokens_decoder().items()
-    }
+    added = tokenizer.get_added_tokens_decoder()
+    self._special = {i for i, token in added.items() if token.special}
+    # As they are written. SentencePiece's user-defined symbols, such as Gemma's
+    # runs of spaces, are spelled like its other pieces.
+    self._literal = (
+      self._special if self._alphabet == "sentencepiece" else set(added)
+    )
     self.unknown_id = _unknown_id(tokenizer, json.loads(content))
     self.keeps_white_space = student_lib.keeps_white_space(self)
 
@@ -77,7 +80,7 @@ class HuggingFaceStudent:
     Raises:
       UserError: `path` does not exist or is not a tokenizer.
     """
-    file = pathlib.Path(path)
+    file = paths.to_epath(path)
     file = file / "tokenizer.json" if file.is_dir() else file
     if not file.is_file():
       raise errors.UserError(
@@ -87,6 +90,10 @@ class HuggingFaceStudent:
       loaded = cls(fast_tokenizers.load(reading.read_text(file), file))
     loaded._where = f"vocabulary {path}"
     return loaded
+
+  def is_special(self, index: int) -> bool:
+    """Returns whether a token is a special one, which stands for no text."""
+    return index in self._special
 
   def encode(self, text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Returns ids and pieces, without special tokens."""
@@ -145,7 +152,7 @@ class HuggingFaceStudent:
     piece = self.id_to_piece(index)
     if index == self.unknown_id or not piece:
       return None
-    if index in self._added:
+    if index in self._literal:
       return piece.encode("utf-8")
     if self._alphabet == "bytes":
       spelt = byte_alphabet.to_bytes(piece)

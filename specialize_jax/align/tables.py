@@ -266,6 +266,19 @@ class StudentTable:
     return self._own_ids.get(spelling, -1)
 
   @functools.cached_property
+  def adds_spaces(self) -> bool:
+    """Whether tokens that begin a word add a space where the text has none.
+
+    As those of WordPiece do after punctuation: "twenty" of "$twenty" has the
+    token of " twenty", which other vocabularies have for that text alone.
+    """
+    ids = self.student.encode_many(["a-b"])[0]
+    return any(
+      (self.student.token_bytes(index) or b"").startswith(b" ")
+      for index in ids[1:]
+    )
+
+  @functools.cached_property
   def cuts_before_space(self) -> bool:
     """Whether a text can be split at `SINGLE_SPACE` before tokenization.
 
@@ -520,7 +533,7 @@ class TeacherTable:
     }
     if not self._words.word_local:
       own_id = self._words.own_id(spelling)
-      if own_id < 0:
+      if own_id < 0 and self._words.adds_spaces:
         own_id = self._words.own_id(b" " + spelling)
       row |= {"paper_id": own_id, "exact_id": own_id, "own_id": own_id}
     try:

@@ -12,12 +12,12 @@ import binascii
 import math
 import numbers
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from specialize_jax import errors
 from specialize_jax.align import special_tokens, targets
+from specialize_jax.files import paths
 
 Spelling = str | bytes
 Top = Mapping[Spelling, float] | Iterable[tuple[Spelling, float]] | None
@@ -40,7 +40,7 @@ class Tiktoken:
     Raises:
       UserError: `path` does not exist or is not a tiktoken file.
     """
-    file = pathlib.Path(path)
+    file = paths.to_epath(path)
     if not file.is_file():
       raise errors.UserError(
         f"{path} does not exist; give the teacher's .tiktoken file"
@@ -133,7 +133,7 @@ def from_ids(
   Args:
     vocabulary: A `Tiktoken`, or a student's adapter around the teacher's own
       tokenizer.
-    ids: The sampled tokens, without special tokens.
+    ids: The sampled tokens. Special ones at the end are left out.
     top_logprobs: The alternatives of each token, including the sampled one, as
       log-probabilities by id. Alternatives that are not text (such as an end of
       sequence) are ignored.
@@ -146,7 +146,17 @@ def from_ids(
     UserError: an id has no bytes or no log-probability, or `ids` are not the
       tokens of `text`.
   """
-  spellings = [vocabulary.token_bytes(index) for index in ids]
+  _check_vocabulary(vocabulary, with_text=text is not None)
+  is_special = getattr(vocabulary, "is_special", lambda index: False)
+  ids = list(ids)
+  if len(ids) == len(top_logprobs):
+    while ids and is_special(ids[-1]):  # as an end of sequence
+      ids.pop()
+    top_logprobs = top_logprobs[: len(ids)]
+  spellings = [
+    None if is_special(index) else vocabulary.token_bytes(index)
+    for index in ids
+  ]
   if text is not None:
     encoding = vocabulary.encode_with_spans(text)
     if tuple(encoding.ids) != tuple(ids):
@@ -205,10 +215,59 @@ def from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
     ) from error
 
 
+def _check_vocabulary(vocabulary: object, *, with_text: bool) -> None:
+  """Raises UserError unless it has the methods of a vocabulary."""
+  needed = ["token_bytes", *(["encode_with_spans"] if with_text else [])]
+  if all(hasattr(vocabulary, name) for name in needed):
+    return
+  raise errors.UserError(
+    f"vocabulary={type(vocabulary).__name__} has no"
+    f" {' and '.join(needed)}: wrap a tokenizer in HuggingFaceStudent or"
+    " SentencePieceStudent.from_file"
+    + ("; a Tiktoken has no text" if with_text else "")
+  )
+
+
 def _from_response(response: Mapping[str, Any]) -> list[targets.TeacherToken]:
-  found: Any = response
+  # The objects of OpenAI's own client.
+  found: Any = getattr(response, "model_dump", lambda: response)()
   if isinstance(found, Mapping) and found.get("choices"):
     found = found["choices"][0]
+  tokens = _tokens_of(found)
+  _check_text(tokens, found)
+  return tokens
+
+
+def _check_text(
+  tokens: Sequence[targets.TeacherToken], choice: Mapping[str, Any]
+) -> None:
+  """Raises UserError unless the tokens spell the text of their choice.
+
+  Servers have many spellings of tokens, which `specialize import` reads.
+  """
+  message = choice.get("message")
+  text = choice.get("text")
+  if isinstance(message, Mapping):
+    text = message.get("content")
+  if not isinstance(text, str):
+    return
+  spelt = b"".join(token.spelling for token in tokens).strip()
+  wanted = text.encode("utf-8", errors="surrogatepass").strip()
+  if not (spelt.startswith(wanted) or wanted.startswith(spelt)):
+    raise errors.UserError(
+      f"the response's tokens spell {_shown(spelt)}, and its text is"
+      f" {_shown(wanted)}: `specialize import` reads the spellings of many"
+      " servers"
+    )
+
+
+def _shown(spelt: bytes) -> str:
+  text = spelt.decode("utf-8", errors="replace")
+  return repr(text if len(text) <= 50 else f"{text[:47]}...")
+
+
+def _tokens_of(found: Any) -> list[targets.TeacherToken]:
+  """Returns the tokens of a choice, or of its `logprobs`."""
   if isinstance(found, Mapping) and isinstance(found.get("logprobs"), Mapping):
     found = found["logprobs"]
   if isinstance(found, Mapping) and found.get("content"):

@@ -101,13 +101,14 @@ def _align_store(flags: argparse.Namespace) -> int:
       **total.report(),
     }
     report_file.write(json.dumps(report, indent=2) + "\n")
-  print(_summary(total, flags.mode))
+  print(_summary(total, flags.mode), file=paths.beside(flags.output))
   if flags.mode == "marginal":
     print(
       "log-likelihood of the texts in nats: the teacher's tokens"
       f" {total.log_prob:,.2f}, the targets {total.target_log_prob:,.2f}, the"
       " teacher's tokens without white space alone"
-      f" {total.visible_log_prob:,.2f}"
+      f" {total.visible_log_prob:,.2f}",
+      file=paths.beside(flags.output),
     )
   teacher_records.print_coverage(report)
   return 0

@@ -85,7 +85,10 @@ def start(flags: argparse.Namespace) -> None:
   with registered_tasks.quiet_import():
     import jax
 
-    num_processes = len({device.process_index for device in jax.devices()})
+    try:
+      num_processes = len({device.process_index for device in jax.devices()})
+    except RuntimeError as error:
+      raise _without_devices(error) from error
   if num_processes > 1 and not joins:
     way_out = (
       "give --multi_host, and start the same command on all of them."
@@ -95,6 +98,24 @@ def start(flags: argparse.Namespace) -> None:
     raise errors.UserError(
       f"this machine is one of the {num_processes} hosts of a slice: {way_out}"
     )
+
+
+def _without_devices(error: RuntimeError) -> Exception:
+  """Returns what to say where JAX finds no devices."""
+  said = " ".join(str(error).split())
+  if "initialize backend" not in said:
+    return error
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  if "already in use" in said or "lockfile" in said:
+    return errors.PassingError(
+      "another process holds this host's TPU: wait for it, or set"
+      f" JAX_PLATFORMS=cpu to compute on the CPU ({said[:200]})"
+    )
+  where = f"JAX_PLATFORMS={platforms}" if platforms else "this host's devices"
+  return errors.UserError(
+    f"JAX cannot use {where}: set JAX_PLATFORMS=cpu to compute on the CPU, or"
+    f" mend what it says: {said[:200]}"
+  )
 
 
 def leave_accelerators() -> None:

@@ -45,8 +45,11 @@ _MORE_ACTIONS = {
 }
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(
-  r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)(?:_|\Z)", re.IGNORECASE
+  r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|(?:\A|_)(?:PASS|PAT|AUTH))(?:_|\Z)",
+  re.IGNORECASE,
 )
+# A user with a password in an address, or a token as the user.
+_IN_ADDRESS = re.compile(r"\bhttps?://[^/\s@]+@|://[^/\s@:]*:[^/\s@]+@")
 _OUTPUTS = ("--gin.MODEL_DIR", "--gin.EVAL_OUTPUT_DIR", "--model_dir")
 _OUTPUTS += ("--output", "--outputs", "--output_dir", "--report", "--html")
 _OUTPUTS += ("--markdown", "--figures_dir", "--figure")
@@ -181,8 +184,8 @@ def _add_patience_flags(parser: argparse.ArgumentParser) -> None:
     type=flag_types.whole(1),
     default=5,
     metavar="N",
-    help="consecutive failures after which it ends; preemptions do not count "
-    "(default: 5)",
+    help="consecutive failures after which it ends, on GKE restarts in all; "
+    "preemptions do not count (default: 5)",
   )
   group.add_argument(
     "--first_wait_seconds",
@@ -237,7 +240,8 @@ def _variable(text: str) -> tuple[str, str]:
       " --env=JAX_COMPILATION_CACHE_DIR=gs://bucket/compiled"
     )
   is_harmless = name.endswith(("_PATH", "_FILE")) or value.lower() in _SWITCHES
-  if _SECRET.search(name) and not is_harmless:
+  is_secret = _SECRET.search(name) and not is_harmless
+  if is_secret or _IN_ADDRESS.search(value):
     raise errors.UserError(
       f"--env={name} would be printed, and shown among the hosts' processes:"
       " keep it in a file of the image, such as ~/.netrc, or in a secret of the"
@@ -339,6 +343,11 @@ def _package(flags: argparse.Namespace) -> str:
       "--package is missing: give a wheel (`pip wheel --no-deps .` makes one) "
       "or a requirement for pip, such as 'specialize-jax @ git+https://...'."
     )
+  if _IN_ADDRESS.search(flags.package):
+    raise errors.UserError(
+      "--package has a user name or a token in its address, which would be"
+      " printed, and shown among the hosts' processes: give a wheel instead"
+    )
   return flags.package
 
 
@@ -362,6 +371,13 @@ _PLACES = {
 
 def _check_place(flags: argparse.Namespace) -> None:
   """Raises UserError for a flag that --on does not read."""
+  if flags.on == "tpu_vm":
+    parsers.check_only_with(
+      flags,
+      ("max_failures", "first_wait_seconds", "longest_wait_seconds"),
+      not flags.actions or "resume_until_done" in flags.actions,
+      "resume_until_done",
+    )
   for name, places in _PLACES.items():
     wanted = " or ".join(f"--on={place}" for place in places)
     parsers.check_only_with(flags, [name], flags.on in places, wanted)
@@ -378,6 +394,8 @@ def _check_copied(copied: Sequence[str], arguments: Sequence[str]) -> None:
     paths.check("--copy", path, paths.INPUT_PATH.local("gcloud copies it"))
   wholes = [os.path.abspath(path) for path in copied]
   for flag, value in _read(arguments):
+    if paths.is_in_bucket(value) or not os.path.exists(value):
+      continue  # a bucket's, a packaged file, or a module
     whole = os.path.abspath(value)
     source = next((w for w in wholes if f"{whole}/".startswith(f"{w}/")), None)
     if source is None:

@@ -146,9 +146,14 @@ def quiet_import() -> Iterator[None]:
   time of imports, and they leave no garbage.
   """
   sys.stderr.flush()
+  try:
+    held = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+  except OSError:  # no room for what is hidden: it is shown
+    yield
+    return
   collects = gc.isenabled()
   gc.disable()
-  with tempfile.TemporaryFile() as held:
+  with held:
     kept = os.dup(2)
     os.dup2(held.fileno(), 2)
     try:

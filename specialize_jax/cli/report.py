@@ -125,6 +125,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   directory = epath.Path(flags.run or flags.results_dir)
   output = flags.output or directory / "report.html"
+  if flags.markdown and paths.is_stream(flags.markdown):
+    raise errors.UserError(
+      f"--markdown={flags.markdown} is a stream, and its figures are files"
+      " beside it: give a file"
+    )
   outputs = {"--output": output, "--markdown": flags.markdown}
   # Its lock is next to it: a directory of figures holds figures only.
   outputs["--figures_dir"] = flags.figures_dir

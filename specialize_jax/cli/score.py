@@ -149,7 +149,7 @@ def _score(flags: argparse.Namespace) -> int:
     **metrics.summarize([row["correct"] for row in graded]),
     **metrics.by_grader([row["verdicts"] for row in graded]),
   }
-  print(json.dumps(summary))
+  print(json.dumps(summary), file=paths.beside(flags.output))
   return 0
 
 

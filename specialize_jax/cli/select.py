@@ -145,8 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   tested = flags.evaluate or flags.follow
   parsers.check_only_with(
     flags,
-    ("gin_file", "data_dir", "multi_host", "num_processes", "process_id",
-     "coordinator_address", "cpu_devices"),
+    ("gin_file", "gin_search_paths", "data_dir", "tfds_data_dir", "multi_host",
+     "num_processes", "process_id", "coordinator_address", "cpu_devices",
+     "heartbeat_seconds"),
     tested,
     "--evaluate or --follow",
   )  # fmt: skip

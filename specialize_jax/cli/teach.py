@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -405,6 +406,15 @@ def _extra_body(text: str | None) -> dict[str, object]:
 def _connection(flags: argparse.Namespace) -> client.Connection:
   from specialize_jax.teacher import client
 
+  if "api_key_env" in flags.given and flags.api_key_env not in os.environ:
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", flags.api_key_env):
+      raise errors.UserError(
+        "--api_key_env is not the name of a variable: set one to the key, and"
+        " give its name, such as OPENAI_API_KEY"
+      )
+    raise errors.UserError(
+      f"--api_key_env={flags.api_key_env} names a variable that is not set"
+    )
   return client.Connection(
     base_url=flags.base_url,
     key=os.environ.get(flags.api_key_env, ""),
@@ -420,12 +430,11 @@ def _connection(flags: argparse.Namespace) -> client.Connection:
 def _limits(flags: argparse.Namespace) -> limits.Limits:
   from specialize_jax.teacher import limits
 
-  if flags.max_cost < math.inf and not (
-    flags.prompt_price or flags.completion_price
-  ):
+  prices = {"prompt_price", "completion_price"}
+  if flags.max_cost < math.inf and not prices <= flags.given:
     raise errors.UserError(
       "--max_cost needs --prompt_price and --completion_price, in money a"
-      " million tokens"
+      " million tokens; give 0 for what costs nothing"
     )
   return limits.Limits(
     samples=flags.max_samples,

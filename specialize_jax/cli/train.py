@@ -94,7 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       "devices that it finds."
     )
   parsers.check_only_with(
-    flags, ["profile_steps"], not flags.dry_run, "a run, not with --dry_run,"
+    flags,
+    ["profile_steps"],
+    not (flags.dry_run or flags.print_config),
+    "a run, not with --dry_run or --print_config,",
   )
   if flags.print_config and flags.dry_run:
     raise errors.UserError("give either --print_config or --dry_run.")

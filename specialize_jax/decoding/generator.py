@@ -60,6 +60,10 @@ def generate(
     UserError: a text is longer than `input_limit`, or `batch_size` is not
       positive.
   """
+  if isinstance(texts, str):
+    raise errors.UserError(
+      f"texts={texts[:40]!r} is one text: expected a list of texts"
+    )
   reader = rows_lib.Reader(
     where="texts",
     model=model.config,
@@ -176,7 +180,17 @@ class Generator:
   def _batches(
     self, asked: Sequence[requests.Request]
   ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yields indices and inputs of batches, either all scored or none."""
+    """Yields indices and inputs of batches, either all scored or none.
+
+    Raises:
+      UserError: an input is longer than the limit.
+    """
+    for place, request in enumerate(asked):
+      if len(request.input_ids) > self._input_limit:
+        raise errors.UserError(
+          f"request {place} has {len(request.input_ids):,} tokens, more than"
+          f" input_limit={self._input_limit:,}"
+        )
     for scored in (False, True):
       places = [
         place

@@ -17,6 +17,7 @@ import pathlib
 import re
 import socket
 import stat
+import sys
 import threading
 import typing
 from collections.abc import Mapping
@@ -242,6 +243,15 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
   except OSError:
     return False
   return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def beside(path: str | os.PathLike[str] | None) -> typing.TextIO:
+  """Returns the stream for what is not part of an output.
+
+  It is standard error where the output itself goes to standard output.
+  """
+  is_taken = path is not None and open_descriptor(path) == 1
+  return sys.stderr if is_taken else sys.stdout
 
 
 def open_descriptor(path: str | os.PathLike[str]) -> int | None:

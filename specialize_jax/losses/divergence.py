@@ -105,6 +105,7 @@ def sparse_kl_from_hidden(
     UserError: see `sparse_kl`.
   """
   inputs.check_num_chunks(num_chunks)
+  inputs.check_output_kernel(hidden, output_kernel)
   vocab_size = output_kernel.shape[-1]
   leading = hidden.shape[:-1]
   check_missing_mass(missing_mass)

@@ -140,6 +140,18 @@ def check_leading_dimensions(
     )
 
 
+def check_output_kernel(hidden: jax.Array, output_kernel: jax.Array) -> None:
+  """Raises UserError unless an output kernel takes the hidden states."""
+  size, shape = jnp.shape(hidden)[-1], jnp.shape(output_kernel)
+  if len(shape) != 2 or shape[0] != size:
+    is_turned = len(shape) == 2 and shape[1] == size
+    raise errors.UserError(
+      f"output_kernel has shape {shape}: expected [D, V] with D={size}, as"
+      " hidden has"
+      + (": transpose the embedding, output_kernel.T" if is_turned else "")
+    )
+
+
 def check_num_chunks(num_chunks: int) -> None:
   """Raises UserError unless the number of chunks is positive."""
   if not 1 <= num_chunks <= errors.MAX_COUNT:

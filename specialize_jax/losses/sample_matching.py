@@ -61,6 +61,7 @@ def cross_entropy_from_hidden(
     UserError: see `cross_entropy`.
   """
   inputs.check_num_chunks(num_chunks)
+  inputs.check_output_kernel(hidden, output_kernel)
   vocab_size = output_kernel.shape[-1]
   targets = _checked(targets, hidden.shape[:-1], vocab_size, "hidden")
   targets_BT = inputs.with_two_leading_dimensions(targets, 0)

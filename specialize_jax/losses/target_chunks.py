@@ -183,8 +183,8 @@ def _split(arrays: Arrays, config: distillation.LossConfig) -> Arrays:
 
   def split(array: jax.Array) -> jax.Array:
     length = array.shape[1]
-    size = math.ceil(length / config.num_chunks)
-    num_chunks = math.ceil(length / size)
+    size = max(1, math.ceil(length / config.num_chunks))
+    num_chunks = max(1, math.ceil(length / size))
     widths = [(0, 0)] * array.ndim
     widths[1] = (0, num_chunks * size - length)
     chunks = jnp.pad(array, widths).reshape(

@@ -278,12 +278,25 @@ def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
   drawn = rich_table.Table(
     title="Accuracy in %, before and after", title_style="bold"
   )
-  for name in ("", "format"):
-    drawn.add_column(name, no_wrap=True)
-  for name in ("before", "after", "difference", "95 % interval", "n"):
-    drawn.add_column(name, justify="right", no_wrap=True)
+  shown = rows(results)
+  words = [
+    [f"{row.role} {row.label}" for row in shown],
+    ["format", *(row.data_format for row in shown)],
+  ]
+  for name, texts in zip(("", "format"), words, strict=True):
+    # They may take several lines, of whole words.
+    longest = max(len(word) for text in texts for word in text.split())
+    drawn.add_column(name, min_width=longest)
+  for number, name in enumerate(
+    ("before", "after", "difference", "95 % interval", "n")
+  ):
+    # A number that is cut would be another one.
+    widths = [len(_cells(row)[number]) for row in shown]
+    drawn.add_column(
+      name, justify="right", no_wrap=True, min_width=max([len(name), *widths])
+    )
   role = None
-  for row in rows(results):
+  for row in shown:
     if row.role != role:
       role = row.role
       drawn.add_section()
@@ -361,6 +374,9 @@ def _captured(drawn: rich_table.Table, width: int | None) -> str:
   if width is None and not sys.stdout.isatty():
     width = 100  # files and pipes have no width
   console = rich_console.Console(width=width, highlight=False)
+  # Else numbers would be cut. Each column has a border and two blanks.
+  least = 1 + sum((column.min_width or 0) + 3 for column in drawn.columns)
+  console.width = max(console.width, least)
   with console.capture() as capture:
     console.print(drawn)
   return capture.get().rstrip()

@@ -155,7 +155,8 @@ class JobSet:
     """Creates the JobSet in the cluster."""
     return self._kubectl(
       f"start the run on {self.slice.num_hosts} hosts",
-      ("apply",),
+      # Not `apply`, which starts nothing where the same JobSet has ended.
+      ("create",),
       "--filename=-",
       input_text=to_yaml(self.manifest(arguments)),
     )

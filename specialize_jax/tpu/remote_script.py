@@ -5,6 +5,7 @@ shell of every host runs: only this module builds a shell string. Every value
 from the user is quoted by `shlex.quote`.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,8 @@ def start(
       "flock lock true &",
       "waiting=$!",
       'tail --pid="$waiting" --lines=20 --follow=name log',
-      'exit "$(cat status 2>/dev/null || echo 1)"',
+      'code="$(cat status 2>/dev/null)"',
+      'exit "${code:-1}"',  # it is empty where the disk was full
     ]
   )
 
@@ -128,4 +130,6 @@ def _with_extra(package: str, extra: str) -> str:
 
 def is_wheel(package: str) -> bool:
   """Returns whether a package is a local wheel, not a requirement."""
-  return package.endswith(".whl") and "@" not in package
+  return package.endswith(".whl") and (
+    "@" not in package or os.path.isfile(package)
+  )

@@ -20,6 +20,7 @@ _NO_CAPACITY = re.compile(
 # The states of a node (TPU API, Node.State) and of a queued resource
 # (QueuedResourceState.State).
 _READY = {"READY", "ACTIVE"}
+_FAILED = "FAILED"
 _STOPPED = "STOPPED"  # by a person, who may want its disk
 _TAKEN_AWAY = {
   "PREEMPTED",
@@ -102,6 +103,18 @@ def resume_until_done(
       has stopped the slice.
   """
   commands = [*vm.install(package), *vm.copy(copied), vm.start(arguments)]
+  try:
+    return _resumed(vm, commands, patience)
+  finally:
+    _say(
+      f"what is rented as {vm.name} is given back by `specialize launch ..."
+      " --execute delete`; a run that has not ended goes on."
+    )
+
+
+def _resumed(
+  vm: tpu_vm.TpuVm, commands: Sequence[launch.Command], patience: Patience
+) -> int:
   failures = quick_restarts = 0
   for restart in range(patience.max_restarts + 1):
     began = time.monotonic()
@@ -149,6 +162,12 @@ def _make_ready(vm: tpu_vm.TpuVm, patience: Patience) -> int:
     if status:
       return status
     if state in _TAKEN_AWAY:
+      if rented and state == _FAILED:  # of quota or permission, perhaps
+        _say(
+          f"the request for {vm.name} has failed: `gcloud compute tpus"
+          " queued-resources describe` has the reason."
+        )
+        return 1
       if rented:
         return PREEMPTED  # before it was used: with back-off
       status = launch.run(vm.delete())

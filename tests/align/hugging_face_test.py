@@ -174,6 +174,60 @@ def test_what_is_no_fast_tokenizer_is_named(tmp_path):
     align.HuggingFaceStudent.from_file(tmp_path)
 
 
+def test_user_defined_symbols_of_sentencepiece_are_spelled_as_pieces_are():
+  """As Gemma's runs of spaces, which its `tokenizer.json` has as added."""
+  tokenizer = tiny_tokenizers.unigram()
+  tokenizer.add_tokens(["\u2581\u2581\u2581", "\n\n"])
+  tokenizer.add_special_tokens(["<end\u2581of>"])
+  student = align.HuggingFaceStudent(tokenizer)
+
+  def spelled(piece):
+    return student.token_bytes(tokenizer.token_to_id(piece))
+
+  assert spelled("\u2581\u2581\u2581") == b"   "
+  assert spelled("\n\n") == b"\n\n"
+  assert spelled("<end\u2581of>") == "<end\u2581of>".encode()
+
+
+def test_an_alternative_has_its_token_in_that_text_and_no_other():
+  """Not that of the same letters after a space, which may be the only one."""
+  student = tiny_tokenizers.student("byte_level_bpe")
+  word = next(
+    piece
+    for piece in map(student.id_to_piece, range(student.vocab_size))
+    if piece.startswith("\u0120")
+    and len(piece) > 2
+    and piece[1:].isalpha()
+    and student._tokenizer.token_to_id(piece[1:]) is None
+  )[1:]
+  tops = [{"(": 0.0}, {"5": math.log(0.6), word: math.log(0.4)}]
+  for mode in ("marginal", "whitespace", "chunk", "paper"):
+    found, _, _ = align.Aligner(student, mode)(["(", "5"], tops)
+    ids = found.top_ids[np.asarray(found.top_probs) > 0]
+    taught = {student.token_bytes(int(index)) for index in ids}
+    assert f" {word}".encode() not in taught
+
+
+def test_sampled_special_tokens_are_no_text():
+  tokenizer = tiny_tokenizers.byte_level_bpe()
+  student = align.HuggingFaceStudent(tokenizer)
+  end = tokenizer.token_to_id("<|endoftext|>")
+  ids = [*tokenizer.encode("Ann has").ids]
+  tops = [{index: -0.1} for index in [*ids, end, end]]
+  found = align.from_ids(student, [*ids, end, end], tops)
+  assert b"".join(token.spelling for token in found) == b"Ann has"
+  with pytest.raises(errors.UserError, match="spells no text"):
+    align.from_ids(student, [end, *ids], tops[:-1][::-1])
+
+
+def test_what_is_no_student_is_named():
+  for student in ("t5_spiece.model", tiny_tokenizers.unigram()):
+    with pytest.raises(errors.UserError, match="wrap a tokenizer in Hugging"):
+      align.Aligner(student)
+    with pytest.raises(errors.UserError, match="wrap a tokenizer in Hugging"):
+      align.from_ids(student, [1], [{1: 0.0}])
+
+
 def test_a_saved_tokenizer_is_the_same_student(tmp_path):
   tokenizer = tiny_tokenizers.byte_level_bpe()
   tokenizer.save(str(tmp_path / "tokenizer.json"))

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -178,9 +179,24 @@ def test_server_answers_are_teachers(wrapped):
   for entry in chat["logprobs"]["content"]:
     entry["token"] = bytes(entry["bytes"]).decode() or entry["token"]
     entry["bytes"] = []
+  client_s = types.SimpleNamespace(model_dump=lambda: chat)
+  assert align.from_response(client_s) == align.from_strings(TOKENS, TOPS)
   assert align.from_response(chat) == align.from_strings(TOKENS, TOPS)
   with pytest.raises(errors.UserError, match="holds no log-prob"):
     align.from_response({"choices": [{"logprobs": None}]})
   for entry in ({"token": "a"}, {"token": "a", "logprob": -1, "bytes": [300]}):
     with pytest.raises(errors.UserError, match="are not as /v1/completions"):
       align.from_response({"content": [entry]})
+
+
+@pytest.mark.parametrize(
+  "token", ["\u0120is", "bytes:\\xe2\\x82", "token_id:318", "<0x20>"]
+)
+def test_tokens_that_do_not_spell_their_text_are_refused(token):
+  log_probs = {"tokens": ["It", token], "token_logprobs": [-0.5, -0.5]}
+  choice = {"text": "It is", "logprobs": log_probs}
+  with pytest.raises(errors.UserError, match="and its text is 'It is'"):
+    align.from_response({"choices": [choice]})
+  log_probs["tokens"][1] = " is"
+  found = align.from_response({"choices": [choice]})
+  assert [one.spelling for one in found] == [b"It", b" is"]

@@ -3,6 +3,8 @@
 import codecs
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -51,6 +53,23 @@ def test_rows_are_graded_and_the_last_line_is_json(tmp_path, capsys):
   assert summary["accuracy_fixed"] == summary["accuracy"]
   assert [row["correct"] for row in graded] == [True, False, False]
   assert graded[2]["extracted"] is None
+
+
+def test_standard_output_has_the_rows_alone_if_they_go_there(tmp_path):
+  _score_flags = ["score", "--task=gsm8k", "--output=/dev/stdout"]
+  predictions = tmp_path / "predictions.jsonl"
+  predictions.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+  done = subprocess.run(
+    [sys.executable, "-m", "specialize_jax.cli.main", *_score_flags]
+    + [f"--inputs={predictions}"],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  rows = [json.loads(line) for line in done.stdout.splitlines()]
+  assert len(rows) == len(ROWS)
+  assert all("correct" in row for row in rows)
+  assert json.loads(done.stderr.splitlines()[-1])["n"] == len(ROWS)
 
 
 def test_the_papers_grader_takes_a_minus_for_nothing(tmp_path, capsys):

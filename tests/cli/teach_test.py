@@ -461,6 +461,9 @@ def test_a_question_that_was_changed_is_not_gone_on_with(
     (['--extra_body={"x": NaN}'], "NaN is no number of JSON"),
     (["--base_url=http://localhost:99999/v1"], "99999 is no port"),
     (["--max_cost=1"], "--max_cost needs --prompt_price"),
+    (["--max_cost=1", "--completion_price=3"], "needs --prompt_price and"),
+    (["--api_key_env=NO_SUCH_KEY"], "names a variable that is not set"),
+    (["--api_key_env=sk-abc"], "is not the name of a variable"),
     (["--questions=nowhere.jsonl"], "nowhere.jsonl"),
   ],
 )

@@ -204,3 +204,12 @@ def test_settings_that_read_texts_need_a_vocabulary():
       generator.Generator(model, settings)
   with pytest.raises(errors.UserError, match="batch_size is 0"):
     generator.Generator(model, requests.Settings(), batch_size=0)
+
+
+def test_one_text_or_a_long_request_is_named():
+  model, params = loop_test.init(loop_test.T5_1_1)
+  with pytest.raises(errors.UserError, match="is one text: expected a list"):
+    generator.generate(model, params, "What is 3 + 4?", vocabulary=None)
+  decoder = generator.Generator(model, requests.Settings(), input_limit=8)
+  with pytest.raises(errors.UserError, match="request 1 has 40 tokens, more"):
+    next(decoder.run(params, ask()))

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -155,6 +156,18 @@ def test_a_batch_is_checked_where_it_has_a_teacher_and_weight(chunk_axis):
     loss(dict(batch, decoder_target_tokens=targets - 100))
   log_probs = dict(batch, decoder_teacher_top_probs=np.log(probs + 1e-6))
   assert np.isnan(jax.jit(loss)(log_probs))
+
+
+def test_an_embedding_as_the_head_is_refused_with_the_way_out():
+  hidden, embedding = jnp.zeros([2, 3, 4]), jnp.zeros([7, 4])
+  ids, probs = jnp.zeros([2, 3, 1], jnp.int32), jnp.ones([2, 3, 1])
+  for kernel, message in (
+    (embedding, "transpose the embedding"),
+    (jnp.zeros([5, 7]), "expected .D, V. with D=4"),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      losses.sparse_kl_from_hidden(hidden, kernel, ids, probs)
+  losses.sparse_kl_from_hidden(hidden, embedding.T, ids, probs)
 
 
 def test_no_chunk_is_refused():

@@ -32,6 +32,12 @@ def test_an_empty_directory_is_one_sentence(tmp_path, capsys):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_markdown_to_a_stream_is_refused(results_dir, capsys):
+  flags = [f"--results_dir={results_dir}", "--markdown=/dev/stdout"]
+  assert main.run("report", flags) == 2
+  assert "its figures are files beside it" in capsys.readouterr().err
+
+
 _SCORE = {"accuracy": 0.5, "n": 4}
 
 

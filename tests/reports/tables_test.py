@@ -103,6 +103,23 @@ def test_the_terminal_and_markdown_tables_hold_every_row(results_dir):
       assert tables.interval_text(row.difference) in text
 
 
+@pytest.mark.parametrize("width", [40, 80, None])
+def test_no_number_is_cut_in_a_narrow_terminal(results_dir, width):
+  path = results_dir / "results.json"
+  written = path.read_text()
+  long = "bbh_tracking_shuffled_objects_three_objects_in_context_answer_only_v1"
+  numbers = json.loads(written)
+  path.write_text(written.replace(numbers["general"][0], long))
+  results = results_lib.load(results_dir)
+  text = tables.terminal(results, width=width)
+  assert "\N{HORIZONTAL ELLIPSIS}" not in text
+  _, *lines = text.splitlines()
+  assert {line[-1] for line in lines} <= set("\u2513\u2529\u2502\u2524\u2518")
+  for row in tables.rows(results):
+    assert tables.points(row.difference.estimate) in text
+    assert tables.interval_text(row.difference) in text
+
+
 def test_a_directory_without_results_is_an_error(tmp_path):
   with pytest.raises(errors.UserError, match="is not a directory"):
     results_lib.load(tmp_path / "absent")
