@@ -276,37 +276,52 @@ def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
     Lines of text, without colors if the output is not a terminal.
   """
   drawn = rich_table.Table(
-    title="Accuracy in %, before and after", title_style="bold"
+    title="Accuracy in %, before and after",
+    title_style="bold",
+    pad_edge=False,  # with it, it would not fit a terminal of 80 characters
   )
   shown = rows(results)
-  words = [
-    [f"{row.role} {row.label}" for row in shown],
-    ["format", *(row.data_format for row in shown)],
+  labels = [f"  {writing.visible(row.label)}" for row in shown]
+  formats_ = [writing.visible(row.data_format) for row in shown]
+  cells = [_cells(row) for row in shown]
+  columns = [
+    ("format", formats_),
+    *zip(
+      ("before", "after", "difference", "95 % interval", "n"),
+      zip(*cells, strict=True),
+      strict=True,
+    ),
   ]
-  for name, texts in zip(("", "format"), words, strict=True):
-    # They may take several lines, of whole words.
-    longest = max(len(word) for text in texts for word in text.split())
-    drawn.add_column(name, min_width=longest)
-  for number, name in enumerate(
-    ("before", "after", "difference", "95 % interval", "n")
-  ):
-    # A number that is cut would be another one.
-    widths = [len(_cells(row)[number]) for row in shown]
+  widths = [max(map(len, (name, *texts))) for name, texts in columns]
+  # The labels alone may take several lines, of whole words: a number that is
+  # cut would be another one. Between columns there are a border and two blanks.
+  others = sum(widths) + 3 * len(columns) + 2
+  roles = [row.role for row in shown]
+  least = max(
+    *(2 + len(word) for text in labels for word in text.split()),
+    *(len(word) for text in roles for word in text.split()),
+  )
+  width = _terminal_width() if width is None else width
+  of_labels = min(max(map(len, (*labels, *roles))), max(width - others, least))
+  drawn.add_column("", width=of_labels)
+  for (name, _), own in zip(columns, widths, strict=True):
     drawn.add_column(
-      name, justify="right", no_wrap=True, min_width=max([len(name), *widths])
+      name,
+      justify="left" if name == "format" else "right",
+      no_wrap=True,
+      width=own,
     )
   role = None
-  for row in shown:
+  for row, label, data_format, numbers in zip(
+    shown, labels, formats_, cells, strict=True
+  ):
     if row.role != role:
       role = row.role
       drawn.add_section()
       drawn.add_row(f"[bold]{role}")
     style = None if row.task else "bold"
-    label = markup.escape(writing.visible(row.label))
-    drawn.add_row(
-      f"  {label}", writing.visible(row.data_format), *_cells(row), style=style
-    )
-  return _captured(drawn, width)
+    drawn.add_row(markup.escape(label), data_format, *numbers, style=style)
+  return _captured(drawn, max(width, others + of_labels))
 
 
 def selection(
@@ -371,15 +386,16 @@ def markdown(results: results_lib.Results) -> str:
 
 
 def _captured(drawn: rich_table.Table, width: int | None) -> str:
-  if width is None and not sys.stdout.isatty():
-    width = 100  # files and pipes have no width
+  width = _terminal_width() if width is None else width
   console = rich_console.Console(width=width, highlight=False)
-  # Else numbers would be cut. Each column has a border and two blanks.
-  least = 1 + sum((column.min_width or 0) + 3 for column in drawn.columns)
-  console.width = max(console.width, least)
   with console.capture() as capture:
     console.print(drawn)
   return capture.get().rstrip()
+
+
+def _terminal_width() -> int:
+  """Returns the terminal's width; files and pipes have none, and get 100."""
+  return rich_console.Console().width if sys.stdout.isatty() else 100
 
 
 def _cells(row: Row) -> tuple[str, ...]:

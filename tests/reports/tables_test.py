@@ -114,7 +114,9 @@ def test_no_number_is_cut_in_a_narrow_terminal(results_dir, width):
   text = tables.terminal(results, width=width)
   assert "\N{HORIZONTAL ELLIPSIS}" not in text
   _, *lines = text.splitlines()
-  assert {line[-1] for line in lines} <= set("\u2513\u2529\u2502\u2524\u2518")
+  assert {line[-1] for line in lines} <= set(
+    "\u2503\u2513\u2529\u2502\u2524\u2518"
+  )
   for row in tables.rows(results):
     assert tables.points(row.difference.estimate) in text
     assert tables.interval_text(row.difference) in text
