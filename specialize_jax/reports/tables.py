@@ -297,10 +297,10 @@ def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
   # cut would be another one. Between columns there are a border and two blanks.
   others = sum(widths) + 3 * len(columns) + 2
   roles = [row.role for row in shown]
-  least = max(
-    *(2 + len(word) for text in labels for word in text.split()),
-    *(len(word) for text in roles for word in text.split()),
-  )
+  # The first word of a label is indented by two.
+  firsts = (2 + len(text.split()[0]) for text in labels)
+  words = (len(word) for text in (*labels, *roles) for word in text.split())
+  least = max(*firsts, *words)
   width = _terminal_width() if width is None else width
   of_labels = min(max(map(len, (*labels, *roles))), max(width - others, least))
   drawn.add_column("", width=of_labels)
