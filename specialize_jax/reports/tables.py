@@ -278,7 +278,8 @@ def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
   drawn = rich_table.Table(
     title="Accuracy in %, before and after",
     title_style="bold",
-    pad_edge=False,  # with it, it would not fit a terminal of 80 characters
+    show_edge=False,  # with it, it would not fit a terminal of 80 characters
+    pad_edge=False,
   )
   shown = rows(results)
   labels = [f"  {writing.visible(row.label)}" for row in shown]
@@ -295,7 +296,7 @@ def terminal(results: results_lib.Results, *, width: int | None = None) -> str:
   widths = [max(map(len, (name, *texts))) for name, texts in columns]
   # The labels alone may take several lines, of whole words: a number that is
   # cut would be another one. Between columns there are a border and two blanks.
-  others = sum(widths) + 3 * len(columns) + 2
+  others = sum(widths) + 3 * len(columns)
   roles = [row.role for row in shown]
   # The first word of a label is indented by two.
   firsts = (2 + len(text.split()[0]) for text in labels)
