@@ -37,8 +37,8 @@ everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 params = nn.meta.unbox(
   jax.jit(init, out_shardings=everywhere)(jax.random.key(0))
 )
-evaluate = parts._make("together", model, output_dir=output_dir)
-values = evaluate(params, 5)
+evaluate = parts._make("together", model)
+values = evaluate(params, 5, output_dir=output_dir)
 assert values["together/n"] == 7, values
 print(sorted(values.items()))
 """

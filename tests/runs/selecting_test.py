@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from testdata import several_processes, tiny_demo, tiny_world
@@ -231,6 +232,9 @@ def test_it_follows_a_run_that_clears_its_steps_away(world, tmp_path):
     tmp_path, world, num_steps=12, CHECKPOINT_EVERY=3, KEEP=1
   )
   (training,) = run.start(1, 1)
+  while not run.model_dir.is_dir():  # which --follow reads
+    assert training.poll() is None, run.errors(0)
+    time.sleep(0.1)
   process = subprocess.run(
     [sys.executable, "-m", "specialize_jax.cli.main", "select"]
     + flags(world, run.model_dir, "--follow", "--poll_seconds=0.2"),
