@@ -155,6 +155,19 @@ def tiny_world_dir(tmp_path_factory):
   return tiny_world.build(tmp_path_factory.mktemp("tiny_world"))
 
 
+@pytest.fixture(scope="module")
+def teacher_dir(tiny_world_dir):
+  """The module's tiny world with its prepared teacher data, in use."""
+  from testdata import tiny_world
+
+  from specialize_jax.data import sources
+
+  tiny_world.prepare_teacher(tiny_world_dir)
+  sources.set_data_dir(tiny_world_dir)
+  yield tiny_world_dir
+  sources.set_data_dir(None)
+
+
 @pytest.fixture
 def world(tiny_world_dir):
   """The module's tiny world, set as the data directory during a test."""

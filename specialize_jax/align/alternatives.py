@@ -381,7 +381,7 @@ class Alternatives:
       into.own_N[number] = ids[same] if same < len(ids) else -1
 
   def _encode_tails(self, tails: Sequence[str | None]) -> None:
-    """Encodes the texts that are not cached, in one call."""
+    """Encodes the texts that are not cached, in few calls."""
     if self._num_cached > _MAX_CACHED:
       self._tails.clear()
       self._num_cached = 0

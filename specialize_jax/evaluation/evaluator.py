@@ -253,7 +253,7 @@ class Evaluator:
 
 
 class _InputsAlone(seqio.EncDecFeatureConverter):
-  """Gives the network's inputs as they are, which the task has trimmed.
+  """Converts to the network's inputs alone, which the task has trimmed.
 
   Generation pads them to few lengths of its own. To have SeqIO convert, pad and
   check all features takes a third of the time in which an evaluator is built.

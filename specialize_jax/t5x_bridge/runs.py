@@ -271,11 +271,13 @@ def write_predictions(
         "question_id": texts.get("question_id", ""),
         "target": texts.get("answer", texts.get("targets_pretokenized", "")),
       }
-      decoded = np.atleast_2d(np.asarray(ids))
-      texts = [vocabulary.decode(list(map(int, one))) for one in decoded]
-      row["prediction"] = texts[-1]  # T5X sorts several by their score
+      outputs = [
+        vocabulary.decode(list(map(int, one)))
+        for one in np.atleast_2d(np.asarray(ids))
+      ]
+      row["prediction"] = outputs[-1]  # T5X sorts several by their score
       if np.ndim(ids) > 1:
-        row["predictions"] = texts
+        row["predictions"] = outputs
       file.write(json.dumps(row) + "\n")
 
 

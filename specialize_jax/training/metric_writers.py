@@ -192,19 +192,27 @@ def create(
     PassingError: a writer cannot start, for example without a login.
   """
   made: list[MetricWriter] = []
-  name = ""
   try:
     for name in names:
-      made.append(_WRITERS[name][0](directory, after=after))
-    name = ""
+      made.append(_started(name, directory, after=after))
     return [JsonLines(directory, after=after), *made]
-  except Exception as error:
+  except Exception:
     for writer in made:
       with contextlib.suppress(Exception):  # the first error is the reason
         writer.close()
+    raise
+
+
+def _started(
+  name: str, directory: epath.Path, *, after: int | None
+) -> MetricWriter:
+  """Creates a writer; the errors of its service become a `PassingError`."""
+  try:
+    return _WRITERS[name][0](directory, after=after)
+  except Exception as error:
     is_of_files = isinstance(error, OSError) and paths.is_mendable(error)
     is_told = isinstance(error, errors.UserError) or is_of_files
-    if not name or is_told or paths.bucket_reason(error) is not None:
+    if is_told or paths.bucket_reason(error) is not None:
       raise
     # The service may be back at the next start, which a supervisor makes.
     raise errors.PassingError(

@@ -132,11 +132,11 @@ class RunLog:
       self._examples = None
 
   def _each(self, act: Callable[[metric_writers.MetricWriter], None]) -> None:
-    """Has each writer do something.
+    """Calls a function on each writer.
 
-    A service that fails costs no step: it is told, and gets no more metrics of
-    this start, as each try may take minutes. That of metrics.jsonl comes first,
-    and its errors end the run.
+    A service that fails does not end the run: the failure is printed, and the
+    writer is removed until the next start, as each try may take minutes. That
+    of metrics.jsonl comes first, and its errors end the run.
     """
     for number, writer in enumerate(tuple(self._writers)):
       try:

@@ -5,23 +5,13 @@ import functools
 import pytest
 import seqio
 import tensorflow as tf
-from testdata import tiny_world
 
 from specialize_jax import errors
-from specialize_jax.data import example_stream, identity, sources, task_parts
+from specialize_jax.data import example_stream, identity, task_parts
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 LENGTHS = {"inputs": 64, "targets": 64}
 TAUGHT = "mini_gsm_teacher_zero_shot_chain_of_thought_v1"
-
-
-@pytest.fixture(scope="module")
-def data_dir(tiny_world_dir):
-  """The tiny world, with its prepared teacher data."""
-  tiny_world.prepare_teacher(tiny_world_dir)
-  sources.set_data_dir(tiny_world_dir)
-  yield tiny_world_dir
-  sources.set_data_dir(None)
 
 
 @pytest.fixture
@@ -105,7 +95,7 @@ def test_a_position_that_cannot_be_saved_is_one_sentence(add):
     stream.state()
 
 
-def test_a_mixture_draws_by_its_own_function(add, data_dir):
+def test_a_mixture_draws_by_its_own_function(add, teacher_dir):
   """And not by the rates alone, as ours do."""
 
   def first_alone(datasets, rates, seed):
@@ -130,7 +120,7 @@ def test_a_mixture_draws_by_its_own_function(add, data_dir):
   ],
 )
 def test_rates_by_which_nothing_can_be_drawn_are_refused(
-  add, rates, message, data_dir
+  add, rates, message, teacher_dir
 ):
   names = (TAUGHT, TAUGHT.replace("chain_of_thought", "answer_only"))
   tasks = list(zip(names, rates, strict=True))

@@ -22,15 +22,6 @@ from specialize_jax.data import (
 from tasks import mini, mixtures
 
 
-@pytest.fixture(scope="module")
-def teacher_dir(tiny_world_dir):
-  """The tiny world with its prepared teacher data, as `prepare` leaves it."""
-  tiny_world.prepare_teacher(tiny_world_dir)
-  sources.set_data_dir(tiny_world_dir)
-  yield tiny_world_dir
-  sources.set_data_dir(None)
-
-
 def examples(name):
   dataset = seqio.get_mixture_or_task(name).get_dataset(
     split="train", shuffle=False, seed=0
