@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from specialize_jax import errors
 from specialize_jax.align import special_tokens, targets
-from specialize_jax.files import paths
+from specialize_jax.files import paths, writing
 
 Spelling = str | bytes
 Top = Mapping[Spelling, float] | Iterable[tuple[Spelling, float]] | None
@@ -255,15 +255,10 @@ def _check_text(
   wanted = text.encode("utf-8", errors="surrogatepass").strip()
   if not (spelt.startswith(wanted) or wanted.startswith(spelt)):
     raise errors.UserError(
-      f"the response's tokens spell {_shown(spelt)}, and its text is"
-      f" {_shown(wanted)}: `specialize import` reads the spellings of many"
-      " servers"
+      f"the response's tokens spell {writing.shown(spelt)}, and its text is"
+      f" {writing.shown(wanted)}: `specialize import` reads the spellings of"
+      " many servers"
     )
-
-
-def _shown(spelt: bytes) -> str:
-  text = spelt.decode("utf-8", errors="replace")
-  return repr(text if len(text) <= 50 else f"{text[:47]}...")
 
 
 def _tokens_of(found: Any) -> list[targets.TeacherToken]:

@@ -420,13 +420,13 @@ def _read(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _check_is_there(flag: str, value: str) -> None:
-  """Raises UserError for a path of this machine that no host has."""
+  """Raises UserError for an existing path of this machine that no host has."""
   from specialize_jax.cli import gin_files
 
   first = os.path.normpath(value).split(os.sep)[0]
   is_packaged = flag == "gin_file" and gin_files.is_packaged(value)
   # Absolute paths and those above the run's directory are the hosts' own.
-  if first in ("", ".", "..") or is_packaged or not os.path.exists(value):
+  if first in ("", ".", "..") or is_packaged:
     return
   raise errors.UserError(
     f"--{flag}={value} is of this machine, and the hosts do not have it: add"

@@ -262,6 +262,12 @@ def _finite(value: object) -> object:
   return value if is_number else None
 
 
+def shown(spelt: bytes) -> str:
+  """Returns the start of a text that is given by its bytes, for a message."""
+  text = spelt.decode("utf-8", errors="replace")
+  return repr(text if len(text) <= 50 else f"{text[:47]}...")
+
+
 def printable(text: str) -> str:
   """Returns a text with U+FFFD for each lone surrogate."""
   return _SURROGATE.sub("\ufffd", text)

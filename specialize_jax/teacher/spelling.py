@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from specialize_jax.align import special_tokens
+from specialize_jax.files import writing
 from specialize_jax.records import schema
 
 _UNKNOWN = "\ufffd"  # a decoder's replacement for invalid bytes
@@ -56,8 +57,8 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
     end = _end(spelt, wanted)
   if end is None:
     raise MisspeltError(
-      f"the tokens spell {_shown(spelt)}, and the text is"
-      f" {_shown(text.encode('utf-8', 'surrogatepass'))}"
+      f"the tokens spell {writing.shown(spelt)}, and the text is"
+      f" {writing.shown(text.encode('utf-8', 'surrogatepass'))}"
     )
   kept, position = [], 0
   for step in steps:
@@ -72,8 +73,8 @@ def fit(text: str, steps: Steps) -> tuple[str, Steps]:
     if beyond.strip():
       if within.strip():
         raise MisspeltError(
-          f"the text ends within the token {_shown(spelling)}, whose rest"
-          " would be learned, too"
+          f"the text ends within the token {writing.shown(spelling)}, whose"
+          " rest would be learned, too"
         )
       kept.pop()
   return _whole_characters(kept)
@@ -162,7 +163,7 @@ def _whole_characters(steps: list[schema.TeacherStep]) -> tuple[str, Steps]:
     except UnicodeDecodeError as error:
       if error.end < len(spelt):
         raise MisspeltError(
-          f"the tokens spell {_shown(spelt)}, which is not UTF-8"
+          f"the tokens spell {writing.shown(spelt)}, which is not UTF-8"
         ) from error
       steps = steps[:-1]
 
@@ -229,7 +230,7 @@ def _spread(
   if len(spelt) < num_parts:
     raise MisspeltError(
       f"{num_parts} tokens that are parts of characters stand where the text"
-      f" has {_shown(spelt)}"
+      f" has {writing.shown(spelt)}"
     )
   cut = len(spelt) - num_parts + 1
   parts = iter(
@@ -241,8 +242,3 @@ def _spread(
     else step
     for step in steps
   ]
-
-
-def _shown(spelt: bytes) -> str:
-  text = spelt.decode("utf-8", errors="replace")
-  return repr(text if len(text) <= 50 else f"{text[:47]}...")
