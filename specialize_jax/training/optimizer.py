@@ -327,6 +327,9 @@ def _newton_schulz(stack: jax.Array) -> jax.Array:
       return matrices
     return jax.lax.with_sharding_constraint(matrices, spec(*axes))
 
+  # The matrices of a stack are joined where they are, and the stack is moved as
+  # a whole: the partitioner would move each matrix before it joins them.
+  stack = placed(stack, None, spec.UNCONSTRAINED, spec.UNCONSTRAINED)
   missing = 0 if mesh.empty else -len(stack) % mesh.size
   padded = jnp.pad(stack, ((0, missing), (0, 0), (0, 0)))
   shared = placed(padded, mesh.axis_names)

@@ -95,6 +95,46 @@ def test_a_position_that_cannot_be_saved_is_one_sentence(add):
     stream.state()
 
 
+def _mini_stream():
+  return example_stream.ExampleStream(
+    example_stream.training_dataset(
+      "mini_sums_v1", task_feature_lengths=LENGTHS, seed=3
+    )
+  )
+
+
+def _inputs(stream, num_chunks):
+  chunks = [stream.next_examples() for _ in range(num_chunks)]
+  return [one["inputs"].tolist() for chunk in chunks for one in chunk]
+
+
+def test_fused_maps_read_the_same_examples(teacher_dir, monkeypatch):
+  """And a position that was saved without them is gone on from."""
+  fused = _mini_stream()
+  monkeypatch.setattr(example_stream, "_options", tf.data.Options)
+  plain = _mini_stream()
+  monkeypatch.undo()
+  assert _inputs(fused, 3) == _inputs(plain, 3)
+  states = fused.state(), plain.state()
+  fewer, more = (state.count(b"ParallelMap") for state in states)
+  assert fewer < 0.5 * more
+  expected = _inputs(plain, 3)
+  for state in states:
+    resumed = _mini_stream()
+    resumed.restore(state)
+    assert _inputs(resumed, 2) == expected[: 2 * 32]
+    again = _mini_stream()
+    again.restore(resumed.state())
+    assert _inputs(again, 1) == expected[2 * 32 :]
+
+
+def test_a_position_of_other_tasks_is_refused(add, teacher_dir):
+  _add_numbers(add, "stream_numbers", _numbers)
+  stream = _streamed("stream_numbers")
+  with pytest.raises(errors.UserError, match="are not those of the run that"):
+    stream.restore(_mini_stream().state())
+
+
 def test_a_mixture_draws_by_its_own_function(add, teacher_dir):
   """And not by the rates alone, as ours do."""
 

@@ -236,6 +236,27 @@ def test_devices_share_the_iterations_of_muon():
   assert flops[0] < 0.3 * flops[1]
 
 
+def test_muon_exchanges_nothing_before_its_iterations_without_sharding():
+  """Each device has all matrices, and takes its share of them."""
+  cube = mesh.make_mesh(data=8)
+  everywhere = jax.sharding.NamedSharding(cube, jax.sharding.PartitionSpec())
+  gradients = jax.device_put(
+    {str(i): {"kernel": _random(i, 32, 16)} for i in range(16)}, everywhere
+  )
+  built = optimizer.build(
+    optimizer.OptimizerConfig(name="muon", learning_rate=1.0)
+  )
+
+  def direction(gradients, state):
+    return built.direction(gradients, state, gradients, finite=jnp.bool_(True))
+
+  with jax.set_mesh(cube):
+    lowered = jax.jit(direction).lower(gradients, built.init(gradients))
+  program = lowered.compile().as_text()
+  assert " all-gather(" in program
+  assert " all-to-all(" not in program
+
+
 def test_muon_leaves_embedding_head_and_norms_to_adam():
   gradients = {
     "token_embedder": {"embedding": _random(3, 9, 4)},
