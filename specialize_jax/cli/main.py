@@ -49,6 +49,8 @@ COMMANDS = {
 # The time that threads have to finish after a failure.
 _PATIENCE_SECONDS = 10
 
+_COMPILER = "compiler"  # begins the name of the thread of `step.Compilation`
+
 _KILLED_BY_SIGPIPE = 141  # as shells report a program that `head` ended
 
 
@@ -194,8 +196,11 @@ def _end(status: int) -> None:
   """Ends a failed process if it has not ended after a timeout.
 
   Python waits for all threads at exit. Those of a failed Orbax save wait five
-  minutes for each other, in which a launcher could have restarted the slice.
+  minutes for each other, in which a launcher could have restarted the slice. A
+  compilation has nothing to finish.
   """
+  if any(one.name.startswith(_COMPILER) for one in threading.enumerate()):
+    os._exit(status)
   time.sleep(_PATIENCE_SECONDS)
   waiting = ", ".join(
     thread.name

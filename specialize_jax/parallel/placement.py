@@ -100,6 +100,23 @@ class Placement:
       for name, rows in local_batch.items()
     }
 
+  def abstract_batch(
+    self, row: Mapping[str, np.ndarray], num_rows: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a global batch, as `put_batch` shards its arrays.
+
+    Args:
+      row: a batch of one row.
+      num_rows: number of rows of the global batch.
+    """
+    sharding = self.rules.batch_sharding(self.mesh)
+    return {
+      name: jax.ShapeDtypeStruct(
+        (num_rows, *value.shape[1:]), value.dtype, sharding=sharding
+      )
+      for name, value in row.items()
+    }
+
   def _put(self, rows: np.ndarray, num_rows: int) -> jax.Array:
     local_rows = self.local_rows(num_rows)
 

@@ -21,7 +21,13 @@ import specialize_jax
 from specialize_jax import errors, revision
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.checkpoints import manifests, opening, tokenizers
-from specialize_jax.data import example_stream, identity, pipeline, task_parts
+from specialize_jax.data import (
+  example_stream,
+  identity,
+  packing,
+  pipeline,
+  task_parts,
+)
 from specialize_jax.decoding import bucketing
 from specialize_jax.evaluation import evaluator
 from specialize_jax.files import locks, reading, writing
@@ -274,21 +280,6 @@ def _train(
   # One seed for everything random except the data, which use it separately.
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
   check_evaluations(experiment, placed)
-  iterator = batches(experiment, placed)
-  data = identity.of_mixture(experiment.mixture_or_task_name)
-  processes.agree(data, _SAME_FILES)
-  # Before the first device computation, so that wrong names and splits fail
-  # early.
-  predictions_dir = os.path.join(experiment.model_dir, "predictions")
-  evaluators = [
-    functools.partial(evaluation.evaluator(model), output_dir=predictions_dir)
-    for evaluation in experiment.evaluations
-  ] + [one.evaluator(model, placed) for one in experiment.held_out_losses]
-  evaluated = _evaluated_data(experiment)
-  processes.agree(evaluated, _SAME_FILES)
-  settings = resuming.settings(
-    experiment, data, files.get(keeping.DATASET), evaluated
-  )
   train_step = step.make_train_step(
     model,
     optimizer_,
@@ -297,10 +288,12 @@ def _train(
     num_microbatches=experiment.num_microbatches,
     compiler_options=placed.compiler_options,
   )
+  create_state = state.creation_fn(model, optimizer_, placed)
 
   def initial_state() -> state.TrainState:
     if experiment.initial_checkpoint_path is None:
-      return state.create(model, optimizer_, placed, init_rng=init_rng)
+      with placed.entered():
+        return create_state(init_rng)
     checkpoint = opening.open_checkpoint(
       experiment.initial_checkpoint_path, verify=experiment.verify_checkpoint
     )
@@ -317,16 +310,42 @@ def _train(
       return start
     return state.with_moments(start, checkpoint.moments())
 
-  with (
-    _checkpoints(experiment) as manager,
-    contextlib.closing(
-      run_log.RunLog(experiment.model_dir, experiment.metric_writers)
-    ) as log,
-  ):
+  abstract_state = state.abstract(model, optimizer_, placed)
+  with contextlib.ExitStack() as stack:
+    compilation = None
+    steps = choosing.steps_of(experiment.model_dir)
+    if _compiles_ahead(experiment, steps):
+      row = packing.empty_batch(
+        1, *map(experiment.task_feature_lengths.get, ("inputs", "targets"))
+      )
+      batch = placed.abstract_batch(row, experiment.batch_size)
+      calls = [(train_step, (abstract_state, batch))]
+      if not steps and experiment.initial_checkpoint_path is None:
+        calls.append((create_state, (init_rng,)))
+      compilation = stack.enter_context(step.Compilation(calls, placed))
+    iterator = batches(experiment, placed)
+    data = identity.of_mixture(experiment.mixture_or_task_name)
+    processes.agree(data, _SAME_FILES)
+    predictions_dir = os.path.join(experiment.model_dir, "predictions")
+    evaluators = [
+      functools.partial(evaluation.evaluator(model), output_dir=predictions_dir)
+      for evaluation in experiment.evaluations
+    ] + [one.evaluator(model, placed) for one in experiment.held_out_losses]
+    evaluated = _evaluated_data(experiment)
+    processes.agree(evaluated, _SAME_FILES)
+    settings = resuming.settings(
+      experiment, data, files.get(keeping.DATASET), evaluated
+    )
+    # Only now is anything written.
+    manager = stack.enter_context(_checkpoints(experiment))
+    log = stack.enter_context(
+      contextlib.closing(
+        run_log.RunLog(experiment.model_dir, experiment.metric_writers)
+      )
+    )
     narrator = narrators.Narrator(
       experiment.loop.num_steps, speaks=jax.process_index() == 0
     )
-    abstract_state = state.abstract(model, optimizer_, placed)
     narrator.facts(facts(experiment, placed, abstract_state))
     run = loop.Run(
       train_step=train_step,
@@ -336,6 +355,7 @@ def _train(
       config=experiment.loop,
       evaluators=evaluators,
       metadata=_metadata(experiment, config_text, settings),
+      compilation=compilation,
       efficiency=_efficiency(experiment),
       narrator=narrator,
     )
@@ -369,6 +389,20 @@ def _train(
       else "",
     )
     return train_state
+
+
+def _compiles_ahead(experiment: Experiment, steps: Sequence[int]) -> bool:
+  """Returns whether to compile the step while data and parameters are read.
+
+  Not on GPUs, whose compiler times kernels on the devices, which other work
+  would slow; nor for a run that is at its end.
+
+  Args:
+    experiment: the run.
+    steps: the steps of its checkpoints.
+  """
+  is_over = max(steps, default=0) >= experiment.loop.num_steps
+  return not is_over and jax.devices()[0].platform != "gpu"
 
 
 def check_evaluations(

@@ -197,14 +197,8 @@ def abstract_batch(
   job: Job, placement: placements.Placement
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of a packed batch, sharded along its rows."""
-  sharding = placement.rules.batch_sharding(placement.mesh)
-  rows = packing.empty_batch(1, job.input_length, job.target_length)
-  return {
-    name: jax.ShapeDtypeStruct(
-      (job.batch_size, *row.shape[1:]), row.dtype, sharding=sharding
-    )
-    for name, row in rows.items()
-  }
+  row = packing.empty_batch(1, job.input_length, job.target_length)
+  return placement.abstract_batch(row, job.batch_size)
 
 
 def gib(num_bytes: float) -> float:

@@ -160,6 +160,8 @@ class Run:
     evaluators: callables `(params, step) -> metrics`; the metrics of all
       evaluators form one row, so their names must differ.
     metadata: JSON-serializable, saved with every checkpoint.
+    compilation: one of the step, begun earlier; None to begin it when the first
+      batch is there.
     efficiency: the flops of a step and of the hardware, for the metrics.
     narrator: prints the run's progress; None for a silent run.
   """
@@ -171,6 +173,7 @@ class Run:
   config: LoopConfig
   evaluators: Sequence[Evaluator] = ()
   metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  compilation: step.Compilation | None = None
   efficiency: progress.Efficiency = progress.Efficiency()
   narrator: narrators.Narrator | None = None
 
@@ -272,7 +275,10 @@ def train(
       if not compiled:
         narrator.drops(iterator.dropped())
         iterator.state()  # a source that cannot be saved fails now, not later
-        narrator.compiles()
+        if run.compilation is None or not run.compilation.is_done:
+          narrator.compiles()
+        if run.compilation is not None:
+          run.compilation.wait()
         step.compile_ahead(run.train_step, train_state, batch)
         # Compile times differ by more than the timeout of a collective.
         processes.meet("first step")

@@ -115,12 +115,26 @@ def create(
   Returns:
     The state of step zero.
   """
-  shardings = _shardings(abstract(model, optimizer, placement))
   with placement.entered():
-    return jax.jit(
-      lambda rng: from_params(network.unboxed(_init(model, rng)), optimizer),
-      out_shardings=shardings,
-    )(init_rng)
+    return creation_fn(model, optimizer, placement)(init_rng)
+
+
+def creation_fn(
+  model: network.EncoderDecoder,
+  optimizer: optimizers.Optimizer,
+  placement: placements.Placement,
+) -> jax.stages.Wrapped:
+  """Returns the jitted function of a key that `create` calls.
+
+  Args:
+    model: the network.
+    optimizer: the optimizer.
+    placement: the mesh and the axis rules; to be entered at the call.
+  """
+  return jax.jit(
+    lambda rng: from_params(network.unboxed(_init(model, rng)), optimizer),
+    out_shardings=_shardings(abstract(model, optimizer, placement)),
+  )
 
 
 def start_from(

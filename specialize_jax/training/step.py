@@ -1,7 +1,10 @@
 """One train step: a pure, jitted function of state and batch."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +13,15 @@ import optax
 from specialize_jax import errors
 from specialize_jax.losses import distillation, head, normalization
 from specialize_jax.parallel import host_cpu
+from specialize_jax.parallel import placement as placements
 from specialize_jax.t5 import network
 from specialize_jax.training import metrics, state
 from specialize_jax.training import optimizer as optimizers
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+# The thread of a compilation begins with this name.
+COMPILER = "compiler"
 TrainStep = Callable[
   [state.TrainState, Batch], tuple[state.TrainState, Metrics]
 ]
@@ -100,7 +106,7 @@ def loss_sums(
 def compile_ahead(
   train_step: jax.stages.Wrapped, train_state: state.TrainState, batch: Batch
 ) -> None:
-  """Compiles a step before its first call.
+  """Compiles a step before its first call; does nothing the second time.
 
   Args:
     train_step: from `make_train_step`.
@@ -110,6 +116,66 @@ def compile_ahead(
   train_step.lower(train_state, batch).compile()
   # On a CPU the compiler has used a gigabyte for FlanT5-small.
   host_cpu.release_freed_memory()
+
+
+class Compilation:
+  """Compiles functions in threads, beside what else is done before their calls.
+
+  A context: at its end, a compilation that has not begun is given up. One that
+  has cannot be interrupted, and Python waits for it when the process ends.
+  """
+
+  def __init__(
+    self,
+    calls: Sequence[tuple[jax.stages.Wrapped, Sequence[object]]],
+    placement: placements.Placement,
+  ) -> None:
+    """Starts.
+
+    Args:
+      calls: jitted functions, each with its arguments: arrays, or shapes and
+        shardings of arrays.
+      placement: the mesh, and the sharding of arrays over it.
+    """
+    self._given_up = threading.Event()
+    executor = futures.ThreadPoolExecutor(
+      len(calls), thread_name_prefix=COMPILER
+    )
+    self._done = [
+      executor.submit(self._compile, *call, placement) for call in calls
+    ]
+    executor.shutdown(wait=False)
+
+  def __enter__(self) -> Self:
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    """Gives up what has not begun."""
+    self._given_up.set()
+
+  @property
+  def is_done(self) -> bool:
+    """Whether it has ended, so that `wait` returns at once."""
+    return all(one.done() for one in self._done)
+
+  def wait(self) -> None:
+    """Waits until all are compiled; raises what the compiler has raised."""
+    for one in self._done:
+      one.result()
+
+  def _compile(
+    self,
+    jitted: jax.stages.Wrapped,
+    arguments: Sequence[object],
+    placement: placements.Placement,
+  ) -> None:
+    with placement.entered():
+      lowered = jitted.lower(*arguments)
+      if not self._given_up.is_set():
+        lowered.compile()
+        # On a CPU the compiler has used a gigabyte for FlanT5-small.
+        host_cpu.release_freed_memory()
 
 
 def _loss_sum(

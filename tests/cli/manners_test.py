@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -87,6 +88,28 @@ def test_a_reader_that_has_left_ends_it_quietly():
   )
   os.close(writer)
   assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_failure_does_not_wait_for_the_compiler():
+  """Which cannot be interrupted; of Orbax's threads it waits for some time."""
+  began = time.monotonic()
+  done = subprocess.run(
+    [sys.executable, "-c", _FAILS_WHILE_COMPILING],
+    capture_output=True,
+    check=False,
+  )
+  assert (done.returncode, done.stderr) == (3, b"")
+  assert time.monotonic() - began < main._PATIENCE_SECONDS
+
+
+_FAILS_WHILE_COMPILING = """
+import threading, time
+from specialize_jax.cli import main
+from specialize_jax.training import step
+threading.Thread(target=time.sleep, args=[60], name=step.COMPILER).start()
+main.main = lambda argv: 3
+main.console()
+"""
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])

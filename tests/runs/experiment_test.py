@@ -13,13 +13,13 @@ from testdata import tiny_demo, tiny_world
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
-from specialize_jax.data import sources
+from specialize_jax.data import pipeline, sources
 from specialize_jax.evaluation import evaluator, history
 from specialize_jax.files import locks, reading, writing
 from specialize_jax.parallel import processes
 from specialize_jax.runs import experiment, held_out
 from specialize_jax.t5 import network
-from specialize_jax.training import loop
+from specialize_jax.training import loop, step
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 
@@ -72,6 +72,48 @@ def test_a_run_ends_at_its_last_step_and_is_evaluated(trained_run, tmp_path):
   assert (
     len((tmp_path / "eval" / "metrics.jsonl").read_text().splitlines()) == 2
   )
+
+
+@pytest.mark.parametrize("changes", [{}, {"pack": False}])
+def test_a_step_is_compiled_once_and_before_the_first_batch(
+  tmp_path, monkeypatch, changes
+):
+  """At a start, at a resumption, and from another run's parameters."""
+  compiled = []
+  read = pipeline.TrainIterator.__next__
+
+  def next_batch(iterator):
+    compiled.append("a batch")
+    return read(iterator)
+
+  def count(event, seconds, fun_name="", **_):
+    if "backend_compile" in event and "train_step" in fun_name:
+      compiled.append("the step")
+
+  begin = step.Compilation.__init__
+
+  def begin_and_wait(compilation, *arguments):
+    begin(compilation, *arguments)
+    compilation.wait()
+
+  monkeypatch.setattr(pipeline.TrainIterator, "__next__", next_batch)
+  monkeypatch.setattr(step.Compilation, "__init__", begin_and_wait)
+  jax.monitoring.register_event_duration_secs_listener(count)
+  try:
+    for name, num_steps in (("first", 1), ("first", 2), ("second", 1)):
+      run = tiny_demo.run(
+        tmp_path / name,
+        loop=loop.LoopConfig(num_steps=num_steps),
+        initial_checkpoint_path=(
+          str(tmp_path / "first") if name == "second" else None
+        ),
+        **changes,
+      )
+      experiment.train(run)
+    experiment.train(run)  # which is at its end
+  finally:
+    jax.monitoring.unregister_event_duration_listener(count)
+  assert compiled == ["the step", "a batch"] * 3
 
 
 def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained_run):

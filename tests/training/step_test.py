@@ -1,8 +1,10 @@
 """Laws of the train step."""
 
+import contextlib
 import dataclasses
 import functools
 import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -342,6 +344,48 @@ def test_bfloat16_parameters_have_float32_moments_and_a_close_loss(three_steps):
     jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True
   )
   assert all((a != np.asarray(b)).any() for a, b in pairs)
+
+
+class _SlowStep:
+  """A step whose tracing lasts until it is let go on."""
+
+  def __init__(self):
+    self.traced = threading.Event()
+    self.compiled = False
+
+  def lower(self, train_state, batch):
+    self.traced.wait()
+    return self
+
+  def compile(self):
+    self.compiled = True
+
+
+def test_a_compilation_is_given_up_before_the_compiler_begins():
+  for fails in (False, True):
+    slow = _SlowStep()
+    with (
+      contextlib.suppress(errors.UserError),
+      step.Compilation([(slow, (None, {}))], tiny_run.one_device()) as begun,
+    ):
+      assert not begun.is_done
+      if fails:
+        raise errors.UserError("the data are not there")
+      slow.traced.set()
+      begun.wait()
+    slow.traced.set()
+    begun.wait()
+    assert slow.compiled == (not fails)
+
+
+def test_what_a_compilation_raises_is_raised_where_it_is_waited_for():
+  absent = {"encoder_input_tokens": jax.ShapeDtypeStruct((4, 8), jnp.int32)}
+  state = tiny_run.new_state()
+  begun = step.Compilation(
+    [(tiny_run.plain_step(), (state, absent))], tiny_run.one_device()
+  )
+  with begun, pytest.raises(KeyError, match="decoder_input_tokens"):
+    begun.wait()
 
 
 def test_microbatches_that_do_not_divide_the_batch_are_refused():
