@@ -13,7 +13,7 @@ from testdata import tiny_demo, tiny_world
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
-from specialize_jax.data import pipeline, sources
+from specialize_jax.data import sources
 from specialize_jax.evaluation import evaluator, history
 from specialize_jax.files import locks, reading, writing
 from specialize_jax.parallel import processes
@@ -75,30 +75,26 @@ def test_a_run_ends_at_its_last_step_and_is_evaluated(trained_run, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"pack": False}])
-def test_a_step_is_compiled_once_and_before_the_first_batch(
+def test_a_step_is_compiled_while_the_data_are_read(
   tmp_path, monkeypatch, changes
 ):
   """At a start, at a resumption, and from another run's parameters."""
-  compiled = []
-  read = pipeline.TrainIterator.__next__
+  asked, again = [], []
+  compile_ahead = step.compile_ahead
 
-  def next_batch(iterator):
-    compiled.append("a batch")
-    return read(iterator)
+  def compile_again(*arguments):
+    before = len(asked)
+    compile_ahead(*arguments)
+    again.append(len(asked) - before)
 
-  def count(event, seconds, fun_name="", **_):
-    if "backend_compile" in event and "train_step" in fun_name:
-      compiled.append("the step")
+  def note(event, *_, **__):
+    # Of the compiler, and of the cache of compilations that tests share.
+    if event.endswith(("backend_compile_duration", "requests_use_cache")):
+      asked.append(event)
 
-  begin = step.Compilation.__init__
-
-  def begin_and_wait(compilation, *arguments):
-    begin(compilation, *arguments)
-    compilation.wait()
-
-  monkeypatch.setattr(pipeline.TrainIterator, "__next__", next_batch)
-  monkeypatch.setattr(step.Compilation, "__init__", begin_and_wait)
-  jax.monitoring.register_event_duration_secs_listener(count)
+  monkeypatch.setattr(step, "compile_ahead", compile_again)
+  jax.monitoring.register_event_duration_secs_listener(note)
+  jax.monitoring.register_event_listener(note)
   try:
     for name, num_steps in (("first", 1), ("first", 2), ("second", 1)):
       run = tiny_demo.run(
@@ -110,10 +106,13 @@ def test_a_step_is_compiled_once_and_before_the_first_batch(
         **changes,
       )
       experiment.train(run)
+    asked.clear()
     experiment.train(run)  # which is at its end
+    assert not asked
   finally:
-    jax.monitoring.unregister_event_duration_listener(count)
-  assert compiled == ["the step", "a batch"] * 3
+    jax.monitoring.unregister_event_duration_listener(note)
+    jax.monitoring.unregister_event_listener(note)
+  assert again == [0, 0, 0]
 
 
 def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained_run):
