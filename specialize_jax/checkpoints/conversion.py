@@ -332,7 +332,9 @@ def _default_rows(checkpoint: opening.Checkpoint, read: int, to: str) -> int:
   if to != "huggingface":
     return _T5_ROWS if read == _T5_TOKENS else checkpoint.config.vocab_size
   origin = checkpoint.metadata.get(opening.ORIGIN, {})
-  return origin.get("vocab_size", checkpoint.config.vocab_size)
+  rows = checkpoint.config.vocab_size
+  was_padded = origin.get("vocab_size") == _T5_TOKENS and rows == _T5_ROWS
+  return _T5_TOKENS if was_padded else rows
 
 
 def _common_dtype(source: sources.Source) -> str:

@@ -219,14 +219,14 @@ class Checkpoint:
   def check_vocabulary(
     self, file: str | os.PathLike, name: str, way_out: str
   ) -> None:
-    """Checks that a SentencePiece model is the one next to the checkpoint.
+    """Checks that a vocabulary is the one next to the checkpoint.
 
     A checkpoint without a tokenizer has none to compare with. Of others'
     folders the ids alone are compared: T5's vocabulary is published in several
     files.
 
     Args:
-      file: the model.
+      file: a SentencePiece model, or a `tokenizer.json`.
       name: the flag or task that it is of, for the message.
       way_out: what to do instead, for the message.
 
@@ -238,7 +238,10 @@ class Checkpoint:
     if not self.verifies or (own is None and whole is None):
       return
     content = reading.read_bytes(file)
-    if own is None:
+    if epath.Path(file).suffix == ".json":
+      own = own or whole
+      is_same = tokenizers.is_whole_of(epath.Path(file), own)
+    elif own is None:
       own = whole
       is_same = tokenizers.is_in_whole(content, whole)
     elif self.is_ours:
@@ -489,7 +492,7 @@ def _kind_in(directory: epath.Path) -> Kind:
       "Hugging Face folder, or a T5X checkpoint directory."
     )
   for name in (t5x.INDEX, *_OF_HUGGING_FACE):
-    if (directory / name).is_file():
+    if (directory / name).is_file() and not _is_left_over(directory, name):
       _check_no_run(directory, name)
       return "t5x" if name == t5x.INDEX else "huggingface"
   if _is_t5x(directory):
@@ -503,6 +506,18 @@ def _kind_in(directory: epath.Path) -> Kind:
     f"{os.fspath(directory)} holds no checkpoint: neither the steps of a run, "
     "nor a Hugging Face config.json, nor a T5X checkpoint (a file called "
     f"'checkpoint', or a 'state' that Orbax wrote){_folders_in(directory)}."
+  )
+
+
+def _is_left_over(directory: epath.Path, name: str) -> bool:
+  """Returns whether TensorFlow's list of checkpoints lies in another's folder.
+
+  As where the folder that a checkpoint was converted from has the result too.
+  """
+  return (
+    name == t5x.INDEX
+    and (directory / "config.json").is_file()
+    and (directory / name).read_bytes().startswith(t5x.OF_TENSORFLOW)
   )
 
 

@@ -41,6 +41,8 @@ from specialize_jax.files import reading
 from specialize_jax.t5 import config as t5_config
 
 INDEX = "checkpoint"
+# How TensorFlow's file of that name begins.
+OF_TENSORFLOW = b"model_checkpoint_path"
 """The index of a legacy checkpoint, which no other kind has."""
 
 _LAYER = re.compile(r"^(encoder|decoder)/layers_(\d+)/")
@@ -402,7 +404,7 @@ def _in_index(
 ) -> dict[str, str | np.ndarray]:
   """Returns the selected leaves of a legacy index: names or small arrays."""
   content = reading.read_description(place / INDEX)
-  if content.startswith(b"model_checkpoint_path"):
+  if content.startswith(OF_TENSORFLOW):
     raise errors.UserError(
       f"{place} is a TensorFlow checkpoint, as Mesh TensorFlow's T5 wrote "
       "them, and not one of T5X: give the same model from "

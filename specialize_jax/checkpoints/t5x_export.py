@@ -12,10 +12,9 @@ head width in its attention kernels.
 """
 
 import dataclasses
-import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import flax.traverse_util
@@ -154,9 +153,7 @@ def write(
     config = dataclasses.replace(config, relative_bias="per_layer")
   for leaf in _leaves(config, layers):
     state[f"target/{leaf.name}"] = _streamed(
-      leaf,
-      np.dtype(config.param_dtype),
-      functools.partial(name_table.read, config, source),
+      leaf, np.dtype(config.param_dtype), config, source
     )
     arrays = adafactor_moments.stored(
       leaf.whole_shape,
@@ -223,13 +220,21 @@ def _shape(
 
 
 def _streamed(
-  leaf: _Leaf, dtype: np.dtype, read: Callable[[str], np.ndarray]
+  leaf: _Leaf,
+  dtype: np.dtype,
+  config: t5_config.T5Config,
+  source: sources.Source,
 ) -> streaming.StreamedArray:
   """Returns a parameter whose layers are read while it is written."""
 
   def pieces() -> Iterator[tuple[int, np.ndarray]]:
     for place, part in enumerate(leaf.parts):
-      value = read(part).astype(dtype, copy=False).reshape(leaf.shape)
+      value = name_table.cast(
+        name_table.read(config, source, part),
+        dtype,
+        name=part,
+        where=source.where,
+      ).reshape(leaf.shape)
       yield place, np.expand_dims(value, SCAN_AXIS) if leaf.stacked else value
 
   return streaming.StreamedArray(

@@ -138,9 +138,7 @@ def is_in_whole(model: bytes, whole: epath.Path) -> bool:
   Raises:
     UserError: it is no tokenizer.
   """
-  where = os.fspath(whole)
-  text = reading.decode(reading.read_description(whole), where)
-  ids = fast_tokenizers.load(text, where).get_vocab(with_added_tokens=True)
+  ids = _ids_of(whole)
   try:
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
   except message.DecodeError:
@@ -148,6 +146,28 @@ def is_in_whole(model: bytes, whole: epath.Path) -> bool:
   return all(
     ids.get(piece.piece) == index for index, piece in enumerate(proto.pieces)
   )
+
+
+def is_whole_of(whole: epath.Path, own: epath.Path) -> bool:
+  """Returns whether a `tokenizer.json` has the ids of another vocabulary.
+
+  Args:
+    whole: the `tokenizer.json`.
+    own: a SentencePiece model, or another `tokenizer.json`.
+
+  Raises:
+    UserError: one of them is no tokenizer.
+  """
+  if own.suffix == ".json":
+    return _ids_of(whole) == _ids_of(own)
+  return is_in_whole(own.read_bytes(), whole)
+
+
+def _ids_of(whole: epath.Path) -> dict[str, int]:
+  """Returns the ids of a `tokenizer.json` by piece."""
+  where = os.fspath(whole)
+  text = reading.decode(reading.read_description(whole), where)
+  return fast_tokenizers.load(text, where).get_vocab(with_added_tokens=True)
 
 
 def _agree(

@@ -178,6 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths.check("--output", flags.output, _FOLDER)
   vocabulary = None
   if flags.vocabulary is not None:
+    checkpoint.check_vocabulary(
+      flags.vocabulary, "--vocabulary", "leave it out, or give --no_verify"
+    )
     vocabulary = tokenizers.from_sentencepiece(
       flags.vocabulary, extra_ids=flags.extra_ids
     )

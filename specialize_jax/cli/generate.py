@@ -453,7 +453,7 @@ def _vocabulary(
   if found is None:
     return None
   opened = vocabulary.from_file(found)
-  if path is not None and isinstance(opened, vocabulary.SentencePiece):
+  if path is not None:
     checkpoint.check_vocabulary(
       path, "--vocabulary", "leave --vocabulary out, or give --no_verify"
     )

@@ -193,23 +193,22 @@ def _output_streams() -> list[TextIO]:
 
 
 def _end(status: int) -> None:
-  """Ends a failed process if it has not ended after a timeout.
+  """Ends a failed process that has not ended: at once, or after a timeout.
 
   Python waits for all threads at exit. Those of a failed Orbax save wait five
-  minutes for each other, in which a launcher could have restarted the slice. A
-  compilation has nothing to finish.
+  minutes for each other, in which a launcher could have restarted the slice.
+  The compiler has nothing to finish, and takes minutes too.
   """
-  if any(one.name.startswith(_COMPILER) for one in threading.enumerate()):
-    os._exit(status)
-  time.sleep(_PATIENCE_SECONDS)
-  waiting = ", ".join(
-    thread.name
-    for thread in threading.enumerate()
-    if thread.is_alive() and not thread.daemon
-  )
-  print(f"specialize: ended while {waiting} still waited", file=sys.stderr)
-  sys.stdout.flush()
-  sys.stderr.flush()
+  if not any(one.name.startswith(_COMPILER) for one in threading.enumerate()):
+    time.sleep(_PATIENCE_SECONDS)
+    waiting = ", ".join(
+      thread.name
+      for thread in threading.enumerate()
+      if thread.is_alive() and not thread.daemon
+    )
+    print(f"specialize: ended while {waiting} still waited", file=sys.stderr)
+  for stream in _output_streams():
+    stream.flush()
   os._exit(status)
 
 

@@ -124,6 +124,15 @@ class Reader:
         "text: correct the row."
       ) from error
     ids = self.vocabulary.encode(text)
+    vocab_size = self.model.vocab_size
+    outside = [i for i in ids if i >= vocab_size]
+    if outside:
+      piece = self.vocabulary.piece(outside[0])
+      raise errors.UserError(
+        f'{where}: "{text_key}" holds {piece!r}, token {outside[0]}, and the'
+        f" model has {vocab_size:,}: take it out of the text, or give the"
+        " vocabulary that the model was trained with"
+      )
     return np.array([*ids, self.model.eos_id], np.int32)
 
   def _checked(self, ids: object, key: str, where: str) -> np.ndarray:

@@ -125,6 +125,20 @@ class TokenizerJson:
     ids = (*added, self.num_pieces + _T5_EXTRA_IDS - 1)
     self.num_tokens = max(ids) + 1
     self._silent = {index for index, one in added.items() if one.special}
+    self._check_start()
+
+  def _check_start(self) -> None:
+    """Raises UserError if its model expects tokens before every text."""
+    with fast_tokenizers.named(self._where):
+      plain = self._tokenizer.encode("a", add_special_tokens=False).ids
+      whole = self._tokenizer.encode("a").ids
+    if whole[: len(plain)] != plain:
+      before = self._tokenizer.id_to_token(whole[0])
+      raise errors.UserError(
+        f"{self._where} begins every text with {before}, as its model was"
+        " trained, and T5's texts begin with their own tokens: encode the"
+        ' texts with `transformers`, and give rows of "input_ids"'
+      )
 
   def encode(self, text: str) -> list[int]:
     """Encodes a text, without EOS."""

@@ -125,6 +125,8 @@ def target_of(
   documents = (row, row.get("doc"), row.get("inputs"))
   for named in (one for one in documents if isinstance(one, Mapping)):
     known = [name for name in _TARGETS if named.get(name) not in (None, "")]
+    # Not those of a table's gaps, unless there is nothing else.
+    known = [n for n in known if not reading.is_missing(named[n])] or known
     texts = {name: _text(named[name], name, where, written) for name in known}
     if len(set(texts.values())) > 1 and "target" not in texts:
       shown = " and ".join(_shown(named, name) for name in texts)

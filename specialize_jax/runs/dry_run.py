@@ -50,6 +50,7 @@ def dry_run(run: experiment.Experiment, placed: placement.Placement) -> DryRun:
     f"{state.bytes_per_device(abstract_state) / 2**30:.2f} GiB a device: "
     "parameters and optimizer, without activations"
   )
+  experiment.check_data(run)
   experiment.check_evaluations(run, placed)
   facts["start"] = _start(run)
   questions = [

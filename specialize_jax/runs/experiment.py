@@ -249,6 +249,10 @@ def train(
     selected_by: the tasks by whose mean the best checkpoint is named at the
       end; empty for the paper's.
 
+  The step is compiled in a thread while data and parameters are read. If
+  training fails meanwhile, the compiler goes on until it is done: a script ends
+  after it.
+
   Returns:
     The last state, which has been saved.
 
@@ -279,6 +283,7 @@ def _train(
   optimizer_ = optimizer.build(experiment.optimizer)
   # One seed for everything random except the data, which use it separately.
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
+  check_data(experiment)
   check_evaluations(experiment, placed)
   train_step = step.make_train_step(
     model,
@@ -313,7 +318,7 @@ def _train(
   abstract_state = state.abstract(model, optimizer_, placed)
   with contextlib.ExitStack() as stack:
     compilation = None
-    steps = choosing.steps_of(experiment.model_dir)
+    steps = _listed_steps(experiment.model_dir)
     if _compiles_ahead(experiment, steps):
       row = packing.empty_batch(
         1, *map(experiment.task_feature_lengths.get, ("inputs", "targets"))
@@ -336,13 +341,15 @@ def _train(
     settings = resuming.settings(
       experiment, data, files.get(keeping.DATASET), evaluated
     )
-    # Only now is anything written.
+    # Until here, a refused start leaves no log and no checkpoint.
     manager = stack.enter_context(_checkpoints(experiment))
     log = stack.enter_context(
       contextlib.closing(
         run_log.RunLog(experiment.model_dir, experiment.metric_writers)
       )
     )
+    if compilation is not None:
+      stack.push(compilation)  # cancelled before log and manager are closed
     narrator = narrators.Narrator(
       experiment.loop.num_steps, speaks=jax.process_index() == 0
     )
@@ -403,6 +410,26 @@ def _compiles_ahead(experiment: Experiment, steps: Sequence[int]) -> bool:
   """
   is_over = max(steps, default=0) >= experiment.loop.num_steps
   return not is_over and jax.devices()[0].platform != "gpu"
+
+
+def _listed_steps(model_dir: str | os.PathLike[str]) -> list[int]:
+  """Returns the steps that have a directory, whole or damaged."""
+  directory = epath.Path(model_dir) / "checkpoints"
+  if not directory.is_dir():
+    return []
+  return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+
+
+def check_data(experiment: Experiment) -> None:
+  """Checks the training data as far as that needs no example.
+
+  Raises:
+    UserError: the name is unknown, or the vocabulary is not the model's.
+  """
+  name = experiment.mixture_or_task_name
+  example_stream.find_provider(name)
+  task_parts.check_eos(name, experiment.model.eos_ids)
+  task_parts.check_size(name, experiment.model.vocab_size)
 
 
 def check_evaluations(
@@ -824,12 +851,6 @@ def batches(
   experiment: Experiment, placed: placement.Placement
 ) -> pipeline.TrainIterator:
   """Opens this process's rows of the batches of a run's data."""
-  task_parts.check_eos(
-    experiment.mixture_or_task_name, experiment.model.eos_ids
-  )
-  task_parts.check_size(
-    experiment.mixture_or_task_name, experiment.model.vocab_size
-  )
   return pipeline.TrainIterator(
     experiment.mixture_or_task_name,
     task_feature_lengths=experiment.task_feature_lengths,

@@ -168,10 +168,10 @@ def read_format(path: pathlib.Path) -> Iterator[schema.TeacherRecord | str]:
 
 def _asked(prompt: str) -> str:
   """Extracts the last question of a prompt that `cot.formats` rendered."""
-  question = prompt.rpartition("Q: ")[2]
-  for ending in ("\nLet's think step by step", "\nA:", " A:"):
-    question = question.partition(ending)[0]
-  return question.strip()
+  question = prompt.rpartition("Q: ")[2].rstrip()
+  for ending in ("A:", "Let's think step by step"):
+    question = question.removesuffix(ending).rstrip()
+  return question.partition("\nLet's think step by step")[0].strip()
 
 
 def _piece_steps(

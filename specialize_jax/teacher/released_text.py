@@ -133,7 +133,14 @@ def _steps(text: str, lines: _Lines) -> Iterator[list[tuple[str, float]]]:
   while position < len(text):
     match = _CANDIDATE.match(text, position)
     if match is not None:
-      step.append((_token(match["token"]), float(match["prob"])))
+      try:
+        token = _token(match["token"])
+      except (SyntaxError, ValueError) as error:
+        raise lines.error(
+          f"a token as Python writes it, not {match['token'][:30]}, before the"
+          " line"
+        ) from error
+      step.append((token, float(match["prob"])))
     else:
       match = _END_OF_STEP.match(text, position)
       if match is None or not step:

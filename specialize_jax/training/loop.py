@@ -160,8 +160,8 @@ class Run:
     evaluators: callables `(params, step) -> metrics`; the metrics of all
       evaluators form one row, so their names must differ.
     metadata: JSON-serializable, saved with every checkpoint.
-    compilation: one of the step, begun earlier; None to begin it when the first
-      batch is there.
+    compilation: the compilation of the step, begun earlier; None to compile
+      when the first batch has been read.
     efficiency: the flops of a step and of the hardware, for the metrics.
     narrator: prints the run's progress; None for a silent run.
   """

@@ -327,8 +327,8 @@ def _newton_schulz(stack: jax.Array) -> jax.Array:
       return matrices
     return jax.lax.with_sharding_constraint(matrices, spec(*axes))
 
-  # The matrices of a stack are joined where they are, and the stack is moved as
-  # a whole: the partitioner would move each matrix before it joins them.
+  # The matrices are concatenated as they are sharded, and the stack as a whole
+  # is resharded: else the partitioner reshards each matrix by itself.
   stack = placed(stack, None, spec.UNCONSTRAINED, spec.UNCONSTRAINED)
   missing = 0 if mesh.empty else -len(stack) % mesh.size
   padded = jnp.pad(stack, ((0, missing), (0, 0), (0, 0)))

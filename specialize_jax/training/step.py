@@ -106,7 +106,10 @@ def loss_sums(
 def compile_ahead(
   train_step: jax.stages.Wrapped, train_state: state.TrainState, batch: Batch
 ) -> None:
-  """Compiles a step before its first call; does nothing the second time.
+  """Compiles a step before its first call.
+
+  One that was compiled before, under the same settings of JAX, is not compiled
+  again.
 
   Args:
     train_step: from `make_train_step`.
@@ -119,10 +122,13 @@ def compile_ahead(
 
 
 class Compilation:
-  """Compiles functions in threads, beside what else is done before their calls.
+  """Compiles jitted functions in threads, while the caller does other work.
 
-  A context: at its end, a compilation that has not begun is given up. One that
-  has cannot be interrupted, and Python waits for it when the process ends.
+  A context, at whose end a compilation that has not begun is cancelled. One
+  that has begun cannot be interrupted: Python waits for it when the process
+  ends. Settings of JAX that the caller has entered as a context, such as
+  `jax.default_matmul_precision`, do not hold in the threads; a function that is
+  called under them is compiled once more.
   """
 
   def __init__(
@@ -137,7 +143,7 @@ class Compilation:
         shardings of arrays.
       placement: the mesh, and the sharding of arrays over it.
     """
-    self._given_up = threading.Event()
+    self._cancelled = threading.Event()
     executor = futures.ThreadPoolExecutor(
       len(calls), thread_name_prefix=COMPILER
     )
@@ -151,8 +157,8 @@ class Compilation:
     return self
 
   def __exit__(self, *exception: object) -> None:
-    """Gives up what has not begun."""
-    self._given_up.set()
+    """Cancels what has not begun."""
+    self._cancelled.set()
 
   @property
   def is_done(self) -> bool:
@@ -172,7 +178,7 @@ class Compilation:
   ) -> None:
     with placement.entered():
       lowered = jitted.lower(*arguments)
-      if not self._given_up.is_set():
+      if not self._cancelled.is_set():
         lowered.compile()
         # On a CPU the compiler has used a gigabyte for FlanT5-small.
         host_cpu.release_freed_memory()

@@ -176,6 +176,14 @@ def test_t5_s_trimmed_vocabulary_is_padded_and_comes_back(tmp_path):
   assert huggingface.Folder(whole).config.vocab_size == 32_128
 
 
+def test_rows_that_were_cut_on_purpose_do_not_come_back(tmp_path):
+  folder = save_theirs("t5_1_1", tmp_path / "folder")
+  ours = to_ours(folder, tmp_path / "ours", vocab_size=36)
+  assert ours.config.vocab_size == 36
+  again = to_folder(tmp_path / "ours", tmp_path / "again")
+  assert huggingface.Folder(again).config.vocab_size == 36
+
+
 def test_a_vocabulary_is_trimmed_when_asked(tmp_path):
   folder = save_theirs("t5_1_1", tmp_path / "folder")
   cut = to_folder(folder, tmp_path / "cut", vocab_size=36)

@@ -155,6 +155,24 @@ def test_another_vocabulary_than_a_tokenizer_json_is_refused(folder, tmp_path):
   checkpoint = opening.open_checkpoint(mine)
   with pytest.raises(errors.UserError, match="tokenizer.json, so that ids"):
     checkpoint.check_vocabulary(tmp_path / "x.model", "a task", "give another")
+  # And a tokenizer.json is compared with it likewise.
+  same = shutil.copy(mine / "tokenizer.json", tmp_path / "same.json")
+  checkpoint.check_vocabulary(same, "--vocabulary", "leave it out")
+  vocabulary.add_tokens(["more"])
+  vocabulary.save(str(tmp_path / "more.json"))
+  with pytest.raises(errors.UserError, match="tokenizer.json, so that ids"):
+    checkpoint.check_vocabulary(tmp_path / "more.json", "--vocabulary", "leave")
+
+
+def test_a_list_of_tensorflow_s_checkpoints_does_not_hide_a_folder(
+  folder, tmp_path
+):
+  """As where it was converted in the directory of the other."""
+  mine = shutil.copytree(folder, tmp_path / "mine")
+  (mine / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"\n')
+  assert opening.kind_of(mine) == "huggingface"
+  (mine / "config.json").unlink()
+  assert opening.kind_of(mine) == "t5x"
 
 
 def test_best_has_the_dataset_file_of_its_run(folder, tmp_path):

@@ -18,6 +18,7 @@ from specialize_jax.checkpoints import (
   manifests,
   name_table,
   opening,
+  sources,
 )
 from specialize_jax.training import optimizer, state
 
@@ -127,6 +128,24 @@ def test_a_run_of_another_optimizer_leaves_zeros(tmp_path):
   theirs = exported(without, tmp_path, "listed")
   moments = theirs.moments()
   assert not moments.second_moment("decoder/decoder_norm/scale").whole.any()
+
+
+@pytest.mark.parametrize(
+  ("value", "dtype", "message"),
+  [(np.nan, "float32", "NaN or infinite"), (7e4, "float16", "too large for")],
+)
+def test_a_weight_that_is_not_finite_is_refused(
+  tmp_path, value, dtype, message
+):
+  """In the export's dtype, as in the other formats."""
+  tensors = tiny_checkpoints.random_tensors(CONFIG)
+  tensors[sources.EMBEDDING][3, 5] = value
+  tiny_checkpoints.write_t5x(tmp_path / "theirs" / "checkpoint_2", tensors)
+  theirs = opening.open_checkpoint(tmp_path / "theirs")
+  planned = conversion.plan(theirs, to="t5x", dtype=dtype)
+  with pytest.raises(errors.UserError, match=message):
+    conversion.write_t5x(planned, tmp_path / "t5x")
+  assert not list((tmp_path / "t5x").glob("checkpoint_*"))
 
 
 def test_what_lies_there_already_is_left_alone(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def _inputs(stream, num_chunks):
 
 
 def test_fused_maps_read_the_same_examples(teacher_dir, monkeypatch):
-  """And a position that was saved without them is gone on from."""
+  """And a position that was saved without them is restored."""
   fused = _mini_stream()
   monkeypatch.setattr(example_stream, "_options", tf.data.Options)
   plain = _mini_stream()

@@ -86,6 +86,14 @@ def test_a_bad_row_is_named(row, sentence):
   assert str(error.value).startswith("--inputs=in.jsonl, line 1")
 
 
+def test_a_sentinel_without_a_row_of_the_model_is_named():
+  """Which would be read as NaN, and every output would be empty."""
+  with pytest.raises(errors.UserError) as error:
+    read({"text": "ab <extra_id_0>"})
+  assert 'line 1: "text" holds ' in str(error.value)
+  assert "and the model has 64: take it out of the text" in str(error.value)
+
+
 def test_a_text_needs_a_vocabulary_and_ids_do_not():
   (one,), _ = read({"input_ids": [5]}, vocabulary=None)
   assert one.input_ids.tolist() == [5]

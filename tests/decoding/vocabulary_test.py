@@ -40,6 +40,24 @@ def test_both_kinds_give_the_same_ids_and_texts(tokenizer_json):
   assert theirs.fingerprint != ours.fingerprint
 
 
+def test_a_tokenizer_that_begins_every_text_with_a_token_is_refused(
+  tokenizer_json, tmp_path
+):
+  """As CodeT5's does. One that ends them alone is T5's."""
+  tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_json))
+  special = [(t, tokenizer.token_to_id(t)) for t in ("</s>", "<extra_id_0>")]
+  for template, is_read in (("$A </s>", True), ("<extra_id_0> $A </s>", False)):
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+      single=template, special_tokens=special
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    if is_read:
+      vocabularies.from_file(tmp_path / "tokenizer.json")
+      continue
+    with pytest.raises(errors.UserError, match="begins every text with <ext"):
+      vocabularies.from_file(tmp_path / "tokenizer.json")
+
+
 def test_sentinels_are_encoded_as_transformers_documents_it():
   t5 = vocabularies.from_file(real_files.find("tokenizers", "t5_spiece.model"))
   ids = t5.encode("The <extra_id_0> walks in <extra_id_1> park")

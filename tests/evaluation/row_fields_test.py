@@ -95,6 +95,8 @@ def test_a_row_without_one_prediction_is_refused(row, sentence):
   ("row", "target"),
   [
     ({"target": None, "answer": "7"}, "7"),
+    ({"target": float("nan"), "answer": "7"}, "7"),
+    ({"answer": float("nan"), "gold": "7"}, "7"),
     ({"target": True}, "true"),
   ],
 )

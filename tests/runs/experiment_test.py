@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -13,13 +14,13 @@ from testdata import tiny_demo, tiny_world
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import conversion, opening
-from specialize_jax.data import sources
+from specialize_jax.data import pipeline, sources
 from specialize_jax.evaluation import evaluator, history
 from specialize_jax.files import locks, reading, writing
 from specialize_jax.parallel import processes
 from specialize_jax.runs import experiment, held_out
 from specialize_jax.t5 import network
-from specialize_jax.training import loop, step
+from specialize_jax.training import loop, optimizer, step
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 
@@ -74,27 +75,39 @@ def test_a_run_ends_at_its_last_step_and_is_evaluated(trained_run, tmp_path):
   )
 
 
-@pytest.mark.parametrize("changes", [{}, {"pack": False}])
-def test_a_step_is_compiled_while_the_data_are_read(
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"pack": False},
+    {"optimizer": optimizer.OptimizerConfig(name="muon", learning_rate=1e-3)},
+  ],
+  ids=["unpacked", "muon"],
+)
+def test_a_step_is_compiled_once_and_before_the_first_batch(
   tmp_path, monkeypatch, changes
 ):
   """At a start, at a resumption, and from another run's parameters."""
-  asked, again = [], []
-  compile_ahead = step.compile_ahead
+  for thread in threading.enumerate():  # of tests whose runs failed
+    if thread.name.startswith(step.COMPILER):
+      thread.join()
+  seen = []
+  begin, read = step.Compilation.__init__, pipeline.TrainIterator.__next__
 
-  def compile_again(*arguments):
-    before = len(asked)
-    compile_ahead(*arguments)
-    again.append(len(asked) - before)
+  def begin_and_wait(compilation, *arguments):
+    begin(compilation, *arguments)
+    compilation.wait()
 
-  def note(event, *_, **__):
-    # Of the compiler, and of the cache of compilations that tests share.
-    if event.endswith(("backend_compile_duration", "requests_use_cache")):
-      asked.append(event)
+  def next_batch(iterator):
+    seen.append("a batch")
+    return read(iterator)
 
-  monkeypatch.setattr(step, "compile_ahead", compile_again)
+  def note(event, seconds, fun_name="", **_):
+    if "backend_compile" in event and "train_step" in fun_name:
+      seen.append("the step")
+
+  monkeypatch.setattr(step.Compilation, "__init__", begin_and_wait)
+  monkeypatch.setattr(pipeline.TrainIterator, "__next__", next_batch)
   jax.monitoring.register_event_duration_secs_listener(note)
-  jax.monitoring.register_event_listener(note)
   try:
     for name, num_steps in (("first", 1), ("first", 2), ("second", 1)):
       run = tiny_demo.run(
@@ -106,13 +119,23 @@ def test_a_step_is_compiled_while_the_data_are_read(
         **changes,
       )
       experiment.train(run)
-    asked.clear()
     experiment.train(run)  # which is at its end
-    assert not asked
   finally:
     jax.monitoring.unregister_event_duration_listener(note)
-    jax.monitoring.unregister_event_listener(note)
-  assert again == [0, 0, 0]
+  assert seen == ["the step", "a batch"] * 3
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_resumes(tmp_path):
+  """Though Orbax does not list the steps of its directory."""
+  run = tiny_demo.run(
+    tmp_path / "model", loop=loop.LoopConfig(num_steps=2, checkpoint_every=1)
+  )
+  experiment.train(run)
+  account = tmp_path / "model" / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+  account.write_text("")
+  assert int(experiment.train(run).step) == 2
+  names = {path.name for path in (tmp_path / "model" / "checkpoints").iterdir()}
+  assert names >= {"1", "2", "damaged_2"}
 
 
 def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained_run):

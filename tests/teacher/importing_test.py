@@ -15,7 +15,13 @@ from testdata import real_files
 from specialize_jax import errors
 from specialize_jax.cli import main
 from specialize_jax.records import released, schema, store
-from specialize_jax.teacher import importing, safe_pickle, standing, streams
+from specialize_jax.teacher import (
+  importing,
+  released_pickles,
+  safe_pickle,
+  standing,
+  streams,
+)
 
 QUESTION = "How many clips?"
 SOLUTION = "She sold 48/2 = <<48/2=24>>24 clips.\n#### 72"
@@ -160,6 +166,7 @@ def test_a_released_sample_that_was_cut_within_a_character_loses_it():
     (lambda t: t[: len(t) // 2], r"line \d+: expected"),
     (lambda t: t.replace("||| \n", "\n"), r"'\|\|\|' at the end"),
     (lambda t: t.replace(">> 0.5", "> 0.5", 1), r"expected <<'token'>>"),
+    (lambda t: t.replace("<<'7'>>", r"<<'\x4'>>"), "a token as Python writes"),
     (lambda t: t.replace("Answer: ", "A: "), r"starts with 'Answer: '"),
     (lambda t: t + "Bye\n", r"expected 'Question N"),
   ],
@@ -1014,6 +1021,19 @@ def test_many_reasons_are_told_in_one_short_line(tmp_path, capsys):
   assert not out
   assert "32 for 32 other reasons" in err
   assert len(err) < 1000
+
+
+@pytest.mark.parametrize(
+  "question",
+  ["Shop A: $5 a box, shop B: $6. How much?", "Which? Q&A: 3 or 4?"],
+)
+@pytest.mark.parametrize(
+  "ending", ["\nLet's think step by step", "\nA:", " A:", "\nA: \n"]
+)
+def test_a_question_is_read_whole_from_a_prompt(question, ending):
+  before = "Q: Who?\nLet's think step by step\nShe. The answer is 1\n\n"
+  for prompt in (f"Q: {question}{ending}", f"{before}Q: {question}{ending}"):
+    assert released_pickles._asked(prompt) == question
 
 
 def test_the_released_json_is_graded_where_its_question_is_given():

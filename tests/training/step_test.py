@@ -361,7 +361,7 @@ class _SlowStep:
     self.compiled = True
 
 
-def test_a_compilation_is_given_up_before_the_compiler_begins():
+def test_a_compilation_is_cancelled_before_the_compiler_begins():
   for fails in (False, True):
     slow = _SlowStep()
     with (
@@ -369,6 +369,8 @@ def test_a_compilation_is_given_up_before_the_compiler_begins():
       step.Compilation([(slow, (None, {}))], tiny_run.one_device()) as begun,
     ):
       assert not begun.is_done
+      names = [thread.name for thread in threading.enumerate()]
+      assert any(name.startswith(step.COMPILER) for name in names)
       if fails:
         raise errors.UserError("the data are not there")
       slow.traced.set()
