@@ -578,14 +578,31 @@ def _answer(shown: str, ask: object) -> tuple[bool, bool]:
 
 def may_pass(error: BaseException) -> bool:
   """Returns whether an error of a bucket may be gone at the next try."""
-  return bucket_reason(error) is not None and type(error).__name__ in _PASSING
+  return (
+    bucket_reason(error) is not None
+    and type(error).__name__ in _PASSING
+    and not _is_of_a_disk(str(error))
+  )
+
+
+def _is_of_a_disk(message: str) -> bool:
+  """Returns whether the system's reason ends a message of TensorFlow.
+
+  Its client of buckets has reasons of its own; a full disk is to both of them
+  an exhausted resource.
+  """
+  first_line = message.strip().splitlines()[0]
+  reasons = tuple(map(os.strerror, errno.errorcode))
+  return "://" not in first_line and first_line.endswith(reasons)
 
 
 def bucket_reason(error: BaseException) -> str | None:
-  """Returns the message of a bucket's error; None for other errors."""
+  """Returns the message of TensorFlow's error of a file; None for others."""
   if type(error).__module__ != "tensorflow.python.framework.errors_impl":
     return None
   first_line = str(error).strip().splitlines()[0]
+  if _is_of_a_disk(first_line):
+    return first_line
   kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
   return (
     f"the bucket cannot be used ({kind.removesuffix(' error')}: {first_line})"

@@ -76,6 +76,16 @@ def test_a_bucket_s_error_that_may_pass_is_no_mistake():
   assert not paths.may_pass(OSError("no"))
 
 
+def test_a_full_disk_is_no_bucket_that_is_busy():
+  """To TensorFlow both are exhausted resources."""
+  exhausted = tf.errors.ResourceExhaustedError
+  full = exhausted(None, None, "/run/events.1; No space left on device")
+  busy = exhausted(None, None, "Error executing an HTTP request: gs://run/a")
+  assert [paths.may_pass(one) for one in (full, busy)] == [False, True]
+  assert paths.bucket_reason(full) == full.message
+  assert paths.bucket_reason(busy).startswith("the bucket cannot be used (res")
+
+
 def test_key_files_count_as_credentials(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", os.fspath(tmp_path))
   monkeypatch.setenv("CLOUDSDK_CONFIG", os.fspath(tmp_path))
