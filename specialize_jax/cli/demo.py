@@ -1,6 +1,7 @@
 """`specialize demo`: the whole pipeline on the mini world."""
 
 import argparse
+import dataclasses
 import hashlib
 import pathlib
 import sys
@@ -139,6 +140,14 @@ def _demo(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   compared = {}
   if flags.compare is not None:
     compared = _comparison(flags, output_dir)
+    other = dataclasses.replace(
+      compared["comparison"], model_dir=specialization.model_dir
+    )
+    if other == specialization:
+      raise errors.UserError(
+        f"--compare={flags.compare} changes nothing of the specialization: its"
+        " configuration has that already, or does not use what it sets"
+      )
   with gin_files.loaded(flags, bindings):
     whole_way = gin_files.configured(demo.Demo)(
       pretraining=pretraining, specialization=specialization, **compared

@@ -142,10 +142,8 @@ def paired_bootstrap(
   """Computes the interval of `mean(after) - mean(before)`, paired by question.
 
   Questions are resampled with replacement, keeping both verdicts of a question
-  together, and the interval is the central `confidence` of the differences. If
-  all questions have the same difference, resampling finds no other: the
-  interval is then that of the share of questions that could differ unseen, by
-  Wilson's upper limit of none of n.
+  together, and the interval is the central `confidence` of the differences. It
+  is that of `paired_bootstrap_mean` for one task.
 
   Args:
     before: verdicts (0 or 1, or any score), one per question.
@@ -160,13 +158,6 @@ def paired_bootstrap(
   Raises:
     ValueError: the lengths differ or are zero.
   """
-  pairs = zip(before, after, strict=False)
-  differences = {float(b) - float(a) for a, b in pairs}
-  if len(differences) == 1 and len(before) == len(after):
-    (same,) = differences
-    unseen = wilson(0, len(before), confidence=confidence).high
-    limit = max(1.0, abs(same))  # of verdicts 1
-    return Interval(same, max(-limit, same - unseen), min(limit, same + unseen))
   return paired_bootstrap_mean(
     [(before, after)],
     confidence=confidence,
@@ -187,6 +178,10 @@ def paired_bootstrap_mean(
   Each task is resampled separately and has the same weight, whatever its number
   of questions. This is the mean that the paper reports and selects by.
 
+  If all questions of a task have the same difference, resampling finds no
+  other: the interval then includes, in quadrature, the share of questions that
+  could differ unseen, by Wilson's upper limit of none of n.
+
   Args:
     pairs: the verdicts `(before, after)` of each task.
     confidence: coverage of the interval, between 0 and 1.
@@ -203,7 +198,7 @@ def paired_bootstrap_mean(
     raise ValueError("pairs must hold at least one task, got none.")
   _normal_quantile(confidence)
   generator = np.random.default_rng(seed)
-  estimates, resampled = [], np.zeros(num_resamples)
+  estimates, unseen, resampled = [], [], np.zeros(num_resamples)
   for before, after in pairs:
     if len(before) != len(after) or len(before) == 0:
       raise ValueError(
@@ -212,11 +207,22 @@ def paired_bootstrap_mean(
       )
     differences = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     estimates.append(differences.mean())
+    if (differences == differences[0]).all():
+      unseen.append(wilson(0, len(differences), confidence=confidence).high)
     resampled += _resampled_means(differences, (num_resamples,), generator)
   resampled /= len(pairs)
   tail = (1.0 - confidence) / 2.0
   low, high = np.quantile(resampled, [tail, 1.0 - tail])
-  return Interval(float(np.mean(estimates)), float(low), float(high))
+  mean = float(np.mean(estimates))
+  if not unseen:
+    return Interval(mean, float(low), float(high))
+  more = float(np.linalg.norm(unseen)) / len(pairs)
+  limit = max(1.0, abs(mean))  # of verdicts 1
+  return Interval(
+    mean,
+    max(-limit, mean - math.hypot(mean - low, more)),
+    min(limit, mean + math.hypot(high - mean, more)),
+  )
 
 
 def bootstrap_over_seeds(

@@ -134,6 +134,11 @@ def load(directory: str | os.PathLike[str]) -> Results:
       f"--run={directory}."
     )
   numbers = _read_numbers(directory / "results.json")
+  selection = _read_json(directory / "selection.json")
+  step = (selection or {}).get("step")
+  if None not in (step, numbers.get("step")) and step != numbers["step"]:
+    # Of a demo that has selected another step, and not tested it yet.
+    numbers = {**numbers, "before": {}, "after": {}}
   tasks = {*numbers.get("before", {}), *numbers.get("after", {})}
   kept = {"before": "predictions/before", "after": "predictions/after"}
   for when, named in numbers.get("predictions", {}).items():
@@ -157,15 +162,19 @@ def load(directory: str | os.PathLike[str]) -> Results:
     pretraining=_read_history(directory, "pretrain", "train"),
     specialization=_read_history(directory, "specialize", "train"),
     validation=_read_history(directory, "specialize", "evaluation"),
-    selection=_read_json(directory / "selection.json"),
+    selection=selection,
     alignment=_read_alignment(directory / "alignment.json"),
     alignment_example=_read_json(directory / "alignment_example.json"),
-    decoding=_read_json(directory / "decoding.json"),
-    comparison=_read_json(directory / "comparison.json"),
+    decoding=_of_step(directory / "decoding.json", step, ("step",)),
+    comparison=_of_step(
+      directory / "comparison.json", step, ("steps", "first")
+    ),
     certainty=_read_json(directory / "certainty.json"),
     study=_read_json(directory / "study.json"),
     predictions={
-      when: _read_predictions(directory / kept[when], tasks)
+      when: _read_predictions(
+        directory / kept[when], tasks, step if when == "after" else None
+      )
       for when in ("before", "after")
     },
     changes=_changes(
@@ -174,6 +183,22 @@ def load(directory: str | os.PathLike[str]) -> Results:
   )
   _check_some_file(results, numbers)
   return results
+
+
+def _of_step(
+  path: epath.Path, step: int | None, keys: Sequence[str]
+) -> Json | None:
+  """Reads a file of the selected step; None if it is of another one.
+
+  Args:
+    path: the file.
+    step: the selected step; None if none was selected.
+    keys: where in the file its step is.
+  """
+  found = own = _read_json(path)
+  for key in keys:
+    own = own.get(key) if isinstance(own, Mapping) else None
+  return found if None in (step, own) or own == step else None
 
 
 def _changes(
@@ -312,8 +337,8 @@ def _evaluation(
       f"{flag}={directory} has no evaluation in its metrics.jsonl: expected "
       "the EVAL_OUTPUT_DIR that `specialize eval` wrote."
     )
-  if len(values) == 1:
-    selected = next(iter(values))
+  if selected is None and len(values) == 1 or [*values] == [0]:
+    selected = next(iter(values))  # a converted checkpoint has the step 0
   if selected in values:
     return selected, values[selected]
   steps = ", ".join(f"{step:,}" for step in sorted(values))

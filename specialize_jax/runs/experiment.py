@@ -417,7 +417,8 @@ def _listed_steps(model_dir: str | os.PathLike[str]) -> list[int]:
   directory = epath.Path(model_dir) / "checkpoints"
   if not directory.is_dir():
     return []
-  return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+  names = (path.name for path in directory.iterdir())
+  return [int(name) for name in names if name.isdecimal()]
 
 
 def check_data(experiment: Experiment) -> None:

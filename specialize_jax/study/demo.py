@@ -18,12 +18,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from specialize_jax import errors
 from specialize_jax.align import student
 from specialize_jax.align import targets as alignment
 from specialize_jax.cot import answer_rules
 from specialize_jax.data import aligned_records, preparation, sources
 from specialize_jax.evaluation import selection
-from specialize_jax.files import locks, writing
+from specialize_jax.files import locks, reading, writing
 from specialize_jax.mini import world
 from specialize_jax.records import schema, store
 from specialize_jax.runs import choosing, experiment
@@ -116,6 +117,7 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
     _align(demo, output_dir)
   with _stage(3, "pre-training a general T5"):
     experiment.train(demo.pretraining)
+    _keep_general(demo, output_dir)
   with _stage(4, "specializing it on the teacher's chains of thought"):
     experiment.train(demo.specialization)
   with _stage(5, "selecting by held-out out-of-distribution mean"):
@@ -163,6 +165,25 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
     },
     sealed=True,
   )
+
+
+def _keep_general(demo: Demo, output_dir: pathlib.Path) -> None:
+  """Writes the step of the general model, from which a specialization starts.
+
+  Raises:
+    UserError: one has started already, from another step.
+  """
+  path = output_dir / "general.json"
+  step = max(choosing.steps_of(demo.pretraining.model_dir))
+  if path.is_file() and choosing.steps_of(demo.specialization.model_dir):
+    known = reading.read_json(path)["step"]
+    if known != step:
+      raise errors.UserError(
+        f"{output_dir} has a specialization of the general model of step"
+        f" {known:,}, which has been trained on to step {step:,}: give another"
+        " --output_dir"
+      )
+  writing.write_json(path, {"step": step}, sealed=True)
 
 
 def prepare_teacher(

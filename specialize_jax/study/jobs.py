@@ -73,6 +73,14 @@ class Spent:
   status: int
 
 
+_ENDED_FROM_OUTSIDE = {
+  -signal.SIGKILL: "killed, as by a system that is out of memory (fewer"
+  " --num_workers need less)",
+  -signal.SIGTERM: "ended by SIGTERM",
+  75: "ended by SIGTERM",
+}
+
+
 class JobFailed(RuntimeError):
   """A job's process failed; the message shows the end of its log."""
 
@@ -262,6 +270,11 @@ class _Pool:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     if status == 2 and lines:
       raise errors.UserError(f"{job.name}: {lines[-1]}")
+    if status in _ENDED_FROM_OUTSIDE:
+      raise errors.UserError(
+        f"{job.name} was {_ENDED_FROM_OUTSIDE[status]}: start the study again,"
+        " which goes on where it stopped"
+      )
     shown = "\n".join(lines[-_LOG_LINES_SHOWN:])
     raise JobFailed(
       f"job {job.name} ended with status {status}; the end of {log}:\n{shown}"

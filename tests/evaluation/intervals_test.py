@@ -121,6 +121,24 @@ def test_the_mean_over_tasks_counts_each_task_once():
   assert interval.estimate == pytest.approx(0.5)
 
 
+def test_a_task_without_differences_widens_a_mean():
+  """By what could differ unseen; no interval has no width."""
+  none = ([0] * 100, [0] * 100)
+  (alone,) = [intervals.paired_bootstrap(*none)]
+  assert alone == intervals.paired_bootstrap_mean([none])
+  assert (alone.low, alone.high) == pytest.approx((-0.037, 0.037), abs=5e-4)
+  two = intervals.paired_bootstrap_mean([none, none])
+  assert two.high == pytest.approx(alone.high / np.sqrt(2))
+  some = ([0] * 100, [1] * 30 + [0] * 70)
+  mixed, other = (
+    intervals.paired_bootstrap_mean([some, task])
+    for task in (none, ([0] * 100, [1] * 2 + [0] * 98))
+  )
+  assert mixed.estimate == pytest.approx(0.15)
+  width = mixed.high - mixed.low
+  assert width == pytest.approx(other.high - other.low, rel=0.1)
+
+
 def test_a_mean_of_intervals_narrows_as_standard_deviations_do():
   part = intervals.Interval(0.5, 0.4, 0.6)
   mean = intervals.mean([part, part])

@@ -192,6 +192,9 @@ def test_the_selection_says_what_is_in_and_out_of_distribution(run, tmp_path):
     for kind in ("accuracy", "n")
   }
   after = _evaluation(tmp_path / "after", "far_v1", 0.8, **more)
+  with pytest.raises(errors.UserError, match="of the steps 7, not of 20, the"):
+    results_lib.load_run(run, after=after)
+  (run / "selection.json").write_text(json.dumps({**selection, "step": 7}))
   results = results_lib.load_run(run, after=after)
   assert results.out_of_distribution == ("far_v1",)
   assert results.in_distribution == "near_zero_shot_answer_only_v1"

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import seqio
 from testdata import tiny_demo
 
+from specialize_jax import errors
 from specialize_jax.data import sources
-from specialize_jax.reports import page
+from specialize_jax.files import writing
+from specialize_jax.reports import page, results
 from specialize_jax.study import demo
 from tasks import mixtures  # noqa: F401  (registers every task)
 
@@ -22,24 +25,24 @@ def output_dir(tmp_path_factory):
 
 
 def test_results_have_every_task_before_and_after(output_dir):
-  results = json.loads((output_dir / "results.json").read_text())
-  names = {results["in_distribution"], *results["out_of_distribution"]}
+  written = json.loads((output_dir / "results.json").read_text())
+  names = {written["in_distribution"], *written["out_of_distribution"]}
   for when in ("before", "after"):
-    assert names < set(results[when])
-    for values in results[when].values():
+    assert names < set(written[when])
+    for values in written[when].values():
       assert 0 <= values["accuracy"] <= 1
       assert values["n"] == 8
-  assert set(results["general"]) < set(results["before"])
-  assert results["seconds"] > 0
-  assert 0 < results["peak_rss_gib"] < 24
-  assert results["seed"] == 3
+  assert set(written["general"]) < set(written["before"])
+  assert written["seconds"] > 0
+  assert 0 < written["peak_rss_gib"] < 24
+  assert written["seed"] == 3
 
 
 def test_the_step_that_is_tested_is_the_selected_one(output_dir):
-  results = json.loads((output_dir / "results.json").read_text())
+  written = json.loads((output_dir / "results.json").read_text())
   selection = json.loads((output_dir / "selection.json").read_text())
-  assert results["step"] == selection["step"] in (2, 4)
-  assert (output_dir / f"predictions/after/{results['step']}").is_dir()
+  assert written["step"] == selection["step"] in (2, 4)
+  assert (output_dir / f"predictions/after/{written['step']}").is_dir()
 
 
 def test_no_validation_or_test_question_is_trained_on(output_dir):
@@ -73,26 +76,55 @@ def test_the_report_builds_from_what_was_written(output_dir):
 
 def test_another_specialization_is_compared_on_the_same_questions(output_dir):
   compared = json.loads((output_dir / "comparison.json").read_text())
-  results = json.loads((output_dir / "results.json").read_text())
+  written = json.loads((output_dir / "results.json").read_text())
   assert compared["name"] == "sample matching"
-  assert compared["steps"]["first"] == results["step"]
+  assert compared["steps"]["first"] == written["step"]
   names = [row["task"] for row in compared["rows"]]
   assert names == [
-    results["in_distribution"],
-    *results["out_of_distribution"],
+    written["in_distribution"],
+    *written["out_of_distribution"],
     None,  # their mean
-    *results["general"],
+    *written["general"],
   ]
   for row in compared["rows"]:
     apart = row["difference"]
     assert apart["estimate"] == pytest.approx(row["first"] - row["second"])
     assert apart["low"] <= apart["estimate"] <= apart["high"]
     if row["task"]:
-      assert row["first"] == results["after"][row["task"]]["accuracy"]
+      assert row["first"] == written["after"][row["task"]]["accuracy"]
       assert row["n"] == 8
   assert (
     "Beside another specialization" in (output_dir / "report.html").read_text()
   )
+
+
+def test_what_is_of_another_step_is_not_reported(output_dir, tmp_path):
+  """As of a demo that selected again and was interrupted before its tests."""
+  place = shutil.copytree(output_dir, tmp_path / "demo")
+  whole = results.load(place)
+  assert whole.after and whole.decoding and whole.comparison
+  selection = json.loads((place / "selection.json").read_text())
+  other = {2: 4, 4: 2}[selection["step"]]
+  writing.write_json(
+    place / "selection.json", {**selection, "step": other}, sealed=True
+  )
+  left = results.load(place)
+  assert not (left.before or left.after or left.decoding or left.comparison)
+
+
+def test_a_general_model_that_is_trained_on_is_refused(output_dir):
+  """The specialization began at an earlier step of it."""
+  longer = tiny_demo.whole_way(output_dir)
+  schedule = dataclasses.replace(longer.pretraining.loop, num_steps=6)
+  longer = dataclasses.replace(
+    longer, pretraining=dataclasses.replace(longer.pretraining, loop=schedule)
+  )
+  place = output_dir / "pretrain"
+  kept = shutil.copytree(place, output_dir / "kept")
+  with pytest.raises(errors.UserError, match="step 4, which has been trained"):
+    demo.run(longer, output_dir, seed=3)
+  shutil.rmtree(place)
+  kept.rename(place)
 
 
 def test_a_second_start_resumes_where_the_first_one_stopped(output_dir):

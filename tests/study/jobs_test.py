@@ -125,6 +125,12 @@ def test_what_a_user_can_mend_stays_one_sentence(tmp_path):
     jobs.run([job("x", script=fails)], tmp_path, num_workers=1)
 
 
+def test_a_job_that_is_killed_is_one_sentence(tmp_path):
+  killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+  with pytest.raises(errors.UserError, match="^x was killed, .*start the stu"):
+    jobs.run([job("x", script=killed)], tmp_path, num_workers=1)
+
+
 def test_jobs_that_fail_at_once_leave_one_sentence(tmp_path):
   fails = "import sys; print('error: no such gin file'); sys.exit(2)"
   planned = [job(name, script=fails) for name in "abcd"]
