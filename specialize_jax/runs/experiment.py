@@ -41,6 +41,7 @@ from specialize_jax.training import (
   loop,
   metric_writers,
   optimizer,
+  profiling,
   progress,
   run_log,
   state,
@@ -285,6 +286,7 @@ def _train(
   init_rng, dropout_rng = jax.random.split(jax.random.key(experiment.seed))
   check_data(experiment)
   check_evaluations(experiment, placed)
+  profiling.check(experiment.loop.profile_steps)
   train_step = step.make_train_step(
     model,
     optimizer_,

@@ -1,11 +1,32 @@
 """Traces a few steps, for TensorBoard's profile tab or Perfetto."""
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 
 import jax
 from absl import logging
+
+from specialize_jax import errors
+
+
+def check(steps: tuple[int, int] | None) -> None:
+  """Raises UserError where JAX's profiler would end the process.
+
+  It starts the tracer of libtpu too, which has nothing to trace on a machine
+  without a TPU, and reads memory that it does not have.
+
+  Args:
+    steps: the first and the last step to trace; None to trace nothing.
+  """
+  if steps is None or jax.default_backend() != "cpu":
+    return
+  if not jax.config.jax_platforms and importlib.util.find_spec("libtpu"):
+    raise errors.UserError(
+      "profile_steps: JAX's profiler crashes on a machine without a TPU on"
+      " which libtpu is installed: set JAX_PLATFORMS=cpu"
+    )
 
 
 class Profiler:

@@ -1,6 +1,7 @@
 """The loop writes its log, and survives kills, signals and nan."""
 
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import signal
@@ -16,7 +17,7 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import manager
 from specialize_jax.files import reading
 from specialize_jax.parallel import mesh, placement
-from specialize_jax.training import loop, narrator, run_log, state
+from specialize_jax.training import loop, narrator, profiling, run_log, state
 from training import crash_run, tiny_run
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -285,6 +286,20 @@ def test_the_best_step_is_kept_though_it_was_saved_before_its_score(tmp_path):
   finish()
   with manager.CheckpointManager(tmp_path / "checkpoints") as saver:
     assert saver.all_steps() == [3, 6]
+
+
+def test_a_profile_beside_an_idle_libtpu_is_refused(monkeypatch):
+  """It would end the process by a signal."""
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+  profiling.check((1, 2))  # with JAX_PLATFORMS=cpu, as tests run
+  platforms = jax.config.jax_platforms
+  jax.config.update("jax_platforms", None)
+  try:
+    with pytest.raises(errors.UserError, match="set JAX_PLATFORMS=cpu"):
+      profiling.check((1, 2))
+    profiling.check(None)
+  finally:
+    jax.config.update("jax_platforms", platforms)
 
 
 def test_steps_to_profile_are_steps_of_the_run():
