@@ -60,8 +60,9 @@ class MeshShape:
   """The shape of the mesh; an axis of -1 takes the remaining devices.
 
   Attributes:
-    data: number of replicas of the model.
-    fsdp: number of shards of the parameters' embed axis.
+    data: number of replicas of the parameters; the batch is sharded over data
+      and fsdp.
+    fsdp: number of shards of the parameters' embed axis, and of the batch.
     model: number of shards of heads, mlp and vocabulary.
     rules: the mapping of logical axes to mesh axes.
   """
@@ -242,6 +243,10 @@ def train(
 ) -> state.TrainState:
   """Trains until the experiment's last step, resuming if it was interrupted.
 
+  On CPUs and TPUs the train step is compiled in a thread while data and
+  parameters are read. If training fails meanwhile, the process ends only after
+  the compiler.
+
   Args:
     experiment: the run.
     config_text: the configuration's text, saved with every checkpoint.
@@ -249,10 +254,6 @@ def train(
       file; see `keeping`.
     selected_by: the tasks by whose mean the best checkpoint is named at the
       end; empty for the paper's.
-
-  The step is compiled in a thread while data and parameters are read. If
-  training fails meanwhile, the compiler goes on until it is done: a script ends
-  after it.
 
   Returns:
     The last state, which has been saved.

@@ -92,16 +92,16 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
 
   Writes `results.json` (accuracies before and after, roles, and of a demo that
   was not interrupted seconds and memory), `selection.json`, `alignment.json`,
-  `alignment_example.json`,
-  `certainty.json` (see `teacher.certainty`), `decoding.json` (see
-  `decoding_comparison`), the runs `pretrain/` and `specialize/`, and
+  `alignment_example.json`, `certainty.json` (see `teacher.certainty`),
+  `decoding.json` (see `decoding_comparison`), `general.json` (the general
+  model's step), the runs `pretrain/` and `specialize/`, and
   `predictions/{before,after}`; with a comparison also its run, its predictions
   and `comparison.json` ({"name", "steps", "rows"}; see `comparison.compare`).
 
   Args:
     demo: the configuration.
     output_dir: the output directory.
-    seed: the seed of the world.
+    seed: the seed of the world; those of the runs are in their configurations.
 
   Raises:
     UserError: the directory holds another demo, or a name is unknown.
