@@ -140,14 +140,7 @@ def _demo(flags: argparse.Namespace, bindings: Sequence[str]) -> int:
   compared = {}
   if flags.compare is not None:
     compared = _comparison(flags, output_dir)
-    other = dataclasses.replace(
-      compared["comparison"], model_dir=specialization.model_dir
-    )
-    if other == specialization:
-      raise errors.UserError(
-        f"--compare={flags.compare} changes nothing of the specialization: its"
-        " configuration has that already, or does not use what it sets"
-      )
+    _check_difference(flags.compare, specialization, compared["comparison"])
   with gin_files.loaded(flags, bindings):
     whole_way = gin_files.configured(demo.Demo)(
       pretraining=pretraining, specialization=specialization, **compared
@@ -201,6 +194,15 @@ def _comparison(
     more_files=[file],
   )
   return {"comparison": run, "comparison_name": words}
+
+
+def _check_difference(compare: str, run: object, other: object) -> None:
+  """Raises UserError if a run would be compared with itself."""
+  if dataclasses.replace(other, model_dir=run.model_dir) == run:
+    raise errors.UserError(
+      f"--compare={compare} changes nothing of the specialization: its"
+      " configuration has that already, or does not use what it sets"
+    )
 
 
 def _experiment(
