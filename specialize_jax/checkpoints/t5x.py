@@ -41,9 +41,10 @@ from specialize_jax.files import reading
 from specialize_jax.t5 import config as t5_config
 
 INDEX = "checkpoint"
-# How TensorFlow's file of that name begins.
-OF_TENSORFLOW = b"model_checkpoint_path"
 """The index of a legacy checkpoint, which no other kind has."""
+
+OF_TENSORFLOW = b"model_checkpoint_path"
+"""How TensorFlow's file of that name begins."""
 
 _LAYER = re.compile(r"^(encoder|decoder)/layers_(\d+)/")
 _LAYER_TABLE = re.compile(

@@ -296,7 +296,8 @@ def _train(
     num_microbatches=experiment.num_microbatches,
     compiler_options=placed.compiler_options,
   )
-  create_state = state.creation_fn(model, optimizer_, placed)
+  abstract_state = state.abstract(model, optimizer_, placed)
+  create_state = state.creation_fn(model, optimizer_, abstract_state)
 
   def initial_state() -> state.TrainState:
     if experiment.initial_checkpoint_path is None:
@@ -318,7 +319,6 @@ def _train(
       return start
     return state.with_moments(start, checkpoint.moments())
 
-  abstract_state = state.abstract(model, optimizer_, placed)
   with contextlib.ExitStack() as stack:
     compilation = None
     steps = _listed_steps(experiment.model_dir)

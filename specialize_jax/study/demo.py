@@ -175,14 +175,14 @@ def _keep_general(demo: Demo, output_dir: pathlib.Path) -> None:
   """
   path = output_dir / "general.json"
   step = max(choosing.steps_of(demo.pretraining.model_dir))
-  if path.is_file() and choosing.steps_of(demo.specialization.model_dir):
-    known = reading.read_json(path)["step"]
-    if known != step:
-      raise errors.UserError(
-        f"{output_dir} has a specialization of the general model of step"
-        f" {known:,}, which has been trained on to step {step:,}: give another"
-        " --output_dir"
-      )
+  known = reading.read_json(path)["step"] if path.is_file() else step
+  # Its steps are listed only then: a damaged one is set aside as it resumes.
+  if known != step and choosing.steps_of(demo.specialization.model_dir):
+    raise errors.UserError(
+      f"{output_dir} has a specialization of the general model of step"
+      f" {known:,}, which has been trained on to step {step:,}: give another"
+      " --output_dir"
+    )
   writing.write_json(path, {"step": step}, sealed=True)
 
 

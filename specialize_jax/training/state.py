@@ -115,25 +115,28 @@ def create(
   Returns:
     The state of step zero.
   """
+  abstract_state = abstract(model, optimizer, placement)
   with placement.entered():
-    return creation_fn(model, optimizer, placement)(init_rng)
+    return creation_fn(model, optimizer, abstract_state)(init_rng)
 
 
 def creation_fn(
   model: network.EncoderDecoder,
   optimizer: optimizers.Optimizer,
-  placement: placements.Placement,
+  abstract_state: TrainState,
 ) -> jax.stages.Wrapped:
   """Returns the jitted function of a key that `create` calls.
+
+  It is called within `Placement.entered()`.
 
   Args:
     model: the network.
     optimizer: the optimizer.
-    placement: the mesh and the axis rules; to be entered at the call.
+    abstract_state: from `abstract`.
   """
   return jax.jit(
     lambda rng: from_params(network.unboxed(_init(model, rng)), optimizer),
-    out_shardings=_shardings(abstract(model, optimizer, placement)),
+    out_shardings=_shardings(abstract_state),
   )
 
 
