@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import manifests, opening
+from specialize_jax.checkpoints import manager, manifests, opening
 from specialize_jax.files import paths
 
 NAME = "best"
@@ -85,10 +85,7 @@ def place(
 def step_in(model_dir: str | os.PathLike, name: str = NAME) -> int | None:
   """Returns the step in `MODEL_DIR/NAME`; None if there is none."""
   steps = epath.Path(model_dir) / name / _STEPS
-  if not steps.is_dir():
-    return None
-  found = [int(p.name) for p in steps.iterdir() if p.name.isdecimal()]
-  return max(found, default=None)
+  return max(manager.listed_steps(steps), default=None)
 
 
 def _same(place_dir: epath.Path, source_dir: epath.Path, step: int) -> bool:

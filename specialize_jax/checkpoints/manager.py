@@ -663,6 +663,20 @@ class _UnreadableStepsError(errors.UserError):
     )
 
 
+def listed_steps(directory: epath.Path) -> list[int]:
+  """Returns the steps that have a directory, whole or damaged, in any order.
+
+  `CheckpointManager.all_steps` raises an error where one is damaged.
+
+  Args:
+    directory: a run's directory of checkpoints, which need not exist.
+  """
+  if not directory.is_dir():
+    return []
+  names = (path.name for path in directory.iterdir())
+  return [int(name) for name in names if name.isdecimal()]
+
+
 def _unreadable_steps(directory: epath.Path) -> dict[int, str]:
   """Returns steps that Orbax cannot list, and the damaged file of each.
 

@@ -321,7 +321,9 @@ def _train(
 
   with contextlib.ExitStack() as stack:
     compilation = None
-    steps = _listed_steps(experiment.model_dir)
+    steps = managers.listed_steps(
+      epath.Path(experiment.model_dir) / "checkpoints"
+    )
     if _compiles_ahead(experiment, steps):
       row = packing.empty_batch(
         1, *map(experiment.task_feature_lengths.get, ("inputs", "targets"))
@@ -413,15 +415,6 @@ def _compiles_ahead(experiment: Experiment, steps: Sequence[int]) -> bool:
   """
   is_over = max(steps, default=0) >= experiment.loop.num_steps
   return not is_over and jax.devices()[0].platform != "gpu"
-
-
-def _listed_steps(model_dir: str | os.PathLike[str]) -> list[int]:
-  """Returns the steps that have a directory, whole or damaged."""
-  directory = epath.Path(model_dir) / "checkpoints"
-  if not directory.is_dir():
-    return []
-  names = (path.name for path in directory.iterdir())
-  return [int(name) for name in names if name.isdecimal()]
 
 
 def check_data(experiment: Experiment) -> None:
