@@ -178,6 +178,15 @@ def world(tiny_world_dir):
   sources.set_data_dir(None)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_once():
+  """Equal steps of all tests of a process are one."""
+  from testdata import compiled_once
+
+  with compiled_once.patched():
+    yield
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
   """A finished run of six steps, with checkpoints 2, 4 and 6.

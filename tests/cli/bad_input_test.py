@@ -137,15 +137,15 @@ def test_a_save_that_fails_later_ends_the_run_and_its_process(
     tmp_path,
     data_dir,
     num_steps=10**6,
-    CHECKPOINT_EVERY=80,
+    CHECKPOINT_EVERY=40,
     MIXTURE_OR_TASK_NAME=tiny_demo.TASK,
   )
   (process,) = run.start(1, 1)
-  run.wait_for_step(process, 80)
+  run.wait_for_step(process, 40)
   while not run.saved_steps():
     assert process.poll() is None, run.errors(0)
     time.sleep(0.02)
-  assert run.saved_steps() == [80]  # no save is under way
+  assert run.saved_steps() == [40]  # no save is under way
   checkpoints = run.model_dir / "checkpoints"
   checkpoints.rename(tmp_path / "elsewhere")
   checkpoints.write_text("in the way")
