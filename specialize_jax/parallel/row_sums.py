@@ -308,9 +308,11 @@ def _partial_sums(
   dimension: int,
   num_parts: int,
 ) -> tuple[int, list[jax.Array]]:
-  """Computes the parts of a sum, each from its own columns where possible.
+  """Computes the parts of a sum, each from its own columns if it is large.
 
   The whole sum of a large kernel and copies of its parts would be held at once.
+  A small one is computed whole: it stays in VMEM, its arguments are read once,
+  and the compiler has one matmul to generate code for instead of several.
 
   Args:
     partial_sum: see `row_sum`.
@@ -321,7 +323,8 @@ def _partial_sums(
   """
   whole = jax.eval_shape(partial_sum, *rows)
   along, ends = _division(whole.shape, dimension, num_parts)
-  if along not in columns:
+  num_bytes = whole.size * whole.dtype.itemsize
+  if along not in columns or num_bytes <= _MOST_WHOLE:
     return along, jnp.split(partial_sum(*rows), ends, axis=along)
   split = [
     jnp.split(array, ends, axis=-1)
@@ -375,6 +378,8 @@ def _as_laid_out(array: jax.Array) -> jax.Array:
 
 # Columns of a register, below which a part would be padded.
 _LEAST_PART = 128
+# Bytes of a sum that is computed whole: an eighth of a v5e's VMEM.
+_MOST_WHOLE = 16 * 2**20
 
 
 def _groups(sizes: tuple[int, ...], physical: int) -> list[list[int]]:

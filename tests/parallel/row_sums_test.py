@@ -54,12 +54,27 @@ def _summed(sizes, axes, arrays, divided=None):
   ],
 )
 @pytest.mark.parametrize("narrow_first", [True, False])
-def test_a_sum_over_sharded_rows_is_the_sum(sizes, divided, narrow_first):
+@pytest.mark.parametrize("most_whole", [0, row_sums._MOST_WHOLE])
+def test_a_sum_over_sharded_rows_is_the_sum(
+  sizes, divided, narrow_first, most_whole, monkeypatch
+):
+  monkeypatch.setattr(row_sums, "_MOST_WHOLE", most_whole)
   axes, arrays = ("embed", "mlp"), (_ROWS, _OTHERS)
   if not narrow_first:
     axes, arrays = axes[::-1], arrays[::-1]
   result, _ = _summed(sizes, axes, arrays, divided)
   np.testing.assert_allclose(result, _gradient(*arrays), atol=2e-5)
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_the_parts_of_a_large_sum_alone_have_matmuls_of_their_own(
+  is_large, monkeypatch
+):
+  num_bytes = _gradient(_ROWS, _OTHERS).nbytes
+  monkeypatch.setattr(row_sums, "_MOST_WHOLE", num_bytes - is_large)
+  arrays, divided = (_ROWS, _OTHERS), {"fsdp": (2, 4)}
+  _, text = _summed({"fsdp": 8}, ("embed", "mlp"), arrays, divided)
+  assert text.count(" dot(") == (2 if is_large else 1)
 
 
 def test_no_device_receives_the_whole_sum():
