@@ -13,8 +13,9 @@ OUTPUT ?= demo_output
 SEED ?= 0
 # The versions that the suite has passed on; empty for the newest that fit.
 LOCK ?= requirements.lock
-# Test files run in as many processes; a machine of two cores gains by two.
-WORKERS ?= 2
+# Test files run in as many processes. Two cores gain by a third, which computes
+# while the others wait for processes and disks.
+WORKERS ?= 3
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet $(if $(LOCK),--constraint $(LOCK))
 # Files go to them in the order of tests/conftest.py.

@@ -18,7 +18,6 @@ from specialize_jax.reports import (
   page,
   plots,
   price_view,
-  sections,
   tables,
 )
 from specialize_jax.reports import results as results_lib
@@ -63,6 +62,16 @@ def _check(text):
   assert "<script" not in text
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """The results of a finished demo and their document, drawn once."""
+  directory = conftest.write_results(
+    tmp_path_factory.mktemp("demo") / "results"
+  )
+  results = results_lib.load(directory)
+  return results, page.document(results)
+
+
 def test_the_page_of_a_finished_demo_shows_every_section(results_dir, tmp_path):
   output = tmp_path / "deep" / "report.html"
   page.build(results_dir, output)
@@ -98,9 +107,9 @@ def test_a_section_without_its_file_reports_it(results_dir, tmp_path, kept):
   assert 'class="absent"' in text
 
 
-def test_ways_of_decoding_are_reported_whatever_the_outcome(results_dir):
-  results = results_lib.load(results_dir)
-  text = page.render(page.document(results))
+def test_ways_of_decoding_are_reported_whatever_the_outcome(finished):
+  results, document = finished
+  text = page.render(document)
   assert "greedy, calculator raised its accuracy." in text
   assert "self-consistency of 8 made no difference that this many" in text
   assert "on mini GSM (CoT, 200 questions)" in text
@@ -114,16 +123,14 @@ def test_ways_of_decoding_are_reported_whatever_the_outcome(results_dir):
   )
 
 
-def test_the_page_is_a_function_of_the_results(results_dir):
-  results = results_lib.load(results_dir)
-  assert page.render(page.document(results)) == page.render(
-    page.document(results)
-  )
+def test_the_page_is_a_function_of_the_results(finished):
+  results, document = finished
+  assert page.render(document) == page.render(page.document(results))
 
 
-def test_figures_are_well_formed_and_share_no_names(results_dir):
-  results = results_lib.load(results_dir)
-  figures = blocks.figures(page.document(results).sections).values()
+def test_figures_are_well_formed_and_share_no_names(finished):
+  _, document = finished
+  figures = blocks.figures(document.sections).values()
   seen = set()
   for figure in figures:
     root = ET.fromstring(figure.replace("xlink:href", "href"))
@@ -188,13 +195,13 @@ def test_the_aligned_example_is_escaped_and_truncated(results_dir):
   assert "and 56 more pieces" in alignment_view.links(long).html
 
 
-def test_markdown_and_page_have_the_same_content(results_dir, tmp_path):
-  results = results_lib.load(results_dir)
-  markdown.write(page.document(results), tmp_path / "report.md")
+def test_markdown_and_page_have_the_same_content(finished, tmp_path):
+  results, document = finished
+  markdown.write(document, tmp_path / "report.md")
   text = (tmp_path / "report.md").read_text()
   for row in tables.rows(results):
     assert tables.interval_text(row.difference) in text
-  for section in sections.build(results):
+  for section in document.sections:
     assert f"\n## {section.title}\n" in text
   shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
   assert len(shown) == 8
