@@ -198,13 +198,20 @@ class Importer:
   def _responses(
     self, rows: Iterable[streams.Row]
   ) -> Iterator[schema.TeacherRecord | str]:
-    """Converts responses, one per row; samples of a question are numbered."""
+    """Converts responses, one per row; samples of a question are numbered.
+
+    Raises:
+      UserError: responses without ids are not as many as the questions.
+    """
     numbers: collections.Counter[str | int] = collections.Counter()
+    count, unnamed = 0, 0
     for number, row in rows:
+      count += 1
       try:
         named = None
         if streams.question_id(row) is None:
           named = self._named(row)
+          unnamed += named is None and not row.get("question")
         head = _row_head(number, row, named)
         body = _body(row)
         response = responses.parse(body)
@@ -231,6 +238,14 @@ class Importer:
           verdicts={},
         )
         numbers[head["question_id"]] += 1
+    if unnamed and self._problems and count != len(self._problems):
+      # One that is missing would give all after it another's question.
+      raise errors.UserError(
+        f"--input={self._path} has {count:,} responses, {unnamed:,} of them"
+        " without the id or the text of their question, and there are"
+        f" {len(self._problems):,} questions: expected one response for each,"
+        ' in their order, or a "question_id" in each row'
+      )
 
 
 class _Asked:

@@ -771,9 +771,13 @@ def test_values_that_are_nested_without_end_are_counted(tmp_path, capsys):
     deep = {"x": deep}
   rows = [{"candidates": [deep]}, {"choices": [legacy_choice("7")]}]
   path = tmp_path / "questions.jsonl"
-  path.write_text('{"question": "a?", "answer": 7}\n')
+  asked = [
+    '{"question": "a?", "answer": 6}\n',
+    '{"question": "b?", "answer": 7}',
+  ]
+  path.write_text("".join(asked))
   _, out, _, records = imported(tmp_path, rows, capsys, f"--questions={path}")
-  assert len(records) == 1
+  assert [record.question for record in records] == ["b?"]
   assert "nested too deeply" in out
 
 
@@ -898,6 +902,24 @@ def test_a_number_in_a_batch_files_id_finds_its_question(tmp_path, capsys):
   )
   assert (record.question, record.gold_answer) == ("3 + 4?", "7")
   assert record.verdicts["fixed"]
+
+
+def test_responses_without_ids_are_as_many_as_their_questions(tmp_path, capsys):
+  """Of fewer nobody knows which question each answers."""
+  questions, path = tmp_path / "questions.jsonl", tmp_path / "responses.jsonl"
+  questions.write_text(
+    '{"question": "3 + 4?", "answer": 7}\n{"question": "4 + 4?", "answer": 8}\n'
+  )
+  answers = [json.dumps({"choices": [legacy_choice(a)]}) + "\n" for a in "789"]
+  argv = ["import", f"--input={path}", f"--questions={questions}"]
+  for count in (1, 3):
+    path.write_text("".join(answers[:count]))
+    assert main.main([*argv, f"--output={tmp_path / 'records'}"]) == 2
+    assert f"has {count} responses, {count} of" in capsys.readouterr().err
+    assert not (tmp_path / "records").exists()
+  path.write_text("".join(answers[:2]))
+  assert main.main([*argv, f"--output={tmp_path / 'records'}"]) == 0
+  assert "2 of 2 graded are right" in capsys.readouterr().out
 
 
 def test_what_a_row_says_beside_its_response_is_taken_or_counted(
