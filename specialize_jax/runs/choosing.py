@@ -8,9 +8,10 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
+from absl import logging
 from etils import epath
 
 from specialize_jax import errors
@@ -19,6 +20,7 @@ from specialize_jax.checkpoints import manager as managers
 from specialize_jax.evaluation import history, selection
 from specialize_jax.files import reading
 from specialize_jax.parallel import processes
+from specialize_jax.runs import resuming
 
 IN_DISTRIBUTION_BEST = "best_in_distribution"
 DIRECTORY = "selection"
@@ -36,8 +38,14 @@ def choose(
   in_distribution: str | None = None,
   *,
   metric: str = selection.ACCURACY,
+  is_unfinished: bool = False,
 ) -> selection.Selection:
   """Selects among the steps evaluated on the same number of questions.
+
+  A selection that was interrupted, or a run that was trained on after it, has
+  some steps evaluated on more questions than others. All of them are compared
+  by the run's own evaluations if it has evaluated all of them alike, and else
+  those on the most questions. Either is logged.
 
   Args:
     values: from `evaluated`.
@@ -47,6 +55,8 @@ def choose(
     in_distribution: the task of in-distribution selection; None for the
       paper's.
     metric: the metric to compare.
+    is_unfinished: whether the other steps are still to be evaluated on as many
+      questions, so that they are not compared yet, without a word.
 
   Returns:
     The selection.
@@ -71,9 +81,18 @@ def choose(
   } - {None}
   there = {s: row for s, row in values.items() if s in steps} or values
   inside = in_distribution or inside
-  chosen = selection.select(
-    selection.alike(there, tasks), tasks, inside, metric
-  )
+  most = selection.alike(there, tasks)
+  if len(most) < len(there) and not is_unfinished:
+    own = _own(model_dir, there, [*tasks, *filter(None, [inside])], metric)
+    if own:
+      return selection.select(own, tasks, inside, metric)
+    logging.warning(
+      "Steps %s of %s were evaluated on fewer questions than others, and are"
+      " not compared: `specialize select --evaluate` evaluates all alike",
+      ", ".join(str(step) for step in sorted({*there} - {*most})),
+      model_dir,
+    )
+  chosen = selection.select(most, tasks, inside, metric)
   # The step that was kept for its accuracy in distribution, and that alone.
   kept = best.step_in(model_dir, IN_DISTRIBUTION_BEST)
   if kept in there or kept not in values or inside is None:
@@ -88,6 +107,39 @@ def choose(
     in_distribution_accuracy=other.in_distribution_accuracy,
     in_distribution_mean=other.in_distribution_mean,
   )
+
+
+def _own(
+  model_dir: str | os.PathLike[str],
+  steps: Iterable[int],
+  tasks: Sequence[str],
+  metric: str,
+) -> history.History:
+  """Returns a run's own values of steps, if it has evaluated all of them alike.
+
+  Args:
+    model_dir: the run's directory.
+    steps: the steps to compare.
+    tasks: the tasks to compare them by.
+    metric: the metric of each task.
+
+  Returns:
+    The values; empty if a step lacks some, or was evaluated on fewer questions.
+  """
+  path = epath.Path(model_dir) / "metrics.jsonl"
+  known = history.read(path) if path.is_file() else {}
+  own = {step: known.get(step, {}) for step in steps}
+  names = [f"{task}/{metric}" for task in tasks]
+  if not all(name in row for row in own.values() for name in names):
+    return {}
+  if len(selection.alike(own, tasks)) < len(own):
+    return {}
+  logging.warning(
+    "Steps of %s are compared by the run's own evaluations: not all were"
+    " evaluated on more questions, as `specialize select --evaluate` does",
+    model_dir,
+  )
+  return own
 
 
 def best_in_words(
@@ -258,11 +310,19 @@ def steps_of(model_dir: str | os.PathLike[str]) -> list[int]:
 
 
 def is_over(model_dir: str | os.PathLike[str]) -> bool:
-  """Returns whether the newest checkpoint is that of the run's last step."""
-  directory = epath.Path(model_dir) / "checkpoints"
+  """Returns whether the newest checkpoint is that of the run's last step.
+
+  The last step may have been raised since that checkpoint was saved.
+  """
+  model_dir = epath.Path(model_dir)
+  directory = model_dir / "checkpoints"
   with managers.CheckpointManager(directory, keep=None) as manager:
     step = manager.latest_step()
     if step is None:
       return False
     num_steps = manager.metadata(step).get("num_steps")
+  for row in history.read_changes(model_dir / history.CHANGES):
+    raised = row["changes"].get(resuming.written("loop.num_steps"))
+    if row["step"] == step and raised is not None:
+      num_steps = int(raised[1])
   return num_steps is not None and step >= num_steps

@@ -19,8 +19,8 @@ from etils import epath
 
 import specialize_jax
 from specialize_jax import errors, revision
+from specialize_jax.checkpoints import best, manifests, opening, tokenizers
 from specialize_jax.checkpoints import manager as managers
-from specialize_jax.checkpoints import manifests, opening, tokenizers
 from specialize_jax.data import (
   example_stream,
   identity,
@@ -324,6 +324,8 @@ def _train(
     steps = managers.listed_steps(
       epath.Path(experiment.model_dir) / "checkpoints"
     )
+    if not steps:
+      _check_anew(experiment.model_dir)
     if _compiles_ahead(experiment, steps):
       row = packing.empty_batch(
         1, *map(experiment.task_feature_lengths.get, ("inputs", "targets"))
@@ -341,7 +343,9 @@ def _train(
       functools.partial(evaluation.evaluator(model), output_dir=predictions_dir)
       for evaluation in experiment.evaluations
     ] + [one.evaluator(model, placed) for one in experiment.held_out_losses]
-    evaluated = _evaluated_data(experiment)
+    evaluated = evaluated_data(
+      experiment.evaluations, experiment.held_out_losses
+    )
     processes.agree(evaluated, _SAME_FILES)
     settings = resuming.settings(
       experiment, data, files.get(keeping.DATASET), evaluated
@@ -372,6 +376,8 @@ def _train(
       narrator=narrator,
     )
     manager.set_unreadable_aside()
+    if not manager.all_steps():
+      _check_anew(experiment.model_dir)
     resuming.check(manager, settings)
     train_state = loop.resume_or_start(
       run,
@@ -401,6 +407,23 @@ def _train(
       else "",
     )
     return train_state
+
+
+def _check_anew(model_dir: str | os.PathLike[str]) -> None:
+  """Checks that a run that begins is not taken for one that was here before.
+
+  Raises:
+    UserError: the best checkpoint of such a run is left, to which the values of
+      the new run's step of that number would be ascribed.
+  """
+  for name in (best.NAME, choosing.IN_DISTRIBUTION_BEST):
+    step = best.step_in(model_dir, name)
+    if step is not None:
+      raise errors.UserError(
+        f"MODEL_DIR={os.fspath(model_dir)} has no checkpoints, but {name}/ of"
+        f" an earlier run, at step {step:,}: move that run's files away, or"
+        " give another MODEL_DIR"
+      )
 
 
 def _compiles_ahead(experiment: Experiment, steps: Sequence[int]) -> bool:
@@ -475,11 +498,19 @@ def check_evaluations(
       )
 
 
-def _evaluated_data(experiment: Experiment) -> dict[str, str]:
-  """Returns hashes of the data and prompts that a run is evaluated on."""
-  hashes = [("", one.data_identity()) for one in experiment.evaluations] + [
+def evaluated_data(
+  evaluations: Sequence[Evaluation],
+  held_out_losses: Sequence[held_out.HeldOutLoss] = (),
+) -> dict[str, str]:
+  """Returns hashes of the data and prompts of evaluations.
+
+  Args:
+    evaluations: those that decode.
+    held_out_losses: those of losses.
+  """
+  hashes = [("", one.data_identity()) for one in evaluations] + [
     ("held-out ", identity.of_mixture(one.mixture_or_task_name, one.split))
-    for one in experiment.held_out_losses
+    for one in held_out_losses
   ]
   # Rates and vocabularies are those of the training data, or unused.
   return {

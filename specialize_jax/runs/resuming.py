@@ -21,6 +21,7 @@ from specialize_jax import errors
 from specialize_jax.checkpoints import manager as managers
 from specialize_jax.evaluation import history
 from specialize_jax.files import writing
+from specialize_jax.losses import distillation
 from specialize_jax.t5 import config as t5_config
 from specialize_jax.training import optimizer
 
@@ -72,6 +73,7 @@ _WRITTEN = {  # the names that users write, in gin files
 }
 _SHOWN_CHARACTERS = 200
 _CONFIGURATIONS = {
+  "loss": distillation.LossConfig,
   "model": t5_config.T5Config,
   "optimizer": optimizer.OptimizerConfig,
 }
@@ -116,6 +118,19 @@ def settings(
   for prefix, hashes in (("data.", data), (_EVALUATED, evaluated or {})):
     found |= {f"{prefix}{name}": value for name, value in hashes.items()}
   return found
+
+
+def evaluated_data(settings: Mapping[str, object]) -> dict[str, object]:
+  """Returns the hashes of the evaluated splits in the settings of a run.
+
+  Args:
+    settings: from `settings`; a release that saved no such hashes had none.
+  """
+  return {
+    name.removeprefix(_EVALUATED): value
+    for name, value in settings.items()
+    if name.startswith(_EVALUATED)
+  }
 
 
 def check(

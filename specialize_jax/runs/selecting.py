@@ -8,7 +8,7 @@ evaluates no checkpoint twice:
   test/STEP/...                          the same for the two selected steps
 
 A run that is evaluated while it trains already has values in its own
-metrics.jsonl; steps evaluated there on as many questions are skipped.
+metrics.jsonl; steps evaluated there on the same questions are skipped.
 """
 
 import dataclasses
@@ -27,13 +27,14 @@ from jax.experimental import multihost_utils
 from specialize_jax import errors
 from specialize_jax.checkpoints import best, opening
 from specialize_jax.evaluation import (
+  evaluator,
   history,
   intervals,
   selection,
 )
 from specialize_jax.files import reading, writing
 from specialize_jax.parallel import processes
-from specialize_jax.runs import choosing, experiment
+from specialize_jax.runs import choosing, experiment, resuming
 
 _DONE = -1  # broadcast instead of a step
 
@@ -285,10 +286,11 @@ def _evaluated_by_run(
 ) -> set[int]:
   """Returns the steps that the run itself evaluated likewise.
 
-  That is on as many questions, in as many tokens, as the step's own metadata
-  say where it was saved with them.
+  That is on the same questions, all of them, in as many tokens, as the step's
+  own metadata say where it was saved with them.
   """
   sizes = selecting.validation.num_questions()
+  data = experiment.evaluated_data([selecting.validation])
 
   def checkpoint(step: int) -> epath.Path:
     place = kept_alone.get(step, epath.Path(selecting.model_dir))
@@ -298,16 +300,23 @@ def _evaluated_by_run(
     step
     for step, row in values.items()
     if all(row.get(f"{task}/n") == size for task, size in sizes.items())
-    and _is_evaluated_likewise(selecting.validation, checkpoint(step))
+    and _is_evaluated_likewise(selecting.validation, data, checkpoint(step))
   }
 
 
 def _is_evaluated_likewise(
-  evaluation: experiment.Evaluation, checkpoint: epath.Path
+  evaluation: experiment.Evaluation,
+  data: Mapping[str, str],
+  checkpoint: epath.Path,
 ) -> bool:
-  """Returns whether a run's own evaluations decode as another one does.
+  """Returns whether a run's own evaluations are as another one would be.
 
   They may also read and write more tokens.
+
+  Args:
+    evaluation: the other one.
+    data: hashes of its questions and prompts.
+    checkpoint: the run's checkpoint, whose metadata has its settings.
   """
   try:
     settings = opening.open_checkpoint(checkpoint).metadata.get("settings")
@@ -317,6 +326,10 @@ def _is_evaluated_likewise(
     return True  # the run has deleted it, and its values alone are left
   if not isinstance(settings, dict):
     return True  # of a release that saved none
+  hashes = resuming.evaluated_data(settings)
+  known = data.keys() & hashes.keys()
+  if hashes and (not known or any(data[n] != hashes[n] for n in known)):
+    return False  # of another split, or of questions that have changed since
   run = {
     name: value
     for name, value in settings.items()
@@ -327,10 +340,29 @@ def _is_evaluated_likewise(
     for name, length in evaluation.task_feature_lengths.items()
     if name == "inputs"
   }
-  return any(
-    all((run.get(f"{place}.{name}") or 0) >= n for name, n in wanted.items())
+  reaches = {
+    place: all(
+      (run.get(f"{place}.{name}") or 0) >= n for name, n in wanted.items()
+    )
     for place in {".".join(name.split(".")[:2]) for name in run}
+  }
+  tasks = set(evaluation.task_names())
+  tasks_of = {place: _tasks_of(run, place) for place in reaches}
+  places = [p for p, names in tasks_of.items() if tasks.intersection(names)]
+  if places:
+    return all(reaches[place] for place in places)
+  return any(reaches[p] for p, names in tasks_of.items() if not names)
+
+
+def _tasks_of(run: Mapping[str, object], place: str) -> Sequence[str]:
+  """Returns the tasks of an evaluation in a run's settings; none if unknown."""
+  name, split = (
+    run.get(f"{place}.{field}") for field in ("mixture_or_task_name", "split")
   )
+  try:
+    return evaluator.task_names(name, split)
+  except errors.UserError:
+    return []  # of modules that this process does not import
 
 
 def _evaluator(
@@ -372,6 +404,7 @@ def _put_aside(
     selecting.out_of_distribution,
     selecting.in_distribution,
     metric=selecting.metric,
+    is_unfinished=True,
   )
   for name, best_step in (
     (best.NAME, chosen.step),

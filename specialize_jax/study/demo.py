@@ -14,24 +14,32 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.align import student
 from specialize_jax.align import targets as alignment
+from specialize_jax.checkpoints import manager as managers
+from specialize_jax.checkpoints import opening
 from specialize_jax.cot import answer_rules
 from specialize_jax.data import aligned_records, preparation, sources
 from specialize_jax.evaluation import selection
 from specialize_jax.files import locks, reading, writing
 from specialize_jax.mini import world
 from specialize_jax.records import schema, store
-from specialize_jax.runs import choosing, experiment
+from specialize_jax.runs import choosing, experiment, resuming
 from specialize_jax.study import comparison, decoding_comparison
 from specialize_jax.teacher import certainty
 
 _NUM_MEASURED = 1000  # of the teacher's samples
+# Settings of the loss by which it is another one, not only computed otherwise.
+_DEFINING = frozenset(
+  f"loss.{name}"
+  for name in ("objective", "missing_mass", "masked_out", "z_loss")
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +117,7 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   start = time.monotonic()
   output_dir = pathlib.Path(output_dir)
   is_resumed = world_dir(output_dir).exists()
+  _check_begun(demo, output_dir)
   _stage = functools.partial(_numbered_stage, demo.num_stages)
   with _stage(1, "building the mini world and asking its teacher"):
     world.build(world_dir(output_dir), seed=seed, config=demo.world)
@@ -151,20 +160,107 @@ def run(demo: Demo, output_dir: pathlib.Path | str, *, seed: int) -> None:
   if demo.comparison:
     with _stage(8, f"the same again but for {demo.comparison_name}"):
       _compare(demo, evaluate, output_dir, step)
+  figures = {
+    "seconds": round(time.monotonic() - start, 1),
+    "peak_rss_gib": round(_peak_rss_gib(), 3),
+  }
+  if is_resumed:
+    figures = _figures_before(output_dir, {"seed": seed, "step": step})
   writing.write_json(
     output_dir / "results.json",
     {
       "before": before,
       "after": after,
       **dataclasses.asdict(demo.tasks),
-      # Of the whole demo: a process that did a part of it does not know them.
-      "seconds": None if is_resumed else round(time.monotonic() - start, 1),
-      "peak_rss_gib": None if is_resumed else round(_peak_rss_gib(), 3),
+      **figures,
       "seed": seed,
       "step": step,
     },
     sealed=True,
   )
+
+
+def _check_begun(demo: Demo, output_dir: pathlib.Path) -> None:
+  """Checks, before anything is written, that a demo can go on.
+
+  Raises:
+    UserError: a specialization has begun, on other targets or from a general
+      model that would be trained on; or a run has ended, with another loss or
+      optimizer.
+  """
+  runs = [demo.specialization, *filter(None, [demo.comparison])]
+  for run in (demo.pretraining, *runs):
+    _check_ended(run)
+  if not any(
+    managers.listed_steps(epath.Path(run.model_dir) / "checkpoints")
+    for run in runs
+  ):
+    return
+  general, aligned = output_dir / "general.json", output_dir / "alignment.json"
+  num_steps = demo.pretraining.loop.num_steps
+  if general.is_file() and reading.read_json(general)["step"] < num_steps:
+    raise errors.UserError(
+      f"{output_dir} has a specialization of the general model of step"
+      f" {reading.read_json(general)['step']:,}, which would be trained on to"
+      f" step {num_steps:,}: give another --output_dir"
+    )
+  mode = _readable(aligned).get("mode")
+  if mode not in (None, demo.alignment_mode):
+    raise errors.UserError(
+      f"{output_dir} has a specialization on targets of ALIGNMENT_MODE={mode},"
+      f" which those of {demo.alignment_mode} would replace: give another"
+      " --output_dir"
+    )
+
+
+def _check_ended(run: experiment.Experiment) -> None:
+  """Raises UserError if a run has ended that would now be another one."""
+  directory = epath.Path(run.model_dir) / "checkpoints"
+  step = max(managers.listed_steps(directory), default=0)
+  if step < run.loop.num_steps:
+    return  # it goes on with what has changed, and records that
+  then = None
+  with (
+    contextlib.suppress(errors.UserError),  # damaged, and trained again
+    managers.CheckpointManager(directory, keep=None) as manager,
+  ):
+    then = manager.metadata(step).get("settings")
+  changed = resuming.differences(then, resuming.settings(run, {}))
+  for name, (before, now) in changed.items():
+    if name in _DEFINING or (
+      name.startswith("optimizer.") and name != "optimizer.num_steps"
+    ):
+      raise errors.UserError(
+        f"{run.model_dir} has ended with {resuming.written(name)}={before},"
+        f" which is {now} now: give another --output_dir"
+      )
+
+
+def _figures_before(
+  output_dir: pathlib.Path, same: Mapping[str, object]
+) -> dict[str, object]:
+  """Returns the time and memory of the whole demo, None where unknown.
+
+  A process that did a part of it does not know them.
+
+  Args:
+    output_dir: the output directory.
+    same: what earlier results must have to be those of the same demo.
+  """
+  earlier = _readable(output_dir / "results.json")
+  is_same = all(earlier.get(name) == value for name, value in same.items())
+  return {
+    name: earlier.get(name) if is_same else None
+    for name in ("seconds", "peak_rss_gib")
+  }
+
+
+def _readable(path: pathlib.Path) -> Mapping[str, object]:
+  """Reads a file that is written again; empty if it is not there or damaged."""
+  with contextlib.suppress(errors.UserError):
+    found = reading.read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+  return {}
 
 
 def _keep_general(demo: Demo, output_dir: pathlib.Path) -> None:
@@ -238,8 +334,20 @@ def test(
 ) -> dict[str, dict[str, float]]:
   """Tests a checkpoint, returning `{task: {"accuracy", "n", "low", "high"}}`.
 
-  See `experiment.CheckpointEvaluator`, which writes the predictions.
+  See `experiment.CheckpointEvaluator`, which writes the predictions. Values of
+  a checkpoint of the same step that was trained again are replaced.
   """
+  path = output_dir / "metrics.jsonl"
+  opened = opening.open_checkpoint(checkpoint)
+  rows = reading.read_rows(path) if path.is_file() else []
+  kept = [
+    row
+    for row in rows
+    if row.get("step") != opened.step
+    or row.get("checkpoint") == opened.fingerprint()
+  ]
+  if len(kept) < len(rows):
+    writing.write_rows(path, kept, sealed=True)
   values = evaluate(checkpoint, output_dir)
   tasks: dict[str, dict[str, float]] = {}
   for name, value in values.items():

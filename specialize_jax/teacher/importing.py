@@ -211,7 +211,9 @@ class Importer:
         named = None
         if streams.question_id(row) is None:
           named = self._named(row)
-          unnamed += named is None and not row.get("question")
+          has_name = named is not None or bool(row.get("question"))
+        else:
+          has_name = True
         head = _row_head(number, row, named)
         body = _body(row)
         response = responses.parse(body)
@@ -221,6 +223,7 @@ class Importer:
       except RecursionError:
         yield responses.TOO_DEEP
         continue
+      unnamed += not has_name
       yield from map(str, response.rejected)
       self.left_out.update(response.left_out)
       self.reasoning_tokens += response.reasoning_tokens

@@ -13,7 +13,7 @@ import seqio
 from testdata import tiny_demo, tiny_world
 
 from specialize_jax import errors
-from specialize_jax.checkpoints import conversion, opening
+from specialize_jax.checkpoints import best, conversion, opening
 from specialize_jax.data import pipeline, sources
 from specialize_jax.evaluation import evaluator, history
 from specialize_jax.files import locks, reading, writing
@@ -98,6 +98,7 @@ def test_a_step_is_compiled_once_and_before_the_first_batch(
   begin, read = step.Compilation.__init__, pipeline.TrainIterator.__next__
 
   def begin_and_wait(compilation, *arguments):
+    seen.append("ahead")
     begin(compilation, *arguments)
     compilation.wait()
 
@@ -126,8 +127,10 @@ def test_a_step_is_compiled_once_and_before_the_first_batch(
     experiment.train(run)  # which is at its end
   finally:
     jax.monitoring.unregister_event_duration_listener(note)
-  # The runs of a test share their step (`testdata/compiled_once.py`).
-  assert seen == ["the step", "a batch", "a batch", "a batch"]
+  # The runs share their step (`testdata/compiled_once.py`): to compile
+  # it again is to find it, and so is to call it, if the arguments are alike.
+  once = ["ahead", "the step", "a batch"]
+  assert seen == [*once, "ahead", "a batch", "ahead", "a batch"]
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_resumes(tmp_path):
@@ -141,6 +144,19 @@ def test_a_run_whose_newest_checkpoint_is_damaged_resumes(tmp_path):
   assert int(experiment.train(run).step) == 2
   names = {path.name for path in (tmp_path / "model" / "checkpoints").iterdir()}
   assert names >= {"1", "2", "damaged_2"}
+
+
+def test_a_run_does_not_begin_beside_the_best_checkpoint_of_another(
+  trained_run, tmp_path
+):
+  run, _ = trained_run
+  directory = shutil.copytree(run.model_dir, tmp_path / "model")
+  best.place(directory, 4)
+  shutil.rmtree(directory / "checkpoints")
+  before = files_of(directory)
+  with pytest.raises(errors.UserError, match="best/ of an earlier run, at ste"):
+    experiment.train(dataclasses.replace(run, model_dir=str(directory)))
+  assert files_of(directory) == before
 
 
 def test_a_held_out_loss_begins_targets_with_the_model_s_own_token(trained_run):

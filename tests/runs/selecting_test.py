@@ -10,14 +10,15 @@ import sys
 import time
 
 import pytest
+from absl import logging
 from testdata import several_processes, tiny_demo, tiny_world
 
 from specialize_jax.checkpoints import best, manifests, opening
 from specialize_jax.cli import main
-from specialize_jax.data import sources
+from specialize_jax.data import identity, sources
 from specialize_jax.evaluation import history
 from specialize_jax.files import reading, writing
-from specialize_jax.runs import choosing, experiment, selecting
+from specialize_jax.runs import choosing, experiment, resuming, selecting
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
 SUFFIX = "_zero_shot_chain_of_thought_v1"
@@ -119,17 +120,22 @@ def test_what_is_missing_is_evaluated_once_and_the_best_can_be_opened(
 
 
 @pytest.mark.parametrize(
-  ("changes", "is_taken"),
+  ("changes", "hashes", "is_taken"),
   [
-    ({}, True),
-    ({"max_new_tokens": 5}, True),
-    ({"max_new_tokens": 3}, False),
-    ({"task_feature_lengths.inputs": 32}, False),
-    (None, True),  # a release that saved none
+    ({}, {}, True),  # a release that saved no hashes of what is evaluated
+    ({}, {"mini_math_all_validation": None}, True),
+    ({}, {"mini_math_all_test": None}, False),  # of as many questions
+    ({}, {"mini_facts_v1": "train"}, False),
+    ({"max_new_tokens": 5}, {}, True),
+    ({"max_new_tokens": 3}, {}, False),
+    ({"task_feature_lengths.inputs": 32}, {}, False),
+    # Another evaluation reaches as far, but is of other tasks.
+    ({"max_new_tokens": 3, "0.max_new_tokens": 9}, {}, False),
+    (None, {}, True),  # a release that saved none
   ],
 )
 def test_the_run_s_own_values_are_taken_if_it_decoded_likewise(
-  run_dir, monkeypatch, changes, is_taken
+  run_dir, monkeypatch, changes, hashes, is_taken
 ):
   validation = tiny_demo.evaluation(
     "mini_math_all_validation", split=None, num_examples=None
@@ -139,12 +145,25 @@ def test_the_run_s_own_values_are_taken_if_it_decoded_likewise(
   row = {f"{task}/n": size for task, size in sizes.items()}
   settings = None
   if changes is not None:
-    settings = {"evaluations.0.mixture_or_task_name": "others"}
-    settings |= {
+    settings = {
+      "evaluations.0.mixture_or_task_name": "others",
+      "evaluations.0.task_feature_lengths.inputs": 128,
+      "evaluations.1.mixture_or_task_name": "mini_math_all_validation",
       "evaluations.1.max_new_tokens": 4,
       "evaluations.1.task_feature_lengths.inputs": 128,
     }
-    settings |= {f"evaluations.1.{name}": v for name, v in changes.items()}
+    settings |= {
+      f"evaluations.{name if name[0] == '0' else f'1.{name}'}": value
+      for name, value in changes.items()
+    }
+    settings |= {
+      f"evaluated.{name}": value
+      for mixture, split in hashes.items()
+      for name, value in identity.of_mixture(
+        mixture, split or mixture.rpartition("_")[2]
+      ).items()
+      if name.startswith(("data of", "prompts of"))
+    }
   opened = opening.open_checkpoint(run_dir / "checkpoints/2")
   opened = dataclasses.replace(opened, metadata={"settings": settings})
   monkeypatch.setattr(opening, "open_checkpoint", lambda path: opened)
@@ -203,6 +222,45 @@ def test_the_best_step_is_evaluated_likewise_though_the_run_deleted_it(run_dir):
   )
   assert selecting._missing(chosen, kept) == [2, 4]
   assert selecting._missing(chosen) == [4]
+
+
+def test_a_run_that_is_trained_on_is_not_over(trained_run, tmp_path):
+  run, _ = trained_run
+  directory = shutil.copytree(run.model_dir, tmp_path / "run")
+  assert choosing.is_over(directory)
+  then, now = ({"settings": {"loop.num_steps": 6}}, {"loop.num_steps": 9})
+  resuming.record(directory, 6, then, now)
+  assert not choosing.is_over(directory)
+
+
+def test_steps_that_were_evaluated_on_fewer_questions_are_not_forgotten(
+  run_dir, monkeypatch
+):
+  """As of a selection that was interrupted after the first step."""
+  said = []
+  monkeypatch.setattr(logging, "warning", lambda text, *_: said.append(text))
+  task = f"mini_svamp{SUFFIX}"
+  more = {f"{task}/accuracy": 0.1, f"{task}/n": 8.0}
+  fewer = {f"{task}/accuracy": 0.9, f"{task}/n": 6.0}
+  # Nothing else has evaluated step 4.
+  chosen = choosing.choose({2: more, 4: fewer}, run_dir, [task])
+  assert (chosen.step, len(said)) == (2, 1)
+  assert "are not compared" in said[0]
+  # The run itself has evaluated both.
+  with (run_dir / "metrics.jsonl").open("a") as stream:
+    for step, accuracy in ((2, 0.2), (4, 0.9)):
+      values = {**fewer, f"{task}/accuracy": accuracy}
+      row = {"step": step, "group": "evaluation", "values": values}
+      stream.write(json.dumps(row) + "\n")
+  chosen = choosing.choose({2: more, 4: fewer}, run_dir, [task])
+  assert (chosen.step, len(said)) == (4, 2)
+  assert "are compared by the run's own" in said[1]
+  # While others are still to be evaluated, the best so far is among those that
+  # were: only the step that has just been evaluated can still be kept.
+  chosen = choosing.choose(
+    {2: more, 4: fewer}, run_dir, [task], is_unfinished=True
+  )
+  assert (chosen.step, len(said)) == (2, 2)
 
 
 def test_a_step_of_a_later_run_replaces_one_of_its_number(run_dir, tmp_path):

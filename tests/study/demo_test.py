@@ -10,9 +10,10 @@ from testdata import tiny_demo
 
 from specialize_jax import errors
 from specialize_jax.data import sources
-from specialize_jax.files import writing
+from specialize_jax.files import reading, writing
 from specialize_jax.reports import page, results
 from specialize_jax.study import demo
+from specialize_jax.training import optimizer
 from tasks import mixtures  # noqa: F401  (registers every task)
 
 
@@ -112,24 +113,49 @@ def test_what_is_of_another_step_is_not_reported(output_dir, tmp_path):
   assert not (left.before or left.after or left.decoding or left.comparison)
 
 
-def test_a_general_model_that_is_trained_on_is_refused(output_dir):
-  """The specialization began at an earlier step of it."""
-  longer = tiny_demo.whole_way(output_dir)
-  schedule = dataclasses.replace(longer.pretraining.loop, num_steps=6)
+def _files_of(directory):
+  return {
+    path: path.read_bytes() for path in directory.rglob("*") if path.is_file()
+  }
+
+
+def test_what_a_specialization_began_with_cannot_be_replaced(output_dir):
+  """It is refused before anything is written, and the demo is as it was."""
+  whole = tiny_demo.whole_way(output_dir)
+  schedule = dataclasses.replace(whole.pretraining.loop, num_steps=6)
   longer = dataclasses.replace(
-    longer, pretraining=dataclasses.replace(longer.pretraining, loop=schedule)
+    whole, pretraining=dataclasses.replace(whole.pretraining, loop=schedule)
   )
-  place = output_dir / "pretrain"
-  kept = shutil.copytree(place, output_dir / "kept")
-  with pytest.raises(errors.UserError, match="step 4, which has been trained"):
+  others = dataclasses.replace(whole, alignment_mode="marginal")
+  faster = dataclasses.replace(
+    whole,
+    specialization=dataclasses.replace(
+      whole.specialization,
+      optimizer=optimizer.OptimizerConfig(learning_rate=0.002),
+    ),
+  )
+  before = _files_of(output_dir)
+  with pytest.raises(errors.UserError, match="step 4, which would be trained"):
     demo.run(longer, output_dir, seed=3)
-  shutil.rmtree(place)
-  kept.rename(place)
+  with pytest.raises(errors.UserError, match="MODE=whitespace, which"):
+    demo.run(others, output_dir, seed=3)
+  with pytest.raises(errors.UserError, match="ended with LEARNING_RATE=0.001"):
+    demo.run(faster, output_dir, seed=3)
+  assert _files_of(output_dir) == before
 
 
 def test_a_second_start_resumes_where_the_first_one_stopped(output_dir):
   before = (output_dir / "specialize/metrics.jsonl").read_text()
+  written = json.loads((output_dir / "results.json").read_text())
+  # As if the selected step had been damaged, and trained again.
+  tested = output_dir / "predictions/after/metrics.jsonl"
+  rows = reading.read_rows(tested)
+  stale = [row | {"checkpoint": "of the first time"} for row in rows]
+  writing.write_rows(tested, stale, sealed=True)
   again = tiny_demo.whole_way(output_dir)
   again = dataclasses.replace(again, comparison=None)  # resumed like the rest
   demo.run(again, output_dir, seed=3)
   assert (output_dir / "specialize/metrics.jsonl").read_text() == before
+  assert reading.read_rows(tested) == rows
+  # Time and memory are still those of the process that did all of it.
+  assert json.loads((output_dir / "results.json").read_text()) == written

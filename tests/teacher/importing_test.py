@@ -917,9 +917,14 @@ def test_responses_without_ids_are_as_many_as_their_questions(tmp_path, capsys):
     assert main.main([*argv, f"--output={tmp_path / 'records'}"]) == 2
     assert f"has {count} responses, {count} of" in capsys.readouterr().err
     assert not (tmp_path / "records").exists()
+  # Those that failed are paired with none, if the others have ids.
+  failed = json.dumps({"error": {"message": "no"}}) + "\n"
+  named = {"custom_id": "0", "response": {"body": json.loads(answers[0])}}
+  path.write_text(failed * 2 + json.dumps(named))
+  assert main.main([*argv, f"--output={tmp_path / 'named'}"]) == 0
   path.write_text("".join(answers[:2]))
   assert main.main([*argv, f"--output={tmp_path / 'records'}"]) == 0
-  assert "2 of 2 graded are right" in capsys.readouterr().out
+  assert "2 of 2 graded are right" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_what_a_row_says_beside_its_response_is_taken_or_counted(
