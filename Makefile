@@ -13,7 +13,7 @@ OUTPUT ?= demo_output
 SEED ?= 0
 # The versions that the suite has passed on; empty for the newest that fit.
 LOCK ?= requirements.lock
-# Test files run in as many processes. Two cores gain by a third, which computes
+# Test files run in as many processes. Two cores gain by a third one, which computes
 # while the others wait for processes and disks.
 WORKERS ?= 3
 BIN := $(VENV)/bin

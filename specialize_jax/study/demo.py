@@ -196,15 +196,15 @@ def _check_begun(demo: Demo, output_dir: pathlib.Path) -> None:
     for run in runs
   ):
     return
-  general, aligned = output_dir / "general.json", output_dir / "alignment.json"
-  num_steps = demo.pretraining.loop.num_steps
-  if general.is_file() and reading.read_json(general)["step"] < num_steps:
+  path, num_steps = output_dir / "general.json", demo.pretraining.loop.num_steps
+  known = reading.read_json(path)["step"] if path.is_file() else num_steps
+  if known < num_steps:
     raise errors.UserError(
       f"{output_dir} has a specialization of the general model of step"
-      f" {reading.read_json(general)['step']:,}, which would be trained on to"
-      f" step {num_steps:,}: give another --output_dir"
+      f" {known:,}, which would be trained on to step {num_steps:,}: give"
+      " another --output_dir"
     )
-  mode = _readable(aligned).get("mode")
+  mode = _readable(output_dir / "alignment.json").get("mode")
   if mode not in (None, demo.alignment_mode):
     raise errors.UserError(
       f"{output_dir} has a specialization on targets of ALIGNMENT_MODE={mode},"
@@ -338,22 +338,29 @@ def test(
   a checkpoint of the same step that was trained again are replaced.
   """
   path = output_dir / "metrics.jsonl"
-  opened = opening.open_checkpoint(checkpoint)
-  rows = reading.read_rows(path) if path.is_file() else []
-  kept = [
-    row
-    for row in rows
-    if row.get("step") != opened.step
-    or row.get("checkpoint") == opened.fingerprint()
-  ]
-  if len(kept) < len(rows):
-    writing.write_rows(path, kept, sealed=True)
+  if path.is_file():
+    _forget_replaced(path, checkpoint)
   values = evaluate(checkpoint, output_dir)
   tasks: dict[str, dict[str, float]] = {}
   for name, value in values.items():
     task, _, kind = name.rpartition("/")
     tasks.setdefault(task, {})[kind] = value
   return tasks
+
+
+def _forget_replaced(path: pathlib.Path, checkpoint: pathlib.Path) -> None:
+  """Removes values of an earlier checkpoint of the same step from a file."""
+  # The evaluation compares the digests.
+  opened = opening.open_checkpoint(checkpoint, verify=False)
+  step, fingerprint = opened.step, opened.fingerprint()
+  rows = reading.read_rows(path)
+  kept = [
+    row
+    for row in rows
+    if row.get("step") != step or row.get("checkpoint") == fingerprint
+  ]
+  if len(kept) < len(rows):
+    writing.write_rows(path, kept, sealed=True)
 
 
 def _align(demo: Demo, output_dir: pathlib.Path) -> None:

@@ -209,11 +209,9 @@ class Importer:
       count += 1
       try:
         named = None
-        if streams.question_id(row) is None:
+        has_id = streams.question_id(row) is not None
+        if not has_id:
           named = self._named(row)
-          has_name = named is not None or bool(row.get("question"))
-        else:
-          has_name = True
         head = _row_head(number, row, named)
         body = _body(row)
         response = responses.parse(body)
@@ -223,7 +221,7 @@ class Importer:
       except RecursionError:
         yield responses.TOO_DEEP
         continue
-      unnamed += not has_name
+      unnamed += not has_id and named is None and not row.get("question")
       yield from map(str, response.rejected)
       self.left_out.update(response.left_out)
       self.reasoning_tokens += response.reasoning_tokens

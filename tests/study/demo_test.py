@@ -12,6 +12,7 @@ from specialize_jax import errors
 from specialize_jax.data import sources
 from specialize_jax.files import reading, writing
 from specialize_jax.reports import page, results
+from specialize_jax.runs import experiment
 from specialize_jax.study import demo
 from specialize_jax.training import optimizer
 from tasks import mixtures  # noqa: F401  (registers every task)
@@ -111,6 +112,16 @@ def test_what_is_of_another_step_is_not_reported(output_dir, tmp_path):
   )
   left = results.load(place)
   assert not (left.before or left.after or left.decoding or left.comparison)
+
+
+def test_a_general_model_that_was_trained_on_is_refused(output_dir, tmp_path):
+  """By another command than the demo: the specialization began before."""
+  place = shutil.copytree(output_dir, tmp_path / "demo")
+  whole = tiny_demo.whole_way(place)
+  schedule = dataclasses.replace(whole.pretraining.loop, num_steps=6)
+  experiment.train(dataclasses.replace(whole.pretraining, loop=schedule))
+  with pytest.raises(errors.UserError, match="step 4, which has been trained"):
+    demo.run(whole, place, seed=3)
 
 
 def _files_of(directory):
