@@ -25,15 +25,11 @@ from specialize_jax.t5 import config as t5_config
 # The TPU's attention kernel is not a matmul to JAX: what it returns is saved by
 # name.
 _ATTENDED = jax.checkpoint_policies.save_only_these_names(*attend_tpu.RESIDUALS)
-_SAVEABLE = {
+_MATMULS = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "lean": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "minimal": jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENDED
-  ),
-  "dots": jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable, _ATTENDED
-  ),
+  "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.dots_saveable,
 }
 
 
@@ -343,6 +339,20 @@ def _stack(
   return [layer_class(config) for _ in range(num_layers)]
 
 
+def _saveable(stack: Encoder | Decoder) -> Callable[..., bool]:
+  """Returns the policy that says what the backward pass does not recompute."""
+  policy = stack.config.remat_policy
+  # `minimal` keeps the encoder's attention outputs alone. Targets are short:
+  # the decoder's kernels run again in a few thousandths of a step, and would
+  # hold as many hundredths of its memory.
+  attends_once = {"dots": True, "minimal": isinstance(stack, Encoder)}
+  if not attends_once.get(policy, False):
+    return _MATMULS[policy]
+  return jax.checkpoint_policies.save_from_both_policies(
+    _MATMULS[policy], _ATTENDED
+  )
+
+
 def _run(
   stack: Encoder | Decoder,
   apply_layer: Callable[[nn.Module, jax.Array], jax.Array],
@@ -354,7 +364,7 @@ def _run(
   if config.remat_policy != "none":
     apply_layer = nn.remat(
       apply_layer,
-      policy=_SAVEABLE[config.remat_policy],
+      policy=_saveable(stack),
       # Within a scan, common subexpressions of both passes cannot be merged.
       prevent_cse=not config.scan_layers,
     )
