@@ -175,19 +175,33 @@ def whitespace_rule(batch: Batch) -> Transferred:
   The target of a match is the teacher's distribution; others are one-hot.
   """
   matches, student = batch.matches, batch.student
-  ids_SM, next_ids_SM, probs_SM = _paths(batch)
+  ids_SM, second_ids_SA, probs_SM = _paths(batch)
   first_ids, first_probs = sum_by_id(ids_SM, probs_SM)
   first_total = first_probs.sum(axis=0)
-  first_probs = first_probs / np.maximum(1.0, first_total)
+  first_probs /= np.maximum(1.0, first_total)
   first_rows = matches.student_M - matches.apart_M
+  ids_PC, log_probs_PC = one_hot_rows(student.ids_P, len(ids_SM))
+  kinds_P = np.zeros(len(student.ids_P), np.uint8)
+
+  def put(rows: np.ndarray, ids_SM: np.ndarray, probs_SM: np.ndarray) -> None:
+    given = np.flatnonzero(probs_SM[0] > 0)
+    rows = rows[given]
+    put_rows(
+      ids_PC,
+      log_probs_PC,
+      rows,
+      ids_SM.take(given, axis=1),
+      probs_SM.take(given, axis=1),
+    )
+    kinds_P[rows] = targets.Kind.ONE_TO_ONE
+
+  put(first_rows, first_ids, first_probs)
   # Where the word start is a separate token, the second token's distribution is
   # conditional on it.
   apart = np.flatnonzero(matches.apart_M)
-  goes_on = (ids_SM[:, apart] == ids_SM[0, apart]) & (
-    next_ids_SM[:, apart] >= 0
-  )
+  goes_on = (ids_SM[:, apart] == ids_SM[0, apart]) & (second_ids_SA >= 0)
   second_ids, second_probs = sum_by_id(
-    next_ids_SM[:, apart], np.where(goes_on, probs_SM[:, apart], 0.0)
+    second_ids_SA, np.where(goes_on, probs_SM[:, apart], 0.0)
   )
   second_total = second_probs.sum(axis=0)
   second_probs = np.divide(
@@ -196,17 +210,7 @@ def whitespace_rule(batch: Batch) -> Transferred:
     out=np.zeros_like(second_probs),
     where=second_total > 0,
   )
-  second_rows = matches.student_M[apart]
-  rows = np.concatenate([first_rows, second_rows])
-  ids_SM = np.concatenate([first_ids, second_ids], axis=1)
-  probs_SM = np.concatenate([first_probs, second_probs], axis=1)
-  given = probs_SM[0] > 0
-  ids_PC, log_probs_PC = one_hot_rows(student.ids_P, len(ids_SM))
-  put_rows(
-    ids_PC, log_probs_PC, rows[given], ids_SM[:, given], probs_SM[:, given]
-  )
-  kinds_P = np.zeros(len(student.ids_P), np.uint8)
-  kinds_P[rows[given]] = targets.Kind.ONE_TO_ONE
+  put(matches.student_M[apart], second_ids, second_probs)
   first_known = student.ids_P[first_rows] != batch.words.student.unknown_id
   kept_M = np.where(first_known, np.minimum(first_total, 1.0), 0.0)
   sample_M = batch.teacher.sample_L[matches.teacher_M]
@@ -227,21 +231,21 @@ def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   candidate may consist of these two tokens.
 
   Returns:
-    int64[K + 1, M], the id of each candidate's first token; int64[K + 1, M],
-    the id of its second token, or -1; and float64[K + 1, M], its probability,
-    or 0 if it is mapped to no token. Row 0 is the sampled token.
+    int64[K + 1, M], the id of each candidate's first token; int64[K + 1, A],
+    the id of its second token, or -1, for the A matches with a separate word
+    start; and float64[K + 1, M], its probability, or 0 if it is mapped to no
+    token. Row 0 is the sampled token.
   """
   matches, ids_P = batch.matches, batch.student.ids_P
   match_M, apart_M = matches.teacher_M, matches.apart_M
   base_M = matches.student_M - apart_M
   num_matches = len(match_M)
   shape = len(batch.distinct_KL) + 1, num_matches
-  first = np.full(shape, -1, np.int64)
-  following = np.full(shape, -1, np.int64)
-  probs = np.zeros(shape)
+  first, probs = np.zeros(shape, np.int64), np.zeros(shape)
   first[0] = ids_P[base_M]
-  following[0] = np.where(apart_M, ids_P[matches.student_M], -1)
   probs[0] = batch.probs_L[match_M]
+  second = np.full((len(first), np.count_nonzero(apart_M)), -1, np.int64)
+  second[0] = ids_P[matches.student_M[apart_M]]
 
   top_KM = batch.top_probs_KL[:, match_M]
   named_KM = top_KM > 0
@@ -250,27 +254,30 @@ def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   m = named - k * num_matches
   rows = batch.teacher.top_rows_KL[:, match_M].ravel()[named]
   read = batch.read(match_M[m], rows)
-  base = base_M[m]
-  past = read.at_N - base  # the number of tokens equal to the sampled text's
-  known = read.own_N != batch.words.student.unknown_id
-  one = (past == 0) & (read.remaining_N == 1)
-  same = (past == 1) & (read.remaining_N == 0)
-  laid = (one & known) | same
-  into = named + num_matches  # row 0 is the sampled token
-  first.ravel()[into] = np.where(one, read.own_N, ids_P[base])
+  past = read.at_N - base_M[m]  # the number of tokens equal to the sampled ones
+  own, remaining = read.own_N, read.remaining_N
+  known = own != batch.words.student.unknown_id
+  other = (past == 0) & (remaining == 1) & known
+  same = (past == 1) & (remaining == 0)
   # Where the word start is a separate token, consider the second token, too.
   apart = np.flatnonzero(apart_M[m])
-  past, remaining, own = past[apart], read.remaining_N[apart], read.own_N[apart]
-  two = (past == 1) & (remaining == 1)
-  same = (past == 2) & (remaining == 0)
-  start_alone = (past == 1) & (remaining == 0)
-  one_known = one[apart] & known[apart]
-  laid[apart] = one_known | (two & known[apart]) | same | start_alone
-  following.ravel()[into[apart]] = np.where(
-    two, own, np.where(same, following[0, m[apart]], -1)
-  )
-  probs.ravel()[into] = np.where(laid, top_KM.ravel()[named], 0.0)
-  return first, following, probs
+  if len(apart):
+    past, remaining = past[apart], remaining[apart]
+    two = (past == 1) & (remaining == 1) & known[apart]
+    both = (past == 2) & (remaining == 0)
+    same[apart] |= two | both
+    into = k[apart] + 1, (np.cumsum(apart_M) - 1)[m[apart]]
+    second[into] = np.where(
+      two, own[apart], np.where(both, second[0, into[1]], -1)
+    )
+  for laid, ids in (
+    (np.flatnonzero(other), own),
+    (np.flatnonzero(same), first[0].take(m)),
+  ):
+    into = named[laid]
+    probs.ravel()[into + num_matches] = top_KM.ravel()[into]
+    first.ravel()[into + num_matches] = ids[laid]  # row 0 is the sampled token
+  return first, second, probs
 
 
 def masked(batch: Batch, found: "Transferred") -> "Transferred":
@@ -326,26 +333,24 @@ def sum_by_id(
   """
   probs_SM = probs_SM.copy()
   used = probs_SM > 0
-  for later in range(1, len(ids_SM)):
+  # An unused slot is equal to no other one.
+  of_slot_S1 = -1 - np.arange(len(ids_SM), dtype=np.int32)[:, None]
+  keys_SM = np.where(used, ids_SM.astype(np.int32), of_slot_S1)
+  for later in range(1, len(keys_SM)):
     for earlier in range(later):
-      equal = ids_SM[later] == ids_SM[earlier]
-      equal &= used[later]
-      equal &= used[earlier]
-      at = np.flatnonzero(equal)
+      at = np.flatnonzero(keys_SM[later] == keys_SM[earlier])
       probs_SM[earlier, at] += probs_SM[later, at]
       probs_SM[later, at] = 0.0
-      used[later, at] = False
-  ids = np.where(used, ids_SM, 0)
-  probs_SM[~used] = 0.0
-  gaps = np.flatnonzero((used[1:] > used[:-1]).any(axis=0))
-  used_SG = used[:, gaps]
-  _, column = np.nonzero(used_SG)
-  into = (np.cumsum(used_SG, axis=0) - 1)[used_SG], column
-  for values in (ids, probs_SM):
-    closed = np.zeros(used_SG.shape, values.dtype)
-    closed[into] = values[:, gaps][used_SG]
-    values[:, gaps] = closed
-  return ids, probs_SM
+      keys_SM[later, at] = of_slot_S1[later]
+  ids, probs = np.zeros(ids_SM.shape, ids_SM.dtype), np.zeros(probs_SM.shape)
+  into_M = np.arange(ids_SM.shape[1])  # each position's next slot, flat
+  for slot, keys_M in enumerate(keys_SM):
+    at = np.flatnonzero(keys_M >= 0)
+    into = into_M[at]
+    ids.ravel()[into] = ids_SM[slot, at]
+    probs.ravel()[into] = probs_SM[slot, at]
+    into_M[at] += len(into_M)
+  return ids, probs
 
 
 def one_hot_rows(
