@@ -92,8 +92,9 @@ def pytest_collection():
 
   It is most of what there is to look through, and none of it is garbage. To
   look while it is imported takes a third of that time. Afterwards collections
-  are rarer than Python's own: tracing makes many objects and little garbage,
-  and to look for it took one twentieth of the time of tests that trace.
+  are far rarer than Python's own: tracing makes many objects and little
+  garbage, and to look for it takes one twentieth of the time of tests that
+  trace.
   """
   gc.disable()
   try:
@@ -101,7 +102,7 @@ def pytest_collection():
   finally:
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
+    gc.set_threshold(100_000, 20, 50)
     gc.enable()
 
 
