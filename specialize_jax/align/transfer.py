@@ -317,8 +317,9 @@ def sum_by_id(
   """Merges equal ids of each position, summing their probabilities.
 
   Args:
-    ids_SM: [S, M], S slots for M positions.
-    probs_SM: [S, M]; 0 in an unused slot.
+    ids_SM: int[S, M], S slots for M positions; in used slots not negative, and
+      below 2 ** 31.
+    probs_SM: float[S, M]; 0 in an unused slot.
 
   Returns:
     Distinct ids in order of first occurrence, and their sums; unused slots, 0

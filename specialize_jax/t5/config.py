@@ -63,10 +63,10 @@ class T5Config:
       the batch; `bfloat16` halves the bytes communicated, and rounds every
       partial sum to 8 bits. With a `dtype` of float64, float32 means float64.
     remat_policy: what the backward pass recomputes, from the least to the
-      most: `none` nothing; `dots` everything except matmuls and attention
-      outputs; `minimal` everything except matmuls with parameters and the
-      encoder's attention outputs; `lean` those outputs, too (T5X's `minimal`);
-      `full` everything except the inputs of each layer.
+      most: `none` nothing; `dots` everything except matmuls and the outputs of
+      the TPU's attention kernel; `minimal` everything except matmuls with
+      parameters and the kernel's outputs in the encoder; `lean` those outputs,
+      too (T5X's `minimal`); `full` everything except the inputs of each layer.
     scan_layers: whether the layers of a stack are one scanned layer with
       stacked parameters, which compiles in time independent of depth.
     pad_id: the padding token of the encoder's input, to which no position

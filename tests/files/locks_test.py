@@ -248,12 +248,13 @@ def test_a_lease_whose_renewal_failed_is_renewed_later(tmp_path, capsys):
 
 
 def test_a_lease_of_the_dead_is_taken_and_the_dead_write_no_more(
-  bucket, bucket_environment
+  bucket, bucket_environment, monkeypatch
 ):
   place = f"{bucket}/of_the_dead"
   script = _HOLDER.replace(
     "kind, path", "locks._BEAT_SECONDS = 0.5; kind, path"
   )
+  monkeypatch.setattr(locks, "_SILENT_SECONDS", 5.0)
   process = subprocess.Popen(
     [sys.executable, "-c", script, "directory", place],
     stdin=subprocess.PIPE,
