@@ -59,6 +59,8 @@ class Known:
       of the next word if it ends at the end of a word.
     stems_L: int64[L], the number of the prefix of that word that precedes the
       token, from `Alternatives._stems`; -1 if the prefix is empty.
+    after_L: int64[L], the student token after that word, where the prefix is
+      the whole word; elsewhere -1.
     copied_B: bool[B], whether a sample's teacher and student tokens are
       identical, so that an alternative may be used as a student token
       directly. Always false for a student that tokenizes word by word.
@@ -67,6 +69,7 @@ class Known:
   rest_L: np.ndarray
   base_L: np.ndarray
   stems_L: np.ndarray
+  after_L: np.ndarray
   copied_B: np.ndarray
 
 
@@ -117,7 +120,7 @@ class Alternatives:
       np.arange(len(teacher.texts)), np.diff(student.word_offsets)
     )
     start_W = tables.offsets(word_bytes_W)[:-1] + sample_W
-    base_W = tables.offsets(words.counts.values[student.words_W])[:-1]
+    base_W = tables.offsets(words.counts.values[student.words_W])
     begins = np.zeros(layout.num_places, np.int64)
     begins[start_W] = 1
     word = np.cumsum(begins) - 1
@@ -125,10 +128,12 @@ class Alternatives:
     word_of = word[layout.start_L[inside] - 1]
     base_L = ended_L.copy()
     base_L[inside] = base_W[word_of]
+    prefix_bytes = layout.start_L[inside] - start_W[word_of]
     stems_L = np.full(len(after_L), -1, np.int64)
-    stems_L[inside] = self._stems(
-      student.words_W[word_of], layout.start_L[inside] - start_W[word_of]
-    )
+    stems_L[inside] = self._stems(student.words_W[word_of], prefix_bytes)
+    is_whole = prefix_bytes == word_bytes_W[word_of]
+    after_word_L = np.full(len(after_L), -1, np.int64)
+    after_word_L[inside] = np.where(is_whole, base_W[word_of + 1], -1)
     # White space before a word belongs to its first token, which may then be
     # complete.
     begins_L = table.begins_space.values[teacher.rows_L]
@@ -153,6 +158,7 @@ class Alternatives:
       rest_L=rest_L,
       base_L=base_L,
       stems_L=stems_L,
+      after_L=after_word_L,
       copied_B=copied_B,
     )
 
@@ -236,6 +242,9 @@ class Alternatives:
     )
     place_N[unknown] = 0  # any string: its reading is replaced
     split = np.flatnonzero(splits_N)
+    after = known.after_L[token_N[split]]
+    at_N[split] = after
+    split = split[after < 0]
     stems = self._read_stems(teacher, student, known, token_N[split])
     at_N[split] = stems.at_N
     read = self._compare(
@@ -259,7 +268,7 @@ class Alternatives:
     known: Known,
     token_N: np.ndarray,
   ) -> Reading:
-    """Tokenizes the known prefixes of words as if they were whole words.
+    """Tokenizes proper prefixes of words as if they were whole words.
 
     Args:
       teacher: The teacher's side.
@@ -319,8 +328,8 @@ class Alternatives:
       mine = words.ids.values[words.starts.values[places_N[active]] + step]
       here = at_N[active]
       parts = (here == ends) | (ids_P[here] != mine)
-      parted = active[parts]
-      own_N[parted] = mine[parts]
+      parted = active.compress(parts)
+      own_N[parted] = mine.compress(parts)
       remaining_N[parted] = counts_N[parted] - step
       active, ends = _both(active, ends, where=~parts)
       at_N[active] += 1
@@ -534,7 +543,7 @@ def _both(
   left: np.ndarray, right: np.ndarray, *, where: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the entries of two arrays where a condition holds."""
-  return left[where], right[where]
+  return left.compress(where), right.compress(where)
 
 
 def _same_tokens(
