@@ -53,11 +53,13 @@ class T5Config:
       a stack share, as in T5; `per_layer` for one in each layer, as in T5X's
       scalable_t5 and in UMT5.
     relative_attention_num_buckets: rows of a relative position table.
-    relative_attention_max_distance: the distance in tokens from which all
-      share the last bucket.
+    relative_attention_max_distance: the distance in tokens at which the
+      buckets, of logarithmic width, would end; all distances share the last one
+      from somewhat below it on (for 128 from 91, in the decoder from 113).
     layer_norm_epsilon: added to the mean square before its root.
     dtype: the dtype of activations; norms, softmax and logits are always
-      float32. Any dtype that JAX accepts; it is stored as its name.
+      float32 (float64 with float64). One of float16, bfloat16, float32 and
+      float64, in any of JAX's spellings; it is stored as its name.
     param_dtype: the dtype of parameters.
     gradient_dtype: the dtype in which devices sum the gradients of kernels over
       the batch; `bfloat16` halves the bytes communicated, and rounds every
@@ -65,8 +67,9 @@ class T5Config:
     remat_policy: what the backward pass recomputes, from the least to the
       most: `none` nothing; `dots` everything except matmuls and the outputs of
       the TPU's attention kernel; `minimal` everything except matmuls with
-      parameters and the kernel's outputs in the encoder; `lean` those outputs,
-      too (T5X's `minimal`); `full` everything except the inputs of each layer.
+      parameters and the kernel's outputs in the encoder; `lean` everything
+      except matmuls with parameters (T5X's `minimal`); `full` everything except
+      the inputs of each layer.
     scan_layers: whether the layers of a stack are one scanned layer with
       stacked parameters, which compiles in time independent of depth.
     pad_id: the padding token of the encoder's input, to which no position

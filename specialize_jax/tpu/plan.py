@@ -105,7 +105,8 @@ def row(
     chip. Fields that are unknown for a program that does not fit are None.
   """
   job, chip = request.job, request.topology.chip
-  held = programs.state_bytes(job, placement, step_name)
+  with placement.entered():  # else a kernel for TPUs would be refused here
+    held = programs.state_bytes(job, placement, step_name)
   program = _program(request, placement, step_name, held)
   limit = (program.limit_bytes or 0) / 2**30 or chip.hbm_gib
   peak = programs.gib(program.peak_bytes)

@@ -122,6 +122,14 @@ def test_what_does_not_fit_is_a_row_that_says_by_how_much(plan):
     (("--batch_size=0",), "expected a whole number of at least 1"),
     (("--gin.T5Config.remat_policy=full",), "give --remat=full"),
     (("--remat=some",), "invalid choice: 'some'"),
+    (
+      (
+        "--mesh=fsdp=4",
+        '--gin.config.T5Config.attention="tpu"',
+        "--gin.config.T5Config.head_dim=40",
+      ),
+      "takes heads of a multiple of 16 dimensions, and T5Config.head_dim is 40",
+    ),
   ],
 )
 def test_what_cannot_be_planned_is_one_sentence_and_status_2(

@@ -216,7 +216,7 @@ def _assert_close(got, expected):
 
 @pytest.mark.slow
 def test_a_network_learns_the_same_with_the_kernel():
-  """Twenty steps with dropout, recomputed but for the kernel's outputs."""
+  """Twenty steps with dropout, all but the encoder's attention recomputed."""
   source, target = jax.random.randint(jax.random.key(0), (2, 2, 12), 1, 64)
   source = source.at[1, 8:].set(0)
 
