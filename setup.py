@@ -23,7 +23,7 @@ _REQUIRES = [
   "httpx>=0.28",
   "huggingface-hub>=1.0",
   "jax>=0.10.1",  # before, XLA transposes operands on a CPU
-  "matplotlib>=3.10.7",
+  "matplotlib>=3.10.7",  # before, it warns with today's pyparsing
   "ml_dtypes>=0.5",
   "numpy>=2.0",
   "optax>=0.2.8",  # with 0.2.6 our test of Muon fails; 0.2.7 fails to import
@@ -34,7 +34,7 @@ _REQUIRES = [
   "pyyaml>=6.0",
   "rapidfuzz>=3.10",
   "regex>=2024.11",  # a dataset's pattern ends after a time
-  "rich>=14.3",
+  "rich>=14.3",  # before, it cuts numbers in narrow terminals
   "safetensors>=0.5",
   "scipy>=1.14",
   "sentencepiece>=0.2.3",  # encode(..., return_type="proto")

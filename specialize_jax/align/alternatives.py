@@ -59,7 +59,7 @@ class Known:
       of the next word if it ends at the end of a word.
     stems_L: int64[L], the number of the prefix of that word that precedes the
       token, from `Alternatives._stems`; -1 if the prefix is empty.
-    after_L: int64[L], the student token after that word, where the prefix is
+    next_L: int64[L], the student token after that word, where the prefix is
       the whole word; elsewhere -1.
     copied_B: bool[B], whether a sample's teacher and student tokens are
       identical, so that an alternative may be used as a student token
@@ -69,7 +69,7 @@ class Known:
   rest_L: np.ndarray
   base_L: np.ndarray
   stems_L: np.ndarray
-  after_L: np.ndarray
+  next_L: np.ndarray
   copied_B: np.ndarray
 
 
@@ -132,8 +132,8 @@ class Alternatives:
     stems_L = np.full(len(after_L), -1, np.int64)
     stems_L[inside] = self._stems(student.words_W[word_of], prefix_bytes)
     is_whole = prefix_bytes == word_bytes_W[word_of]
-    after_word_L = np.full(len(after_L), -1, np.int64)
-    after_word_L[inside] = np.where(is_whole, base_W[word_of + 1], -1)
+    next_L = np.full(len(after_L), -1, np.int64)
+    next_L[inside] = np.where(is_whole, base_W[word_of + 1], -1)
     # White space before a word belongs to its first token, which may then be
     # complete.
     begins_L = table.begins_space.values[teacher.rows_L]
@@ -158,7 +158,7 @@ class Alternatives:
       rest_L=rest_L,
       base_L=base_L,
       stems_L=stems_L,
-      after_L=after_word_L,
+      next_L=next_L,
       copied_B=copied_B,
     )
 
@@ -242,9 +242,8 @@ class Alternatives:
     )
     place_N[unknown] = 0  # any string: its reading is replaced
     split = np.flatnonzero(splits_N)
-    after = known.after_L[token_N[split]]
-    at_N[split] = after
-    split = split[after < 0]
+    at_N[split] = known.next_L[token_N[split]]
+    split = split[at_N[split] < 0]  # within the word
     stems = self._read_stems(teacher, student, known, token_N[split])
     at_N[split] = stems.at_N
     read = self._compare(

@@ -184,8 +184,8 @@ def test_layers_with_equal_tables_are_a_stack_with_one():
 @pytest.mark.parametrize(
   ("config", "policy"),
   [
-    # `lean` differs where attention is the TPU's kernel.
     (T5_1_1, "minimal"),
+    (T5_1_1, "lean"),
     (T5_1_1, "dots"),
     (T5_1_1, "full"),
     (T5_1_0, "minimal"),
