@@ -1,8 +1,9 @@
-"""`specialize eval` in processes of its own: killed, and of several."""
+"""`specialize eval`, here and in processes of its own: killed, of several."""
 
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -15,10 +16,10 @@ import pytest
 from testdata import tiny_world, xla_flags
 
 from specialize_jax.cli import main
+from specialize_jax.data import sources
 from specialize_jax.files import reading
 from tasks import mixtures  # noqa: F401 (registers the tasks)
 
-pytestmark = pytest.mark.slow
 STEP = "2"
 ROOT = pathlib.Path(__file__).parents[2]
 FAMILIES = ("mini_gsm", "mini_multiarith", "mini_asdiv", "mini_svamp")
@@ -33,23 +34,31 @@ def world(trained_run, tmp_path_factory):
   shutil.copytree(run.model_dir, path / "run")
   for step in (4, 6):
     shutil.rmtree(path / f"run/checkpoints/{step}")
-  return path
+  yield path
+  sources.set_data_dir(None)
+
+
+def arguments(world, output_dir, mixture="mini_math_all_test"):
+  """The arguments of an evaluation."""
+  macros = {
+    "CHECKPOINT_PATH": world / "run",
+    "MIXTURE_OR_TASK_NAME": mixture,
+    "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 64},
+    "EVAL_OUTPUT_DIR": output_dir,
+    "EVAL_BATCH_SIZE": 8,
+    "MAX_NEW_TOKENS": 12,
+  }
+  return [
+    f"--data_dir={world}",
+    *(f"--gin.{name}={value}" for name, value in macros.items()),
+  ]
 
 
 def start(world, output_dir, *flags, num_devices=1):
   """Starts one process of an evaluation."""
-  macros = {
-    "CHECKPOINT_PATH": world / "run",
-    "MIXTURE_OR_TASK_NAME": "mini_math_all_test",
-    "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 64},
-    "EVAL_OUTPUT_DIR": output_dir,
-    "EVAL_BATCH_SIZE": 4,
-    "MAX_NEW_TOKENS": 12,
-  }
   return subprocess.Popen(
     [sys.executable, "-m", "specialize_jax.cli.main", "eval"]
-    + [f"--data_dir={world}", f"--cpu_devices={num_devices}", *flags]
-    + [f"--gin.{name}={value}" for name, value in macros.items()],
+    + [f"--cpu_devices={num_devices}", *flags, *arguments(world, output_dir)],
     cwd=ROOT,
     env=os.environ
     | {
@@ -93,6 +102,28 @@ def unbroken(world, tmp_path_factory):
   return output_dir, finish(start(world, output_dir))
 
 
+def test_each_task_is_a_line_and_the_last_line_is_all_of_them(
+  world, tmp_path, capsys
+):
+  task = f"mini_svamp{SUFFIX}"
+  assert main.main(["eval", *arguments(world, tmp_path, task)]) == 0
+  line, last = capsys.readouterr().out.splitlines()
+  accuracies = json.loads(last)
+  assert list(accuracies) == [task]
+  shown = re.fullmatch(
+    rf"{task}  ([\d.]+)  \[([\d.]+), ([\d.]+)\]", line
+  ).groups()
+  accuracy, low, high = map(float, shown)
+  assert accuracy == pytest.approx(accuracies[task], abs=5e-4)
+  assert 0 <= low <= accuracy <= high <= 1
+  rows = reading.read_rows(tmp_path / STEP / f"{task}.jsonl")
+  correct = [row["correct"] for row in rows]
+  assert accuracies[task] == pytest.approx(sum(correct) / len(correct))
+  (metrics,) = reading.read_rows(tmp_path / "metrics.jsonl")
+  assert metrics["values"][f"{task}/accuracy"] == accuracies[task]
+
+
+@pytest.mark.slow
 def test_score_grades_what_eval_wrote(unbroken, tmp_path, capsys):
   output_dir, printed = unbroken
   accuracies = json.loads(printed.splitlines()[-1])
@@ -105,6 +136,7 @@ def test_score_grades_what_eval_wrote(unbroken, tmp_path, capsys):
     assert summary["accuracy"] == accuracies[name]
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_asks_the_model_nothing_twice(
   world, unbroken, tmp_path
 ):
@@ -148,6 +180,7 @@ def _mark(path):
   return whole
 
 
+@pytest.mark.slow
 def test_the_first_of_several_processes_says_what_one_says(
   world, unbroken, tmp_path
 ):

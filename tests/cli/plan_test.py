@@ -104,6 +104,28 @@ def test_what_does_not_fit_is_a_row_that_says_by_how_much(plan):
   assert "more fsdp" in rows[1]["advice"]
 
 
+def test_a_step_too_large_for_its_activations_says_what_makes_them_fewer(plan):
+  status, _, _, (row,) = plan(
+    "--model=flan_t5_small",
+    "--topology=v5e:1x1",
+    "--batch_size=512",
+    "--input_length=1024",
+    "--target_length=512",
+    "--remat=minimal",
+  )
+  assert status == 0
+  assert not row["fits"]
+  assert row["parameters_gib"] + row["optimizer_gib"] < 2
+  *_, ways = row["advice"].partition(": try ")
+  assert ways.split(", ") == [
+    "--remat=lean",
+    "--remat=full",
+    "--microbatches=2",
+    "a smaller batch (a multiple of 1)",
+    "more chips",
+  ]
+
+
 @pytest.mark.parametrize(
   ("argv", "message"),
   [

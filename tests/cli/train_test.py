@@ -192,6 +192,16 @@ def test_the_log_level_is_that_of_every_library(train):
   assert (status, levels) == (0, [logging.INFO] * 3)
 
 
+def test_a_dry_run_says_what_a_slice_needs_for_the_run(train):
+  pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
+  status, shown, _ = train("--dry_run", "--topology=v5e:2x2")
+  assert status == 0
+  _, found, needs = shown.partition("on v5e:2x2 (4 chips), by its compiler")
+  assert found
+  assert "data=4" in needs
+  assert not train.model_dir.exists()
+
+
 def test_a_topology_without_a_dry_run_is_refused(train):
   status, _, error = train("--topology=v5e:4x4")
   assert status == 2

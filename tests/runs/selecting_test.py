@@ -314,6 +314,52 @@ def test_it_follows_a_run_that_clears_its_steps_away(world, tmp_path):
   assert not (run.model_dir / "selection/candidate").exists()
 
 
+def test_the_best_step_by_one_criterion_stays_until_it_is_to_move(
+  world, run_dir, tmp_path, capsys
+):
+  first = flags(world, run_dir, "--evaluate")
+  assert main.run("select", first) == 0
+  before = last_line(capsys.readouterr().out)
+  kept = (run_dir / "selection.json").read_text()
+  other = ("--out_of_distribution", f"mini_asdiv{SUFFIX}")
+  output = tmp_path / "other.json"
+  argv = [f"--model_dir={run_dir}", *other, f"--output={output}"]
+  assert main.run("select", argv) == 0
+  out, err = capsys.readouterr()
+  step = before["step"]
+  assert f"specialize select: {run_dir}/best stays at step {step}," in err
+  assert err.rstrip().endswith("give --move_best to replace it by this choice")
+  assert last_line(out)["best"] is None
+  assert reading.read_json(output)["out_of_distribution"] == [other[1]]
+  assert (run_dir / "selection.json").read_text() == kept
+  # To follow is to move it with every checkpoint: refused before any.
+  follow = flags(world, run_dir, "--follow", *other)
+  assert main.run("select", follow) == 2
+  assert "--follow keeps the best step so far in" in capsys.readouterr().err
+  assert main.run("select", [*argv, "--move_best"]) == 0
+  moved = last_line(capsys.readouterr().out)
+  assert moved["best"] == str(run_dir / "best")
+  assert opening.open_checkpoint(run_dir / "best").step == moved["step"]
+
+
+def test_a_checkpoint_that_the_run_deletes_meanwhile_is_left_out(
+  world, run_dir, monkeypatch, capsys
+):
+  placed = best.place
+
+  def deleted_before(model_dir, step, **arguments):
+    if step == 2:
+      shutil.rmtree(run_dir / "checkpoints/2")
+    return placed(model_dir, step, **arguments)
+
+  monkeypatch.setattr(best, "place", deleted_before)
+  waiting = ("--follow", "--poll_seconds=0.1", "--patience_minutes=0.01")
+  assert main.run("select", flags(world, run_dir, *waiting)) == 0
+  out, err = capsys.readouterr()
+  assert "step 2: deleted by the run before it could be evaluated" in err
+  assert last_line(out)["step"] == 4
+
+
 def test_following_a_run_that_died_ends(world, run_dir, capsys):
   waiting = ("--follow", "--poll_seconds=0.1", "--patience_minutes=0.01")
   assert main.run("select", flags(world, run_dir, *waiting)) == 0
