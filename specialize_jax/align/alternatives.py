@@ -88,7 +88,10 @@ class Alternatives:
     self._joined = tables.Column(np.int64)
     self._joined_numbers = tables.Numbering()
     self._joined_cache = tables.IntegerCache(self._join_stems)
+    self._stem_words = tables.Column(np.int64)
+    self._last_cache = tables.IntegerCache(self._last_tokens)
     self._alone = tables.Column(np.int64)
+    self._alone_ids = tables.Column(np.int64)
     self._tails: dict[str, array.array[int]] = {}
     self._num_cached = 0
 
@@ -203,6 +206,76 @@ class Alternatives:
         teacher, student, known, token_N, rows_N, numbers=whole, into=read
       )
     return read
+
+  def single_tokens(
+    self,
+    teacher: columns.TeacherColumns,
+    student: columns.StudentColumns,
+    places: columns.Places,
+    known: Known,
+    *,
+    token_M: np.ndarray,
+    at_M: np.ndarray,
+    rows_KM: np.ndarray,
+    wanted_KM: np.ndarray,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Looks up alternatives that replace one student token by one other.
+
+    An alternative's tokens depend on no more than the part of its word before
+    it: one cached look-up is enough, where `read` compares token by token.
+
+    Args:
+      teacher: The teacher's side of the batch.
+      student: The student's side.
+      places: The positions of the teacher's tokens in their texts.
+      known: Where the text before each of the teacher's tokens ends.
+      token_M: int64[M], teacher steps, over the batch.
+      at_M: int64[M], the student token that begins there; -1 to look up none of
+        the step's alternatives.
+      rows_KM: int64[K, M], the rows of each step's alternatives in the
+        teacher's table.
+      wanted_KM: bool[K, M], the alternatives to look up.
+
+    Returns:
+      int64[K, M], the token that stands at `at_M` if the alternative does, and
+      nothing after it; -1 if the tokens before it are others then, if it is
+      several tokens, none or the unknown piece, or if it is not looked up; and
+      bool[K, M], the wanted alternatives that are left to `read`.
+    """
+    table = self._table
+    stems_M = known.stems_L[token_M]
+    base_M, next_M = known.base_L[token_M], known.next_L[token_M]
+    is_local_M = student.word_local_B[teacher.sample_L[token_M]] & (at_M >= 0)
+    in_word_M = is_local_M & (stems_M >= 0)
+    in_word_M &= ~places.mid_character_L[token_M]
+    # White space completes the word before it, whose tokens may then be others.
+    completes_M = in_word_M & (next_M == at_M)
+    within = np.flatnonzero(in_word_M & (next_M < 0))
+    stems = self._compare(
+      student,
+      self._stem_places.values[stems_M[within]],
+      base_M[within],
+      samples=teacher.sample_L,
+      token_N=token_M[within],
+    )
+    completes_M[within] = (stems.own_N < 0) & (stems.at_N == at_M[within])
+    begins_M = is_local_M & (stems_M < 0) & (base_M == at_M)
+    self._add_alternatives()
+    whole_KM = table.whole.values[rows_KM] & wanted_KM
+    spaced_KM = (table.begins_space.values & ~table.odd.values)[rows_KM]
+    alone_KM = whole_KM & (begins_M | (spaced_KM & completes_M))
+    ids_KM = self._alone_ids.values[rows_KM]
+    ids_KM[~alone_KM] = -1
+    joined_KM = whole_KM & in_word_M
+    joined_KM &= ~spaced_KM
+    joined = np.flatnonzero(joined_KM)
+    m = joined % len(token_M)
+    last = self._last_cache.of(
+      stems_M[m] << _KEY_BITS | rows_KM.ravel()[joined]
+    )
+    is_there = last >> _KEY_BITS == (at_M - base_M)[m]
+    ids_KM.ravel()[joined] = np.where(is_there, last & _KEY_MASK, -1)
+    return ids_KM, wanted_KM & ~alone_KM & ~joined_KM
 
   def _read_in_words(
     self,
@@ -497,9 +570,11 @@ class Alternatives:
   def _number_stems(self, keys: np.ndarray) -> np.ndarray:
     """Assigns numbers to prefixes, and looks up the new ones."""
     numbers = self._stem_numbers.of(keys.tolist())
+    new = self._stem_numbers.take_new()
+    self._stem_words.extend([key >> _KEY_BITS for key in new])
     cuts = [
       self._words.strings[key >> _KEY_BITS].encode("utf-8")[: key & _KEY_MASK]
-      for key in self._stem_numbers.take_new()
+      for key in new
     ]
     self._stem_spellings += cuts
     # A prefix that ends within a character is only ever used in a join.
@@ -530,12 +605,52 @@ class Alternatives:
     self._joined.extend([-1 if text is None else next(found) for text in texts])
     return self._joined.values[numbers]
 
+  def _last_tokens(self, keys: np.ndarray) -> np.ndarray:
+    """Compares prefixes joined with alternatives with the prefixes' words.
+
+    Args:
+      keys: Prefixes and alternatives, as for `_joined_cache`.
+
+    Returns:
+      The index of the last token and, in the lower bits, its id; a far negative
+      index if the tokens before it are not those of the word, or the last one
+      is unknown.
+    """
+    words = self._words
+    joined = self._join_stems(keys)
+    counts = np.where(joined < 0, 0, words.counts.values[joined])
+    of_words = self._stem_words.values[keys >> _KEY_BITS]
+    is_like = (counts > 0) & (counts <= words.counts.values[of_words] + 1)
+    before = np.where(is_like, counts - 1, 0)
+    starts = words.starts.values[joined]
+    differs = (
+      words.ids.values[tables.ragged_index(starts, before)]
+      != words.ids.values[
+        tables.ragged_index(words.starts.values[of_words], before)
+      ]
+    )
+    of_differing = np.repeat(np.arange(len(keys)), before)[differs]
+    is_like[of_differing] = False
+    ids = words.ids.values[np.where(is_like, starts + before, 0)]
+    is_like &= ids != words.student.unknown_id
+    return np.where(is_like, before << _KEY_BITS | ids, -_FAR)
+
   def _alternatives_alone(self, rows: np.ndarray) -> np.ndarray:
     """Returns the rows of alternatives by themselves in the student's table."""
-    new = range(len(self._alone), len(self._table))
-    texts = [self._table.texts[row] or "" for row in new]
-    self._alone.extend(self._words.look_up(texts))
+    self._add_alternatives()
     return self._alone.values[rows]
+
+  def _add_alternatives(self) -> None:
+    """Looks up the new rows of the teacher's table by themselves."""
+    words = self._words
+    new = range(len(self._alone), len(self._table))
+    alone = words.look_up([self._table.texts[row] or "" for row in new])
+    firsts = words.firsts.values[alone]
+    is_one = (words.counts.values[alone] == 1) & (
+      firsts != words.student.unknown_id
+    )
+    self._alone.extend(alone)
+    self._alone_ids.extend(np.where(is_one, firsts, -1))
 
 
 def _both(

@@ -184,15 +184,11 @@ def whitespace_rule(batch: Batch) -> Transferred:
   kinds_P = np.zeros(len(student.ids_P), np.uint8)
 
   def put(rows: np.ndarray, ids_SM: np.ndarray, probs_SM: np.ndarray) -> None:
-    given = np.flatnonzero(probs_SM[0] > 0)
-    rows = rows[given]
-    put_rows(
-      ids_PC,
-      log_probs_PC,
-      rows,
-      ids_SM.take(given, axis=1),
-      probs_SM.take(given, axis=1),
-    )
+    is_given = probs_SM[0] > 0
+    if not is_given.all():
+      rows = rows[is_given]
+      ids_SM, probs_SM = ids_SM[:, is_given], probs_SM[:, is_given]
+    put_rows(ids_PC, log_probs_PC, rows, ids_SM, probs_SM)
     kinds_P[rows] = targets.Kind.ONE_TO_ONE
 
   put(first_rows, first_ids, first_probs)
@@ -241,19 +237,33 @@ def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   base_M = matches.student_M - apart_M
   num_matches = len(match_M)
   shape = len(batch.distinct_KL) + 1, num_matches
-  first, probs = np.zeros(shape, np.int64), np.zeros(shape)
+  first, probs = np.empty(shape, np.int64), np.empty(shape)
   first[0] = ids_P[base_M]
   probs[0] = batch.probs_L[match_M]
   second = np.full((len(first), np.count_nonzero(apart_M)), -1, np.int64)
   second[0] = ids_P[matches.student_M[apart_M]]
 
-  top_KM = batch.top_probs_KL[:, match_M]
+  # Unlike an index, `take` keeps the rows contiguous.
+  top_KM = batch.top_probs_KL.take(match_M, axis=1)
   named_KM = top_KM > 0
+  rows_KM = batch.teacher.top_rows_KL.take(match_M, axis=1)
+  ids_KM, named_KM = batch.alternatives.single_tokens(
+    batch.teacher,
+    batch.student,
+    batch.places,
+    batch.known,
+    token_M=match_M,
+    at_M=np.where(apart_M, -1, base_M),
+    rows_KM=rows_KM,
+    wanted_KM=named_KM,
+  )
+  np.maximum(ids_KM, 0, out=first[1:])
+  probs[1:] = np.where(ids_KM >= 0, top_KM, 0.0)
+  # Compare the others with the sampled text.
   named = np.flatnonzero(named_KM)  # over the flat [K, M], as all below
   k = np.repeat(np.arange(len(top_KM)), np.count_nonzero(named_KM, axis=1))
   m = named - k * num_matches
-  rows = batch.teacher.top_rows_KL[:, match_M].ravel()[named]
-  read = batch.read(match_M[m], rows)
+  read = batch.read(match_M[m], rows_KM.ravel()[named])
   past = read.at_N - base_M[m]  # the number of tokens equal to the sampled ones
   own, remaining = read.own_N, read.remaining_N
   known = own != batch.words.student.unknown_id
