@@ -455,14 +455,19 @@ class _Reader:
     if not node.value.strip():
       self._add(node, f"{what} is empty")
       return None
-    if writing.printable(node.value) != node.value:
+    # JSON escapes a character beyond U+FFFF as two surrogates, which YAML reads
+    # one by one.
+    text = node.value.encode("utf-16", "surrogatepass").decode(
+      "utf-16", "surrogatepass"
+    )
+    if writing.printable(text) != text:
       self._add(
         node,
         f"{what} holds half of a surrogate pair, which is not text: write the"
         " character itself",
       )
       return None
-    return node.value
+    return text
 
   def _name(self, node: yaml.Node | None) -> str:
     name = self._text(node, "name") or ""

@@ -419,9 +419,7 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
     return
   # It would be replaced by another, which the directory allows.
   if is_there and not is_dir and not _may(given, os.W_OK):
-    raise errors.UserError(
-      f"{shown} cannot be written: permission denied for this file"
-    )
+    raise _denied(shown, given, "for this file")
   # The target of a link is written.
   _check_writable(shown, pathlib.Path(os.path.realpath(given)), is_there)
 
@@ -465,13 +463,17 @@ def _check_writable(shown: str, path: pathlib.Path, is_there: bool) -> None:
       f"{shown}: {place} is not a directory, so nothing can be written in it"
     )
   if not _may(place, os.W_OK | os.X_OK):
-    raise errors.UserError(
-      f"{shown} cannot be written: permission denied in {place}"
-    )
-  if os.statvfs(place).f_flag & os.ST_RDONLY:
-    raise errors.UserError(
-      f"{shown} cannot be written: {place} is on a read-only file system"
-    )
+    raise _denied(shown, place, f"in {place}")
+
+
+def _denied(
+  shown: str, path: str | os.PathLike[str], where: str
+) -> errors.UserError:
+  """Returns what to say of a file or directory that may not be written."""
+  reason = f"permission denied {where}"
+  if os.statvfs(path).f_flag & os.ST_RDONLY:
+    reason = f"{path} is on a read-only file system"
+  return errors.UserError(f"{shown} cannot be written: {reason}")
 
 
 def _may(path: str | os.PathLike[str], how: int) -> bool:

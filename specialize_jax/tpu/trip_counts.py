@@ -58,7 +58,7 @@ def trip_count(
   body = module.computations[(loop.attribute("body") or "")[1:]]
   start = _Evaluator(module, computation, None).value(loop.operands[0])
   if not isinstance(start, tuple):
-    start = (start,)
+    return None
   read = _needed(module, condition, body)
   state = tuple(v if i in read else None for i, v in enumerate(start))
   for count in range(_MAX_TRIP_COUNT):
@@ -82,7 +82,7 @@ def _next(
   root = body.instructions[body.root]
   if root.opcode != "tuple":
     after = evaluator.root()
-    return after if isinstance(after, tuple) else (after,)
+    return after if isinstance(after, tuple) else (None,) * len(state)
   return tuple(
     evaluator.value(name) if place in read else None
     for place, name in enumerate(root.operands)

@@ -11,7 +11,8 @@ from testdata import alignment_oracle as oracle
 from testdata import real_files, trees
 
 from specialize_jax import align
-from specialize_jax.align import targets
+from specialize_jax.align import aligner as aligner_lib
+from specialize_jax.align import dynamic_program, targets
 
 SETTINGS = settings(
   deadline=None,
@@ -109,3 +110,28 @@ def test_of_thousands_of_candidates_the_most_probable_are_read_at_once(tiny):
   few = tiny.align([(tokens(likely), "Ann has")])
   for found, expected in zip(many.results(), few.results(), strict=True):
     check_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+  ("module", "limit"),
+  [(aligner_lib, "_MAX_STRINGS"), (dynamic_program, "_MAX_PAIRS")],
+)
+def test_an_aligner_whose_memory_is_full_forgets_and_aligns_alike(
+  mode, monkeypatch, module, limit
+):
+  many = [
+    (trees.plain_tokens([b"Ann", b" has", b" 1", b"2"]), "Ann has 12"),
+    (trees.plain_tokens([b"12 cl", b"ips"]), "12 clips"),
+  ]
+  aligner = align.Aligner(trees.tiny_student(), mode=mode)
+  expected = list(aligner.align(many).results())
+  monkeypatch.setattr(module, limit, 0)
+  for _ in range(2):
+    words, distances = aligner.words, aligner._distances
+    found = list(aligner.align(many).results())
+    for one, other in zip(found, expected, strict=True):
+      check_equal(one, other)
+    if module is aligner_lib:
+      assert aligner.words is not words
+    elif mode == "paper":  # the others have no distances
+      assert aligner._distances is not distances

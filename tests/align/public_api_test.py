@@ -134,9 +134,96 @@ def test_a_tiktoken_file_and_a_fast_tokenizer_are_the_same_teacher(tmp_path):
   assert b"".join(t.spelling for t in from_file) == "Ann has \u20ac12".encode()
   adapted = align.from_ids(student, ids, tops)
   assert [t.spelling for t in adapted] == [t.spelling for t in from_file]
+  path.write_text("\n" + "\n\n".join(lines))
+  spaced = align.from_ids(align.Tiktoken(path), ids, tops)
+  assert spaced == from_file
   path.write_text("no token\n")
   with pytest.raises(errors.UserError, match="line 1"):
     align.Tiktoken(path)
+
+
+def test_a_tiktoken_file_that_is_not_there_is_named(tmp_path):
+  path = tmp_path / "absent.tiktoken"
+  with pytest.raises(errors.UserError) as caught:
+    align.Tiktoken(path)
+  assert str(caught.value) == (
+    f"{path} does not exist; give the teacher's .tiktoken file"
+  )
+
+
+def test_a_log_probability_is_of_one_token():
+  with pytest.raises(errors.UserError) as caught:
+    align.from_strings(TOKENS, TOPS, token_logprobs=[HALF])
+  assert str(caught.value) == (
+    "token_logprobs has 1 entries for 3 tokens; expected one per token"
+  )
+
+
+def test_ids_are_not_taken_for_strings():
+  with pytest.raises(errors.UserError) as caught:
+    align.from_strings([318], [{318: HALF}])
+  assert str(caught.value) == (
+    "token 318 is of type int; expected str or bytes (for ids: align.from_ids)"
+  )
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    (
+      lambda ids, tops: (ids, tops[:-1], "Ann"),
+      "top_logprobs has 0 entries for 1 ids; expected one per token",
+    ),
+    (
+      lambda ids, tops: (ids, [{70: HALF}], "Ann"),
+      "ids[0]={} is not among its top_logprobs",
+    ),
+    (
+      lambda ids, tops: (ids, tops, "Bob"),
+      "ids=[{}] are not the vocabulary's tokens of text='Bob'",
+    ),
+  ],
+)
+def test_ids_that_are_not_a_teacher_s_are_named(change, told):
+  student = tiny_tokenizers.student("byte_level_bpe")
+  ids = student.encode_ids("Ann")
+  assert len(ids) == 1
+  ids, tops, text = change(ids, [{ids[0]: HALF}])
+  with pytest.raises(errors.UserError) as caught:
+    align.from_ids(student, ids, tops, text=text)
+  assert str(caught.value) == told.format(ids[0])
+
+
+def test_a_chat_s_tokens_that_do_not_spell_its_message_are_refused():
+  content = [{"token": one, "logprob": -0.5} for one in ("It", "\u0120is")]
+  choice = {
+    "message": {"content": "It is"},
+    "logprobs": {"content": content},
+  }
+  with pytest.raises(errors.UserError) as caught:
+    align.from_response({"choices": [choice]})
+  assert str(caught.value) == (
+    "the response's tokens spell 'It\u0120is', and its text is 'It is':"
+    " `specialize import` reads the spellings of many servers"
+  )
+  content[1]["token"] = " is"
+  found = align.from_response({"choices": [choice]})
+  assert [one.spelling for one in found] == [b"It", b" is"]
+
+
+def test_characters_alone_group_tokens_as_distributions_do():
+  aligner = align.Aligner(trees.tiny_student())
+  texts = ["Ann has 12", "12 clips"]
+  spellings = [[b"Ann", b" has", b" 1", b"2"], [b"12 cl", b"ips"]]
+  samples = [
+    (align.from_strings(tokens, [{one: HALF} for one in tokens]), text)
+    for tokens, text in zip(spellings, texts, strict=True)
+  ]
+  teacher, student = aligner.align_texts(texts, spellings)
+  whole = aligner.align(samples)
+  assert teacher.tolist() == whole.teacher_group_L.tolist()
+  assert student.tolist() == whole.student_group_P.tolist()
+  assert teacher.tolist()[0] == teacher.tolist()[4] == 0
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

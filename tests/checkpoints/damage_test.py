@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging
+from etils import epath
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import damage, manager
@@ -142,6 +144,72 @@ def test_a_fingerprint_does_not_depend_on_how_an_array_is_cut():
   expected = int(numbers.view(np.uint32).astype(np.uint64).sum() % 2**32)
   dtype, words, _ = whole["x"].split(":")
   assert (dtype, int(words)) == ("float32", expected)
+
+
+def test_flags_have_a_fingerprint_on_every_device():
+  flags = np.arange(70_000) % 3 == 0
+  whole = damage.fingerprint({"x": flags})
+  assert damage._on_devices({"x": jnp.asarray(flags)}) == whole
+  assert whole["x"].startswith(f"bool:{flags.sum()}:")
+  flags[-1] = not flags[-1]
+  assert damage._on_devices({"x": jnp.asarray(flags)}) != whole
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+    ValueError("RESOURCE_EXHAUSTED: write: No space left on device"),
+  ],
+)
+def test_a_save_without_room_names_the_directory_and_what_is_free(
+  tmp_path, error
+):
+  with (
+    pytest.raises(errors.UserError) as caught,
+    damage.explained(epath.Path(tmp_path)),
+  ):
+    raise error
+  assert re.fullmatch(
+    "no space is left to save a checkpoint in "
+    + re.escape(str(tmp_path))
+    + r" \([\d,]+ MiB are free\): make room there, or keep fewer \(KEEP\), and"
+    " start again to go on from the last one that is whole.",
+    str(caught.value),
+  )
+
+
+def test_how_much_is_free_is_not_said_where_it_is_not_known():
+  with (
+    pytest.raises(errors.UserError, match="in gs://b/run: make room there"),
+    damage.explained(epath.Path("gs://b/run")),
+  ):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_another_error_of_a_save_names_the_directory(tmp_path):
+  with (
+    pytest.raises(OSError, match="checkpoint") as caught,
+    damage.explained(epath.Path(tmp_path)),
+  ):
+    raise ValueError("a shape")
+  assert str(caught.value) == (
+    f"a checkpoint could not be saved in {tmp_path}: a shape"
+  )
+
+
+def test_what_is_no_damage_is_raised_as_it_is():
+  with (
+    pytest.raises(PermissionError, match="Permission denied"),
+    damage.named("run/checkpoints/2"),
+  ):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+  with pytest.raises(errors.UserError) as caught, damage.named("run/2"):
+    raise EOFError("cut\n short")
+  assert str(caught.value) == (
+    "run/2 is damaged (cut short): copy it again from an intact copy, or give"
+    " another checkpoint."
+  )
 
 
 _FILLS_UP = """

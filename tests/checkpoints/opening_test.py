@@ -10,10 +10,13 @@ import huggingface_hub.utils
 import numpy as np
 import pytest
 import tokenizers
-from testdata import tiny_checkpoints, trees
+from absl import logging
+from etils import epath
+from testdata import tiny_checkpoints, tiny_vocabulary, trees
 
 from specialize_jax import errors
 from specialize_jax.checkpoints import (
+  adafactor_moments,
   best,
   conversion,
   hub,
@@ -290,3 +293,128 @@ def test_a_copy_to_best_that_was_cut_short_is_made_again(
   monkeypatch.setattr(os, "link", link)
   placed = best.place(tmp_path, 0)
   opening.open_checkpoint(placed).verify()
+
+
+def test_a_step_s_digest_is_that_of_its_copy_whatever_is_saved_beside_it(
+  tmp_path,
+):
+  def saved(name, step):
+    metadata = {"model": dataclasses.asdict(CONFIG)}
+    with manager.CheckpointManager(tmp_path / name / "checkpoints") as steps:
+      steps.save(step, {"params": {"a": np.zeros(2)}}, b"", metadata)
+
+  saved("run", 1)
+  shutil.copytree(tmp_path / "run", tmp_path / "copy")
+  saved("copy", 2)
+  run, copy, later = (
+    opening.open_checkpoint(tmp_path / name / "checkpoints" / step)
+    for name, step in (("run", "1"), ("copy", "1"), ("copy", "2"))
+  )
+  assert run.sampled_digest() == copy.sampled_digest()
+  assert run.sampled_digest() != later.sampled_digest()
+
+
+def test_a_dataset_file_that_nothing_vouches_for_is_named(folder, tmp_path):
+  planned = conversion.plan(opening.open_checkpoint(folder), to="ours")
+  conversion.write_ours(planned, tmp_path)
+  (tmp_path / "dataset.yaml").write_text("name: mine\n")
+  verified = opening.open_checkpoint(tmp_path).verify()
+  assert verified.unverified == (
+    f"{tmp_path}/dataset.yaml, beside which is no {manifests.NAME}",
+  )
+
+
+def test_a_folder_has_no_moments_of_an_optimizer(folder):
+  opened = opening.open_checkpoint(folder)
+  with pytest.raises(adafactor_moments.NoMomentsError) as caught:
+    opened.moments()
+  assert str(caught.value) == (
+    f"{folder} is a huggingface folder, which has no optimizer's state."
+  )
+
+
+def test_only_a_vocabulary_beside_a_checkpoint_is_compared(folder, tmp_path):
+  mine = shutil.copytree(folder, tmp_path / "mine")
+  assert not (mine / "spiece.model").exists()
+  model = tmp_path / "x.model"
+  model.write_bytes(trees.tiny_model())
+  opening.open_checkpoint(mine).check_vocabulary(model, "a task", "leave it")
+  shutil.copy(model, mine / "spiece.model")
+  opening.open_checkpoint(mine).check_vocabulary(model, "a task", "leave it")
+  model.write_bytes(tiny_vocabulary.model())
+  with pytest.raises(errors.UserError) as caught:
+    opening.open_checkpoint(mine).check_vocabulary(model, "a task", "leave it")
+  assert str(caught.value) == (
+    f"the vocabulary of a task, {model}, is not the one that {mine} was trained"
+    f" with, {mine}/spiece.model, so that ids would mean other words: leave it"
+  )
+
+
+def test_tokens_that_a_tokenizer_adds_to_the_pieces_are_told(
+  folder, tmp_path, caplog
+):
+  mine = shutil.copytree(folder, tmp_path / "mine")
+  model = tmp_path / "x.model"
+  model.write_bytes(trees.tiny_model())
+  shutil.copy(model, mine / "spiece.model")
+  added = [{"content": name} for name in ("<extra_id_0>", "</s>", "<tool>")]
+  (mine / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+  with caplog.at_level(logging.WARNING):
+    opening.open_checkpoint(mine).check_vocabulary(model, "a task", "leave it")
+  assert (
+    f"{mine}/tokenizer.json adds '<tool>' to the pieces of {model}, which tasks"
+    " encode with: they are read as other pieces, and written as none."
+  ) in caplog.messages
+
+
+def test_only_t5x_leaves_to_the_user_what_function_its_tensors_have(
+  folder, tmp_path
+):
+  stored = tiny_checkpoints.random_tensors(CONFIG)
+  tiny_checkpoints.write_t5x(tmp_path / "checkpoint_7", stored)
+  other = dataclasses.replace(CONFIG, mlp_activations=("relu", "linear"))
+  opening.open_checkpoint(tmp_path / "checkpoint_7").check_fits(other)
+  with pytest.raises(errors.UserError) as caught:
+    opening.open_checkpoint(folder).check_fits(other)
+  assert str(caught.value) == (
+    f"{folder} is of a model whose T5Config.mlp_activations is ('gelu',"
+    " 'linear'), and the one configured has ('relu', 'linear'): give"
+    " --gin.T5Config.mlp_activations='('gelu', 'linear')', or another"
+    " checkpoint."
+  )
+
+
+def test_checkpoints_that_t5x_never_finished_are_skipped(tmp_path, caplog):
+  stored = tiny_checkpoints.random_tensors(CONFIG)
+  tiny_checkpoints.write_t5x(tmp_path / "run" / "checkpoint_7", stored)
+  (tmp_path / "run" / "checkpoint_12").mkdir()
+  with caplog.at_level(logging.WARNING):
+    assert opening.open_checkpoint(tmp_path / "run").step == 7
+  assert (
+    f"{tmp_path}/run/checkpoint_12 was never finished and is skipped"
+    in caplog.messages
+  )
+  shutil.rmtree(tmp_path / "run" / "checkpoint_7")
+  with pytest.raises(errors.UserError, match="run/checkpoint_12"):
+    opening.open_checkpoint(tmp_path / "run")
+
+
+def test_a_directory_without_t5x_s_checkpoints_holds_none_to_read(tmp_path):
+  with pytest.raises(errors.UserError) as caught:
+    opening.t5x_directory(epath.Path(tmp_path))
+  assert str(caught.value) == (
+    f"{tmp_path} holds no checkpoint of T5X's: expected a checkpoint_STEP"
+    " directory, or the model_dir that has some"
+  )
+
+
+def test_an_item_of_a_step_is_no_checkpoint_of_t5x_s(tmp_path):
+  """Though it is damaged, and has files such as Orbax writes for T5X."""
+  state = {"params": {"a": np.zeros(2)}}
+  with manager.CheckpointManager(tmp_path / "checkpoints") as steps:
+    steps.save(3, state, b"", {"model": {}})
+  step = tmp_path / "checkpoints" / "3"
+  shutil.copy(step / "state" / "_METADATA", step / "metadata")
+  (step / "metadata" / "metadata").unlink()
+  with pytest.raises(errors.UserError, match="3/metadata holds no checkpoint"):
+    opening.kind_of(step / "metadata")

@@ -62,6 +62,28 @@ def test_checkpoints_of_both_layouts_are_read_from_a_bucket(
   check(opening.open_checkpoint(f"{bucket}/{layers}"), tensors)
 
 
+def test_files_in_a_bucket_are_told_apart_by_names_sizes_and_times(bucket):
+  place = epath.Path(bucket) / "written" / "checkpoint_7"
+  (place / "target.a" / "0.0").write_text("text")
+  (place / "checkpoint").write_text("")
+  before = dict(one[:2] for one in opening._written(place, folder=False))
+  assert before == {"target.a/0.0": 4, "checkpoint": 0}
+  times = {one[2] for one in opening._written(place, folder=False)}
+  assert all(time > 0 for time in times)
+
+
+def test_a_folder_of_hugging_face_s_in_a_bucket_is_refused(bucket):
+  folder = f"{bucket}/folder"
+  (epath.Path(folder) / "config.json").write_text("{}")
+  with pytest.raises(errors.UserError) as caught:
+    opening.open_checkpoint(folder)
+  assert str(caught.value) == (
+    f"{folder} is a Hugging Face folder in a bucket, and its tensors are read"
+    " from a disk: copy it with `gcloud storage cp -r`, or give its name on the"
+    " hub."
+  )
+
+
 def test_what_is_missing_or_torn_in_a_bucket_is_named(bucket, legacy, tensors):
   with pytest.raises(errors.UserError, match="no checkpoint directory gs://b"):
     opening.open_checkpoint(f"{bucket}/nothing")

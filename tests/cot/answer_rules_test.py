@@ -69,6 +69,15 @@ def test_several_fields_are_right_if_each_of_one_object_is(text, correct):
   assert read is None or FIELDS.read(read) == read
 
 
+@pytest.mark.parametrize(
+  ("said", "gold", "correct"),
+  [("", "", True), (" ", "", True), ("", "Ann", False), ("Ann", "", False)],
+)
+def test_an_empty_field_is_the_same_as_an_empty_one_alone(said, gold, correct):
+  texts = [f'{{"name": "{one}", "pay": {{"sum": 3}}}}' for one in (said, gold)]
+  assert FIELDS.grade(*texts).correct == correct
+
+
 def test_a_list_is_the_same_bare_and_in_its_field():
   rule = answer_rules.AnswerRule(kind="json", field="labels")
   said = 'So {"labels": ["late", "lost"]}'
@@ -122,6 +131,7 @@ def test_a_decimal_comma_is_read_as_germans_write_it(
   assert rule.read(text) == found
   if found:  # of samples that vote
     assert rule.same(found, rule.read(f"Also {found}."))
+    assert rule.same(found, gold) == correct
   amount = answer_rules.AnswerRule(
     kind="regex", pattern="(?P<answer>[-\\d,.]*\\d)", compare="decimal_comma"
   )
@@ -163,6 +173,18 @@ def test_contained_means_as_whole_words(text, gold, correct):
   assert rule.grade(text, gold).correct == correct
 
 
+def test_what_contains_an_answer_is_read_whole():
+  rule = answer_rules.AnswerRule(kind="contains")
+  assert rule.read("  It is late.\n") == "It is late."
+  assert rule.read(" \n") is None
+
+
+def test_an_answer_longer_than_what_is_searched_is_contained_in_nothing():
+  rule = answer_rules.AnswerRule(kind="contains")
+  assert rule.grade("late " * 20_000, "late " * 19_999).correct
+  assert not rule.grade("late " * 30_000, "late " * 20_001).correct
+
+
 def test_width_case_and_a_final_period_do_not_matter():
   rule = answer_rules.AnswerRule(kind="regex", pattern="=(?P<x>.*)")
   assert rule.grade("=Ａ１。", "a1").correct
@@ -198,6 +220,33 @@ def test_a_function_of_one_s_own_reads_and_compares(tmp_path, monkeypatch):
   with pytest.raises(errors.UserError, match="failed on 'cba', ''.*ZeroDiv"):
     rule.grade("abc", "")
   del sys.modules["own_rules"]
+
+
+def test_a_function_that_is_none_is_told_where_it_is_named_or_called(
+  tmp_path, monkeypatch
+):
+  (tmp_path / "own_values.py").write_text("answer = 3\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  rule = answer_rules.AnswerRule(kind="python", function="own_values.answer")
+  told = "python:own_values.answer is not a function"
+  assert answer_rules.why_not(rule) == told
+  assert answer_rules.why_not(rule, imports=False) is None
+  with pytest.raises(errors.UserError) as caught:
+    rule.read("7")
+  assert str(caught.value) == told
+  del sys.modules["own_values"]
+
+
+def test_a_text_too_long_to_fold_is_compared_as_it_is(tmp_path, monkeypatch):
+  (tmp_path / "own_lengths.py").write_text(
+    "def read(text):\n  return text[0] * int(text[1:])\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  rule = answer_rules.AnswerRule(kind="python", function="own_lengths.read")
+  assert rule.grade("A100000", "a" * 100_000).correct
+  assert not rule.grade("A100001", "a" * 100_001).correct
+  assert rule.grade("a100001", "a" * 100_001).correct
+  del sys.modules["own_lengths"]
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,62 @@ def test_a_file_that_is_not_the_benchmark_is_an_error(tmp_path, content):
     benchmarks.read_asdiv(str(file))
 
 
+@pytest.mark.parametrize(
+  ("dataset", "content", "told"),
+  [
+    (
+      "multiarith",
+      '[{"iIndex": 1, "sQuestion": "q", "lSolutions": []}]',
+      " is not as its authors released it (IndexError: list index out of"
+      " range): download it again",
+    ),
+    (
+      "multiarith",
+      '[{"iIndex": 1, "sQuestion": "q"}]',
+      ": expected a JSON list of objects with iIndex, sQuestion, lSolutions",
+    ),
+    (
+      "svamp",
+      '[{"ID": 1, "Body": null, "Question": "q", "Answer": 2}]',
+      " is not as its authors released it (AttributeError: 'NoneType' object"
+      " has no attribute 'strip'): download it again",
+    ),
+    (
+      "svamp",
+      '[{"ID": 1, "Body": "b", "Question": "q", "Answer": NaN}]',
+      " is not as its authors released it (ValueError: an answer cannot be"
+      " nan): download it again",
+    ),
+    (
+      "asdiv",
+      "<r><Problem></r>",
+      ": expected ASDiv's XML, got mismatched tag: line 1, column 14",
+    ),
+  ],
+)
+def test_a_file_with_other_values_than_its_authors_is_named(
+  tmp_path, dataset, content, told
+):
+  file = tmp_path / "file"
+  file.write_text(content)
+  with pytest.raises(errors.UserError) as caught:
+    benchmarks.rows_of(dataset, "test", lambda name: str(file))
+  assert str(caught.value) == f"{file}{told}"
+
+
+def test_a_benchmark_that_is_not_here_is_named_by_its_file(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(sources, "_chosen", {"path": str(tmp_path)})
+  (tmp_path / "tfds" / "svamp" / "1.0.0").mkdir(parents=True)  # not finished
+  with pytest.raises(errors.UserError) as caught:
+    benchmarks.read("svamp", "test")
+  assert str(caught.value) == (
+    f"{tmp_path}/svamp/SVAMP.json does not exist: expected svamp/SVAMP.json"
+    " under the data directory, which --data_dir or SPECIALIZE_DATA sets"
+  )
+
+
 def test_a_broken_line_is_named(tmp_path):
   file = tmp_path / "train.jsonl"
   file.write_text('{"question": "q", "answer": "#### 1"}\n{"ques')

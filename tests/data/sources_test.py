@@ -26,6 +26,7 @@ def values(dataset):
 def test_a_table_gives_its_rows_in_order():
   source = table()
   assert values(source.get_dataset(shuffle=False)) == list(range(20))
+  assert source.list_shards("train") == ["train"]
   assert source.num_input_examples("train") == 20
 
 
@@ -127,6 +128,15 @@ def test_the_data_directory_is_chosen_then_from_the_environment(
   monkeypatch.delenv(sources.ENVIRONMENT_VARIABLE)
   with pytest.raises(errors.UserError, match="SPECIALIZE_DATA"):
     sources.data_dir()
+
+
+def test_without_a_data_directory_no_file_is_there(monkeypatch, tmp_path):
+  (tmp_path / "gsm8k").mkdir()
+  sources.set_data_dir(tmp_path)
+  assert sources.exists("gsm8k")
+  sources.set_data_dir(None)
+  monkeypatch.delenv(sources.ENVIRONMENT_VARIABLE, raising=False)
+  assert not sources.exists("gsm8k")
 
 
 def test_a_vocabulary_opens_its_file_only_when_used(world):

@@ -362,6 +362,17 @@ _RULE = "{regex: 'queue: (?P<answer>[a-z]+)'}"
      "expected fewer than the 24 solved questions of sets"),
     ("demonstrations: 2", "demonstrations: 1000", 14, "number from 1 to 64"),
     ("student:", "tfds_dir: train.jsonl\nstudent:", 10, "a folder or gs://"),
+    (_RULE, "regex", 4, "answer: regex needs a value, as in `regex: ...`"),
+    ("name: queues", "name: ' '", 1, "name is empty"),
+    ("Ticket: {question}", r"\ud83d {question}", 9,
+     "teacher.prompt holds half of a surrogate pair, which is not text: write"
+     " the character itself"),
+    ("{validation: phone.jsonl, test: phone_test.jsonl}", "{answer: number}",
+     6, "out_of_distribution.phone lacks 'validation' and 'test'"),
+    ("prompt: \"Ticket: {question}\\n\"", "prompt_file: phone.jsonl", 9,
+     "teacher.prompt_file has {question} 0 times: expected it exactly once"),
+    ("prompt: \"Ticket: {question}\\n\"", "prompt_file: gone.txt", 9,
+     "teacher.prompt_file is 'gone.txt', and gone.txt is not a file"),
   ],
 )  # fmt: skip
 def test_one_mistake_of_any_kind_is_one_line_of_its_place(
@@ -655,3 +666,129 @@ def test_a_file_that_is_nested_without_end_is_refused_at_once(
   with pytest.raises(errors.UserError, match="nested too deeply|is not YAML"):
     files.load(str(path))
   assert time.process_time() - start < 2
+
+
+def test_the_teacher_s_prompt_may_lie_in_a_file_of_its_own(tmp_path):
+  yaml = own_domain.YAML.replace(
+    '{prompt: "Ticket: {question}\\n"}', "{prompt_file: prompt.txt}"
+  )
+  prompt = "Which queue?\n\n  {question}\nThink.\n"
+  (tmp_path / "prompt.txt").write_text(prompt)
+  own = files.load(str(own_domain.write(tmp_path, yaml)))
+  assert own.dataset.teacher_prompt == prompt
+
+
+def test_a_character_may_be_escaped_as_in_json(tmp_path):
+  yaml = own_domain.YAML.replace(
+    "Ticket: {question}", json.dumps("\U0001f600 {question}")[1:-1]
+  )
+  own = files.load(str(own_domain.write(tmp_path, yaml)))
+  assert own.dataset.teacher_prompt == "\U0001f600 {question}\n"
+
+
+def test_a_prompt_file_that_is_not_utf_8_is_named_with_its_line(
+  mistakes, tmp_path
+):
+  yaml = own_domain.YAML.replace(
+    '{prompt: "Ticket: {question}\\n"}', "{prompt_file: prompt.txt}"
+  )
+  (tmp_path / "prompt.txt").write_bytes(b"{question}\nWo f\xe4hrt es?\n")
+  assert mistakes(yaml) == [
+    "queues.yaml:9: prompt.txt, line 2 is not UTF-8: byte 0xe4 at byte 5 of the"
+    " line; save the file as UTF-8"
+  ]
+
+
+def test_a_prompt_and_a_file_of_one_are_one_too_many(mistakes, tmp_path):
+  yaml = own_domain.YAML.replace(
+    "teacher: {", "teacher: {prompt_file: prompt.txt, "
+  )
+  (tmp_path / "prompt.txt").write_text("{question}")
+  assert mistakes(yaml) == [
+    "queues.yaml:9: teacher has both 'prompt' and 'prompt_file': give one"
+  ]
+
+
+def test_a_file_in_which_the_rows_lie_too_is_too_large(tmp_path):
+  path = own_domain.write(tmp_path)
+  size = path.stat().st_size
+  path.write_text(path.read_text() + "#" * ((1 << 20) + 1 - size))
+  with pytest.raises(errors.UserError) as caught:
+    files.load(str(path))
+  assert str(caught.value) == (
+    f"--dataset={path} has 1,048,577 bytes: expected a dataset file of at most"
+    " 1,048,576, whose sets lie in files of their own"
+  )
+
+
+def test_data_may_be_prepared_in_a_bucket(tmp_path):
+  yaml = own_domain.YAML + "tfds_dir: gs://mine/tfds\n"
+  own = files.load(str(own_domain.write(tmp_path, yaml)))
+  assert own.dataset.tfds_dir == "gs://mine/tfds"
+
+
+def test_a_benchmark_s_own_rule_of_json_judges_its_rows(tmp_path):
+  yaml = own_domain.YAML.replace(
+    "test: phone_test.jsonl}", "test: phone_test.jsonl, answer: {json: label}}"
+  )
+  phone = own_domain.rows("phone", 4, rationale="We look it up.")
+  for row in phone:
+    row["answer"] = {"label": row["answer"]}
+  own = files.load(str(own_domain.write(tmp_path, yaml, phone=phone)))
+  (member,) = own.dataset.out_of_distribution
+  question = member.read("validation")[1]
+  assert question.answer == "lost"
+  assert question.rationale == 'We look it up.\n{"label": "lost"}'
+  assert member.answer.finds('So {"label": "lost"}', "lost")
+
+
+def test_one_general_file_is_tested_as_a_whole(tmp_path):
+  yaml = own_domain.YAML.replace(
+    "{test: sums.jsonl, answer: number}", "post.jsonl"
+  )
+  own_domain.write_rows(tmp_path / "post.jsonl", own_domain.rows("post", 20))
+  own = files.load(str(own_domain.write(tmp_path, yaml)))
+  (member,) = own.dataset.general
+  tested = [one.question for one in member.read("test")]
+  held_out = [one.question for one in member.read("validation")]
+  assert len(tested) == own.sizes["general.sums.test"] == 20
+  assert len(held_out) == own.sizes["general.sums.validation"] == 5
+  assert set(held_out) < set(tested)
+
+
+def test_questions_of_another_file_are_not_asked_beside_the_dataset_s(tmp_path):
+  own = files.load(str(own_domain.write(tmp_path)))
+  with pytest.raises(errors.UserError) as caught:
+    own.dataset.read_training("more.jsonl")
+  assert str(caught.value) == (
+    f"--questions=more.jsonl and --dataset={own.path} both name the training"
+    " questions: leave --questions out"
+  )
+
+
+def test_training_rows_with_rationales_are_the_demonstrations(tmp_path):
+  train = own_domain.rows("train", 24)
+  for row in train[:3]:
+    row["rationale"] = "We look it up."
+  own = files.load(str(own_domain.write(tmp_path, train=train)))
+  shown = own.dataset.in_distribution.read_demonstrations()
+  assert [one.question for one in shown] == [
+    f"train parcel {i} is {own_domain.QUEUES[i % 2]}." for i in range(3)
+  ]
+  assert shown[1].rationale == "We look it up.\nqueue: lost"
+
+
+def test_what_is_no_vocabulary_is_told(mistakes, tmp_path):
+  (tmp_path / "spiece.model").write_text('{"model": "t5"}')
+  assert mistakes() == [
+    "queues.yaml:2: vocabulary spiece.model is no SentencePiece model: give the"
+    " student's own, such as T5's spiece.model"
+  ]
+
+
+def test_training_rows_of_one_answer_have_nothing_to_learn(mistakes):
+  train = [{**row, "answer": "late"} for row in own_domain.rows("train", 24)]
+  assert mistakes(train=train) == [
+    "queues.yaml:4: every training row has the answer 'late': there is nothing"
+    " to learn"
+  ]

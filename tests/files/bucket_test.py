@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 
 import pytest
 import tensorflow as tf
@@ -97,3 +98,69 @@ def test_key_files_count_as_credentials(tmp_path, monkeypatch):
   key = tmp_path / "application_default_credentials.json"
   key.write_text(json.dumps({}))
   assert paths._prepare_credentials()
+
+
+@pytest.fixture
+def key(tmp_path, monkeypatch):
+  """A key file, as a service account has it."""
+  path = tmp_path / "key.json"
+  path.write_text("{}")
+  monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", os.fspath(path))
+  return path
+
+
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize(
+  ("kind", "raised", "called"),
+  [
+    (tf.errors.UnavailableError, errors.PassingError, "unavailable"),
+    (tf.errors.PermissionDeniedError, errors.UserError, "permission denied"),
+  ],
+)
+def test_what_a_bucket_answers_is_told_in_one_sentence(kind, raised, called):
+  def ask():
+    raise kind(None, None, "Error executing an HTTP request: 503\n\twhen")
+
+  with pytest.raises(errors.UserError) as caught:
+    paths._answer("--flag=gs://bucket/x", ask)
+  assert type(caught.value) is raised
+  assert str(caught.value) == (
+    f"--flag=gs://bucket/x: the bucket cannot be used ({called}: Error"
+    " executing an HTTP request: 503)"
+  )
+
+
+@pytest.mark.usefixtures("key")
+def test_what_is_no_error_of_a_bucket_is_raised_as_it_is():
+  def ask():
+    raise ZeroDivisionError("a defect of ours")
+
+  with pytest.raises(ZeroDivisionError, match="^a defect of ours$"):
+    paths._answer("--flag=gs://bucket/x", ask)
+
+
+def test_a_machine_of_google_s_has_credentials(tmp_path, monkeypatch):
+  """Its metadata server answers, which is at that address alone."""
+  monkeypatch.setenv("HOME", os.fspath(tmp_path))
+  for name in (
+    "CLOUDSDK_CONFIG",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "NO_GCE_CHECK",
+  ):
+    monkeypatch.delenv(name, raising=False)
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    port = server.getsockname()[1]
+    monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{port}")
+    assert paths._prepare_credentials()
+  assert "NO_GCE_CHECK" not in os.environ
+
+
+def test_what_is_appended_to_an_object_is_there_after_each_flush(bucket):
+  path = f"{bucket}/appended/rows.jsonl"
+  with writing.appended(path) as stream:
+    stream.write("one\n")
+    stream.flush()
+    assert reading.read_text(path) == "one\n"
+  with writing.appended(path) as stream:
+    stream.write("two \u00a3\n")
+  assert reading.read_text(path) == "one\ntwo \u00a3\n"

@@ -1,8 +1,11 @@
 """An output has one writer at a time, and the lock ends with its holder."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +18,7 @@ import tensorflow as tf
 from etils import epath
 
 from specialize_jax import errors
-from specialize_jax.files import locks
+from specialize_jax.files import locks, paths
 
 _HOLDER = """
 import sys, time
@@ -182,6 +185,60 @@ def test_where_no_file_can_be_made_is_said_at_once():
     pass
 
 
+@pytest.mark.parametrize(
+  ("name", "said"), [("file", "File exists"), ("file/x", "Not a directory")]
+)
+def test_in_a_file_nothing_is_locked_and_the_system_says_why(
+  tmp_path, name, said
+):
+  (tmp_path / "file").write_text("a thesis")
+  with (
+    pytest.raises(OSError, match=said) as caught,
+    locks.directory(tmp_path / name, "MODEL_DIR"),
+  ):
+    pass
+  assert paths.is_mendable(caught.value)  # told in one sentence
+  assert paths.reason(caught.value) == f"{tmp_path / name}: {said}"
+  assert (tmp_path / "file").read_text() == "a thesis"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_told_and_written_to(
+  tmp_path, monkeypatch, capsys, number
+):
+  def without_locks(descriptor, how):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(fcntl, "flock", without_locks)
+  with locks.directory(tmp_path, "MODEL_DIR"):
+    (tmp_path / "rows").write_text("text")
+  assert capsys.readouterr().err == (
+    f"MODEL_DIR={tmp_path} is on a file system without locks"
+    f" ({os.strerror(number)}): make sure that no second process writes to it\n"
+  )
+  assert [file.name for file in tmp_path.iterdir()] == ["rows"]
+
+
+def test_a_disk_that_fails_is_not_taken_for_one_without_locks(
+  tmp_path, monkeypatch, capsys
+):
+  opened = []
+
+  def failing(descriptor, how):
+    opened.append(descriptor)
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(fcntl, "flock", failing)
+  with (
+    pytest.raises(OSError, match="Input/output error"),
+    locks.directory(tmp_path, "MODEL_DIR"),
+  ):
+    pass
+  with pytest.raises(OSError, match="Bad file descriptor"):
+    os.fstat(opened[0])
+  assert not capsys.readouterr().err
+
+
 def test_of_many_that_come_at_once_one_at_a_time_holds(tmp_path):
   holding, most, refused = [], [], []
 
@@ -273,3 +330,81 @@ def test_a_lease_of_the_dead_is_taken_and_the_dead_write_no_more(
     process.kill()
   assert process.returncode == 1
   assert "was taken over by another process" in said
+
+
+def test_a_writer_waits_for_one_that_ends_meanwhile_and_then_holds(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.1)
+  monkeypatch.setattr(locks, "_SILENT_SECONDS", 30.0)
+  other = locks._Lease(epath.Path(tmp_path), "MODEL_DIR=gs://b/run")
+  other.renew()
+  ending = threading.Timer(0.05, other.end)
+  ending.start()
+  start = time.monotonic()
+  with locks._lease(epath.Path(tmp_path), "MODEL_DIR=gs://b/run", "wait"):
+    assert time.monotonic() - start < 15  # without the whole silence
+    assert len(list(tmp_path.iterdir())) == 1
+  ending.join()
+  assert not list(tmp_path.iterdir())
+  said = capsys.readouterr().err
+  assert said.startswith(
+    f"MODEL_DIR=gs://b/run may still be written by process {os.getpid()} on"
+    f" {socket.gethostname()} since "
+  )
+  assert said.endswith(": waiting up to 30 s for a sign of it\n")
+
+
+def test_a_lease_that_has_just_ended_is_not_waited_for(tmp_path, capsys):
+  start = time.monotonic()
+  locks._wait_for_silence(
+    epath.Path(tmp_path), {"ended-3"}, "MODEL_DIR=gs://b/run", "wait"
+  )
+  assert time.monotonic() - start < 10
+  assert capsys.readouterr().err == (
+    "MODEL_DIR=gs://b/run may still be written by another process: waiting up"
+    " to 60 s for a sign of it\n"
+  )
+
+
+def test_a_holder_ends_at_once_where_its_lease_is_gone(
+  tmp_path, monkeypatch, capsys
+):
+  lock = tmp_path / ".lock"
+  lock.mkdir()
+  lease = locks._Lease(epath.Path(lock), "MODEL_DIR=gs://b/run")
+  lease.renew()
+  shutil.rmtree(lock)
+  monkeypatch.setattr(os, "_exit", sys.exit)
+  with pytest.raises(SystemExit) as ended:
+    lease.renew_or_exit()
+  assert ended.value.code == 1
+  assert capsys.readouterr().err == (
+    "MODEL_DIR=gs://b/run was taken over by another process, since this one had"
+    " not renewed its lease for 60 s: ended, to write nothing into its output\n"
+  )
+
+
+def test_what_is_no_error_of_a_bucket_is_not_tried_again(tmp_path, capsys):
+  lock = tmp_path / ".lock"
+  lock.mkdir()
+  lease = locks._Lease(epath.Path(lock), "MODEL_DIR=gs://b/run")
+  lease.renew()
+  shutil.rmtree(lock)
+  lock.write_text("text")
+  with pytest.raises(NotADirectoryError):
+    lease.renew_or_exit()
+  assert not capsys.readouterr().err
+
+
+def test_a_process_that_was_forked_leaves_the_lease_to_its_parent(
+  tmp_path, monkeypatch
+):
+  lease = locks._Lease(epath.Path(tmp_path), "MODEL_DIR")
+  lease.renew()
+  with monkeypatch.context() as child:
+    child.setattr(os, "getpid", lambda: -1)
+    lease.end()
+  assert len(list(tmp_path.iterdir())) == 1
+  lease.end()
+  assert not list(tmp_path.iterdir())

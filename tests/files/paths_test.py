@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import errno
 import os
+import types
 
 import pytest
 
@@ -185,6 +187,11 @@ def test_what_is_written_may_be_new_and_is_not_made_yet(place):
   for kind in WRITTEN:
     _refused(f"{file}/x", kind, "is not a directory|Not a directory")
     _refused(f"{file}/x/y", kind, "is not a directory|Not a directory")
+    _refused(
+      f"{place}/new/../file/x",
+      kind,
+      f": {file} is not a directory, so nothing can be written in it$",
+    )
 
 
 @pytest.mark.parametrize("kind", [*READ, *WRITTEN])
@@ -231,6 +238,21 @@ def test_a_file_that_is_read_only_is_not_replaced(forbidden, as_nobody):
         _refused(f"{forbidden}/{name}", kind, "denied for this file")
 
 
+@pytest.mark.parametrize("given", ["open/file", "open/new"])
+def test_a_read_only_file_system_is_said_to_be_one(
+  forbidden, as_nobody, monkeypatch, given
+):
+  """Where permissions would not help, which deny writing there too."""
+  (forbidden / "open/file").chmod(0o444)
+  flags = types.SimpleNamespace(f_flag=os.ST_RDONLY)
+  monkeypatch.setattr(os, "statvfs", lambda path: flags)
+  with (
+    as_nobody(),
+    pytest.raises(errors.UserError, match="is on a read-only file system$"),
+  ):
+    paths.check("--output", f"{forbidden}/{given}", paths.OUTPUT_FILE)
+
+
 def test_where_only_a_local_path_works_a_bucket_is_refused_with_the_reason():
   _refused(
     "gs://bucket/x", LOCAL, "is in a bucket, and a store grows by appending"
@@ -253,3 +275,45 @@ def test_two_spellings_of_one_path_are_the_same(place, monkeypatch):
 )
 def test_an_address_of_the_hub_leads_to_the_models_name(given):
   _refused(given, paths.CHECKPOINT, "by its name, google/flan-t5-xl$")
+
+
+def test_a_pipe_that_may_not_be_written_to_is_refused(forbidden, as_nobody):
+  forbidden.chmod(0o755)
+  os.mkfifo(forbidden / "pipe", 0o444)
+  with as_nobody():
+    _refused(
+      f"{forbidden}/pipe",
+      paths.OUTPUT_FILE,
+      "/pipe cannot be written: permission denied$",
+    )
+
+
+@pytest.mark.parametrize(
+  ("number", "file", "said"),
+  [
+    (errno.ENOENT, "a/rows.jsonl", "a/rows.jsonl: No such file or directory"),
+    (
+      errno.ENOSPC,
+      "a/rows.jsonl",
+      "a/rows.jsonl: No space left on device: make room where the output is"
+      " written, and run the same command again",
+    ),
+    (
+      errno.EDQUOT,
+      None,
+      "Disk quota exceeded: make room where the output is written, and run the"
+      " same command again",
+    ),
+  ],
+)
+def test_a_disk_that_is_full_and_a_path_that_is_wrong_can_be_mended(
+  number, file, said
+):
+  error = OSError(number, os.strerror(number), *([file] if file else []))
+  assert paths.is_mendable(error)
+  assert paths.reason(error) == said
+
+
+def test_an_error_that_names_no_file_is_not_the_user_s():
+  assert not paths.is_mendable(OSError(errno.ENOENT, "no such file"))
+  assert not paths.is_mendable(OSError(errno.EIO, "failed", "a/rows.jsonl"))

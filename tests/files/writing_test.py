@@ -1,6 +1,7 @@
 """Files are written atomically."""
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -101,6 +102,11 @@ def test_standard_output_is_added_to_and_not_truncated(tmp_path):
   assert out.read_text() == "before\nrows\nafter\n"
   with pytest.raises(errors.UserError, match="/dev/fd/999 is not open"):
     writing.write_text("/dev/fd/999", "rows")
+  with open(out, "rb") as stream:
+    path = f"/dev/fd/{stream.fileno()}"  # of what is read
+    with pytest.raises(errors.UserError) as caught:
+      writing.write_text(path, "rows")
+  assert str(caught.value) == f"{path} is not open: Bad file descriptor"
 
 
 def test_a_directory_is_no_file(tmp_path):
@@ -141,3 +147,52 @@ def test_a_number_that_json_has_not_is_null():
   row = {"a": [math.nan, 1.5], "b": {"c": -math.inf}, "d": (math.inf, "NaN")}
   written = json.loads(writing.to_json(row), parse_constant=pytest.fail)
   assert written == {"a": [None, 1.5], "b": {"c": None}, "d": [None, "NaN"]}
+
+
+def test_a_directory_that_cannot_take_its_place_leaves_nothing(tmp_path):
+  with (
+    pytest.raises(OSError, match="File name too long"),
+    writing.new_directory(tmp_path / ("n" * 256)) as unfinished,
+  ):
+    (unfinished / "file").write_text("text")
+  assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_writers_have_left_is_removed_by_the_next(tmp_path):
+  folder = tmp_path / ".killed.store.unfinished"
+  folder.mkdir()
+  (folder / "half").write_text("half")
+  (tmp_path / ".killed.rows.unfinished").write_text("half")
+  with writing.new_directory(tmp_path / "store") as unfinished:
+    (unfinished / "file").write_text("whole")
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    ".killed.rows.unfinished",
+    "store",
+  ]
+  writing.write_text(tmp_path / "rows", "whole")
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["rows", "store"]
+
+
+def test_what_a_running_writer_has_not_finished_is_kept(tmp_path):
+  path = tmp_path / "page.html"
+  with writing.opened(path) as one:
+    one.write("one")
+    writing.write_text(path, "two")
+    assert path.read_text() == "two"
+  assert path.read_text() == "one"
+
+
+def test_a_full_disk_names_the_file_that_was_written(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  with pytest.raises(OSError) as caught, writing.opened(path):  # noqa: PT011
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  assert str(caught.value) == (f"[Errno 28] No space left on device: '{path}'")
+  assert not list(tmp_path.iterdir())
+
+
+def test_bytes_that_are_no_text_are_not_spelled_as_if_they_were(monkeypatch):
+  for name in ("stdout", "stderr"):
+    monkeypatch.setattr(sys, name, io.StringIO())
+  writing.survive_any_text()
+  with pytest.raises(UnicodeDecodeError, match="can't decode byte 0xff"):
+    b"\xff".decode("ascii", errors=writing._SPELLED)

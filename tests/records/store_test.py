@@ -1,5 +1,6 @@
 """A store loses no record, and incomplete records are never read."""
 
+import errno
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import pathlib
 import pytest
 
 from specialize_jax import errors
+from specialize_jax.files import reading
 from specialize_jax.records import schema, store
 
 
@@ -188,6 +190,132 @@ def test_a_missing_store_is_named(tmp_path):
     samples_of(tmp_path / "nowhere")
   with pytest.raises(errors.UserError, match="it has no records.jsonl"):
     samples_of(tmp_path)
+
+
+def test_a_pipe_is_no_store_since_it_could_be_read_once_only(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(errors.UserError) as caught:
+    samples_of(tmp_path / "pipe")
+  assert str(caught.value) == (
+    f"{tmp_path}/pipe is a pipe or device, and records are read more than once:"
+    " write them to a file first"
+  )
+
+
+def test_released_samples_may_follow_a_megabyte_of_blanks(tmp_path):
+  path = write_released(tmp_path / "released.json", released())
+  path.write_text(" \n" * (1 << 19) + path.read_text())
+  assert samples_of(path) == [4]
+
+
+def test_a_line_without_an_end_is_not_read_into_memory_whole(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(reading, "MAX_ROW_SIZE", 1 << 20)
+  write(tmp_path, [0])
+  file = tmp_path / store.FILE_NAME
+  with file.open("ab") as stream:
+    stream.write(b"x" * (5 << 20))
+  with file.open("rb") as stream:
+    lengths = [len(line) for line in store._stored_lines(stream)][1:]
+  assert max(lengths) <= 2 << 20
+  assert sum(lengths) == 5 << 20
+  with pytest.raises(errors.UserError) as caught:
+    samples_of(tmp_path)
+  assert str(caught.value) == (
+    f"{file}, line 2 has more than 1,048,576 characters: expected a row of one"
+    " example; split or remove the line."
+  )
+
+
+@pytest.mark.parametrize(
+  ("line", "told"),
+  [
+    (
+      b"{}\xff\n",
+      " is not UTF-8: 'utf-8' codec can't decode byte 0xff in position 2:"
+      " invalid start byte",
+    ),
+    (
+      b"\0" * 40 + b"\n",
+      " is damaged: it contains zero bytes, which a machine that fails while"
+      " writing may leave; delete that line, and run the command that wrote the"
+      " store again to replace the sample",
+    ),
+  ],
+)
+def test_a_line_that_nobody_wrote_is_named(tmp_path, line, told):
+  write(tmp_path, [0])
+  file = tmp_path / store.FILE_NAME
+  with file.open("ab") as stream:
+    stream.write(line)
+  with pytest.raises(errors.UserError) as caught:
+    samples_of(tmp_path)
+  assert str(caught.value) == f"{file}, line 2{told}"
+
+
+def test_a_record_that_could_not_be_read_again_is_not_stored(
+  tmp_path, monkeypatch
+):
+  write(tmp_path, [0])
+  size = (tmp_path / store.FILE_NAME).stat().st_size
+  monkeypatch.setattr(reading, "MAX_ROW_SIZE", size - 1)
+  with (
+    store.RecordWriter(tmp_path) as writer,
+    pytest.raises(errors.UserError) as caught,
+  ):
+    writer.append(make_record(1))
+  assert str(caught.value) == (
+    f"question 'q', sample 1: the record has {size:,} bytes, and a store's"
+    f" lines at most {size - 1:,}; ask for fewer tokens or alternatives"
+  )
+  monkeypatch.undo()
+  assert samples_of(tmp_path) == [0]
+
+
+def test_many_records_are_durable_before_anyone_flushes(tmp_path, monkeypatch):
+  monkeypatch.setattr(store, "_MAX_PENDING_BYTES", 700)
+  with store.RecordWriter(tmp_path) as writer:
+    assert writer.is_empty
+    for sample in range(10):
+      writer.append(make_record(sample))
+    assert not writer.is_empty
+    assert writer.num_durable >= 4
+    assert samples_of(tmp_path) == list(range(writer.num_durable))
+  assert samples_of(tmp_path) == list(range(10))
+
+
+@pytest.mark.parametrize(
+  ("number", "kind", "told"),
+  [
+    (
+      errno.ENOSPC,
+      errors.UserError,
+      "record store {} cannot grow (No space left on device): every record"
+      " counted so far is kept; free some space and run the same command again,"
+      " which resumes where this one stopped",
+    ),
+    (errno.EIO, OSError, "[Errno 5] Input/output error"),
+  ],
+)
+def test_a_disk_that_fails_keeps_what_was_counted_and_takes_no_more(
+  tmp_path, monkeypatch, number, kind, told
+):
+  def failing(descriptor):
+    raise OSError(number, os.strerror(number))
+
+  with store.RecordWriter(tmp_path) as writer:
+    writer.append(make_record(0))
+    writer.flush()
+    writer.append(make_record(1))
+    monkeypatch.setattr(os, "fsync", failing)
+    for _ in range(2):
+      with pytest.raises(kind) as caught:
+        writer.flush()
+      assert str(caught.value) == told.format(tmp_path)
+      monkeypatch.undo()  # nor is it tried again, where there is room by now
+    assert writer.num_durable == 1
+  assert samples_of(tmp_path) == [0]
 
 
 def data_file(*parts):

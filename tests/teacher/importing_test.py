@@ -14,10 +14,12 @@ from testdata import real_files
 
 from specialize_jax import errors
 from specialize_jax.cli import main
+from specialize_jax.cot import answer_rules
 from specialize_jax.records import released, schema, store
 from specialize_jax.teacher import (
   importing,
   released_pickles,
+  responses,
   safe_pickle,
   standing,
   streams,
@@ -1019,6 +1021,92 @@ def test_a_short_question_is_not_found_within_a_word():
   assert asked.last_in(text).question_id == 0
   assert asked.last_in("Say: hi").question_id == 1
   assert asked.last_in("Think") is None
+
+
+def test_the_end_of_a_long_question_is_not_the_question():
+  sold = "Natalia sold clips to 48 of her friends in April. In May she sold"
+  long = f"{sold} half as many. How many clips did she sell altogether?"
+  asked = importing._Asked(
+    [standing.Problem(question_id=0, question=long, answer="72")]
+  )
+  assert asked.last_in(f"Q: {long}").question_id == 0
+  assert asked.last_in(long[len(sold) :]) is None
+  assert asked.last_in(long[-41:]) is None
+
+
+def test_numbers_of_the_users_own_are_the_ids_of_rows_with_questions(tmp_path):
+  path = tmp_path / "responses.jsonl"
+  rows = [
+    {"id": 7001 + i, "question": f"3 + {i}?", "answer": str(3 + i)}
+    | {"choices": [legacy_choice(str(3 + i))]}
+    for i in range(2)
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  problem = standing.Problem(question_id=0, question="3 + 4?", answer="7")
+  records, rejected = read(path, [problem])
+  assert [one.question_id for one in records] == [7001, 7002]
+  assert not rejected
+
+
+@pytest.mark.parametrize("answer", ["7", "<<3+4=7>>\n#### 7", "a week"])
+def test_an_answer_that_does_not_contradict_the_question_s_is_left(
+  tmp_path, answer
+):
+  path = tmp_path / "responses.jsonl"
+  row = {"question_id": 0, "answer": answer, "choices": [legacy_choice("7")]}
+  path.write_text(json.dumps(row))
+  problem = standing.Problem(question_id=0, question="3 + 4?", answer="7")
+  (record,), rejected = read(path, [problem])
+  assert (record.question, record.gold_answer) == ("3 + 4?", "7")
+  assert not rejected
+
+
+@pytest.mark.parametrize(
+  ("answer", "gold"),
+  [({"label": "late"}, "late"), ({"label": True}, "true")],
+)
+def test_a_gold_answer_may_be_an_object(tmp_path, answer, gold):
+  path = tmp_path / "responses.jsonl"
+  choice = legacy_choice(json.dumps({"label": answer["label"]}))
+  row = {"question": "Where?", "answer": answer, "choices": [choice]}
+  path.write_text(json.dumps(row))
+  rule = answer_rules.AnswerRule(kind="json", field="label")
+  source = importing.Importer(path, "responses", [], rule)
+  (record,) = source.records()
+  assert record.gold_answer == gold
+  assert record.verdicts == {"fixed": True}
+
+
+def test_a_response_that_is_nested_without_end_costs_no_other(tmp_path):
+  """It is a string of JSON, which the row itself need not be nested for."""
+  deep = '{"error": ' + "[" * 1_020 + "]" * 1_020 + "}"
+  rows = [
+    {"question_id": 0, "response": deep},
+    {"question_id": 1, "response": {"choices": [legacy_choice("7")]}},
+  ]
+  path = tmp_path / "responses.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  (record,), rejected = read(path)
+  assert record.question_id == 1
+  (reason,) = rejected
+  # How deep Python itself can go depends on its release.
+  assert reason == responses.TOO_DEEP or reason.endswith("error: " + "[" * 300)
+
+
+def test_a_pipe_is_not_imported_since_it_is_read_twice(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(errors.UserError) as caught:
+    importing.kind_of(tmp_path / "pipe")
+  assert str(caught.value) == (
+    f"--input={tmp_path}/pipe is a pipe or device, and it is read twice: write"
+    " it to a file first"
+  )
+
+
+def test_what_is_not_there_is_of_no_kind(tmp_path):
+  with pytest.raises(errors.UserError) as caught:
+    importing.kind_of(tmp_path / "absent.jsonl")
+  assert str(caught.value) == f"--input={tmp_path}/absent.jsonl does not exist"
 
 
 def test_whole_rows_with_the_users_own_ids_are_not_joined(tmp_path, capsys):

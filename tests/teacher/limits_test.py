@@ -1,6 +1,8 @@
 """Limits hold, and a budget is never exceeded and never deadlocks."""
 
 import asyncio
+import datetime
+import email.utils
 import random
 import time
 
@@ -86,3 +88,29 @@ def test_a_budget_is_used_up_and_never_exceeded(allowed):
     samples=1, prompt_tokens=30, completion_tokens=longest
   )
   assert not allowed.allows(budget.spent + one_more)
+
+
+@pytest.mark.parametrize(
+  ("value", "seconds"),
+  [
+    (None, 0.0),
+    ("7", 7.0),
+    ("1.5", 1.5),
+    ("-3", 0.0),
+    ("nan", 0.0),
+    ("inf", 0.0),
+    ("soon", 0.0),
+    ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    ("Wed, 21 Oct 2015 07:28:00 -0000", 0.0),
+    ("Wed, 99 Oct 2015 07:28:00 GMT", 0.0),
+  ],
+)
+def test_what_a_server_asks_to_wait_is_never_less_than_nothing(value, seconds):
+  assert limits.retry_after_seconds(value) == seconds
+
+
+@pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
+def test_a_server_may_say_when_instead_of_how_long(zone):
+  then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+  date = email.utils.format_datetime(then).replace("+0000", zone)
+  assert 3500 < limits.retry_after_seconds(date) <= 3600

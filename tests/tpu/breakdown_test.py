@@ -1,7 +1,9 @@
 """Each instruction counts for the part of the network that it comes from."""
 
 import pytest
+from matplotlib import figure as mpl_figure
 
+from specialize_jax import errors
 from specialize_jax.reports import plan_view
 from specialize_jax.tpu import breakdown, hlo_cost, hlo_text
 
@@ -123,3 +125,121 @@ def test_the_parts_add_up_to_the_whole_and_are_shown():
   assert [line.split()[0] for line in text.splitlines()[2:]] == [
     "feed-forward", "optimizer", "other", "all",
   ]  # fmt: skip
+
+
+def _planned(mesh, step="train", **changes):
+  """A row of a plan that fits, as `plan.plan` returns it."""
+  return {
+    "step": step,
+    "mesh": mesh,
+    "fits": True,
+    "advice": "",
+    "parameters_gib": 1.0,
+    "optimizer_gib": 0.5,
+    "activations_gib": 2.0,
+    "hbm_gib": 3.5,
+    "hbm_limit_gib": 15.75,
+    "flops": 2e12,
+    "hbm_bytes": 3e9,
+    "interconnect_bytes": 0.0,
+    "interconnect_bytes_by_kind": {},
+    "compute_seconds": 0.25,
+    "memory_seconds": 0.125,
+    "interconnect_seconds": 0.0,
+    "step_seconds": 0.25,
+    "bound_by": "compute",
+    "mfu": 0.5,
+    "examples_per_second": 32.0,
+    "hours": 1.0,
+    "compile_seconds": 3.0,
+    "breakdown": None,
+  } | changes
+
+
+# What does not fit has no time, and is not broken down.
+_TOO_LARGE = dict.fromkeys(
+  (
+    "flops", "hbm_bytes", "interconnect_bytes", "interconnect_bytes_by_kind",
+    "compute_seconds", "memory_seconds", "interconnect_seconds",
+    "step_seconds", "bound_by", "mfu", "examples_per_second", "hours",
+  )
+) | {"fits": False, "hbm_gib": 20.0, "activations_gib": 18.5}  # fmt: skip
+
+
+def _cost(part, hbm_bytes):
+  costs = {"flops": 1e12, "interconnect_bytes": 0.0}
+  return {"part": part, "pass": "forward", "hbm_bytes": hbm_bytes} | costs
+
+
+def test_a_plan_of_two_steps_names_both():
+  rows = [_planned("fsdp=4"), _planned("fsdp=2,model=2", "decode")]
+  lines = plan_view.terminal(rows, "A plan").splitlines()
+  assert lines[1].split()[:2] == ["step", "mesh"]
+  assert [line.split()[:2] for line in lines[2:]] == [
+    ["train", "fsdp=4"],
+    ["decode", "fsdp=2,model=2"],
+  ]
+  (heading, row) = plan_view.terminal(rows[:1], "A plan").splitlines()[1:]
+  assert heading.split()[0] == "mesh"
+  assert row.split()[0] == "fsdp=4"
+
+
+def test_a_mesh_that_does_not_fit_has_no_parts():
+  parts = [_cost("attention", 1e9), _cost("loss", 2e9)]
+  large = _planned("data=4", **_TOO_LARGE)
+  text = plan_view.breakdown([large, _planned("fsdp=4", breakdown=parts)])
+  assert "data=4" not in text
+  assert "train fsdp=4: HBM GB a chip, by part" in text
+  (row,) = (line for line in text.splitlines() if "attention" in line)
+  assert row.split() == ["attention", "1.00", "1.00", "33%", "1.00", "0.00"]
+  assert plan_view.breakdown([large]) == ""
+
+
+def test_a_figure_shows_the_parts_of_what_fits_and_says_what_does_not():
+  rows = [
+    _planned("data=4", **_TOO_LARGE),
+    _planned("fsdp=4", breakdown=[_cost("attention", 1e9), _cost("loss", 2e9)]),
+    _planned("fsdp=4", "decode", breakdown=[_cost("attention", 4e9)]),
+  ]
+  figure = mpl_figure.Figure()
+  plan_view._draw(figure, rows, "A plan")
+  memory, time, traffic = figure.axes
+  assert [label.get_text() for label in memory.get_yticklabels()] == [
+    "train data=4",
+    "train fsdp=4",
+    "decode fsdp=4",
+  ]
+  assert [one.get_text() for one in memory.texts] == [
+    " 20.0, too much",
+    " 3.5",
+    " 3.5",
+  ]
+  assert sorted(one.get_text() for one in time.texts) == [
+    " 0.250 s, MFU 50%",
+    " 0.250 s, MFU 50%",
+    " does not fit",
+  ]
+  assert traffic.get_xlabel() == "GB of HBM traffic per chip"
+  bars = {
+    bar.get_label(): [(one.get_x(), one.get_width()) for one in bar]
+    for bar in traffic.containers
+  }
+  assert bars == {
+    "attention": [(0.0, 0.0), (0.0, 1.0), (0.0, 4.0)],
+    "loss": [(0.0, 0.0), (1.0, 2.0), (4.0, 0.0)],
+  }
+  plan_view._draw(figure := mpl_figure.Figure(), rows[:2], "A plan of a step")
+  assert [one.get_text() for one in figure.axes[0].get_yticklabels()] == [
+    "data=4",
+    "fsdp=4",
+  ]
+
+
+def test_a_figure_of_another_kind_is_refused(tmp_path):
+  path = tmp_path / "plan.pdf"
+  with pytest.raises(errors.UserError) as caught:
+    plan_view.write_figure(path, [_planned("fsdp=4")], "A plan")
+  assert str(caught.value) == (
+    f"--figure={path}: expected a name that ends in .png or .svg."
+  )
+  assert not path.exists()
