@@ -219,10 +219,10 @@ class Alternatives:
     rows_KM: np.ndarray,
     wanted_KM: np.ndarray,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Looks up alternatives that replace one student token by one other.
+    """Finds the alternatives that are exactly one student token.
 
-    An alternative's tokens depend on no more than the part of its word before
-    it: one cached look-up is enough, where `read` compares token by token.
+    An alternative's tokens depend only on the part of its word before it: one
+    cached look-up is enough, where `read` compares token by token.
 
     Args:
       teacher: The teacher's side of the batch.
@@ -230,17 +230,17 @@ class Alternatives:
       places: The positions of the teacher's tokens in their texts.
       known: Where the text before each of the teacher's tokens ends.
       token_M: int64[M], teacher steps, over the batch.
-      at_M: int64[M], the student token that begins there; -1 to look up none of
-        the step's alternatives.
+      at_M: int64[M], the student token that begins where the step begins; -1
+        to look up none of the step's alternatives.
       rows_KM: int64[K, M], the rows of each step's alternatives in the
         teacher's table.
       wanted_KM: bool[K, M], the alternatives to look up.
 
     Returns:
-      int64[K, M], the token that stands at `at_M` if the alternative does, and
-      nothing after it; -1 if the tokens before it are others then, if it is
-      several tokens, none or the unknown piece, or if it is not looked up; and
-      bool[K, M], the wanted alternatives that are left to `read`.
+      int64[K, M], the alternative's token, if the text up to its end has the
+      student tokens before `at_M` and this one; -1 if it has others, if the
+      token is the unknown piece, or if it is not looked up. And bool[K, M], the
+      wanted alternatives that are not looked up: `read` has to compare them.
     """
     table = self._table
     stems_M = known.stems_L[token_M]
@@ -248,7 +248,8 @@ class Alternatives:
     is_local_M = student.word_local_B[teacher.sample_L[token_M]] & (at_M >= 0)
     in_word_M = is_local_M & (stems_M >= 0)
     in_word_M &= ~places.mid_character_L[token_M]
-    # White space completes the word before it, whose tokens may then be others.
+    # An alternative that begins with white space completes the word before it,
+    # whose tokens may then be others than in the sampled text.
     completes_M = in_word_M & (next_M == at_M)
     within = np.flatnonzero(in_word_M & (next_M < 0))
     stems = self._compare(

@@ -286,13 +286,15 @@ def _model(
       "such as flan_t5_base, flan_t5_xl or t5_1_0_large, or the path of a "
       "file that ends in .gin."
     ) from error
+  for binding in bindings:
+    name, _, value = binding.partition(" = ")
+    if name == "REMAT_POLICY" or name.endswith("T5Config.remat_policy"):
+      policy = value.strip("'\"")
+      raise errors.UserError(
+        f"--gin.{name} is --remat here: give --remat={policy}"
+      )
   with gin_files.loaded(files, bindings):
     config = gin_files.configured(t5_config.T5Config)()
-  policy = "T5Config.remat_policy"
-  if any(b.partition(" ")[0].endswith(policy) for b in bindings):
-    raise errors.UserError(
-      f"--gin.{policy} is --remat here: give --remat={config.remat_policy}"
-    )
   return dataclasses.replace(config, remat_policy=flags.remat)
 
 

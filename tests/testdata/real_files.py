@@ -23,10 +23,14 @@ WORDS = regex.compile(
 
 def find(*parts):
   """Returns a file of the real data, or skips the test that asks for it."""
-  path = pathlib.Path(os.environ.get("SPECIALIZE_DATA", "no data"), *parts)
-  if not path.exists():
-    pytest.skip(f"there is no {path}; set SPECIALIZE_DATA to the real data")
-  return path
+  directory = os.environ.get("SPECIALIZE_DATA")
+  name = pathlib.Path(*parts)
+  if directory is None or not (pathlib.Path(directory) / name).exists():
+    pytest.skip(
+      f"there is no {name} in {directory or 'a directory of real data'}: set"
+      " SPECIALIZE_DATA to one that has it"
+    )
+  return pathlib.Path(directory) / name
 
 
 @functools.cache
