@@ -18,7 +18,7 @@ from specialize_jax import checkpoints, decoding, t5
 
 
 def write_tiny_folder() -> str:
-  """Writes a random T5 1.1 in our layout and converts it to Hugging Face."""
+  """Writes a T5 1.1 with random weights as a Hugging Face folder."""
   folder = pathlib.Path(tempfile.mkdtemp())
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(["What is 3 + 4?", "The answer is 7."] * 9),

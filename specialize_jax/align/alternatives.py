@@ -23,8 +23,8 @@ from specialize_jax.align import layout as layout_lib
 _KEY_BITS = 32  # packs two numbers into one key: faster to hash than a tuple
 _KEY_MASK = (1 << _KEY_BITS) - 1
 _FAR = 1 << 62
-# Of encoded tails: their characters and tokens, and what each takes besides.
-# Some 300 MB.
+# The limit of the cache of encoded tails, in characters plus tokens, and what
+# is counted for each tail besides; some 300 MB.
 _MAX_CACHED, _OF_ONE = 1 << 25, 30
 _MAX_ENCODED = 1 << 22  # characters that a tokenizer is given at once
 
@@ -61,9 +61,9 @@ class Known:
       token, from `Alternatives._stems`; -1 if the prefix is empty.
     next_L: int64[L], the student token after that word, where the prefix is
       the whole word; elsewhere -1.
-    copied_B: bool[B], whether a sample's teacher and student tokens are
-      identical, so that an alternative may be used as a student token
-      directly. Always false for a student that tokenizes word by word.
+    copied_B: bool[B], whether teacher and student split a sample at the same
+      bytes, so that an alternative may be used as a student token directly.
+      Always false for a student that tokenizes word by word.
   """
 
   rest_L: np.ndarray
@@ -137,8 +137,8 @@ class Alternatives:
     is_whole = prefix_bytes == word_bytes_W[word_of]
     next_L = np.full(len(after_L), -1, np.int64)
     next_L[inside] = np.where(is_whole, base_W[word_of + 1], -1)
-    # White space before a word belongs to its first token, which may then be
-    # complete.
+    # A separate word-start token covers white space alone: if the text ends
+    # with that white space, the token is entirely within it.
     begins_L = table.begins_space.values[teacher.rows_L]
     visible_P = np.append(student.visible_P, 1)
     apart_L = after_L & ~begins_L & (visible_P[ended_L] == 0)
@@ -237,10 +237,11 @@ class Alternatives:
       wanted_KM: bool[K, M], the alternatives to look up.
 
     Returns:
-      int64[K, M], the alternative's token, if the text up to its end has the
-      student tokens before `at_M` and this one; -1 if it has others, if the
-      token is the unknown piece, or if it is not looked up. And bool[K, M], the
-      wanted alternatives that are not looked up: `read` has to compare them.
+      int64[K, M], the alternative's token, if the sampled text up to the step
+      and the alternative are tokenized to the sampled tokens before `at_M` and
+      exactly this one; -1 if not, if the token is the unknown piece, or if it
+      is not looked up. And bool[K, M], the wanted alternatives that are not
+      looked up: `read` has to compare them.
     """
     table = self._table
     stems_M = known.stems_L[token_M]
@@ -248,8 +249,9 @@ class Alternatives:
     is_local_M = student.word_local_B[teacher.sample_L[token_M]] & (at_M >= 0)
     in_word_M = is_local_M & (stems_M >= 0)
     in_word_M &= ~places.mid_character_L[token_M]
-    # An alternative that begins with white space completes the word before it,
-    # whose tokens may then be others than in the sampled text.
+    # An alternative that begins with white space ends the word before it. If
+    # the sampled word goes on, its prefix is tokenized as a word of its own,
+    # perhaps differently.
     completes_M = in_word_M & (next_M == at_M)
     within = np.flatnonzero(in_word_M & (next_M < 0))
     stems = self._compare(
@@ -323,8 +325,8 @@ class Alternatives:
     read = self._compare(
       student, place_N, at_N, samples=teacher.sample_L, token_N=token_N
     )
-    # Where the completed word already differs, at least one more token follows
-    # it.
+    # If the tokens of that prefix already differ, the alternative adds at least
+    # one token after them.
     differs = np.flatnonzero(stems.own_N >= 0)
     read.at_N[split[differs]] = stems.at_N[differs]
     read.own_N[split[differs]] = stems.own_N[differs]
@@ -442,8 +444,8 @@ class Alternatives:
         encoded = teacher.texts[sample].encode("utf-8")
         cuts = self._cuts(student, sample, encoded)
       start = starts[token - first_token]
-      # A space is a cut only if the character after it is known not to be
-      # white space.
+      # Not at a space directly before `start`: whether it is a single one
+      # depends on the alternative.
       cut = cuts[bisect.bisect_right(cuts, (max(0, start - 2), _FAR)) - 1]
       known_part = encoded[cut[0] : start]
       tails.append(decoded(known_part + self._table.spellings[rows_N[number]]))
@@ -569,7 +571,7 @@ class Alternatives:
     return self._stem_cache.of(words << _KEY_BITS | num_bytes)
 
   def _number_stems(self, keys: np.ndarray) -> np.ndarray:
-    """Assigns numbers to prefixes, and looks up the new ones."""
+    """Assigns numbers to prefixes, and tokenizes the new ones."""
     numbers = self._stem_numbers.of(keys.tolist())
     new = self._stem_numbers.take_new()
     self._stem_words.extend([key >> _KEY_BITS for key in new])
@@ -607,15 +609,15 @@ class Alternatives:
     return self._joined.values[numbers]
 
   def _last_tokens(self, keys: np.ndarray) -> np.ndarray:
-    """Compares prefixes joined with alternatives with the prefixes' words.
+    """Finds the last tokens of prefixes joined with alternatives.
 
     Args:
       keys: Prefixes and alternatives, as for `_joined_cache`.
 
     Returns:
-      The index of the last token and, in the lower bits, its id; a far negative
-      index if the tokens before it are not those of the word, or the last one
-      is unknown.
+      The index of the last token and, in the lower bits, its id, if the tokens
+      before it are those of the prefix's word and it is not the unknown piece;
+      else a negative index below any other.
     """
     words = self._words
     joined = self._join_stems(keys)
@@ -637,12 +639,12 @@ class Alternatives:
     return np.where(is_like, before << _KEY_BITS | ids, -_FAR)
 
   def _alternatives_alone(self, rows: np.ndarray) -> np.ndarray:
-    """Returns the rows of alternatives by themselves in the student's table."""
+    """Returns the student table's rows of alternatives without context."""
     self._add_alternatives()
     return self._alone.values[rows]
 
   def _add_alternatives(self) -> None:
-    """Looks up the new rows of the teacher's table by themselves."""
+    """Tokenizes the teacher's new spellings, each without context."""
     words = self._words
     new = range(len(self._alone), len(self._table))
     alone = words.look_up([self._table.texts[row] or "" for row in new])
@@ -666,7 +668,7 @@ def _same_tokens(
   student: columns.StudentColumns,
   places: columns.Places,
 ) -> np.ndarray:
-  """Returns which samples have identical tokens on both sides, bool[B]."""
+  """Returns which samples both sides split at the same bytes, bool[B]."""
   same_B = np.diff(teacher.offsets) == np.diff(student.offsets)
   visible_L = places.visible_L[same_B[teacher.sample_L]]
   visible_P = student.visible_P[same_B[student.sample_P]]
@@ -725,9 +727,9 @@ def decoded(spelling: bytes) -> str | None:
 
 
 def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
-  """Divides texts so that what a tokenizer says of some fits in memory.
+  """Divides texts into batches of about `_MAX_ENCODED` characters.
 
-  A tokenizer returns a hundred bytes for each token.
+  A tokenizer's result takes a hundred bytes for each token.
   """
   some, size = [], 0
   for text in texts:

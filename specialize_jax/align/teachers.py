@@ -87,6 +87,11 @@ def from_strings(
     >>> token.spelling, token.log_prob, token.top
     (b'Ann', -0.5, ((b'Ann', -0.5), (b'Bob', -1.5)))
   """
+  if isinstance(top_logprobs, Mapping):
+    raise errors.UserError(
+      "top_logprobs of a text is a mapping; expected a sequence of them, one"
+      " per token, nested as the tokens are"
+    )
   if len(tokens) != len(top_logprobs):
     raise errors.UserError(
       f"top_logprobs has {len(top_logprobs)} entries for {len(tokens)} tokens;"
@@ -100,7 +105,7 @@ def from_strings(
   found = []
   for place, (token, top) in enumerate(zip(tokens, top_logprobs, strict=True)):
     spelling = _bytes(token)
-    pairs = top.items() if isinstance(top, Mapping) else top or ()
+    pairs = _pairs(top, place)
     listed = tuple(
       (_bytes(one), _checked(log_prob, place)) for one, log_prob in pairs
     )
@@ -312,6 +317,17 @@ def _bytes(spelling: Spelling) -> bytes:
     f"token {spelling!r} is of type {type(spelling).__name__}; expected str or"
     " bytes (for ids: align.from_ids)"
   )
+
+
+def _pairs(top: Top, place: int) -> list[tuple[Spelling, float]]:
+  """Returns the alternatives of the token at an index as pairs."""
+  pairs = list(top.items() if isinstance(top, Mapping) else top or ())
+  if any(isinstance(p, (str, bytes)) or len(p) != 2 for p in pairs):
+    raise errors.UserError(
+      f"top_logprobs[{place}] is {top!r:.80}; expected a mapping of"
+      " alternatives to log-probabilities, or pairs of them"
+    )
+  return pairs
 
 
 def _checked(log_prob: float, place: int) -> float:

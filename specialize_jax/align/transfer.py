@@ -221,8 +221,8 @@ def whitespace_rule(batch: Batch) -> Transferred:
 def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Maps each candidate of a match to student tokens.
 
-  A candidate is mapped to a student token only if its text is that one token
-  there: not if it re-segments the text before it, nor if it consists of several
+  A candidate is mapped to a student token only if it is exactly that token in
+  its context: not if it re-segments the text before it, nor if it has several
   tokens. If the student has a separate word start ("\u2581", then the piece), a
   candidate may consist of these two tokens.
 
@@ -305,8 +305,8 @@ def one_hot_where_all_underflow(
 ) -> "Transferred":
   """Replaces targets whose probabilities all underflow by one-hot targets.
 
-  Servers write -9999 for a probability that they did not compute. A position
-  with such values only has no distribution to learn.
+  Servers return the log-probability -9999 where they computed none. A position
+  of which all values underflow has no distribution to learn.
   """
   # Most positions name the sampled token, in slot 0.
   at = np.flatnonzero(found.log_probs_PC[:, 0] <= _LEAST_LOG_PROB)
@@ -433,8 +433,8 @@ def chunk_rule(batch: Batch) -> Transferred:
     matched.log_probs_PC[rows, 0] = np.log(share)[layout.chunk_P[rows]]
   matched.kinds_P[rows] = targets.Kind.CHUNK
   kept_L = np.zeros(len(teacher.rows_L))
-  speaks_L = inside_L[given[chunk_L]]
-  kept_L[speaks_L] = batch.probs_L[speaks_L]
+  taught_L = inside_L[given[chunk_L]]
+  kept_L[taught_L] = batch.probs_L[taught_L]
   kept_B = matched.kept_B + per_sample(kept_L, teacher.offsets)
   return dataclasses.replace(matched, kept_B=kept_B)
 
@@ -460,9 +460,10 @@ def paper_rule(
     student.offsets[found.samples], found.counts
   )
   num_cells_P = np.bincount(student_cells, minlength=len(student.ids_P))
-  spoken_P = np.zeros(len(student.ids_P), np.int64)
-  spoken_P[student_cells[::-1]] = teacher_cells[::-1]  # keep the first cell
-  exact_P = table.exact_id.values[teacher.rows_L[spoken_P]]
+  teacher_token_P = np.zeros(len(student.ids_P), np.int64)
+  # Of a position's cells the first one is kept.
+  teacher_token_P[student_cells[::-1]] = teacher_cells[::-1]
+  exact_P = table.exact_id.values[teacher.rows_L[teacher_token_P]]
   same_P = exact_P == student.ids_P
   if not batch.words.word_local:  # may be written differently in a vocabulary
     same_P |= batch.known.copied_B[student.sample_P]
@@ -472,7 +473,9 @@ def paper_rule(
     & (student.ids_P != batch.words.student.unknown_id)
   )
 
-  ids_SM, log_probs_SM = _paper_candidates(batch, spoken_P[matches], matches)
+  ids_SM, log_probs_SM = _paper_candidates(
+    batch, teacher_token_P[matches], matches
+  )
   ids_PC, log_probs_PC = one_hot_rows(student.ids_P, len(ids_SM))
   ids_PC[matches] = ids_SM.T
   log_probs_PC[matches] = log_probs_SM.T
@@ -496,7 +499,7 @@ def paper_rule(
 
 
 def _path_groups(found: dynamic_program.Paths) -> np.ndarray:
-  """Numbers each cell's group: each diagonal step begins a new one."""
+  """Returns the group of each cell; each diagonal step begins a new one."""
   if not len(found.teacher):
     return np.zeros(0, np.int64)
   diagonal = np.zeros(len(found.teacher), np.int64)
@@ -512,8 +515,8 @@ def _paper_candidates(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the sampled token and candidates that are student pieces.
 
-  Of equal pieces the first is kept, even if the API rounds its probability
-  to 0.
+  Of candidates with the same piece the first is kept, even if the API rounds
+  its probability to 0.
 
   Args:
     batch: The batch.

@@ -257,8 +257,9 @@ class Checkpoint:
     added = fast_tokenizers.added_tokens(whole) if whole else []
     if added:
       logging.warning(
-        "%s adds %s to the pieces of %s, which tasks encode with: they are read"
-        " as other pieces, and written as none.",
+        "%s adds %s to the pieces of %s, which tasks encode with: inputs that"
+        " have them are tokenized to other pieces, and outputs never have"
+        " them.",
         whole,
         ", ".join(map(repr, added[:5])),
         file,
@@ -353,8 +354,8 @@ class Checkpoint:
       if said != wanted:
         raise errors.UserError(
           f"{self.path} is of a model whose T5Config.{name} is {said!r}, and "
-          f"the one configured has {wanted!r}: give --gin.T5Config.{name}="
-          f"'{said!r}', or another checkpoint."
+          f"the one configured has {wanted!r}: give"
+          f' --gin.T5Config.{name}="{said!r}", or another checkpoint.'
         )
 
 

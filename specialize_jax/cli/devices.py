@@ -114,7 +114,7 @@ def _without_devices(error: RuntimeError) -> Exception:
   where = f"JAX_PLATFORMS={platforms}" if platforms else "this host's devices"
   return errors.UserError(
     f"JAX cannot use {where}: set JAX_PLATFORMS=cpu to compute on the CPU, or"
-    f" mend what it says: {said[:200]}"
+    f" fix the cause: {said[:200]}"
   )
 
 

@@ -53,8 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--write_topology",
     metavar="FILE.gin",
-    help="also write the best mesh as a file of gin_configs/topologies, with "
-    "what it was chosen by",
+    help="also write the best mesh as a gin file of a topology, such as those "
+    "of gin_configs/topologies, with the estimates that it was chosen by",
   )
   parser.add_argument(
     "--breakdown",
@@ -136,7 +136,7 @@ def _add_slice(group: argparse._ArgumentGroup) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prints the table, the best mesh first, and writes what was asked for."""
+  """Prints the table, the best mesh first, and writes the files."""
   argv = sys.argv[1:] if argv is None else argv
   flags, bindings = gin_files.parse(build_parser(), argv)
   logs.start(flags)
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(
   flags: argparse.Namespace, bindings: Sequence[str], argv: Sequence[str]
 ) -> int:
-  # Nothing is computed, and a TPU of this machine may be in use.
+  # Plans are only compiled: other processes may use this machine's TPU.
   devices.leave_accelerators()
 
   with registered_tasks.quiet_import():
@@ -199,7 +199,7 @@ def _plan(
     try:
       topology_text = topology_gin.text(asked, trained, _without_outputs(argv))
     except errors.UserError as error:
-      no_topology = error  # raised when the rows are written and shown
+      no_topology = error  # raised after the rows are written and shown
   title = (
     f"{flags.model} on {slice_.name} ({slice_.num_chips} chips): batch "
     f"{flags.batch_size}, {flags.input_length}/{flags.target_length} tokens, "
@@ -229,7 +229,7 @@ def _plan(
 
 
 def _without_outputs(argv: Sequence[str]) -> str:
-  """Returns the command line, but for where its results are written."""
+  """Returns the command line without its outputs and `--breakdown`."""
   outputs = ("--output", "--figure", "--write_topology")
   kept, skips = [], False
   for argument in argv:
@@ -282,8 +282,8 @@ def _model(
     if not named or not str(error).startswith("--model"):
       raise
     raise errors.UserError(
-      f"--model={flags.model} is no file of gin_configs/models: expected one "
-      "such as flan_t5_base, flan_t5_xl or t5_1_0_large, or the path of a "
+      f"--model={flags.model} is not a file in gin_configs/models: expected "
+      "one such as flan_t5_base, flan_t5_xl or t5_1_0_large, or the path of a "
       "file that ends in .gin."
     ) from error
   for binding in bindings:
@@ -311,7 +311,7 @@ def _job(flags: argparse.Namespace, config: t5_config.T5Config) -> programs.Job:
     batch_size=flags.batch_size,
     input_length=flags.input_length,
     target_length=flags.target_length,
-    # The rate changes neither memory nor time.
+    # The learning rate changes neither memory nor time.
     optimizer=optimizer.OptimizerConfig(
       name=flags.optimizer, learning_rate=1e-3
     ),

@@ -23,6 +23,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -583,4 +584,11 @@ def _to_bytes(parts: Mapping[str, bytes]) -> bytes:
 
 
 def _from_bytes(state: bytes) -> dict[str, bytes]:
-  return {name: x.tobytes() for name, x in npz.from_bytes(state).items()}
+  try:
+    arrays = npz.from_bytes(state)
+  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise errors.UserError(
+      f"the data iterator's state cannot be read ({len(state)} bytes): give the"
+      " bytes that `state` returned"
+    ) from error
+  return {name: x.tobytes() for name, x in arrays.items()}

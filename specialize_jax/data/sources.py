@@ -182,6 +182,12 @@ class TableSource(seqio.DataSource):
         f" {', '.join(map(repr, self.splits))}"
       )
     columns = self._read_columns(split)
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+      raise errors.UserError(
+        f"{self._description}, split {split!r}, has columns of different"
+        f" lengths: {lengths}"
+      )
     if not columns or not len(next(iter(columns.values()))):
       raise errors.UserError(
         f"{self._description}, split {split!r}, is empty: expected at least"

@@ -172,8 +172,8 @@ def _composed(path: str, content: bytes, flag: str) -> yaml.Node:
   text = reading.decode(content, path)
   if len(content) > _MAX_BYTES:
     raise errors.UserError(
-      f"{flag}={path} has {len(content):,} bytes: expected a dataset file of at"
-      f" most {_MAX_BYTES:,}, whose sets lie in files of their own"
+      f"{flag}={path} has {len(content):,} bytes: expected at most"
+      f" {_MAX_BYTES:,}; put the rows into files of their own"
     )
   _check_nesting(text, f"{flag}={path}")
   try:

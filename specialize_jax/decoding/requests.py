@@ -69,8 +69,16 @@ class Settings:
       raise errors.UserError(
         f"num_samples is {self.num_samples}, and can be at most {MAX_SAMPLES}."
       )
+    # Values that sampling rejects are errors with every strategy, except a
+    # temperature of 0, which often stands for greedy decoding.
+    strategies.Sampling(
+      temperature=self.temperature or 1.0, top_k=self.top_k, top_p=self.top_p
+    )
     drawn, beams = self.strategy == "sample", self.strategy == "beam"
     for name, given, fits, need in (
+      ("temperature", self.temperature not in (0, 1), drawn, "sample"),
+      ("top_k", self.top_k is not None, drawn, "sample"),
+      ("top_p", self.top_p != 1, drawn, "sample"),
       ("num_samples", self.num_samples > 1, drawn, "sample"),
       ("self_consistency", self.self_consistency, drawn, "sample"),
       ("calculator", self.calculator, not beams, "greedy"),
@@ -81,11 +89,6 @@ class Settings:
           f"{name} does not go with strategy={self.strategy}: it needs "
           f"strategy={need}."
         )
-    # Values that sampling rejects are errors with every strategy, except a
-    # temperature of 0, which often stands for greedy decoding.
-    strategies.Sampling(
-      temperature=self.temperature or 1.0, top_k=self.top_k, top_p=self.top_p
-    )
     self.rule()
 
   def rule(self) -> strategies.Strategy:

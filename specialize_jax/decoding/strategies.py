@@ -75,23 +75,22 @@ class Sampling:
     """Validates the fields."""
     if not self.temperature > 0.0:
       raise errors.UserError(
-        f"Sampling.temperature is {self.temperature}, and must be above 0: "
-        "use Greedy for the most likely token."
+        f"temperature is {self.temperature}, and must be above 0: decode"
+        " greedily for the most likely token."
       )
     if self.temperature < _MIN_TEMPERATURE:
       raise errors.UserError(
-        f"Sampling.temperature is {self.temperature}, below"
-        f" {_MIN_TEMPERATURE:g}, which float32 cannot divide by: use Greedy for"
-        " the most likely token."
+        f"temperature is {self.temperature}, below {_MIN_TEMPERATURE:g}, which"
+        " float32 cannot divide by: decode greedily for the most likely token."
       )
     if self.top_k is not None and self.top_k < 1:
       raise errors.UserError(
-        f"Sampling.top_k is {self.top_k}, and must be at least 1, or None to "
+        f"top_k is {self.top_k}, and must be at least 1, or None to "
         "keep all tokens."
       )
     if not 0.0 < self.top_p <= 1.0:
       raise errors.UserError(
-        f"Sampling.top_p is {self.top_p}, and must be above 0 and at most 1: "
+        f"top_p is {self.top_p}, and must be above 0 and at most 1: "
         "1 keeps all tokens."
       )
 

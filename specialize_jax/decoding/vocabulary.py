@@ -160,12 +160,20 @@ class TokenizerJson:
     return self._tokenizer.id_to_token(index) or ""
 
 
-def from_file(path: str | os.PathLike[str]) -> Vocabulary:
+def from_file(path: str | os.PathLike[str] | None) -> Vocabulary:
   """Loads a SentencePiece model, or a `*.json` file of `tokenizers`.
+
+  Args:
+    path: the file; None, as a checkpoint without one has it, is an error.
 
   Raises:
     UserError: `path` does not exist or is not a vocabulary.
   """
+  if path is None:
+    raise errors.UserError(
+      "there is no vocabulary beside the checkpoint: give the path of the"
+      " model's SentencePiece file, such as T5's spiece.model."
+    )
   file = epath.Path(path)
   if not file.is_file():
     raise errors.UserError(

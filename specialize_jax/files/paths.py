@@ -51,7 +51,7 @@ _DESCRIPTOR = re.compile(
 _STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _BUCKET = "gs://"
-# Those of TensorFlow's errors that say nothing of what was asked for.
+# TensorFlow's errors that are transient.
 _PASSING = (
   "AbortedError",
   "DeadlineExceededError",
@@ -60,7 +60,7 @@ _PASSING = (
   "UnavailableError",
   "UnknownError",
 )
-# Timeout of the first request to a bucket.
+# Timeout of the request that checks a path in a bucket.
 _PATIENCE_SECONDS = 20.0
 _METADATA_SECONDS = 2.0
 
@@ -169,8 +169,8 @@ def _refuse_given_twice(
 def check(name: str, given: str, kind: Kind) -> None:
   """Checks that a path can be read or written.
 
-  Creates nothing, not even a directory. The first path in a bucket takes a
-  request to the bucket.
+  Creates nothing, not even a directory. A path in a bucket takes a request to
+  the bucket.
 
   Args:
     name: the flag or gin macro, as the user writes it: "--output".
@@ -184,8 +184,8 @@ def check(name: str, given: str, kind: Kind) -> None:
   shown = f"{name}={given}"
   if not isinstance(given, str):
     raise errors.UserError(
-      f"{name}={given!r} is no path: expected text, such as a {kind.what}'s"
-      " name"
+      f"{name}={given!r} is not a path: expected a string, such as a"
+      f" {kind.what}'s name"
     )
   if not given.strip():
     raise errors.UserError(
@@ -195,11 +195,11 @@ def check(name: str, given: str, kind: Kind) -> None:
     os.fsencode(given)
   except UnicodeEncodeError as error:
     raise errors.UserError(
-      f"{name}={given!r} is no Unicode: no file can have that name"
+      f"{name}={given!r} is not valid Unicode: no file can have that name"
     ) from error
   if "\0" in given:
     raise errors.UserError(
-      f"{name}={given!r} holds a zero byte, which no path can"
+      f"{name}={given!r} contains a null byte, which no path can"
     )
   if not os.path.lexists(given):
     _refuse_unmeant(name, given, kind)
@@ -275,14 +275,14 @@ NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def is_mendable(error: OSError) -> bool:
-  """Returns whether the user can correct an error: that of a path or disk."""
+  """Returns whether a user can correct it: a wrong path or a full disk."""
   return error.errno in NO_SPACE or (
     error.filename is not None and error.errno in _MENDABLE
   )
 
 
 def reason(error: OSError) -> str:
-  """Returns the message of such an error, without a period."""
+  """Returns the message of an error that `is_mendable`, without a period."""
   # The error of a write lacks the name of its file.
   where = "" if error.filename is None else f"{error.filename}: "
   if error.errno in NO_SPACE:
@@ -312,7 +312,11 @@ def _identity(path: str) -> str:
 
 
 def _refuse_unmeant(name: str, given: str, kind: Kind) -> None:
-  """Checks that a path is not one that a shell should have expanded."""
+  """Rejects what is almost certainly not the path that was meant.
+
+  Unexpanded shell syntax, quotation marks, stray white space, Windows paths,
+  buckets that are not mounted, and other schemes.
+  """
   shown = f"{name}={given}"
   if given == "-":
     standard = "/dev/stdin" if kind.is_read else "/dev/stdout"
@@ -320,9 +324,10 @@ def _refuse_unmeant(name: str, given: str, kind: Kind) -> None:
       f"{shown} is a file's name here: for a pipe give {standard}"
     )
   if given != given.strip() or any(sign in given for sign in "\n\r\t"):
+    meant = re.sub(r"\s*[\n\r\t]\s*", " ", given.strip())
     raise errors.UserError(
-      f"{name}={given!r} has blanks at its ends, or the end of a line within:"
-      f" expected {' '.join(given.split())!r}"
+      f"{name}={given!r} has white space at its ends, or a tab or the end of a"
+      f" line within: expected {meant!r}"
     )
   if _QUOTED.fullmatch(given):
     raise errors.UserError(
@@ -343,7 +348,7 @@ def _refuse_unmeant(name: str, given: str, kind: Kind) -> None:
     raise errors.UserError(f"{shown} lacks a colon: expected gs:{given[2:]}")
   if _WINDOWS.match(given):
     raise errors.UserError(
-      f"{shown} is a path of Windows: expected one of this system, with /"
+      f"{shown} is a Windows path: expected a path of this system, with /"
     )
   mount = _MOUNT.match(given)
   if mount and not os.path.lexists(f"/{mount[1]}"):
@@ -417,10 +422,10 @@ def _check_local(shown: str, given: str, kind: Kind) -> None:
   if is_stream(given):
     _check_stream(shown, given, kind)
     return
-  # It would be replaced by another, which the directory allows.
+  # Outputs are written by a rename, which ignores the file's own permissions.
   if is_there and not is_dir and not _may(given, os.W_OK):
     raise _denied(shown, given, "for this file")
-  # The target of a link is written.
+  # A symbolic link is followed: its target is replaced.
   _check_writable(shown, pathlib.Path(os.path.realpath(given)), is_there)
 
 
@@ -442,7 +447,7 @@ def _may_be_name(path: pathlib.Path) -> bool:
 
 
 def _check_names(shown: str, path: pathlib.Path, suffix: str) -> None:
-  """Checks the length of names that do not exist yet."""
+  """Checks that no component of a path is too long for a file system."""
   names = [*path.parts[:-1], path.name + suffix]
   if max(len(os.fsencode(name)) for name in names) <= MAX_NAME_BYTES:
     return
@@ -579,7 +584,7 @@ def _answer(shown: str, ask: object) -> tuple[bool, bool]:
 
 
 def may_pass(error: BaseException) -> bool:
-  """Returns whether an error of a bucket may be gone at the next try."""
+  """Returns whether an error of a bucket is transient."""
   return (
     bucket_reason(error) is not None
     and type(error).__name__ in _PASSING
@@ -588,10 +593,10 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _is_of_a_disk(message: str) -> bool:
-  """Returns whether the system's reason ends a message of TensorFlow.
+  """Returns whether a message of TensorFlow is that of a local file system.
 
-  Its client of buckets has reasons of its own; a full disk is to both of them
-  an exhausted resource.
+  TensorFlow raises `ResourceExhaustedError` both for a full disk and for an
+  overloaded bucket; only the former ends with the system's own message.
   """
   first_line = message.strip().splitlines()[0]
   reasons = tuple(map(os.strerror, errno.errorcode))

@@ -1,8 +1,9 @@
 """Trip counts of the loops of a compiled program.
 
-The TPU compiler does not write them. A counted loop is one whose condition
-depends on a few scalars that are constant at first, and whose body updates each
-from those scalars alone: its scalars are evaluated here until it ends.
+The TPU compiler usually does not write them. A counted loop is one whose
+condition depends on a few scalars that are constant at first, and whose body
+updates each from those scalars alone: its scalars are evaluated here until it
+ends.
 """
 
 import operator

@@ -1,4 +1,4 @@
-"""A cached look-up of an alternative finds what reading its text finds."""
+"""`single_tokens` finds the tokens that `read` finds."""
 
 import math
 import random
@@ -53,7 +53,7 @@ STUDENTS = [
 
 
 def cut(text, rng):
-  """Cuts a text into tokens: at spaces, and some of these at any byte."""
+  """Splits a text at spaces, and some of the words again at random bytes."""
   for word in re.findall(r" ?[^\s]+|\s+", text):
     rest = word.encode()
     while rest:

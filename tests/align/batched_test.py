@@ -116,7 +116,7 @@ def test_of_thousands_of_candidates_the_most_probable_are_read_at_once(tiny):
   ("module", "limit"),
   [(aligner_lib, "_MAX_STRINGS"), (dynamic_program, "_MAX_PAIRS")],
 )
-def test_an_aligner_whose_memory_is_full_forgets_and_aligns_alike(
+def test_clearing_full_caches_does_not_change_targets(
   mode, monkeypatch, module, limit
 ):
   many = [

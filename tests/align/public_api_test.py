@@ -151,6 +151,29 @@ def test_a_tiktoken_file_that_is_not_there_is_named(tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  ("tokens", "tops", "told"),
+  [
+    (
+      [TOKENS, TOKENS],
+      TOPS[:2],
+      "top_logprobs of a text is a mapping; expected",
+    ),
+    (
+      TOKENS,
+      [["Ann"], *TOPS[1:]],
+      "top_logprobs[0] is ['Ann']; expected a map",
+    ),
+  ],
+)
+def test_alternatives_that_are_not_nested_as_the_tokens_are_refused(
+  tokens, tops, told
+):
+  with pytest.raises(errors.UserError) as caught:
+    align.Aligner(trees.tiny_student())(tokens, tops)
+  assert str(caught.value).startswith(told)
+
+
 def test_a_log_probability_is_of_one_token():
   with pytest.raises(errors.UserError) as caught:
     align.from_strings(TOKENS, TOPS, token_logprobs=[HALF])
@@ -211,7 +234,7 @@ def test_a_chat_s_tokens_that_do_not_spell_its_message_are_refused():
   assert [one.spelling for one in found] == [b"It", b" is"]
 
 
-def test_characters_alone_group_tokens_as_distributions_do():
+def test_align_texts_returns_the_same_groups_as_align():
   aligner = align.Aligner(trees.tiny_student())
   texts = ["Ann has 12", "12 clips"]
   spellings = [[b"Ann", b" has", b" 1", b"2"], [b"12 cl", b"ips"]]

@@ -146,7 +146,7 @@ def test_a_fingerprint_does_not_depend_on_how_an_array_is_cut():
   assert (dtype, int(words)) == ("float32", expected)
 
 
-def test_flags_have_a_fingerprint_on_every_device():
+def test_a_boolean_array_has_the_same_fingerprint_on_host_and_device():
   flags = np.arange(70_000) % 3 == 0
   whole = damage.fingerprint({"x": flags})
   assert damage._on_devices({"x": jnp.asarray(flags)}) == whole
@@ -198,7 +198,7 @@ def test_another_error_of_a_save_names_the_directory(tmp_path):
   )
 
 
-def test_what_is_no_damage_is_raised_as_it_is():
+def test_errors_other_than_damage_are_raised_again():
   with (
     pytest.raises(PermissionError, match="Permission denied"),
     damage.named("run/checkpoints/2"),

@@ -363,11 +363,12 @@ def test_tokens_that_a_tokenizer_adds_to_the_pieces_are_told(
     opening.open_checkpoint(mine).check_vocabulary(model, "a task", "leave it")
   assert (
     f"{mine}/tokenizer.json adds '<tool>' to the pieces of {model}, which tasks"
-    " encode with: they are read as other pieces, and written as none."
+    " encode with: inputs that have them are tokenized to other pieces, and"
+    " outputs never have them."
   ) in caplog.messages
 
 
-def test_only_t5x_leaves_to_the_user_what_function_its_tensors_have(
+def test_another_activation_is_an_error_except_for_t5x_s_checkpoints(
   folder, tmp_path
 ):
   stored = tiny_checkpoints.random_tensors(CONFIG)
@@ -379,7 +380,7 @@ def test_only_t5x_leaves_to_the_user_what_function_its_tensors_have(
   assert str(caught.value) == (
     f"{folder} is of a model whose T5Config.mlp_activations is ('gelu',"
     " 'linear'), and the one configured has ('relu', 'linear'): give"
-    " --gin.T5Config.mlp_activations='('gelu', 'linear')', or another"
+    """ --gin.T5Config.mlp_activations="('gelu', 'linear')", or another"""
     " checkpoint."
   )
 
@@ -409,7 +410,7 @@ def test_a_directory_without_t5x_s_checkpoints_holds_none_to_read(tmp_path):
 
 
 def test_an_item_of_a_step_is_no_checkpoint_of_t5x_s(tmp_path):
-  """Though it is damaged, and has files such as Orbax writes for T5X."""
+  """A damaged item of Orbax may have the files of a checkpoint of T5X's."""
   state = {"params": {"a": np.zeros(2)}}
   with manager.CheckpointManager(tmp_path / "checkpoints") as steps:
     steps.save(3, state, b"", {"model": {}})

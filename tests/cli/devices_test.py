@@ -40,7 +40,7 @@ def fails(message):
       "Unable to initialize backend 'cuda':\nno supported devices found",
       errors.UserError,
       "JAX cannot use JAX_PLATFORMS=cuda: set JAX_PLATFORMS=cpu to compute on"
-      " the CPU, or mend what it says: Unable to initialize backend 'cuda': no"
+      " the CPU, or fix the cause: Unable to initialize backend 'cuda': no"
       " supported devices found",
     ),
     (

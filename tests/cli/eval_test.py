@@ -1,4 +1,4 @@
-"""`specialize eval`, here and in processes of its own: killed, of several."""
+"""`specialize eval` in this process, killed in another, and in several."""
 
 import json
 import os

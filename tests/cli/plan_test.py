@@ -134,7 +134,7 @@ def test_a_step_too_large_for_its_activations_says_what_makes_them_fewer(plan):
     (("--batch_size=6", "--mesh=fsdp=4"), "--batch_size=6 cannot be cut"),
     (("--topology=v5e:3x3",), "--topology=v5e:3x3 is not a slice of v5e"),
     (("--topology=v9:2x2",), "--topology=v9:2x2 is unknown"),
-    (("--model=flan_t5_huge",), "--model=flan_t5_huge is no file of"),
+    (("--model=flan_t5_huge",), "--model=flan_t5_huge is not a file in"),
     (("--figure=plan.gif",), "--figure=plan.gif: expected a name that ends"),
     (("--write_topology=v5e",), "--write_topology=v5e: expected a name that"),
     (

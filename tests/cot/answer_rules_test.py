@@ -73,7 +73,7 @@ def test_several_fields_are_right_if_each_of_one_object_is(text, correct):
   ("said", "gold", "correct"),
   [("", "", True), (" ", "", True), ("", "Ann", False), ("Ann", "", False)],
 )
-def test_an_empty_field_is_the_same_as_an_empty_one_alone(said, gold, correct):
+def test_an_empty_field_equals_only_another_empty_field(said, gold, correct):
   texts = [f'{{"name": "{one}", "pay": {{"sum": 3}}}}' for one in (said, gold)]
   assert FIELDS.grade(*texts).correct == correct
 
@@ -222,9 +222,7 @@ def test_a_function_of_one_s_own_reads_and_compares(tmp_path, monkeypatch):
   del sys.modules["own_rules"]
 
 
-def test_a_function_that_is_none_is_told_where_it_is_named_or_called(
-  tmp_path, monkeypatch
-):
+def test_an_attribute_that_is_not_a_function_is_an_error(tmp_path, monkeypatch):
   (tmp_path / "own_values.py").write_text("answer = 3\n")
   monkeypatch.syspath_prepend(tmp_path)
   rule = answer_rules.AnswerRule(kind="python", function="own_values.answer")

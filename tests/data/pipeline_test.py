@@ -257,6 +257,16 @@ def test_an_ended_stream_stays_ended_when_restored(make):
   assert_same(list(again), batches)
 
 
+@pytest.mark.parametrize("state", [b"", b"xx", b"PK\x03\x04 cut short"])
+def test_what_is_not_a_state_is_refused(make, state):
+  iterator = make(NAVIGATE, num_epochs=1)
+  with pytest.raises(
+    errors.UserError, match=f"cannot be read .{len(state)} by"
+  ):
+    iterator.restore(state)
+  assert list(iterator)
+
+
 def test_every_epoch_has_its_own_order(make):
   iterator = make(NAVIGATE, pack=False, batch_size=24, num_epochs=2)
   first, second = (b["encoder_input_tokens"].tolist() for b in iterator)

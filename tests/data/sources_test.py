@@ -130,6 +130,20 @@ def test_the_data_directory_is_chosen_then_from_the_environment(
     sources.data_dir()
 
 
+def test_columns_of_different_lengths_are_refused():
+  source = sources.TableSource(
+    lambda split: {"inputs": ["a", "b"], "targets": ["c"]},
+    splits=("train",),
+    description="my table",
+  )
+  with pytest.raises(errors.UserError) as caught:
+    source.get_dataset("train")
+  assert str(caught.value) == (
+    "my table, split 'train', has columns of different lengths: {'inputs': 2,"
+    " 'targets': 1}"
+  )
+
+
 def test_without_a_data_directory_no_file_is_there(monkeypatch, tmp_path):
   (tmp_path / "gsm8k").mkdir()
   sources.set_data_dir(tmp_path)

@@ -709,15 +709,15 @@ def test_a_prompt_and_a_file_of_one_are_one_too_many(mistakes, tmp_path):
   ]
 
 
-def test_a_file_in_which_the_rows_lie_too_is_too_large(tmp_path):
+def test_a_dataset_file_that_holds_its_rows_is_too_large(tmp_path):
   path = own_domain.write(tmp_path)
   size = path.stat().st_size
   path.write_text(path.read_text() + "#" * ((1 << 20) + 1 - size))
   with pytest.raises(errors.UserError) as caught:
     files.load(str(path))
   assert str(caught.value) == (
-    f"--dataset={path} has 1,048,577 bytes: expected a dataset file of at most"
-    " 1,048,576, whose sets lie in files of their own"
+    f"--dataset={path} has 1,048,577 bytes: expected at most 1,048,576; put the"
+    " rows into files of their own"
   )
 
 

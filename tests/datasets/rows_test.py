@@ -92,7 +92,7 @@ def test_an_id_that_a_table_lacks_is_none(fields, question_id):
 
 
 def test_a_solution_of_several_lines_is_the_rationale():
-  """Whose last line may say more than the answer, as a short one may not."""
+  """Only the last of several lines may hold more than the answer."""
   assert "'72' in the answer '72km': widen the pattern" in _read("72km", DIGITS)
   solution = "There are 24 km to go.\nSo the whole way is 48km + 24km = 72km"
   row = _read(solution, DIGITS)

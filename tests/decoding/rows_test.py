@@ -174,6 +174,16 @@ def test_a_scored_row_has_float32s_in_their_shortest_spelling():
   [
     ({"strategy": "best"}, "strategy is 'best'"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+    ({"temperature": 2.0}, "temperature does not go with strategy=greedy: it"),
+    (
+      {"strategy": "beam", "top_p": 0.9},
+      "top_p does not go with strategy=beam",
+    ),
+    ({"top_k": 5}, "top_k does not go with strategy=greedy: it needs"),
+    (
+      {"strategy": "sample", "temperature": -1},
+      "temperature is -1, and must be",
+    ),
     (
       {"strategy": "sample", "num_return_sequences": 3},
       "num_return_sequences does not go with strategy=sample: it needs",

@@ -82,7 +82,7 @@ def test_a_row_samples_the_same_tokens_in_every_batch(strategy):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"temperature": 0.0}, "temperature is 0.0, and must be above 0: use G"),
+    ({"temperature": 0.0}, "temperature is 0.0, and must be above 0: decode g"),
     ({"temperature": 1e-39}, "temperature is 1e-39, below 1e-30"),
     ({"top_k": 0}, "top_k is 0, and must be at least 1, or None"),
     ({"top_p": 1.5}, "top_p is 1.5, and must be above 0 and at most 1"),

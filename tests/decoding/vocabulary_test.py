@@ -92,6 +92,8 @@ def test_t5s_pieces_fit_the_released_embeddings_and_no_other():
 
 
 def test_a_file_that_is_not_a_vocabulary_is_an_error(tmp_path):
+  with pytest.raises(errors.UserError, match="no vocabulary beside the check"):
+    vocabularies.from_file(None)
   with pytest.raises(errors.UserError, match="does not exist"):
     vocabularies.from_file(tmp_path / "none.model")
   for name, match in (

@@ -72,9 +72,9 @@ def test_a_scheme_that_is_not_read_or_written_is_refused(kind, given, match):
     ("runs/$(date +%F)/x", r"only a shell replaces \$\(date \+%F\)"),
     ('"runs/x"', "quotation marks in it: expected runs/x"),
     ("'gs://bucket/x'", "quotation marks in it: expected gs://bucket/x"),
-    ("C:\\Users\\x", "a path of Windows"),
-    ("\\\\server\\x", "a path of Windows"),
-    ("C:/Users/x", "a path of Windows"),
+    ("C:\\Users\\x", "a Windows path"),
+    ("\\\\server\\x", "a Windows path"),
+    ("C:/Users/x", "a Windows path"),
     ("/gcs/bucket/x", "mounted at /gcs on .*local path or gs://bucket/x"),
     ("/dbfs/bucket/x", "nothing is mounted at /dbfs .* expected a local path"),
     ("-", "a file's name here: for a pipe give /dev/std"),
@@ -146,11 +146,11 @@ def test_an_empty_path_is_refused(kind):
   for given in ("", "  ", "\t"):
     with pytest.raises(errors.UserError, match="--flag=.* is an empty path"):
       paths.check("--flag", given, kind)
-  with pytest.raises(errors.UserError, match="holds a zero byte"):
+  with pytest.raises(errors.UserError, match="contains a null byte"):
     paths.check("--flag", "a\0b", kind)
-  with pytest.raises(errors.UserError, match="is no Unicode: no file"):
+  with pytest.raises(errors.UserError, match="is not valid Unicode: no file"):
     paths.check("--flag", "a\ud800", kind)
-  with pytest.raises(errors.UserError, match="--flag=7 is no path"):
+  with pytest.raises(errors.UserError, match="--flag=7 is not a path"):
     paths.check("--flag", 7, kind)
 
 
@@ -242,7 +242,7 @@ def test_a_file_that_is_read_only_is_not_replaced(forbidden, as_nobody):
 def test_a_read_only_file_system_is_said_to_be_one(
   forbidden, as_nobody, monkeypatch, given
 ):
-  """Where permissions would not help, which deny writing there too."""
+  """Permissions deny writing there too, but changing them would not help."""
   (forbidden / "open/file").chmod(0o444)
   flags = types.SimpleNamespace(f_flag=os.ST_RDONLY)
   monkeypatch.setattr(os, "statvfs", lambda path: flags)

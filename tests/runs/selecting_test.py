@@ -314,7 +314,7 @@ def test_it_follows_a_run_that_clears_its_steps_away(world, tmp_path):
   assert not (run.model_dir / "selection/candidate").exists()
 
 
-def test_the_best_step_by_one_criterion_stays_until_it_is_to_move(
+def test_best_is_replaced_by_another_criterion_only_with_move_best(
   world, run_dir, tmp_path, capsys
 ):
   first = flags(world, run_dir, "--evaluate")
@@ -332,7 +332,7 @@ def test_the_best_step_by_one_criterion_stays_until_it_is_to_move(
   assert last_line(out)["best"] is None
   assert reading.read_json(output)["out_of_distribution"] == [other[1]]
   assert (run_dir / "selection.json").read_text() == kept
-  # To follow is to move it with every checkpoint: refused before any.
+  # `--follow` would replace it at every checkpoint: refused before any.
   follow = flags(world, run_dir, "--follow", *other)
   assert main.run("select", follow) == 2
   assert "--follow keeps the best step so far in" in capsys.readouterr().err

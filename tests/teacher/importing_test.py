@@ -1078,7 +1078,7 @@ def test_a_gold_answer_may_be_an_object(tmp_path, answer, gold):
 
 
 def test_a_response_that_is_nested_without_end_costs_no_other(tmp_path):
-  """It is a string of JSON, which the row itself need not be nested for."""
+  """The response is a string of JSON, so that the row itself is not nested."""
   deep = '{"error": ' + "[" * 1_020 + "]" * 1_020 + "}"
   rows = [
     {"question_id": 0, "response": deep},
@@ -1103,7 +1103,7 @@ def test_a_pipe_is_not_imported_since_it_is_read_twice(tmp_path):
   )
 
 
-def test_what_is_not_there_is_of_no_kind(tmp_path):
+def test_the_kind_of_a_missing_file_is_an_error(tmp_path):
   with pytest.raises(errors.UserError) as caught:
     importing.kind_of(tmp_path / "absent.jsonl")
   assert str(caught.value) == f"--input={tmp_path}/absent.jsonl does not exist"

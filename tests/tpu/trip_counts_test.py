@@ -1,4 +1,4 @@
-"""Rounds of a loop are told from its scalars, or honestly not."""
+"""Trip counts are computed from a loop's scalars, or reported as unknown."""
 
 import re
 
@@ -10,18 +10,18 @@ from tests.tpu import hlo_text_test
 _TEXT = hlo_text_test._TEXT
 
 
-def _rounds(text):
+def _trip_count(text):
   module = hlo_text.parse(text)
   main = module.computations[module.entry]
   return trip_counts.trip_count(module, main, main.instructions["loop"])
 
 
 def test_a_counter_is_run_from_its_start_to_its_limit():
-  assert _rounds(_TEXT) == 10  # from 2 to 12
+  assert _trip_count(_TEXT) == 10  # from 2 to 12
 
 
 @pytest.mark.parametrize(
-  ("old", "new", "rounds"),
+  ("old", "new", "count"),
   [
     ("%one = s32[] constant(1)", "%one = s32[] constant(3)", 4),
     ("direction=LT", "direction=LE", 11),
@@ -29,13 +29,13 @@ def test_a_counter_is_run_from_its_start_to_its_limit():
     ('{"a":{"b":"}"}}', '{"known_trip_count":{"n":"7"}}', 7),
   ],
 )
-def test_steps_directions_and_what_the_compiler_knows(old, new, rounds):
-  assert _rounds(_TEXT.replace(old, new)) == rounds
+def test_steps_directions_and_what_the_compiler_knows(old, new, count):
+  assert _trip_count(_TEXT.replace(old, new)) == count
 
 
-def test_a_limit_that_is_computed_is_not_guessed():
+def test_the_trip_count_is_unknown_if_the_first_value_is():
   unknown = _TEXT.replace("%zero = s32[] constant(2)", "%zero = s32[] custom()")
-  assert _rounds(unknown) is None
+  assert _trip_count(unknown) is None
 
 
 _LESS = "ROOT %less = pred[] compare(%now, %limit), direction=LT"
@@ -49,7 +49,7 @@ def _with_lines(old, *lines):
 
 
 @pytest.mark.parametrize(
-  ("old", "lines", "rounds"),
+  ("old", "lines", "count"),
   [
     (
       _LESS,
@@ -89,8 +89,8 @@ def _with_lines(old, *lines):
     ),
   ],
 )
-def test_what_a_scalar_is_computed_by_is_computed(old, lines, rounds):
-  assert _rounds(_with_lines(old, *lines)) == rounds
+def test_not_add_and_select_are_evaluated(old, lines, count):
+  assert _trip_count(_with_lines(old, *lines)) == count
 
 
 def test_a_condition_that_was_fused_is_looked_into():
@@ -104,7 +104,7 @@ ENTRY"""
   text = _with_lines(
     _LESS, "ROOT %less = pred[] fusion(%now, %limit), kind=kLoop, calls=%fused"
   )
-  assert _rounds(text.replace("ENTRY", fused)) == 10
+  assert _trip_count(text.replace("ENTRY", fused)) == 10
 
 
 _FUSED_BODY = """HloModule jit_f
@@ -143,7 +143,7 @@ ENTRY %main () -> s32[] {
 
 
 def test_a_body_that_was_fused_as_a_whole_is_looked_into():
-  assert _rounds(_FUSED_BODY) == 5  # 2, 4, 6, 8, 10
+  assert _trip_count(_FUSED_BODY) == 5  # 2, 4, 6, 8, 10
 
 
 def test_a_fused_body_that_is_not_evaluated_is_not_guessed():
@@ -151,7 +151,7 @@ def test_a_fused_body_that_is_not_evaluated_is_not_guessed():
   text = _FUSED_BODY.replace("(s32[], s32[]) fusion", "(f32[8], s32[]) fusion")
   for name in ("now", "out"):
     text = re.sub(rf"(%{name} .*)index=0", r"\1index=1", text)
-  assert _rounds(text) is None
+  assert _trip_count(text) is None
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_fused_body_that_is_not_evaluated_is_not_guessed():
   ],
 )
 def test_what_is_not_evaluated_is_not_guessed(old, lines):
-  assert _rounds(_with_lines(old, *lines)) is None
+  assert _trip_count(_with_lines(old, *lines)) is None
 
 
 def test_a_loop_over_one_number_is_not_guessed():
@@ -187,13 +187,11 @@ ENTRY %main () -> s32[] {
   ROOT %loop = s32[] while(%zero), condition=%condition, body=%body
 }
 """
-  assert _rounds(text) is None
+  assert _trip_count(text) is None
 
 
 def test_a_loop_without_an_end_is_given_up(monkeypatch):
   monkeypatch.setattr(trip_counts, "_MAX_TRIP_COUNT", 50)
-  assert (
-    _rounds(_with_lines("%one = s32[] constant(1)", "%one = s32[] constant(0)"))
-    is None
-  )
-  assert _rounds(_TEXT) == 10
+  endless = _with_lines("%one = s32[] constant(1)", "%one = s32[] constant(0)")
+  assert _trip_count(endless) is None
+  assert _trip_count(_TEXT) == 10
