@@ -64,6 +64,11 @@ def generate(
     raise errors.UserError(
       f"texts={texts[:40]!r} is one text: expected a list of texts"
     )
+  for place, text in enumerate(texts):
+    if not isinstance(text, str):
+      raise errors.UserError(
+        f"texts[{place}] is {text!r:.40}: expected a string"
+      )
   reader = rows_lib.Reader(
     where="texts",
     model=model.config,

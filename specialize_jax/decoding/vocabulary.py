@@ -187,9 +187,12 @@ def from_file(path: str | os.PathLike[str] | None) -> Vocabulary:
   except errors.UserError:
     raise
   except Exception as error:  # SentencePiece raises more than one type
+    # Its messages name lines of its own sources.
+    is_json = file.suffix == ".json"
+    kind = f"a tokenizer ({error})" if is_json else "a SentencePiece model"
     raise errors.UserError(
-      f"vocabulary {path} cannot be read ({error}): give the model's "
-      "SentencePiece file, such as T5's spiece.model."
+      f"vocabulary {path} cannot be read as {kind}: give the model's"
+      " SentencePiece file, such as T5's spiece.model."
     ) from error
 
 

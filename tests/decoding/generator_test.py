@@ -210,6 +210,10 @@ def test_one_text_or_a_long_request_is_named():
   model, params = loop_test.init(loop_test.T5_1_1)
   with pytest.raises(errors.UserError, match="is one text: expected a list"):
     generator.generate(model, params, "What is 3 + 4?", vocabulary=None)
+  with pytest.raises(
+    errors.UserError, match=r"^texts\[1\] is 3: expected a st"
+  ):
+    generator.generate(model, params, ["3 + 4?", 3], vocabulary=None)
   decoder = generator.Generator(model, requests.Settings(), input_limit=8)
   with pytest.raises(errors.UserError, match="request 1 has 40 tokens, more"):
     next(decoder.run(params, ask()))

@@ -97,7 +97,7 @@ def test_a_file_that_is_not_a_vocabulary_is_an_error(tmp_path):
   with pytest.raises(errors.UserError, match="does not exist"):
     vocabularies.from_file(tmp_path / "none.model")
   for name, match in (
-    ("bad.model", "cannot be read"),
+    ("bad.model", "cannot be read as a SentencePiece model: give the model's"),
     ("bad.json", "is not a tokenizer"),
   ):
     (tmp_path / name).write_text("{}")
