@@ -230,8 +230,9 @@ class Alternatives:
       places: The positions of the teacher's tokens in their texts.
       known: Where the text before each of the teacher's tokens ends.
       token_M: int64[M], teacher steps, over the batch.
-      at_M: int64[M], the student token that begins where the step begins; -1
-        to look up none of the step's alternatives.
+      at_M: int64[M], the student token that begins where the step begins, in
+        the step's word or right after it; -1 to look up none of the step's
+        alternatives, as where a separate word start precedes the token.
       rows_KM: int64[K, M], the rows of each step's alternatives in the
         teacher's table.
       wanted_KM: bool[K, M], the alternatives to look up.
@@ -555,9 +556,11 @@ class Alternatives:
       after = encoded[start + len(table.spellings[rows_L[token]]) :]
       for k in np.flatnonzero(same_KL[:, token]).tolist():
         white_space = table.spellings[rows_KL[k, token]]
-        text = (encoded[:start] + white_space + after).decode("utf-8")
-        (ids,) = self._words.student.encode_many([text])
-        same_KL[k, token] = ids == sampled
+        text = decoded(encoded[:start] + white_space + after)
+        # An empty token may lie within a character.
+        same_KL[k, token] = text is not None and (
+          self._words.student.encode_many([text])[0] == sampled
+        )
     return same_KL
 
   def _starts(self, teacher: columns.TeacherColumns, mine: slice) -> list[int]:

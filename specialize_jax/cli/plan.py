@@ -286,15 +286,22 @@ def _model(
       "one such as flan_t5_base, flan_t5_xl or t5_1_0_large, or the path of a "
       "file that ends in .gin."
     ) from error
-  for binding in bindings:
-    name, _, value = binding.partition(" = ")
-    if name == "REMAT_POLICY" or name.endswith("T5Config.remat_policy"):
-      policy = value.strip("'\"")
-      raise errors.UserError(
-        f"--gin.{name} is --remat here: give --remat={policy}"
-      )
+  given = dict(binding.split(" = ", 1) for binding in bindings)
+  macro = "REMAT_POLICY"
+  if macro in given:  # which the topologies set, and no model
+    policy = given[macro].strip("'\"")
+    if policy not in t5_config.REMAT_POLICIES:
+      policy = f"one of {', '.join(t5_config.REMAT_POLICIES)}"
+    raise errors.UserError(
+      f"--gin.{macro} is --remat here: give --remat={policy}"
+    )
   with gin_files.loaded(files, bindings):
     config = gin_files.configured(t5_config.T5Config)()
+  policy = "T5Config.remat_policy"
+  if any(name.endswith(policy) for name in given):
+    raise errors.UserError(
+      f"--gin.{policy} is --remat here: give --remat={config.remat_policy}"
+    )
   return dataclasses.replace(config, remat_policy=flags.remat)
 
 

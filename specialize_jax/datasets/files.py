@@ -437,7 +437,7 @@ class _Reader:
     return at_least
 
   def _add(self, node: yaml.Node, text: str) -> None:
-    self._mistakes.add(self._path, _line(node), text)
+    self._mistakes.add(self._path, _line(node), writing.printable(text))
 
   def _text(
     self, node: yaml.Node | None, what: str, expected: str = "text"

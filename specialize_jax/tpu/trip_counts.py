@@ -34,7 +34,8 @@ _SAME = (
   "bitcast", "broadcast", "convert", "copy", "copy-done", "copy-start",
   "opt-barrier", "reshape",
 )  # fmt: skip
-_INTEGERS = ("s8", "u8", "s16", "u16", "s32", "u32", "s64", "u64", "pred")
+# Narrower integers wrap around, which is not computed here.
+_INTEGERS = ("s32", "u32", "s64", "u64", "pred")
 
 _Value = object
 """An int, a tuple of values, or None if it is unknown."""

@@ -301,6 +301,21 @@ def test_a_teacher_with_the_students_own_tokens_is_followed_whole(text):
 
 
 @pytest.mark.parametrize("mode", align_lib.MODES)
+def test_an_empty_token_within_a_character_has_no_white_space(mode):
+  first, last = trees.plain_tokens([b"\xe6", b"\x97\xa5"])
+  with_one, without = (
+    align(
+      [first, trees.token("", 0.5, **top), last], mode, trees.tiny_student()
+    )
+    for top in ({" ": 0.25}, {})
+  )
+  assert len(with_one.mask_T) == 2
+  assert named(with_one, trees.tiny_student()) == named(
+    without, trees.tiny_student()
+  )
+
+
+@pytest.mark.parametrize("mode", align_lib.MODES)
 def test_probabilities_that_a_server_did_not_compute_are_no_distribution(mode):
   unknown = align_lib.TeacherToken(
     spelling=b" she", log_prob=-9999.0, top=((b" he", -9999.0),)

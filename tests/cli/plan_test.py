@@ -144,6 +144,8 @@ def test_a_step_too_large_for_its_activations_says_what_makes_them_fewer(plan):
     (("--batch_size=0",), "expected a whole number of at least 1"),
     (("--gin.T5Config.remat_policy=full",), "give --remat=full"),
     (("--gin.REMAT_POLICY='full'",), "give --remat=full"),
+    (("--gin.REMAT_POLICY=all",), "give --remat=one of none, dots, minimal,"),
+    (("--gin.T5Config.remat_policy=all",), "T5Config.remat_policy is 'all'"),
     (("--remat=some",), "invalid choice: 'some'"),
     (
       (

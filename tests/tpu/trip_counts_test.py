@@ -159,6 +159,7 @@ def test_a_fused_body_that_is_not_evaluated_is_not_guessed():
   [
     (_NEXT, ["%next = s32[] divide(%count, %one)"]),
     ("%one = s32[] constant(1)", ["%one = f32[] constant(1)"]),
+    ("%one = s32[] constant(1)", ["%one = s8[] constant(1)"]),
     ("%limit = s32[] constant(12)", ["%limit = s32[1]{0} constant({...})"]),
   ],
 )
