@@ -97,6 +97,28 @@ class Batch:
       apart_M=np.concatenate([layout.match_apart_M[others], no])[order],
     )
 
+  def single_tokens(
+    self,
+    token_M: np.ndarray,
+    at_M: np.ndarray,
+    rows_KM: np.ndarray,
+    wanted_KM: np.ndarray,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the candidates that are exactly one student token.
+
+    See `Alternatives.single_tokens`.
+    """
+    return self.alternatives.single_tokens(
+      self.teacher,
+      self.student,
+      self.places,
+      self.known,
+      token_M=token_M,
+      at_M=at_M,
+      rows_KM=rows_KM,
+      wanted_KM=wanted_KM,
+    )
+
   def read(
     self, token_N: np.ndarray, rows_N: np.ndarray
   ) -> alternatives.Reading:
@@ -247,15 +269,8 @@ def _paths(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   top_KM = batch.top_probs_KL.take(match_M, axis=1)
   named_KM = top_KM > 0
   rows_KM = batch.teacher.top_rows_KL.take(match_M, axis=1)
-  ids_KM, named_KM = batch.alternatives.single_tokens(
-    batch.teacher,
-    batch.student,
-    batch.places,
-    batch.known,
-    token_M=match_M,
-    at_M=np.where(apart_M, -1, base_M),
-    rows_KM=rows_KM,
-    wanted_KM=named_KM,
+  ids_KM, named_KM = batch.single_tokens(
+    match_M, np.where(apart_M, -1, base_M), rows_KM, named_KM
   )
   np.maximum(ids_KM, 0, out=first[1:])
   probs[1:] = np.where(ids_KM >= 0, top_KM, 0.0)

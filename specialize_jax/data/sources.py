@@ -188,7 +188,7 @@ class TableSource(seqio.DataSource):
         f"{self._description}, split {split!r}, has columns of different"
         f" lengths: {lengths}"
       )
-    if not columns or not len(next(iter(columns.values()))):
+    if not any(lengths.values()):
       raise errors.UserError(
         f"{self._description}, split {split!r}, is empty: expected at least"
         " one example"

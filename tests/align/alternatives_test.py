@@ -20,32 +20,11 @@ TEXTS = (
   "  leading  and\u00a0trailing \u00bd space \n",
 )
 POOL = [
-  *(
-    b" the",
-    b"the",
-    b" 1",
-    b"12",
-    b"\n",
-    b" ",
-    b"  ",
-    b".",
-    b",",
-    b"s",
-    b" is",
-  ),
-  *(b"x", b"ing", b"ing it", b" two words", b"<", b"<<", b"$", b"ab", b" ab"),
-  *(
-    b" is",
-    b"a",
-    b"b",
-    b"\xc3",
-    b"\xa9",
-    b"\xc3\xa9",
-    b"\xc2\xa0",
-    b"\xc2\xa0x",
-  ),
-  *("\u65e5".encode(), " \u65e5".encode()),
-]
+  b" the", b"the", b" 1", b"12", b"\n", b" ", b"  ", b".", b",", b"s", b" is",
+  b"x", b"ing", b"ing it", b" two words", b"<", b"<<", b"$", b"ab", b" ab",
+  b"a", b"b", b"\xc3", b"\xa9", b"\xc3\xa9", b"\xc2\xa0", b"\xc2\xa0x",
+  "\u65e5".encode(), " \u65e5".encode(),
+]  # fmt: skip
 STUDENTS = [
   pytest.param(trees.tiny_student, id="tiny"),
   pytest.param(real_files.t5, id="t5"),
@@ -89,16 +68,7 @@ def test_a_single_token_is_the_one_that_reading_finds(student, later):
   steps = np.flatnonzero(at < batch.student.offsets[batch.teacher.sample_L + 1])
   at = at[steps]
   rows = batch.teacher.top_rows_KL.take(steps, axis=1)
-  found, left = batch.alternatives.single_tokens(
-    batch.teacher,
-    batch.student,
-    batch.places,
-    batch.known,
-    token_M=steps,
-    at_M=at,
-    rows_KM=rows,
-    wanted_KM=np.ones(rows.shape, bool),
-  )
+  found, left = batch.single_tokens(steps, at, rows, np.ones(rows.shape, bool))
   assert (found[left] == -1).all()
   k, m = np.nonzero(~left)
   assert len(m) > 200

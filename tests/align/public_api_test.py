@@ -152,7 +152,7 @@ def test_a_tiktoken_file_that_is_not_there_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("tokens", "tops", "told"),
+  ("tokens", "tops", "message"),
   [
     (
       [TOKENS, TOKENS],
@@ -167,11 +167,11 @@ def test_a_tiktoken_file_that_is_not_there_is_named(tmp_path):
   ],
 )
 def test_alternatives_that_are_not_nested_as_the_tokens_are_refused(
-  tokens, tops, told
+  tokens, tops, message
 ):
   with pytest.raises(errors.UserError) as caught:
     align.Aligner(trees.tiny_student())(tokens, tops)
-  assert str(caught.value).startswith(told)
+  assert str(caught.value).startswith(message)
 
 
 def test_a_log_probability_is_of_one_token():
@@ -191,7 +191,7 @@ def test_ids_are_not_taken_for_strings():
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "message"),
   [
     (
       lambda ids, tops: (ids, tops[:-1], "Ann"),
@@ -207,14 +207,14 @@ def test_ids_are_not_taken_for_strings():
     ),
   ],
 )
-def test_ids_that_are_not_a_teacher_s_are_named(change, told):
+def test_ids_that_are_not_a_teacher_s_are_named(change, message):
   student = tiny_tokenizers.student("byte_level_bpe")
   ids = student.encode_ids("Ann")
   assert len(ids) == 1
   ids, tops, text = change(ids, [{ids[0]: HALF}])
   with pytest.raises(errors.UserError) as caught:
     align.from_ids(student, ids, tops, text=text)
-  assert str(caught.value) == told.format(ids[0])
+  assert str(caught.value) == message.format(ids[0])
 
 
 def test_a_chat_s_tokens_that_do_not_spell_its_message_are_refused():

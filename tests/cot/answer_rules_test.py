@@ -226,12 +226,12 @@ def test_an_attribute_that_is_not_a_function_is_an_error(tmp_path, monkeypatch):
   (tmp_path / "own_values.py").write_text("answer = 3\n")
   monkeypatch.syspath_prepend(tmp_path)
   rule = answer_rules.AnswerRule(kind="python", function="own_values.answer")
-  told = "python:own_values.answer is not a function"
-  assert answer_rules.why_not(rule) == told
+  message = "python:own_values.answer is not a function"
+  assert answer_rules.why_not(rule) == message
   assert answer_rules.why_not(rule, imports=False) is None
   with pytest.raises(errors.UserError) as caught:
     rule.read("7")
-  assert str(caught.value) == told
+  assert str(caught.value) == message
   del sys.modules["own_values"]
 
 

@@ -201,7 +201,7 @@ def test_a_file_that_is_not_the_benchmark_is_an_error(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-  ("dataset", "content", "told"),
+  ("dataset", "content", "message"),
   [
     (
       "multiarith",
@@ -234,13 +234,13 @@ def test_a_file_that_is_not_the_benchmark_is_an_error(tmp_path, content):
   ],
 )
 def test_a_file_with_other_values_than_its_authors_is_named(
-  tmp_path, dataset, content, told
+  tmp_path, dataset, content, message
 ):
   file = tmp_path / "file"
   file.write_text(content)
   with pytest.raises(errors.UserError) as caught:
     benchmarks.rows_of(dataset, "test", lambda name: str(file))
-  assert str(caught.value) == f"{file}{told}"
+  assert str(caught.value) == f"{file}{message}"
 
 
 def test_a_benchmark_that_is_not_here_is_named_by_its_file(

@@ -679,9 +679,9 @@ def test_the_teacher_s_prompt_may_lie_in_a_file_of_its_own(tmp_path):
 
 
 def test_half_of_a_pair_in_a_name_is_told_in_text(mistakes):
-  told = mistakes(own_domain.YAML.replace("sums:", r'"\ud83d":'))
-  assert any("general.\ufffd" in line for line in told)
-  assert "\n".join(told).encode()
+  lines = mistakes(own_domain.YAML.replace("sums:", r'"\ud83d":'))
+  assert any("general.\ufffd" in line for line in lines)
+  assert "\n".join(lines).encode()
 
 
 def test_a_character_may_be_escaped_as_in_json(tmp_path):

@@ -22,8 +22,8 @@ def _read(answer, rule, *, wording=None, **row):
   )
 
 
-def _told(path, rule=answer_rules.NUMBER):
-  """What is told of a file without one good row, as the user reads it."""
+def _mistakes_of(path, rule=answer_rules.NUMBER):
+  """Returns the lines of the error for a file without one good row."""
   found = mistakes.Mistakes()
   read = rows.read(
     str(path),
@@ -101,7 +101,7 @@ def test_a_solution_of_several_lines_is_the_rationale():
 
 
 @pytest.mark.parametrize(
-  ("content", "told"),
+  ("content", "message"),
   [
     (b"", ": holds no row: expected at least one question"),
     (b"\n \n", ": holds no row: expected at least one question"),
@@ -116,16 +116,16 @@ def test_a_solution_of_several_lines_is_the_rationale():
     ),
   ],
 )
-def test_a_file_that_holds_no_rows_is_named(tmp_path, content, told):
+def test_a_file_that_holds_no_rows_is_named(tmp_path, content, message):
   path = tmp_path / "train.jsonl"
   path.write_bytes(content)
-  assert _told(path) == [f"{path}{told}"]
+  assert _mistakes_of(path) == [f"{path}{message}"]
 
 
 def test_a_file_of_rows_that_may_not_be_read_is_named(forbidden, as_nobody):
   path = forbidden / "secret"
   with as_nobody():
-    assert _told(path) == [f"{path}: cannot be read: Permission denied"]
+    assert _mistakes_of(path) == [f"{path}: cannot be read: Permission denied"]
 
 
 def test_a_function_of_one_s_own_that_fails_is_told_of_its_row(
@@ -138,7 +138,7 @@ def test_a_function_of_one_s_own_that_fails_is_told_of_its_row(
   rule = answer_rules.AnswerRule(kind="python", function="fails_on_rows.last")
   path = tmp_path / "train.jsonl"
   path.write_text('\n{"question": "How many?", "answer": "7"}\n')
-  assert _told(path, rule) == [
+  assert _mistakes_of(path, rule) == [
     f"{path}:2: python:fails_on_rows.last failed on 'The answer is 7'"
     " (IndexError: list index out of range)"
   ]
@@ -155,8 +155,8 @@ def test_an_id_is_a_string_or_a_whole_number(given, shown):
 
 
 def test_a_zero_byte_is_no_text():
-  told = _read("2", answer_rules.NUMBER, question="How\0 many?")
-  assert told == "'question' holds a zero byte, which is not text"
+  message = _read("2", answer_rules.NUMBER, question="How\0 many?")
+  assert message == "'question' holds a zero byte, which is not text"
 
 
 @pytest.mark.parametrize("answer", ["", "  ", "3 + 4 = 7 ####", [], {}])

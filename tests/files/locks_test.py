@@ -197,7 +197,7 @@ def test_in_a_file_nothing_is_locked_and_the_system_says_why(
     locks.directory(tmp_path / name, "MODEL_DIR"),
   ):
     pass
-  assert paths.is_mendable(caught.value)  # told in one sentence
+  assert paths.is_mendable(caught.value)  # one sentence
   assert paths.reason(caught.value) == f"{tmp_path / name}: {said}"
   assert (tmp_path / "file").read_text() == "a thesis"
 

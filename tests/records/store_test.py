@@ -229,7 +229,7 @@ def test_a_line_without_an_end_is_not_read_into_memory_whole(
 
 
 @pytest.mark.parametrize(
-  ("line", "told"),
+  ("line", "message"),
   [
     (
       b"{}\xff\n",
@@ -244,14 +244,14 @@ def test_a_line_without_an_end_is_not_read_into_memory_whole(
     ),
   ],
 )
-def test_a_line_that_nobody_wrote_is_named(tmp_path, line, told):
+def test_a_line_that_nobody_wrote_is_named(tmp_path, line, message):
   write(tmp_path, [0])
   file = tmp_path / store.FILE_NAME
   with file.open("ab") as stream:
     stream.write(line)
   with pytest.raises(errors.UserError) as caught:
     samples_of(tmp_path)
-  assert str(caught.value) == f"{file}, line 2{told}"
+  assert str(caught.value) == f"{file}, line 2{message}"
 
 
 def test_a_record_that_could_not_be_read_again_is_not_stored(
@@ -286,7 +286,7 @@ def test_many_records_are_durable_before_anyone_flushes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("number", "kind", "told"),
+  ("number", "kind", "message"),
   [
     (
       errno.ENOSPC,
@@ -299,7 +299,7 @@ def test_many_records_are_durable_before_anyone_flushes(tmp_path, monkeypatch):
   ],
 )
 def test_a_disk_that_fails_keeps_what_was_counted_and_takes_no_more(
-  tmp_path, monkeypatch, number, kind, told
+  tmp_path, monkeypatch, number, kind, message
 ):
   def failing(descriptor):
     raise OSError(number, os.strerror(number))
@@ -312,7 +312,7 @@ def test_a_disk_that_fails_keeps_what_was_counted_and_takes_no_more(
     for _ in range(2):
       with pytest.raises(kind) as caught:
         writer.flush()
-      assert str(caught.value) == told.format(tmp_path)
+      assert str(caught.value) == message.format(tmp_path)
       monkeypatch.undo()  # nor is it tried again, where there is room by now
     assert writer.num_durable == 1
   assert samples_of(tmp_path) == [0]
