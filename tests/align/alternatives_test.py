@@ -61,7 +61,7 @@ def samples(rng, copies):
 @pytest.mark.parametrize("later", [0, 1, 2])
 def test_a_single_token_is_the_one_that_reading_finds(student, later):
   aligner = align.Aligner(student(), mode="whitespace")
-  many = list(samples(random.Random(7), copies=20))
+  many = list(samples(random.Random(7), copies=60))
   batch = aligner.batch_of(columns.teacher_columns(many, aligner.table))
   # The first tokens of the word in which a step begins, or of the next word.
   at = batch.known.base_L + later
